@@ -1,0 +1,295 @@
+"""The joints of the benchmark. Read this file first.
+
+    dataset --Sampling--> Batch --Method.build().loss--> checkpoint --Model.encode_images--> Evaluation --> Scores
+
+Shapes: V views in a batch, C captions, B images, T texts, D features, HW pixels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark.errors import UserError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How one view is made from an image; the defaults are SimCLR's as StableRep uses them.
+
+    Probabilities are per view. `blur_sigma` is in pixels of a 224-pixel view and scales with the view;
+    `downsample_to` are short sides as a fraction of the image, drawn uniformly.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    flip: float = 0.5
+    jitter: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    grayscale: float = 0.2
+    blur: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    downsample: float = 0.0
+    downsample_to: tuple[float, ...] = (0.25, 0.5)
+
+
+SIMCLR = Augmentation()
+WEAK = Augmentation(scale=(0.5, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a caption becomes views: `images` of its l images, `crops` of each, with or without its text."""
+
+    images: int = 1
+    crops: int = 1
+    text: bool = False
+    augmentation: Augmentation = SIMCLR
+
+    @property
+    def views(self) -> int:
+        """Views per caption."""
+        return self.images * self.crops
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Optimiser settings of a method; the peak learning rate is `base_lr * batch_views / base_views`."""
+
+    base_lr: float
+    base_views: int
+    weight_decay: float
+    betas: tuple[float, float]
+    warmup: float
+    """Share of the schedule spent in linear warm-up, before the half-cosine to zero."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How much is trained, in views seen: the same Schedule is the same compute for every method."""
+
+    views: int
+    batch_views: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+        return self.views // self.batch_views
+
+    def captions_per_batch(self, sampling: Sampling) -> int:
+        """Captions in a batch.
+
+        Raises:
+            UserError: the batch does not hold a whole number of captions.
+        """
+        captions, rest = divmod(self.batch_views, sampling.views)
+        if rest:
+            raise UserError(
+                f"a batch of {self.batch_views} views does not divide by {sampling.views} views per caption; "
+                f"use a multiple of {sampling.views}"
+            )
+        return captions
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A plain ViT; the defaults are ViT-B/16 at 224 pixels."""
+
+    image_size: int = 224
+    patch: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+
+
+@dataclass
+class Batch:
+    """What a training step sees. Views of a caption are adjacent, crops of an image adjacent within them."""
+
+    images_V3HW: Tensor
+    caption_ids_V: Tensor
+    image_ids_V: Tensor
+    texts: list[str] = field(default_factory=list)
+    """The captions of the batch, one each; empty unless the method asked for text."""
+    text_of_V: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """Row of `texts` that each view belongs to."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        return Batch(
+            self.images_V3HW.to(device),
+            self.caption_ids_V.to(device),
+            self.image_ids_V.to(device),
+            self.texts,
+            self.text_of_V.to(device),
+        )
+
+
+class Model(nn.Module):
+    """A network in training: it knows its own loss, and how to encode an image afterwards."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars to log; the one named `loss` is minimised."""
+        raise NotImplementedError
+
+    def encode_images(self, images_B3HW: Tensor) -> Tensor:
+        """Features (B, D) of normalised images; in eval mode a row does not depend on the others."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called after each optimiser step, for clamps and moving averages."""
+
+
+@runtime_checkable
+class ImageTextModel(Protocol):
+    """A model with a joint space; zero-shot evaluations ask for it."""
+
+    def embed_images(self, images_B3HW: Tensor) -> Tensor:
+        """Unit vectors (B, D)."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (T, D)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """Hyper-parameters of one way to train an encoder; `baselines/<name>.py` defines `METHOD`, an instance.
+
+    The defaults of a subclass are its paper's settings.
+    """
+
+    sampling: Sampling
+    optimizer: AdamW | None
+    """None: nothing is trained."""
+
+    def build(self, vit: nn.Module) -> Model:
+        """The model around `vit` (timm, `num_classes=0`); draws its own weights from torch's global generator."""
+        raise NotImplementedError
+
+    def tiny(self) -> Self:
+        """A copy that trains on a CPU, for tests, `synrep check` and the smoke experiments."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One official run. Says nothing about hardware or paths."""
+
+    name: str
+    version: int
+    method: str
+    settings: Method
+    dataset: str
+    revision: str
+    schedule: Schedule
+    encoder: Encoder
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its sample size and 95 % interval; all as fractions of one."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class DatasetIdentity:
+    """Exactly what was measured on."""
+
+    repo: str
+    revision: str
+    split: str
+    n: int
+    ids_sha256: str
+    """Over the ids and labels in order: two copies with another split or label order differ here."""
+
+
+@dataclass(frozen=True)
+class DatasetScores:
+    """The scores of one model on one dataset; the first score is the one that tables show."""
+
+    dataset: DatasetIdentity
+    scores: Mapping[str, Score]
+    chance: float
+    per_class: Mapping[str, Score] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What it takes to repeat it: selection rule and chosen value, solver, iterations, ties, prompts' hash."""
+    predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Columns of equal length, a row per test sample (or episode); kept beside the record."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A dataset that could not be measured, and why; the reason is shown in the table."""
+
+    reason: str
+
+
+Scores = Mapping[str, DatasetScores | Skipped]
+"""Dataset name (as in the catalogue) -> what came out."""
+
+
+class Subject(Protocol):
+    """A frozen encoder under evaluation, as `benchmark.features.FrozenEncoder` gives it."""
+
+    embeds_texts: bool
+
+    def features(self, images: "LabelledImages") -> np.ndarray:
+        """Encoder features (N, D), float32."""
+        ...
+
+    def image_embeddings(self, images: "LabelledImages") -> np.ndarray:
+        """Unit vectors (N, D) in the joint space."""
+        ...
+
+    def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors (T, D) in the joint space; every distinct text is encoded once."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """One split of an evaluation dataset: N images still encoded, and its columns."""
+
+    name: str
+    identity: DatasetIdentity
+    read: Callable[[int], np.ndarray]
+    """Row -> uint8 RGB (H, W, 3)."""
+    columns: Mapping[str, list[Any]]
+    """Column name -> N values (labels, captions)."""
+
+    def __len__(self) -> int:
+        return self.identity.n
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Protocol knobs of one evaluation; `benchmark/evaluations/<name>.py` defines `EVALUATION`, an instance.
+
+    `version` is bumped whenever a change moves numbers.
+    """
+
+    version: ClassVar[int]
+    preset: ClassVar[str]
+    """Where the protocol comes from, as tables name it."""
+    datasets: tuple[str, ...]
+
+    def skip(self, subject: Subject) -> str | None:
+        """Why this subject cannot be evaluated, or None."""
+        raise NotImplementedError
+
+    def __call__(self, subject: Subject, seed: int = 0) -> Scores:
+        """Measure `subject` on every dataset; a missing dataset is `Skipped` with its reason."""
+        raise NotImplementedError
+

@@ -1,0 +1,76 @@
+"""The published dataset: columns, folder layout and manifest. All that `datasets_scripts` and `benchmark` share.
+
+A dataset folder:
+
+    README.md                                  card; its YAML tells `datasets.load_dataset` where the Parquet is
+    dataset.json                               manifest: repo, revision, recipe, rows, sha256 of every file below
+    data/<split>-00000-of-00003.parquet        one row per caption, a row group per work unit
+    index/<split>-00000.npy                    byte offset and length of every image: int64 (rows, l, 2)
+
+Evaluation sets use the same layout without an index: one row per image, columns as the catalogue says.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UserError
+
+UNIT_CAPTIONS = 64
+"""Captions in a work unit, which is a Parquet row group."""
+SHARD_CAPTIONS = 2048
+"""Captions in a Parquet file, which is what is published at once."""
+
+CAPTION_ID = "caption_id"
+CAPTION = "caption"
+SOURCE = "source"
+SOURCE_ID = "source_id"
+IMAGES = "images"
+SEEDS = "seeds"
+GUIDANCE = "guidance"
+
+MANIFEST = "dataset.json"
+
+
+def shard_name(split: str, index: int, total: int) -> str:
+    """Path of a Parquet file inside the dataset folder."""
+    return f"data/{split}-{index:05d}-of-{total:05d}.parquet"
+
+
+def index_name(split: str, index: int) -> str:
+    """Path of the byte-offset sidecar of a Parquet file."""
+    return f"index/{split}-{index:05d}.npy"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a dataset folder holds. `revision` identifies the recipe, so a rebuild has the same one."""
+
+    repo: str
+    revision: str
+    rows: dict[str, int]
+    """Split -> rows."""
+    images_per_row: int
+    files: dict[str, str]
+    """Path inside the folder -> sha256."""
+    recipe: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The manifest as a JSON object."""
+        return asdict(self)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a dataset folder.
+
+    Raises:
+        UserError: absent (the build did not finish) or malformed.
+    """
+    path = folder / MANIFEST
+    try:
+        return Manifest(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the dataset was not built to its end; build it again to go on") from None
+    except (json.JSONDecodeError, TypeError) as error:
+        raise UserError(f"{path} is not a dataset manifest ({error}); remove the folder and build it again") from None
