@@ -1,0 +1,267 @@
+"""The schema of a record, and the hashes in it. `benchmark.results` makes, writes and reads records.
+
+A record that does not say exactly what it was measured on, or whose hashes do not fit what it declares, cannot be
+constructed and therefore cannot be read.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
+
+from benchmark.errors import UserError
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Slashed = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*$")]
+"""A name that is also a path below the records: a slash is a folder."""
+Plain = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+"""A name that is also one file's name."""
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """A part of a record: frozen, and strict about its fields and their types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Declaration(Part):
+    """An Experiment as JSON; the fields a record relies on are named here, the others are kept as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Slashed
+    version: Count
+    method: Plain
+    settings: dict[str, Any]
+    dataset: Text
+    revision: Text
+    schedule: dict[str, int]
+    encoder: dict[str, Any]
+
+    @property
+    def views(self) -> int:
+        """Views seen in training; none without an optimiser."""
+        return 0 if self.settings.get("optimizer") is None else self.schedule.get("views", 0)
+
+
+class ExperimentPart(Part):
+    """Which official run this is."""
+
+    name: Slashed
+    version: Count
+    method: Plain
+    fingerprint: Sha256
+    declaration: Declaration
+
+    @model_validator(mode="after")
+    def _fingerprint_fits(self) -> Self:
+        _equal("the fingerprint", self.fingerprint, sha256_of(self.declaration))
+        for name in ("name", "version", "method"):
+            _equal(f"the {name}", getattr(self, name), getattr(self.declaration, name))
+        return self
+
+
+class EvaluationPart(Part):
+    """Which protocol was followed. The list of datasets is no part of it: each dataset has its own result."""
+
+    name: Plain
+    version: Count
+    preset: Text
+    knobs: dict[str, Any]
+    protocol: Sha256
+    """Over version, preset and knobs."""
+
+    @model_validator(mode="after")
+    def _protocol_fits(self) -> Self:
+        _equal("the protocol hash", self.protocol, protocol_of(self.version, self.preset, self.knobs))
+        return self
+
+
+class ModelPart(Part):
+    """What was evaluated."""
+
+    weights_sha256: Sha256
+    views: Count
+    encoder: dict[str, Any]
+
+
+class TrainingPart(Part):
+    """What it was trained on; an untrained model names its dataset without having read it."""
+
+    repo: Text
+    revision: Text
+    content_sha256: Sha256 | None = None
+    """Of the dataset's manifest; required where something was trained."""
+    parents: dict[Text, Sha256] = Field(default_factory=dict)
+    """Name of a file or record this one was made from -> its hash."""
+
+
+class DatasetPart(Part):
+    """Exactly what was measured on; every field is required."""
+
+    repo: Text
+    revision: Text
+    split: Text
+    n: Annotated[int, Field(gt=0)]
+    ids_sha256: Sha256
+
+
+class ScorePart(Part):
+    """A number with its sample size and 95 % interval, as fractions of one."""
+
+    value: Fraction
+    low: Fraction
+    high: Fraction
+    n: Annotated[int, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _interval_holds_value(self) -> Self:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"wanted low <= value <= high, got {self.low} <= {self.value} <= {self.high}")
+        return self
+
+
+class Measured(Part):
+    """The scores on one dataset."""
+
+    dataset: DatasetPart
+    main: Text
+    """The score that tables show."""
+    scores: dict[Text, ScorePart]
+    chance: Fraction
+    per_class: dict[str, ScorePart] = Field(default_factory=dict)
+    details: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _main_is_a_score(self) -> Self:
+        if self.main not in self.scores:
+            raise ValueError(f"the main score {self.main!r} is not among the scores {sorted(self.scores)}")
+        return self
+
+
+class NotMeasured(Part):
+    """A dataset without scores, and why."""
+
+    skipped: Text
+
+
+def _kind(result: Any) -> str:
+    skipped = "skipped" in result if isinstance(result, dict) else isinstance(result, NotMeasured)
+    return "skipped" if skipped else "measured"
+
+
+Result = Annotated[
+    Annotated[Measured, Tag("measured")] | Annotated[NotMeasured, Tag("skipped")],
+    Discriminator(_kind),
+]
+
+
+class Environment(Part):
+    """Where the numbers were made; no paths, no host names."""
+
+    python: Text
+    platform: Text
+    packages: dict[str, str]
+    device: Text
+    commit: str | None
+    """None outside a git checkout."""
+    dirty: bool
+    """The code differs from `commit`."""
+
+
+class Predictions(Part):
+    """The per-sample predictions, in a file beside the record."""
+
+    file: Plain
+    sha256: Sha256
+
+
+class Record(Part):
+    """One measurement: an experiment, a seed, an evaluation."""
+
+    schema_version: Literal[1] = 1
+    experiment: ExperimentPart
+    seed: Count
+    evaluation: EvaluationPart
+    model: ModelPart
+    training: TrainingPart
+    results: Annotated[dict[Text, Result], Field(min_length=1)]
+    environment: Environment
+    seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    predictions: Predictions | None = None
+    created: date
+
+    @model_validator(mode="after")
+    def _agrees_with_declaration(self) -> Self:
+        declared = self.experiment.declaration
+        _equal("model.views", self.model.views, declared.views)
+        _equal("model.encoder", self.model.encoder, declared.encoder)
+        _equal("training.repo", self.training.repo, declared.dataset)
+        _equal("training.revision", self.training.revision, declared.revision)
+        if self.model.views and self.training.content_sha256 is None:
+            raise ValueError("training.content_sha256 is missing, but the model was trained")
+        return self
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: keys sorted, no spaces; dataclasses, numpy values and record parts become plain JSON.
+
+    Raises:
+        UserError: the value holds something that JSON cannot, such as NaN.
+    """
+    try:
+        plain = json.loads(json.dumps(value, default=_plain, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a record takes plain finite values; {error}: convert or drop that value") from error
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def sha256_of(value: Any) -> str:
+    """SHA-256 of the canonical JSON of a value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def protocol_of(version: int, preset: str, knobs: Mapping[str, Any]) -> str:
+    """SHA-256 of what makes two measurements comparable."""
+    return sha256_of({"version": version, "preset": preset, "knobs": knobs})
+
+
+def _equal(what: str, stored: object, computed: object) -> None:
+    if stored != computed:
+        raise ValueError(f"{what} is {stored!r}, but what was declared gives {computed!r}")
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not plain")

@@ -1,0 +1,261 @@
+"""Records: one small JSON per (experiment, seed, evaluation), with all it takes to trust and repeat its numbers.
+
+A record lies at `<experiment name>/<version>/<seed>/<evaluation>.json`. What was declared is stored whole, beside its
+fingerprint; the fingerprint is compared, never part of the path. A record that does not say exactly what it was
+measured on cannot be made and cannot be read.
+"""
+
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from benchmark.atomic import write_json
+from benchmark.errors import UserError
+from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Score, Scores, Skipped
+from benchmark.record import (
+    Environment,
+    Measured,
+    NotMeasured,
+    Predictions,
+    Record,
+    ScorePart,
+    canonical_json,
+    protocol_of,
+    sha256_of,
+)
+
+__all__ = [
+    "Environment",
+    "Measured",
+    "NotMeasured",
+    "Predictions",
+    "Record",
+    "ScorePart",
+    "content_hash",
+    "environment",
+    "fingerprint",
+    "from_scores",
+    "protocol_hash",
+    "read",
+    "read_all",
+    "record_path",
+    "write",
+]
+
+PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scikit-learn", "pillow")
+CODE = ("benchmark", "baselines", "datasets_scripts")
+
+
+def fingerprint(experiment: Experiment) -> str:
+    """SHA-256 of the whole declaration: any changed setting changes it, the order of keys does not."""
+    return sha256_of(experiment)
+
+
+def protocol_hash(evaluation: Evaluation) -> str:
+    """SHA-256 of version, preset and knobs; the list of datasets is left out."""
+    return protocol_of(evaluation.version, evaluation.preset, _knobs(evaluation))
+
+
+def content_hash(record: Record) -> str:
+    """SHA-256 of a record, by which later records name it as a parent."""
+    return sha256_of(record)
+
+
+def environment(device: str) -> Environment:
+    """This machine's Python, packages and code state; `device` in words, such as `cpu` or `NVIDIA H100`."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    commit = _git("rev-parse", "HEAD")
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=packages,
+        device=device,
+        commit=commit,
+        dirty=commit is not None and bool(_git("status", "--porcelain", "--", *CODE)),
+    )
+
+
+def from_scores(
+    scores: Scores,
+    *,
+    experiment: Experiment,
+    seed: int,
+    name: str,
+    evaluation: Evaluation,
+    weights_sha256: str,
+    content_sha256: str | None,
+    environment: Environment,
+    parents: Mapping[str, str] | None = None,
+    seconds: Mapping[str, float] | None = None,
+    predictions: Predictions | None = None,
+) -> Record:
+    """The record of what the evaluation called `name` (its file's name) gave for one seed of an experiment.
+
+    Raises:
+        UserError: something required is missing or out of range; the message names the field.
+    """
+    declaration = json.loads(canonical_json(experiment))
+    untyped = {
+        "experiment": {
+            "name": experiment.name,
+            "version": experiment.version,
+            "method": experiment.method,
+            "fingerprint": fingerprint(experiment),
+            "declaration": declaration,
+        },
+        "seed": seed,
+        "evaluation": {
+            "name": name,
+            "version": evaluation.version,
+            "preset": evaluation.preset,
+            "knobs": _knobs(evaluation),
+            "protocol": protocol_hash(evaluation),
+        },
+        "model": {
+            "weights_sha256": weights_sha256,
+            "views": 0 if experiment.settings.optimizer is None else experiment.schedule.views,
+            "encoder": experiment.encoder,
+        },
+        "training": {
+            "repo": experiment.dataset,
+            "revision": experiment.revision,
+            "content_sha256": content_sha256,
+            "parents": parents or {},
+        },
+        "results": {dataset: _result(result) for dataset, result in scores.items()},
+        "environment": environment,
+        "seconds": seconds or {},
+        "predictions": predictions,
+        "created": datetime.now(UTC).date().isoformat(),
+    }
+    return _validated(canonical_json(untyped), f"{experiment.name} seed {seed} {name}", "mend the evaluation")
+
+
+def record_path(folder: Path, name: str, version: int, seed: int, evaluation: str) -> Path:
+    """Where the record of an experiment (by name and version), seed and evaluation lies."""
+    return folder / name / str(version) / str(seed) / f"{evaluation}.json"
+
+
+def write(record: Record, folder: Path) -> Path:
+    """Write a record atomically to its place below `folder`; an older one of the same declaration is replaced.
+
+    Raises:
+        UserError: the place is taken by another declaration, or cannot be written.
+    """
+    experiment = record.experiment
+    path = record_path(folder, experiment.name, experiment.version, record.seed, record.evaluation.name)
+    if path.exists() and (stored := read(path).experiment.fingerprint) != experiment.fingerprint:
+        raise UserError(
+            f"record {path} has fingerprint {stored}, the new one {experiment.fingerprint}; "
+            "raise the experiment's version or choose another folder"
+        )
+    write_json(path, record.model_dump(mode="json"))
+    return path
+
+
+def read(path: Path) -> Record:
+    """The record in a file.
+
+    Raises:
+        UserError: no file, empty, truncated, not a record, or a record that breaks a rule; names file and field.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"record {path} cannot be read: {error}; restore or remove the file") from error
+    return _validated(content, str(path), "remove the file and evaluate again")
+
+
+def read_all(folder: Path) -> list[Record]:
+    """Every record below a folder, in the order of their paths.
+
+    Raises:
+        UserError: no folder, no record in it, or a file that is not a valid record.
+    """
+    paths = sorted(folder.rglob("*.json"))
+    if not paths:
+        raise UserError(f"no records in {folder}; run an experiment first or name another folder")
+    return [read(path) for path in paths]
+
+
+def _validated(content: str, what: str, cure: str) -> Record:
+    if not content.strip():
+        raise UserError(f"record {what} is empty; {cure}")
+    try:
+        record = Record.model_validate_json(content)
+        json.loads(content, parse_constant=_no_number)
+    except ValidationError as error:
+        raise UserError(f"record {what}: {_first_problem(error)}; {cure}") from error
+    except ValueError as error:
+        raise UserError(f"record {what}: {error}; {cure}") from error
+    return record
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"it holds {name}, wanted finite numbers")
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    if problem["type"] == "json_invalid":
+        return f"not valid JSON ({problem['msg']})"
+    place = list(problem["loc"])
+    if place[:1] == ["results"]:
+        del place[2:3]  # the tag of the union, no field of the file
+    field = ".".join(map(str, place)) or "the whole"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    found = "" if isinstance(problem["input"], dict | BaseModel) else f", found {problem['input']!r:.60}"
+    return f"field {field}: {problem['msg'].removeprefix('Value error, ')}{found}{more}"
+
+
+def _result(result: DatasetScores | Skipped) -> dict[str, Any]:
+    if isinstance(result, Skipped):
+        return {"skipped": result.reason}
+    return {
+        "dataset": result.dataset,
+        "main": next(iter(result.scores), ""),
+        "scores": {name: _score(name, score) for name, score in result.scores.items()},
+        "chance": result.chance,
+        "per_class": {name: _score(name, score) for name, score in result.per_class.items()},
+        "details": result.details,
+    }
+
+
+def _score(name: str, score: Score) -> dict[str, Any]:
+    """A score without rounding error: Wilson's upper end for a perfect score may come out as 1 - 1e-16."""
+    value, low, high = float(score.value), float(score.low), float(score.high)
+    if not all(map(math.isfinite, (value, low, high))):
+        raise UserError(f"score {name!r} is {value} in [{low}, {high}], wanted finite numbers; mend the evaluation")
+    slack = 1e-9
+    value = min(max(value, 0.0), 1.0) if -slack < value < 1 + slack else value
+    low = min(max(low, 0.0), value) if -slack < low < value + slack else low
+    high = max(min(high, 1.0), value) if value - slack < high < 1 + slack else high
+    return {"value": value, "low": low, "high": high, "n": score.n}
+
+
+def _knobs(evaluation: Evaluation) -> dict[str, Any]:
+    knobs: dict[str, Any] = json.loads(canonical_json(evaluation))
+    del knobs["datasets"]
+    return knobs
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about this checkout, or None where there is none."""
+    command = ("git", "-C", str(Path(__file__).parents[1]), *arguments)
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

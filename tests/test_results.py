@@ -1,0 +1,345 @@
+"""Records: what they refuse, what their hashes see, and that what is written is what is read."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from benchmark import results
+from benchmark.errors import UserError
+from benchmark.interfaces import (
+    AdamW,
+    DatasetIdentity,
+    DatasetScores,
+    Encoder,
+    Evaluation,
+    Experiment,
+    Method,
+    Sampling,
+    Schedule,
+    Score,
+    Scores,
+    Skipped,
+)
+from benchmark.record import canonical_json
+
+
+@dataclass(frozen=True)
+class Settings(Method):
+    """A method with one knob and one mapping."""
+
+    temperature: float = 0.1
+    extra: dict[str, int] = dataclasses.field(default_factory=lambda: {"a": 1, "b": 2})
+
+
+@dataclass(frozen=True)
+class Probe(Evaluation):
+    """An evaluation with one knob."""
+
+    version: ClassVar[int] = 3
+    preset: ClassVar[str] = "ssl-transfer"
+    datasets: tuple[str, ...] = ("digits", "cifar10")
+    tolerance: float = 1e-8
+
+
+SETTINGS = Settings(Sampling(images=2), AdamW(2e-4, 512, 0.1, (0.9, 0.98), 0.1))
+EXPERIMENT = Experiment(
+    name="smoke/stablerep",
+    version=1,
+    method="stablerep",
+    settings=SETTINGS,
+    dataset="synrep-bench/scenes",
+    revision="1.0",
+    schedule=Schedule(views=6000, batch_views=60),
+    encoder=Encoder(image_size=32, patch=4, width=64, depth=2, heads=2),
+    seeds=(0, 1),
+)
+IDENTITY = DatasetIdentity("synrep-bench/digits", "1.7", "test", 360, "b" * 64)
+SCORES = DatasetScores(
+    IDENTITY,
+    {"top1": Score(0.9, 360, 0.87, 0.93), "mean": Score(0.89, 360, 0.85, 0.92)},
+    chance=0.1,
+    per_class={"zero": Score(1.0, 36, 0.9, 1.0)},
+    details={"l2": np.float64(0.01), "edge": False, "iterations": np.array([3, 4])},
+)
+
+
+def make(scores: Scores | None = None, experiment: Experiment = EXPERIMENT, **changes: Any) -> results.Record:
+    arguments: dict[str, Any] = {
+        "experiment": experiment,
+        "seed": 0,
+        "name": "linear_probe",
+        "evaluation": Probe(),
+        "weights_sha256": "a" * 64,
+        "content_sha256": "c" * 64,
+        "environment": results.environment("cpu"),
+        "parents": {"checkpoint": "d" * 64},
+        "seconds": {"probe": 1.5},
+        "predictions": results.Predictions(file="linear_probe.npz", sha256="e" * 64),
+    }
+    found: Scores = {"digits": SCORES, "cifar10": Skipped("not in the mirror")}
+    return results.from_scores(found if scores is None else scores, **(arguments | changes))
+
+
+def with_score(**changes: Any) -> Scores:
+    score = dataclasses.replace(SCORES.scores["top1"], **changes)
+    return {"digits": dataclasses.replace(SCORES, scores={"top1": score})}
+
+
+def spoiled(tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> Path:
+    """A record's file after `spoil` had its way with the JSON."""
+    path = tmp_path / "spoiled.json"
+    content = make().model_dump(mode="json")
+    spoil(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def one_line_error(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        results.read(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    record = make()
+    path = results.write(record, tmp_path)
+    assert path == tmp_path / "smoke/stablerep/1/0/linear_probe.json"
+    assert results.read(path) == record
+    assert results.read_all(tmp_path) == [record]
+    assert results.content_hash(results.read(path)) == results.content_hash(record)
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["linear_probe.json"]
+
+
+def test_a_record_says_what_was_scored_and_which_score_is_the_main_one(tmp_path: Path) -> None:
+    record = results.read(results.write(make(), tmp_path))
+    digits, cifar10 = record.results["digits"], record.results["cifar10"]
+    assert isinstance(digits, results.Measured)
+    assert isinstance(cifar10, results.NotMeasured)
+    assert digits.main == "top1", "sorting the keys of the file must not move the main score"
+    assert digits.scores["top1"].model_dump() == {"value": 0.9, "low": 0.87, "high": 0.93, "n": 360}
+    assert digits.details == {"l2": 0.01, "edge": False, "iterations": [3, 4]}
+    assert digits.dataset.model_dump() == dataclasses.asdict(IDENTITY)
+    assert cifar10.skipped == "not in the mirror"
+    assert (record.model.views, record.training.revision) == (6000, "1.0")
+
+
+@pytest.mark.parametrize("field", ["repo", "revision", "split", "n", "ids_sha256"])
+def test_no_record_without_what_it_was_measured_on(tmp_path: Path, field: str) -> None:
+    def remove(content: dict[str, Any]) -> None:
+        del content["results"]["digits"]["dataset"][field]
+
+    def empty(content: dict[str, Any]) -> None:
+        content["results"]["digits"]["dataset"][field] = 0 if field == "n" else " "
+
+    for spoil in (remove, empty):
+        assert f"results.digits.dataset.{field}" in one_line_error(spoiled(tmp_path, spoil))
+    nothing: Any = 0 if field == "n" else ""
+    identity = dataclasses.replace(IDENTITY, **{field: nothing})
+    with pytest.raises(UserError, match=f"dataset.{field}"):
+        make({"digits": dataclasses.replace(SCORES, dataset=identity)})
+
+
+def test_the_schema_itself_refuses_a_dataset_without_revision() -> None:
+    part = make().results["digits"].model_dump()
+    part["dataset"].pop("revision")
+    with pytest.raises(ValidationError, match="revision"):
+        results.Measured(**part)
+
+
+def test_no_record_without_the_revision_trained_on(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="revision"):
+        make(experiment=dataclasses.replace(EXPERIMENT, revision=""))
+    assert "training.revision" in one_line_error(spoiled(tmp_path, lambda content: content["training"].pop("revision")))
+
+
+def test_a_trained_model_names_the_content_it_was_trained_on() -> None:
+    with pytest.raises(UserError, match="content_sha256"):
+        make(content_sha256=None)
+    settings = dataclasses.replace(SETTINGS, optimizer=None)
+    untrained = make(experiment=dataclasses.replace(EXPERIMENT, settings=settings), content_sha256=None)
+    assert untrained.model.views == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"value": 0.86},
+        {"value": 0.94},
+        {"high": 1.2},
+        {"low": -0.1},
+        {"value": math.nan},
+        {"high": math.inf},
+        {"n": 0},
+    ],
+)
+def test_impossible_scores_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        make(with_score(**changes))
+
+
+def test_rounding_error_at_the_ends_is_no_impossible_score() -> None:
+    record = make(with_score(value=1.0, low=0.9, high=math.nextafter(1, 0)))
+    digits = record.results["digits"]
+    assert isinstance(digits, results.Measured)
+    assert digits.scores["top1"].high == 1.0
+
+
+@pytest.mark.parametrize("chance", [-0.1, 1.1, math.nan])
+def test_chance_is_a_fraction(chance: float) -> None:
+    with pytest.raises(UserError):
+        make({"digits": dataclasses.replace(SCORES, chance=chance)})
+
+
+def test_no_scores_and_no_reason_are_refused() -> None:
+    for scores in ({}, {"digits": dataclasses.replace(SCORES, scores={})}, {"digits": Skipped("")}):
+        with pytest.raises(UserError):
+            make(scores)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        dataclasses.replace(EXPERIMENT, settings=dataclasses.replace(SETTINGS, temperature=0.2)),
+        dataclasses.replace(EXPERIMENT, settings=dataclasses.replace(SETTINGS, sampling=Sampling(images=3))),
+        dataclasses.replace(EXPERIMENT, settings=dataclasses.replace(SETTINGS, extra={"a": 1, "b": 3})),
+        dataclasses.replace(EXPERIMENT, encoder=Encoder(depth=3)),
+        dataclasses.replace(EXPERIMENT, schedule=Schedule(6000, 120)),
+        dataclasses.replace(EXPERIMENT, revision="1.1"),
+        dataclasses.replace(EXPERIMENT, seeds=(0, 1, 2)),
+    ],
+)
+def test_the_fingerprint_sees_every_setting(changed: Experiment) -> None:
+    assert results.fingerprint(changed) != results.fingerprint(EXPERIMENT)
+
+
+def test_the_fingerprint_does_not_see_the_order_of_keys() -> None:
+    settings = dataclasses.replace(SETTINGS, extra={"b": 2, "a": 1})
+    assert results.fingerprint(dataclasses.replace(EXPERIMENT, settings=settings)) == results.fingerprint(EXPERIMENT)
+
+
+def test_the_fingerprint_survives_the_file(tmp_path: Path) -> None:
+    keys: Any = {2: 0, 10: 0}
+    settings = dataclasses.replace(SETTINGS, extra=keys, temperature=1 / 3)
+    experiment = dataclasses.replace(EXPERIMENT, settings=settings)
+    record = results.read(results.write(make(experiment=experiment), tmp_path))
+    assert record.experiment.fingerprint == results.fingerprint(experiment)
+
+
+def test_the_protocol_hash_sees_knobs_but_not_the_list_of_datasets() -> None:
+    class Later(Probe):
+        version = 4
+
+    class Other(Probe):
+        preset = "lgssl"
+
+    hashes = {results.protocol_hash(evaluation) for evaluation in (Probe(), Probe(tolerance=1e-4), Later(), Other())}
+    assert len(hashes) == 4
+    assert results.protocol_hash(Probe(datasets=("digits",))) == results.protocol_hash(Probe())
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("experiment", "declaration", "settings", "temperature"), 0.07),
+        (("experiment", "declaration", "schedule", "views"), 9),
+        (("experiment", "fingerprint"), "f" * 64),
+        (("experiment", "method"), "simclr"),
+        (("evaluation", "knobs", "tolerance"), 0.5),
+        (("evaluation", "preset"), "lgssl"),
+        (("model", "views"), 12000),
+        (("model", "encoder", "depth"), 12),
+        (("training", "revision"), "2.0"),
+        (("seed",), "0"),
+        (("schema_version",), 2),
+        (("predictions", "file"), "../linear_probe.npz"),
+        (("remark",), "an unknown field"),
+    ],
+)
+def test_a_tampered_record_is_refused(tmp_path: Path, place: tuple[str, ...], value: object) -> None:
+    def tamper(content: dict[str, Any]) -> None:
+        for key in place[:-1]:
+            content = content[key]
+        assert content.get(place[-1]) != value
+        content[place[-1]] = value
+
+    assert place[0] in one_line_error(spoiled(tmp_path, tamper))
+
+
+@pytest.mark.parametrize("name", ["../up", "/root", "a//b", "a/../b", ""])
+def test_a_name_cannot_leave_the_folder_of_records(name: str) -> None:
+    with pytest.raises(UserError, match="name"):
+        make(experiment=dataclasses.replace(EXPERIMENT, name=name))
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"{", b"[]", b"null", b"{}", b'{"model_name": "x"}', b"\xff\xfe"])
+def test_a_file_that_is_no_record_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "linear_probe.json"
+    path.write_bytes(content)
+    assert "remove" in one_line_error(path)
+    with pytest.raises(UserError):
+        results.read_all(tmp_path)
+
+
+def test_a_number_that_is_none_is_one_line(tmp_path: Path) -> None:
+    path = results.write(make(), tmp_path)
+    path.write_text(path.read_text().replace('"l2": 0.01', '"l2": NaN'))
+    assert "NaN" in one_line_error(path)
+
+
+def test_a_truncated_record_is_one_line(tmp_path: Path) -> None:
+    path = results.write(make(), tmp_path)
+    content = path.read_bytes()
+    for size in (1, len(content) // 2, len(content) - 3):
+        path.write_bytes(content[:size])
+        assert "not valid JSON" in one_line_error(path)
+
+
+def test_missing_files_and_empty_folders_are_one_line(tmp_path: Path) -> None:
+    one_line_error(tmp_path / "none.json")
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match="no records"):
+            results.read_all(folder)
+
+
+def test_another_declaration_does_not_overwrite(tmp_path: Path) -> None:
+    old = make()
+    path = results.write(old, tmp_path)
+    before = path.read_bytes()
+    changed = dataclasses.replace(EXPERIMENT, settings=dataclasses.replace(SETTINGS, temperature=0.2))
+    new = make(experiment=changed)
+    with pytest.raises(UserError) as caught:
+        results.write(new, tmp_path)
+    assert old.experiment.fingerprint in str(caught.value)
+    assert new.experiment.fingerprint in str(caught.value)
+    assert path.read_bytes() == before
+    results.write(make(seconds={"probe": 9.0}), tmp_path)
+    assert results.read(path).seconds == {"probe": 9.0}
+
+
+def test_values_that_json_cannot_hold_are_refused() -> None:
+    for details in ({"tolerance": math.inf}, {"path": Path("x")}):
+        with pytest.raises(UserError, match="plain finite"):
+            make({"digits": dataclasses.replace(SCORES, details=details)})
+
+
+def test_canonical_json_is_one_text_per_value() -> None:
+    assert canonical_json({"b": (1, 2.0), "a": np.int64(3)}) == canonical_json({"a": 3, "b": [1, 2.0]})
+    assert canonical_json({"a": 1}) != canonical_json({"a": 1.5})
+
+
+def test_the_environment_names_versions_and_no_path() -> None:
+    found = results.environment("cpu")
+    assert {"torch", "timm", "numpy", "scikit-learn"} <= found.packages.keys()
+    assert str(Path.home()) not in found.model_dump_json()
+    assert str(Path(results.__file__).parents[1]) not in found.model_dump_json()
