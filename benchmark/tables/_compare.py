@@ -1,0 +1,221 @@
+"""Records of one evaluation -> rows of methods and columns of datasets, with their footnotes.
+
+Rows: methods in alphabetical order, `untrained` last, then the chance level and the sample size.
+Cells: mean over seeds in percent ± the sample standard deviation over seeds; with one seed ± half of the 95 % interval
+of the test sample. Bold: the best mean of a column, and every mean that is shown as the same number.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from string import ascii_lowercase
+from typing import Any
+
+from benchmark.results import Measured, Record, ScorePart
+from benchmark.tables._render import NO_VALUE, Cell, Table
+from benchmark.tables._runs import Run, dataset_names, select
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column shows of a dataset: a score, or how large a share of the samples a counted detail is."""
+
+    dataset: str
+    header: str
+    score: str = ""
+    """Empty: the main score, which has a chance level and a sample size."""
+    label: str = ""
+    """The detail that is shown behind the score: which class it is."""
+    share: str = ""
+    """The counted detail that is shown instead of a score."""
+
+    @property
+    def shown(self) -> str:
+        """The name of what is shown."""
+        return self.share or self.score
+
+
+@dataclass
+class Notes:
+    """Footnotes in the order they are first needed; equal texts share a letter."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def mark(self, text: str) -> str:
+        """The mark of a footnote, such as ` (a)`; empty without a text."""
+        if not text:
+            return ""
+        if text not in self.texts:
+            self.texts.append(text)
+        return f" ({_letter(self.texts.index(text))})"
+
+    def lines(self) -> list[str]:
+        """The footnotes with their marks."""
+        return [f"({_letter(index)}) {text}" for index, text in enumerate(self.texts)]
+
+
+def main_scores(dataset: str) -> list[Column]:
+    """One column per dataset: its main score."""
+    return [Column(dataset, dataset)]
+
+
+def compare(
+    records: Iterable[Record],
+    evaluation: str,
+    title: str,
+    captions: tuple[str, ...],
+    columns_of: Callable[[str], list[Column]] = main_scores,
+) -> Table:
+    """The comparison of all methods under one evaluation; without such records a table without rows.
+
+    Raises:
+        UserError: presets, versions, protocols, views, or what a column was measured on differ between the records.
+    """
+    runs = select(records, evaluation)
+    names = dataset_names(runs)
+    columns = [column for name in names for column in columns_of(name)]
+    notes = Notes()
+    best = [_best(runs, column) for column in columns]
+    rows = [
+        (Cell(run.label), Cell(str(len(run.records))), *(_cell(run, *pair, notes) for pair in zip(columns, best)))
+        for run in runs
+    ]
+    if rows:
+        rows.append((Cell("chance"), Cell(""), *(_of_main(runs, column, _chance) for column in columns)))
+        rows.append((Cell("n"), Cell(""), *(_of_main(runs, column, _n) for column in columns)))
+    overlap = any(cell.text.endswith(" *") for row in rows for cell in row)
+    return Table(
+        title=title,
+        captions=captions,
+        columns=("method", "seeds", *(column.header for column in columns)),
+        keys=("method", "seeds", *(f"{column.dataset} {column.shown}".strip() for column in columns)),
+        rows=tuple(rows),
+        footnotes=(*notes.lines(), "Bold: the best mean of a column.", *reading(runs, overlap), *provenance(runs))
+        if runs
+        else (),
+    )
+
+
+def mean_and_spread(scores: Sequence[ScorePart]) -> str:
+    """One score per seed as `63.4 ± 0.5`, in percent."""
+    values = [score.value for score in scores]
+    spread = stdev(values) if len(values) > 1 else (scores[0].high - scores[0].low) / 2
+    return f"{100 * fmean(values):.1f} ± {100 * spread:.1f}"
+
+
+def reading(runs: Sequence[Run], overlap: bool = False) -> list[str]:
+    """Footnotes: how to read the numbers, as far as it applies."""
+    seeds = {len(run.measured(name)) for run in runs for name in dataset_names(runs)} - {0}
+    lines = ["Scores in percent."]
+    if max(seeds, default=0) > 1:
+        lines.append("± with several seeds: sample standard deviation over seeds.")
+    if 1 in seeds:
+        lines.append("± with one seed: half of the 95 % interval of the test sample.")
+    if overlap:
+        lines.append("* 95 % interval of the test sample (mean over seeds) overlaps that of the best in the column.")
+    return lines
+
+
+def provenance(runs: Sequence[Run]) -> list[str]:
+    """Footnotes: the protocol, the training, and what each dataset is."""
+    first = runs[0].records[0].evaluation
+    knobs = ", ".join(
+        f"{name} {value}" for name, value in sorted(first.knobs.items()) if not isinstance(value, list | dict)
+    )
+    lines = [
+        f"Protocol: evaluation {first.name}, version {first.version}, preset {first.preset}, hash {first.protocol[:12]}"
+        + (f" ({knobs})." if knobs else ".")
+    ]
+    trained = [run for run in runs if run.records[0].model.views]
+    if trained:
+        data = _by_value(trained, lambda record: f"{record.training.repo} @ {record.training.revision[:12]}")
+        lines.append(f"Training: {trained[0].records[0].model.views:,} views for every trained method, on {data}.")
+    lines.append(f"Encoder: {_by_value(runs, lambda record: _words(record.model.encoder))}.")
+    for name in dataset_names(runs):
+        found = [result for run in runs for result in run.measured(name)]
+        if found:
+            part = found[0].dataset
+            lines.append(
+                f"{name}: {found[0].main}, {part.repo} @ {part.revision[:12]}, split {part.split}, "
+                f"{part.n:,} samples, ids {part.ids_sha256[:12]}."
+            )
+    return lines
+
+
+def _scores(run: Run, column: Column) -> list[ScorePart]:
+    found = ((result.scores, column.score or result.main) for result in run.measured(column.dataset))
+    return [scores[name] for scores, name in found if name in scores]
+
+
+def _best(runs: Sequence[Run], column: Column) -> list[ScorePart]:
+    """The scores of the first run with the highest mean."""
+    if column.share:
+        return []
+    return max((_scores(run, column) for run in runs), key=_shown_mean, default=[])
+
+
+def _shown_mean(scores: Sequence[ScorePart]) -> float:
+    return round(100 * fmean(score.value for score in scores), 1) if scores else -1.0
+
+
+def _cell(run: Run, column: Column, best: list[ScorePart], notes: Notes) -> Cell:
+    mark = notes.mark(run.gap(column.dataset))
+    if column.share:
+        return _share(run, column, mark)
+    scores = _scores(run, column)
+    if not scores:
+        return Cell(f"{NO_VALUE}{mark}")
+    label = _class_label(run, column)
+    bold = _shown_mean(scores) == _shown_mean(best)
+    near = not bold and fmean(score.high for score in scores) >= fmean(score.low for score in best)
+    return Cell(f"{mean_and_spread(scores)}{label}{mark}{' *' if near else ''}", bold)
+
+
+def _share(run: Run, column: Column, mark: str) -> Cell:
+    pairs = [
+        (result.details.get(column.share), result.scores[result.main].n) for result in run.measured(column.dataset)
+    ]
+    shares = [count / n for count, n in pairs if isinstance(count, int)]
+    return Cell(f"{100 * fmean(shares):.1f}{mark}" if shares else f"{NO_VALUE}{mark}")
+
+
+def _class_label(run: Run, column: Column) -> str:
+    found = [result.details.get(column.label) for result in run.measured(column.dataset)]
+    names = {name for name in found if isinstance(name, str)}
+    if not names:
+        return ""
+    return f" ({names.pop()})" if len(names) == 1 else " (varies)"
+
+
+def _of_main(runs: Sequence[Run], column: Column, show: Callable[[Measured], str]) -> Cell:
+    """A cell of the rows below the methods; they say something about main scores only."""
+    found = [result for run in runs for result in run.measured(column.dataset)]
+    if not found or column.share or column.score not in {"", found[0].main}:
+        return Cell("")
+    return Cell(show(found[0]))
+
+
+def _chance(result: Measured) -> str:
+    return f"{100 * result.chance:.1f}"
+
+
+def _n(result: Measured) -> str:
+    return str(result.scores[result.main].n)
+
+
+def _by_value(runs: Sequence[Run], text: Callable[[Record], str]) -> str:
+    """What the runs share, or each value with the rows it belongs to."""
+    owners: dict[str, list[str]] = {}
+    for run in runs:
+        owners.setdefault(text(run.records[0]), []).append(run.label)
+    if len(owners) == 1:
+        return next(iter(owners))
+    return "; ".join(f"{value} ({', '.join(labels)})" for value, labels in sorted(owners.items()))
+
+
+def _words(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in sorted(settings.items()))
+
+
+def _letter(index: int) -> str:
+    return ascii_lowercase[index % 26] * (index // 26 + 1)

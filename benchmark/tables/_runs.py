@@ -1,0 +1,104 @@
+"""Records of one evaluation -> one run per row; refuses what a table must not mix."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from benchmark.errors import UserError
+from benchmark.results import Measured, Record
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row: the records of one experiment for one evaluation, in the order of their seeds."""
+
+    label: str
+    records: tuple[Record, ...]
+
+    def measured(self, dataset: str) -> list[Measured]:
+        """What there is on `dataset`, from the seeds that have it."""
+        found = (record.results.get(dataset) for record in self.records)
+        return [result for result in found if isinstance(result, Measured)]
+
+    def gap(self, dataset: str) -> str:
+        """Why `dataset` lacks some seed; empty where it does not."""
+        reasons = []
+        for record in self.records:
+            result = record.results.get(dataset)
+            if not isinstance(result, Measured):
+                reasons.append(result.skipped if result else "not evaluated")
+        why = "; ".join(dict.fromkeys(reasons))
+        have = len(self.records) - len(reasons)
+        return f"{have} of {len(self.records)} seeds: {why}" if why and have else why
+
+
+def select(records: Iterable[Record], evaluation: str) -> list[Run]:
+    """The rows of one evaluation, `untrained` last; every dataset in them may be compared.
+
+    Raises:
+        UserError: the records differ in something that a table must not mix.
+    """
+
+    def experiment(record: Record) -> tuple[str, str, int]:
+        return record.experiment.method, record.experiment.name, record.experiment.version
+
+    chosen = [record for record in records if record.evaluation.name == evaluation]
+    chosen.sort(key=lambda record: (record.experiment.method == "untrained", experiment(record), record.seed))
+    _refuse_mixed(chosen)
+    groups = [tuple(group) for _, group in groupby(chosen, experiment)]
+    for group in groups:
+        _one_value(group, "configurations of one experiment", lambda record: record.experiment.fingerprint)
+        seeds = [record.seed for record in group]
+        for earlier, later in pairwise(seeds):
+            if earlier == later:
+                raise UserError(f"two records of {_where(group[seeds.index(later)])}; keep one of them")
+    return [Run(_label(group[0], [other[0] for other in groups]), group) for group in groups]
+
+
+def dataset_names(runs: Sequence[Run]) -> list[str]:
+    """Every dataset of the records, in alphabetical order."""
+    return sorted({name for run in runs for record in run.records for name in record.results})
+
+
+def _refuse_mixed(records: Sequence[Record]) -> None:
+    _one_value(records, "presets", lambda record: record.evaluation.preset)
+    _one_value(records, "evaluation versions", lambda record: record.evaluation.version)
+    _one_value(records, "protocol hashes", lambda record: record.evaluation.protocol)
+    _one_value([record for record in records if record.model.views], "views seen", lambda record: record.model.views)
+    same: dict[str, Callable[[Measured], Hashable]] = {
+        "dataset repos": lambda result: result.dataset.repo,
+        "dataset revisions": lambda result: result.dataset.revision,
+        "splits": lambda result: result.dataset.split,
+        "sizes": lambda result: result.dataset.n,
+        "ids hashes": lambda result: result.dataset.ids_sha256,
+        "chance levels": lambda result: result.chance,
+        "main scores": lambda result: result.main,
+        "sample sizes": lambda result: result.scores[result.main].n,
+    }
+    for name in sorted({name for record in records for name in record.results}):
+        for what, value in same.items():
+            having = [record for record in records if isinstance(record.results.get(name), Measured)]
+            _one_value(having, f"{what} of {name}", lambda record, name=name, value=value: value(record.results[name]))
+
+
+def _one_value(records: Sequence[Record], what: str, value: Callable[..., Hashable]) -> None:
+    for record in records[1:]:
+        if value(record) != value(records[0]):
+            raise UserError(
+                f"one table cannot mix {what}: {value(records[0])} in {_where(records[0])}, {value(record)} in "
+                f"{_where(record)}; run them alike, or keep them in separate folders of records"
+            )
+
+
+def _where(record: Record) -> str:
+    experiment = record.experiment
+    return f"{experiment.name} version {experiment.version} seed {record.seed} {record.evaluation.name}"
+
+
+def _label(record: Record, others: Sequence[Record]) -> str:
+    """The method; with the experiment where that is not enough, and the version where that is not enough either."""
+    own = record.experiment
+    names = {other.experiment.name for other in others if other.experiment.method == own.method}
+    versions = [other.experiment.version for other in others if other.experiment.name == own.name]
+    label = own.method if len(names) == 1 else own.name
+    return label if len(versions) == 1 else f"{label} v{own.version}"

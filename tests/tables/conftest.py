@@ -1,0 +1,95 @@
+"""Records to build tables from."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+
+from benchmark import results
+from benchmark.interfaces import (
+    AdamW,
+    DatasetIdentity,
+    DatasetScores,
+    Encoder,
+    Evaluation,
+    Experiment,
+    Method,
+    Sampling,
+    Schedule,
+    Score,
+    Skipped,
+)
+
+
+@dataclass(frozen=True)
+class Knobs(Evaluation):
+    """An evaluation with one knob."""
+
+    version: ClassVar[int] = 1
+    preset: ClassVar[str] = "synrep"
+    datasets: tuple[str, ...] = ()
+    shots: int = 5
+
+
+ADAMW = AdamW(2e-4, 512, 0.1, (0.9, 0.98), 0.1)
+ENCODER = Encoder(image_size=32, patch=4, width=64, depth=2, heads=2)
+ENVIRONMENT = results.Environment(python="3.11", platform="Linux", packages={}, device="cpu", commit=None, dirty=False)
+
+
+def measured(value: float, half: float = 0.02, n: int = 360, name: str = "top1", **changes: Any) -> DatasetScores:
+    """One main score, `value` with an interval of `half` to both sides."""
+    score = Score(value, n, max(value - half, 0.0), min(value + half, 1.0))
+    identity = DatasetIdentity("synrep-bench/digits", "1.7", "test", n, "b" * 64)
+    return dataclasses.replace(DatasetScores(identity, {name: score}, chance=0.1), **changes)
+
+
+def record(
+    method: str,
+    scores: Mapping[str, DatasetScores | Skipped],
+    *,
+    seed: int = 0,
+    evaluation: str = "linear_probe",
+    protocol: Evaluation | None = None,
+    views: int = 6000,
+    **changes: Any,
+) -> results.Record:
+    """What `method` scored with one seed."""
+    settings = Method(Sampling(), None if method == "untrained" else ADAMW)
+    experiment = Experiment(
+        name=f"smoke/{method}",
+        version=1,
+        method=method,
+        settings=settings,
+        dataset="synrep-bench/scenes",
+        revision="1.0",
+        schedule=Schedule(views, 60),
+        encoder=ENCODER,
+        seeds=(0, 1, 2),
+    )
+    return results.from_scores(
+        scores,
+        experiment=dataclasses.replace(experiment, **changes),
+        seed=seed,
+        name=evaluation,
+        evaluation=protocol or Knobs(),
+        weights_sha256="a" * 64,
+        content_sha256="c" * 64,
+        environment=ENVIRONMENT,
+    )
+
+
+@pytest.fixture(name="measured")
+def _measured() -> Callable[..., DatasetScores]:
+    return measured
+
+
+@pytest.fixture(name="record")
+def _record() -> Callable[..., results.Record]:
+    return record
+
+
+@pytest.fixture(name="knobs")
+def _knobs() -> type[Knobs]:
+    return Knobs

@@ -1,0 +1,287 @@
+"""Comparison tables: the arithmetic, what is bold, what is refused, and that the bytes do not depend on the order."""
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmark.errors import UserError
+from benchmark.interfaces import DatasetIdentity, Score, Skipped
+from benchmark.results import Record
+from benchmark.tables import few_shot, linear_probe
+from benchmark.tables._render import (
+    NO_VALUE,
+    Cell,
+    Table,
+    build_tables,
+    check_tables,
+    csv,
+    latex,
+    markdown,
+    write_tables,
+)
+
+Make = Callable[..., Any]
+
+
+def row(table: Table, label: str) -> dict[str, Cell]:
+    (found,) = [cells for cells in table.rows if cells[0].text == label]
+    return dict(zip(table.columns, found))
+
+
+def bold(table: Table, column: str) -> list[str]:
+    return [cells[0].text for cells in table.rows if dict(zip(table.columns, cells))[column].bold]
+
+
+def dash(letter: str) -> str:
+    return f"{NO_VALUE} ({letter})"
+
+
+@pytest.fixture
+def smoke(record: Make, measured: Make) -> list[Record]:
+    """Three seeds of two methods and one seed of a third, on one dataset measured and one skipped."""
+    values = {"stablerep": (0.912, 0.934, 0.921), "untrained": (0.401, 0.399, 0.42), "clip": (0.93,)}
+    absent = Skipped("cifar10 is not in the mirror")
+    return [
+        record(method, {"digits": measured(value), "cifar10": absent}, seed=seed)
+        for method, seeds in values.items()
+        for seed, value in enumerate(seeds)
+    ]
+
+
+def test_mean_and_sample_standard_deviation_over_seeds(smoke: list[Record]) -> None:
+    table = linear_probe.build(smoke)
+    values = np.array([0.912, 0.934, 0.921]) * 100
+    cells = row(table, "stablerep")
+    assert cells["digits"].text.startswith(f"{values.mean():.1f} ± {values.std(ddof=1):.1f}")
+    assert f"{values.std(ddof=1):.1f}" != f"{values.std(ddof=0):.1f}"
+    assert cells["seeds"].text == "3"
+    assert any("standard deviation over seeds" in note for note in table.footnotes)
+
+
+def test_one_seed_shows_half_of_the_interval(record: Make, measured: Make) -> None:
+    scores = dataclasses.replace(measured(0.5), scores={"top1": Score(0.5, 360, 0.42, 0.6)})
+    table = linear_probe.build([record("clip", {"digits": scores})])
+    assert row(table, "clip")["digits"].text == "50.0 ± 9.0"
+    assert any("one seed: half of the 95 % interval" in note for note in table.footnotes)
+    assert not any("over seeds" in note for note in table.footnotes)
+
+
+def test_rows_are_alphabetical_with_untrained_chance_and_n_last(
+    smoke: list[Record], record: Make, measured: Make
+) -> None:
+    table = linear_probe.build([record("vicreg", {"digits": measured(0.5)}), *smoke])
+    assert [cells[0].text for cells in table.rows] == ["clip", "stablerep", "vicreg", "untrained", "chance", "n"]
+    assert row(table, "chance")["digits"].text == "10.0"
+    assert row(table, "n")["digits"].text == "360"
+
+
+def test_the_best_mean_is_bold_and_no_other(smoke: list[Record]) -> None:
+    assert bold(linear_probe.build(smoke), "digits") == ["clip"]
+    assert bold(linear_probe.build(smoke), "cifar10") == []
+    assert "**93.0 ± 2.0**" in markdown(linear_probe.build(smoke))
+    assert r"\textbf{93.0 $\pm$ 2.0}" in latex(linear_probe.build(smoke))
+
+
+def test_means_shown_as_the_same_number_are_all_bold(record: Make, measured: Make) -> None:
+    scores = {"clip": 0.93, "mae": 0.9304, "simclr": 0.9289}
+    table = linear_probe.build([record(name, {"digits": measured(value)}) for name, value in scores.items()])
+    assert bold(table, "digits") == ["clip", "mae"]
+
+
+def test_a_star_marks_what_the_test_sample_cannot_tell_from_the_best(record: Make, measured: Make) -> None:
+    scores = {"clip": 0.93, "mae": 0.90, "simclr": 0.88}
+    table = linear_probe.build([record(name, {"digits": measured(value)}) for name, value in scores.items()])
+    starred = [cells[0].text for cells in table.rows if cells[2].text.endswith("*")]
+    assert starred == ["mae"], "0.90 + 0.02 reaches 0.93 - 0.02, 0.88 + 0.02 does not"
+    assert any(note.startswith("*") for note in table.footnotes)
+
+
+def test_a_skipped_dataset_is_a_dash_with_its_reason_once(smoke: list[Record]) -> None:
+    table = linear_probe.build(smoke)
+    assert {row(table, label)["cifar10"].text for label in ("clip", "stablerep", "untrained")} == {dash("a")}
+    assert [note for note in table.footnotes if "mirror" in note] == ["(a) cifar10 is not in the mirror"]
+    assert row(table, "chance")["cifar10"].text == ""
+
+
+def test_different_reasons_get_different_letters(record: Make, measured: Make) -> None:
+    table = linear_probe.build(
+        [
+            record("clip", {"digits": Skipped("first")}),
+            record("mae", {"digits": Skipped("second")}),
+            record("simclr", {"cifar10": measured(0.5)}),
+        ]
+    )
+    assert [row(table, label)["digits"].text for label in ("clip", "mae", "simclr")] == [
+        dash("b"),
+        dash("c"),
+        dash("a"),
+    ]
+    assert table.footnotes[:3] == ("(a) not evaluated", "(b) first", "(c) second")
+
+
+def test_a_seed_without_the_dataset_is_told(record: Make, measured: Make) -> None:
+    table = linear_probe.build(
+        [
+            record("clip", {"digits": measured(0.5)}, seed=0),
+            record("clip", {"digits": measured(0.6)}, seed=1),
+            record("clip", {"digits": Skipped("no space")}, seed=2),
+        ]
+    )
+    assert row(table, "clip")["digits"].text == "55.0 ± 7.1 (a)"
+    assert table.footnotes[0] == "(a) 2 of 3 seeds: no space"
+
+
+def test_footnotes_say_protocol_training_and_dataset(smoke: list[Record]) -> None:
+    notes = "\n".join(linear_probe.build(smoke).footnotes)
+    assert f"evaluation linear_probe, version 1, preset synrep, hash {smoke[0].evaluation.protocol[:12]}" in notes
+    assert "shots 5" in notes
+    assert "6,000 views for every trained method, on synrep-bench/scenes @ 1.0" in notes
+    assert "digits: top1, synrep-bench/digits @ 1.7, split test, 360 samples, ids bbbbbbbbbbbb" in notes
+
+
+def test_methods_trained_on_other_data_are_told_apart(record: Make, measured: Make) -> None:
+    scores = {"digits": measured(0.5)}
+    notes = linear_probe.build([record("clip", scores), record("mae", scores, dataset="synrep-bench/real")]).footnotes
+    assert any("synrep-bench/real @ 1.0 (mae); synrep-bench/scenes @ 1.0 (clip)" in note for note in notes)
+
+
+def test_two_experiments_of_one_method_are_two_rows(record: Make, measured: Make) -> None:
+    records = [
+        record("clip", {"digits": measured(0.5)}),
+        record("clip", {"digits": measured(0.6)}, name="ablations/clip-text"),
+        record("mae", {"digits": measured(0.6)}),
+        record("mae", {"digits": measured(0.7)}, version=2),
+    ]
+    labels = [cells[0].text for cells in linear_probe.build(records).rows]
+    assert labels == ["ablations/clip-text", "smoke/clip", "mae v1", "mae v2", "chance", "n"]
+
+
+def test_the_same_records_give_the_same_bytes(smoke: list[Record], tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in write_tables(smoke, tmp_path)}
+    assert set(files) == {"linear_probe.md", "linear_probe.csv", "linear_probe.tex"}
+    for seed in range(5):
+        shuffled = random.Random(seed).sample(smoke, len(smoke))
+        results = [record.model_copy(update={"results": dict(reversed(record.results.items()))}) for record in shuffled]
+        write_tables(results, tmp_path)
+        assert {name: (tmp_path / name).read_bytes() for name in files} == files
+
+
+def test_dates_and_machines_do_not_show(smoke: list[Record]) -> None:
+    elsewhere = [
+        record.model_copy(update={"created": record.created.replace(year=1999), "seconds": {"probe": 3.0}})
+        for record in smoke
+    ]
+    assert markdown(linear_probe.build(elsewhere)) == markdown(linear_probe.build(smoke))
+
+
+def refused(records: Sequence[Record], what: str) -> None:
+    with pytest.raises(UserError, match=what) as caught:
+        linear_probe.build(records)
+    assert "smoke/clip" in str(caught.value)
+
+
+def test_presets_versions_and_knobs_do_not_mix(record: Make, measured: Make, knobs: Make) -> None:
+    class Later(knobs):  # type: ignore[misc, valid-type]
+        version = 2
+
+    class Other(knobs):  # type: ignore[misc, valid-type]
+        preset = "lgssl"
+
+    first = record("clip", {"digits": measured(0.5)})
+    for protocol, what in ((Later(), "versions"), (Other(), "presets"), (knobs(shots=1), "protocol hashes")):
+        refused([first, record("mae", {"digits": measured(0.5)}, protocol=protocol)], what)
+    linear_probe.build([first, record("mae", {"digits": measured(0.5)}, protocol=knobs(datasets=("digits",)))])
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"revision": "1.8"}, "dataset revisions of digits"),
+        ({"ids_sha256": "9" * 64}, "ids hashes of digits"),
+        ({"split": "validation"}, "splits of digits"),
+        ({"repo": "elsewhere/digits"}, "dataset repos of digits"),
+        ({"n": 361}, "sizes of digits"),
+    ],
+)
+def test_datasets_that_differ_do_not_mix(record: Make, measured: Make, change: dict[str, Any], what: str) -> None:
+    same = measured(0.5)
+    other: DatasetIdentity = dataclasses.replace(same.dataset, **change)
+    changed = dataclasses.replace(same, dataset=other)
+    refused([record("clip", {"digits": same}), record("mae", {"digits": changed})], what)
+    linear_probe.build([record("clip", {"digits": same}), record("mae", {"other": changed})])
+
+
+def test_scores_of_another_kind_do_not_mix(record: Make, measured: Make) -> None:
+    first = record("clip", {"digits": measured(0.5)})
+    refused([first, record("mae", {"digits": measured(0.5, name="top5")})], "main scores")
+    refused([first, record("mae", {"digits": dataclasses.replace(measured(0.5), chance=0.2)})], "chance")
+
+
+def test_only_untrained_may_differ_in_views(record: Make, measured: Make) -> None:
+    scores = {"digits": measured(0.5)}
+    refused([record("clip", scores), record("mae", scores, views=12000)], "views")
+    linear_probe.build([record("clip", scores), record("untrained", scores, views=12000)])
+
+
+def test_seeds_of_two_configurations_do_not_mix(record: Make, measured: Make) -> None:
+    scores = {"digits": measured(0.5)}
+    refused([record("clip", scores), record("clip", scores, seed=1, seeds=(0, 1))], "configurations")
+
+
+def test_one_seed_counts_once(record: Make, measured: Make) -> None:
+    records = [record("clip", {"digits": measured(0.5)}, seed=seed) for seed in (0, 1, 0)]
+    refused(records, "two records")
+
+
+def test_each_table_takes_its_own_evaluation(record: Make, measured: Make, smoke: list[Record]) -> None:
+    records = [*smoke, record("clip", {"digits": measured(0.7, name="accuracy", n=600)}, evaluation="few_shot")]
+    assert set(build_tables(records)) == {"linear_probe", "few_shot"}
+    assert row(few_shot.build(records), "clip")["digits"].text == "70.0 ± 2.0"
+    assert row(few_shot.build(records), "n")["digits"].text == "600"
+    assert build_tables([]) == {}
+
+
+def test_a_refused_table_writes_nothing(record: Make, measured: Make, tmp_path: Path) -> None:
+    scores = {"digits": measured(0.5)}
+    records = [
+        record("clip", scores, evaluation="few_shot"),
+        record("clip", scores),
+        record("mae", scores, views=12000),
+    ]
+    with pytest.raises(UserError):
+        write_tables(records, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_names_stale_missing_and_extra_files(smoke: list[Record], tmp_path: Path) -> None:
+    write_tables(smoke, tmp_path)
+    assert check_tables(smoke, tmp_path) == []
+    path = tmp_path / "linear_probe.md"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+    (tmp_path / "linear_probe.tex").unlink()
+    (tmp_path / "knn.csv").write_text("method\n")
+    assert check_tables(smoke, tmp_path) == ["missing: linear_probe.tex", "extra: knn.csv", "stale: linear_probe.md"]
+    assert check_tables(smoke[:-1], tmp_path)[-2:] == ["stale: linear_probe.csv", "stale: linear_probe.md"]
+    with pytest.raises(UserError, match="no folder"):
+        check_tables(smoke, tmp_path / "none")
+
+
+def test_text_cannot_break_out_of_its_cell(record: Make, measured: Make) -> None:
+    evil = "a | b\n# <script>`x`</script> [l](u) *s* $x$ 50% & c_d {e} \\"
+    table = linear_probe.build([record("clip", {"digits": measured(0.5), evil: Skipped(evil)})])
+    page = markdown(table)
+    grid = [line for line in page.splitlines() if line.startswith("|")]
+    unescaped = {line.replace(r"\|", "").count("|") for line in grid}
+    assert unescaped == {len(table.columns) + 1}
+    assert "<script" not in page
+    for escaped in (r"a \| b \# &lt;script&gt;\`x\`", r"\[l\](u) \*s\* \$x\$", r"&amp; c_d {e} \\"):
+        assert escaped in page
+    assert r"50\% \& c\_d \{e\} \textbackslash{}" in latex(table)
+    assert csv(table).count("\n") == len(table.rows) + 1
