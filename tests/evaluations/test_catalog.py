@@ -1,0 +1,150 @@
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark.errors import MissingDataset, UserError
+from benchmark.evaluations import _catalog
+from benchmark.evaluations._catalog import Dataset, open_split
+from evaluations.doubles import number_of, numbered, png, write_manifest, write_scenes, write_split
+
+TOY = Dataset("toy", "org/toy", "mit", "abc", {"train": 20, "test": 10}, labels=("kind",), classes=2)
+
+
+@pytest.fixture
+def toy(mirror, monkeypatch):
+    monkeypatch.setitem(_catalog.DATASETS, "toy", TOY)
+    folder = mirror / "hub" / "org" / "toy" / "data"
+    kinds = ["a", "b"] * 10
+    write_split(folder, "train", [png(numbered(row)) for row in range(20)], {"kind": kinds}, shards=3)
+    write_split(folder, "test", [png(numbered(100 + row)) for row in range(10)], {"kind": kinds[:10]}, struct=False)
+    return folder
+
+
+def replace_row(monkeypatch, **changes):
+    monkeypatch.setitem(_catalog.DATASETS, "toy", dataclasses.replace(TOY, **changes))
+
+
+def test_rows_come_in_order_through_shards_and_row_groups(toy):
+    train, test = open_split("toy", "train"), open_split("toy", "test")
+    assert [number_of(train.read(row)) for row in range(20)] == list(range(20))
+    assert [number_of(test.read(row)) for row in (9, 0, 5)] == [109, 100, 105]
+    assert train.columns["label"] == train.columns["kind"] == ["a", "b"] * 10
+    assert (train.identity.repo, train.identity.revision, train.identity.split) == ("org/toy", "abc", "train")
+    assert train.read(0).dtype == np.uint8
+
+
+def test_identity_changes_with_the_labels_order(toy):
+    before = open_split("toy", "test").identity.ids_sha256
+    write_split(toy, "test", [png(numbered(row)) for row in range(10)], {"kind": ["b", "a"] * 5})
+    assert open_split("toy", "test").identity.ids_sha256 != before
+
+
+def test_two_label_columns_are_one_joint_class(toy, monkeypatch):
+    replace_row(monkeypatch, labels=("kind", "size"), classes=4)
+    columns = {"kind": ["a", "b"] * 5, "size": ["s"] * 5 + ["t"] * 5}
+    write_split(toy, "test", [png(numbered(row)) for row in range(10)], columns)
+    labels = open_split("toy", "test").columns["label"]
+    assert labels[:2] == ["a / s", "b / s"]
+    assert len(set(labels)) == 4
+
+
+def test_integers_take_their_names_from_the_schema(toy, monkeypatch):
+    features = {"kind": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    images = [png(numbered(row)) for row in range(10)]
+    write_split(toy, "test", images, {"kind": [1, 0] * 5}, features=features)
+    assert open_split("toy", "test").columns["label"] == ["dog", "cat"] * 5
+    replace_row(monkeypatch, names={"kind": ("dog", "cat")})
+    with pytest.raises(UserError, match=r"\('cat', 'dog'\), the catalogue says \('dog', 'cat'\)"):
+        open_split("toy", "test")
+    write_split(toy, "test", images, {"kind": [2, 0] * 5})
+    with pytest.raises(UserError, match="column kind holds 2, wanted 0 to 1"):
+        open_split("toy", "test")
+
+
+def test_counts_and_columns_that_differ_name_both_sides(toy, monkeypatch):
+    replace_row(monkeypatch, rows={"train": 20, "test": 11})
+    with pytest.raises(UserError, match=r"holds 10 rows.* has 11"):
+        open_split("toy", "test")
+    replace_row(monkeypatch, labels=("sort",))
+    with pytest.raises(UserError, match="has columns image, kind; dataset toy also wants sort"):
+        open_split("toy", "test")
+    replace_row(monkeypatch, classes=3)
+    with pytest.raises(UserError, match="has 2 classes, the catalogue says 3"):
+        open_split("toy", "test")
+    replace_row(monkeypatch, test="validation")
+    with pytest.raises(UserError, match=r"validation-\*\.parquet, found none"):
+        open_split("toy", "test")
+
+
+def test_a_truncated_parquet_names_its_file(toy):
+    path = toy / "train-00001-of-00003.parquet"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"train-00001-of-00003.parquet is not a whole Parquet file"):
+        open_split("toy", "train")
+
+
+@pytest.mark.parametrize("spoil", [lambda content: content[:-30], lambda content: b"no image", lambda content: b""])
+def test_a_corrupt_image_names_its_file_and_row(toy, spoil):
+    images = [png(np.random.default_rng(row).integers(0, 256, (16, 16, 3), np.uint8)) for row in range(20)]
+    images[9] = spoil(images[9])
+    write_split(toy, "train", images, {"kind": ["a", "b"] * 10}, shards=3, group=2)
+    split = open_split("toy", "train")
+    assert split.read(8).shape == (16, 16, 3)
+    with pytest.raises(UserError, match=r"train-00001-of-00003.parquet row 3: the image cannot be read"):
+        split.read(9)
+
+
+def test_unknown_and_missing(mirror):
+    with pytest.raises(UserError, match=r"unknown dataset 'cifar11'; choose one of: .*cifar10"):
+        open_split("cifar11", "test")
+    with pytest.raises(MissingDataset, match=r"mteb/cifar10 .*--revision 69a62dd"):
+        open_split("cifar10", "test")
+    with pytest.raises(MissingDataset, match="synrep data build scenes"):
+        open_split("scenes-shape", "test")
+    with pytest.raises(UserError, match="no train split"):
+        open_split("scenes-groups", "train")
+
+
+def test_scenes_take_revision_and_counts_from_their_manifest(mirror):
+    shapes = [str(number) for number in range(8)]
+    columns = {"id": shapes, "shape": shapes, "colour": shapes}
+    folder = write_scenes(mirror, "scenes-objects", test=columns)
+    shape, colour = open_split("scenes-shape", "test"), open_split("scenes-colour", "test")
+    assert shape.identity.revision == "r1"
+    assert shape.identity.n == 8
+    assert shape.columns["id"] == colour.columns["id"] == shapes
+    write_manifest(folder, "synrep-bench/scenes-objects", {"test": 9})
+    with pytest.raises(UserError, match=r"holds 8 rows.* has 9"):
+        open_split("scenes-shape", "test")
+
+
+def test_digits_are_all_there_and_never_twice():
+    from sklearn.datasets import load_digits
+
+    train, test = open_split("digits", "train"), open_split("digits", "test")
+    assert (len(train), len(test)) == (1197, 600)
+    ids = [*train.columns["id"], *test.columns["id"]]
+    assert sorted(ids) == list(range(1797))
+    source = load_digits()
+    for at in (0, 599):
+        row = test.columns["id"][at]
+        assert test.columns["label"][at] == str(source.target[row])
+        image = test.read(at)
+        assert image.shape == (8, 8, 3)
+        assert np.abs(image[..., 1] / 255 - source.images[row] / 16).max() < 0.003
+    assert train.identity.revision == test.identity.revision == "f6d9e39f37dc45d327f6db33428ee58970ccceab"
+    assert test.identity.ids_sha256[:12] == "7d8c3d961c94"
+
+
+def test_cifar10_is_real():
+    folder = Path(os.environ.get("SYNREP_DATA", "")) / "mteb" / "cifar10"
+    if not os.environ.get("SYNREP_DATA") or not folder.is_dir():
+        pytest.skip("SYNREP_DATA has no mteb/cifar10")
+    test = open_split("cifar10", "test")
+    assert len(test) == 10_000
+    assert sorted(set(test.columns["label"]))[:2] == ["airplane", "automobile"]
+    assert all(test.columns["label"].count(label) == 1000 for label in set(test.columns["label"]))
+    assert test.read(9_999).shape == (32, 32, 3)
