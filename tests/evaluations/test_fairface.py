@@ -161,7 +161,7 @@ def test_classes_without_prompts_are_refused(mirror, monkeypatch):
 
 
 def test_the_hub_files_integers_mean_these_groups(mirror, monkeypatch):
-    """Layout and numbering of the Hub copy, as its card gives them: configuration folder, race 0 to 6, gender 0 to 1."""
+    """Layout and numbering of the Hub copy, as its card gives them."""
     row = dataclasses.replace(_catalog.DATASETS["fairface"], rows={"validation": 14})
     monkeypatch.setitem(_catalog.DATASETS, "fairface", row)
     numbers = {"race": [at // 2 for at in range(14)], "gender": [at % 2 for at in range(14)]}
