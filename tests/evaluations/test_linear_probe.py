@@ -178,7 +178,7 @@ def test_edge_and_convergence_are_told(toy):
     assert details["converged"] == [False, False]
     details = measure(noisy_labels()).details
     assert all(details["converged"])
-    assert len(details["iterations"]) == 14
+    assert len(details["iterations"]) == 16
     assert details["gradient"] < 1e-4
 
 
