@@ -10,7 +10,7 @@ split. Departures, and why the preset has a name of its own:
 - a dimension that does not vary is left at zero, where the original divides by zero;
 - L-BFGS works in coordinates scaled by Böhning's curvature bound (1992). The problem is the same, the optimum is that
   of scikit-learn's `LogisticRegression(C)`, and it is reached: on features of an untrained ViT (D = 128, 1,200 to 3,000
-  images) the whole probe converges in 0.2 to 1.4 s on one core; scikit-learn stops at 1,000 steps, not there, after 4 s.
+  images) the whole probe converges in 0.2 to 1.4 s on one core; scikit-learn stops short at 1,000 steps after 4 s.
 
 Shapes: N images, D dimensions, K classes.
 """
