@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
@@ -133,13 +134,21 @@ class Batch:
 class Model(nn.Module):
     """A network in training: it knows its own loss, and how to encode an image afterwards."""
 
+    def __init__(self, vit: VisionTransformer) -> None:
+        super().__init__()
+        self.vit = vit
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars to log; the one named `loss` is minimised."""
         raise NotImplementedError
 
     def encode_images(self, images_B3HW: Tensor) -> Tensor:
-        """Features (B, D) of normalised images; in eval mode a row does not depend on the others."""
-        raise NotImplementedError
+        """Features (B, D) of normalised images: the CLS token after the final norm.
+
+        In eval mode a row does not depend on the others.
+        """
+        features_BD: Tensor = self.vit(images_B3HW)
+        return features_BD
 
     def after_step(self) -> None:
         """Called after each optimiser step, for clamps and moving averages."""
@@ -169,8 +178,8 @@ class Method:
     optimizer: AdamW | None
     """None: nothing is trained."""
 
-    def build(self, vit: nn.Module) -> Model:
-        """The model around `vit` (timm, `num_classes=0`); draws its own weights from torch's global generator."""
+    def build(self, vit: VisionTransformer) -> Model:
+        """The model around `vit` (without a classifier); draws its own weights from torch's global generator."""
         raise NotImplementedError
 
     def tiny(self) -> Self:

@@ -22,8 +22,8 @@ def dataset_folder(repo: str, revision: str) -> Path:
         if (root / repo).is_dir():
             return root / repo
     if repo.startswith("synrep-bench/scenes"):
-        cure = "build it with `synrep data build scenes`"
+        cure = "build it with `synrep data build scenes-evaluation`"
     else:
         download = f"hf download --repo-type dataset {repo} --revision {revision} --local-dir $SYNREP_DATA/{repo}"
         cure = f"set SYNREP_DATA and run `{download}`"
-    raise MissingDataset(f"dataset {repo} is not in {' or '.join(map(str, roots()))}; {cure}")
+    raise MissingDataset(f"dataset {repo} is neither in data/ nor in $SYNREP_DATA; {cure}")

@@ -55,8 +55,8 @@ CODE = ("benchmark", "baselines", "datasets_scripts")
 
 
 def fingerprint(experiment: Experiment) -> str:
-    """SHA-256 of the whole declaration: any changed setting changes it, the order of keys does not."""
-    return sha256_of(experiment)
+    """SHA-256 of the declaration without its list of seeds: any changed setting changes it, a further seed does not."""
+    return sha256_of(_declaration(experiment))
 
 
 def protocol_hash(evaluation: Evaluation) -> str:
@@ -107,7 +107,7 @@ def from_scores(
     Raises:
         UserError: something required is missing or out of range; the message names the field.
     """
-    declaration = json.loads(canonical_json(experiment))
+    declaration = _declaration(experiment)
     untyped = {
         "experiment": {
             "name": experiment.name,
@@ -244,6 +244,12 @@ def _score(name: str, score: Score) -> dict[str, Any]:
     low = min(max(low, 0.0), value) if -slack < low < value + slack else low
     high = max(min(high, 1.0), value) if value - slack < high < 1 + slack else high
     return {"value": value, "low": low, "high": high, "n": score.n}
+
+
+def _declaration(experiment: Experiment) -> dict[str, Any]:
+    declaration: dict[str, Any] = json.loads(canonical_json(experiment))
+    del declaration["seeds"]
+    return declaration
 
 
 def _knobs(evaluation: Evaluation) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""CLIP: an image and its caption are each other's positives.
+
+Radford et al. Learning Transferable Visual Models From Natural Language Supervision. ICML 2021, arXiv 2103.00020.
+Defaults: the CC12M and RedCaps baselines by the same group (LaCLIP, arXiv 2305.20088: weak crop, learning rate 1e-3 at
+8,192, weight decay 0.5, one epoch of 35 warm-up), which are StableRep's as far as is known.
+
+Departures: the cosine ends at zero, not at 1e-5.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from benchmark.encoders import TextEncoder, TextTower
+from benchmark.interfaces import WEAK, AdamW, Batch, Method, Model, Sampling
+from benchmark.losses import image_text
+
+
+@dataclass(frozen=True)
+class CLIP(Method):
+    """Hyper-parameters of CLIP."""
+
+    sampling: Sampling = Sampling(text=True, augmentation=WEAK)
+    optimizer: AdamW = AdamW(base_lr=1e-3, base_views=8192, weight_decay=0.5, betas=(0.9, 0.98), warmup=1 / 35)
+    text: TextTower = TextTower()
+    joint: int = 512
+    """Width of the joint image-text space."""
+
+    def build(self, vit: VisionTransformer) -> Model:
+        """ViT and text tower."""
+        return CLIPModel(vit, self)
+
+    def tiny(self) -> Self:
+        """A narrow text tower, and a learning rate for batches of a few hundred views."""
+        optimizer = replace(self.optimizer, base_lr=1e-3, base_views=240)
+        return replace(self, joint=64, text=TextTower(width=64, depth=2, heads=2, context=32), optimizer=optimizer)
+
+
+class CLIPModel(Model):
+    """Image and caption attract, all other pairs of the batch repel."""
+
+    def __init__(self, vit: VisionTransformer, method: CLIP) -> None:
+        super().__init__(vit)
+        self.image_projection = nn.Linear(vit.embed_dim, method.joint, bias=False)
+        self.text = TextEncoder(method.text, method.joint)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Mean of both directions."""
+        images_VD = self.image_projection(self.encode_images(batch.images_V3HW))
+        loss = image_text(images_VD, self.text(batch.texts), batch.text_of_V, self.logit_scale.exp())
+        return {"loss": loss, "logit_scale": self.logit_scale.exp()}
+
+    def after_step(self) -> None:
+        """Keep the inverse temperature between 1 and 100."""
+        self.logit_scale.data.clamp_(0, math.log(100))
+
+    def embed_images(self, images_B3HW: Tensor) -> Tensor:
+        """Unit vectors (B, joint)."""
+        return F.normalize(self.image_projection(self.encode_images(images_B3HW)), dim=1)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (T, joint)."""
+        return F.normalize(self.text(texts), dim=1)
+
+
+METHOD = CLIP()

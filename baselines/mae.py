@@ -1,0 +1,89 @@
+"""MAE: most patches are hidden, and a light decoder paints them from the rest.
+
+He et al. Masked Autoencoders Are Scalable Vision Learners. CVPR 2022, arXiv 2111.06377. Defaults: its ViT-B
+pre-training (75 % hidden, pixels normalised per patch, decoder of 8 blocks and width 512).
+
+Departures: positional embeddings are learned; the crop is resized bilinearly.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from benchmark.interfaces import AdamW, Augmentation, Batch, Method, Model, Sampling
+from benchmark.losses import masked_pixels
+
+CROP_AND_FLIP = Augmentation(scale=(0.2, 1.0), jitter=0.0, grayscale=0.0, blur=0.0)
+
+
+@dataclass(frozen=True)
+class MAE(Method):
+    """Hyper-parameters of MAE."""
+
+    sampling: Sampling = Sampling(augmentation=CROP_AND_FLIP)
+    optimizer: AdamW = AdamW(base_lr=1.5e-4, base_views=256, weight_decay=0.05, betas=(0.9, 0.95), warmup=0.05)
+    hidden_share: float = 0.75
+    width: int = 512
+    depth: int = 8
+    heads: int = 16
+
+    def build(self, vit: VisionTransformer) -> Model:
+        """ViT and decoder."""
+        return MAEModel(vit, self)
+
+    def tiny(self) -> Self:
+        """A decoder of one narrow block, and a learning rate for short runs."""
+        return replace(self, width=64, depth=1, heads=4, optimizer=replace(self.optimizer, base_lr=1.5e-3))
+
+
+class MAEModel(Model):
+    """The encoder sees the visible patches only; P patches, K of them visible."""
+
+    def __init__(self, vit: VisionTransformer, method: MAE) -> None:
+        super().__init__(vit)
+        self.method = method
+        self.patch = vit.patch_embed.patch_size[0]
+        self.embed = nn.Linear(vit.embed_dim, method.width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, method.width))
+        self.position = nn.Parameter(torch.zeros(1, vit.patch_embed.num_patches + 1, method.width))
+        self.blocks = nn.Sequential(*(Block(method.width, method.heads, qkv_bias=True) for _ in range(method.depth)))
+        self.norm = nn.LayerNorm(method.width)
+        self.pixels = nn.Linear(method.width, 3 * self.patch**2)
+        nn.init.normal_(self.mask_token, std=0.02)
+        nn.init.normal_(self.position, std=0.02)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Squared error of the hidden patches, in normalised pixels."""
+        images = batch.images_V3HW
+        masked_VP = self.mask(len(images)).to(images.device)
+        return {"loss": masked_pixels(self.paint(images, masked_VP), self.patches(images), masked_VP)}
+
+    def mask(self, count: int) -> Tensor:
+        """True for hidden patches, (V, P): the same number in every view, drawn uniformly."""
+        patches = self.vit.patch_embed.num_patches
+        hidden = int(patches * self.method.hidden_share)
+        return torch.rand(count, patches).argsort(1).argsort(1) < hidden
+
+    def patches(self, images_V3HW: Tensor) -> Tensor:
+        """Pixels of each patch, (V, P, 3 * patch**2)."""
+        return nn.functional.unfold(images_V3HW, self.patch, stride=self.patch).mT
+
+    def paint(self, images_V3HW: Tensor, masked_VP: Tensor) -> Tensor:
+        """Predicted pixels of all patches from the visible ones."""
+        vit, count = self.vit, len(images_V3HW)
+        assert vit.pos_embed is not None and vit.cls_token is not None
+        tokens_VPD = vit.patch_embed(images_V3HW) + vit.pos_embed[:, 1:]
+        visible_VKD = tokens_VPD[~masked_VP].view(count, -1, tokens_VPD.shape[2])
+        cls_V1D = (vit.cls_token + vit.pos_embed[:, :1]).expand(count, -1, -1)
+        encoded = self.embed(vit.norm(vit.blocks(torch.cat((cls_V1D, visible_VKD), 1))))
+        full_VPD = self.mask_token.expand(count, masked_VP.shape[1], -1).masked_scatter(
+            ~masked_VP[..., None], encoded[:, 1:]
+        )
+        decoded = self.blocks(torch.cat((encoded[:, :1], full_VPD), 1) + self.position)
+        return self.pixels(self.norm(decoded[:, 1:]))
+
+
+METHOD = MAE()

@@ -1,0 +1,81 @@
+"""StableRep+: StableRep with its captions as a second signal.
+
+Tian et al., NeurIPS 2023, arXiv 2306.00984, section 3.3 ("StableRep++" in the released README): the multi-positive
+image loss plus half the sum of both directions of an image-text loss, in which a caption owns all of its images.
+
+Departures: as in StableRep.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from benchmark.encoders import ProjectionHead, TextEncoder, TextTower
+from benchmark.interfaces import AdamW, Batch, Method, Model, Sampling
+from benchmark.losses import image_text, multi_positive
+
+
+@dataclass(frozen=True)
+class StableRepPlus(Method):
+    """Hyper-parameters of StableRep+."""
+
+    sampling: Sampling = Sampling(images=6, text=True)
+    optimizer: AdamW = AdamW(base_lr=2e-4, base_views=512, weight_decay=0.1, betas=(0.9, 0.98), warmup=1 / 30)
+    temperature: float = 0.1
+    hidden: int = 4096
+    output: int = 256
+    text: TextTower = TextTower()
+    joint: int = 512
+    """Width of the joint image-text space."""
+
+    def build(self, vit: VisionTransformer) -> Model:
+        """ViT, projection head, text tower."""
+        return StableRepPlusModel(vit, self)
+
+    def tiny(self) -> Self:
+        """A narrow head and text tower, and a learning rate for batches of a few hundred views."""
+        optimizer = replace(self.optimizer, base_lr=1e-3, base_views=240)
+        text = TextTower(width=64, depth=2, heads=2, context=32)
+        return replace(self, hidden=256, output=64, joint=64, text=text, optimizer=optimizer)
+
+
+class StableRepPlusModel(Model):
+    """Images of one caption attract one another, and the caption."""
+
+    def __init__(self, vit: VisionTransformer, method: StableRepPlus) -> None:
+        super().__init__(vit)
+        self.method = method
+        self.head = ProjectionHead(vit.embed_dim, method.hidden, method.output)
+        self.image_projection = nn.Linear(vit.embed_dim, method.joint, bias=False)
+        self.text = TextEncoder(method.text, method.joint)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The sum of both losses, and each of them."""
+        features_VD = self.encode_images(batch.images_V3HW)
+        projected_VD = self.head(features_VD, self.method.sampling.views)
+        image = multi_positive(projected_VD, batch.caption_ids_V, self.method.temperature)
+        texts_TD = self.text(batch.texts)
+        text = image_text(self.image_projection(features_VD), texts_TD, batch.text_of_V, self.logit_scale.exp())
+        return {"loss": image + text, "image_loss": image, "text_loss": text}
+
+    def after_step(self) -> None:
+        """Keep the inverse temperature between 1 and 100."""
+        self.logit_scale.data.clamp_(0, math.log(100))
+
+    def embed_images(self, images_B3HW: Tensor) -> Tensor:
+        """Unit vectors (B, joint)."""
+        return F.normalize(self.image_projection(self.encode_images(images_B3HW)), dim=1)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (T, joint)."""
+        return F.normalize(self.text(texts), dim=1)
+
+
+METHOD = StableRepPlus()

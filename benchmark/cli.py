@@ -1,0 +1,174 @@
+"""The `synrep` command. Imports are lazy, so that `synrep --help` answers at once; the science is in declarations."""
+
+import functools
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from benchmark.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from benchmark.interfaces import Experiment
+
+app = typer.Typer(
+    help="SynRep-Bench: representations learned from synthetic images, from captions to comparison tables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(
+    help="Build the datasets that experiments train on and evaluations measure on.", no_args_is_help=True
+)
+app.add_typer(data, name="data")
+
+RECIPES = "datasets_scripts"
+SCENES_EVALUATION = "scenes-evaluation"
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for everything a run writes; run again to go on.")]
+Records = Annotated[Path, typer.Option("--records", help="Folder of records.")]
+
+
+def main() -> NoReturn:
+    """Entry point: a user's error is one line and exit code 2."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(f"interrupted; the state is kept, go on with: {' '.join(['synrep', *sys.argv[1:]])}")
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error: wrong option, missing argument
+            _fail(f"{error.format_message()}; see `synrep --help`")
+        raise
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"synrep: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@app.command(name="list")
+def list_all() -> None:
+    """Methods, experiments, recipes, evaluations and tables that there are."""
+    from benchmark import plugins
+
+    kinds = {
+        "methods": plugins.names("baselines"),
+        "experiments": plugins.names("benchmark.experiments"),
+        "datasets to build": _recipes(),
+        "evaluations": plugins.names("benchmark.evaluations"),
+        "tables": plugins.names("benchmark.tables"),
+    }
+    for kind, names in kinds.items():
+        print(f"{kind}: {', '.join(names)}")
+
+
+def _recipes() -> list[str]:
+    import importlib
+
+    from benchmark import plugins
+
+    names = [n for n in plugins.names(RECIPES) if hasattr(importlib.import_module(f"{RECIPES}.{n}"), "RECIPE")]
+    return [*names, SCENES_EVALUATION]
+
+
+@data.command()
+def build(
+    names: Annotated[list[str], typer.Argument(help="Recipes, or scenes-evaluation for the world's evaluation sets.")],
+    out: Annotated[Path, typer.Option(help="Data folder; a dataset goes to its repo's name below it.")] = Path("data"),
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+) -> None:
+    """Build datasets; what is finished is kept."""
+    import importlib
+
+    from benchmark.progress import Display
+    from datasets_scripts import build as builder
+    from datasets_scripts import scenes_evaluation
+
+    for name in names:
+        if name not in _recipes():
+            raise unknown("dataset", name, _recipes())
+    with Display() as display:
+        for name in names:
+            report = functools.partial(display.update, name)
+            if name == SCENES_EVALUATION:
+                scenes_evaluation.build(out, report)
+            else:
+                builder.build(importlib.import_module(f"{RECIPES}.{name}").RECIPE, out, workers, report)
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="A file of benchmark/experiments, such as smoke.")],
+    only: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Only this seed, rather than the declared ones.")] = None,
+    out: Out = Path("runs"),
+    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = min(os.cpu_count() or 1, 4),
+) -> None:
+    """Train and evaluate an experiment's methods; write one record per method, seed and evaluation."""
+    from benchmark import plugins, runner
+    from benchmark.progress import Display
+
+    declared: tuple[Experiment, ...] = plugins.load("benchmark.experiments", experiment, "experiment").EXPERIMENTS
+    methods = [e.method for e in declared]
+    for method in only or []:
+        if method not in methods:
+            raise unknown(f"method of experiment {experiment}", method, methods)
+    chosen = [e for e in declared if not only or e.method in only]
+    seeds = [(e, s) for e in chosen for s in (e.seeds if seed is None else (seed,))]
+    with Display() as display:
+        runner.run([runner.Job(e, s) for e, s in seeds], out, jobs, display.update)
+    print(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
+
+
+@app.command()
+def tables(
+    records: Records = Path("results/records"),
+    out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("results/tables"),
+    check: Annotated[bool, typer.Option(help="Write nothing; exit with 2 if a table is not up to date.")] = False,
+) -> None:
+    """Write the comparison tables as Markdown, CSV and LaTeX, and print them."""
+    from benchmark import results
+    from benchmark.tables import _render
+
+    found = results.read_all(records)
+    if check:
+        if stale := _render.check_tables(found, out):
+            raise UserError(f"{out}: {', '.join(stale)}; run `synrep tables --records {records} --out {out}`")
+        print(f"{out}: up to date with {len(found)} records")
+        return
+    for path in _render.write_tables(found, out):
+        if path.suffix == ".md":
+            print(path.read_text())
+
+
+@app.command()
+def validate(records: Annotated[Path, typer.Argument(help="Folder of records.")]) -> None:
+    """Check every record in a folder by the rules that tables rely on."""
+    from benchmark import results
+
+    print(f"{records}: {len(results.read_all(records))} valid records")
+
+
+@app.command()
+def check(method: Annotated[str, typer.Argument(help="A file of baselines/.")]) -> None:
+    """Check that a method keeps the contract: seeded, finite, learning, independent of the batch."""
+    from benchmark import contract, plugins
+
+    tiny = plugins.load("baselines", method, "method").METHOD.tiny()
+    for name, test in contract.CHECKS.items():
+        test(tiny)
+        print(f"ok  {name}")

@@ -1,0 +1,103 @@
+"""What every method must keep; run by `synrep check` on one method and by the tests on all of them."""
+
+from collections.abc import Callable
+
+import torch
+
+from benchmark.encoders import build_vit
+from benchmark.errors import UserError
+from benchmark.interfaces import Batch, Encoder, ImageTextModel, Method, Model
+
+ENCODER = Encoder(image_size=16, patch=8, width=32, depth=1, heads=2)
+CAPTIONS = 6
+
+
+def toy_batch(method: Method, seed: int = 0) -> Batch:
+    """A batch as the method samples it: each caption a flat colour of its own, under noise."""
+    generator = torch.Generator().manual_seed(seed)
+    sampling = method.sampling
+    colours = torch.randn(CAPTIONS, 3, 1, 1, generator=torch.Generator().manual_seed(99))
+    images = colours.repeat_interleave(sampling.views, 0).expand(-1, -1, 16, 16)
+    captions = torch.arange(CAPTIONS)
+    return Batch(
+        images_V3HW=images + 0.3 * torch.randn(images.shape, generator=generator),
+        caption_ids_V=captions.repeat_interleave(sampling.views),
+        image_ids_V=torch.arange(CAPTIONS * sampling.images).repeat_interleave(sampling.crops),
+        texts=[f"a picture of number {c}" for c in range(CAPTIONS)] if sampling.text else [],
+        text_of_V=captions.repeat_interleave(sampling.views) if sampling.text else torch.empty(0, dtype=torch.long),
+    )
+
+
+def build(method: Method, seed: int = 0) -> Model:
+    """The method's model around a very small ViT."""
+    torch.manual_seed(seed)
+    return method.build(build_vit(ENCODER))
+
+
+def _require(kept: bool, what: str) -> None:
+    if not kept:
+        raise UserError(f"the method breaks the contract: {what}")
+
+
+def check_is_seeded(method: Method) -> None:
+    """The same seed gives the same weights."""
+    first, second = build(method).state_dict(), build(method).state_dict()
+    _require(
+        all(torch.equal(first[n], second[n]) for n in first), "build() draws weights that torch's seed does not fix"
+    )
+
+
+def check_learns(method: Method) -> None:
+    """The loss is a finite scalar, reaches the encoder, and falls on a batch seen again and again."""
+    if method.optimizer is None:
+        return
+    model = build(method).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(30):
+        torch.manual_seed(0)
+        values = model.loss(toy_batch(method))
+        _require("loss" in values and values["loss"].ndim == 0, "loss() must return a scalar named 'loss'")
+        _require(bool(values["loss"].isfinite()), "the loss is not finite")
+        optimizer.zero_grad()
+        values["loss"].backward()
+        reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in model.vit.blocks.parameters()]
+        _require(any(reached), "no gradient reaches the encoder's blocks")
+        optimizer.step()
+        model.after_step()
+        losses.append(values["loss"].item())
+    _require(
+        losses[-1] < losses[0], f"the loss does not fall on a repeated batch ({losses[0]:.3f} to {losses[-1]:.3f})"
+    )
+
+
+@torch.no_grad()
+def check_rows_are_independent(method: Method) -> None:
+    """In eval mode an image's features do not depend on the others in the batch."""
+    model = build(method).eval()
+    images = toy_batch(method).images_V3HW
+    together, alone = model.encode_images(images), torch.cat([model.encode_images(i[None]) for i in images])
+    _require(together.shape == (len(images), ENCODER.width), f"features have shape {tuple(together.shape)}")
+    _require(torch.allclose(together, alone, atol=1e-5), "features of an image depend on the rest of the batch")
+
+
+@torch.no_grad()
+def check_joint_space(method: Method) -> None:
+    """A model with a text tower embeds images and texts as unit vectors of one space."""
+    model = build(method).eval()
+    if not isinstance(model, ImageTextModel):
+        return
+    images, texts = model.embed_images(toy_batch(method).images_V3HW), model.embed_texts(["a cat", "a dog"])
+    _require(images.shape[1] == texts.shape[1], f"widths differ: images {images.shape[1]}, texts {texts.shape[1]}")
+    for name, vectors in (("images", images), ("texts", texts)):
+        norms = vectors.norm(dim=1)
+        _require(torch.allclose(norms, torch.ones_like(norms), atol=1e-4), f"embedded {name} are not unit vectors")
+
+
+CHECKS: dict[str, Callable[[Method], None]] = {
+    "weights are seeded": check_is_seeded,
+    "the loss is finite, reaches the encoder and falls": check_learns,
+    "features do not depend on the batch": check_rows_are_independent,
+    "images and texts share a space of unit vectors": check_joint_space,
+}
+"""Name -> check; a check raises UserError where the contract is broken."""

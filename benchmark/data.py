@@ -1,0 +1,160 @@
+"""A published dataset -> batches. Random reads of single images by byte offset; a batch is a pure function of its step.
+
+Because everything drawn is keyed by (seed, epoch, caption id) or (seed, step), a run resumes exactly and does not
+depend on how many workers read it.
+
+Shapes: C captions, l images per caption, V views.
+"""
+
+import hashlib
+import io
+from collections import OrderedDict
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from benchmark import schema
+from benchmark.augment import augment
+from benchmark.errors import UserError
+from benchmark.interfaces import Batch, Sampling, Schedule
+
+SPLIT = "train"
+
+
+class CaptionImages:
+    """An opened dataset folder: captions in memory, images on disk.
+
+    Raises:
+        UserError: not built to its end, of another revision, or a file is missing or truncated.
+    """
+
+    def __init__(self, folder: Path, revision: str) -> None:
+        self.manifest = schema.read_manifest(folder)
+        if self.manifest.revision != revision:
+            raise UserError(
+                f"{folder} is at revision {self.manifest.revision[:12]}, wanted {revision[:12]}; "
+                "build or download that revision"
+            )
+        self.images_per_caption = self.manifest.images_per_row
+        self._files = sorted(folder / name for name in self.manifest.files if name.endswith(".parquet"))
+        self._index = [np.load(folder / schema.index_name(SPLIT, n), mmap_mode="r") for n in range(len(self._files))]
+        self._start = np.cumsum([0, *(len(index) for index in self._index)])
+        tables = [self._text(path, index) for path, index in zip(self._files, self._index)]
+        self.caption_ids = np.concatenate([table[schema.CAPTION_ID].to_numpy() for table in tables])
+        self.captions: list[str] = [text for table in tables for text in table[schema.CAPTION].to_pylist()]
+        self._open: OrderedDict[Path, BinaryIO] = OrderedDict()
+
+    @staticmethod
+    def _text(path: Path, index: np.ndarray) -> pa.Table:
+        try:
+            table = pq.read_table(path, columns=[schema.CAPTION_ID, schema.CAPTION])
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{path} is not readable Parquet ({error}); build or download it again") from None
+        if len(table) != len(index):
+            raise UserError(f"{path} has {len(table)} rows, its index {len(index)}; build or download it again")
+        return table
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_open": OrderedDict()}
+
+    def image(self, row: int, index: int) -> np.ndarray:
+        """Image `index` of a caption, uint8 RGB (H, W, 3).
+
+        Raises:
+            UserError: the bytes are not an image; names file, row and image.
+        """
+        shard = int(np.searchsorted(self._start, row, "right")) - 1
+        offset, length = self._index[shard][row - self._start[shard], index]
+        path = self._files[shard]
+        if path not in self._open:
+            self._open[path] = path.open("rb")
+        self._open[path].seek(offset)
+        content = self._open[path].read(length)
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return np.asarray(image.convert("RGB"))
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            place = f"row {row - self._start[shard]}, image {index}"
+            raise UserError(f"{path}: {place} does not decode ({error}); build or download it again") from None
+
+
+class Batches(Dataset[Batch]):
+    """Step -> batch. Every caption is seen once per epoch, in an order keyed by (seed, epoch); the rest is dropped.
+
+    Raises:
+        UserError: fewer captions than one batch, or more images asked for than a caption has.
+    """
+
+    def __init__(self, data: CaptionImages, sampling: Sampling, schedule: Schedule, size: int, seed: int) -> None:
+        self.data, self.sampling, self.size, self.seed = data, sampling, size, seed
+        self.steps = schedule.steps
+        self.captions = schedule.captions_per_batch(sampling)
+        if sampling.images > data.images_per_caption:
+            raise UserError(
+                f"the method wants {sampling.images} images per caption, {data.manifest.repo} has "
+                f"{data.images_per_caption}; use a dataset with more, or fewer images per caption"
+            )
+        if len(data) < self.captions:
+            raise UserError(
+                f"{data.manifest.repo} has {len(data)} captions, a batch wants {self.captions}; use a smaller batch"
+            )
+        self.steps_per_epoch = len(data) // self.captions
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def rows(self, step: int) -> np.ndarray:
+        """Dataset rows of the captions of a batch."""
+        epoch, turn = divmod(step, self.steps_per_epoch)
+        order = philox(self.seed, epoch).permutation(len(self.data))
+        return order[turn * self.captions : (turn + 1) * self.captions]
+
+    def images_of(self, step: int, row: int) -> np.ndarray:
+        """Which m of a caption's l images are seen at `step`: drawn by (seed, epoch, caption id) alone."""
+        rng = philox(self.seed, step // self.steps_per_epoch, int(self.data.caption_ids[row]))
+        return rng.permutation(self.data.images_per_caption)[: self.sampling.images]
+
+    def __getitem__(self, step: int) -> Batch:
+        rows = self.rows(step)
+        chosen = [(int(row), int(index)) for row in rows for index in self.images_of(step, row)]
+        images_B3HW = _stack([self.data.image(*image) for image in chosen], self.data.manifest.repo)
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
+        images_V3HW = images_B3HW.repeat_interleave(self.sampling.crops, 0)
+        image_ids_B = torch.tensor([row * self.data.images_per_caption + index for row, index in chosen])
+        views = self.sampling.views
+        return Batch(
+            images_V3HW=augment(images_V3HW, self.sampling.augmentation, self.size, generator),
+            caption_ids_V=torch.from_numpy(self.data.caption_ids[rows]).repeat_interleave(views),
+            image_ids_V=image_ids_B.repeat_interleave(self.sampling.crops),
+            texts=[self.data.captions[row] for row in rows] if self.sampling.text else [],
+            text_of_V=torch.arange(len(rows) if self.sampling.text else 0).repeat_interleave(views),
+        )
+
+
+def philox(seed: int, epoch: int, caption_id: int | None = None) -> np.random.Generator:
+    """A generator keyed by its arguments alone; without a caption it is the one that orders the epoch."""
+    counter = 0 if caption_id is None else 1
+    key = np.array([(seed << 32) | epoch, (caption_id or 0) & (1 << 64) - 1], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, counter]))
+
+
+def step_seed(seed: int, step: int) -> int:
+    """63 bits for everything random within one step."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _stack(images: list[np.ndarray], repo: str) -> Tensor:
+    sizes = {image.shape for image in images}
+    if len(sizes) > 1:
+        raise UserError(f"{repo} mixes image sizes {sorted(sizes)}; build it again with one size")
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

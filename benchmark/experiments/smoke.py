@@ -1,0 +1,42 @@
+"""Every method at its smallest honest size: on a CPU, in minutes, on the toy dataset of the embedded world.
+
+A comparison under equal compute: every trained method sees the same number of views through the same ViT. The
+methods' `tiny()` gives narrow heads. Contrastive methods share one augmentation, SimCLR's with a larger smallest
+crop (an object must stay in the picture) and a stronger hue jitter and grayscale (colour alone tells captions apart,
+and where it does, shape is not learned).
+"""
+
+from dataclasses import replace
+
+from baselines import simclr, stablerep, untrained
+from benchmark import plugins
+from benchmark.interfaces import SIMCLR, Encoder, Experiment, Method, Schedule
+from datasets_scripts import toy
+
+VERSION = 1
+ENCODER = Encoder(image_size=32, patch=8, width=128, depth=4, heads=4)
+SCHEDULE = Schedule(views=40_800, batch_views=120)
+AUGMENTATION = replace(SIMCLR, scale=(0.6, 1.0), hue=0.5, grayscale=0.3)
+COMPARED = (stablerep.METHOD, simclr.METHOD, untrained.METHOD)
+"""Trained with three seeds; the others with one."""
+
+
+def _experiment(name: str) -> Experiment:
+    method: Method = plugins.load("baselines", name, "method").METHOD
+    settings = method.tiny()
+    if settings.sampling.augmentation == SIMCLR:
+        settings = replace(settings, sampling=replace(settings.sampling, augmentation=AUGMENTATION))
+    return Experiment(
+        name=f"smoke/{name}",
+        version=VERSION,
+        method=name,
+        settings=settings,
+        dataset=toy.RECIPE.repo,
+        revision=toy.RECIPE.revision,
+        schedule=SCHEDULE,
+        encoder=ENCODER,
+        seeds=(0, 1, 2) if method in COMPARED else (0,),
+    )
+
+
+EXPERIMENTS = tuple(_experiment(name) for name in plugins.names("baselines"))

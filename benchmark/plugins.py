@@ -1,0 +1,24 @@
+"""A plug-in is a file in a folder, found by its name; a leading underscore marks a file that is none."""
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from benchmark.errors import unknown
+
+
+def names(package: str) -> list[str]:
+    """The plug-ins in a package, such as `baselines`, in alphabetical order."""
+    folder = importlib.import_module(package)
+    return sorted(module.name for module in pkgutil.iter_modules(folder.__path__) if not module.name.startswith("_"))
+
+
+def load(package: str, name: str, kind: str) -> ModuleType:
+    """The plug-in called `name`; `kind` is the word for it in an error.
+
+    Raises:
+        UserError: there is none; lists those that there are.
+    """
+    if name not in names(package):
+        raise unknown(kind, name, names(package))
+    return importlib.import_module(f"{package}.{name}")

@@ -1,0 +1,199 @@
+"""Experiments -> training -> evaluations -> records. Finished work is skipped, so a run that was stopped goes on.
+
+Runs of different (experiment, seed) are independent; on a CPU several go side by side, each in a process with one
+torch thread, so that the numbers do not depend on the number of cores.
+
+Below the output folder: `train/<name>/<version>/<seed>/` (see `benchmark.train`), `features/`, `records/`, and
+`predictions/`, one Parquet per record.
+"""
+
+import hashlib
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from benchmark import atomic, plugins, results, train
+from benchmark.augment import evaluation_transform
+from benchmark.data import CaptionImages
+from benchmark.errors import MissingDataset, UserError
+from benchmark.evaluations import _catalog
+from benchmark.features import FrozenEncoder
+from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Scores
+from benchmark.mirror import dataset_folder
+from benchmark.schema import MANIFEST
+
+Report = Callable[[str, int, int, str], None]
+"""Told the name of a piece of work, how much is done, how much there is, and a note."""
+
+EVALUATIONS = "benchmark.evaluations"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One seed of one experiment."""
+
+    experiment: Experiment
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """How progress names it."""
+        return f"{self.experiment.name} seed {self.seed}"
+
+    @property
+    def place(self) -> str:
+        """Its folder below `train/`, `records/` and `predictions/`."""
+        return f"{self.experiment.name}/{self.experiment.version}/{self.seed}"
+
+
+def run(jobs: Sequence[Job], out: Path, processes: int, report: Report) -> None:
+    """Train and evaluate `jobs`, `processes` at a time, in their order.
+
+    Raises:
+        UserError: the first that a job met; jobs in flight are finished first, the others are not begun.
+        KeyboardInterrupt: passed on, after the states of the runs in flight are saved.
+    """
+    context = multiprocessing.get_context("spawn")
+    queue: SimpleQueue[tuple[str, int, int, str]] = context.SimpleQueue()
+    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(queue,)) as pool:
+        pending: set[Future[None]] = {pool.submit(_run_job, job, out) for job in jobs}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                while not queue.empty():
+                    report(*queue.get())
+                for future in done:
+                    future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process died, perhaps of lack of memory; run again to go on, with fewer --jobs"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_queue: "SimpleQueue[tuple[str, int, int, str]]"
+
+
+def _start(queue: "SimpleQueue[tuple[str, int, int, str]]") -> None:
+    global _queue  # noqa: PLW0603
+    _queue = queue
+    torch.set_num_threads(1)
+
+
+def _run_job(job: Job, out: Path) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    train_and_evaluate(job, out, device, lambda *words: _queue.put(words))
+
+
+def train_and_evaluate(job: Job, out: Path, device: torch.device, report: Report) -> None:
+    """Bring one job to its end: weights below `out/train`, a record per evaluation below `out/records`.
+
+    Raises:
+        UserError: a dataset is missing, a folder belongs to another configuration, the loss is not finite, ...
+    """
+    experiment = job.experiment
+    folder = out / "train" / job.place
+    data_folder = dataset_folder(experiment.dataset, experiment.revision)
+    total = experiment.schedule.steps * experiment.schedule.batch_views
+
+    def trained(views: int, loss: float, rate: float) -> None:
+        report(job.label, views, total, f"loss {loss:.3f}, {rate:,.0f} views/s")
+
+    train.train(
+        experiment,
+        job.seed,
+        CaptionImages(data_folder, experiment.revision),
+        folder,
+        fingerprint=results.fingerprint(experiment),
+        device=device,
+        report=trained,
+    )
+    evaluate(job, folder, out, data_folder, device, report)
+
+
+def evaluate(job: Job, folder: Path, out: Path, data_folder: Path, device: torch.device, report: Report) -> None:
+    """Every evaluation of the trained run in `folder` whose record is not there yet."""
+    model, weights_sha256 = train.load_trained(job.experiment, job.seed, folder, device)
+    size = job.experiment.encoder.image_size
+    subject = FrozenEncoder(
+        model,
+        image_size=size,
+        weights_sha256=weights_sha256,
+        transform=evaluation_transform(size),
+        transform_id=f"bicubic short side {size}, centre crop, ImageNet mean and std",
+        store=out / "features",
+        device=device,
+    )
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    names = plugins.names(EVALUATIONS)
+    for done, name in enumerate(names):
+        report(f"{job.label} evaluation", done, len(names), name)
+        evaluation: Evaluation = plugins.load(EVALUATIONS, name, "evaluation").EVALUATION
+        if _recorded(job, name, evaluation, weights_sha256, out):
+            continue
+        started = time.monotonic()
+        scores = evaluation(subject)
+        seconds = {"train": train.read_card(folder)["seconds"], "evaluate": time.monotonic() - started}
+        record = results.from_scores(
+            scores,
+            experiment=job.experiment,
+            seed=job.seed,
+            name=name,
+            evaluation=evaluation,
+            weights_sha256=weights_sha256,
+            content_sha256=hashlib.sha256((data_folder / MANIFEST).read_bytes()).hexdigest(),
+            environment=results.environment(device_name),
+            seconds=seconds,
+            predictions=_write_predictions(scores, out / "predictions" / job.place / f"{name}.parquet"),
+        )
+        results.write(record, out / "records")
+    report(f"{job.label} evaluation", len(names), len(names), "")
+
+
+def _recorded(job: Job, name: str, evaluation: Evaluation, weights_sha256: str, out: Path) -> bool:
+    """Whether the record stands, of these weights and this protocol, and nothing it skipped can be had by now."""
+    path = results.record_path(out / "records", job.experiment.name, job.experiment.version, job.seed, name)
+    if not path.exists():
+        return False
+    record = results.read(path)
+    same = (record.model.weights_sha256, record.evaluation.protocol) == (
+        weights_sha256,
+        results.protocol_hash(evaluation),
+    )
+    skipped = [d for d, result in record.results.items() if isinstance(result, results.NotMeasured)]
+    return same and set(record.results) == set(evaluation.datasets) and not any(map(_available, skipped))
+
+
+def _available(dataset: str) -> bool:
+    row = _catalog.dataset(dataset)
+    try:
+        dataset_folder(row.repo, row.revision)
+    except MissingDataset:
+        return False
+    return True
+
+
+def _write_predictions(scores: Scores, path: Path) -> results.Predictions | None:
+    """One Parquet with a `dataset` column and the columns of all its datasets; None where nothing was measured."""
+    tables = []
+    for name, result in scores.items():
+        if isinstance(result, DatasetScores) and result.predictions:
+            columns: dict[str, Any] = {key: pa.array(values) for key, values in result.predictions.items()}
+            rows = len(next(iter(columns.values())))
+            tables.append(pa.table({"dataset": pa.array([name] * rows), **columns}))
+    if not tables:
+        return None
+    with atomic.replacing(path) as temporary:
+        pq.write_table(pa.concat_tables(tables, promote_options="permissive"), temporary, compression="zstd")
+    return results.Predictions(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())

@@ -1,0 +1,294 @@
+"""The only training loop. A step depends on experiment, seed, step and the state before it: a resumed run is exact.
+
+Folder of a run:
+
+    state.safetensors      weights, optimiser moments and step of an unfinished run, replaced as it goes on
+    metrics.jsonl          a line per logged step
+    model.safetensors      the trained weights
+    model.json             what they are; written last, so that its existence means the run is finished
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from benchmark import atomic
+from benchmark.data import Batches, CaptionImages, step_seed
+from benchmark.encoders import build_vit
+from benchmark.errors import UserError
+from benchmark.interfaces import AdamW, Batch, Experiment, Model
+
+Report = Callable[[int, float, float], None]
+"""Told views seen, loss and views per second."""
+
+LOG_EVERY = 10
+"""Steps between lines of metrics.jsonl."""
+
+
+def build_model(experiment: Experiment, seed: int) -> Model:
+    """The model before its first step; `seed` decides its weights."""
+    torch.manual_seed(seed)
+    return experiment.settings.build(build_vit(experiment.encoder))
+
+
+def learning_rate(optimizer: AdamW, batch_views: int, step: int, steps: int) -> float:
+    """Linear warm-up from zero, then half a cosine to zero; the peak scales linearly with the batch."""
+    peak = optimizer.base_lr * batch_views / optimizer.base_views
+    warmup = optimizer.warmup * steps
+    if step < warmup:
+        return peak * step / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def train(
+    experiment: Experiment,
+    seed: int,
+    data: CaptionImages,
+    folder: Path,
+    *,
+    fingerprint: str,
+    device: torch.device,
+    report: Report,
+    save_seconds: float = 30.0,
+    workers: int = 0,
+) -> None:
+    """Train `experiment` into `folder`, going on from its last state; returns at once if it is finished.
+
+    Raises:
+        UserError: the folder belongs to another configuration, or the loss is not finite.
+        KeyboardInterrupt: passed on, after the state is saved.
+    """
+    if finished(folder, fingerprint):
+        return
+    model = build_model(experiment, seed).to(device)
+    settings = experiment.settings.optimizer
+    seconds = 0.0
+    if settings is not None:
+        run = _Run(experiment, seed, model, _optimizer(model, settings), folder, fingerprint)
+        run.resume(device)
+        batches = Batches(data, experiment.settings.sampling, experiment.schedule, experiment.encoder.image_size, seed)
+        _loop(run, settings, batches, device, report, save_seconds=save_seconds, workers=workers)
+        seconds = run.seconds
+    _finish(experiment, seed, model, folder, {"fingerprint": fingerprint, "seconds": seconds})
+
+
+def _loop(
+    run: "_Run",
+    settings: AdamW,
+    batches: Batches,
+    device: torch.device,
+    report: Report,
+    *,
+    save_seconds: float,
+    workers: int,
+) -> None:
+    batch_views, steps = run.experiment.schedule.batch_views, len(batches)
+    saved = logged = ticked = time.monotonic()
+    done = run.step
+    run.model.train()
+    try:
+        for batch in _batches(batches, run.step, workers):
+            lr = learning_rate(settings, batch_views, run.step, steps)
+            scalars = _step(run, batch.to(device), lr)
+            run.step += 1
+            now = time.monotonic()
+            run.seconds += now - ticked
+            ticked = now
+            if run.step % LOG_EVERY == 0 or run.step == steps:
+                rate = (run.step - done) * batch_views / max(now - logged, 1e-9)
+                run.log(scalars | {"lr": lr, "views_per_second": rate})
+                report(run.step * batch_views, scalars["loss"], rate)
+                logged, done = now, run.step
+            if now - saved > save_seconds:
+                run.save()
+                saved = now
+    except KeyboardInterrupt:
+        run.save()
+        raise
+
+
+def _batches(batches: Batches, start: int, workers: int) -> Iterator[Batch]:
+    return iter(DataLoader(batches, batch_size=None, sampler=range(start, len(batches)), num_workers=workers))
+
+
+def _step(run: "_Run", batch: Batch, lr: float) -> dict[str, float]:
+    """One optimiser step; returns the logged scalars.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    torch.manual_seed(step_seed(run.seed, run.step))
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    losses = run.model.loss(batch)
+    scalars = {name: float(value.detach()) for name, value in losses.items()}
+    if not math.isfinite(scalars["loss"]):
+        raise UserError(
+            f"{run.experiment.name} seed {run.seed}: the loss is {scalars['loss']} at step {run.step} "
+            f"(learning rate {lr:.2g}); lower the learning rate or lengthen the warm-up"
+        )
+    run.optimizer.zero_grad(set_to_none=True)
+    losses["loss"].backward()
+    run.optimizer.step()
+    run.model.after_step()
+    return scalars
+
+
+def _optimizer(model: Model, settings: AdamW) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices and larger, not on biases, norms and scalars."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas)
+
+
+class _Run:
+    """What changes from step to step, and its file."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        seed: int,
+        model: Model,
+        optimizer: torch.optim.AdamW,
+        folder: Path,
+        fingerprint: str,
+    ) -> None:
+        self.experiment, self.seed, self.model, self.optimizer = experiment, seed, model, optimizer
+        self.folder, self.fingerprint = folder, fingerprint
+        self.step = 0
+        self.seconds = 0.0
+        """Time spent in training, earlier tries counted in."""
+
+    def save(self) -> None:
+        """Replace the state file."""
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
+        metadata = {"fingerprint": self.fingerprint, "step": str(self.step), "seconds": str(self.seconds)}
+        with atomic.replacing(self.folder / "state.safetensors") as temporary:
+            safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
+
+    def resume(self, device: torch.device) -> None:
+        """Load the state file, if there is one, and forget what was logged after it."""
+        path = self.folder / "state.safetensors"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            metadata, tensors = _load(path, device)
+            check_fingerprint(path, metadata.get("fingerprint", "none"), self.fingerprint)
+            self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
+            self.model.load_state_dict(_below("model", tensors))
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in _below("optimizer", tensors).items():
+                index, moment = name.split("/")
+                state.setdefault(int(index), {})[moment] = tensor
+            self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        log = self.folder / "metrics.jsonl"
+        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+        atomic.write_bytes(log, "".join(kept).encode())
+
+    def log(self, scalars: dict[str, float]) -> None:
+        """Append a line to metrics.jsonl."""
+        line = {"step": self.step, "views": self.step * self.experiment.schedule.batch_views, **scalars}
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def _load(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable checkpoint ({error}); remove it to start again") from None
+
+
+def check_fingerprint(path: Path, found: str, wanted: str) -> None:
+    """Refuse files of another configuration.
+
+    Raises:
+        UserError: the fingerprints differ; shows both.
+    """
+    if found != wanted:
+        raise UserError(
+            f"{path} belongs to another configuration: fingerprint {found[:12]}, wanted {wanted[:12]}; "
+            "choose another --out or raise the experiment's version"
+        )
+
+
+def finished(folder: Path, fingerprint: str) -> bool:
+    """Whether the run in `folder` is finished.
+
+    Raises:
+        UserError: it belongs to another configuration.
+    """
+    path = folder / "model.json"
+    if not path.exists():
+        return False
+    check_fingerprint(path, read_card(folder)["fingerprint"], fingerprint)
+    return True
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """`model.json` of a finished run.
+
+    Raises:
+        UserError: absent or malformed.
+    """
+    path = folder / "model.json"
+    try:
+        card: dict[str, Any] = json.loads(path.read_text())
+        return card
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a finished run ({error}); run it again") from None
+
+
+def _finish(experiment: Experiment, seed: int, model: Model, folder: Path, more: dict[str, Any]) -> None:
+    weights = folder / "model.safetensors"
+    with atomic.replacing(weights) as temporary:
+        safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
+    trained = experiment.settings.optimizer is not None
+    card = {
+        "experiment": experiment.name,
+        "seed": seed,
+        **more,
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "views": experiment.schedule.steps * experiment.schedule.batch_views if trained else 0,
+    }
+    atomic.write_json(folder / "model.json", card)
+    (folder / "state.safetensors").unlink(missing_ok=True)
+
+
+def load_trained(experiment: Experiment, seed: int, folder: Path, device: torch.device) -> tuple[Model, str]:
+    """The trained model of a finished run, in eval mode, and the SHA-256 of its weights.
+
+    Raises:
+        UserError: the weights are missing, damaged or of another model.
+    """
+    card = read_card(folder)
+    weights = folder / "model.safetensors"
+    _, tensors = _load(weights, device)
+    found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if found != card["weights_sha256"]:
+        raise UserError(
+            f"{weights} has sha256 {found[:12]}, its card says {card['weights_sha256'][:12]}; train it again"
+        )
+    model = build_model(experiment, seed).to(device)
+    model.load_state_dict(tensors)
+    return model.eval(), found

@@ -1,0 +1,313 @@
+"""The embedded world: a caption grammar and a renderer, so that the whole benchmark runs without a network or a GPU.
+
+A caption names one or two objects (size, colour, texture, shape), how they lie to each other, and what they are on:
+
+    a large red striped star left of a small blue plain circle on sand
+
+Caption and seed give an image. The caption fixes what it says; the seed draws the rest: position, a little rotation,
+the exact hue, light, clutter and noise. Two images of a caption therefore share its meaning and nothing else, which
+is what multi-positive learning needs. It stands in for a trained text-to-image model, and for real images.
+
+Edges are anti-aliased from signed distances (formulas after Inigo Quilez' 2D distance functions, rewritten).
+Coordinates: x to the right, y down, in pixels; P window pixels, HW image.
+"""
+
+import functools
+import itertools
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from benchmark.errors import UserError
+
+VERSION = 1
+"""Raised whenever a caption would give another image."""
+
+SIZE = 64
+"""Height and width of a rendered image, pixels."""
+
+SIZES = {"small": (8.5, 9.75), "large": (13.5, 15.0)}
+"""Word -> range of the radius of the circle around the object, pixels."""
+COLOURS = {
+    "red": (352.0, 364.0),
+    "orange": (24.0, 34.0),
+    "yellow": (50.0, 62.0),
+    "green": (100.0, 140.0),
+    "cyan": (172.0, 190.0),
+    "blue": (212.0, 236.0),
+    "purple": (264.0, 284.0),
+    "pink": (312.0, 332.0),
+}
+"""Word -> range of hue, degrees."""
+TEXTURES = ("plain", "striped", "dotted", "checkered")
+SHAPES = ("circle", "ring", "triangle", "square", "star", "cross", "heart", "crescent")
+RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+"""Words -> direction from the second object to the first."""
+BACKGROUNDS = ("a plain wall", "a brick wall", "grass", "sand", "water", "the night sky")
+
+ROTATION = 12.0
+"""Largest rotation of an object to either side, degrees."""
+PERIOD = 8.0
+"""Of stripes, dots and checks, pixels."""
+SHIFT = 4.0
+"""Largest shift of a scene from the middle of the image, pixels."""
+
+
+@dataclass(frozen=True)
+class Object:
+    """One object of a scene, in the words of the caption."""
+
+    size: str
+    colour: str
+    texture: str
+    shape: str
+
+    def __str__(self) -> str:
+        return f"a {self.size} {self.colour} {self.texture} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a caption says. `relation` is how the first object lies to the second; None with one object."""
+
+    first: Object
+    second: Object | None
+    relation: str | None
+    background: str
+
+    @property
+    def caption(self) -> str:
+        """The scene in words."""
+        other = f" {self.relation} {self.second}" if self.second else ""
+        return f"{self.first}{other} on {self.background}"
+
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        """Its one or two objects."""
+        return (self.first, self.second) if self.second else (self.first,)
+
+    def swapped(self) -> "Scene":
+        """The other way round: the objects change places in the sentence, so the caption becomes false."""
+        assert self.second is not None
+        return replace(self, first=self.second, second=self.first)
+
+
+KINDS = tuple(Object(*words) for words in itertools.product(SIZES, COLOURS, TEXTURES, SHAPES))
+SINGLES = len(KINDS) * len(BACKGROUNDS)
+CAPTIONS = SINGLES + len(KINDS) * (len(KINDS) - 1) * len(RELATIONS) * len(BACKGROUNDS)
+"""Distinct captions of the grammar: 3,072 of one object, 6,279,168 of two different ones."""
+
+
+def scene(index: int) -> Scene:
+    """Scene number `index` of the grammar, 0 <= index < CAPTIONS; the first SINGLES have one object."""
+    if index < SINGLES:
+        kind, background = divmod(index, len(BACKGROUNDS))
+        return Scene(KINDS[kind], None, None, BACKGROUNDS[background])
+    rest, background = divmod(index - SINGLES, len(BACKGROUNDS))
+    rest, relation = divmod(rest, len(RELATIONS))
+    first, second = divmod(rest, len(KINDS) - 1)
+    second += second >= first
+    return Scene(KINDS[first], KINDS[second], list(RELATIONS)[relation], BACKGROUNDS[background])
+
+
+_OBJECT = rf"a ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(TEXTURES)}) ({'|'.join(SHAPES)})"
+_SENTENCE = re.compile(rf"{_OBJECT}(?: ({'|'.join(RELATIONS)}) {_OBJECT})? on ({'|'.join(BACKGROUNDS)})")
+
+
+@functools.lru_cache(maxsize=4096)
+def parse(caption: str) -> Scene:
+    """The scene that `caption` describes.
+
+    Raises:
+        UserError: the sentence is not of this world's grammar.
+    """
+    match = _SENTENCE.fullmatch(caption)
+    if not match:
+        raise UserError(f"{caption!r} is not a caption of the scenes world; one is: {scene(0).caption!r}")
+    words = match.groups()
+    second = Object(*words[5:9]) if words[4] else None
+    return Scene(Object(*words[:4]), second, words[4], words[9])
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """An image and where its objects are."""
+
+    image: np.ndarray
+    """uint8 RGB (SIZE, SIZE, 3)."""
+    masks: np.ndarray
+    """Coverage of each object, float32 (objects, SIZE, SIZE) in [0, 1]; objects never overlap."""
+    boxes: np.ndarray
+    """x, y, width, height around each object, int64 (objects, 4)."""
+
+
+def render(caption: str, seed: int) -> Rendering:
+    """Draw `caption`; the same caption and 64-bit seed give the same image."""
+    described = parse(caption)
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    radii = [rng.uniform(*SIZES[o.size]) for o in described.objects]
+    centres = _place(described, radii, rng)
+    canvas = _background(described.background, rng)
+    masks = np.zeros((len(radii), SIZE, SIZE), np.float32)
+    boxes = np.zeros((len(radii), 4), np.int64)
+    for mask, box, thing, (x, y), radius in zip(masks, boxes, described.objects, centres, radii):
+        left, top = int(x - radius - 1), int(y - radius - 1)
+        right, bottom = int(x + radius + 2), int(y + radius + 2)
+        window = (slice(max(top, 0), min(bottom, SIZE)), slice(max(left, 0), min(right, SIZE)))
+        alpha_P, colour_P3 = _draw(thing, _GRID_X[window] - x, _GRID_Y[window] - y, radius, rng)
+        mask[window] = alpha_P
+        canvas[window] += alpha_P[..., None] * (colour_P3 - canvas[window])
+        rows, columns = np.nonzero(alpha_P > 0.5)
+        box[:] = (
+            window[1].start + columns.min(),
+            window[0].start + rows.min(),
+            np.ptp(columns) + 1,
+            np.ptp(rows) + 1,
+        )
+    return Rendering(_finish(canvas, rng), masks, boxes)
+
+
+_GRID_Y, _GRID_X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) + np.float32(0.5)
+
+
+def _place(described: Scene, radii: list[float], rng: np.random.Generator) -> list[tuple[float, float]]:
+    """Centres of the objects: near the middle, inside the frame, never overlapping, the relation unmistakable."""
+    middle = SIZE / 2 + rng.uniform(-SHIFT, SHIFT, 2)
+    if described.relation is None:
+        offsets = [np.zeros(2)]
+    else:
+        touching = radii[0] + radii[1] + 1
+        apart = rng.uniform(touching, max(touching, min(touching + 4, SIZE - 2 - radii[0] - radii[1])))
+        aside = rng.uniform(-5, 5)
+        direction = np.array(RELATIONS[described.relation])
+        half = (direction * apart + direction[::-1] * aside) / 2
+        offsets = [half, -half]
+    return [
+        tuple(np.clip(middle + offset, radius + 1, SIZE - 1 - radius))
+        for offset, radius in zip(offsets, radii, strict=True)
+    ]
+
+
+def _draw(
+    thing: Object, x_P: np.ndarray, y_P: np.ndarray, radius: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage and colour of an object over its window; coordinates are relative to its centre."""
+    angle, texture_angle, phase = rng.uniform(-1, 1, 3)
+    angle = np.radians(ROTATION * angle)
+    cos, sin = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
+    u_P, v_P = cos * x_P + sin * y_P, cos * y_P - sin * x_P
+    alpha_P = np.clip(0.5 - np.float32(radius) * _DISTANCE[thing.shape](u_P, v_P), 0, 1)
+    hue, saturation, value = rng.uniform(*COLOURS[thing.colour]), rng.uniform(0.5, 0.75), rng.uniform(0.9, 1.0)
+    bright_3 = _rgb(hue, saturation, value)
+    dark_P = _texture(thing.texture, x_P, y_P, np.radians(45 + 25 * texture_angle), phase)
+    return alpha_P, bright_3 * (1 - np.float32(0.5) * dark_P[..., None])
+
+
+def _texture(texture: str, x_P: np.ndarray, y_P: np.ndarray, angle: float, phase: float) -> np.ndarray:
+    """How dark each pixel of the object is, in [0, 1]; the dark colour keeps the hue."""
+    if texture == "plain":
+        return np.zeros_like(x_P)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    shift = np.float32(np.pi * phase)
+    wave_u = np.sin((cos * x_P + sin * y_P) * np.float32(2 * np.pi / PERIOD) + shift)
+    if texture == "striped":
+        return np.clip(0.5 + 1.6 * wave_u, 0, 1)
+    wave_v = np.sin((cos * y_P - sin * x_P) * np.float32(2 * np.pi / PERIOD) + shift)
+    if texture == "checkered":
+        return np.clip(0.5 + 2.2 * wave_u * wave_v, 0, 1)
+    return np.clip(1.2 * (wave_u + wave_v) - 0.7, 0, 1)
+
+
+def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+    """HSV (degrees, fraction, fraction) to float32 RGB in [0, 1]."""
+    k_3 = (np.array([5.0, 3.0, 1.0]) + hue / 60) % 6
+    return (value - value * saturation * np.clip(np.minimum(k_3, 4 - k_3), 0, 1)).astype(np.float32)
+
+
+def _circle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.hypot(u, v) - 0.92
+
+
+def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.abs(np.hypot(u, v) - 0.72) - 0.26
+
+
+def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.maximum(np.abs(u), np.abs(v)) - 0.7
+
+
+def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.maximum(np.float32(0.866) * np.abs(u) - 0.5 * v, v) - 0.5
+
+
+def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    u, v = np.abs(u), np.abs(v)
+    return np.maximum(np.minimum(u, v) - 0.27, np.maximum(u, v) - 0.95)
+
+
+def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Five points: fold the plane into one tenth, then one edge from tip to notch."""
+    tenth = np.pi / 5
+    angle = np.abs((np.arctan2(u, -v) + tenth) % (2 * tenth) - tenth)
+    length = np.hypot(u, v)
+    tip, notch = np.array([1.0, 0.0]), 0.44 * np.array([np.cos(tenth), np.sin(tenth)])
+    normal = np.array([notch[1] - tip[1], tip[0] - notch[0]])
+    normal = (normal / np.hypot(*normal)).astype(np.float32)
+    return normal[0] * (length * np.cos(angle) - 1) + normal[1] * length * np.sin(angle)
+
+
+def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    scale = np.float32(1.55)
+    u, v = np.abs(u) / scale, (np.float32(0.85) - v) / scale
+    lobe = np.hypot(u - 0.25, v - 0.75) - np.float32(np.sqrt(2) / 4)
+    half = 0.5 * np.maximum(u + v, 0)
+    body = np.sqrt(np.minimum(u**2 + (v - 1) ** 2, (u - half) ** 2 + (v - half) ** 2)) * np.sign(u - v)
+    return np.where(u + v > 1, lobe, body) * scale
+
+
+def _crescent(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.maximum(np.hypot(u, v) - 0.97, np.float32(0.78) - np.hypot(u - 0.5, v))
+
+
+_DISTANCE = {name: globals()[f"_{name}"] for name in SHAPES}
+"""Shape -> signed distance in units of the radius; every shape lies inside the unit circle."""
+
+
+def _background(name: str, rng: np.random.Generator) -> np.ndarray:
+    """A canvas (SIZE, SIZE, 3), float32 in [0, 1]: dark and of low saturation, with the clutter of the place.
+
+    Objects are always brighter than what is behind them: otherwise a small ViT does not learn figure from ground in
+    the tens of thousands of views that a CPU affords, and no shape either (measured, also with labels).
+    """
+    a, b, c = rng.random(3)
+    if name == "a plain wall":
+        tone = np.full((SIZE, SIZE), 0.55 + 0.3 * a, np.float32)
+        tint = _rgb(360 * b, 0.08 * c, 1.0)
+    elif name == "a brick wall":
+        row = np.floor(_GRID_Y / 8 + a)
+        mortar = (np.abs((_GRID_Y / 8 + a) % 1 - 0.5) > 0.41) | (np.abs((_GRID_X / 16 + b + row / 2) % 1 - 0.5) > 0.455)
+        tone, tint = np.where(mortar, 0.75, 0.5).astype(np.float32), _rgb(15 + 10 * c, 0.3, 1.0)
+    elif name == "grass":
+        blades = rng.random((SIZE // 4, SIZE), np.float32).repeat(4, axis=0)
+        tone, tint = 0.35 + 0.25 * blades, _rgb(95 + 25 * a, 0.35, 1.0)
+    elif name == "sand":
+        tone, tint = 0.7 + 0.15 * rng.random((SIZE, SIZE), np.float32), _rgb(40 + 10 * a, 0.28, 1.0)
+    elif name == "water":
+        wave = np.sin(_GRID_Y * (0.7 + 0.3 * a) + 1.5 * np.sin(_GRID_X * (0.12 + 0.08 * b) + 6 * c))
+        tone, tint = 0.5 + 0.12 * wave, _rgb(200 + 15 * b, 0.35, 1.0)
+    else:
+        stars = rng.random((SIZE, SIZE), np.float32) > 0.985
+        tone, tint = np.where(stars, 1.0, 0.3).astype(np.float32), _rgb(230 + 20 * a, 0.3, 1.0)
+    return np.float32(0.4) * tone[..., None] * tint
+
+
+def _finish(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Light from one side, then sensor noise; back to uint8."""
+    direction, strength, gain, noise = rng.random(4)
+    slope_x, slope_y = np.cos(2 * np.pi * direction), np.sin(2 * np.pi * direction)
+    ramp = (slope_x * (_GRID_X / SIZE - 0.5) + slope_y * (_GRID_Y / SIZE - 0.5)).astype(np.float32)
+    light = np.float32(0.75 + 0.3 * gain) * (1 + np.float32(0.6 * strength) * ramp)
+    canvas = canvas * (255 * light[..., None])
+    canvas += np.float32(2 + 5 * noise) * rng.standard_normal(canvas.shape, np.float32)
+    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
