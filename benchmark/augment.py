@@ -38,7 +38,7 @@ def evaluation_transform(size: int) -> Callable[[np.ndarray], Tensor]:
     """uint8 RGB (H, W, 3) -> normalised (3, size, size): bicubic resize of the short side, then the centre."""
 
     def transform(image_HW3: np.ndarray) -> Tensor:
-        image = torch.from_numpy(image_HW3).permute(2, 0, 1)
+        image = torch.tensor(image_HW3).permute(2, 0, 1)
         if image.shape[1:] != (size, size):
             image = tv.resize(image, [size], InterpolationMode.BICUBIC, antialias=True)
             image = tv.center_crop(image, [size, size])

@@ -1,7 +1,7 @@
 """Experiments -> training -> evaluations -> records. Finished work is skipped, so a run that was stopped goes on.
 
 Runs of different (experiment, seed) are independent; on a CPU several go side by side, each in a process with one
-torch thread, so that the numbers do not depend on the number of cores.
+thread, so that the numbers do not depend on the number of cores (and small matrices gain nothing from more).
 
 Below the output folder: `train/<name>/<version>/<seed>/` (see `benchmark.train`), `features/`, `records/`, and
 `predictions/`, one Parquet per record.
@@ -9,18 +9,21 @@ Below the output folder: `train/<name>/<version>/<seed>/` (see `benchmark.train`
 
 import hashlib
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmark import atomic, plugins, results, train
 from benchmark.augment import evaluation_transform
@@ -28,7 +31,7 @@ from benchmark.data import CaptionImages
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations import _catalog
 from benchmark.features import FrozenEncoder
-from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Scores
+from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Scores, Skipped
 from benchmark.mirror import dataset_folder
 from benchmark.schema import MANIFEST
 
@@ -57,43 +60,66 @@ class Job:
 
 
 def run(jobs: Sequence[Job], out: Path, processes: int, report: Report) -> None:
-    """Train and evaluate `jobs`, `processes` at a time, in their order.
+    """Train and evaluate `jobs`, `processes` at a time. A job that fails does not stop the others.
 
     Raises:
-        UserError: the first that a job met; jobs in flight are finished first, the others are not begun.
+        UserError: some jobs failed; told when the others are done.
         KeyboardInterrupt: passed on, after the states of the runs in flight are saved.
     """
     context = multiprocessing.get_context("spawn")
     queue: SimpleQueue[tuple[str, int, int, str]] = context.SimpleQueue()
-    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(queue,)) as pool:
-        pending: set[Future[None]] = {pool.submit(_run_job, job, out) for job in jobs}
+    stop = context.Event()
+    failures: dict[str, str] = {}
+    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(queue, stop)) as pool:
+        pending = {pool.submit(_run_job, job, out): job for job in jobs}
         try:
             while pending:
-                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 while not queue.empty():
                     report(*queue.get())
                 for future in done:
-                    future.result()
+                    label = pending.pop(future).label
+                    if isinstance(error := future.exception(), UserError):
+                        failures[label] = str(error)
+                    elif error:
+                        raise error
         except BrokenProcessPool:
             raise UserError(
                 "a worker process died, perhaps of lack of memory; run again to go on, with fewer --jobs"
             ) from None
+        except BaseException:
+            stop.set()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+    if failures:
+        reasons = "; ".join(dict.fromkeys(failures.values()))
+        raise UserError(f"{len(failures)} of {len(jobs)} runs failed ({', '.join(failures)}): {reasons}")
 
 
 _queue: "SimpleQueue[tuple[str, int, int, str]]"
+_stop: "Event"
 
 
-def _start(queue: "SimpleQueue[tuple[str, int, int, str]]") -> None:
-    global _queue  # noqa: PLW0603
-    _queue = queue
+def _start(queue: "SimpleQueue[tuple[str, int, int, str]]", stop: "Event") -> None:
+    """Give a worker process its line to the parent; it leaves signals to the parent."""
+    global _queue, _stop
+    _queue, _stop = queue, stop
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def _run_job(job: Job, out: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train_and_evaluate(job, out, device, lambda *words: _queue.put(words))
+    train_and_evaluate(job, out, device, _report)
+
+
+def _report(name: str, done: int, total: int, note: str) -> None:
+    if _stop.is_set():
+        raise KeyboardInterrupt
+    _queue.put((name, done, total, note))
 
 
 def train_and_evaluate(job: Job, out: Path, device: torch.device, report: Report) -> None:
@@ -143,7 +169,8 @@ def evaluate(job: Job, folder: Path, out: Path, data_folder: Path, device: torch
         if _recorded(job, name, evaluation, weights_sha256, out):
             continue
         started = time.monotonic()
-        scores = evaluation(subject)
+        reason = evaluation.skip(subject)
+        scores = dict.fromkeys(evaluation.datasets, Skipped(reason)) if reason else evaluation(subject)
         seconds = {"train": train.read_card(folder)["seconds"], "evaluate": time.monotonic() - started}
         record = results.from_scores(
             scores,

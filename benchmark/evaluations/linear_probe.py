@@ -137,7 +137,7 @@ class LinearProbe(Evaluation):
     )
     inverse_penalties: tuple[float, ...] = tuple(10.0 ** (step / 2) for step in range(-6, 9))
     validation: float = 0.2
-    tolerance: float = 1e-6
+    tolerance: float = 1e-5
     max_iterations: int = 1000
 
     def skip(self, subject: Subject) -> str | None:  # noqa: ARG002
