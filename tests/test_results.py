@@ -216,11 +216,14 @@ def test_no_scores_and_no_reason_are_refused() -> None:
         dataclasses.replace(EXPERIMENT, encoder=Encoder(depth=3)),
         dataclasses.replace(EXPERIMENT, schedule=Schedule(6000, 120)),
         dataclasses.replace(EXPERIMENT, revision="1.1"),
-        dataclasses.replace(EXPERIMENT, seeds=(0, 1, 2)),
     ],
 )
 def test_the_fingerprint_sees_every_setting(changed: Experiment) -> None:
     assert results.fingerprint(changed) != results.fingerprint(EXPERIMENT)
+
+
+def test_a_further_seed_is_no_other_configuration() -> None:
+    assert results.fingerprint(dataclasses.replace(EXPERIMENT, seeds=(0, 1, 2))) == results.fingerprint(EXPERIMENT)
 
 
 def test_the_fingerprint_does_not_see_the_order_of_keys() -> None:

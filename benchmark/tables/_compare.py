@@ -1,6 +1,7 @@
 """Records of one evaluation -> rows of methods and columns of datasets, with their footnotes.
 
 Rows: methods in alphabetical order, `untrained` last, then the chance level and the sample size.
+A dataset that no method was measured on has no column but a footnote with the reason.
 Cells: mean over seeds in percent ± the sample standard deviation over seeds; with one seed ± half of the 95 % interval
 of the test sample. Bold: the best mean of a column, and every mean that is shown as the same number.
 """
@@ -73,7 +74,8 @@ def compare(
     """
     runs = select(records, evaluation)
     names = dataset_names(runs)
-    columns = [column for name in names for column in columns_of(name)]
+    measured = [name for name in names if any(run.measured(name) for run in runs)]
+    columns = [column for name in measured or names for column in columns_of(name)]
     notes = Notes()
     best = [_best(runs, column) for column in columns]
     rows = [
@@ -90,7 +92,13 @@ def compare(
         columns=("method", "seeds", *(column.header for column in columns)),
         keys=("method", "seeds", *(f"{column.dataset} {column.shown}".strip() for column in columns)),
         rows=tuple(rows),
-        footnotes=(*notes.lines(), "Bold: the best mean of a column.", *reading(runs, overlap), *provenance(runs))
+        footnotes=(
+            *notes.lines(),
+            "Bold: the best mean of a column.",
+            *reading(runs, overlap),
+            *provenance(runs),
+            *(_unmeasured(runs, name) for name in names if measured and name not in measured),
+        )
         if runs
         else (),
     )
@@ -140,6 +148,12 @@ def provenance(runs: Sequence[Run]) -> list[str]:
                 f"{part.n:,} samples, ids {part.ids_sha256[:12]}."
             )
     return lines
+
+
+def _unmeasured(runs: Sequence[Run], dataset: str) -> str:
+    """Footnote: a dataset that no method was measured on, and why, told by those that were measured elsewhere."""
+    able = [run for run in runs if any(run.measured(name) for name in dataset_names(runs))]
+    return f"Not measured: {dataset}: {'; '.join(dict.fromkeys(run.gap(dataset) for run in able))}."
 
 
 def _scores(run: Run, column: Column) -> list[ScorePart]:

@@ -1,0 +1,30 @@
+# Two commands need nothing but Python >= 3.11: `make demo` runs the whole benchmark small, `make test` checks it.
+PYTHON ?= python3
+BIN = .venv/bin
+DEMO = runs/demo
+
+.PHONY: demo test lint tables-check clean
+
+demo: .venv/installed
+	$(BIN)/synrep data build toy scenes-evaluation
+	$(BIN)/synrep run smoke --out $(DEMO)
+	$(BIN)/synrep tables --records $(DEMO)/records --out $(DEMO)/tables
+
+test: lint tables-check
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+tables-check: .venv/installed
+	$(BIN)/synrep validate results/records
+	$(BIN)/synrep tables --check
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf runs data
