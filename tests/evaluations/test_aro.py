@@ -5,7 +5,7 @@ from benchmark.errors import UserError
 from benchmark.evaluations._catalog import DATASETS, open_split
 from benchmark.evaluations.aro import EVALUATION, Aro, distinct_crops
 from benchmark.interfaces import DatasetScores
-from evaluations.doubles import Double, constant, noise, number_of, numbered, png, write_manifest, write_split
+from tests.evaluations.doubles import Double, constant, noise, number_of, numbered, png, write_manifest, write_split
 
 N = 12
 RELATION, ORDER = Aro(datasets=("scenes-relation",)), Aro(datasets=("scenes-order",))

@@ -12,7 +12,7 @@ from benchmark.evaluations import _catalog
 from benchmark.evaluations.fairface import EVALUATION, PROMPTS, FairFace, class_embeddings
 from benchmark.interfaces import DatasetScores
 from datasets_scripts import scenes
-from evaluations.doubles import Double, constant, noise, numbered, png, write_scenes, write_split
+from tests.evaluations.doubles import Double, constant, noise, numbered, png, write_scenes, write_split
 
 CLASSES = list(PROMPTS["scenes-groups"])
 FACES = FairFace(datasets=("scenes-groups",))

@@ -7,7 +7,7 @@ from benchmark.evaluations import _catalog
 from benchmark.evaluations._catalog import keyed, open_split
 from benchmark.evaluations.few_shot import EVALUATION, FewShot, draw
 from benchmark.interfaces import DatasetScores, Skipped
-from evaluations.doubles import Double, by_label, constant, noise, write_scenes
+from tests.evaluations.doubles import Double, by_label, constant, noise, write_scenes
 
 KINDS = ["a", "b", "c", "d", "e", "f", "g"]
 SHOTS = FewShot(datasets=("toy",))

@@ -8,7 +8,7 @@ from benchmark.evaluations import _catalog
 from benchmark.evaluations._catalog import open_split
 from benchmark.evaluations.linear_probe import EVALUATION, LinearProbe, Problem, Standardiser, split
 from benchmark.interfaces import DatasetScores, Skipped
-from evaluations.doubles import Double, by_label, constant, noise, write_scenes
+from tests.evaluations.doubles import Double, by_label, constant, noise, write_scenes
 
 KINDS = ["a", "b", "c", "d"]
 PROBE = LinearProbe(datasets=("toy",))

@@ -1,0 +1,36 @@
+"""One thread, no network, and a small dataset made by the real builder."""
+
+import os
+
+os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # before torch, BLAS and datasets are imported
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+from benchmark.data import CaptionImages
+from datasets_scripts.build import build
+from tests.small import RECIPE
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="session")
+def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `tests.small.RECIPE`, built once; read it, never write to it."""
+    return build(RECIPE, tmp_path_factory.mktemp("data"), 1, lambda done, total: None)
+
+
+@pytest.fixture
+def small_data(small_dataset: Path) -> CaptionImages:
+    """The small dataset, opened."""
+    return CaptionImages(small_dataset, RECIPE.revision)
