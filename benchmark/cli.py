@@ -140,19 +140,22 @@ def tables(
     out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("results/tables"),
     check: Annotated[bool, typer.Option(help="Write nothing; exit with 2 if a table is not up to date.")] = False,
 ) -> None:
-    """Write the comparison tables as Markdown, CSV and LaTeX, and print them."""
+    """Write the comparison tables as Markdown, CSV and LaTeX, one folder per experiment file, and print them."""
     from benchmark import results
     from benchmark.tables import _render
 
-    found = results.read_all(records)
-    if check:
-        if stale := _render.check_tables(found, out):
-            raise UserError(f"{out}: {', '.join(stale)}; run `synrep tables --records {records} --out {out}`")
-        print(f"{out}: up to date with {len(found)} records")
-        return
-    for path in _render.write_tables(found, out):
-        if path.suffix == ".md":
-            print(path.read_text())
+    groups: dict[str, list[results.Record]] = {}
+    for record in results.read_all(records):
+        groups.setdefault(record.experiment.name.split("/")[0], []).append(record)
+    for group, found in groups.items():
+        if not check:
+            for path in _render.write_tables(found, out / group):
+                if path.suffix == ".md":
+                    print(path.read_text())
+        elif stale := _render.check_tables(found, out / group):
+            raise UserError(f"{out / group}: {', '.join(stale)}; run `synrep tables --records {records} --out {out}`")
+        else:
+            print(f"{out / group}: up to date with {len(found)} records")
 
 
 @app.command()

@@ -27,7 +27,7 @@ from datasets_scripts.recipe import revision_of
 
 VERSION = 1
 
-PROBE = {"train": 3000, "test": 2000}
+PROBE = {"train": 3000, "test": 3000}
 GROUP_COLOURS = tuple(scenes.COLOURS)[:7]
 GROUP_IMAGES = 150
 ARO_IMAGES = 1000
@@ -195,7 +195,8 @@ def build(data: Path, progress: Callable[[int, int], None]) -> list[Path]:
         progress(done, len(SETS))
         repo = f"synrep-bench/{name}"
         folder = data / repo
-        declaration = {"name": name, "version": VERSION, "world": scenes.VERSION}
+        sizes = {"probe": PROBE, "group": GROUP_IMAGES, "aro": ARO_IMAGES}
+        declaration = {"name": name, "version": VERSION, "world": scenes.VERSION, "images": sizes}
         revision = revision_of(declaration)
         folders.append(folder)
         if claim(folder, revision, declaration):
