@@ -96,7 +96,7 @@ Revision `{revision}`.
     datasets.load_dataset("{repo}")
 """
     atomic.write_bytes(folder / "README.md", card.encode())
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.parent.name in ("data", "index"))
+    paths = sorted([*folder.glob("data/*.parquet"), *folder.glob("index/*.npy")])
     files = {str(p.relative_to(folder)): sha256(p) for p in [folder / "README.md", *paths]}
     manifest = schema.Manifest(repo, revision, rows, images_per_row, files, recipe)
     atomic.write_json(folder / schema.MANIFEST, manifest.as_json())

@@ -1,4 +1,4 @@
-"""One thread, no network, and a small dataset made by the real builder."""
+"""One thread, no network, and two small datasets made by the real builder."""
 
 import os
 
@@ -11,9 +11,10 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
+from benchmark import schema
 from benchmark.data import CaptionImages
 from datasets_scripts.build import build
-from tests.small import RECIPE
+from tests.small import NUMBERED, RECIPE
 
 torch.set_num_threads(1)
 
@@ -34,3 +35,11 @@ def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_data(small_dataset: Path) -> CaptionImages:
     """The small dataset, opened."""
     return CaptionImages(small_dataset, RECIPE.revision)
+
+
+@pytest.fixture(scope="session")
+def numbered_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `tests.small.NUMBERED`, in three Parquet files; read it, never write to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "SHARD_CAPTIONS", 64)
+        return build(NUMBERED, tmp_path_factory.mktemp("data"), 1, lambda done, total: None)
