@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 DEMO = runs/demo
 
-.PHONY: demo test lint tables-check clean
+.PHONY: demo test lint tables-check speed clean
 
 demo: .venv/installed
 	$(BIN)/synrep data build toy scenes-evaluation
@@ -25,6 +25,9 @@ tables-check: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+speed: .venv/installed
+	$(BIN)/python -m tests.speed
 
 clean:
 	rm -rf runs data

@@ -33,7 +33,7 @@ class SimCLR(Method):
 
     def tiny(self) -> Self:
         """A narrow head, and a learning rate for batches of a few hundred views."""
-        return replace(self, hidden=256, output=64, optimizer=replace(self.optimizer, base_lr=1.5e-3, base_views=240))
+        return replace(self, hidden=256, output=64, optimizer=replace(self.optimizer, base_lr=3e-3, base_views=240))
 
 
 class SimCLRModel(Model):

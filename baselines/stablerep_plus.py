@@ -40,7 +40,7 @@ class StableRepPlus(Method):
 
     def tiny(self) -> Self:
         """A narrow head and text tower, and a learning rate for batches of a few hundred views."""
-        optimizer = replace(self.optimizer, base_lr=1e-3, base_views=240)
+        optimizer = replace(self.optimizer, base_lr=3e-3, base_views=240)
         text = TextTower(width=64, depth=2, heads=2, context=32)
         return replace(self, hidden=256, output=64, joint=64, text=text, optimizer=optimizer)
 

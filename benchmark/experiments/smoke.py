@@ -2,8 +2,7 @@
 
 A comparison under equal compute: every trained method sees the same number of views through the same ViT. The
 methods' `tiny()` gives narrow heads. Methods that use SimCLR's augmentation share a variant of it: a larger smallest
-crop (an object must stay in the picture), no flip (captions speak of left and right), and grayscale in half of the
-views (colour alone tells most captions apart, and where it does, less of the shape is learned).
+crop (an object must stay in the picture) and no flip (captions speak of left and right).
 """
 
 from dataclasses import replace
@@ -16,7 +15,7 @@ from datasets_scripts import toy
 VERSION = 1
 ENCODER = Encoder(image_size=32, patch=8, width=128, depth=4, heads=4)
 SCHEDULE = Schedule(views=40_800, batch_views=120)
-AUGMENTATION = replace(SIMCLR, scale=(0.6, 1.0), flip=0.0, grayscale=0.5)
+AUGMENTATION = replace(SIMCLR, scale=(0.6, 1.0), flip=0.0)
 COMPARED = (stablerep.METHOD, simclr.METHOD, untrained.METHOD)
 """Trained with three seeds; the others with one."""
 

@@ -1,0 +1,168 @@
+"""`make speed`: our way beside the straightforward way, both in this run on one core. Ratios count, times do not.
+
+Each row is measured alternately, several times, and compares the medians. The table goes to `results/speed/cpu.md`.
+"""
+
+import datetime
+import io
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+from torchvision.transforms import v2
+
+from benchmark import atomic, schema
+from benchmark.augment import augment
+from benchmark.data import CaptionImages
+from benchmark.evaluations.few_shot import EVALUATION as FEW_SHOT
+from benchmark.evaluations.linear_probe import EVALUATION as PROBE
+from benchmark.evaluations.linear_probe import Problem
+from benchmark.interfaces import SIMCLR
+from benchmark.losses import multi_positive
+from datasets_scripts import scenes
+from datasets_scripts.build import build
+from tests.small import RECIPE
+
+REPEATS = 5
+OUT = Path("results/speed/cpu.md")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def row(what: str, unit: str, count: int, ours: Callable[[], object], theirs: Callable[[], object]) -> str:
+    ours(), theirs()
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(REPEATS)]
+    mine, other = (statistics.median(column) for column in zip(*pairs))
+    return f"| {what} | {count / mine:,.0f} {unit} | {count / other:,.0f} {unit} | {other / mine:.1f}x |"
+
+
+def reading(folder: Path) -> str:
+    data = CaptionImages(folder, RECIPE.revision)
+    file = pq.ParquetFile(next((folder / "data").glob("*.parquet")))
+    picks = [(int(r), int(i)) for r in np.random.default_rng(0).permutation(len(data))[:64] for i in range(2)]
+
+    def ours() -> None:
+        for pick in picks:
+            data.image(*pick)
+
+    def theirs() -> None:
+        for at, index in picks:
+            group, place = divmod(at, schema.UNIT_CAPTIONS)
+            image = file.read_row_group(group, columns=[schema.IMAGES])[schema.IMAGES][place].as_py()[index]
+            np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("RGB"))
+
+    return row("random images of a dataset, decoded; beside `read_row_group`", "images/s", len(picks), ours, theirs)
+
+
+def augmenting() -> str:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (120, 3, 64, 64), dtype=np.uint8))
+    generator = torch.Generator().manual_seed(0)
+    pipeline = v2.Compose(
+        [
+            v2.RandomResizedCrop(32, antialias=True),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(3, (0.1, 2.0))], 0.5),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    what = "SimCLR views, 64 to 32 pixels; beside torchvision, an image at a time"
+    return row(
+        what,
+        "views/s",
+        len(images),
+        lambda: augment(images, SIMCLR, 32, generator),
+        lambda: torch.stack([pipeline(image) for image in images]),
+    )
+
+
+def probing() -> str:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 8, 2400)
+    features = rng.standard_normal((2400, 128)) * np.logspace(0, -3, 128) + 0.3 * rng.standard_normal((8, 128))[labels]
+    features = (features - features.mean(0)) / features.std(0)
+
+    def ours() -> None:
+        problem, start = Problem(features, labels, 8), None
+        for c in PROBE.inverse_penalties:
+            start = problem.solve(c, start, PROBE.tolerance, PROBE.max_iterations)
+
+    def theirs() -> None:
+        for c in PROBE.inverse_penalties:
+            LogisticRegression(C=c, tol=PROBE.tolerance, max_iter=PROBE.max_iterations).fit(features, labels)
+
+    return row("sweep of 15 penalties, N 2,400, D 128, K 8; beside scikit-learn", "sweeps/s", 1, ours, theirs)
+
+
+def few_shot() -> str:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((4000, 128)).astype(np.float32)
+    episodes = FEW_SHOT.draw_episodes(list(np.arange(4000).reshape(40, 100)), "speed", 0)
+
+    def ours() -> None:
+        for start in range(0, len(episodes), 64):
+            FEW_SHOT._classified(features[episodes[start : start + 64]].astype(np.float64))
+
+    def theirs() -> None:
+        for episode in episodes:
+            prototypes = np.stack([features[rows[:5]].mean(0) for rows in episode])
+            for way, rows in enumerate(episode):
+                for query in features[rows[5:]]:
+                    (((query - prototypes) ** 2).sum(1).argmin() == way).item()
+
+    return row("few-shot episodes, D 128; beside a loop over queries", "episodes/s", len(episodes), ours, theirs)
+
+
+def loss() -> str:
+    features = torch.randn(1024, 128, requires_grad=True)
+    labels = torch.arange(171).repeat_interleave(6)[:1024]
+
+    def supcon() -> None:
+        z = torch.nn.functional.normalize(features, dim=1)
+        logits = z @ z.T / 0.1
+        logits = logits - logits.max(1, keepdim=True).values.detach()
+        others = 1 - torch.eye(len(z))
+        positive = (labels[:, None] == labels).float() * others
+        log_q = logits - torch.log((logits.exp() * others).sum(1, keepdim=True))
+        (-(positive * log_q).sum(1) / positive.sum(1).clamp(min=1)).mean().backward()
+
+    what = "`multi_positive`, 1,024 x 128, forward and backward; beside a plain SupCon"
+    return row(what, "losses/s", 1, lambda: multi_positive(features, labels, 0.1).backward(), supcon)
+
+
+def rendering() -> str:
+    captions = [scenes.scene(int(i)).caption for i in np.random.default_rng(0).integers(0, scenes.CAPTIONS, 300)]
+    best = min(seconds(lambda: [scenes.render(c, k) for k, c in enumerate(captions)]) for _ in range(REPEATS))
+    return f"| scenes rendered, 64 x 64 (goal 500) | {len(captions) / best:,.0f} images/s | | |"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
+        dataset = build(RECIPE, Path(folder), 1, lambda done, total: None)
+        rows = [rendering(), reading(dataset), augmenting(), loss(), few_shot(), probing()]
+    where = f"{datetime.date.today()}, one core of {platform.machine()}, torch {torch.__version__}, CPU."
+    head = ["# Speed on a CPU", "", f"{where} Shared machine: read the ratios.", ""]
+    table = ["| what | ours | the straightforward way | ratio |", "|:--|--:|--:|--:|", *rows]
+    text = "\n".join([*head, *table]) + "\n"
+    atomic.write_bytes(OUT, text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
