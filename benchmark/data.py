@@ -44,12 +44,20 @@ class CaptionImages:
             )
         self.images_per_caption = self.manifest.images_per_row
         self._files = sorted(folder / name for name in self.manifest.files if name.endswith(".parquet"))
-        self._index = [np.load(folder / schema.index_name(SPLIT, n), mmap_mode="r") for n in range(len(self._files))]
+        self._index = [self._offsets(folder / schema.index_name(SPLIT, n)) for n in range(len(self._files))]
         self._start = np.cumsum([0, *(len(index) for index in self._index)])
         tables = [self._text(path, index) for path, index in zip(self._files, self._index)]
         self.caption_ids = np.concatenate([table[schema.CAPTION_ID].to_numpy() for table in tables])
         self.captions: list[str] = [text for table in tables for text in table[schema.CAPTION].to_pylist()]
         self._open: OrderedDict[Path, BinaryIO] = OrderedDict()
+
+    @staticmethod
+    def _offsets(path: Path) -> np.ndarray:
+        try:
+            offsets: np.ndarray = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} is not a readable index ({error}); build or download it again") from None
+        return offsets
 
     @staticmethod
     def _text(path: Path, index: np.ndarray) -> pa.Table:

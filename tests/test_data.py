@@ -1,0 +1,323 @@
+import collections
+import io
+import pickle
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import chisquare
+from torch.utils.data import DataLoader
+
+from benchmark import schema
+from benchmark.augment import MEAN, STD
+from benchmark.data import Batches, CaptionImages, philox, step_seed
+from benchmark.errors import UserError
+from benchmark.interfaces import SIMCLR, Augmentation, Sampling, Schedule
+from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, numbers, read_number
+
+WHOLE = Augmentation(scale=(1.0, 1.0), flip=0.5, jitter=0.0, grayscale=0.0, blur=0.5)
+"""Leaves a flat image as it is."""
+SAMPLING = Sampling(images=3, crops=2, text=True, augmentation=WHOLE)
+VIEWS = 48
+CAPTIONS_PER_BATCH = VIEWS // SAMPLING.views
+PER_EPOCH = CAPTIONS // CAPTIONS_PER_BATCH
+
+
+@pytest.fixture
+def data(numbered_dataset):
+    return CaptionImages(numbered_dataset, NUMBERED.revision)
+
+
+@pytest.fixture
+def copy(numbered_dataset, tmp_path):
+    """A dataset folder to damage; its second file holds captions 64 to 127."""
+    return shutil.copytree(numbered_dataset, tmp_path / "numbered")
+
+
+def batches(data, sampling=SAMPLING, seed=0, steps=4 * PER_EPOCH, views=VIEWS):
+    return Batches(data, sampling, Schedule(views * steps, views), 8, seed)
+
+
+def read(batch):
+    """(number of the caption, index of the image) that each view shows."""
+    pixels_V3 = (batch.images_V3HW * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]).mean((2, 3))
+    return [read_number(pixels) for pixels in (255 * pixels_V3).tolist()]
+
+
+def same(first, second):
+    return (
+        all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images_V3HW", "caption_ids_V"))
+        and torch.equal(first.image_ids_V, second.image_ids_V)
+        and torch.equal(first.text_of_V, second.text_of_V)
+        and first.texts == second.texts
+    )
+
+
+def test_every_view_shows_an_image_of_the_caption_it_is_labelled_with(data):
+    """The image says which caption and which of its images it is; labels, ids and texts must agree, on all steps."""
+    ids = [caption.caption_id for caption in numbers()]
+    all_batches = batches(data)
+    for step in range(PER_EPOCH):
+        batch = all_batches[step]
+        shown = read(batch)
+        assert batch.caption_ids_V.tolist() == [ids[number] for number, _ in shown]
+        assert batch.image_ids_V.tolist() == [number * IMAGES + index for number, index in shown]
+        assert [batch.texts[text] for text in batch.text_of_V] == [f"number {number}" for number, _ in shown]
+        assert len(batch.texts) == CAPTIONS_PER_BATCH
+
+
+def test_views_of_a_caption_are_adjacent_and_crops_of_an_image_within_them(data):
+    shown = read(batches(data)[5])
+    assert len(shown) == VIEWS
+    for start in range(0, VIEWS, SAMPLING.views):
+        views = shown[start : start + SAMPLING.views]
+        assert len({number for number, _ in views}) == 1
+        assert views[0] == views[1] and views[2] == views[3] and views[4] == views[5]
+        assert len(set(views)) == SAMPLING.images
+
+
+@pytest.mark.parametrize(("images", "crops"), [(1, 1), (1, 2), (2, 1), (4, 1), (4, 2)], ids=str)
+def test_ids_say_what_is_the_same_image(data, images, crops):
+    batch = batches(data, replace(SAMPLING, images=images, crops=crops))[0]
+    shown = read(batch)
+    assert len(set(batch.image_ids_V.tolist())) == len(set(shown)) == VIEWS // crops
+    assert len(set(batch.caption_ids_V.tolist())) == VIEWS // crops // images
+
+
+def test_without_text_there_are_no_texts(data):
+    batch = batches(data, replace(SAMPLING, text=False))[0]
+    assert batch.texts == [] and len(batch.text_of_V) == 0
+    assert same(batch, replace_text(batches(data)[0]))
+
+
+def replace_text(batch):
+    return replace(batch, texts=[], text_of_V=torch.empty(0, dtype=torch.long))
+
+
+def test_image_ids_are_unique_in_the_dataset(data):
+    ids = collections.defaultdict(set)
+    all_batches = batches(data, Sampling(images=IMAGES, augmentation=WHOLE))
+    for step in range(CAPTIONS * IMAGES // VIEWS):
+        batch = all_batches[step]
+        for image_id, shown in zip(batch.image_ids_V.tolist(), read(batch), strict=True):
+            ids[image_id].add(shown)
+    assert all(len(shown) == 1 for shown in ids.values())
+    assert len(ids) == len({*set().union(*ids.values())}) > 600
+
+
+def test_captions_and_ids_are_those_of_the_recipe_across_files(data):
+    assert len(data) == CAPTIONS and len(data._files) == 3
+    assert data.captions == [caption.text for caption in numbers()]
+    assert data.caption_ids.tolist() == [caption.caption_id for caption in numbers()]
+
+
+def test_image_is_read_by_its_place_in_any_order(data):
+    places = [(row, index) for row in range(CAPTIONS) for index in range(IMAGES)]
+    for row, index in np.random.default_rng(0).permutation(places):
+        assert read_number(data.image(row, index).mean((0, 1))) == (row, index)
+
+
+def test_image_is_what_parquet_holds(small_data, small_dataset):
+    rows = pq.read_table(small_dataset / "data")[schema.IMAGES].to_pylist()
+    for row in (0, 63, 64, CAPTIONS - 1):
+        for index in range(IMAGES):
+            stored = np.asarray(Image.open(io.BytesIO(rows[row][index]["bytes"])))
+            assert np.array_equal(small_data.image(row, index), stored)
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone(numbered_dataset, data):
+    """Whatever was read before, by whichever object, under whichever global random state."""
+    first = batches(data, replace(SAMPLING, augmentation=SIMCLR))
+    wanted = first[7]
+    torch.manual_seed(5)
+    np.random.seed(5)
+    other = batches(CaptionImages(numbered_dataset, NUMBERED.revision), replace(SAMPLING, augmentation=SIMCLR))
+    _ = other[3], other[40]
+    assert same(other[7], wanted) and same(first[7], wanted)
+    assert not same(first[8], wanted)
+    assert not same(batches(data, replace(SAMPLING, augmentation=SIMCLR), seed=1)[7], wanted)
+
+
+def test_length_of_the_schedule_does_not_move_batches(data):
+    assert same(batches(data, steps=10)[7], batches(data, steps=70)[7])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_workers_nor_on_where_one_starts(data, workers):
+    all_batches = batches(data, replace(SAMPLING, augmentation=SIMCLR), steps=9)
+    start = 4
+    loaded = DataLoader(all_batches, batch_size=None, sampler=range(start, len(all_batches)), num_workers=workers)
+    found = list(loaded)
+    assert len(found) == 5
+    assert all(same(batch, all_batches[step]) for step, batch in enumerate(found, start))
+
+
+def test_open_dataset_can_be_sent_to_another_process(data):
+    all_batches = batches(data)
+    wanted = all_batches[2]
+    assert same(pickle.loads(pickle.dumps(all_batches))[2], wanted)
+
+
+def test_an_epoch_sees_each_caption_at_most_once_and_drops_the_rest(data):
+    all_batches = batches(data, views=66)  # eleven captions: 14 batches, six captions left over
+    assert all_batches.steps_per_epoch == 14
+    orders = []
+    for epoch in range(3):
+        rows = np.concatenate([all_batches.rows(step) for step in range(epoch * 14, (epoch + 1) * 14)])
+        assert len(rows) == len(set(rows)) == 154
+        orders.append(rows.tolist())
+    assert orders[0] != orders[1] != orders[2]
+    assert set().union(*orders) == set(range(CAPTIONS)), "the same captions are dropped in every epoch"
+
+
+def test_orders_differ_between_seeds(data):
+    assert batches(data, seed=0).rows(0).tolist() != batches(data, seed=1).rows(0).tolist()
+
+
+def test_images_are_drawn_without_replacement_and_all_alike(data):
+    """Over many epochs, each of the l images and each pair of them is seen equally often."""
+    all_batches = batches(data, replace(SAMPLING, images=2, crops=1))
+    singles, pairs = collections.Counter(), collections.Counter()
+    for epoch in range(100):
+        for row in range(0, CAPTIONS, 5):
+            drawn = all_batches.images_of(epoch * all_batches.steps_per_epoch, row).tolist()
+            assert len(set(drawn)) == 2
+            singles.update(drawn)
+            pairs[tuple(sorted(drawn))] += 1
+    assert set(singles) == set(range(IMAGES)) and len(pairs) == IMAGES * (IMAGES - 1) / 2
+    assert chisquare([*pairs.values()]).pvalue > 1e-3
+    assert chisquare([*singles.values()]).pvalue > 1e-3
+
+
+def test_captions_draw_their_images_independently(data):
+    all_batches = batches(data, replace(SAMPLING, images=1, crops=1))
+    drawn = [int(all_batches.images_of(0, row)[0]) for row in range(CAPTIONS)]
+    assert chisquare([*collections.Counter(drawn).values()]).pvalue > 1e-3
+    again = [int(all_batches.images_of(all_batches.steps_per_epoch, row)[0]) for row in range(CAPTIONS)]
+    both = collections.Counter(zip(drawn, again))
+    assert len(both) == IMAGES**2 and max(both.values()) < CAPTIONS / 5
+
+
+def test_images_depend_on_the_caption_id_not_on_its_row(data):
+    all_batches = batches(data)
+    wanted = {int(data.caption_ids[row]): all_batches.images_of(3, row).tolist() for row in range(CAPTIONS)}
+    data.caption_ids = data.caption_ids[::-1]
+    for row in range(CAPTIONS):
+        assert all_batches.images_of(3, row).tolist() == wanted[int(data.caption_ids[row])]
+
+
+def test_all_images_of_a_caption_when_as_many_are_wanted(data):
+    all_batches = batches(data, Sampling(images=IMAGES, augmentation=WHOLE))
+    assert sorted(all_batches.images_of(3, 7).tolist()) == list(range(IMAGES))
+
+
+def test_crops_of_an_image_are_augmented_apart(small_data):
+    sampling = Sampling(images=1, crops=2)
+    batch = Batches(small_data, sampling, Schedule(48, 24), 16, 0)[0]
+    first, second = batch.images_V3HW[0::2], batch.images_V3HW[1::2]
+    assert ((first - second).abs().mean((1, 2, 3)) > 0.05).all()
+
+
+def test_generators_are_keyed_apart():
+    """Orders and images, seeds and epochs, caption ids of either sign: never the same stream."""
+    keys = [(s, e, c) for s in (0, 1, 2) for e in (0, 1, 2) for c in (None, 0, 1, -1, 2**63 - 1, -(2**63))]
+    assert len({philox(*key).random() for key in keys}) == len(keys)
+    assert philox(1, 2, 3).random() == philox(1, 2, 3).random()
+    seeds = {step_seed(seed, step) for seed in range(30) for step in range(300)}
+    assert len(seeds) == 9000 and max(seeds) < 2**63
+
+
+# What can be wrong
+
+
+def test_unfinished_dataset(copy):
+    (copy / schema.MANIFEST).unlink()
+    with pytest.raises(UserError, match=r"dataset\.json is missing: the dataset was not built to its end"):
+        CaptionImages(copy, NUMBERED.revision)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"repo": "a"}', '{"unknown": 1}', "null"])
+def test_malformed_manifest(copy, content):
+    (copy / schema.MANIFEST).write_text(content)
+    with pytest.raises(UserError, match=r"dataset\.json is not a dataset manifest .* build it again"):
+        CaptionImages(copy, NUMBERED.revision)
+
+
+def test_other_revision_shows_both(copy):
+    with pytest.raises(UserError) as error:
+        CaptionImages(copy, RECIPE.revision)
+    assert RECIPE.revision[:12] in str(error.value) and NUMBERED.revision[:12] in str(error.value)
+
+
+@pytest.mark.parametrize("length", [0, 3, 1000, -1])
+def test_truncated_parquet_is_named(copy, length):
+    path = copy / schema.shard_name("train", 1, 3)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet is not readable Parquet .* again"):
+        CaptionImages(copy, NUMBERED.revision)
+
+
+def test_missing_parquet_is_named(copy):
+    (copy / schema.shard_name("train", 1, 3)).unlink()
+    with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet is not readable Parquet .* again"):
+        CaptionImages(copy, NUMBERED.revision)
+
+
+@pytest.mark.parametrize("length", [None, 0, 50, -1])
+def test_missing_or_truncated_index_is_named(copy, length):
+    path = copy / schema.index_name("train", 1)
+    content = path.read_bytes()
+    path.unlink()
+    if length is not None:
+        path.write_bytes(content[:length])
+    with pytest.raises(UserError, match=r"train-00001\.npy is not a readable index .* again"):
+        CaptionImages(copy, NUMBERED.revision)
+
+
+def test_index_of_another_file_is_refused(copy):
+    shutil.copy(copy / schema.index_name("train", 0), copy / schema.index_name("train", 2))
+    with pytest.raises(UserError, match=r"train-00002-of-00003\.parquet has 32 rows, its index 64"):
+        CaptionImages(copy, NUMBERED.revision)
+
+
+@pytest.mark.parametrize("what", ["zeros", "not an image", "cut off"])
+def test_damaged_image_is_named_by_file_row_and_image(copy, what):
+    """Row 70 of the dataset is row 6 of its second file."""
+    offset, length = np.load(copy / schema.index_name("train", 1))[6, 2]
+    with (copy / schema.shard_name("train", 1, 3)).open("r+b") as file:
+        file.seek(offset)
+        image = file.read(length)
+        damaged = {"zeros": bytes(length), "not an image": b"x" * length, "cut off": image[:150] + bytes(length - 150)}
+        file.seek(offset)
+        file.write(damaged[what])
+    opened = CaptionImages(copy, NUMBERED.revision)
+    assert read_number(opened.image(70, 1).mean((0, 1))) == (70, 1)
+    with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet: row 6, image 2 does not decode .* again"):
+        opened.image(70, 2)
+
+
+def test_more_images_than_a_caption_has(data):
+    with pytest.raises(UserError, match=r"wants 5 images per caption, synrep-bench/numbered has 4"):
+        batches(data, Sampling(images=5), views=50)
+
+
+def test_fewer_captions_than_a_batch_wants(data):
+    with pytest.raises(UserError, match=r"numbered has 160 captions, a batch wants 161; use a smaller batch"):
+        batches(data, Sampling(), views=161)
+    assert len(batches(data, Sampling(), views=160, steps=3)) == 3
+
+
+def test_batch_that_does_not_divide(data):
+    with pytest.raises(UserError, match=r"50 views does not divide by 6 views per caption; use a multiple of 6"):
+        batches(data, views=50)
+
+
+def test_images_of_different_sizes(data, monkeypatch):
+    image = data.image
+    monkeypatch.setattr(data, "image", lambda row, index: image(row, index)[: 16 - row % 2])
+    with pytest.raises(UserError, match=r"numbered mixes image sizes \[\(15, 16, 3\), \(16, 16, 3\)\]"):
+        batches(data)[0]
