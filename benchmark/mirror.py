@@ -22,7 +22,7 @@ def dataset_folder(repo: str, revision: str) -> Path:
         if (root / repo).is_dir():
             return root / repo
     if repo.startswith("synrep-bench/scenes"):
-        cure = "build it with `synrep data build scenes-evaluation`"
+        cure = "build it with `synrep data build toy scenes-evaluation`"
     else:
         download = f"hf download --repo-type dataset {repo} --revision {revision} --local-dir $SYNREP_DATA/{repo}"
         cure = f"set SYNREP_DATA and run `{download}`"

@@ -1,0 +1,59 @@
+import pytest
+
+from benchmark.errors import MissingDataset, UserError
+from benchmark.mirror import dataset_folder, roots
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SYNREP_DATA", raising=False)
+    return tmp_path
+
+
+def make(root, repo):
+    (root / repo).mkdir(parents=True)
+    return root / repo
+
+
+def test_builds_are_found_in_data(machine):
+    made = make(machine / "data", "org/name")
+    assert dataset_folder("org/name", "r").resolve() == made
+
+
+def test_mirror_is_searched_after_builds(machine, monkeypatch):
+    monkeypatch.setenv("SYNREP_DATA", str(machine / "hub"))
+    mirrored = make(machine / "hub", "org/name")
+    assert dataset_folder("org/name", "r") == mirrored
+    built = make(machine / "data", "org/name")
+    assert dataset_folder("org/name", "r").resolve() == built
+    assert len(roots()) == 2
+
+
+def test_empty_variable_is_no_mirror(machine, monkeypatch):
+    monkeypatch.setenv("SYNREP_DATA", "")
+    make(machine, "org/name")
+    assert len(roots()) == 1
+    with pytest.raises(MissingDataset):
+        dataset_folder("org/name", "r")
+
+
+def test_a_file_is_no_dataset(machine):
+    (machine / "data" / "org").mkdir(parents=True)
+    (machine / "data" / "org" / "name").write_text("")
+    with pytest.raises(MissingDataset):
+        dataset_folder("org/name", "r")
+
+
+def test_missing_dataset_says_how_to_get_it(machine):
+    with pytest.raises(MissingDataset, match=r"org/name is neither in data/ nor in \$SYNREP_DATA") as told:
+        dataset_folder("org/name", "0123abc")
+    assert "hf download --repo-type dataset org/name --revision 0123abc" in str(told.value)
+    assert isinstance(told.value, UserError) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["scenes-toy", "scenes-objects"])
+def test_missing_scenes_are_built_by_the_command_named(machine, name):
+    """One command for the training set and the evaluation sets: what is finished is kept."""
+    with pytest.raises(MissingDataset, match=r"build it with `synrep data build toy scenes-evaluation`"):
+        dataset_folder(f"synrep-bench/{name}", "r")

@@ -1,0 +1,33 @@
+import json
+
+import pytest
+
+from benchmark import schema
+from benchmark.errors import UserError, unknown
+
+
+def test_manifest_comes_back_as_it_was_written(tmp_path):
+    manifest = schema.Manifest("org/name", "abc", {"train": 3}, 4, {"README.md": "00"}, {"version": 1})
+    (tmp_path / schema.MANIFEST).write_text(json.dumps(manifest.as_json()))
+    assert schema.read_manifest(tmp_path) == manifest
+
+
+def test_names_sort_as_they_are_numbered():
+    names = [schema.shard_name("train", index, 12_000) for index in range(12_000)]
+    assert names == sorted(names) and names[3] == "data/train-00003-of-12000.parquet"
+    assert schema.index_name("train", 3) == "index/train-00003.npy"
+
+
+def test_a_shard_holds_whole_units():
+    assert schema.SHARD_CAPTIONS % schema.UNIT_CAPTIONS == 0
+    assert (schema.UNIT_CAPTIONS, schema.SHARD_CAPTIONS) == (64, 2048)
+
+
+def test_missing_manifest_says_that_the_build_did_not_end(tmp_path):
+    with pytest.raises(UserError, match=r"dataset\.json is missing: the dataset was not built to its end"):
+        schema.read_manifest(tmp_path)
+
+
+def test_errors_are_one_line_and_list_the_choices():
+    assert str(UserError("two\n  lines")) == "two lines"
+    assert str(unknown("method", "x", ["b", "a"])) == "unknown method 'x'; choose one of: a, b"
