@@ -26,7 +26,9 @@ class Display:
         self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
-        self._started: dict[str, float] = {}
+        self._started: dict[str, tuple[float, int]] = {}
+        """When a piece of work was first heard of, and how much was done by then."""
+        self._finished: set[str] = set()
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -45,10 +47,14 @@ class Display:
             self._bars.update(self._tasks[name], completed=done, total=total, note=note)
             return
         now = time.monotonic()
-        self._started.setdefault(name, now)
-        if done >= total or now - self._printed.get(name, -EVERY) >= EVERY:
-            self._printed[name] = now
-            passed = now - self._started[name]
-            left = f"{passed * (total - done) / done:.0f} s left" if 0 < done < total else ""
-            words = [f"{name}: {done:,} of {total:,}", note, left]
-            print(", ".join(word for word in words if word), flush=True)
+        began, before = self._started.setdefault(name, (now, done))
+        finished = done >= total
+        if finished == (name in self._finished) and (finished or now - self._printed.get(name, -EVERY) < EVERY):
+            return
+        self._printed[name] = now
+        if finished:
+            self._finished.add(name)
+        fresh = done - before
+        left = f"{(now - began) * (total - done) / fresh:.0f} s left" if fresh and not finished else ""
+        words = [f"{name}: {done:,} of {total:,}", note, left]
+        print(", ".join(word for word in words if word), flush=True)

@@ -1,0 +1,35 @@
+"""The README shows what was generated, and names what exists."""
+
+import re
+from pathlib import Path
+
+from benchmark import plugins
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def grid(markdown: str) -> str:
+    """The rows of a Markdown table."""
+    return "\n".join(line for line in markdown.splitlines() if line.startswith("|"))
+
+
+def test_the_readme_shows_the_generated_table() -> None:
+    ((source, shown),) = re.findall(r"<!-- begin: (\S+) -->\n(.*?)<!-- end -->", README, re.DOTALL)
+    generated = grid((ROOT / source).read_text())
+    assert generated and grid(shown) == generated, f"paste the rows of {source} between the markers of README.md"
+
+
+def test_the_readme_names_every_plug_in_and_file() -> None:
+    tree = README.split("## The tree")[1].split("## Add a method")[0]
+    for folder in ("baselines", "benchmark.evaluations", "benchmark.experiments"):
+        assert [name for name in plugins.names(folder) if not re.search(rf"\b{name}\b", tree)] == []
+    modules = [*(ROOT / "benchmark").glob("*.py"), *(ROOT / "datasets_scripts").glob("*.py")]
+    assert [path.name for path in modules if path.name != "__init__.py" and path.name not in tree] == []
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md"):
+        place = ROOT / document
+        for target in re.findall(r"\]\(((?!http)[^)#]+)\)", place.read_text()):
+            assert (place.parent / target).exists(), f"{document} links to {target}, which does not exist"
