@@ -102,7 +102,7 @@ def test_unknown_and_missing(mirror):
         open_split("cifar11", "test")
     with pytest.raises(MissingDataset, match=r"mteb/cifar10 .*--revision 69a62dd"):
         open_split("cifar10", "test")
-    with pytest.raises(MissingDataset, match="synrep data build scenes"):
+    with pytest.raises(MissingDataset, match="synrep data build toy scenes"):
         open_split("scenes-shape", "test")
     with pytest.raises(UserError, match="no train split"):
         open_split("scenes-groups", "train")
