@@ -1,0 +1,248 @@
+import math
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmark.losses import image_text, masked_pixels, multi_positive
+
+LABELS = torch.tensor([3, 3, 7, 3, 7, 7, 9, 9])
+
+
+def rows(count=8, width=6, seed=0, dtype=torch.float64):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.fixture(autouse=True)
+def double(monkeypatch):
+    """The losses compute in float32; identities are checked in float64, with the cast taken out."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+
+
+def naive(features, labels, temperature):
+    """Equation 2 of the paper, as loops: p uniform over the positives, q softmax over all others, cross-entropy."""
+    z = [row / row.norm() for row in features]
+    total = 0.0
+    for a in range(len(z)):
+        others = [i for i in range(len(z)) if i != a]
+        scores = {i: math.exp(float(z[a] @ z[i]) / temperature) for i in others}
+        positives = [i for i in others if labels[i] == labels[a]]
+        for i in positives:
+            total -= math.log(scores[i] / sum(scores.values())) / len(positives)
+    return total / len(z)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.1, 1.0])
+@pytest.mark.parametrize("labels", [LABELS, torch.arange(4).repeat_interleave(2), torch.tensor([5] * 8)], ids=str)
+def test_multi_positive_is_the_papers_double_loop(labels, temperature):
+    found = multi_positive(rows(), labels, temperature)
+    torch.testing.assert_close(found.item(), naive(rows(), labels.tolist(), temperature), rtol=1e-10, atol=1e-10)
+
+
+def test_equals_supcons_l_out():
+    """Khosla et al. 2020, equation 2: the mean over positives stands outside the logarithm."""
+    z = F.normalize(rows(), dim=1)
+    logits = z @ z.T / 0.1
+    itself = torch.eye(len(z), dtype=torch.bool)
+    log_prob = logits - torch.logsumexp(logits.masked_fill(itself, -torch.inf), 1, keepdim=True)
+    positive = (LABELS[:, None] == LABELS) & ~itself
+    l_out = -(log_prob * positive).sum(1) / positive.sum(1)
+    torch.testing.assert_close(multi_positive(rows(), LABELS, 0.1), l_out.mean(), rtol=1e-12, atol=1e-12)
+
+
+def test_two_views_are_nt_xent():
+    """Chen et al. 2020: the partner's index is the class among all others."""
+    z = F.normalize(rows(), dim=1)
+    logits = (z @ z.T / 0.5).masked_fill(torch.eye(8, dtype=torch.bool), -torch.inf)
+    partner = torch.arange(8) ^ 1
+    found = multi_positive(rows(), torch.arange(8) // 2, 0.5)
+    torch.testing.assert_close(found, F.cross_entropy(logits, partner), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [4, 8, 30])
+def test_collapse_gives_the_logarithm_of_all_others(count):
+    found = multi_positive(torch.ones(count, 5), torch.arange(count) // 2, 0.1)
+    assert found.item() == pytest.approx(math.log(count - 1), abs=1e-9)
+
+
+@pytest.mark.parametrize(("captions", "images", "temperature"), [(5, 6, 0.1), (4, 2, 0.5), (10, 3, 1.0)])
+def test_perfect_simplex_has_its_closed_form(captions, images, temperature):
+    simplex = torch.eye(captions, dtype=torch.float64) - 1 / captions
+    found = multi_positive(
+        simplex.repeat_interleave(images, 0), torch.arange(captions).repeat_interleave(images), temperature
+    )
+    others = (captions - 1) * images * math.exp(-(1 + 1 / (captions - 1)) / temperature)
+    assert found.item() == pytest.approx(math.log(images - 1 + others), abs=1e-9)
+
+
+def test_infimum_is_the_logarithm_of_the_other_positives():
+    """Reached at low temperature, never passed."""
+    labels = torch.arange(5).repeat_interleave(6)
+    simplex = (torch.eye(5, dtype=torch.float64) - 1 / 5).repeat_interleave(6, 0)
+    assert multi_positive(simplex, labels, 0.01).item() == pytest.approx(math.log(5), abs=1e-9)
+    for seed in range(20):
+        assert multi_positive(rows(30, seed=seed), labels, 0.1).item() > math.log(5)
+
+
+def test_an_anchor_is_neither_its_own_positive_nor_its_own_candidate():
+    """Lengthening a row changes nothing; with two identical pairs far apart the loss goes to zero, as it could not
+    if the anchor stood among the candidates (then its infimum were log 2)."""
+    z = torch.eye(4, dtype=torch.float64).repeat_interleave(2, 0)
+    assert multi_positive(z, torch.arange(8) // 2, 0.02).item() == pytest.approx(0.0, abs=1e-9)
+    assert multi_positive(rows(2), torch.tensor([0, 0]), 0.1).item() == pytest.approx(0.0, abs=1e-12)
+    assert naive(z, [0] * 8, 0.1) == pytest.approx(multi_positive(z, torch.zeros(8), 0.1).item())
+
+
+def test_length_of_features_is_of_no_account():
+    scaled = rows() * torch.linspace(0.1, 9, 8, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(multi_positive(scaled, LABELS, 0.1), multi_positive(rows(), LABELS, 0.1))
+
+
+def test_order_of_rows_and_names_of_labels_are_of_no_account():
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    wanted = multi_positive(rows(), LABELS, 0.1)
+    torch.testing.assert_close(multi_positive(rows()[order], LABELS[order], 0.1), wanted)
+    torch.testing.assert_close(multi_positive(rows(), 2**62 - LABELS, 0.1), wanted)
+
+
+def test_only_labels_decide_who_attracts_whom():
+    assert multi_positive(rows(), LABELS, 0.1) != multi_positive(rows(), LABELS.roll(1), 0.1)
+    kept = multi_positive(rows(), LABELS, 0.1)
+    multi_positive(rows(), LABELS.roll(1), 0.1)
+    assert multi_positive(rows(), LABELS, 0.1) == kept, "state is kept between calls"
+
+
+def test_row_without_a_positive_adds_zero_but_counts():
+    alone = torch.tensor([0, 0, 1, 1, 2, 2, 3, 4])
+    found = multi_positive(rows(), alone, 0.1).item()
+    assert found == pytest.approx(naive(rows(), alone.tolist(), 0.1), abs=1e-10)
+    assert multi_positive(rows(), torch.arange(8), 0.1).item() == 0.0
+    leaf = rows().requires_grad_()
+    multi_positive(leaf, torch.arange(8), 0.1).backward()
+    assert leaf.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("labels", [LABELS, torch.tensor([0, 0, 1, 1, 2, 2, 3, 4])], ids=str)
+def test_gradients_of_multi_positive(labels):
+    assert torch.autograd.gradcheck(lambda z: multi_positive(z, labels, 0.2), rows().requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_comes_in_and_float32_goes_on(monkeypatch, dtype):
+    """Logits of up to 100 would lose all but two digits; equal to the float32 loss of the rounded features."""
+    monkeypatch.undo()
+    halves, texts, own = rows(dtype=torch.float32).to(dtype), rows(4, seed=1, dtype=torch.float32).to(dtype), LABELS % 4
+    scale = torch.tensor(100.0, dtype=dtype)
+    for loss in (
+        lambda z, t, s: multi_positive(z, LABELS, 0.01),
+        lambda z, t, s: image_text(z, t, own, s),
+        lambda z, t, s: masked_pixels(z[None], 9 * z[None] + 1, torch.ones(1, 8, dtype=torch.bool)),
+    ):
+        found, wanted = loss(halves, texts, scale), loss(halves.float(), texts.float(), scale.float())
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_large_features_stay_finite(monkeypatch):
+    monkeypatch.undo()
+    large = (rows(dtype=torch.float32) * 6e4).half().clamp(-6e4, 6e4)
+    assert multi_positive(large, LABELS, 0.01).isfinite()
+
+
+def naive_image_text(images, texts, text_of, scale):
+    z, t = [row / row.norm() for row in images], [row / row.norm() for row in texts]
+    logits = [[scale * float(a @ b) for b in t] for a in z]
+    i2t = sum(math.log(sum(math.exp(value) for value in row)) - row[own] for row, own in zip(logits, text_of)) / len(z)
+    t2i = 0.0
+    for b in range(len(t)):
+        column = [row[b] for row in logits]
+        mine = [column[a] for a in range(len(z)) if text_of[a] == b]
+        normaliser = math.log(sum(math.exp(value) for value in column))
+        t2i += sum(normaliser - value for value in mine) / len(mine)
+    return (i2t + t2i / len(t)) / 2
+
+
+@pytest.mark.parametrize("text_of", [[0, 0, 1, 1, 2, 2, 3, 3], [3, 1, 0, 2, 0, 0, 1, 3]], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 14.3])
+def test_image_text_is_a_double_loop(text_of, scale):
+    found = image_text(rows(), rows(4, seed=1), torch.tensor(text_of), torch.tensor(scale))
+    assert found.item() == pytest.approx(naive_image_text(rows(), rows(4, seed=1), text_of, scale), abs=1e-6)
+
+
+def test_one_image_per_text_is_clips_loss():
+    images, texts, scale = F.normalize(rows(), dim=1), F.normalize(rows(seed=1), dim=1), torch.tensor(20.0).double()
+    found = image_text(rows(), rows(seed=1), torch.arange(8), scale)
+    torch.testing.assert_close(found, open_clip.ClipLoss()(images, texts, scale), rtol=1e-10, atol=1e-10)
+
+
+def test_image_text_infimum_is_that_of_a_text_with_several_images():
+    """A text's target is uniform over its m images: half of log m remains."""
+    texts = torch.eye(4, dtype=torch.float64)
+    found = image_text(texts.repeat_interleave(6, 0), texts, torch.arange(4).repeat_interleave(6), torch.tensor(100.0))
+    assert found.item() == pytest.approx(math.log(6) / 2, abs=1e-9)
+
+
+def test_image_text_follows_the_pairs_not_the_places():
+    order = torch.tensor([2, 0, 3, 1])
+    text_of = torch.arange(4).repeat_interleave(2)
+    scale = torch.tensor(10.0)
+    wanted = image_text(rows(), rows(4, seed=1), text_of, scale)
+    moved = image_text(rows(), rows(4, seed=1)[order], order.argsort()[text_of], scale)
+    torch.testing.assert_close(moved, wanted)
+    assert image_text(rows(), rows(4, seed=1)[order], text_of, scale) != wanted
+
+
+def test_gradients_of_image_text():
+    def loss(images, texts, scale):
+        return image_text(images, texts, torch.arange(4).repeat_interleave(2), scale)
+
+    inputs = rows().requires_grad_(), rows(4, seed=1).requires_grad_(), torch.tensor(5.0).double().requires_grad_()
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
+def pixels(seed=0):
+    """Three images of five patches with seven values, two, one and three of them hidden."""
+    masked = torch.tensor([[1, 0, 0, 1, 0], [0, 0, 1, 0, 0], [1, 1, 0, 0, 1]], dtype=torch.bool)
+    return rows(15, 7, seed).view(3, 5, 7), rows(15, 7, seed + 1).view(3, 5, 7), masked
+
+
+def test_masked_pixels_is_the_mean_over_hidden_patches():
+    predicted, target, masked = pixels()
+    errors = []
+    for image, patch in masked.nonzero().tolist():
+        values = target[image, patch]
+        wanted = (values - values.mean()) / (values.var(unbiased=True) + 1e-6).sqrt()
+        errors.append(((predicted[image, patch] - wanted) ** 2).mean())
+    assert len(errors) == 6
+    torch.testing.assert_close(masked_pixels(predicted, target, masked), torch.stack(errors).mean())
+
+
+def test_visible_patches_are_not_scored():
+    """Neither what is painted on them nor what they are reaches the loss; hidden ones do."""
+    predicted, target, masked = pixels()
+    other_predicted, other_target, _ = pixels(seed=5)
+    visible = ~masked[..., None]
+    wanted = masked_pixels(predicted, target, masked)
+    changed = torch.where(visible, other_predicted, predicted), torch.where(visible, other_target, target)
+    assert masked_pixels(*changed, masked) == wanted
+    for image, patch in masked.nonzero().tolist():
+        moved = predicted.clone()
+        moved[image, patch] += 1
+        assert masked_pixels(moved, target, masked) != wanted
+
+
+def test_gradient_reaches_hidden_patches_only():
+    predicted, target, masked = pixels()
+    predicted.requires_grad_()
+    masked_pixels(predicted, target, masked).backward()
+    assert torch.equal(predicted.grad.abs().sum(2) > 0, masked)
+
+
+def test_target_is_normalised_per_patch():
+    predicted, target, masked = pixels()
+    wanted = masked_pixels(predicted, target, masked)
+    brighter = target * torch.rand(3, 5, 1).double().add(0.5) + torch.rand(3, 5, 1).double()
+    torch.testing.assert_close(masked_pixels(predicted, brighter, masked), wanted, rtol=1e-4, atol=1e-4)
+    flat = masked_pixels(torch.zeros_like(target), torch.ones_like(target), masked)
+    assert flat.item() == 0.0, "a flat patch must not divide by zero"
