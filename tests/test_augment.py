@@ -1,0 +1,291 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ks_2samp
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms.v2 import functional as tv
+
+from benchmark import augment as aug
+from benchmark.augment import MEAN, STD, augment, evaluation_transform, normalise, random_crops, resize_matrix
+from benchmark.interfaces import SIMCLR, WEAK, Augmentation
+
+NOTHING = Augmentation(scale=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
+"""Of a square image of the view's size, half of the crops are the whole image; see `whole`."""
+
+
+def images(count=4, height=48, width=48, seed=0):
+    """Noise over large shapes: edges, saturated and grey places, black and white."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 5, 5, generator=generator) * 1.4 - 0.2
+    coarse[:, :, 0, 0], coarse[:, :, 1, 1], coarse[:, :, 2, 2] = 0.0, 1.0, 0.5
+    shapes = torch.nn.functional.interpolate(coarse, (height, width))
+    return (shapes + 0.1 * torch.randn(shapes.shape, generator=generator)).clamp(0, 1)
+
+
+def uint8(*arguments, **keywords):
+    return (images(*arguments, **keywords) * 255).round().byte()
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def denormalise(views):
+    return views * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+
+
+# Every step equals torchvision's on the same parameters
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (40, 64), (64, 33)])
+@pytest.mark.parametrize("size", [8, 32, 80])
+def test_crop_and_resize_are_torchvisions(shape, size):
+    boxes = [(0, 0, *shape), (3, 5, 20, 17), (11, 2, 7, 29), (shape[0] - 9, shape[1] - 4, 9, 4), (1, 1, 1, 1)]
+    picture = images(1, *shape)
+    for top, left, height, width in boxes:
+        rows = resize_matrix(torch.tensor([top]), torch.tensor([height]), shape[0], size)
+        columns = resize_matrix(torch.tensor([left]), torch.tensor([width]), shape[1], size)
+        wanted = tv.resized_crop(
+            picture, top, left, height, width, [size, size], InterpolationMode.BILINEAR, antialias=True
+        )
+        torch.testing.assert_close(rows @ picture @ columns.mT, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("small", [6, 12, 24, 47])
+def test_downsampling_is_torchvisions_resize_down_and_up(small):
+    rows, columns = aug.downsample_matrix(48, small), aug.downsample_matrix(64, small)
+    picture = images(1, 48, 64)
+    wanted = tv.resize(picture, [small, small], InterpolationMode.BILINEAR, antialias=True)
+    wanted = tv.resize(wanted, [48, 64], InterpolationMode.BILINEAR, antialias=True)
+    torch.testing.assert_close(rows @ picture @ columns.T, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_jitter_is_torchvisions(name):
+    factors = torch.tensor([0.0, 0.6, 1.0, 1.4])
+    pictures = images()
+    wanted = [getattr(tv, f"adjust_{name}")(one, float(factor)) for one, factor in zip(pictures, factors)]
+    torch.testing.assert_close(getattr(aug, name)(pictures, factors), torch.stack(wanted), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shifts", [(-0.5, -0.1, 0.0, 0.07), (0.5, 0.33, 0.25, -0.3)])
+def test_hue_is_torchvisions(shifts):
+    pictures = images()
+    wanted = [tv.adjust_hue(one, shift) for one, shift in zip(pictures, shifts)]
+    torch.testing.assert_close(aug.hue(pictures, torch.tensor(shifts)), torch.stack(wanted), rtol=1e-4, atol=2e-5)
+
+
+def test_grey_has_no_hue_to_turn():
+    grey = images()[:, :1].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(aug.hue(grey, torch.full((4,), 0.3)), grey)
+
+
+@pytest.mark.parametrize(("sigma", "size"), [(0.1, 32), (0.5, 32), (1.3, 224), (2.0, 224), (0.2, 8)])
+def test_blur_is_torchvisions_gaussian(sigma, size):
+    matrix = aug.blur_matrix(torch.tensor([sigma]), size)
+    radius = min(size - 1, 2 * math.ceil(2 * size / 224) + 1)
+    picture = images(1, size, size)
+    wanted = tv.gaussian_blur(picture, [2 * radius + 1, 2 * radius + 1], [sigma, sigma])
+    torch.testing.assert_close(matrix @ picture @ matrix.mT, wanted, rtol=1e-4, atol=1e-5)
+    assert radius >= 2.5 * sigma, "the kernel cuts its Gaussian off"
+
+
+def test_grey_is_torchvisions():
+    pictures = uint8()
+    found = augment(pictures, replace(NOTHING, grayscale=1.0), 48, generator())
+    wanted = augment(tv.rgb_to_grayscale(pictures.float() / 255, 3).mul(255), NOTHING, 48, generator())
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_normalise_is_torchvisions():
+    torch.testing.assert_close(normalise(images()), tv.normalize(images(), list(MEAN), list(STD)))
+    assert (MEAN, STD) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (40, 70), (70, 40), (20, 24)])
+def test_evaluation_transform_is_torchvisions(shape):
+    picture = uint8(1, *shape)[0]
+    found = evaluation_transform(32)(picture.permute(1, 2, 0).numpy())
+    wanted = tv.resize(picture, [32], InterpolationMode.BICUBIC, antialias=True)
+    wanted = tv.normalize(tv.center_crop(wanted, [32, 32]).float() / 255, list(MEAN), list(STD))
+    assert found.shape == (3, 32, 32)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_evaluation_transform_leaves_the_right_size_alone():
+    picture = uint8(1, 32, 32)[0]
+    found = denormalise(evaluation_transform(32)(picture.permute(1, 2, 0).numpy()))
+    torch.testing.assert_close(found * 255, picture.float(), rtol=0, atol=1e-3)
+
+
+# The whole chain
+
+
+def whole(monkeypatch):
+    """Take the randomness out of the crop: always the whole image."""
+    monkeypatch.setattr(
+        aug,
+        "random_crops",
+        lambda count, height, width, scale, generator: tuple(
+            torch.full((count,), value) for value in (0, 0, height, width)
+        ),
+    )
+
+
+def test_nothing_asked_for_is_nothing_done(monkeypatch):
+    whole(monkeypatch)
+    pictures = uint8()
+    torch.testing.assert_close(denormalise(augment(pictures, NOTHING, 48, generator())), pictures / 255)
+
+
+def test_flip_mirrors_left_and_right(monkeypatch):
+    whole(monkeypatch)
+    pictures = uint8()
+    found = denormalise(augment(pictures, replace(NOTHING, flip=1.0), 48, generator()))
+    torch.testing.assert_close(found, tv.horizontal_flip(pictures / 255))
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (48, 80), (80, 48)])
+def test_downsampling_comes_before_the_crop_and_keeps_the_aspect(shape):
+    """Short side to a quarter or a half and back, then the same crop as without it."""
+    settings = replace(NOTHING, scale=(0.3, 0.8), downsample=1.0)
+    pictures = uint8(60, *shape)
+    found = augment(pictures, settings, 24, generator())
+    drawn = generator()
+    top, left, height, width = random_crops(60, *shape, settings.scale, drawn)
+    torch.rand(60, generator=drawn)  # all are chosen
+    which = torch.randint(2, (60,), generator=drawn)
+    assert 15 < which.sum() < 45
+    for number in range(60):
+        small = [side // (4, 2)[which[number]] for side in shape]
+        wanted = tv.resize(pictures[number] / 255, small, InterpolationMode.BILINEAR, antialias=True)
+        wanted = tv.resize(wanted, list(shape), InterpolationMode.BILINEAR, antialias=True)
+        box = (int(top[number]), int(left[number]), int(height[number]), int(width[number]))
+        wanted = tv.resized_crop(wanted, *box, [24, 24], InterpolationMode.BILINEAR, antialias=True)
+        torch.testing.assert_close(found[number], normalise(wanted), rtol=1e-3, atol=1e-4)
+
+
+def test_jitter_draws_factors_and_orders_apart_for_every_view(monkeypatch):
+    """One flat colour for all views: what comes out is torchvision's for some order, and views differ."""
+    whole(monkeypatch)
+    seen = []
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        function = getattr(aug, name)
+
+        def spied(views, factors, name=name, function=function):
+            seen.append((name, len(views), factors))
+            return function(views, factors)
+
+        monkeypatch.setattr(aug, name, spied)
+    views = augment(uint8(1).expand(600, -1, -1, -1), replace(NOTHING, jitter=1.0), 48, generator())
+    assert len({tuple(view.flatten()[:9].tolist()) for view in views}) == 600
+    turns = [seen[start : start + 4] for start in range(0, 16, 4)]
+    for turn in turns:  # at each of four turns, each of four steps meets about a quarter of the views
+        assert {name for name, *_ in turn} == {"brightness", "contrast", "saturation", "hue"}
+        assert sum(count for _, count, _ in turn) == 600
+        assert all(110 < count < 190 for _, count, _ in turn)
+    for name, low, high in (
+        ("brightness", 0.6, 1.4),
+        ("contrast", 0.6, 1.4),
+        ("saturation", 0.6, 1.4),
+        ("hue", -0.1, 0.1),
+    ):
+        factors = torch.cat([factors for which, _, factors in seen if which == name])
+        assert len(factors) == 600 and low <= factors.min() and factors.max() <= high
+        assert factors.std().item() == pytest.approx((high - low) / math.sqrt(12), rel=0.1)
+
+
+@pytest.mark.parametrize("step", ["flip", "jitter", "grayscale", "blur", "downsample"])
+def test_each_step_meets_its_share_of_views(monkeypatch, step):
+    whole(monkeypatch)
+    pictures = uint8(1).expand(1000, -1, -1, -1)
+    still = augment(pictures, NOTHING, 48, generator())
+    settings = replace(NOTHING, blur_sigma=(1.0, 2.0), **{step: 0.3})
+    moved = (augment(pictures, settings, 48, generator()) - still).abs().amax((1, 2, 3)) > 1e-3
+    assert 0.25 < moved.float().mean() < 0.35
+
+
+def test_blur_scales_with_the_view(monkeypatch):
+    whole(monkeypatch)
+    drawn = []
+    matrix = aug.blur_matrix
+    monkeypatch.setattr(aug, "blur_matrix", lambda sigma, size: drawn.append(sigma) or matrix(sigma, size))
+    augment(uint8(500), replace(NOTHING, blur=1.0), 56, generator())
+    (sigma,) = drawn
+    assert 0.1 / 4 <= sigma.min() < 0.04 and 0.48 < sigma.max() <= 2.0 / 4
+
+
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 1.0), (0.6, 1.0)])
+@pytest.mark.parametrize("shape", [(64, 64), (48, 90)])
+def test_crops_are_distributed_as_torchvisions(scale, shape):
+    count = 3000
+    top, left, height, width = random_crops(count, *shape, scale, generator(1))
+    torch.manual_seed(2)
+    picture = torch.zeros(3, *shape)
+    wanted = torch.tensor([RandomResizedCrop.get_params(picture, list(scale), [3 / 4, 4 / 3]) for _ in range(count)])
+    assert (top >= 0).all() and (left >= 0).all()
+    assert (top + height <= shape[0]).all() and (left + width <= shape[1]).all()
+    for found, reference in (
+        (height * width, wanted[:, 2] * wanted[:, 3]),
+        (width / height, wanted[:, 3] / wanted[:, 2]),
+        (top, wanted[:, 0]),
+        (left, wanted[:, 1]),
+    ):
+        assert ks_2samp(found.numpy(), reference.numpy()).pvalue > 1e-3
+    correlations = [np.corrcoef(*places)[0, 1] for places in ((top, left), (wanted[:, 0], wanted[:, 1]))]
+    assert abs(correlations[0] - correlations[1]) < 0.1
+
+
+@pytest.mark.parametrize("shape", [(10, 100), (100, 10)])
+def test_where_no_crop_fits_the_largest_in_the_middle_is_taken(shape):
+    found = torch.stack(random_crops(5, *shape, (0.9, 1.0), generator()), 1)
+    wanted = RandomResizedCrop.get_params(torch.zeros(3, *shape), [0.9, 1.0], [3 / 4, 4 / 3])
+    assert found.tolist() == [list(wanted)] * 5
+
+
+def test_the_generator_is_the_only_source_of_randomness():
+    pictures, settings = uint8(20), replace(SIMCLR, downsample=0.5)
+    torch.manual_seed(0)
+    wanted = augment(pictures, settings, 32, generator(7))
+    state = torch.random.get_rng_state()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    assert torch.equal(augment(pictures, settings, 32, generator(7)), wanted)
+    assert not torch.equal(augment(pictures, settings, 32, generator(8)), wanted)
+    torch.random.set_rng_state(state)
+    augment(pictures, settings, 32, generator(7))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_images_are_not_changed_in_place():
+    pictures = uint8()
+    before = pictures.clone()
+    augment(pictures, SIMCLR, 32, generator())
+    assert torch.equal(pictures, before)
+
+
+@pytest.mark.parametrize(
+    "settings", [SIMCLR, WEAK, replace(SIMCLR, hue=0.5, downsample=0.5)], ids=["simclr", "weak", "strong"]
+)
+def test_views_are_finite_pictures_of_the_wanted_size(settings):
+    views = augment(uint8(64, 40, 56), settings, 32, generator())
+    assert views.shape == (64, 3, 32, 32) and views.dtype == torch.float32
+    assert denormalise(views).min() > -1e-4 and denormalise(views).max() < 1 + 1e-4
+    assert views.isfinite().all()
+
+
+def test_defaults_are_the_papers():
+    """Dossier of StableRep, 1.5: strong is SimCLR's, weak is CLIP's."""
+    assert (SIMCLR.scale, SIMCLR.flip, SIMCLR.jitter, SIMCLR.grayscale, SIMCLR.blur) == (
+        (0.08, 1.0),
+        0.5,
+        0.8,
+        0.2,
+        0.5,
+    )
+    assert (SIMCLR.brightness, SIMCLR.contrast, SIMCLR.saturation, SIMCLR.hue) == (0.4, 0.4, 0.4, 0.1)
+    assert (SIMCLR.blur_sigma, SIMCLR.downsample) == ((0.1, 2.0), 0.0)
+    assert (WEAK.scale, WEAK.flip, WEAK.jitter, WEAK.grayscale, WEAK.blur) == ((0.5, 1.0), 0.0, 0.0, 0.0, 0.0)
