@@ -31,6 +31,9 @@ from benchmark.interfaces import AdamW, Batch, Experiment, Model
 Report = Callable[[int, float, float], None]
 """Told views seen, loss and views per second."""
 
+CARD = {"fingerprint", "seconds", "weights_sha256"}
+"""What is read of model.json."""
+
 LOG_EVERY = 10
 """Steps between lines of metrics.jsonl."""
 
@@ -66,7 +69,7 @@ def train(
 
     Raises:
         UserError: the folder belongs to another configuration, or the loss is not finite.
-        KeyboardInterrupt: passed on, after the state is saved.
+        KeyboardInterrupt: passed on; where `report` raised it, between two steps, the state is saved first.
     """
     if finished(folder, fingerprint):
         return
@@ -96,29 +99,32 @@ def _loop(
     saved = logged = ticked = time.monotonic()
     done = run.step
     run.model.train()
-    try:
-        for batch in _batches(batches, run.step, workers):
-            lr = learning_rate(settings, batch_views, run.step, steps)
-            scalars = _step(run, batch.to(device), lr)
-            run.step += 1
-            now = time.monotonic()
-            run.seconds += now - ticked
-            ticked = now
-            if run.step % LOG_EVERY == 0 or run.step == steps:
-                rate = (run.step - done) * batch_views / max(now - logged, 1e-9)
-                run.log(scalars | {"lr": lr, "views_per_second": rate})
+    for batch in _batches(batches, run.step, workers):
+        lr = learning_rate(settings, batch_views, run.step, steps)
+        scalars = _step(run, batch.to(device), lr)
+        run.step += 1
+        now = time.monotonic()
+        run.seconds += now - ticked
+        ticked = now
+        if run.step % LOG_EVERY == 0 or run.step == steps:
+            rate = (run.step - done) * batch_views / max(now - logged, 1e-9)
+            run.log(scalars | {"lr": lr, "views_per_second": rate})
+            try:
                 report(run.step * batch_views, scalars["loss"], rate)
-                logged, done = now, run.step
-            if now - saved > save_seconds:
+            except KeyboardInterrupt:
                 run.save()
-                saved = now
-    except KeyboardInterrupt:
-        run.save()
-        raise
+                raise
+            logged, done = now, run.step
+        if now - saved > save_seconds:
+            run.save()
+            saved = now
 
 
 def _batches(batches: Batches, start: int, workers: int) -> Iterator[Batch]:
-    return iter(DataLoader(batches, batch_size=None, sampler=range(start, len(batches)), num_workers=workers))
+    try:
+        yield from DataLoader(batches, batch_size=None, sampler=range(start, len(batches)), num_workers=workers)
+    except UserError as error:  # of a worker: torch puts the traceback into the message
+        raise UserError(str(error).rpartition("UserError: ")[2]) from None
 
 
 def _step(run: "_Run", batch: Batch, lr: float) -> dict[str, float]:
@@ -178,13 +184,13 @@ class _Run:
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
         metadata = {"fingerprint": self.fingerprint, "step": str(self.step), "seconds": str(self.seconds)}
-        with atomic.replacing(self.folder / "state.safetensors") as temporary:
-            safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
+        _save(self.folder / "state.safetensors", tensors, metadata)
 
     def resume(self, device: torch.device) -> None:
-        """Load the state file, if there is one, and forget what was logged after it."""
+        """Load the state file, if there is one; forget what was logged after it, and what a kill left half-written."""
         path = self.folder / "state.safetensors"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(".*.tmp"):
+            left.unlink()
         if path.exists():
             metadata, tensors = _load(path, device)
             check_fingerprint(path, metadata.get("fingerprint", "none"), self.fingerprint)
@@ -203,12 +209,24 @@ class _Run:
     def log(self, scalars: dict[str, float]) -> None:
         """Append a line to metrics.jsonl."""
         line = {"step": self.step, "views": self.step * self.experiment.schedule.batch_views, **scalars}
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; free some space and run again to go on") from None
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    with atomic.replacing(path) as temporary:
+        try:
+            safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
+        except SafetensorError as error:  # of the disk; `replacing` knows OSError
+            raise OSError(str(error)) from None
 
 
 def _load(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -216,7 +234,7 @@ def _load(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, T
         with safe_open(path, "pt", device=str(device)) as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable checkpoint ({error}); remove it to start again") from None
+        raise UserError(f"{path} is not a readable checkpoint ({error}); remove {path.parent} to start again") from None
 
 
 def check_fingerprint(path: Path, found: str, wanted: str) -> None:
@@ -253,16 +271,18 @@ def read_card(folder: Path) -> dict[str, Any]:
     """
     path = folder / "model.json"
     try:
-        card: dict[str, Any] = json.loads(path.read_text())
-        return card
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a finished run ({error}); run it again") from None
+        card = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not the card of a finished run ({error}); remove it and run again") from None
+    if not isinstance(card, dict) or (missing := CARD - card.keys()):
+        found = "no object" if not isinstance(card, dict) else f"no {', '.join(sorted(missing))}"
+        raise UserError(f"{path} is not the card of a finished run ({found} in it); remove it and run again")
+    return card
 
 
 def _finish(experiment: Experiment, seed: int, model: Model, folder: Path, more: dict[str, Any]) -> None:
     weights = folder / "model.safetensors"
-    with atomic.replacing(weights) as temporary:
-        safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
+    _save(weights, model.state_dict())
     trained = experiment.settings.optimizer is not None
     card = {
         "experiment": experiment.name,
@@ -287,7 +307,8 @@ def load_trained(experiment: Experiment, seed: int, folder: Path, device: torch.
     found = hashlib.sha256(weights.read_bytes()).hexdigest()
     if found != card["weights_sha256"]:
         raise UserError(
-            f"{weights} has sha256 {found[:12]}, its card says {card['weights_sha256'][:12]}; train it again"
+            f"{weights} has sha256 {found[:12]}, its card says {card['weights_sha256'][:12]}; "
+            f"remove {folder} and run again"
         )
     model = build_model(experiment, seed).to(device)
     model.load_state_dict(tensors)
