@@ -1,0 +1,132 @@
+import open_clip
+import pytest
+import timm
+import torch
+from torch import nn
+
+from benchmark.encoders import ProjectionHead, TextEncoder, TextTower, build_vit
+from benchmark.interfaces import Encoder
+
+SMALL = Encoder(image_size=16, patch=8, width=32, depth=2, heads=2)
+
+
+@pytest.fixture(scope="module")
+def text():
+    torch.manual_seed(0)
+    return TextEncoder(TextTower(width=32, depth=2, heads=2, context=12), 16).eval()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name", "parameters"),
+    [
+        (Encoder(), "vit_base_patch16_224", 85_798_656),
+        (Encoder(width=384, heads=6), "vit_small_patch16_224", 21_665_664),
+        (Encoder(width=1024, depth=24, heads=16), "vit_large_patch16_224", 303_301_632),
+    ],
+)
+def test_vit_is_timms_without_classifier(encoder, name, parameters):
+    """The same keys and shapes, so released weights fit."""
+    with torch.device("meta"):
+        mine, timms = build_vit(encoder), timm.create_model(name, num_classes=0)
+    shapes = [{key: value.shape for key, value in vit.state_dict().items()} for vit in (mine, timms)]
+    assert shapes[0] == shapes[1]
+    assert sum(p.numel() for p in mine.parameters()) == parameters
+    assert mine.norm.eps == timms.norm.eps == 1e-6 and mine.blocks[0].attn.qkv.bias is not None
+
+
+def test_output_is_the_cls_token_after_the_final_norm():
+    torch.manual_seed(0)
+    vit, images = build_vit(SMALL).eval(), torch.randn(3, 3, 16, 16)
+    features = vit(images)
+    assert features.shape == (3, 32)
+    torch.testing.assert_close(features, vit.forward_features(images)[:, 0])
+    assert features.mean(1).abs().max() < 1e-5  # a layer norm, fresh from its start, has just been taken
+    assert (features.std(1, unbiased=False) - 1).abs().max() < 1e-2
+
+
+def test_vit_drops_nothing_in_training():
+    torch.manual_seed(0)
+    vit, images = build_vit(SMALL), torch.randn(3, 3, 16, 16)
+    torch.testing.assert_close(vit.train()(images), vit.eval()(images))
+
+
+def test_projection_head_is_the_released_one():
+    """Dossier of StableRep, 1.6: three linear layers with bias, batch norm and ReLU after the first two."""
+    head = ProjectionHead(768, 4096, 256)
+    kinds = [type(layer) for layer in head.layers]
+    assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
+    linear = [layer for layer in head.layers if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [(768, 4096), (4096, 4096), (4096, 256)]
+    assert all(layer.bias is not None for layer in linear)
+    assert all(layer.affine for layer in head.layers if isinstance(layer, nn.BatchNorm1d))
+
+
+def test_batch_statistics_are_taken_per_view_slot():
+    """Three captions with two adjacent views each: rows 0, 2, 4 are the first slot."""
+    torch.manual_seed(0)
+    head = ProjectionHead(8, 16, 4).train()
+    features = torch.randn(6, 8)
+    projected = head(features, 2)
+    assert projected.shape == (6, 4)
+    torch.testing.assert_close(projected[0::2], head.layers(features[0::2]))
+    torch.testing.assert_close(projected[1::2], head.layers(features[1::2]))
+    moved = features.clone()
+    moved[1::2] += torch.randn(3, 8)
+    torch.testing.assert_close(head(moved, 2)[0::2], projected[0::2])
+    assert not torch.allclose(head(moved, 2)[1::2], projected[1::2])
+    assert not torch.allclose(head(features, 1), projected), "statistics over all views at once"
+
+
+def test_rows_keep_their_places_in_the_head():
+    torch.manual_seed(0)
+    head = ProjectionHead(8, 16, 4).eval()
+    features = torch.randn(12, 8)
+    torch.testing.assert_close(head(features, 3), torch.cat([head.layers(row[None]) for row in features]))
+
+
+def test_text_tower_is_clips():
+    with torch.device("meta"):
+        text = TextEncoder(TextTower(), 512)
+    config = open_clip.get_model_config("ViT-B-32-quickgelu")
+    expected = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
+    assert {name: config["text_cfg"][name] for name in expected} == expected and config["quick_gelu"]
+    assert text.transformer.token_embedding.weight.shape == (49408, 512)
+    assert text.transformer.positional_embedding.shape == (77, 512)
+    blocks = text.transformer.transformer.resblocks
+    assert len(blocks) == 12 and blocks[0].attn.num_heads == 8
+    assert any(isinstance(module, open_clip.transformer.QuickGELU) for module in blocks[0].modules())
+    wide = 512
+    block = 12 * wide**2 + 13 * wide
+    assert sum(p.numel() for p in text.parameters()) == (49408 + 77 + wide + 2) * wide + 12 * block
+
+
+def test_text_hears_the_order_of_words(text):
+    """Without it, relation and order cannot be measured."""
+    first, second = text(["a star left of a ring", "a ring left of a star"])
+    assert (first - second).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_text_does_not_depend_on_the_other_texts(text):
+    texts = ["a star", "a much longer text than the other", ""]
+    torch.testing.assert_close(text(texts), torch.cat([text([one]) for one in texts]), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_text_is_read_at_its_end_and_cut_at_the_context(text):
+    """Context of twelve: start, ten words, end."""
+    ten = "a b c d e f g h i j"
+    torch.testing.assert_close(text([ten + " k l m"]), text([ten]))
+    assert not torch.allclose(text(["a b c d e f g h i k"]), text([ten]), atol=1e-4)
+    calls = []
+    handle = text.transformer.token_embedding.register_forward_hook(lambda module, tokens, out: calls.append(tokens[0]))
+    text(["a b"])
+    handle.remove()
+    assert calls[0].shape == (1, 12) and calls[0][0, 4:].eq(0).all()
+
+
+def test_all_of_the_text_tower_is_trained(text):
+    text(["a star", "a ring on sand"]).square().sum().backward()
+    untouched = [name for name, p in text.named_parameters() if p.grad is None or not p.grad.any()]
+    text.zero_grad(set_to_none=True)
+    assert not untouched
