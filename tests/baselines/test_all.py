@@ -1,0 +1,183 @@
+import inspect
+import math
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import baselines
+from benchmark import contract, plugins
+from benchmark.encoders import TextTower, build_vit
+from benchmark.interfaces import SIMCLR, WEAK, Encoder, Method, Sampling
+
+NAMES = plugins.names("baselines")
+METHODS: dict[str, Method] = {name: plugins.load("baselines", name, "method").METHOD for name in NAMES}
+
+each = pytest.mark.parametrize("name", NAMES)
+
+
+def test_the_paper_and_its_baselines_are_there():
+    assert {"stablerep", "stablerep_plus", "simclr", "clip", "mae", "untrained"} <= set(NAMES)
+
+
+@each
+@pytest.mark.parametrize("check", contract.CHECKS)
+def test_keeps_the_contract(name, check):
+    contract.CHECKS[check](METHODS[name].tiny())
+
+
+@each
+def test_is_one_short_file_with_its_paper(name):
+    source = (Path(baselines.__path__[0]) / f"{name}.py").read_text()
+    assert len(source.splitlines()) <= 150
+    assert "import baselines" not in source and "from baselines" not in source
+    module = plugins.load("baselines", name, "method")
+    if METHODS[name].optimizer:
+        assert "arXiv" in module.__doc__ and "Departures:" in module.__doc__
+
+
+@each
+def test_is_a_frozen_declaration_whose_defaults_are_the_method(name):
+    method = METHODS[name]
+    with pytest.raises(FrozenInstanceError):
+        method.sampling = Sampling()
+    assert type(method)() == method and hash(method) == hash(type(method)())
+    assert inspect.signature(type(method)).parameters.keys() == {field.name for field in fields(method)}
+
+
+@each
+def test_tiny_keeps_what_the_method_is(name):
+    """Narrower, another learning rate, fewer hidden patches where there are few; all else stays."""
+    method, tiny = METHODS[name], METHODS[name].tiny()
+    changed = {field.name for field in fields(method) if getattr(method, field.name) != getattr(tiny, field.name)}
+    assert type(tiny) is type(method)
+    assert changed <= {"optimizer", "hidden", "output", "text", "joint", "width", "depth", "heads", "hidden_share"}
+    if method.optimizer:
+        assert replace(tiny.optimizer, base_lr=0, base_views=0) == replace(method.optimizer, base_lr=0, base_views=0)
+    sizes = [sum(p.numel() for p in contract.build(m).parameters()) for m in (tiny, method)]
+    assert sizes[0] < sizes[1] / 4 or method.optimizer is None
+
+
+PAPER = {
+    "stablerep": (Sampling(images=6), 3.2e-3, 0.1, (0.9, 0.98), 0.5 / 15),
+    "stablerep_plus": (Sampling(images=6, text=True), 3.2e-3, 0.1, (0.9, 0.98), 0.5 / 15),
+    "simclr": (Sampling(crops=2), 3.2e-3, 0.1, (0.9, 0.98), 0.5 / 15),
+    "clip": (Sampling(text=True, augmentation=WEAK), 1e-3, 0.5, (0.9, 0.98), 1 / 35),
+    "mae": (None, 1.5e-4 * 32, 0.05, (0.9, 0.95), 40 / 800),
+}
+"""Sampling, learning rate at 8,192 views a step, weight decay, betas, share of warm-up.
+
+StableRep: dossier, 1.4 and 1.6 (README command of the released code; 0.5 of 15 epochs of warm-up). SimCLR: the same
+code with one image and two crops (1.3). CLIP: LaCLIP's command (1.6). MAE: its paper's table 8, 800 epochs.
+"""
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_defaults_are_the_papers(name):
+    sampling, lr, decay, betas, warmup = PAPER[name]
+    method = METHODS[name]
+    assert method.optimizer.base_lr * 8192 / method.optimizer.base_views == pytest.approx(lr)
+    assert (method.optimizer.weight_decay, method.optimizer.betas) == (decay, betas)
+    assert method.optimizer.warmup == pytest.approx(warmup)
+    if sampling:
+        assert method.sampling == sampling
+    for setting, value in (
+        ("temperature", 0.1),
+        ("hidden", 4096),
+        ("output", 256),
+        ("text", TextTower()),
+        ("joint", 512),
+    ):
+        assert getattr(method, setting, value) == value
+
+
+def test_mae_defaults_are_the_papers():
+    """arXiv 2111.06377: 75 % hidden, decoder of eight blocks of width 512, crops of at least a fifth and flips only."""
+    mae = METHODS["mae"]
+    assert (mae.hidden_share, mae.width, mae.depth, mae.heads) == (0.75, 512, 8, 16)
+    augmentation = mae.sampling.augmentation
+    assert (augmentation.scale, augmentation.flip) == ((0.2, 1.0), 0.5)
+    assert augmentation.jitter == augmentation.grayscale == augmentation.blur == augmentation.downsample == 0
+    assert mae.sampling.views == 1 and not mae.sampling.text
+
+
+def test_contrastive_methods_share_simclrs_augmentation():
+    assert {name for name in NAMES if METHODS[name].sampling.augmentation == SIMCLR} >= {
+        "stablerep",
+        "stablerep_plus",
+        "simclr",
+    }
+
+
+VIT_B = 85_798_656
+HEAD = 768 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 256 + 256 + 4 * 4096
+TEXT = (49408 + 77 + 512 + 2) * 512 + 12 * (12 * 512**2 + 13 * 512)
+DECODER = 8 * (12 * 512**2 + 13 * 512) + 2 * 512
+PARAMETERS = {
+    "stablerep": VIT_B + HEAD,
+    "simclr": VIT_B + HEAD,
+    "stablerep_plus": VIT_B + HEAD + TEXT + 768 * 512 + 1,
+    "clip": VIT_B + TEXT + 768 * 512 + 1,
+    "mae": VIT_B + (768 * 512 + 512) + 512 + 197 * 512 + DECODER + (512 * 768 + 768),
+    "untrained": VIT_B,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_full_size_is_the_papers_vit_b16(name):
+    """Built without memory; the released key names, so that released weights load below `vit.`."""
+    with torch.device("meta"):
+        model = METHODS[name].build(build_vit(Encoder()))
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+    keys = {key.removeprefix("vit.") for key in model.state_dict() if key.startswith("vit.")}
+    assert {"cls_token", "pos_embed", "patch_embed.proj.weight", "norm.weight"} <= keys
+    assert {
+        f"blocks.11.{part}.weight" for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    } <= keys
+    assert len(keys) == 152 - 2  # timm's keys without the classifier's two
+
+
+@each
+def test_features_are_the_encoders_cls_token_whatever_the_method(name):
+    """Every method is compared by the same features: nothing of its head comes in."""
+    model = contract.build(METHODS[name].tiny()).eval()
+    images = contract.toy_batch(METHODS[name]).images_V3HW
+    torch.testing.assert_close(model.encode_images(images), model.vit.forward_features(images)[:, 0])
+
+
+@each
+def test_methods_start_from_the_same_encoder(name):
+    """With one seed, all methods train the same initial ViT: what differs is the method."""
+    wanted = contract.build(METHODS["untrained"], seed=3).vit.state_dict()
+    found = contract.build(METHODS[name].tiny(), seed=3).vit.state_dict()
+    assert all(torch.equal(wanted[key], found[key]) for key in wanted)
+
+
+@each
+def test_order_of_captions_in_the_batch_is_of_no_account(name):
+    method = METHODS[name].tiny()
+    if method.optimizer is None or name == "mae":  # MAE draws masks by place in the batch
+        pytest.skip("draws by place, or nothing")
+    batch = contract.toy_batch(method)
+    views = method.sampling.views
+    turned = replace(
+        batch,
+        images_V3HW=batch.images_V3HW.roll(views, 0),
+        caption_ids_V=batch.caption_ids_V.roll(views),
+        image_ids_V=batch.image_ids_V.roll(views),
+        texts=batch.texts[-1:] + batch.texts[:-1],
+    )
+    model = contract.build(method).train()
+    torch.testing.assert_close(model.loss(turned)["loss"], model.loss(batch)["loss"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(METHODS[name], "joint")])
+def test_inverse_temperature_starts_at_clips_and_stays_between_1_and_100(name):
+    model = contract.build(METHODS[name].tiny())
+    assert model.logit_scale.exp().item() == pytest.approx(1 / 0.07)
+    assert model.logit_scale.requires_grad
+    for moved, kept in ((7.0, math.log(100)), (-1.0, 0.0), (2.0, 2.0)):
+        model.logit_scale.data.fill_(moved)
+        model.after_step()
+        assert model.logit_scale.item() == pytest.approx(kept)

@@ -1,0 +1,80 @@
+"""StableRep and SimCLR: the same loss, told by other labels what belongs together."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from baselines import simclr, stablerep
+from benchmark import contract
+from benchmark.interfaces import Sampling
+from benchmark.losses import multi_positive
+from tests.baselines.training import trained
+
+STABLEREP = stablerep.METHOD.tiny()
+SIMCLR = simclr.METHOD.tiny()
+BOTH = Sampling(images=2, crops=2)
+"""Four views per caption, with which captions and images are different labels."""
+
+
+def loss(method, **changes):
+    method = replace(method, sampling=BOTH)
+    torch.manual_seed(0)
+    model = contract.build(method).train()
+    return model.loss(replace(contract.toy_batch(method), **changes))["loss"].item()
+
+
+def shuffled(ids):
+    return ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))]
+
+
+def test_stablerep_goes_by_captions():
+    batch = contract.toy_batch(replace(STABLEREP, sampling=BOTH))
+    assert loss(STABLEREP, image_ids_V=shuffled(batch.image_ids_V)) == loss(STABLEREP)
+    assert loss(STABLEREP, caption_ids_V=shuffled(batch.caption_ids_V)) != loss(STABLEREP)
+
+
+def test_simclr_goes_by_images():
+    batch = contract.toy_batch(replace(SIMCLR, sampling=BOTH))
+    assert loss(SIMCLR, caption_ids_V=shuffled(batch.caption_ids_V)) == loss(SIMCLR)
+    assert loss(SIMCLR, image_ids_V=shuffled(batch.image_ids_V)) != loss(SIMCLR)
+
+
+def test_they_differ_in_nothing_but_the_labels():
+    """SimCLR told that images are captions is StableRep."""
+    batch = contract.toy_batch(replace(STABLEREP, sampling=BOTH))
+    assert loss(SIMCLR, image_ids_V=batch.caption_ids_V) == loss(STABLEREP)
+    assert loss(SIMCLR) != loss(STABLEREP)
+
+
+def test_real_caption_ids_will_do_as_labels():
+    """64 bits, either sign, in any place of the batch."""
+    batch = contract.toy_batch(replace(STABLEREP, sampling=BOTH))
+    large = batch.caption_ids_V * 2**60 - 2**62
+    assert loss(STABLEREP, caption_ids_V=large) == loss(STABLEREP)
+
+
+@pytest.mark.parametrize("method", [STABLEREP, SIMCLR])
+def test_loss_is_the_multi_positive_loss_of_the_projected_views(method):
+    method = replace(method, sampling=BOTH)
+    model, batch = contract.build(method).train(), contract.toy_batch(method)
+    labels = batch.caption_ids_V if method.__class__.__name__ == "StableRep" else batch.image_ids_V
+    projected = model.head(model.vit(batch.images_V3HW), 4)
+    torch.testing.assert_close(model.loss(batch)["loss"], multi_positive(projected, labels, 0.1))
+
+
+@pytest.mark.parametrize("method", [STABLEREP, SIMCLR])
+def test_temperature_counts(method):
+    assert loss(method) != loss(replace(method, temperature=0.2))
+
+
+def test_stablerep_brings_images_of_a_caption_together():
+    """From near collapse, log(N - 1), towards the infimum, log(m - 1), on pictures it has not seen."""
+    model = trained(STABLEREP)
+    batch = contract.toy_batch(STABLEREP, seed=1000)
+    with torch.no_grad():
+        found = model.loss(batch)["loss"].item()
+        mixed = model.loss(replace(batch, caption_ids_V=shuffled(batch.caption_ids_V)))["loss"].item()
+    infimum, views = math.log(STABLEREP.sampling.images - 1), len(batch.caption_ids_V)
+    assert infimum < found < infimum + 0.3 * (math.log(views - 1) - infimum) < mixed
