@@ -6,6 +6,8 @@ whole or absent, so a killed build goes on where it stopped.
 
 import json
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -93,6 +95,15 @@ def _start(recipe: Recipe) -> None:
     """Give a worker process its recipe once, so that a model is loaded once."""
     global _recipe  # noqa: PLW0603
     _recipe = recipe
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the build is killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 def _unit(captions: list[Caption]) -> pa.Table:

@@ -1,9 +1,11 @@
 import errno
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,7 +122,7 @@ def test_interrupted_build_keeps_whole_shards_and_goes_on(numbered_dataset, tmp_
 
 
 KILLED = """
-import os, signal, sys
+import multiprocessing, os, signal, sys
 from pathlib import Path
 from benchmark import schema
 from datasets_scripts import build, shards
@@ -130,6 +132,7 @@ write_index = shards.write_index
 def die(parquet, index):
     if index.name == "train-00001.npy":
         parquet.rename(parquet.with_name(f".{parquet.name}.1.abcdef01.tmp"))  # as if one step earlier
+        print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     write_index(parquet, index)
 shards.write_index = die
@@ -137,10 +140,24 @@ build.build(NUMBERED, Path(sys.argv[1]), 1, lambda done, total: None)
 """
 
 
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_killed_build_goes_on_to_the_same_dataset(numbered_dataset, tmp_path, small_shards):
     """SIGKILL leaves a temporary file; it never becomes part of the dataset."""
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=ROOT, timeout=60, check=False)
-    assert done.returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLED, tmp_path]
+    killed = subprocess.run(command, cwd=ROOT, timeout=60, check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    workers = [int(pid) for pid in killed.stdout.split()]
+    deadline = time.monotonic() + 10
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert workers and not any(map(alive, workers)), "workers outlive the build"
     left = {name for name in files(tmp_path / NUMBERED.repo) if name.endswith(".tmp")}
     assert len(left) == 1
     built = files(build(NUMBERED, tmp_path, 1, silent))
