@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmark.errors import UserError
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a caption would give another image."""
 
 SIZE = 64
@@ -183,10 +183,9 @@ def _place(described: Scene, radii: list[float], rng: np.random.Generator) -> li
         direction = np.array(RELATIONS[described.relation])
         half = (direction * apart + direction[::-1] * aside) / 2
         offsets = [half, -half]
-    return [
-        tuple(np.clip(middle + offset, radius + 1, SIZE - 1 - radius))
-        for offset, radius in zip(offsets, radii, strict=True)
-    ]
+    room = [(radius + 1 - offset, SIZE - 1 - radius - offset) for offset, radius in zip(offsets, radii, strict=True)]
+    middle = np.clip(middle, np.max([low for low, _ in room], 0), np.min([high for _, high in room], 0))
+    return [tuple(middle + offset) for offset in offsets]
 
 
 def _draw(
