@@ -9,7 +9,9 @@ Below the output folder: `train/<name>/<version>/<seed>/` (see `benchmark.train`
 
 import hashlib
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -39,6 +41,7 @@ Report = Callable[[str, int, int, str], None]
 """Told the name of a piece of work, how much is done, how much there is, and a note."""
 
 EVALUATIONS = "benchmark.evaluations"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,17 @@ def run(jobs: Sequence[Job], out: Path, processes: int, report: Report) -> None:
 
     Raises:
         UserError: some jobs failed; told when the others are done.
-        KeyboardInterrupt: passed on, after the states of the runs in flight are saved.
+        KeyboardInterrupt: passed on, after the states of the runs in flight are saved; at once if there is a second.
     """
     context = multiprocessing.get_context("spawn")
     queue: SimpleQueue[tuple[str, int, int, str]] = context.SimpleQueue()
     stop = context.Event()
     failures: dict[str, str] = {}
     with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(queue, stop)) as pool:
-        pending = {pool.submit(_run_job, job, out): job for job in jobs}
         try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # workers are born with it: signals are for the parent
+            pending = {pool.submit(_run_job, job, out): job for job in jobs}
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             while pending:
                 done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 while not queue.empty():
@@ -83,18 +88,28 @@ def run(jobs: Sequence[Job], out: Path, processes: int, report: Report) -> None:
                         failures[label] = str(error)
                     elif error:
                         raise error
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker process died, perhaps of lack of memory; run again to go on, with fewer --jobs"
-            ) from None
-        except BaseException:
+        except BaseException as error:
             stop.set()
+            if isinstance(error, BrokenProcessPool):
+                cure = "run again to go on, with fewer --jobs"
+                raise UserError(f"a worker process died, perhaps of lack of memory; {cure}") from None
             raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            _end(pool)
     if failures:
         reasons = "; ".join(dict.fromkeys(failures.values()))
         raise UserError(f"{len(failures)} of {len(jobs)} runs failed ({', '.join(failures)}): {reasons}")
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Wait until the workers have saved and left; a second interrupt kills them, and their last states stand."""
+    try:
+        pool.shutdown(wait=True, cancel_futures=True)
+    except KeyboardInterrupt:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a third changes nothing: this process is about to end
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        raise
 
 
 _queue: "SimpleQueue[tuple[str, int, int, str]]"
@@ -102,13 +117,20 @@ _stop: "Event"
 
 
 def _start(queue: "SimpleQueue[tuple[str, int, int, str]]", stop: "Event") -> None:
-    """Give a worker process its line to the parent; it leaves signals to the parent."""
+    """Give a worker process its line to the parent."""
     global _queue, _stop
     _queue, _stop = queue, stop
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     threadpool_limits(1)
+
+
+def _leave_with_parent() -> None:
+    """End a worker process whose parent was killed, lest it trains beside the next try; its last state stands."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _run_job(job: Job, out: Path) -> None:
@@ -166,10 +188,10 @@ def evaluate(job: Job, folder: Path, out: Path, data_folder: Path, device: torch
     for done, name in enumerate(names):
         report(f"{job.label} evaluation", done, len(names), name)
         evaluation: Evaluation = plugins.load(EVALUATIONS, name, "evaluation").EVALUATION
-        if _recorded(job, name, evaluation, weights_sha256, out):
+        reason = evaluation.skip(subject)
+        if _recorded(job, name, evaluation, reason, weights_sha256, out):
             continue
         started = time.monotonic()
-        reason = evaluation.skip(subject)
         scores = dict.fromkeys(evaluation.datasets, Skipped(reason)) if reason else evaluation(subject)
         seconds = {"train": train.read_card(folder)["seconds"], "evaluate": time.monotonic() - started}
         record = results.from_scores(
@@ -188,8 +210,11 @@ def evaluate(job: Job, folder: Path, out: Path, data_folder: Path, device: torch
     report(f"{job.label} evaluation", len(names), len(names), "")
 
 
-def _recorded(job: Job, name: str, evaluation: Evaluation, weights_sha256: str, out: Path) -> bool:
-    """Whether the record stands, of these weights and this protocol, and nothing it skipped can be had by now."""
+def _recorded(job: Job, name: str, evaluation: Evaluation, reason: str | None, weights_sha256: str, out: Path) -> bool:
+    """Whether the record stands, of these weights and this protocol, and nothing it skipped can be had by now.
+
+    What is skipped for `reason`, the model's own, stays skipped.
+    """
     path = results.record_path(out / "records", job.experiment.name, job.experiment.version, job.seed, name)
     if not path.exists():
         return False
@@ -198,7 +223,11 @@ def _recorded(job: Job, name: str, evaluation: Evaluation, weights_sha256: str, 
         weights_sha256,
         results.protocol_hash(evaluation),
     )
-    skipped = [d for d, result in record.results.items() if isinstance(result, results.NotMeasured)]
+    skipped = [
+        dataset
+        for dataset, result in record.results.items()
+        if isinstance(result, results.NotMeasured) and result.skipped != reason
+    ]
     return same and set(record.results) == set(evaluation.datasets) and not any(map(_available, skipped))
 
 

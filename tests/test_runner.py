@@ -1,0 +1,317 @@
+"""From experiments to records: what is written, what is skipped, and what happens when something fails."""
+
+import hashlib
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from benchmark import plugins, results, runner, train
+from benchmark.errors import UserError
+from benchmark.evaluations import aro, few_shot
+from benchmark.interfaces import Evaluation
+from benchmark.runner import Job
+from benchmark.schema import MANIFEST
+from tests.evaluations.doubles import write_scenes
+from tests.runs import experiment
+
+EVALUATIONS = ("aro", "fairface", "few_shot", "linear_probe")
+SIMCLR, CLIP = Job(experiment("simclr", steps=10), 0), Job(experiment("clip", steps=10), 1)
+NOWHERE = Job(experiment("mae", revision="0" * 40), 0)
+
+
+def silent(*_: object) -> None:
+    """A report to nobody."""
+
+
+def bring_to_end(job: Job, out: Path) -> None:
+    runner.train_and_evaluate(job, out, torch.device("cpu"), silent)
+
+
+def record(out: Path, job: Job, evaluation: str) -> results.Record:
+    declared = job.experiment
+    path = results.record_path(out / "records", declared.name, declared.version, job.seed, evaluation)
+    return results.read(path)
+
+
+def skipped(found: results.Record) -> dict[str, str]:
+    return {name: part.skipped for name, part in found.results.items() if isinstance(part, results.NotMeasured)}
+
+
+def times(out: Path) -> dict[str, int]:
+    return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def machine(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder to work in, where the small dataset is found and of the evaluation sets only scikit-learn's digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SYNREP_DATA", str(small_dataset.parents[1]))
+        place = tmp_path_factory.mktemp("machine")
+        patch.chdir(place)
+        yield place
+
+
+@pytest.fixture(scope="module")
+def finished(machine: Path) -> Path:
+    """The output folder of two jobs, done one after the other in this process; copy it before changing it."""
+    for job in (SIMCLR, CLIP):
+        bring_to_end(job, machine / "finished")
+    return machine / "finished"
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished folder that has its times."""
+    return shutil.copytree(finished, tmp_path / "out")
+
+
+def test_the_evaluations_of_these_tests_are_all_there_are() -> None:
+    assert tuple(plugins.names(runner.EVALUATIONS)) == EVALUATIONS
+
+
+# What is written
+
+
+@pytest.mark.parametrize("job", [SIMCLR, CLIP], ids=lambda job: job.label)
+def test_every_evaluation_of_a_job_has_its_record(job: Job, finished: Path, small_dataset: Path) -> None:
+    weights = (finished / "train" / job.place / "model.safetensors").read_bytes()
+    manifest = (small_dataset / MANIFEST).read_bytes()
+    for name in EVALUATIONS:
+        found = record(finished, job, name)
+        assert found.evaluation.name == name
+        assert found.seed == job.seed
+        assert found.experiment.fingerprint == results.fingerprint(job.experiment)
+        assert found.model.weights_sha256 == hashlib.sha256(weights).hexdigest()
+        assert found.training.content_sha256 == hashlib.sha256(manifest).hexdigest()
+        assert found.seconds["train"] == train.read_card(finished / "train" / job.place)["seconds"] > 0
+        assert found.environment.device == "cpu"
+    assert len(results.read_all(finished / "records")) == 2 * len(EVALUATIONS)
+
+
+def test_what_can_be_measured_here_is_and_the_rest_says_why(finished: Path) -> None:
+    probe = record(finished, SIMCLR, "linear_probe")
+    digits = probe.results["digits"]
+    assert isinstance(digits, results.Measured)
+    assert digits.dataset.n == 600
+    assert digits.scores["top1"].value > digits.chance
+    assert set(skipped(probe)) == set(probe.results) - {"digits"}
+    assert all("is neither in data/ nor in $SYNREP_DATA" in reason for reason in skipped(probe).values())
+
+
+def test_a_model_without_a_text_tower_is_recorded_as_skipped(finished: Path) -> None:
+    for name in ("aro", "fairface"):
+        reasons = skipped(record(finished, SIMCLR, name))
+        assert set(reasons) == set(plugins.load(runner.EVALUATIONS, name, "evaluation").EVALUATION.datasets)
+        assert all(reason.startswith("no text tower") for reason in reasons.values())
+        assert all("neither in data/" in reason for reason in skipped(record(finished, CLIP, name)).values())
+
+
+@pytest.mark.parametrize("job", [SIMCLR, CLIP], ids=lambda job: job.label)
+def test_predictions_are_those_of_the_record(job: Job, finished: Path) -> None:
+    folder = finished / "predictions" / job.place
+    assert {path.name for path in folder.iterdir()} == {"few_shot.parquet", "linear_probe.parquet"}
+    assert record(finished, job, "aro").predictions is None
+    for name, score in (("linear_probe", "top1"), ("few_shot", "accuracy")):
+        found = record(finished, job, name)
+        assert found.predictions
+        assert found.predictions.file == f"{name}.parquet"
+        path = folder / found.predictions.file
+        assert found.predictions.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        table = pq.read_table(path)
+        assert set(table["dataset"].to_pylist()) == {"digits"}
+        digits = found.results["digits"]
+        assert isinstance(digits, results.Measured)
+        if name == "linear_probe":
+            value = np.mean(table["label"].to_numpy() == table["prediction"].to_numpy())
+        else:
+            value = table["accuracy"].to_numpy().mean()
+        assert digits.scores[score].value == pytest.approx(value)
+
+
+# What is skipped
+
+
+def test_finished_work_is_not_done_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = times(copied)
+    monkeypatch.setattr(runner.FrozenEncoder, "_stored", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(train, "_loop", lambda *_: pytest.fail("trained again"))
+    for job in (SIMCLR, CLIP):
+        bring_to_end(job, copied)
+    assert times(copied) == before
+
+
+def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    """Records and predictions that are new or were replaced."""
+    return {name for name, when in after.items() if before.get(name) != when and not name.startswith("features/")}
+
+
+def test_a_dataset_that_has_come_is_measured_and_nothing_else_is_done(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = 6
+    columns: dict[str, list[Any]] = {
+        "true_caption": [f"a red circle left of number {row}" for row in range(n)],
+        "false_caption": [f"number {row} left of a red circle" for row in range(n)],
+        "relation_name": ["left of"] * n,
+        "bbox_x": [0] * n,
+        "bbox_y": [0] * n,
+        "bbox_w": [4] * n,
+        "bbox_h": [4] * n,
+    }
+    write_scenes(tmp_path, "scenes-relation", test=columns)
+    monkeypatch.chdir(tmp_path)
+    before = times(copied)
+    for job in (SIMCLR, CLIP):
+        bring_to_end(job, copied)
+    after = times(copied)
+    # Without a text tower the new set cannot be measured either: that record stays as it is.
+    place = f"{CLIP.place}/aro"
+    assert changed(before, after) == {f"records/{place}.json", f"predictions/{place}.parquet"}
+    found = record(copied, CLIP, "aro")
+    relation = found.results["scenes-relation"]
+    assert isinstance(relation, results.Measured)
+    assert relation.dataset.n == n
+    assert "scenes-order" in skipped(found)
+    bring_to_end(CLIP, copied)
+    assert times(copied) == after
+
+
+@pytest.mark.parametrize(
+    ("module", "other", "job"),
+    [
+        (few_shot, replace(few_shot.EVALUATION, episodes=20), SIMCLR),
+        (aro, replace(aro.EVALUATION, datasets=("scenes-order",)), CLIP),
+    ],
+    ids=["another knob", "other datasets"],
+)
+def test_another_protocol_is_measured_again(
+    module: Any, other: Evaluation, job: Job, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = times(copied)
+    monkeypatch.setattr(module, "EVALUATION", other)
+    bring_to_end(job, copied)
+    name = module.__name__.rpartition(".")[2]
+    assert f"records/{job.place}/{name}.json" in changed(before, times(copied))
+    assert all(f"/{name}." in path for path in changed(before, times(copied)))
+    found = record(copied, job, name)
+    assert found.evaluation.protocol == results.protocol_hash(other)
+    assert set(found.results) == set(other.datasets)
+
+
+def test_the_record_of_other_weights_is_replaced(copied: Path) -> None:
+    stale = record(copied, SIMCLR, "linear_probe")
+    fake = stale.model_copy(update={"model": stale.model.model_copy(update={"weights_sha256": "0" * 64})})
+    results.write(fake, copied / "records")
+    bring_to_end(SIMCLR, copied)
+    assert record(copied, SIMCLR, "linear_probe").model == stale.model
+
+
+def test_the_folder_of_another_configuration_is_refused(copied: Path) -> None:
+    other = replace(SIMCLR.experiment, settings=replace(SIMCLR.experiment.settings, temperature=0.5))
+    before = times(copied)
+    with pytest.raises(UserError) as refused:
+        bring_to_end(Job(other, SIMCLR.seed), copied)
+    for declared in (SIMCLR.experiment, other):
+        assert results.fingerprint(declared)[:12] in str(refused.value)
+    assert times(copied) == before
+
+
+# Several processes
+
+
+def test_processes_change_no_number_and_a_failure_stops_no_other_job(finished: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int, str]] = []
+    with pytest.raises(
+        UserError, match=r"^1 of 3 runs failed \(test/mae seed 0\): .* wanted 0{12}; build or"
+    ) as failed:
+        runner.run([NOWHERE, SIMCLR, CLIP], tmp_path, 2, lambda *words: told.append(words))
+    assert "\n" not in str(failed.value)
+    for job in (SIMCLR, CLIP):
+        for name in EVALUATIONS:
+            there, here = (record(out, job, name).model_dump() for out in (tmp_path, finished))
+            for varying in ("seconds", "created", "environment"):  # the last: somebody may be editing the code
+                del there[varying], here[varying]
+            assert there == here
+    assert [path.name for path in (tmp_path / "records" / "test").iterdir()].count("mae") == 0
+    for job in (SIMCLR, CLIP):
+        views = job.experiment.schedule.views
+        assert (job.label, views, views) in [(name, done, total) for name, done, total, _ in told]
+        assert (f"{job.label} evaluation", len(EVALUATIONS), len(EVALUATIONS), "") in told
+
+
+def test_a_worker_that_is_killed_ends_the_run_at_once_and_the_others_keep_their_state(
+    machine: Path, tmp_path: Path
+) -> None:
+    """As the kernel does when memory runs out."""
+    jobs = [Job(experiment("simclr", steps=100_000), seed) for seed in (0, 1, 2)]
+    running = [tmp_path / "train" / job.place for job in jobs[:2]]
+
+    def kill() -> None:
+        while not all((folder / "metrics.jsonl").exists() for folder in running):
+            time.sleep(0.05)
+        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(UserError, match=r"^a worker process died, .*; run again to go on"):
+        runner.run(jobs, tmp_path, 2, silent)
+    assert multiprocessing.active_children() == []
+    assert any((folder / "state.safetensors").exists() for folder in running)
+
+
+def test_a_second_interrupt_kills_the_workers() -> None:
+    class Pool:
+        """One whose workers do not leave when asked to."""
+
+        def shutdown(self, **_: bool) -> None:
+            raise KeyboardInterrupt
+
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    worker.start()
+    with pytest.raises(KeyboardInterrupt):
+        runner._end(Pool())  # type: ignore[arg-type]
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, runner.SIGNALS)
+    worker.join(10)
+    assert worker.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_the_workers_of_a_killed_parent_leave(machine: Path, tmp_path: Path) -> None:
+    """Else they would train beside the next try."""
+    job = Job(experiment("simclr", steps=100_000), 0)
+    parent = os.fork()
+    if parent == 0:
+        try:
+            runner.run([job], tmp_path, 1, silent)
+        finally:
+            os._exit(1)
+    while not (tmp_path / "train" / job.place / "metrics.jsonl").exists():
+        assert os.waitpid(parent, os.WNOHANG) == (0, 0)
+        time.sleep(0.05)
+    workers = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    assert workers
+    deadline = time.monotonic() + 20
+    while any(map(runs, workers)):
+        assert time.monotonic() < deadline, "a worker goes on without its parent"
+        time.sleep(0.05)
+
+
+def runs(process: str) -> bool:
+    """Whether a process is there, and no zombie that waits for somebody to read its status."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
