@@ -2,11 +2,12 @@
 
 import functools
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -26,6 +27,8 @@ data = typer.Typer(
 )
 app.add_typer(data, name="data")
 
+INTERRUPTED = 130
+"""What typer returns in the place of a KeyboardInterrupt."""
 RECIPES = "datasets_scripts"
 SCENES_EVALUATION = "scenes-evaluation"
 
@@ -37,22 +40,43 @@ def main() -> NoReturn:
     """Entry point: a user's error is one line and exit code 2."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        _fail(f"interrupted; the state is kept, go on with: {' '.join(['synrep', *sys.argv[1:]])}")
+        _fail(f"interrupted; the state is kept, go on with: {shlex.join(['synrep', *sys.argv[1:]])}")
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest of its buffer has nowhere to go
+        place = error.filename or "the output"
+        _fail(f"cannot read or write {place}: {error.strerror}; free some space or name another place")
     except typer.Exit as end:
         sys.exit(end.exit_code)
     except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error: wrong option, missing argument
-            _fail(f"{error.format_message()}; see `synrep --help`")
+        if hasattr(error, "format_message"):
+            _fail(_usage(error))
         raise
     sys.exit(0)
 
 
+def _usage(error: Any) -> str:
+    """What is wrong with a command line, and what there is instead; empty after the help of a bare `synrep`."""
+    message = error.format_message().rstrip(".")
+    if error.ctx is None:
+        return f"{message}; see `synrep --help`"
+    command, path = error.ctx.command, error.ctx.command_path
+    if commands := getattr(command, "commands", None):
+        return message and f"{message}; choose one of: {', '.join(commands)}"
+    if hasattr(error, "possibilities"):  # an unknown option
+        options = [name for parameter in command.params for name in parameter.opts if name.startswith("-")]
+        return f"no option {error.option_name} of `{path}`; choose one of: {', '.join(options)}"
+    return f"{message}; see `{path} --help`"
+
+
 def _fail(message: str) -> NoReturn:
-    print(f"synrep: {message}", file=sys.stderr)
+    if message:
+        print(f"synrep: {message}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -114,13 +138,12 @@ def build(
 def run(
     experiment: Annotated[str, typer.Argument(help="A file of benchmark/experiments, such as smoke.")],
     only: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Only this seed, rather than the declared ones.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="This seed, not the declared ones.")] = None,
     out: Out = Path("runs"),
     jobs: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = min(os.cpu_count() or 1, 4),
 ) -> None:
     """Train and evaluate an experiment's methods; write one record per method, seed and evaluation."""
-    from benchmark import plugins, runner
-    from benchmark.progress import Display
+    from benchmark import plugins
 
     declared: tuple[Experiment, ...] = plugins.load("benchmark.experiments", experiment, "experiment").EXPERIMENTS
     methods = [e.method for e in declared]
@@ -129,6 +152,10 @@ def run(
             raise unknown(f"method of experiment {experiment}", method, methods)
     chosen = [e for e in declared if not only or e.method in only]
     seeds = [(e, s) for e in chosen for s in (e.seeds if seed is None else (seed,))]
+
+    from benchmark import runner
+    from benchmark.progress import Display
+
     with Display() as display:
         runner.run([runner.Job(e, s) for e, s in seeds], out, jobs, display.update)
     print(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
@@ -169,9 +196,12 @@ def validate(records: Annotated[Path, typer.Argument(help="Folder of records.")]
 @app.command()
 def check(method: Annotated[str, typer.Argument(help="A file of baselines/.")]) -> None:
     """Check that a method keeps the contract: seeded, finite, learning, independent of the batch."""
-    from benchmark import contract, plugins
+    from benchmark import plugins
 
     tiny = plugins.load("baselines", method, "method").METHOD.tiny()
+
+    from benchmark import contract  # torch takes seconds; a wrong name shall not wait for it
+
     for name, test in contract.CHECKS.items():
         test(tiny)
         print(f"ok  {name}")

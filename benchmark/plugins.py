@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from benchmark.errors import unknown
+from benchmark.errors import UserError, unknown
 
 
 def names(package: str) -> list[str]:
@@ -17,8 +17,13 @@ def load(package: str, name: str, kind: str) -> ModuleType:
     """The plug-in called `name`; `kind` is the word for it in an error.
 
     Raises:
-        UserError: there is none; lists those that there are.
+        UserError: there is none (lists those that there are), or it declares none.
     """
     if name not in names(package):
         raise unknown(kind, name, names(package))
-    return importlib.import_module(f"{package}.{name}")
+    module = importlib.import_module(f"{package}.{name}")
+    if not {kind.upper(), f"{kind.upper()}S"} & vars(module).keys():
+        raise UserError(
+            f"{module.__file__} declares no {kind.upper()}; add one, or begin the file's name with an underscore"
+        )
+    return module

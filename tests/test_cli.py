@@ -1,0 +1,431 @@
+"""The `synrep` command as a user meets it: what it prints, how it fails, and how it goes on."""
+
+import importlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from safetensors import safe_open
+
+import baselines
+from benchmark import cli, experiments, plugins, results
+from benchmark.data import CaptionImages
+from tests.runs import experiment, metrics, train_here
+from tests.tables.conftest import measured, record
+
+REPOSITORY = Path(__file__).parents[1]
+SYNREP = Path(sys.executable).with_name("synrep")
+METHODS = "choose one of: clip, mae, simclr, stablerep, stablerep_plus, untrained"
+
+Synrep = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def synrep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Synrep]:
+    """Calls the command in this process, which has torch already; returns exit code, output and error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["synrep", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def assert_one_line(answer: tuple[int, str, str], *words: str) -> None:
+    """The command failed as it should: exit code 2, and a single line with these words."""
+    code, _, error = answer
+    assert code == 2, answer
+    assert error.startswith("synrep: ")
+    assert error.endswith("\n")
+    assert error.count("\n") == 1, error
+    for word in words:
+        assert word in error
+
+
+# Help
+
+
+def test_help_answers_at_once() -> None:
+    started = time.monotonic()
+    ran = subprocess.run([SYNREP, "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 3
+    assert all(command in ran.stdout for command in ("list", "run", "tables", "validate", "check", "data"))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = """
+import sys
+from benchmark.cli import main
+for command in ([], ["run"], ["tables"], ["validate"], ["check"], ["list"], ["data"], ["data", "build"]):
+    sys.argv = ["synrep", *command, "--help"]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, command
+print("heavy:", {"torch", "numpy", "pyarrow", "datasets_scripts", "baselines"} & sys.modules.keys())
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "heavy: set()"
+
+
+def commands(command: Any, path: str = "synrep") -> Iterator[tuple[str, Any]]:
+    if hasattr(command, "commands"):
+        for name, part in command.commands.items():
+            yield from commands(part, f"{path} {name}")
+    else:
+        yield path, command
+
+
+@pytest.mark.parametrize(("path", "command"), list(commands(typer.main.get_command(cli.app))))
+def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path: str, command: Any) -> None:
+    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+    assert len(options) <= 8
+    assert command.help
+    for parameter in command.params:
+        assert parameter.help, f"{path}: {parameter.name}"
+
+
+# What is not known
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("nosuch", ["'nosuch'", "choose one of: list, run, tables, validate, check, data"]),
+        ("data nosuch", ["'nosuch'", "choose one of: build"]),
+        ("data build nosuch", ["dataset 'nosuch'", "choose one of: scenes-evaluation, toy"]),
+        ("data build toy nosuch", ["dataset 'nosuch'"]),
+        ("run nosuch", ["experiment 'nosuch'", "choose one of: smoke"]),
+        ("run smoke --only nosuch", ["method of experiment smoke 'nosuch'", METHODS]),
+        ("run smoke --only simclr --only nosuch", ["'nosuch'", METHODS]),
+        ("check nosuch", ["method 'nosuch'", METHODS]),
+        ("check _private", ["method '_private'", METHODS]),
+        ("run smoke --nosuch 3", ["--nosuch", "`synrep run`", "choose one of: --only, --seed, --out, --jobs"]),
+        ("tables --nosuch", ["--nosuch", "choose one of: --records, --out, --check"]),
+        ("--nosuch", ["--nosuch", "choose one of: list, run"]),
+        ("run", ["Missing argument 'experiment'", "see `synrep run --help`"]),
+        ("run smoke --out", ["--out", "requires an argument"]),
+        ("run smoke surplus", ["surplus", "see `synrep run --help`"]),
+        ("run smoke --seed x", ["--seed", "integer"]),
+        ("run smoke --seed -1", ["--seed", "greater than or equal to 0"]),
+        ("run smoke --seed 4294967296", ["--seed", "less than or equal to 4294967295"]),
+        ("run smoke --jobs 0", ["--jobs", "greater than or equal to 1"]),
+    ],
+)
+def test_what_is_not_known_is_one_line_with_the_choices(
+    words: str, said: list[str], synrep: Synrep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(synrep(*words.split()), *said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_script_itself_fails_in_one_line_at_once() -> None:
+    started = time.monotonic()
+    ran = subprocess.run([SYNREP, "check", "nosuch"], capture_output=True, text=True, check=False)
+    assert time.monotonic() - started < 3
+    assert ran.stdout == ""
+    assert_one_line((ran.returncode, ran.stdout, ran.stderr), METHODS)
+
+
+@pytest.mark.parametrize("words", [[], ["data"]])
+def test_a_bare_command_shows_its_help_and_no_more(words: list[str], synrep: Synrep) -> None:
+    code, shown, error = synrep(*words)
+    assert (code, error) == (2, "")
+    assert "Usage: synrep" in shown
+
+
+def test_list_names_every_plug_in(synrep: Synrep) -> None:
+    code, shown, _ = synrep("list")
+    assert code == 0
+    lines = dict(line.split(": ") for line in shown.splitlines())
+    assert lines["methods"].split(", ") == plugins.names("baselines")
+    assert lines["experiments"].split(", ") == plugins.names("benchmark.experiments")
+    assert lines["evaluations"].split(", ") == plugins.names("benchmark.evaluations")
+    assert lines["tables"].split(", ") == plugins.names("benchmark.tables")
+    assert lines["datasets to build"] == "toy, scenes-evaluation"
+
+
+# Records and tables
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    """A folder with the records of two methods and two seeds."""
+    for method, value in (("stablerep", 0.7), ("untrained", 0.3)):
+        for seed in (0, 1):
+            results.write(record(method, {"digits": measured(value)}, seed=seed), tmp_path / "records")
+    return tmp_path / "records"
+
+
+def test_tables_are_written_printed_and_checked(records: Path, synrep: Synrep) -> None:
+    out = records.parent / "tables"
+    code, shown, _ = synrep("tables", "--records", records, "--out", out)
+    assert code == 0
+    written = sorted(out.rglob("*.md"))
+    assert [path.name for path in written] == ["linear_probe.md"]
+    assert written[0].read_text() in shown
+    assert synrep("tables", "--records", records, "--out", out, "--check")[0] == 0
+    written[0].write_text(written[0].read_text().replace("70", "71"))
+    before = written[0].read_bytes()
+    stale = synrep("tables", "--records", records, "--out", out, "--check")
+    assert_one_line(stale, "stale: linear_probe.md", f"run `synrep tables --records {records} --out {out}`")
+    assert written[0].read_bytes() == before
+    written[0].unlink()
+    assert_one_line(synrep("tables", "--records", records, "--out", out, "--check"), "missing: linear_probe.md")
+
+
+def test_validate_counts_the_records(records: Path, synrep: Synrep) -> None:
+    assert synrep("validate", records) == (0, f"{records}: 4 valid records\n", "")
+
+
+@pytest.mark.parametrize("command", ["tables", "validate"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("", "is empty"), ("{", "not valid JSON"), ("[]", "record"), ("{}", "field"), ('{"seed": NaN}', "record")],
+)
+def test_a_malformed_record_is_named(command: str, content: str, said: str, records: Path, synrep: Synrep) -> None:
+    bad = sorted(records.rglob("*.json"))[1]
+    bad.write_text(content)
+    out = records.parent / "tables"
+    words = ["validate", records] if command == "validate" else ["tables", "--records", records, "--out", out]
+    assert_one_line(synrep(*words), str(bad), said)
+    assert not out.exists()
+
+
+def test_a_folder_without_records_is_one_line(tmp_path: Path, synrep: Synrep) -> None:
+    for folder in (tmp_path, tmp_path / "nosuch", SYNREP):
+        assert_one_line(synrep("validate", folder), f"no records in {folder}")
+        assert_one_line(synrep("tables", "--records", folder), f"no records in {folder}")
+
+
+# Nowhere to write
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_line(records: Path, synrep: Synrep) -> None:
+    (records.parent / "file").write_text("mine")
+    words = ("tables", "--records", records, "--out", records.parent / "file")
+    assert_one_line(synrep(*words), f"cannot write {records.parent}/file/", "Not a directory")
+    assert (records.parent / "file").read_text() == "mine"
+
+
+def test_a_disk_that_fills_leaves_no_table_half_written(
+    records: Path, synrep: Synrep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = records.parent / "tables"
+    answer = synrep("tables", "--records", records, "--out", out)
+    assert_one_line(answer, f"cannot write {out}", "No space left", "free some space")
+    assert [path for path in out.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_output_that_cannot_be_written_is_one_line(records: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run([SYNREP, "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert_one_line((ran.returncode, "", ran.stderr), "the output", "No space left on device")
+
+
+# Methods
+
+
+def test_check_says_what_it_checked(synrep: Synrep) -> None:
+    code, shown, error = synrep("check", "stablerep")
+    assert (code, error) == (0, "")
+    assert [line.startswith("ok  ") for line in shown.splitlines()] == [True] * 4
+
+
+TOY = '''"""Features that say the mean colour of their image."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from benchmark.interfaces import AdamW, Batch, Method, Model, Sampling
+
+
+@dataclass(frozen=True)
+class Toy(Method):
+    """Nothing to set."""
+
+    sampling: Sampling = Sampling()
+    optimizer: AdamW = AdamW(base_lr=1e-3, base_views=256, weight_decay=0.05, betas=(0.9, 0.95), warmup=0.05)
+
+    def build(self, vit: VisionTransformer) -> Model:
+        """ViT and a linear layer."""
+        return ToyModel(vit)
+
+    def tiny(self) -> Self:
+        """Itself."""
+        return self
+
+
+class ToyModel(Model):
+    """Mean colour from features."""
+
+    def __init__(self, vit: VisionTransformer) -> None:
+        super().__init__(vit)
+        self.colour = nn.Linear(vit.embed_dim, 3)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Squared error."""
+        wrong = self.colour(self.encode_images(batch.images_V3HW)) - batch.images_V3HW.mean((2, 3))
+        return {"loss": wrong.square().mean()}
+
+
+METHOD = Toy()
+'''
+
+CUSTOMIZE = """
+import baselines
+import benchmark.experiments
+
+baselines.__path__.append({folder!r})
+benchmark.experiments.__path__.append({folder!r})
+"""
+
+
+def with_plug_in(name: str, source: str, tmp_path: Path) -> dict[str, str]:
+    """The environment of a process in which a method or an experiment is a file more in its folder."""
+    for folder in ("plug-ins", "site"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "plug-ins" / f"{name}.py").write_text(source)
+    (tmp_path / "site" / "sitecustomize.py").write_text(CUSTOMIZE.format(folder=str(tmp_path / "plug-ins")))
+    return {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{REPOSITORY}"}
+
+
+def test_one_file_makes_a_method(tmp_path: Path) -> None:
+    env = with_plug_in("toy", TOY, tmp_path)
+    script = """
+import sys
+from benchmark import cli, plugins
+from benchmark.experiments import smoke
+print(*(e.name for e in smoke.EXPERIMENTS), *plugins.names("baselines"))
+sys.argv = ["synrep", "check", "toy"]
+cli.main()
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
+    assert ran.stderr == ""
+    names, *checks = ran.stdout.splitlines()
+    assert {"smoke/toy", "toy"} <= set(names.split())
+    assert len(checks) == 4
+    assert all(line.startswith("ok  ") for line in checks)
+    assert ran.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("toy_detached", "batch.images_V3HW)) -", "batch.images_V3HW).detach()) -", "no gradient reaches the encoder"),
+        ("toy_rising", '{"loss": ', '{"loss": -2 * wrong.square().mean().detach() + ', "the loss does not fall"),
+        ("toy_unnamed", '{"loss": wrong', '{"error": wrong', "must return a scalar named 'loss'"),
+        ("toy_unseeded", "nn.Linear(vit.embed_dim, 3)", "_unseeded(vit.embed_dim)", "torch's seed does not fix"),
+        ("toy_absent", "METHOD = Toy()", "", "declares no METHOD"),
+    ],
+)
+def test_a_broken_method_is_one_line(
+    name: str, old: str, new: str, said: str, synrep: Synrep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert old in TOY
+    helper = """
+
+def _unseeded(width: int) -> nn.Linear:
+    layer = nn.Linear(width, 3)
+    layer.bias.data.normal_(generator=_generator)
+    return layer
+
+
+import torch
+
+_generator = torch.Generator()
+"""
+    (tmp_path / f"{name}.py").write_text(TOY.replace(old, new) + helper)
+    monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path)])
+    importlib.invalidate_caches()
+    assert_one_line(synrep("check", name), said)
+
+
+# A run that is stopped
+
+
+def test_a_stopped_run_goes_on_from_the_line_it_printed(
+    synrep: Synrep, small_dataset: Path, small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C (to the whole group of processes), then SIGTERM (to the command alone), then to its end."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SYNREP_DATA", str(small_dataset.parents[1]))
+    steps = 200
+    source = f"from tests.runs import experiment\nEXPERIMENTS = (experiment('stablerep', {steps}), experiment('mae'))"
+    env = with_plug_in("little", source, tmp_path)
+    folder = tmp_path / "my runs" / "train" / "test" / "stablerep" / "1" / "7"
+    words = ["synrep", "run", "little", "--only", "stablerep", "--seed", "7", "--out", "my runs", "--jobs", "1"]
+    reached = 0
+    for stop in (lambda child: os.killpg(child.pid, signal.SIGINT), lambda child: child.terminate()):
+        child = start(words, env)
+        wait_for_step(reached + 20, folder, child)
+        stop(child)
+        _, error = child.communicate(timeout=60)
+        assert_one_line((child.returncode, "", error), "interrupted; the state is kept, go on with: synrep run")
+        assert not (folder / "model.json").exists()
+        with safe_open(folder / "state.safetensors", "pt") as state:
+            before, reached = reached, int(state.metadata()["step"])
+        assert before + 20 <= reached < steps
+        assert group_is_empty(child.pid)
+        words = shlex.split(error.partition("go on with: ")[2])
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path / "plug-ins")])
+    code, shown, error = synrep(*words[1:])
+    assert (code, error) == (0, "")
+    assert shown.splitlines()[-1].startswith("records: my runs/records; tables: synrep tables")
+    assert [line["step"] for line in metrics(folder)] == list(range(10, steps + 1, 10))
+    undisturbed = train_here(experiment("stablerep", steps), small_data, tmp_path / "undisturbed", seed=7)
+    assert (folder / "model.safetensors").read_bytes() == undisturbed
+    assert len(results.read_all(tmp_path / "my runs" / "records")) == len(plugins.names("benchmark.evaluations"))
+    assert list((tmp_path / "my runs").rglob("*.tmp")) == []
+
+
+def start(words: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
+    """The command, leader of a group of processes of its own, as a shell starts it."""
+    assert words[0] == "synrep"
+    return subprocess.Popen(
+        [SYNREP, *words[1:]],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_step(step: int, folder: Path, child: subprocess.Popen[str]) -> None:
+    log = folder / "metrics.jsonl"
+    while not log.exists() or log.read_text().count("\n") < step // 10:
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.02)
+
+
+def group_is_empty(group: int) -> bool:
+    """Whether all processes of the group end within a while."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
