@@ -36,7 +36,7 @@ class MAE(Method):
 
     def tiny(self) -> Self:
         """A decoder of one narrow block, half of the few patches hidden, and a learning rate for short runs."""
-        optimizer = replace(self.optimizer, base_lr=3e-3)
+        optimizer = replace(self.optimizer, base_lr=1.5e-3)
         return replace(self, hidden_share=0.5, width=64, depth=1, heads=4, optimizer=optimizer)
 
 
