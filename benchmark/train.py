@@ -222,11 +222,8 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    with atomic.replacing(path) as temporary:
-        try:
-            safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
-        except SafetensorError as error:  # of the disk; `replacing` knows OSError
-            raise OSError(str(error)) from None
+    """Write `tensors` atomically; not by `save_file`, which leaves a temporary file of its own when it is killed."""
+    atomic.write_bytes(path, safetensors.torch.save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata))
 
 
 def _load(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, Tensor]]:
