@@ -168,12 +168,16 @@ def test_without_an_optimizer_nothing_is_trained(small_data: CaptionImages, tmp_
 
 
 def test_a_finished_run_is_weights_a_card_and_metrics(small_data: CaptionImages, tmp_path: Path) -> None:
-    train_here(experiment("stablerep", steps=45), small_data, tmp_path, save_seconds=0.0)
+    told: list[tuple[float, ...]] = []
+    declared = experiment("stablerep", steps=45)
+    train_here(declared, small_data, tmp_path, save_seconds=0.0, report=lambda *words: told.append(words))
     assert names(tmp_path) == {"model.safetensors", "model.json", "metrics.jsonl"}
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [10, 20, 30, 40, 45]
     assert [line["views"] for line in lines] == [step * BATCH for step in (10, 20, 30, 40, 45)]
     assert all(math.isfinite(line["loss"]) and line["views_per_second"] > 0 for line in lines)
+    assert len({line["loss"] for line in lines}) == len(lines)
+    assert told == [(line["views"], line["loss"], line["views_per_second"]) for line in lines]
 
 
 def test_seeds_and_settings_decide_the_weights(small_data: CaptionImages, tmp_path: Path) -> None:
