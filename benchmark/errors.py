@@ -1,6 +1,6 @@
 """The one exception a user meets: a single line that says what was wanted, what was found and what to do.
 
-`synrep` prints it and exits with code 2; nothing else in the project catches it.
+`synrep` prints it and exits with code 2.
 """
 
 

@@ -69,7 +69,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        return Manifest(**json.loads(path.read_text()))
+        manifest = Manifest(**json.loads(path.read_text()))
+        if not (isinstance(manifest.files, dict) and isinstance(manifest.rows, dict)):
+            raise TypeError("files and rows are to be objects")
+        return manifest
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the dataset was not built to its end; build it again to go on") from None
     except (json.JSONDecodeError, TypeError) as error:

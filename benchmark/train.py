@@ -203,7 +203,10 @@ class _Run:
             self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
         log = self.folder / "metrics.jsonl"
         lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+        try:
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{log} is damaged ({error}); remove it, or the folder to start again") from None
         atomic.write_bytes(log, "".join(kept).encode())
 
     def log(self, scalars: dict[str, float]) -> None:

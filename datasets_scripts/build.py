@@ -32,7 +32,10 @@ def claim(folder: Path, revision: str, declaration: dict[str, Any]) -> bool:
     """
     marker = folder / STARTED
     if marker.exists():
-        found = json.loads(marker.read_text())["revision"]
+        try:
+            found = json.loads(marker.read_text())["revision"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{marker} is damaged ({error}); remove {folder} and build it again") from None
         if found != revision:
             raise UserError(
                 f"{folder} holds a dataset of another recipe: revision {found[:12]}, wanted {revision[:12]}; "

@@ -1,4 +1,7 @@
-"""A recipe says everything that decides the bytes of a synthetic dataset; its hash is the dataset's revision."""
+"""A recipe says what decides the content of a synthetic dataset; its hash is the dataset's revision.
+
+The same recipe gives the same bytes with the same versions of NumPy and Pillow.
+"""
 
 import hashlib
 import json

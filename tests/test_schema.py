@@ -31,3 +31,10 @@ def test_missing_manifest_says_that_the_build_did_not_end(tmp_path):
 def test_errors_are_one_line_and_list_the_choices():
     assert str(UserError("two\n  lines")) == "two lines"
     assert str(unknown("method", "x", ["b", "a"])) == "unknown method 'x'; choose one of: a, b"
+
+
+def test_a_manifest_without_its_files_is_one_line(tmp_path):
+    broken = {"repo": "a/b", "revision": "1", "rows": {}, "images_per_row": 1, "files": None, "recipe": {}}
+    (tmp_path / "dataset.json").write_text(json.dumps(broken))
+    with pytest.raises(UserError, match="not a dataset manifest"):
+        schema.read_manifest(tmp_path)

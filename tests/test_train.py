@@ -481,3 +481,9 @@ def test_the_environment_of_a_state_is_no_secret(small_data: CaptionImages, tmp_
     card = json.loads((tmp_path / "model.json").read_text())
     assert set(card) == {"experiment", "seed", "fingerprint", "seconds", "weights_sha256", "views"}
     assert os.uname().nodename not in json.dumps(card)
+
+
+def test_a_damaged_log_is_one_line(small_data: CaptionImages, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("garbage\n")
+    with pytest.raises(UserError, match="damaged"):
+        train_here(experiment("stablerep", steps=2), small_data, tmp_path)

@@ -18,7 +18,7 @@ from PIL import Image
 from benchmark import atomic, schema
 from benchmark.errors import UserError
 from datasets_scripts import scenes, shards
-from datasets_scripts.build import build
+from datasets_scripts.build import build, claim
 from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, captions
 
 ROOT = Path(__file__).parents[2]
@@ -237,3 +237,9 @@ def test_recipe_is_kept_with_the_dataset(small_dataset):
     kept = json.loads((small_dataset / "recipe.json").read_text())
     assert kept == {"recipe": RECIPE.declaration(), "revision": RECIPE.revision}
     assert schema.read_manifest(small_dataset).recipe == RECIPE.declaration()
+
+
+def test_a_damaged_marker_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text("")
+    with pytest.raises(UserError, match="damaged"):
+        claim(tmp_path, "0" * 40, {})
