@@ -148,6 +148,20 @@ def test_flip_mirrors_left_and_right(monkeypatch):
     torch.testing.assert_close(found, tv.horizontal_flip(pictures / 255))
 
 
+def test_flip_comes_after_the_crop():
+    """The same place is shown, mirrored."""
+    pictures, settings = uint8(20, 48, 60), replace(NOTHING, scale=(0.1, 0.5), flip=0.5)
+    views = augment(pictures, settings, 24, generator())
+    drawn = generator()
+    boxes = torch.stack(random_crops(20, 48, 60, settings.scale, drawn), 1).tolist()
+    flipped = torch.rand(20, generator=drawn) < 0.5
+    assert 5 < flipped.sum() < 15
+    for view, picture, box, flip in zip(views, pictures / 255, boxes, flipped):
+        wanted = tv.resized_crop(picture, *box, [24, 24], InterpolationMode.BILINEAR, antialias=True)
+        wanted = normalise(tv.horizontal_flip(wanted) if flip else wanted)
+        torch.testing.assert_close(view, wanted, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [(48, 48), (48, 80), (80, 48)])
 def test_downsampling_comes_before_the_crop_and_keeps_the_aspect(shape):
     """Short side to a quarter or a half and back, then the same crop as without it."""

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 
+from benchmark import data as module
 from benchmark import schema
 from benchmark.augment import MEAN, STD
 from benchmark.data import Batches, CaptionImages, philox, step_seed
@@ -220,6 +221,17 @@ def test_crops_of_an_image_are_augmented_apart(small_data):
     batch = Batches(small_data, sampling, Schedule(48, 24), 16, 0)[0]
     first, second = batch.images_V3HW[0::2], batch.images_V3HW[1::2]
     assert ((first - second).abs().mean((1, 2, 3)) > 0.05).all()
+
+
+def test_every_step_of_every_seed_is_augmented_anew(data, monkeypatch):
+    def noise(images, augmentation, size, generator):
+        return torch.rand(len(images), generator=generator)
+
+    monkeypatch.setattr(module, "augment", noise)
+    first = [batches(data, seed=seed)[step].images_V3HW for seed in (0, 1) for step in range(2 * PER_EPOCH)]
+    assert len({tuple(values.tolist()) for values in first}) == 4 * PER_EPOCH
+    again = [batches(data, seed=seed)[step].images_V3HW for seed in (0, 1) for step in range(2 * PER_EPOCH)]
+    assert all(map(torch.equal, first, again))
 
 
 def test_generators_are_keyed_apart():

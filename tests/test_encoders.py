@@ -125,6 +125,18 @@ def test_text_is_read_at_its_end_and_cut_at_the_context(text):
     assert calls[0].shape == (1, 12) and calls[0][0, 4:].eq(0).all()
 
 
+@torch.no_grad()
+def test_a_word_hears_only_those_before_it(text):
+    """CLIP's causal mask: words that follow, and padding, change nothing before them."""
+    heard = []
+    handle = text.transformer.transformer.register_forward_hook(lambda module, tokens, out: heard.append(out[0]))
+    text(["a b c d"])
+    text(["a b x y z"])
+    handle.remove()
+    torch.testing.assert_close(heard[0][:3], heard[1][:3])  # start, a, b
+    assert not torch.allclose(heard[0][3], heard[1][3], atol=1e-3)
+
+
 def test_all_of_the_text_tower_is_trained(text):
     text(["a star", "a ring on sand"]).square().sum().backward()
     untouched = [name for name, p in text.named_parameters() if p.grad is None or not p.grad.any()]
