@@ -3,9 +3,14 @@
 A dataset folder:
 
     README.md                                  card; its YAML tells `datasets.load_dataset` where the Parquet is
-    dataset.json                               manifest: repo, revision, recipe, rows, sha256 of every file below
+    dataset.json                               manifest: repo, revision, recipe, rows, sha256 of every file it lists
+    recipe.json                                the recipe's revision, from the first moment of a build
+    statistics.json                            what was drawn, by what, in what time; differs from build to build
+    sheet.png                                  some captions and their images, for the card
     data/<split>-00000-of-00003.parquet        one row per caption, a row group per work unit
     index/<split>-00000.npy                    byte offset and length of every image: int64 (rows, l, 2)
+
+An image that could not be drawn is null, its length in the index zero, and `status` says why.
 
 Evaluation sets use the same layout without an index: one row per image, columns as the catalogue says.
 """
@@ -29,8 +34,15 @@ SOURCE_ID = "source_id"
 IMAGES = "images"
 SEEDS = "seeds"
 GUIDANCE = "guidance"
+STATUS = "status"
+"""Of each image: "ok", or why it is null."""
+NSFW = "nsfw"
+"""Of each image, where the model has a safety checker: above zero it would have hidden the image."""
 
+CARD = "README.md"
 MANIFEST = "dataset.json"
+STATISTICS = "statistics.json"
+SHEET = "sheet.png"
 
 
 def shard_name(split: str, index: int, total: int) -> str:

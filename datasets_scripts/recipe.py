@@ -1,15 +1,28 @@
 """A recipe says what decides the content of a synthetic dataset; its hash is the dataset's revision.
 
-The same recipe gives the same bytes with the same versions of NumPy and Pillow.
+The same recipe gives the same bytes with the same software on the same kind of device.
 """
 
 import hashlib
+import importlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
 
-from datasets_scripts.text_to_image import TextToImage
+from benchmark import plugins
+from benchmark.errors import UserError, unknown
+from datasets_scripts.text_to_image import Terms, TextToImage
+
+SIZES: dict[str, int | None] = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000, "full": None}
+"""Name -> captions of a recipe at that size; None is all of them."""
+
+GUIDANCE = {
+    "small": (2.0, 3.0),
+    "large": (8.0, 10.0),
+    "mixed": (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0),
+}
+"""Guidance schedules of the StableRep paper's ablation (arXiv 2306.00984, Table 6)."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,38 @@ class Caption:
     @property
     def caption_id(self) -> int:
         """Signed 64 bits from the text's hash: the same caption has the same id in every dataset."""
-        return int.from_bytes(hashlib.sha256(self.text.encode()).digest()[:8], "big", signed=True)
+        return caption_id(self.text)
+
+
+def caption_id(text: str) -> int:
+    """Signed 64 bits: the first eight bytes of the text's SHA-256, big-endian."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
+
+
+class Captions(Protocol):
+    """Distinct captions in their final order; iterating gives the same ones every time."""
+
+    @property
+    def version(self) -> str:
+        """Names exactly which captions these are; part of the recipe's hash."""
+        ...
+
+    @property
+    def terms(self) -> tuple[Terms, ...]:
+        """Under which conditions they may be used."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Caption]: ...
+
+    def limited(self, count: int | None) -> Self:
+        """A part of these captions; None is all that there are.
+
+        Raises:
+            UserError: there are fewer than `count`.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,14 +76,11 @@ class Recipe:
 
     name: str
     version: int
-    captions: Callable[[], list[Caption]]
-    """Distinct captions in their final order."""
-    captions_version: str
-    """Names what `captions` returns; part of the hash, since a function has none."""
+    captions: Captions
     draw: TextToImage
     images_per_caption: int
     guidance: tuple[float, ...]
-    """Image k of a caption is drawn at `guidance[k % len(guidance)]`."""
+    """The schedule that a caption's images go round."""
     seed: int = 0
 
     @property
@@ -52,7 +93,7 @@ class Recipe:
         return {
             "name": self.name,
             "version": self.version,
-            "captions": self.captions_version,
+            "captions": self.captions.version,
             "text_to_image": self.draw.name,
             "images_per_caption": self.images_per_caption,
             "guidance": list(self.guidance),
@@ -64,16 +105,59 @@ class Recipe:
         """40 hexadecimal digits, like a Hub commit: the hash of the declaration."""
         return revision_of(self.declaration())
 
-    def image_seed(self, caption_id: int, index: int) -> int:
-        """64 bits for image `index` of a caption: a hash of recipe, caption and index, never of an order or a rank."""
-        key = f"{self.revision} {caption_id} {index}".encode()
-        return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
-
-    def image_guidance(self, index: int) -> float:
-        """Guidance of image `index` of any caption."""
-        return self.guidance[index % len(self.guidance)]
-
 
 def revision_of(declaration: dict[str, Any]) -> str:
     """40 hexadecimal digits of the SHA-256 of canonical JSON."""
     return hashlib.sha256(json.dumps(declaration, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def image_seed(revision: str, caption: int, index: int) -> int:
+    """64 bits for image `index` of a caption id: a hash of recipe, caption and index, never of an order or a rank."""
+    key = f"{revision} {caption} {index}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+
+
+def image_guidance(schedule: tuple[float, ...], caption: int, index: int) -> float:
+    """Guidance of image `index` of a caption id.
+
+    A caption's images go round the schedule from a place that its id gives, so that every value is equally frequent
+    in a dataset although a caption may have more images than the schedule has values, or fewer.
+    """
+    return schedule[(caption + index) % len(schedule)]
+
+
+def names() -> list[str]:
+    """The recipes that there are: files of this package that declare a RECIPE, dashes for underscores."""
+    files = plugins.names("datasets_scripts")
+    declaring = [name for name in files if hasattr(importlib.import_module(f"datasets_scripts.{name}"), "RECIPE")]
+    return [name.replace("_", "-") for name in declaring]
+
+
+def find(name: str) -> Recipe:
+    """The recipe called `<recipe>[-<size>][-<guidance>]`, such as `cc3m`, `cc3m-10k`, `cc3m-100k-mixed` or `cc3m-w2`.
+
+    Raises:
+        UserError: no such recipe, size or guidance.
+    """
+    base = max((known for known in names() if f"{name}-".startswith(f"{known}-")), key=len, default=None)
+    if base is None:
+        raise unknown("recipe", name, names())
+    recipe: Recipe = importlib.import_module(f"datasets_scripts.{base.replace('-', '_')}").RECIPE
+    for word in name.removeprefix(base).split("-")[1:]:
+        recipe = _varied(recipe, word)
+    return recipe
+
+
+def _varied(recipe: Recipe, word: str) -> Recipe:
+    varied = replace(recipe, name=f"{recipe.name}-{word}")
+    if word in SIZES:
+        return replace(varied, captions=recipe.captions.limited(SIZES[word]))
+    if word in GUIDANCE:
+        return replace(varied, guidance=GUIDANCE[word])
+    try:
+        if word[0] == "w":
+            return replace(varied, guidance=(float(word[1:]),))
+    except (ValueError, IndexError):
+        pass
+    choices = f"a size ({', '.join(SIZES)}) or a guidance ({', '.join(GUIDANCE)}, w2, w7.5, ...)"
+    raise UserError(f"unknown variant {word!r} of recipe {recipe.name}; choose {choices}")

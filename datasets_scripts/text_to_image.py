@@ -1,30 +1,71 @@
 """What draws the images of a dataset: one protocol, whether it is a diffusion model or a renderer."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from datasets_scripts import scenes
+OK = "ok"
+"""Status of an image that was drawn."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Under which conditions something may be used; a dataset's card lists those of all that it is made from."""
+
+    of: str
+    """What they are about: "captions: Conceptual Captions 3M"."""
+    licence: str
+    """The Hub's identifier of the licence, or "other"."""
+    text: str
+    """One paragraph in our own words."""
+    url: str
+    commercial: bool = True
+
+
+class Drawn(NamedTuple):
+    """One image, or why there is none."""
+
+    image: np.ndarray | None
+    """uint8 RGB (H, W, 3)."""
+    status: str = OK
+    nsfw: float | None = None
+    """Above zero is what the model's own safety checker would have hidden; None where it has none."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs."""
+
+    bytes: int
+    """Of its encoded file."""
+    teraflops: float = 0.0
+    """Of arithmetic on a GPU; zero without one."""
+    core_seconds: float = 0.0
+    """On a CPU, where no GPU is used."""
 
 
 class TextToImage(Protocol):
-    """Draws a batch of images, each from its own caption, seed and guidance; never from the batch's composition."""
+    """Draws images, each from its own caption, seed and guidance."""
 
-    name: str
-    """Model id and everything else that changes the pixels; part of the recipe's hash."""
-
-    def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> list[np.ndarray]:
-        """uint8 RGB (H, W, 3), one per caption."""
+    @property
+    def name(self) -> str:
+        """Model, revision and everything else that changes the pixels; part of the recipe's hash."""
         ...
 
+    @property
+    def terms(self) -> tuple[Terms, ...]:
+        """Under which conditions its images may be used."""
+        ...
 
-class Scenes:
-    """The renderer of the embedded world; guidance has no meaning in it."""
+    @property
+    def cost(self) -> Cost:
+        """What one image costs, for estimates."""
+        ...
 
-    name = f"scenes-{scenes.VERSION}"
-
-    def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> list[np.ndarray]:
-        """One 64x64 rendering per caption."""
-        del guidance
-        return [scenes.render(caption, seed).image for caption, seed in zip(captions, seeds, strict=True)]
+    def __call__(
+        self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
+    ) -> Iterator[Drawn]:
+        """One image per caption, in order. Called once per work unit; equal captions stand side by side."""
+        ...
