@@ -1,27 +1,36 @@
-"""Build a recipe into a dataset folder: units in parallel, shards in order, finished shards skipped.
+"""Build a recipe into a dataset folder: one datatrove pipeline for one machine, Slurm, Ray, or any other scheduler.
 
-The folder carries its recipe's revision from the start; another recipe in the same folder is refused. Shards are
-whole or absent, so a killed build goes on where it stopped.
+The folder carries its recipe's revision from the start; another recipe in the same folder is refused. What is done is
+what stands there (`shards.Units`, `shards.Shards`), never what an engine remembers: any process may draw any unit, and a
+killed build goes on where it stopped, with any number of workers.
 """
 
+import functools
 import json
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmark import atomic, schema
 from benchmark.errors import UserError
-from datasets_scripts import generate, shards
+from datasets_scripts import card, generate, marks, sheet, shards
+from datasets_scripts.executor import OneMachine, Progress
 from datasets_scripts.recipe import Caption, Recipe
+from datasets_scripts.statistics import summary
 
 SPLIT = "train"
 STARTED = "recipe.json"
+TASK_UNITS = 4
+"""Units of a task (a datatrove rank): few, so that workers end together; more than one, since each task leaves a log."""
+
+Report = Callable[[int, int, str], None]
+"""Told images done, images in all, and a note."""
 
 
 def claim(folder: Path, revision: str, declaration: dict[str, Any]) -> bool:
@@ -46,68 +55,193 @@ def claim(folder: Path, revision: str, declaration: dict[str, Any]) -> bool:
     return (folder / schema.MANIFEST).exists()
 
 
-def build(recipe: Recipe, data: Path, workers: int, progress: Callable[[int, int], None]) -> Path:
-    """Build `recipe` below the folder `data`; returns the dataset folder.
+@dataclass(frozen=True)
+class Work:
+    """A build that was started: what is to do, and where. Every process of it has an equal one."""
 
-    `progress` is told images done and images in all. The bytes do not depend on `workers`.
+    recipe: Recipe
+    folder: Path
+    revision: str
+    captions: int
+    shard_units: int
+    c2pa: marks.C2PA | None = None
+
+    @property
+    def units(self) -> int:
+        """Units in all; the last may be smaller."""
+        return -(-self.captions // schema.UNIT_CAPTIONS)
+
+    @property
+    def tasks(self) -> int:
+        """Tasks in all."""
+        return -(-self.units // TASK_UNITS)
+
+    @property
+    def images(self) -> int:
+        """Images in all."""
+        return self.captions * self.recipe.images_per_caption
+
+    @functools.cached_property
+    def shards(self) -> shards.Shards:
+        """Where the shards are."""
+        return shards.Shards(self.folder, SPLIT, -(-self.units // self.shard_units))
+
+    def units_of(self, shard: int) -> range:
+        """The units of a shard."""
+        return range(shard * self.shard_units, min((shard + 1) * self.shard_units, self.units))
+
+    def done(self, unit: int) -> bool:
+        """Whether a unit stands, by itself or in its shard."""
+        return shards.Units(self.folder).done(unit) or self.shards.done(unit // self.shard_units)
+
+    def captions_of(self, unit: int) -> list[Caption]:
+        """The captions of a unit."""
+        shard, place = divmod(unit, self.shard_units)
+        group = _captions(self.folder).read_row_group(shard)
+        rows = group.slice(place * schema.UNIT_CAPTIONS, schema.UNIT_CAPTIONS)
+        return [Caption(*row.values()) for row in rows.to_pylist()]
+
+
+def start(recipe: Recipe, data: Path, c2pa: marks.C2PA | None = None) -> Work | Path:
+    """Claim the dataset's folder below `data` and lay its captions down; a finished dataset's folder otherwise.
 
     Raises:
-        UserError: the folder holds another recipe, or cannot be written.
+        UserError: the folder holds another recipe, the captions are not prepared, or the disk is full.
     """
     folder = data / recipe.repo
-    if claim(folder, recipe.revision, recipe.declaration()):
+    revision = recipe.revision
+    if claim(folder, revision, recipe.declaration()):
         return folder
-    captions = recipe.captions()
-    parts = _batched(captions, schema.SHARD_CAPTIONS)
-    total = len(captions) * recipe.images_per_caption
-    done = 0
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(recipe,)) as pool:
-        for number, part in enumerate(parts):
-            parquet = folder / schema.shard_name(SPLIT, number, len(parts))
-            index = folder / schema.index_name(SPLIT, number)
-            if not index.exists():
-                units = pool.map(_unit, _batched(part, schema.UNIT_CAPTIONS))
-                shards.write_parquet(parquet, _reported(units, done, total, recipe, progress), generate.COLUMNS)
-                shards.write_index(parquet, index)
-            done += len(part) * recipe.images_per_caption
-            progress(done, total)
-    shards.write_manifest(
-        folder, recipe.repo, recipe.revision, {SPLIT: len(captions)}, recipe.images_per_caption, recipe.declaration()
+    path = _captions_path(folder)
+    if not path.exists():
+        columns = pa.schema({name: pa.string() for name in (schema.CAPTION, schema.SOURCE, schema.SOURCE_ID)})
+        with atomic.replacing(path) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
+            for group in _grouped(recipe.captions, schema.SHARD_CAPTIONS):
+                rows = [dict(zip(columns.names, (c.text, c.source, c.source_id))) for c in group]
+                writer.write_table(pa.Table.from_pylist(rows, columns))
+    metadata = _captions(folder).metadata
+    units_of_a_shard = -(-metadata.row_group(0).num_rows // schema.UNIT_CAPTIONS)
+    return Work(recipe, folder, revision, metadata.num_rows, units_of_a_shard, c2pa)
+
+
+def _captions_path(folder: Path) -> Path:
+    return folder / shards.BUILD / "captions.parquet"
+
+
+def _captions(folder: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(_captions_path(folder))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{_captions_path(folder)} cannot be read ({error}); remove it and build again") from None
+
+
+def _grouped(captions: Iterable[Caption], size: int) -> Iterator[list[Caption]]:
+    group: list[Caption] = []
+    for caption in captions:
+        group.append(caption)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def draw(work: Work, data: Any, rank: int, world_size: int) -> Iterator[Progress]:
+    """The pipeline's step: draw one rank's share of the units, a run of neighbours, and make shards of those complete.
+
+    A unit is written while the next one is drawn.
+    """
+    del data
+    first, last = rank * work.units // world_size, (rank + 1) * work.units // world_size
+    store = shards.Units(work.folder)
+    with ThreadPoolExecutor(1) as writer:
+        writing: Future[None] | None = None
+        for unit in range(first, last):
+            if work.done(unit):
+                continue
+            captions = work.captions_of(unit)
+            table, facts = yield from generate.generate(work.recipe, work.revision, captions, work.c2pa)
+            if writing:
+                writing.result()
+            writing = writer.submit(store.write, unit, table, facts)
+            yield 0, 1
+        if writing:
+            writing.result()
+    assemble(work, range(first, last))
+
+
+def assemble(work: Work, units: range) -> bool:
+    """Make every shard that has a unit among `units` and all its units done; True if all of those shards stand."""
+    store = shards.Units(work.folder)
+    constants = {"recipe": work.recipe.declaration(), "revision": work.revision}
+    complete = True
+    for shard in range(work.shards.count):
+        of_shard = work.units_of(shard)
+        if work.shards.done(shard) or not (units.start < of_shard.stop and of_shard.start < units.stop):
+            continue
+        if all(map(store.done, of_shard)):
+            work.shards.assemble(shard, of_shard, constants)
+        complete &= work.shards.done(shard)
+    return complete
+
+
+def finish(work: Work) -> Path | None:
+    """Make what shards are missing, then the statistics, the sheet, the card and the manifest.
+
+    Returns:
+        The dataset folder; None if units are still missing.
+    """
+    if not assemble(work, range(work.units)):
+        return None
+    folder, count = work.folder, work.shards.count
+    facts = [work.shards.facts(shard) for shard in range(count)]
+    statistics = summary(unit for shard in facts for unit in shard["units"].values())
+    assert statistics["captions"] == work.captions
+    files = {}
+    for shard, fact in enumerate(facts):
+        files |= dict(zip(work.shards.names(shard), (fact["files"]["parquet"], fact["files"]["index"])))
+    sheet.write(sheet.of_card(folder / work.shards.names(0)[0]), folder / schema.SHEET)
+    files[schema.SHEET] = shards.sha256(folder / schema.SHEET)
+    atomic.write_json(folder / schema.STATISTICS, statistics)
+    manifest = schema.Manifest(
+        work.recipe.repo,
+        work.revision,
+        {SPLIT: work.captions},
+        work.recipe.images_per_caption,
+        files,
+        work.recipe.declaration(),
     )
+    terms = (*work.recipe.captions.terms, *work.recipe.draw.terms)
+    shards.write_manifest(folder, manifest, card.card(manifest, statistics, terms))
+    shutil.rmtree(folder / shards.BUILD)
+    for left in folder.glob("*/.*.tmp"):
+        left.unlink(missing_ok=True)
     return folder
 
 
-def _reported(
-    units: Iterator[pa.Table], done: int, total: int, recipe: Recipe, progress: Callable[[int, int], None]
-) -> Iterator[pa.Table]:
-    for unit in units:
-        yield unit
-        done += unit.num_rows * recipe.images_per_caption
-        progress(done, total)
+def build(recipe: Recipe, data: Path, slots: list[str], report: Report, c2pa: marks.C2PA | None = None) -> Path:
+    """Build `recipe` below the folder `data` on this machine, a process per slot; returns the dataset folder.
 
+    A slot is a GPU's number or "" for none. The bytes do not depend on the slots.
 
-def _batched(captions: list[Caption], size: int) -> list[list[Caption]]:
-    return [captions[start : start + size] for start in range(0, len(captions), size)]
+    Raises:
+        UserError: the folder holds another recipe, cannot be written, or a task failed.
+    """
+    work = start(recipe, data, c2pa)
+    if isinstance(work, Path):
+        return work
+    units = sum(map(work.done, range(work.units)))
+    done = min(units * schema.UNIT_CAPTIONS, work.captions) * recipe.images_per_caption
 
+    def told(images: int, finished: int) -> None:
+        nonlocal done, units
+        done, units = min(done + images, work.images), min(units + finished, work.units)
+        report(done, work.images, f"{units:,} of {work.units:,} units")
 
-_recipe: Recipe
-
-
-def _start(recipe: Recipe) -> None:
-    """Give a worker process its recipe once, so that a model is loaded once."""
-    global _recipe  # noqa: PLW0603
-    _recipe = recipe
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this worker when the build is killed; it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
-
-
-def _unit(captions: list[Caption]) -> pa.Table:
-    return generate.generate(_recipe, captions)
+    told(0, 0)
+    logs = work.folder / shards.BUILD / "log"
+    OneMachine(functools.partial(draw, work), work.tasks, slots, logs).run(told)
+    folder = finish(work)
+    if folder is None:
+        raise UserError(f"{work.folder}: units are missing although every task ended; run the build again")
+    return folder

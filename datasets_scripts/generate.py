@@ -1,15 +1,27 @@
 """One work unit: up to 64 captions become rows with encoded images; the same bytes wherever it runs."""
 
+import importlib.metadata
 import io
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
 from benchmark import schema
-from datasets_scripts.recipe import Caption, Recipe
+from datasets_scripts import marks
+from datasets_scripts.recipe import Caption, Recipe, image_guidance, image_seed
+from datasets_scripts.text_to_image import Drawn
 
 JPEG_QUALITY = 90
+ENCODERS = 2
+"""Threads that encode images while the next are drawn; one image of 256 pixels takes one of them 2 ms."""
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 """How `datasets` stores an image."""
@@ -23,26 +35,53 @@ COLUMNS = pa.schema(
         schema.IMAGES: pa.list_(IMAGE),
         schema.SEEDS: pa.list_(pa.uint64()),
         schema.GUIDANCE: pa.list_(pa.float32()),
+        schema.STATUS: pa.list_(pa.string()),
+        schema.NSFW: pa.list_(pa.float32()),
     }
 )
 """The published columns."""
 
 
-def encode(image_HW3: np.ndarray) -> bytes:
-    """JPEG bytes of a uint8 RGB image."""
+def encode(image_HW3: np.ndarray, source_type: str) -> bytes:
+    """JPEG bytes of a uint8 RGB image, marked as synthetic in XMP."""
     buffer = io.BytesIO()
-    Image.fromarray(image_HW3).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(image_HW3).save(buffer, "JPEG", quality=JPEG_QUALITY, xmp=marks.xmp(source_type))
     return buffer.getvalue()
 
 
-def generate(recipe: Recipe, captions: list[Caption]) -> pa.Table:
-    """The rows of one unit, in the order of its captions, columns as in `COLUMNS`."""
+def generate(
+    recipe: Recipe, revision: str, captions: Sequence[Caption], c2pa: marks.C2PA | None = None
+) -> Generator[tuple[int, int], None, tuple[pa.Table, dict[str, Any]]]:
+    """Draw one unit; yields progress: how many images were just drawn, and no unit finished.
+
+    Images are encoded in threads while the next batch is drawn.
+
+    Returns:
+        The rows in the order of the captions, columns as in `COLUMNS`, and the facts of this unit as JSON.
+    """
+    began = time.perf_counter()
     indices = range(recipe.images_per_caption)
+    images = [(caption, index) for caption in captions for index in indices]
+    seeds = [image_seed(revision, caption.caption_id, index) for caption, index in images]
+    guidance = [image_guidance(recipe.guidance, caption.caption_id, index) for caption, index in images]
+    drawn: list[tuple[Drawn, Future[bytes] | None]] = []
+
+    def encoded(image: np.ndarray) -> bytes:
+        jpeg = encode(image, recipe.draw.source_type)
+        return c2pa(jpeg, recipe.draw.source_type, recipe.draw.name) if c2pa else jpeg
+
+    with ThreadPoolExecutor(ENCODERS) as pool:
+        for result in recipe.draw([caption.text for caption, _ in images], seeds, guidance):
+            future = None if result.image is None else pool.submit(encoded, result.image)
+            drawn.append((result._replace(image=None), future))
+            if len(drawn) % len(indices) == 0:
+                yield len(indices), 0
+    if len(drawn) != len(images):
+        raise RuntimeError(f"{recipe.draw.name} drew {len(drawn)} images for {len(images)} captions")
+    files = [future.result() if future else None for _, future in drawn]
     rows = []
-    for caption in captions:
-        seeds = [recipe.image_seed(caption.caption_id, index) for index in indices]
-        guidance = [recipe.image_guidance(index) for index in indices]
-        images = recipe.draw([caption.text] * len(seeds), seeds, guidance)
+    for number, caption in enumerate(captions):
+        part = slice(number * len(indices), (number + 1) * len(indices))
         rows.append(
             {
                 schema.CAPTION_ID: caption.caption_id,
@@ -50,11 +89,41 @@ def generate(recipe: Recipe, captions: list[Caption]) -> pa.Table:
                 schema.SOURCE: caption.source,
                 schema.SOURCE_ID: caption.source_id,
                 schema.IMAGES: [
-                    {"bytes": encode(image), "path": f"{caption.caption_id & (1 << 64) - 1:016x}-{index}.jpg"}
-                    for index, image in enumerate(images)
+                    content and {"bytes": content, "path": f"{caption.caption_id & (1 << 64) - 1:016x}-{index}.jpg"}
+                    for index, content in enumerate(files[part])
                 ],
-                schema.SEEDS: seeds,
-                schema.GUIDANCE: guidance,
+                schema.SEEDS: seeds[part],
+                schema.GUIDANCE: guidance[part],
+                schema.STATUS: [result.status for result, _ in drawn[part]],
+                schema.NSFW: [result.nsfw for result, _ in drawn[part]],
             }
         )
-    return pa.Table.from_pylist(rows, schema=COLUMNS)
+    facts = {
+        "captions": len(captions),
+        "images": sum(file is not None for file in files),
+        "failed": dict(Counter(result.status for result, future in drawn if future is None)),
+        "bytes": sum(len(file) for file in files if file),
+        "guidance": {str(value): count for value, count in sorted(Counter(guidance).items())},
+        "nsfw_above_zero": sum(result.nsfw > 0 for result, _ in drawn if result.nsfw is not None),
+        "nsfw_scored": sum(result.nsfw is not None for result, _ in drawn),
+        "seconds": round(time.perf_counter() - began, 3),
+        "device": device(),
+        "software": software(),
+    }
+    return pa.Table.from_pylist(rows, schema=COLUMNS), facts
+
+
+def device() -> str:
+    """Name of the GPU that this process draws on, or of the processor."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        return str(torch.cuda.get_device_name())
+    return platform.processor() or platform.machine()
+
+
+def software() -> str:
+    """Versions of what may change an image's bytes, as far as it is loaded."""
+    names = {"numpy": "numpy", "PIL": "pillow", "pyarrow": "pyarrow", "torch": "torch", "diffusers": "diffusers"}
+    names |= {"transformers": "transformers"}
+    loaded = [f"{name} {importlib.metadata.version(name)}" for module, name in names.items() if module in sys.modules]
+    return ", ".join(["python " + platform.python_version(), *loaded])

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmark import schema
-from datasets_scripts import scenes, shards
+from datasets_scripts import card, marks, scenes, shards
 from datasets_scripts.build import claim
 from datasets_scripts.generate import IMAGE, encode
 from datasets_scripts.recipe import revision_of
@@ -45,7 +45,7 @@ def _rng(*parts: object) -> np.random.Generator:
 
 def _row(name: str, split: str, number: int, scene: scenes.Scene) -> tuple[Row, scenes.Rendering]:
     rendering = scenes.render(scene.caption, _seed(name, split, number))
-    image = {"bytes": encode(rendering.image), "path": f"{split}-{number:05d}.jpg"}
+    image = {"bytes": encode(rendering.image, marks.ALGORITHMIC), "path": f"{split}-{number:05d}.jpg"}
     return {"id": f"{split}-{number:05d}", "image": image, "caption": scene.caption}, rendering
 
 
@@ -206,7 +206,9 @@ def build(data: Path, progress: Callable[[int, int], None]) -> list[Path]:
             table = pa.Table.from_pylist(rows, schema=_columns(rows[0]))
             shards.write_parquet(folder / schema.shard_name(split, 0, 1), [table], table.schema)
         counts = {split: len(rows) for split, rows in splits.items()}
-        shards.write_manifest(folder, repo, revision, counts, 1, declaration)
+        files = {str(path.relative_to(folder)): shards.sha256(path) for path in sorted(folder.glob("data/*.parquet"))}
+        manifest = schema.Manifest(repo, revision, counts, 1, files, declaration)
+        shards.write_manifest(folder, manifest, card.of_evaluation(manifest, scenes.TERMS))
     progress(len(SETS), len(SETS))
     return folders
 

@@ -1,12 +1,17 @@
 """Units become Parquet files that are readable by `datasets`, and by byte offset.
 
+A unit is done when its Parquet file and its JSON both stand; a shard likewise. Both are whole or absent, and the same
+rows give the same bytes, so it does not matter who writes them, in what order, or how often.
+
 Image bytes are stored PLAIN and uncompressed, so each lies in one piece in the file; the sidecar says where. Writing
 the sidecar checks every image against the file.
 """
 
+import contextlib
 import hashlib
+import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +21,19 @@ import pyarrow.parquet as pq
 
 from benchmark import atomic, schema
 from benchmark.errors import UserError
-from datasets_scripts.generate import IMAGE
+from datasets_scripts.generate import COLUMNS, IMAGE
+
+BUILD = "build"
+"""Folder inside a dataset's that holds what a build needs until it is done."""
 
 
-def with_features(columns: pa.Schema) -> pa.Schema:
-    """The schema with the metadata by which `datasets` knows images from structs."""
+def with_features(columns: pa.Schema, constants: dict[str, Any] | None = None) -> pa.Schema:
+    """The schema with the metadata by which `datasets` knows images from structs, and with a dataset's constants."""
     features = {field.name: _feature(field.type) for field in columns}
-    return columns.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    if constants:
+        metadata["synrep"] = json.dumps(constants, sort_keys=True)
+    return columns.with_metadata(metadata)
 
 
 def _feature(kind: pa.DataType) -> dict[str, Any]:
@@ -33,39 +44,52 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     return {"_type": "Value", "dtype": {"float": "float32", "double": "float64"}.get(str(kind), str(kind))}
 
 
-def write_parquet(path: Path, units: Iterable[pa.Table], columns: pa.Schema) -> None:
-    """Write `units` to `path`, a row group each, atomically."""
+def write_parquet(
+    path: Path, units: Iterable[pa.Table], columns: pa.Schema, constants: dict[str, Any] | None = None
+) -> None:
+    """Write `units` to `path`, a row group each, atomically; `constants` go into the file's metadata."""
     text = [field.name for field in columns if pa.types.is_string(field.type)]
     with (
         atomic.replacing(path) as temporary,
         pq.ParquetWriter(
-            temporary, with_features(columns), compression="none", use_dictionary=text, write_page_index=True
+            temporary, with_features(columns, constants), compression="none", use_dictionary=text, write_page_index=True
         ) as writer,
     ):
         for unit in units:
-            writer.write_table(unit.cast(with_features(columns)), row_group_size=unit.num_rows)
+            writer.write_table(unit.cast(with_features(columns, constants)), row_group_size=unit.num_rows)
 
 
-def write_index(parquet: Path, index: Path) -> None:
+def write_index(parquet: Path, index: Path) -> str:
     """Find every image of `parquet` in its bytes and write offsets and lengths: int64 (rows, images, 2).
+
+    An image that is null has offset and length zero.
+
+    Returns:
+        The SHA-256 of the Parquet file as it was read.
 
     Raises:
         UserError: an image is not where Parquet puts it (the file was not written by `write_parquet`).
     """
     content = parquet.read_bytes()
-    column = pq.read_table(parquet, columns=[schema.IMAGES])[schema.IMAGES].combine_chunks()
+    column = pq.read_table(io.BytesIO(content), columns=[schema.IMAGES])[schema.IMAGES].combine_chunks()
     offsets: list[tuple[int, int]] = []
     position = 0
     for value in column.flatten().field("bytes"):
-        image = value.as_py()
-        position = content.find(len(image).to_bytes(4, "little") + image, position)
+        if not value.is_valid:
+            offsets.append((0, 0))
+            continue
+        image = value.as_buffer()
+        stored = len(image).to_bytes(4, "little") + memoryview(image)
+        if content[position : position + len(stored)] != stored:
+            position = content.find(stored, position)
         if position < 0:
             raise UserError(f"{parquet}: image {len(offsets)} is not stored plainly; build the dataset again")
         offsets.append((position + 4, len(image)))
-        position += 4 + len(image)
+        position += len(stored)
     table = np.array(offsets, np.int64).reshape(len(column), -1, 2)
     with atomic.replacing(index) as temporary, temporary.open("wb") as file:
         np.save(file, table)
+    return hashlib.sha256(content).hexdigest()
 
 
 def sha256(path: Path) -> str:
@@ -74,29 +98,103 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_manifest(
-    folder: Path, repo: str, revision: str, rows: dict[str, int], images_per_row: int, recipe: dict[str, Any]
-) -> None:
-    """Card and manifest: written last, so that their existence means the dataset is whole."""
-    splits = "\n".join(f"  - split: {split}\n    path: data/{split}-*.parquet" for split in sorted(rows))
-    counts = ", ".join(f"{count:,} rows in {split}" for split, count in sorted(rows.items()))
-    card = f"""---
-configs:
-- config_name: default
-  data_files:
-{splits}
-license: apache-2.0
-tags: [synthetic]
----
-# {repo}
+class Units:
+    """The units of a dataset folder: each a Parquet file and a JSON, until a shard holds them."""
 
-Synthetic images rendered by SynRep-Bench's embedded `scenes` world: {counts}.
-Revision `{revision}`.
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / BUILD / "units"
 
-    datasets.load_dataset("{repo}")
-"""
-    atomic.write_bytes(folder / "README.md", card.encode())
-    paths = sorted([*folder.glob("data/*.parquet"), *folder.glob("index/*.npy")])
-    files = {str(p.relative_to(folder)): sha256(p) for p in [folder / "README.md", *paths]}
-    manifest = schema.Manifest(repo, revision, rows, images_per_row, files, recipe)
+    def _paths(self, unit: int) -> tuple[Path, Path]:
+        return self.folder / f"{unit:07d}.parquet", self.folder / f"{unit:07d}.json"
+
+    def done(self, unit: int) -> bool:
+        """Whether the unit stands."""
+        return all(path.exists() for path in self._paths(unit))
+
+    def write(self, unit: int, table: pa.Table, facts: dict[str, Any]) -> None:
+        """Write the rows, then their JSON: the facts and the SHA-256 of the rows' file."""
+        rows, note = self._paths(unit)
+        write_parquet(rows, [table], table.schema)
+        atomic.write_json(note, facts | {"sha256": sha256(rows)})
+
+    def read(self, unit: int) -> tuple[pa.Table, dict[str, Any]]:
+        """Rows and facts of a unit that is done.
+
+        Raises:
+            FileNotFoundError: a shard already holds it, or it is not done.
+            UserError: it is not what was written; it is removed, so that the next build draws it again.
+        """
+        rows, note = self._paths(unit)
+        content, text = rows.read_bytes(), note.read_text()
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            facts = json.loads(text)
+            if facts.pop("sha256") == hashlib.sha256(content).hexdigest():
+                return pq.read_table(io.BytesIO(content)), facts
+        self.remove([unit])
+        raise UserError(f"{rows} is damaged and was removed; run the build again, which draws it again")
+
+    def remove(self, units: Iterable[int]) -> None:
+        """Remove units, the JSON first, so that no half of one counts as done."""
+        for unit in units:
+            for path in reversed(self._paths(unit)):
+                path.unlink(missing_ok=True)
+
+
+class _AssembledElsewhere(Exception):
+    """Another process has just put the unit into its shard."""
+
+
+class Shards:
+    """The shards of a dataset folder: each a Parquet file, its index and, during a build, a JSON of facts."""
+
+    def __init__(self, folder: Path, split: str, count: int) -> None:
+        self.folder, self.split, self.count = folder, split, count
+
+    def names(self, shard: int) -> tuple[str, str]:
+        """Parquet file and index, inside the dataset folder."""
+        return schema.shard_name(self.split, shard, self.count), schema.index_name(self.split, shard)
+
+    def _note(self, shard: int) -> Path:
+        return self.folder / BUILD / "shards" / f"{shard:05d}.json"
+
+    def done(self, shard: int) -> bool:
+        """Whether the shard stands."""
+        return all(path.exists() for path in (*(self.folder / name for name in self.names(shard)), self._note(shard)))
+
+    def facts(self, shard: int) -> dict[str, Any]:
+        """SHA-256 of both files, and the facts of every unit."""
+        facts: dict[str, Any] = json.loads(self._note(shard).read_text())
+        return facts
+
+    def assemble(self, shard: int, units: range, constants: dict[str, Any]) -> None:
+        """Make a shard of its units, a row group each, and remove them; nothing to do if another process did.
+
+        Raises:
+            UserError: a unit is damaged, or the disk is full.
+        """
+        store = Units(self.folder)
+        parquet, index = (self.folder / name for name in self.names(shard))
+        facts: dict[str, Any] = {}
+
+        def tables() -> Iterator[pa.Table]:
+            for unit in units:
+                try:
+                    table, facts[str(unit)] = store.read(unit)
+                except FileNotFoundError:
+                    raise _AssembledElsewhere from None
+                yield table
+
+        try:
+            write_parquet(parquet, tables(), COLUMNS, constants)
+        except _AssembledElsewhere:
+            return
+        digest = write_index(parquet, index)
+        atomic.write_json(self._note(shard), {"files": {"parquet": digest, "index": sha256(index)}, "units": facts})
+        store.remove(units)
+
+
+def write_manifest(folder: Path, manifest: schema.Manifest, card: str) -> None:
+    """Write the card, then the manifest with its hash: last, so that its existence means that the dataset is whole."""
+    atomic.write_bytes(folder / schema.CARD, card.encode())
+    manifest.files[schema.CARD] = sha256(folder / schema.CARD)
     atomic.write_json(folder / schema.MANIFEST, manifest.as_json())

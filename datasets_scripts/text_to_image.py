@@ -64,6 +64,11 @@ class TextToImage(Protocol):
         """What one image costs, for estimates."""
         ...
 
+    @property
+    def source_type(self) -> str:
+        """The digital source type that marks its images, of `datasets_scripts.marks`."""
+        ...
+
     def __call__(
         self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
     ) -> Iterator[Drawn]:

@@ -28,7 +28,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `tests.small.RECIPE`, built once; read it, never write to it."""
-    return build(RECIPE, tmp_path_factory.mktemp("data"), 1, lambda done, total: None)
+    return build(RECIPE, tmp_path_factory.mktemp("data"), [""], lambda *_: None)
 
 
 @pytest.fixture
@@ -42,4 +42,4 @@ def numbered_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `tests.small.NUMBERED`, in three Parquet files; read it, never write to it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "SHARD_CAPTIONS", 64)
-        return build(NUMBERED, tmp_path_factory.mktemp("data"), 1, lambda done, total: None)
+        return build(NUMBERED, tmp_path_factory.mktemp("data"), [""], lambda *_: None)

@@ -1,15 +1,35 @@
 """Two recipes that build in a second: 160 captions with four images each, so three work units."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from datasets_scripts import scenes
+from datasets_scripts import marks, scenes
 from datasets_scripts.recipe import Caption, Recipe
-from datasets_scripts.text_to_image import Scenes
+from datasets_scripts.text_to_image import Cost, Drawn, Terms
 
 CAPTIONS = 160
 IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The captions that a function of a module returns."""
+
+    made: Callable[[], list[Caption]]
+    version: str
+    terms: tuple[Terms, ...] = (scenes.TERMS,)
+
+    def __len__(self) -> int:
+        return len(self.made())
+
+    def __iter__(self) -> Iterator[Caption]:
+        return iter(self.made())
+
+    def limited(self, count: int | None) -> "Listed":
+        raise NotImplementedError
 
 
 def captions() -> list[Caption]:
@@ -23,23 +43,27 @@ def captions() -> list[Caption]:
 RECIPE = Recipe(
     name="scenes-small",
     version=1,
-    captions=captions,
-    captions_version=f"scenes grammar {scenes.VERSION}, {CAPTIONS} captions",
-    draw=Scenes(),
+    captions=Listed(captions, f"scenes grammar {scenes.VERSION}, {CAPTIONS} captions"),
+    draw=scenes.Scenes(),
     images_per_caption=IMAGES,
     guidance=(2.0, 8.0, 4.0),
 )
 
 
+@dataclass(frozen=True)
 class Numbers:
-    """Draws "number 17" at guidance 2 as a flat colour that says both, so that an image tells where it belongs."""
+    """Draws "number 17", image 2, as a flat colour that says both, so that an image tells where it belongs."""
 
-    name = "numbers"
+    name: str = "numbers"
+    terms: tuple[Terms, ...] = ()
+    cost: Cost = Cost(bytes=700, core_seconds=0.001)
+    source_type: str = marks.ALGORITHMIC
 
-    def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> list[np.ndarray]:
-        numbers = [int(caption.removeprefix("number ")) for caption in captions]
-        colours = [(8 * (n % 32), 8 * (n // 32), 60 * int(g)) for n, g in zip(numbers, guidance, strict=True)]
-        return [np.full((16, 16, 3), colour, np.uint8) for colour in colours]
+    def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
+        for caption, images in itertools.groupby(captions):
+            number = int(caption.removeprefix("number "))
+            for index, _ in enumerate(images):
+                yield Drawn(np.full((16, 16, 3), (8 * (number % 32), 8 * (number // 32), 60 * index), np.uint8))
 
 
 def read_number(colour: Sequence[float]) -> tuple[int, int]:
@@ -53,4 +77,4 @@ def numbers() -> list[Caption]:
     return [Caption(f"number {number}", "numbers", str(number)) for number in range(CAPTIONS)]
 
 
-NUMBERED = Recipe("numbered", 1, numbers, "numbers", Numbers(), IMAGES, (0.0, 1.0, 2.0, 3.0))
+NUMBERED = Recipe("numbered", 1, Listed(numbers, "numbers"), Numbers(), IMAGES, (0.0, 1.0, 2.0, 3.0))

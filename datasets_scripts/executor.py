@@ -1,0 +1,166 @@
+"""One machine: a process per GPU, or several on the CPU, each given one rank of a datatrove pipeline after another.
+
+datatrove's own local executor waits for ever when a worker is killed, and gives it no GPU. This one starts a new worker
+in the place of a dead one and hands its rank out again; the pipeline is the same that Slurm and Ray run. A worker
+lives for many ranks, so that a model is loaded once.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from datatrove.executor.base import DistributedEnvVars, PipelineExecutor
+
+from benchmark.errors import UserError
+
+RETRIES = 2
+"""How often the rank of a dead worker is handed out again."""
+
+Progress = tuple[int, int]
+"""Images drawn and units finished since the last one."""
+Step = Callable[[Any, int, int], Iterable[Progress]]
+
+
+class OneMachine(PipelineExecutor):  # type: ignore[misc]
+    """Runs `step` for ranks 0 to `tasks` - 1 in one process per slot; ranks start in order.
+
+    A slot is the value of CUDA_VISIBLE_DEVICES for its process: the number of a GPU, or "" for none.
+    """
+
+    def __init__(self, step: Step, tasks: int, slots: list[str], logging_dir: Path) -> None:
+        super().__init__([step], str(logging_dir), skip_completed=False)
+        self.tasks, self.slots = tasks, slots
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in all."""
+        return self.tasks
+
+    def get_distributed_env(self, node_rank: int = -1) -> DistributedEnvVars:
+        """What datatrove wants to know of a node."""
+        return DistributedEnvVars(
+            datatrove_node_ips="localhost",
+            datatrove_cpus_per_task="1",
+            datatrove_mem_per_cpu="2",
+            datatrove_gpus_on_node=str(sum(slot != "" for slot in self.slots)),
+            datatrove_executor="LOCAL",
+        )
+
+    def run(self, report: Callable[[int, int], None] = lambda images, units: None) -> None:
+        """Run every rank; `report` is told images drawn and units finished, and takes back those of a dead worker.
+
+        Raises:
+            UserError: a rank failed, or its workers died more than RETRIES times.
+        """
+        waiting = deque(range(self.tasks))
+        deaths: Counter[int] = Counter()
+        workers: dict[Connection, _Worker] = {}
+        try:
+            for slot in self.slots[: self.tasks]:
+                worker = _Worker(self, slot)
+                workers[worker.connection] = worker
+            while workers:
+                for connection in wait(list(workers)):
+                    assert isinstance(connection, Connection)
+                    worker = workers[connection]
+                    try:
+                        message = connection.recv()
+                    except (EOFError, ConnectionResetError):
+                        del workers[connection]
+                        self._bury(worker, waiting, deaths, report)
+                        if waiting:
+                            new = _Worker(self, worker.slot)
+                            workers[new.connection] = new
+                        continue
+                    if isinstance(message, Exception):
+                        raise message
+                    if message is None:
+                        worker.give(waiting.popleft() if waiting else None)
+                    else:
+                        worker.count(message)
+                        report(*message)
+        finally:
+            for worker in workers.values():
+                worker.process.kill()
+                worker.process.join()
+
+    def _bury(
+        self, worker: "_Worker", waiting: deque[int], deaths: Counter[int], report: Callable[[int, int], None]
+    ) -> None:
+        """Hand out the rank of a worker that ended: because there was no more to do, or because it died."""
+        worker.process.join()
+        if worker.rank is None:
+            return
+        deaths[worker.rank] += 1
+        if deaths[worker.rank] > RETRIES:
+            code = worker.process.exitcode or 0
+            reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise UserError(
+                f"the workers of task {worker.rank} died {RETRIES + 1} times ({reason}; SIGKILL often means that memory "
+                f"ran out); its log is {self.logging_dir.path}/logs/task_{worker.rank:05d}.log; run again to go on"
+            )
+        report(-worker.unfinished, 0)
+        waiting.appendleft(worker.rank)
+
+
+class _Worker:
+    """A process and what it is doing."""
+
+    def __init__(self, executor: OneMachine, slot: str) -> None:
+        self.slot = slot
+        self.rank: int | None = None
+        self.unfinished = 0
+        """Images of the unit that it is drawing."""
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=_serve, args=(executor, theirs, slot), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def give(self, rank: int | None) -> None:
+        self.rank = rank
+        self.connection.send(rank)
+
+    def count(self, progress: Progress) -> None:
+        images, units = progress
+        self.unfinished = 0 if units else self.unfinished + images
+
+
+def _serve(executor: OneMachine, connection: Connection, slot: str) -> None:
+    """A worker's life: ask for a rank, run it, tell how it goes."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = slot  # before torch is imported
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def tell(data: Iterable[Progress], rank: int, world_size: int) -> Iterator[Progress]:
+        for progress in data:
+            connection.send(progress)
+            yield progress
+
+    executor.pipeline.append(tell)
+    connection.send(None)
+    while (rank := connection.recv()) is not None:
+        try:
+            executor._run_for_rank(rank, local_rank=1)  # 0 would print its log
+        except UserError as error:
+            connection.send(error)
+        except Exception as error:
+            log = f"{executor.logging_dir.path}/logs/task_{rank:05d}.log"
+            what = f"{type(error).__name__}: {error}"
+            connection.send(UserError(f"task {rank} failed with {what}; its log is {log}; run again to go on"))
+        connection.send(None)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the build is killed; it would go on drawing."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
