@@ -1,0 +1,24 @@
+"""Conceptual Captions 3M: alt texts of the web, cleaned, names made into their kind (Sharma et al., ACL 2018).
+
+The list is `Train_GCC-training.tsv`: caption, tab, address; no header; 3,318,333 rows. The same rows are on the Hub.
+"""
+
+from datasets_scripts.caption_sources import Source
+from datasets_scripts.text_to_image import Terms
+
+SOURCE = Source(
+    name="cc3m",
+    caption=("caption",),
+    row_id=("url", "image_url"),
+    headerless=("caption", "url"),
+    repo="google-research-datasets/conceptual_captions",
+    files="unlabeled/train-*.parquet",
+    paper_before=3_000_000,
+    paper_after=2_700_000,
+    terms=Terms(
+        of="captions: Conceptual Captions 3M",
+        licence="other",
+        text="May be freely used for any purpose; Google asks to be acknowledged as the source, and gives no warranty.",
+        url="https://github.com/google-research-datasets/conceptual-captions",
+    ),
+)

@@ -1,0 +1,25 @@
+"""LAION: alt texts that CLIP found to fit their image (Schuhmann et al., 2021); StableRep's scaling uses 50 M of them.
+
+Distributed as Parquet files; 400 M rows. Which 50 M the paper took is not known. Here they are the 50 M with the
+smallest caption ids of all that were prepared, which is a uniform sample. The first release was withdrawn; the
+re-release without links to illegal material is on the Hub, behind a form.
+"""
+
+from datasets_scripts.caption_sources import Source
+from datasets_scripts.text_to_image import Terms
+
+SOURCE = Source(
+    name="laion",
+    caption=("TEXT", "caption"),
+    row_id=("URL", "url"),
+    suffixes=(".parquet",),
+    repo="laion/relaion400m",
+    files="*.parquet",
+    paper_after=50_000_000,
+    terms=Terms(
+        of="captions: Re-LAION-400M",
+        licence="cc-by-4.0",
+        text="The metadata is CC BY 4.0, meant for research; whoever downloads it agrees to share contact information.",
+        url="https://huggingface.co/datasets/laion/relaion400m",
+    ),
+)

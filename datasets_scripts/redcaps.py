@@ -1,0 +1,29 @@
+"""RedCaps: titles of Reddit posts with an image (Desai et al., NeurIPS Datasets and Benchmarks 2021).
+
+Distributed as a zip of `annotations/<subreddit>_<year>.json`; 12,011,111 rows. `caption` is the title as its authors
+cleaned it, `raw_caption` what was typed. Of a row's other entries only `image_id` is kept: `author` names a person.
+The dataset on the Hub is a loading script, which nothing runs any more; its rows are in the request that converts it.
+"""
+
+from datasets_scripts.caption_sources import Source
+from datasets_scripts.text_to_image import Terms
+
+SOURCE = Source(
+    name="redcaps",
+    caption=("caption",),
+    row_id=("image_id",),
+    suffixes=(".zip", ".json", ".parquet"),
+    repo="kdexd/red_caps",
+    revision="refs/pr/5",
+    files="all/*.parquet",
+    paper_before=11_600_000,
+    paper_after=10_500_000,
+    terms=Terms(
+        of="captions: RedCaps",
+        licence="other",
+        text="The annotations are CC BY 4.0, for non-commercial research only, under the terms of Reddit's API; nobody "
+        "may be identified from them. What is made from them inherits this.",
+        url="https://github.com/redcaps-dataset/redcaps-downloader",
+        commercial=False,
+    ),
+)
