@@ -1,0 +1,284 @@
+"""A dataset folder goes to the Hub, and a pinned revision comes back; both end with a comparison of checksums.
+
+Uploads are `HfApi.upload_folder`: resumable, in several commits where there are many files. Until the last of them a
+reader of `main` sees a part; that is why datasets are read at a revision. What lies in `data/` and `index/` of an
+earlier version goes with the first commit, so that `load_dataset` never mixes two versions.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import random
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmark import atomic, schema
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, RepoFile
+
+Report = Callable[[str], None]
+"""Takes a line for the user."""
+
+STALE = ["data/*", "index/*"]
+"""What belongs to one version of a dataset, and is deleted where a new one has no such file."""
+BESIDE = ("recipe.json", schema.STATISTICS)
+"""Published where they are there; not in the manifest, since they differ from build to build."""
+IMAGES_READ_BACK = 16
+
+
+def publish(folder: Path, repo: str | None, *, private: bool, report: Report) -> str:
+    """Upload a built dataset as `repo`, by default the one that its manifest names, and read it back.
+
+    Returns:
+        The commit on the Hub. An unchanged dataset makes no commit.
+
+    Raises:
+        UserError: the folder is not whole; the Hub refuses, cannot be reached, or holds something else afterwards.
+    """
+    manifest = schema.read_manifest(folder)
+    repo = repo or manifest.repo
+    report(f"comparing {len(manifest.files)} files of {folder} with their checksums")
+    compare(folder, manifest, "build it again")
+    with _explained(repo), tempfile.TemporaryDirectory() as temporary:
+        api = _api(repo)
+        staged = stage(folder, manifest, repo, Path(temporary))
+        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        if private and not api.dataset_info(repo).private:
+            raise UserError(f"dataset {repo} is to be private, but it exists and is public; choose another name")
+        report(f"uploading to {repo}")
+        commit = api.upload_folder(
+            repo_id=repo,
+            repo_type="dataset",
+            folder_path=staged,
+            delete_patterns=STALE,
+            commit_message=f"Revision {manifest.revision[:12]} of {manifest.repo}",
+        ).oid
+        report(f"reading back {repo} at {commit}")
+        read_back(api, staged, repo, commit)
+    if "extra_gated_prompt:" in (folder / schema.CARD).read_text(encoding="utf-8"):
+        report("its terms ask readers to agree: switch on access requests in the dataset's settings")
+    return commit
+
+
+def stage(folder: Path, manifest: schema.Manifest, repo: str, staged: Path) -> Path:
+    """Links to exactly the files that are published, with a card and a manifest that name `repo`."""
+    beside = [name for name in BESIDE if (folder / name).is_file()]
+    for name in [*manifest.files, *beside]:
+        (staged / name).parent.mkdir(parents=True, exist_ok=True)
+        (staged / name).symlink_to((folder / name).resolve())
+    files = dict(manifest.files)
+    if repo != manifest.repo:
+        old = re.compile(rf"(?<![\w.-]){re.escape(manifest.repo)}(?![\w-])")
+        card = old.sub(repo, (folder / schema.CARD).read_text(encoding="utf-8"))
+        (staged / schema.CARD).unlink()
+        atomic.write_bytes(staged / schema.CARD, card.encode())
+        files[schema.CARD] = sha256(staged / schema.CARD)
+    atomic.write_json(staged / schema.MANIFEST, replace(manifest, repo=repo, files=files).as_json())
+    return staged
+
+
+def compare(folder: Path, manifest: schema.Manifest, cure: str) -> None:
+    """Compare every file that the manifest lists with its checksum.
+
+    Raises:
+        UserError: a file is missing or another one.
+    """
+    if schema.CARD not in manifest.files:
+        raise UserError(f"{folder / schema.MANIFEST} lists no {schema.CARD}; {cure}")
+    for name, wanted in sorted(manifest.files.items()):
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{folder / schema.MANIFEST} lists {name}, which is outside of its folder; do not use it")
+        if not path.is_file():
+            raise UserError(f"{path} is missing; {cure}")
+        if (found := sha256(path)) != wanted:
+            raise UserError(f"{path} has sha256 {found[:12]}, the manifest says {wanted[:12]}; {cure}")
+
+
+def read_back(api: "HfApi", folder: Path, repo: str, commit: str) -> None:
+    """Compare what the Hub holds at a commit with a folder: all checksums, and some images by their place.
+
+    Raises:
+        UserError: a file is missing, another one, or one too many.
+    """
+    from huggingface_hub import HfFileSystem
+
+    manifest = schema.read_manifest(folder)
+    there = tree(api, repo, commit)
+    files = HfFileSystem(endpoint=api.endpoint, token=api.token)
+    root, cure = f"datasets/{repo}@{commit}", "run again to publish it anew"
+    beside = {name: sha256(folder / name) for name in (*BESIDE, schema.MANIFEST) if (folder / name).is_file()}
+    for name, wanted in sorted((manifest.files | beside).items()):
+        if name not in there:
+            raise UserError(f"{name} is not in {repo} at {commit}; {cure}")
+        large = there[name].lfs
+        found = large.sha256 if large else hashlib.sha256(files.cat_file(f"{root}/{name}")).hexdigest()
+        if found != wanted:
+            raise UserError(f"{name} in {repo} at {commit} has sha256 {found[:12]}, wanted {wanted[:12]}; {cure}")
+    if stale := sorted(name for name in there if name.startswith(("data/", "index/")) and name not in manifest.files):
+        raise UserError(f"{repo} at {commit} also holds {stale[0]}, which is of no use to this dataset; {cure}")
+    for name, start, length in places(folder, manifest, random.Random(commit)):
+        with (folder / name).open("rb") as file:
+            file.seek(start)
+            image = file.read(length)
+        if files.cat_file(f"{root}/{name}", start=start, end=start + length) != image:
+            raise UserError(f"{name} in {repo} at {commit} has another image at byte {start}; {cure}")
+
+
+def places(folder: Path, manifest: schema.Manifest, rng: random.Random) -> list[tuple[str, int, int]]:
+    """Up to `IMAGES_READ_BACK` images by file, offset and length, from as many files."""
+    found: list[tuple[str, int, int]] = []
+    indices = [match for name in sorted(manifest.files) if (match := re.fullmatch(r"index/(.+)-(\d+)\.npy", name))]
+    for match in rng.sample(indices, min(IMAGES_READ_BACK, len(indices))):
+        (parquet,) = (name for name in manifest.files if name.startswith(f"data/{match[1]}-{match[2]}-of-"))
+        images = np.load(folder / match[0]).reshape(-1, 2)
+        images = images[images[:, 1] > 0]
+        count = min(len(images), -(-IMAGES_READ_BACK // len(indices)))
+        found += [(parquet, int(start), int(length)) for start, length in images[rng.sample(range(len(images)), count)]]
+    return found[:IMAGES_READ_BACK]
+
+
+def download(repo: str, revision: str, data: Path, report: Report) -> Path:
+    """Bring a revision of a dataset into the local mirror, to `data/<org>/<name>`, and compare checksums.
+
+    A download that was interrupted goes on.
+
+    Raises:
+        UserError: the folder holds something else, the disk is too small, the Hub refuses or cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = data / repo
+    with _explained(repo, revision):
+        api = _api()
+        commit = str(api.dataset_info(repo, revision=revision).sha)
+        if (held := held_revision(folder)) not in (None, commit):
+            raise UserError(f"{folder} holds {held}, wanted revision {commit}; move it away or choose another folder")
+        files = tree(api, repo, commit)
+        missing = sum(f.size for f in files.values() if not _has_size(folder / f.path, f.size))
+        folder.mkdir(parents=True, exist_ok=True)
+        if missing > (free := shutil.disk_usage(folder).free):
+            raise UserError(f"{repo} needs {missing / 1e9:,.1f} GB more, {folder} has {free / 1e9:,.1f} GB; free some")
+        report(f"downloading {repo} at {commit}: {missing / 1e9:,.1f} GB")
+        snapshot_download(repo, repo_type="dataset", revision=commit, local_dir=folder)
+    cure = "remove it and download it again"
+    if (folder / schema.MANIFEST).is_file():
+        compare(folder, schema.read_manifest(folder), cure)
+        report("all checksums are those of the manifest")
+        return folder
+    large = {name: file.lfs.sha256 for name, file in files.items() if file.lfs}
+    for name, wanted in sorted(large.items()):
+        if (found := sha256(folder / name)) != wanted:
+            raise UserError(f"{folder / name} has sha256 {found[:12]}, the Hub says {wanted[:12]}; {cure}")
+    report(f"no {schema.MANIFEST} in {repo}: compared {len(large)} of {len(files)} files with the Hub's own checksums")
+    return folder
+
+
+def held_revision(folder: Path) -> str | None:
+    """The commit that the Hub's client noted for the files of a folder; None where it has none yet."""
+    notes = (folder / ".cache" / "huggingface" / "download").rglob("*.metadata")
+    held = sorted({note.read_text().split("\n", 1)[0] for note in notes})
+    if held:
+        return f"revision {' and '.join(held)}" if len(held) > 1 else held[0]
+    others = folder.is_dir() and any(path.name != ".cache" for path in folder.iterdir())
+    return "files that were not downloaded" if others else None
+
+
+def tree(api: "HfApi", repo: str, commit: str) -> Mapping[str, "RepoFile"]:
+    """Path -> file of a dataset at a commit."""
+    from huggingface_hub import RepoFile
+
+    listed = api.list_repo_tree(repo, repo_type="dataset", revision=commit, recursive=True)
+    return {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _api(writes_to: str | None = None) -> "HfApi":
+    """The client; where it is to write, with a token that the Hub knows."""
+    from huggingface_hub import HfApi, constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("HF_HUB_OFFLINE=1 keeps everything off the network; unset it to publish or to download")
+    token = get_token()
+    if writes_to and not token:
+        raise UserError(f"publishing {writes_to} needs a token; run `hf auth login` or set HF_TOKEN")
+    return HfApi(token=token)
+
+
+@contextlib.contextmanager
+def _explained(repo: str, revision: str = "main") -> Iterator[None]:
+    """Turn what the client raises into one line each; what is not known stays as it is."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if line := _line(cause, repo, revision):
+                raise UserError(line) from None
+            cause = cause.__cause__ or cause.__context__
+        raise
+
+
+def _line(error: BaseException, repo: str, revision: str) -> str | None:  # noqa: C901, PLR0911, PLR0912
+    """What to tell of an error; None where another one in its chain may say more."""
+    from huggingface_hub import errors
+
+    again = "run again: what was transferred is kept"
+    text, status = str(error), _status(error)
+    match error:
+        case errors.GatedRepoError():
+            page = f"https://huggingface.co/datasets/{repo}"
+            return f"dataset {repo} is gated; ask for access on {page}, then run `hf auth login` or set HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            return f"dataset {repo} has no revision {revision}, or no longer; its page lists those that it has"
+        case errors.HfHubHTTPError() if status == 401 and "Invalid credentials" in text:
+            return f"the Hub does not know this token; run `hf auth login` or set HF_TOKEN (wanted: dataset {repo})"
+        case errors.RepositoryNotFoundError():
+            return f"there is no dataset {repo}, or this token may not see it; check the name, or run `hf auth login`"
+        case errors.HfHubHTTPError() if status in (401, 403):
+            return f"this token may not do that to dataset {repo}; take one with the right to write to it"
+        case errors.HfHubHTTPError() if status == 429 or status >= 500:
+            return f"the Hub answers {status} for dataset {repo}, also after several tries; {again}"
+        case errors.HfHubHTTPError():
+            return f"the Hub answers {status} for dataset {repo}: {(text.splitlines() or [''])[-1][:300]}"
+        case errors.HFValidationError():
+            return f"{repo!r} is not the name of a dataset; wanted: organisation/name"
+        case OSError() if error.errno == errno.ENOSPC or "No space left" in text:
+            return f"the disk is full; free some space and {again}"
+        case ConnectionError() if "xet-write-token" in text and "404" in text:
+            return f"this Hub takes no Xet uploads (wanted: dataset {repo}); set HF_HUB_DISABLE_XET=1 and run again"
+        case json.JSONDecodeError():
+            return f"the Hub answers with something that is no JSON for dataset {repo}; {again}"
+        case ValueError() if text.startswith("Invalid metadata in README.md"):
+            return f"the Hub refuses the card of {repo}: {' '.join(text.splitlines()[1:])[:300]}"
+        case ConnectionError() | TimeoutError():
+            return f"the network was lost on the way to dataset {repo}; {again}"
+    if type(error).__module__.startswith("httpx"):
+        return f"the network was lost on the way to dataset {repo}; {again}"
+    return None
+
+
+def _status(error: BaseException) -> int:
+    """Of an answer, or 0."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0))
