@@ -133,8 +133,10 @@ def _what(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequen
     return f"""# {manifest.repo}
 
 **Every image is synthetic**: computed from a caption, for learning visual representations as in StableRep
-([arXiv 2306.00984](https://arxiv.org/abs/2306.00984)); none is a photograph. One row is one caption with all of its images; an image that
-could not be drawn is null, and `status` says why. Made by SynRep-Bench; revision `{manifest.revision}` of its recipe.
+([arXiv 2306.00984](https://arxiv.org/abs/2306.00984)); none is a photograph. One row is one caption with all of its
+images; an image that could not be drawn is null, and `status` says why.
+
+Made by SynRep-Bench; revision `{manifest.revision}` of its recipe.
 
 {_table(("", ""), rows)}
 {sheet}{shown}"""

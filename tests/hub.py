@@ -14,7 +14,7 @@ plain Git LFS (`xet=False`: batch, then PUT). What is spoken, all below `/api` u
     POST {kind}/{id}/paths-info/{rev}             the same of some paths
     GET  {kind}/{id}/refs                         branches and tags
     POST {kind}/{id}/tag/{rev}, .../branch/{name}
-    POST {kind}/{id}/preupload/{rev}              {files: [{path, size}]} -> "lfs" or "regular", and the oid that is there
+    POST {kind}/{id}/preupload/{rev}              {files: [{path, size}]} -> "lfs" or "regular", and its oid
     GET  {kind}/{id}/xet-(read|write)-token/{rev}
     POST {kind}/{id}/commit/{rev}                 lines of JSON: header, file, lfsFile, deletedFile, deletedFolder
     POST [datasets/]{id}.git/info/lfs/objects/batch, then PUT objects/{sha256}
@@ -308,7 +308,7 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
 
-def route(hub: Hub, request: Request) -> Answer:
+def route(hub: Hub, request: Request) -> Answer:  # noqa: PLR0911
     """Find who answers."""
     sent = request.headers.get("Authorization", request.headers.get("authorization"))
     known = sent == f"Bearer {hub.token}"
