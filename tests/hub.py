@@ -292,7 +292,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def content(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            content = self.rfile.read(length := int(self.headers.get("Content-Length", 0)))
+            if len(content) < length:
+                raise ConnectionError("the client went away")
+            return content
         content = b""
         while size := int(self.rfile.readline(), 16):
             content += self.rfile.read(size)
