@@ -1,6 +1,5 @@
 """The `synrep` command. Imports are lazy, so that `synrep --help` answers at once; the science is in declarations."""
 
-import functools
 import os
 import shlex
 import signal
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from benchmark.cli_data import SCENES_EVALUATION, data
 from benchmark.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -22,15 +22,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(
-    help="Build the datasets that experiments train on and evaluations measure on.", no_args_is_help=True
-)
 app.add_typer(data, name="data")
 
 INTERRUPTED = 130
 """What typer returns in the place of a KeyboardInterrupt."""
-RECIPES = "datasets_scripts"
-SCENES_EVALUATION = "scenes-evaluation"
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for everything a run writes; run again to go on.")]
 Records = Annotated[Path, typer.Option("--records", help="Folder of records.")]
@@ -88,50 +83,20 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 def list_all() -> None:
     """Methods, experiments, recipes, evaluations and tables that there are."""
     from benchmark import plugins
+    from datasets_scripts import caption_sources, recipe
 
     kinds = {
         "methods": plugins.names("baselines"),
         "experiments": plugins.names("benchmark.experiments"),
-        "datasets to build": _recipes(),
+        "captions": list(caption_sources.sources()),
+        "datasets to build": [*recipe.names(), SCENES_EVALUATION],
+        "sizes of a dataset": list(recipe.SIZES),
+        "guidance of a dataset": [*recipe.GUIDANCE, "w2, w7.5, ..."],
         "evaluations": plugins.names("benchmark.evaluations"),
         "tables": plugins.names("benchmark.tables"),
     }
     for kind, names in kinds.items():
         print(f"{kind}: {', '.join(names)}")
-
-
-def _recipes() -> list[str]:
-    import importlib
-
-    from benchmark import plugins
-
-    names = [n for n in plugins.names(RECIPES) if hasattr(importlib.import_module(f"{RECIPES}.{n}"), "RECIPE")]
-    return [*names, SCENES_EVALUATION]
-
-
-@data.command()
-def build(
-    names: Annotated[list[str], typer.Argument(help="Recipes, or scenes-evaluation for the world's evaluation sets.")],
-    out: Annotated[Path, typer.Option(help="Data folder; a dataset goes to its repo's name below it.")] = Path("data"),
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
-) -> None:
-    """Build datasets; what is finished is kept."""
-    import importlib
-
-    from benchmark.progress import Display
-    from datasets_scripts import build as builder
-    from datasets_scripts import scenes_evaluation
-
-    for name in names:
-        if name not in _recipes():
-            raise unknown("dataset", name, _recipes())
-    with Display() as display:
-        for name in names:
-            report = functools.partial(display.update, name)
-            if name == SCENES_EVALUATION:
-                scenes_evaluation.build(out, report)
-            else:
-                builder.build(importlib.import_module(f"{RECIPES}.{name}").RECIPE, out, workers, report)
 
 
 @app.command()

@@ -301,4 +301,3 @@ class Evaluation:
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:
         """Measure `subject` on every dataset; a missing dataset is `Skipped` with its reason."""
         raise NotImplementedError
-

@@ -39,8 +39,8 @@ class Display:
     ) -> None:
         self._bars.stop()
 
-    def update(self, name: str, done: int, total: int, note: str = "") -> None:
-        """Say how far `name` is."""
+    def update(self, name: str, done: int, total: int | None, note: str = "") -> None:
+        """Say how far `name` is; `total` is None where nobody knows."""
         if self._console.is_terminal:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total, note=note)
@@ -48,13 +48,13 @@ class Display:
             return
         now = time.monotonic()
         began, before = self._started.setdefault(name, (now, done))
-        finished = done >= total
+        finished = total is not None and done >= total
         if finished == (name in self._finished) and (finished or now - self._printed.get(name, -EVERY) < EVERY):
             return
         self._printed[name] = now
         if finished:
             self._finished.add(name)
         fresh = done - before
-        left = f"{(now - began) * (total - done) / fresh:.0f} s left" if fresh and not finished else ""
-        words = [f"{name}: {done:,} of {total:,}", note, left]
+        left = f"{(now - began) * (total - done) / fresh:.0f} s left" if total and fresh and not finished else ""
+        words = [f"{name}: {done:,}" + (f" of {total:,}" if total is not None else ""), note, left]
         print(", ".join(word for word in words if word), flush=True)

@@ -8,6 +8,7 @@ killed build goes on where it stopped, with any number of workers.
 import functools
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ def finish(work: Work) -> Path | None:
     facts = [work.shards.facts(shard) for shard in range(count)]
     statistics = summary(unit for shard in facts for unit in shard["units"].values())
     assert statistics["captions"] == work.captions
-    files = {}
+    files: dict[str, str] = {}
     for shard, fact in enumerate(facts):
         files |= dict(zip(work.shards.names(shard), (fact["files"]["parquet"], fact["files"]["index"])))
     sheet.write(sheet.of_card(folder / work.shards.names(0)[0]), folder / schema.SHEET)
@@ -219,29 +220,50 @@ def finish(work: Work) -> Path | None:
     return folder
 
 
-def build(recipe: Recipe, data: Path, slots: list[str], report: Report, c2pa: marks.C2PA | None = None) -> Path:
-    """Build `recipe` below the folder `data` on this machine, a process per slot; returns the dataset folder.
-
-    A slot is a GPU's number or "" for none. The bytes do not depend on the slots.
+def run(work: Work, slots: list[str], report: Report) -> Path:
+    """Draw what is missing on this machine, a process per slot (`executor.slots`); returns the dataset folder.
 
     Raises:
-        UserError: the folder holds another recipe, cannot be written, or a task failed.
+        UserError: the folder cannot be written, or a task failed.
     """
-    work = start(recipe, data, c2pa)
-    if isinstance(work, Path):
-        return work
-    units = sum(map(work.done, range(work.units)))
-    done = min(units * schema.UNIT_CAPTIONS, work.captions) * recipe.images_per_caption
-
-    def told(images: int, finished: int) -> None:
-        nonlocal done, units
-        done, units = min(done + images, work.images), min(units + finished, work.units)
-        report(done, work.images, f"{units:,} of {work.units:,} units")
-
-    told(0, 0)
     logs = work.folder / shards.BUILD / "log"
-    OneMachine(functools.partial(draw, work), work.tasks, slots, logs).run(told)
+    OneMachine(functools.partial(draw, work), work.tasks, slots, logs, _Told(work, report)).run()
     folder = finish(work)
     if folder is None:
         raise UserError(f"{work.folder}: units are missing although every task ended; run the build again")
     return folder
+
+
+def run_share(work: Work, rank: int, world_size: int, report: Report) -> Path | None:
+    """Draw one share in this process, under any scheduler; the last process to end finishes the dataset.
+
+    Returns:
+        The dataset folder if it is finished.
+    """
+    told = _Told(work, report)
+    for progress in draw(work, None, rank, world_size):
+        told(*progress)
+    return finish(work)
+
+
+def build(recipe: Recipe, data: Path, slots: list[str], report: Report, c2pa: marks.C2PA | None = None) -> Path:
+    """Build `recipe` below the folder `data` on this machine; the bytes do not depend on the slots."""
+    work = start(recipe, data, c2pa)
+    return work if isinstance(work, Path) else run(work, slots, report)
+
+
+class _Told:
+    """Turns progress into a report of all there is, including what stood before."""
+
+    def __init__(self, work: Work, report: Report) -> None:
+        self.work, self.report = work, report
+        self.units = sum(map(work.done, range(work.units)))
+        self.images = min(self.units * schema.UNIT_CAPTIONS, work.captions) * work.recipe.images_per_caption
+        self.before, self.began = self.images, time.monotonic()
+        self(0, 0)
+
+    def __call__(self, images: int, units: int) -> None:
+        self.images = min(self.images + images, self.work.images)
+        self.units = min(self.units + units, self.work.units)
+        rate = (self.images - self.before) / max(time.monotonic() - self.began, 1e-9)
+        self.report(self.images, self.work.images, f"{rate:,.1f} images/s, {self.units:,} of {self.work.units:,} units")

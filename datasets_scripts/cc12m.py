@@ -6,6 +6,9 @@ The dataset on the Hub is a loading script, which nothing runs any more; its row
 """
 
 from datasets_scripts.caption_sources import Source
+from datasets_scripts.captions import Prepared
+from datasets_scripts.diffusion import StableDiffusion
+from datasets_scripts.recipe import GUIDANCE, Recipe
 from datasets_scripts.text_to_image import Terms
 
 SOURCE = Source(
@@ -24,4 +27,13 @@ SOURCE = Source(
         text="May be freely used for any purpose; Google asks to be acknowledged as the source, and gives no warranty.",
         url="https://github.com/google-research-datasets/conceptual-12m",
     ),
+)
+
+RECIPE = Recipe(
+    name="cc12m",
+    version=1,
+    captions=Prepared(SOURCE),
+    draw=StableDiffusion(),
+    images_per_caption=10,
+    guidance=GUIDANCE["small"],
 )

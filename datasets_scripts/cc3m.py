@@ -4,6 +4,9 @@ The list is `Train_GCC-training.tsv`: caption, tab, address; no header; 3,318,33
 """
 
 from datasets_scripts.caption_sources import Source
+from datasets_scripts.captions import Prepared
+from datasets_scripts.diffusion import StableDiffusion
+from datasets_scripts.recipe import GUIDANCE, Recipe
 from datasets_scripts.text_to_image import Terms
 
 SOURCE = Source(
@@ -21,4 +24,13 @@ SOURCE = Source(
         text="May be freely used for any purpose; Google asks to be acknowledged as the source, and gives no warranty.",
         url="https://github.com/google-research-datasets/conceptual-captions",
     ),
+)
+
+RECIPE = Recipe(
+    name="cc3m",
+    version=1,
+    captions=Prepared(SOURCE),
+    draw=StableDiffusion(),
+    images_per_caption=10,
+    guidance=GUIDANCE["small"],
 )

@@ -26,17 +26,22 @@ RETRIES = 2
 Progress = tuple[int, int]
 """Images drawn and units finished since the last one."""
 Step = Callable[[Any, int, int], Iterable[Progress]]
+Report = Callable[[int, int], None]
 
 
-class OneMachine(PipelineExecutor):  # type: ignore[misc]
+class OneMachine(PipelineExecutor):
     """Runs `step` for ranks 0 to `tasks` - 1 in one process per slot; ranks start in order.
 
-    A slot is the value of CUDA_VISIBLE_DEVICES for its process: the number of a GPU, or "" for none.
+    A slot is the value of CUDA_VISIBLE_DEVICES for its process: the number of a GPU, or "" for none. `report` is told
+    images drawn and units finished, and takes back the images of a unit whose worker died.
     """
 
-    def __init__(self, step: Step, tasks: int, slots: list[str], logging_dir: Path) -> None:
+    def __init__(self, step: Step, tasks: int, slots: list[str], logging_dir: Path, report: Report) -> None:
         super().__init__([step], str(logging_dir), skip_completed=False)
-        self.tasks, self.slots = tasks, slots
+        self.tasks, self.slots, self.report = tasks, slots, report
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "report"}  # it stays in this process
 
     @property
     def world_size(self) -> int:
@@ -53,8 +58,8 @@ class OneMachine(PipelineExecutor):  # type: ignore[misc]
             datatrove_executor="LOCAL",
         )
 
-    def run(self, report: Callable[[int, int], None] = lambda images, units: None) -> None:
-        """Run every rank; `report` is told images drawn and units finished, and takes back those of a dead worker.
+    def run(self) -> None:
+        """Run every rank.
 
         Raises:
             UserError: a rank failed, or its workers died more than RETRIES times.
@@ -74,7 +79,7 @@ class OneMachine(PipelineExecutor):  # type: ignore[misc]
                         message = connection.recv()
                     except (EOFError, ConnectionResetError):
                         del workers[connection]
-                        self._bury(worker, waiting, deaths, report)
+                        self._bury(worker, waiting, deaths)
                         if waiting:
                             new = _Worker(self, worker.slot)
                             workers[new.connection] = new
@@ -85,15 +90,13 @@ class OneMachine(PipelineExecutor):  # type: ignore[misc]
                         worker.give(waiting.popleft() if waiting else None)
                     else:
                         worker.count(message)
-                        report(*message)
+                        self.report(*message)
         finally:
             for worker in workers.values():
                 worker.process.kill()
                 worker.process.join()
 
-    def _bury(
-        self, worker: "_Worker", waiting: deque[int], deaths: Counter[int], report: Callable[[int, int], None]
-    ) -> None:
+    def _bury(self, worker: "_Worker", waiting: deque[int], deaths: Counter[int]) -> None:
         """Hand out the rank of a worker that ended: because there was no more to do, or because it died."""
         worker.process.join()
         if worker.rank is None:
@@ -103,10 +106,10 @@ class OneMachine(PipelineExecutor):  # type: ignore[misc]
             code = worker.process.exitcode or 0
             reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise UserError(
-                f"the workers of task {worker.rank} died {RETRIES + 1} times ({reason}; SIGKILL often means that memory "
-                f"ran out); its log is {self.logging_dir.path}/logs/task_{worker.rank:05d}.log; run again to go on"
+                f"the workers of task {worker.rank} died {RETRIES + 1} times ({reason}; SIGKILL often means that "
+                f"memory ran out); its log is {self.logging_dir.path}/logs/task_{worker.rank:05d}.log; run again to go on"
             )
-        report(-worker.unfinished, 0)
+        self.report(-worker.unfinished, 0)
         waiting.appendleft(worker.rank)
 
 
@@ -139,7 +142,7 @@ def _serve(executor: OneMachine, connection: Connection, slot: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def tell(data: Iterable[Progress], rank: int, world_size: int) -> Iterator[Progress]:
+    def tell(data: Iterable[Progress], _rank: int, _world_size: int) -> Iterator[Progress]:
         for progress in data:
             connection.send(progress)
             yield progress
@@ -164,3 +167,21 @@ def _end_with_parent() -> None:
     if parent:
         parent.join()
         os._exit(1)
+
+
+def slots(wants_gpu: bool, workers: int | None) -> list[str]:
+    """A slot for each visible GPU where one is wanted, else for each processor; or for as many `workers`.
+
+    Raises:
+        UserError: a GPU is wanted, none is visible, and the number of workers does not say that the CPU shall do.
+    """
+    if wants_gpu:
+        import torch
+
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+        if torch.cuda.is_available():
+            return gpus[:workers]
+        if workers is None:
+            raise UserError("no GPU is visible; build where there is one, or give --workers to draw on the CPU, slowly")
+    return [""] * (workers or os.cpu_count() or 1)

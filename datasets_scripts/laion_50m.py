@@ -6,6 +6,9 @@ re-release without links to illegal material is on the Hub, behind a form.
 """
 
 from datasets_scripts.caption_sources import Source
+from datasets_scripts.captions import Prepared
+from datasets_scripts.diffusion import StableDiffusion
+from datasets_scripts.recipe import GUIDANCE, Recipe
 from datasets_scripts.text_to_image import Terms
 
 SOURCE = Source(
@@ -22,4 +25,13 @@ SOURCE = Source(
         text="The metadata is CC BY 4.0, meant for research; whoever downloads it agrees to share contact information.",
         url="https://huggingface.co/datasets/laion/relaion400m",
     ),
+)
+
+RECIPE = Recipe(
+    name="laion-50m",
+    version=1,
+    captions=Prepared(SOURCE, count=50_000_000),
+    draw=StableDiffusion(),
+    images_per_caption=2,
+    guidance=GUIDANCE["small"],
 )

@@ -1,6 +1,6 @@
-"""Marks that say that an image is synthetic: IPTC's digital source type in XMP, always; a signed C2PA manifest, on request.
+"""Marks that say that an image is synthetic: in XMP always, and as a signed C2PA manifest on request.
 
-Sources: IPTC Photo Metadata, "Digital Source Type"; XMP specification part 3 (a packet in JPEG's APP1); C2PA 2.
+The mark is IPTC's digital source type. Sources: IPTC Photo Metadata standard; XMP specification part 3 (a packet in JPEG's APP1); C2PA 2.
 A C2PA signature holds a time and a random number, so signed images differ in their bytes from build to build.
 """
 
@@ -82,7 +82,8 @@ def _session(c2pa_: C2PA) -> tuple[Any, Any]:
     try:
         chain, key = c2pa_.certificates.read_bytes(), c2pa_.key.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}; name a PEM certificate chain and key") from None
+        reason = f"cannot read {error.filename}: {error.strerror}"
+        raise UserError(f"{reason}; name a PEM certificate chain and its key") from None
     settings = c2pa.Settings.from_dict({"builder": {"thumbnail": {"enabled": False}}})
     try:
         info = c2pa.C2paSignerInfo(alg=b"es256", sign_cert=chain, private_key=key, ta_url=None)

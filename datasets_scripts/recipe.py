@@ -6,8 +6,10 @@ The same recipe gives the same bytes with the same software on the same kind of 
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 from benchmark import plugins
@@ -57,9 +59,16 @@ class Captions(Protocol):
         """Under which conditions they may be used."""
         ...
 
-    def __len__(self) -> int: ...
+    @property
+    def expected(self) -> int:
+        """How many there are; what their source says, as long as they are not prepared."""
+        ...
 
     def __iter__(self) -> Iterator[Caption]: ...
+
+    def below(self, root: Path) -> Self:
+        """The same captions, read below another data folder."""
+        ...
 
     def limited(self, count: int | None) -> Self:
         """A part of these captions; None is all that there are.
@@ -128,36 +137,43 @@ def image_guidance(schedule: tuple[float, ...], caption: int, index: int) -> flo
 
 def names() -> list[str]:
     """The recipes that there are: files of this package that declare a RECIPE, dashes for underscores."""
-    files = plugins.names("datasets_scripts")
-    declaring = [name for name in files if hasattr(importlib.import_module(f"datasets_scripts.{name}"), "RECIPE")]
-    return [name.replace("_", "-") for name in declaring]
+    return list(_declared())
 
 
-def find(name: str) -> Recipe:
+def _declared() -> dict[str, Recipe]:
+    modules = {name: importlib.import_module(f"datasets_scripts.{name}") for name in plugins.names("datasets_scripts")}
+    return {name.replace("_", "-"): module.RECIPE for name, module in modules.items() if hasattr(module, "RECIPE")}
+
+
+def find(name: str, data: Path = Path("data")) -> Recipe:
     """The recipe called `<recipe>[-<size>][-<guidance>]`, such as `cc3m`, `cc3m-10k`, `cc3m-100k-mixed` or `cc3m-w2`.
+
+    Its captions are read below `data`. A recipe is also found by the name of its dataset (`scenes-toy` is `toy`).
 
     Raises:
         UserError: no such recipe, size or guidance.
     """
-    base = max((known for known in names() if f"{name}-".startswith(f"{known}-")), key=len, default=None)
+    declared = _declared()
+    known = {recipe.name: recipe for recipe in declared.values()} | declared
+    base = max((each for each in known if f"{name}-".startswith(f"{each}-")), key=len, default=None)
     if base is None:
-        raise unknown("recipe", name, names())
-    recipe: Recipe = importlib.import_module(f"datasets_scripts.{base.replace('-', '_')}").RECIPE
+        raise unknown("recipe", name, list(declared))
+    recipe = known[base]
     for word in name.removeprefix(base).split("-")[1:]:
         recipe = _varied(recipe, word)
-    return recipe
+    return replace(recipe, captions=recipe.captions.below(data))
 
 
 def _varied(recipe: Recipe, word: str) -> Recipe:
+    """A recipe at a size or a guidance; at its full size it is itself."""
+    if word == "full":
+        return replace(recipe, captions=recipe.captions.limited(None))
     varied = replace(recipe, name=f"{recipe.name}-{word}")
     if word in SIZES:
         return replace(varied, captions=recipe.captions.limited(SIZES[word]))
     if word in GUIDANCE:
         return replace(varied, guidance=GUIDANCE[word])
-    try:
-        if word[0] == "w":
-            return replace(varied, guidance=(float(word[1:]),))
-    except (ValueError, IndexError):
-        pass
+    if re.fullmatch(r"w\d+(\.\d+)?", word):
+        return replace(varied, guidance=(float(word[1:]),))
     choices = f"a size ({', '.join(SIZES)}) or a guidance ({', '.join(GUIDANCE)}, w2, w7.5, ...)"
     raise UserError(f"unknown variant {word!r} of recipe {recipe.name}; choose {choices}")

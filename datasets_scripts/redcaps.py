@@ -6,6 +6,9 @@ The dataset on the Hub is a loading script, which nothing runs any more; its row
 """
 
 from datasets_scripts.caption_sources import Source
+from datasets_scripts.captions import Prepared
+from datasets_scripts.diffusion import StableDiffusion
+from datasets_scripts.recipe import GUIDANCE, Recipe
 from datasets_scripts.text_to_image import Terms
 
 SOURCE = Source(
@@ -26,4 +29,13 @@ SOURCE = Source(
         url="https://github.com/redcaps-dataset/redcaps-downloader",
         commercial=False,
     ),
+)
+
+RECIPE = Recipe(
+    name="redcaps",
+    version=1,
+    captions=Prepared(SOURCE),
+    draw=StableDiffusion(),
+    images_per_caption=10,
+    guidance=GUIDANCE["small"],
 )

@@ -331,8 +331,10 @@ class Scenes:
     terms: tuple[Terms, ...] = ()
     cost: Cost = Cost(bytes=2_500, core_seconds=1 / 2_000)
     source_type: str = marks.ALGORITHMIC
+    batch: int = 1_000
 
     def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
         """One SIZE x SIZE rendering per caption."""
+        del guidance
         for caption, seed in zip(captions, seeds, strict=True):
             yield Drawn(render(caption, seed).image)

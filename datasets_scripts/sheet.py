@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 def sheet(rows: list[Row]) -> Image.Image:
-    """Rows of a dataset -> one picture; what could not be drawn is a crossed-out cell, guidance stands in the corner."""
+    """Rows of a dataset -> one picture: guidance in the corner of each image; one that was not drawn is crossed out."""
     columns = max((len(row[schema.IMAGES]) for row in rows), default=0)
     step = CELL + GAP
     picture = Image.new("RGB", (GAP + TEXT + columns * step, GAP + len(rows) * step), "white")

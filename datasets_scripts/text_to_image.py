@@ -65,12 +65,15 @@ class TextToImage(Protocol):
         ...
 
     @property
+    def batch(self) -> int:
+        """Images that are drawn together."""
+        ...
+
+    @property
     def source_type(self) -> str:
         """The digital source type that marks its images, of `datasets_scripts.marks`."""
         ...
 
-    def __call__(
-        self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
-    ) -> Iterator[Drawn]:
+    def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
         """One image per caption, in order. Called once per work unit; equal captions stand side by side."""
         ...

@@ -6,6 +6,7 @@ Larger sizes have as many captions of one object as there are.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -31,7 +32,9 @@ class Grammar:
         """Grammar, count, share of pairs, and the key of the draw."""
         return f"scenes grammar {scenes.VERSION}, {self.count} captions, {PAIRS} pairs, Philox key 0"
 
-    def __len__(self) -> int:
+    @property
+    def expected(self) -> int:
+        """How many there are."""
         return self.count
 
     def __iter__(self) -> Iterator[Caption]:
@@ -41,6 +44,11 @@ class Grammar:
         doubles = scenes.SINGLES + rng.choice(_PAIRS_THERE_ARE, self.count - one, replace=False)
         for index in rng.permutation(np.concatenate((singles, doubles))):
             yield Caption(scenes.scene(int(index)).caption, "scenes", str(index))
+
+    def below(self, root: Path) -> Self:
+        """Themselves: they are on no disk."""
+        del root
+        return self
 
     def limited(self, count: int | None) -> Self:
         """`count` captions of the grammar, or all of it; another count is another draw."""

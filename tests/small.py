@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -22,11 +23,15 @@ class Listed:
     version: str
     terms: tuple[Terms, ...] = (scenes.TERMS,)
 
-    def __len__(self) -> int:
+    @property
+    def expected(self) -> int:
         return len(self.made())
 
     def __iter__(self) -> Iterator[Caption]:
         return iter(self.made())
+
+    def below(self, root: Path) -> "Listed":
+        return self
 
     def limited(self, count: int | None) -> "Listed":
         raise NotImplementedError
@@ -58,6 +63,7 @@ class Numbers:
     terms: tuple[Terms, ...] = ()
     cost: Cost = Cost(bytes=700, core_seconds=0.001)
     source_type: str = marks.ALGORITHMIC
+    batch: int = 1
 
     def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
         for caption, images in itertools.groupby(captions):

@@ -1,0 +1,165 @@
+"""The `synrep data` commands, in the order of use: captions, estimate, build, check, sheet, publish, download, export."""
+
+import functools
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmark.errors import UserError
+
+data = typer.Typer(
+    help="Captions become images become a dataset: build, check, publish, download.", no_args_is_help=True
+)
+
+SCENES_EVALUATION = "scenes-evaluation"
+
+Root = Annotated[Path, typer.Option("--data", help="Data folder: captions/ and a folder per dataset lie below it.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of a dataset, such as data/synrep-bench/scenes-toy.")]
+DATA = Path("data")
+
+
+class Engine(StrEnum):
+    """What runs a build."""
+
+    HERE = "here"
+    SLURM = "slurm"
+    RAY = "ray"
+
+
+class Layout(StrEnum):
+    """What a dataset can be exported to."""
+
+    WEBDATASET = "webdataset"
+    IMAGEFOLDER = "imagefolder"
+
+
+@data.command()
+def captions(
+    source: Annotated[str, typer.Argument(help="cc3m, cc12m, redcaps, laion; or a file, folder or Hub dataset.")],
+    origin: Annotated[str | None, typer.Option(help="File, folder or Hub dataset of a named source.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of captions, where the source is not a named one.")] = None,
+    root: Root = DATA,
+) -> None:
+    """Read captions, normalise and de-duplicate them; every row that is dropped is kept with its reason."""
+    from benchmark.progress import Display
+    from datasets_scripts import caption_sources
+    from datasets_scripts import captions as preparing
+
+    known = caption_sources.sources()
+    if source in known:
+        found, place = known[source], origin or known[source].repo
+    else:
+        if column is None:
+            choices = ", ".join(known)
+            raise UserError(f"{source} is not one of {choices}; for another file or Hub dataset name its --column")
+        found, place = caption_sources.named(Path(source).stem, column), source
+    if place is None:
+        raise UserError(f"the captions of {source} are on no Hub repo; give --origin FILE")
+    out = root / "captions" / found.name
+    with Display() as display:
+        where = Path(place) if Path(place).exists() or place.count("/") != 1 else place
+        counts = preparing.prepare(
+            found, where, out, lambda rows: display.update(f"captions of {found.name}", rows, None)
+        )
+    print(_counted(out, counts))
+
+
+def _counted(out: Path, counts: dict[str, Any]) -> str:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts["dropped"].items() if count)
+    paper = counts["paper"]
+    beside = f"; the paper has {paper['after']:,} of {paper['before']:,}" if paper["after"] and paper["before"] else ""
+    return f"{out}: {counts['kept']:,} captions of {counts['read']:,} rows, dropped: {reasons or 'none'}{beside}"
+
+
+@data.command()
+def estimate(
+    name: Annotated[str, typer.Argument(help="A recipe with size and guidance, such as cc3m-10k or cc12m-1m-mixed.")],
+    gpus: Annotated[int, typer.Option(min=1, help="How many work side by side.")] = 8,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure this machine with two batches.")] = False,
+    root: Root = DATA,
+) -> None:
+    """Images, hours, money, disk and shards of a recipe, before anything is drawn."""
+    from tabulate import tabulate
+
+    from datasets_scripts import estimate as estimating
+    from datasets_scripts import recipe
+
+    chosen = recipe.find(name, root)
+    found = estimating.estimate(chosen)
+    print(
+        f"{chosen.repo}: {found.captions:,} captions x {chosen.images_per_caption} = {found.images:,} images, "
+        f"{found.units:,} units, {found.shards:,} shards, {found.bytes / 1e9:,.1f} GB "
+        f"(on the Hub up to ${found.hub_dollars:,.2f} a month)\n"
+    )
+    machines = estimating.rates(chosen)
+    if probe:
+        device, rate = estimating.probe(chosen)
+        machines[f"{device} (measured here)"] = rate, None
+    rows = []
+    for machine, (rate, dollars) in machines.items():
+        hours = found.images / rate / 3600
+        money = f"${hours * dollars:,.0f}" if dollars else ""
+        rows.append([machine, f"{rate:,.2f}", f"{hours:,.1f}", f"{hours / gpus / 24:,.2f}", money])
+    print(tabulate(rows, ["machine", "images/s", "hours on one", f"days on {gpus}", "cost"], disable_numparse=True))
+    for machine in machines.keys() & estimating.GPUS.keys():
+        print(f"{machine}: {estimating.GPUS[machine].source}")
+
+
+@data.command()
+def build(
+    names: Annotated[list[str], typer.Argument(help=f"Recipes, such as toy or cc3m-10k; or {SCENES_EVALUATION}.")],
+    root: Root = DATA,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes: GPUs to use, or processors.")] = None,
+    on: Annotated[Engine, typer.Option(help="This machine, or a cluster that runs the same pipeline.")] = Engine.HERE,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE for the cluster's engine.")] = None,
+    share: Annotated[str | None, typer.Option(help="RANK/WORLD_SIZE: only this share, under any scheduler.")] = None,
+    c2pa: Annotated[tuple[Path, Path] | None, typer.Option(help="Sign images: PEM certificates and key.")] = None,
+) -> None:
+    """Build datasets; what is finished is kept, and the same command goes on."""
+    from benchmark.progress import Display
+    from datasets_scripts import recipe, scenes_evaluation
+    from datasets_scripts.marks import C2PA
+
+    sign = C2PA(*c2pa) if c2pa else None
+    recipes = {name: None if name == SCENES_EVALUATION else recipe.find(name, root) for name in names}
+    with Display() as display:
+        for name, chosen in recipes.items():
+            if chosen is None:
+                scenes_evaluation.build(root, functools.partial(display.update, name))
+            elif share:
+                _share(chosen, root, share, sign, functools.partial(display.update, name))
+            elif on is Engine.HERE:
+                _here(chosen, root, workers, sign, functools.partial(display.update, name))
+            else:
+                from datasets_scripts import cluster
+
+                print(cluster.submit(chosen, root, on.value, dict(_pair(each) for each in setting or []), sign))
+
+
+def _here(chosen: Any, root: Path, workers: int | None, sign: Any, report: Any) -> None:
+    from datasets_scripts import build as building
+    from datasets_scripts import executor
+
+    work = building.start(chosen, root, sign)
+    if not isinstance(work, Path):
+        building.run(work, executor.slots(chosen.draw.cost.teraflops > 0, workers), report)
+
+
+def _share(chosen: Any, root: Path, share: str, sign: Any, report: Any) -> None:
+    from datasets_scripts import build as building
+
+    rank, slash, world_size = share.partition("/")
+    if not (slash and rank.isdecimal() and world_size.isdecimal() and int(rank) < int(world_size)):
+        raise UserError(f"wanted --share RANK/WORLD_SIZE with a rank from 0, such as 0/8; found {share!r}")
+    work = building.start(chosen, root, sign)
+    if not isinstance(work, Path):
+        building.run_share(work, int(rank), int(world_size), report)
+
+
+def _pair(setting: str) -> tuple[str, str]:
+    name, equals, value = setting.partition("=")
+    if not equals:
+        raise UserError(f"wanted --set NAME=VALUE, such as partition=gpu; found {setting!r}")
+    return name, value
