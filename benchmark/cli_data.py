@@ -1,4 +1,4 @@
-"""The `synrep data` commands, in the order of use: captions, estimate, build, check, sheet, publish, download, export."""
+"""The `synrep data` commands, in the order of use."""
 
 import functools
 from enum import StrEnum
@@ -90,8 +90,8 @@ def estimate(
     found = estimating.estimate(chosen)
     print(
         f"{chosen.repo}: {found.captions:,} captions x {chosen.images_per_caption} = {found.images:,} images, "
-        f"{found.units:,} units, {found.shards:,} shards, {found.bytes / 1e9:,.1f} GB "
-        f"(on the Hub up to ${found.hub_dollars:,.2f} a month)\n"
+        f"{found.units:,} units, {found.shards:,} shards, {found.bytes / 1e9:,.1f} GB (on the Hub, where it counts "
+        f"against a paid quota, ${found.hub_dollars:,.2f} a month)\n"
     )
     machines = estimating.rates(chosen)
     if probe:
@@ -103,7 +103,7 @@ def estimate(
         money = f"${hours * dollars:,.0f}" if dollars else ""
         rows.append([machine, f"{rate:,.2f}", f"{hours:,.1f}", f"{hours / gpus / 24:,.2f}", money])
     print(tabulate(rows, ["machine", "images/s", "hours on one", f"days on {gpus}", "cost"], disable_numparse=True))
-    for machine in machines.keys() & estimating.GPUS.keys():
+    for machine in [name for name in machines if name in estimating.GPUS]:
         print(f"{machine}: {estimating.GPUS[machine].source}")
 
 

@@ -1,8 +1,8 @@
 """Build a recipe into a dataset folder: one datatrove pipeline for one machine, Slurm, Ray, or any other scheduler.
 
 The folder carries its recipe's revision from the start; another recipe in the same folder is refused. What is done is
-what stands there (`shards.Units`, `shards.Shards`), never what an engine remembers: any process may draw any unit, and a
-killed build goes on where it stopped, with any number of workers.
+what stands there (`shards.Units`, `shards.Shards`), never what an engine remembers: any process may draw any unit, and
+a killed build goes on where it stopped, with any number of workers.
 """
 
 import functools
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from benchmark import atomic, schema
 from benchmark.errors import UserError
-from datasets_scripts import card, generate, marks, sheet, shards
+from datasets_scripts import card, generate, marks, shards, sheet
 from datasets_scripts.executor import OneMachine, Progress
 from datasets_scripts.recipe import Caption, Recipe
 from datasets_scripts.statistics import summary
@@ -28,7 +28,7 @@ from datasets_scripts.statistics import summary
 SPLIT = "train"
 STARTED = "recipe.json"
 TASK_UNITS = 4
-"""Units of a task (a datatrove rank): few, so that workers end together; more than one, since each task leaves a log."""
+"""Units of a task, which is a datatrove rank: few, so that workers end together; not one, since each leaves a log."""
 
 Report = Callable[[int, int, str], None]
 """Told images done, images in all, and a note."""
@@ -266,4 +266,6 @@ class _Told:
         self.images = min(self.images + images, self.work.images)
         self.units = min(self.units + units, self.work.units)
         rate = (self.images - self.before) / max(time.monotonic() - self.began, 1e-9)
-        self.report(self.images, self.work.images, f"{rate:,.1f} images/s, {self.units:,} of {self.work.units:,} units")
+        words = [f"{rate:,.1f} images/s"] if rate else []
+        shown = self.images if self.units == self.work.units else min(self.images, self.work.images - 1)
+        self.report(shown, self.work.images, ", ".join([*words, f"{self.units:,} of {self.work.units:,} units"]))

@@ -50,6 +50,7 @@ class OneMachine(PipelineExecutor):
 
     def get_distributed_env(self, node_rank: int = -1) -> DistributedEnvVars:
         """What datatrove wants to know of a node."""
+        del node_rank
         return DistributedEnvVars(
             datatrove_node_ips="localhost",
             datatrove_cpus_per_task="1",
@@ -107,7 +108,7 @@ class OneMachine(PipelineExecutor):
             reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise UserError(
                 f"the workers of task {worker.rank} died {RETRIES + 1} times ({reason}; SIGKILL often means that "
-                f"memory ran out); its log is {self.logging_dir.path}/logs/task_{worker.rank:05d}.log; run again to go on"
+                f"memory ran out); see {_log(self, worker.rank)}; run again to go on"
             )
         self.report(-worker.unfinished, 0)
         waiting.appendleft(worker.rank)
@@ -155,10 +156,15 @@ def _serve(executor: OneMachine, connection: Connection, slot: str) -> None:
         except UserError as error:
             connection.send(error)
         except Exception as error:
-            log = f"{executor.logging_dir.path}/logs/task_{rank:05d}.log"
             what = f"{type(error).__name__}: {error}"
-            connection.send(UserError(f"task {rank} failed with {what}; its log is {log}; run again to go on"))
+            connection.send(
+                UserError(f"task {rank} failed with {what}; see {_log(executor, rank)}; run again to go on")
+            )
         connection.send(None)
+
+
+def _log(executor: OneMachine, rank: int) -> str:
+    return f"{executor.logging_dir.path}/logs/task_{rank:05d}.log"
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,6 @@
 """Marks that say that an image is synthetic: in XMP always, and as a signed C2PA manifest on request.
 
-The mark is IPTC's digital source type. Sources: IPTC Photo Metadata standard; XMP specification part 3 (a packet in JPEG's APP1); C2PA 2.
+The mark is IPTC's digital source type. Sources: IPTC Photo Metadata standard; XMP specification, part 3; C2PA 2.
 A C2PA signature holds a time and a random number, so signed images differ in their bytes from build to build.
 """
 
