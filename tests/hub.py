@@ -475,7 +475,8 @@ def commit(hub: Hub, request: Request, repo: Repo, rev: str) -> Answer:
         elif key == "lfsFile":
             files[value["path"]] = hub.keep(value["path"], *hub.large_content(value["oid"]))
         else:
-            files = {p: f for p, f in files.items() if p != value["path"] and not p.startswith(f"{value['path']}/")}
+            gone = value["path"].rstrip("/")
+            files = {p: f for p, f in files.items() if p != gone and not p.startswith(f"{gone}/")}
     on = [name for name, sha in repo.refs.items() if sha == rev and request.path.endswith(f"/{name}")]
     sha = repo.commit(files, message, (on or ["main"])[0])
     place = request.path.split("/commit/")[0].removeprefix("/api/").removeprefix("models/")

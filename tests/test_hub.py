@@ -53,7 +53,8 @@ new = dict(repo_id="me/new", repo_type="dataset")
 first = api.upload_folder(folder_path=folder, **new).oid
 assert api.upload_folder(folder_path=folder, **new).oid == first
 api.create_tag(tag="v1", **new)
-second = api.create_commit(operations=[CommitOperationDelete("data/", is_folder=True)], commit_message="less", **new).oid
+delete = CommitOperationDelete("data/", is_folder=True)
+second = api.create_commit(operations=[delete], commit_message="less", **new).oid
 assert api.list_repo_files(**new) == [".gitattributes", "README.md", "config.json"]
 assert "data/a.bin" in api.list_repo_files(revision="v1", **new)
 assert api.dataset_info("me/new").sha == second and api.dataset_info("me/new", revision="v1").sha == first
@@ -64,7 +65,7 @@ assert HfFileSystem().cat_file(f"datasets/me/new@{first}/data/a.bin", start=1000
 assert Path(hf_hub_download(filename="data/a.bin", revision=first, **new)).read_bytes() == large
 fails(RevisionNotFoundError, api.dataset_info, "me/new", revision="0" * 40)
 fails(RepositoryNotFoundError, api.dataset_info, "me/missing")
-stale = fails(HfHubHTTPError, api.create_commit, operations=[], commit_message="x", parent_commit=first, **new)
+stale = fails(HfHubHTTPError, api.create_commit, operations=[delete], commit_message="x", parent_commit=first, **new)
 assert stale.response.status_code == 412
 
 assert Path(snapshot_download("me/model", revision=sys.argv[1]), "unet", "weights.bin").read_bytes() == b"weights"
