@@ -112,7 +112,7 @@ def _believe(source: Source, path: Path, lines: list[bytes]) -> None:
         return
     others = [other.name for other in sources().values() if other.headerless and _fits(other, fields)]
     if others:
-        cure = f"this is how {others[0]} is laid out: run `synrep data captions {others[0]}`"
+        cure = f"this is how {others[0]} is laid out: run `synrep data captions {others[0]} --origin {path}`"
     else:
         cure = "if it is comma-separated call it .csv, otherwise fetch it again"
     layout = " <tab> ".join(source.headerless)

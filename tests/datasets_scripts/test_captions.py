@@ -385,9 +385,17 @@ def refused(source, origin, tmp_path, match):
 def test_cc12m_given_as_cc3m_names_the_command_that_fits_and_the_reverse(tmp_path):
     texts = ["a dog", "see http://example.org", "a cat"]
     refused(
-        CC3M, cc12m(tmp_path / "a.tsv", texts), tmp_path, r"wanted caption <tab> url .*`synrep data captions cc12m`"
+        CC3M,
+        cc12m(tmp_path / "a.tsv", texts),
+        tmp_path,
+        r"wanted caption <tab> url .*`synrep data captions cc12m --origin ",
     )
-    refused(CC12M, cc3m(tmp_path / "b.tsv", texts), tmp_path, r"wanted url <tab> caption .*`synrep data captions cc3m`")
+    refused(
+        CC12M,
+        cc3m(tmp_path / "b.tsv", texts),
+        tmp_path,
+        r"wanted url <tab> caption .*`synrep data captions cc3m --origin ",
+    )
 
 
 @pytest.mark.parametrize("columns", [("text",), ("url", "TEXT", "Caption")])
