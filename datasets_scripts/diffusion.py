@@ -57,6 +57,7 @@ class Diffusers:
     """Images drawn together. Fixed, because it changes the lowest bits; a smaller last batch is filled up."""
     cost: Cost = Cost(bytes=18_000, teraflops=83.0)
     source_type: str = marks.TRAINED
+    packages: tuple[str, ...] = ("diffusers", "numpy", "torch", "transformers")
 
     @property
     def name(self) -> str:

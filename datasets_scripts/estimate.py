@@ -87,4 +87,4 @@ def probe(recipe: Recipe) -> tuple[str, float]:
         began = time.perf_counter()
         drawn = list(recipe.draw(captions[part], range(len(captions[part])), guidance[part]))
         seconds = (time.perf_counter() - began) / len(drawn)
-    return device(), 1 / seconds
+    return device(recipe.draw), 1 / seconds

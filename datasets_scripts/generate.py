@@ -3,7 +3,6 @@
 import importlib.metadata
 import io
 import platform
-import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -17,7 +16,7 @@ from PIL import Image
 from benchmark import schema
 from datasets_scripts import marks
 from datasets_scripts.recipe import Caption, Recipe, image_guidance, image_seed
-from datasets_scripts.text_to_image import Drawn
+from datasets_scripts.text_to_image import Drawn, TextToImage
 
 JPEG_QUALITY = 90
 ENCODERS = 2
@@ -107,23 +106,23 @@ def generate(
         "nsfw_above_zero": sum(result.nsfw > 0 for result, _ in drawn if result.nsfw is not None),
         "nsfw_scored": sum(result.nsfw is not None for result, _ in drawn),
         "seconds": round(time.perf_counter() - began, 3),
-        "device": device(),
-        "software": software(),
+        "device": device(recipe.draw),
+        "software": software(recipe.draw),
     }
     return pa.Table.from_pylist(rows, schema=COLUMNS), facts
 
 
-def device() -> str:
+def device(draw: TextToImage) -> str:
     """Name of the GPU that this process draws on, or of the processor."""
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_initialized():
-        return str(torch.cuda.get_device_name())
+    if "torch" in draw.packages:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name()
     return platform.processor() or platform.machine()
 
 
-def software() -> str:
-    """Versions of what may change an image's bytes, as far as it is loaded."""
-    names = {"numpy": "numpy", "PIL": "pillow", "pyarrow": "pyarrow", "torch": "torch", "diffusers": "diffusers"}
-    names |= {"transformers": "transformers"}
-    loaded = [f"{name} {importlib.metadata.version(name)}" for module, name in names.items() if module in sys.modules]
-    return ", ".join(["python " + platform.python_version(), *loaded])
+def software(draw: TextToImage) -> str:
+    """Versions of what may change a byte of a dataset."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in sorted({*draw.packages, "pillow", "pyarrow"})]
+    return ", ".join([f"python {platform.python_version()}", *versions])

@@ -165,12 +165,11 @@ def find(name: str, data: Path = Path("data")) -> Recipe:
 
 
 def _varied(recipe: Recipe, word: str) -> Recipe:
-    """A recipe at a size or a guidance; at its full size it is itself."""
-    if word == "full":
-        return replace(recipe, captions=recipe.captions.limited(None))
+    """A recipe at a size or a guidance; one that has all captions is its own full size."""
     varied = replace(recipe, name=f"{recipe.name}-{word}")
     if word in SIZES:
-        return replace(varied, captions=recipe.captions.limited(SIZES[word]))
+        captions = recipe.captions.limited(SIZES[word])
+        return recipe if captions == recipe.captions else replace(varied, captions=captions)
     if word in GUIDANCE:
         return replace(varied, guidance=GUIDANCE[word])
     if re.fullmatch(r"w\d+(\.\d+)?", word):

@@ -332,6 +332,7 @@ class Scenes:
     cost: Cost = Cost(bytes=2_500, core_seconds=1 / 2_000)
     source_type: str = marks.ALGORITHMIC
     batch: int = 1_000
+    packages: tuple[str, ...] = ("numpy",)
 
     def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
         """One SIZE x SIZE rendering per caption."""

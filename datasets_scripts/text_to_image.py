@@ -70,6 +70,11 @@ class TextToImage(Protocol):
         ...
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """Packages, besides Pillow and PyArrow, whose version may change a bit of an image."""
+        ...
+
+    @property
     def source_type(self) -> str:
         """The digital source type that marks its images, of `datasets_scripts.marks`."""
         ...

@@ -64,6 +64,7 @@ class Numbers:
     cost: Cost = Cost(bytes=700, core_seconds=0.001)
     source_type: str = marks.ALGORITHMIC
     batch: int = 1
+    packages: tuple[str, ...] = ("numpy",)
 
     def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
         for caption, images in itertools.groupby(captions):

@@ -1,12 +1,15 @@
 import errno
+import functools
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -17,9 +20,12 @@ from PIL import Image
 
 from benchmark import atomic, schema
 from benchmark.errors import UserError
-from datasets_scripts import scenes, shards
+from datasets_scripts import build as building
+from datasets_scripts import executor, scenes, shards
 from datasets_scripts.build import build, claim
-from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, captions
+from datasets_scripts.recipe import image_guidance, image_seed
+from tests.datasets_scripts import building as example
+from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, Listed, Numbers, captions
 
 ROOT = Path(__file__).parents[2]
 SHARDS = 3
@@ -31,7 +37,7 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(schema, "SHARD_CAPTIONS", schema.UNIT_CAPTIONS)
 
 
-def silent(done, total):
+def silent(done, total, note):
     pass
 
 
@@ -39,8 +45,14 @@ def backwards():
     return captions()[40:8:-1]
 
 
+def never():
+    raise AssertionError("captions were read for a finished dataset")
+
+
 def files(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """All that a build leaves but what differs from build to build: how long it took."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != schema.STATISTICS]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def pixels(content):
@@ -83,15 +95,16 @@ def test_manifest_counts_what_was_built(small_dataset):
     assert (manifest.repo, manifest.revision) == ("synrep-bench/scenes-small", RECIPE.revision)
     assert (manifest.rows, manifest.images_per_row) == ({"train": CAPTIONS}, IMAGES)
     assert set(files(small_dataset)) == {*manifest.files, "dataset.json", "recipe.json"}
+    assert {"README.md", "sheet.png"} < set(manifest.files)
     assert {name: shards.sha256(small_dataset / name) for name in manifest.files} == manifest.files
 
 
 def test_bytes_do_not_depend_on_workers(small_dataset, tmp_path):
-    assert files(build(RECIPE, tmp_path, 2, silent)) == files(small_dataset)
+    assert files(build(RECIPE, tmp_path, ["", ""], silent)) == files(small_dataset)
 
 
 def test_seeds_do_not_depend_on_the_order_of_captions(small_dataset, tmp_path):
-    turned = build(replace(RECIPE, captions=backwards), tmp_path, 1, silent)
+    turned = build(replace(RECIPE, captions=Listed(backwards, RECIPE.captions.version)), tmp_path, [""], silent)
     rows = {row[schema.CAPTION]: row for row in pq.read_table(small_dataset / "data").to_pylist()}
     for row in pq.read_table(turned / "data").to_pylist():
         assert row == rows[row[schema.CAPTION]]
@@ -99,91 +112,134 @@ def test_seeds_do_not_depend_on_the_order_of_captions(small_dataset, tmp_path):
 
 def test_progress_counts_images_up_to_all(tmp_path, small_shards):
     told = []
-    build(NUMBERED, tmp_path, 1, lambda done, total: told.append((done, total)))
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert {done for done, _ in told} == {256, 512, 640} and {total for _, total in told} == {640}
+    build(NUMBERED, tmp_path, [""], lambda *words: told.append(words))
+    done, totals, notes = zip(*told)
+    assert list(done) == sorted(done) and done[0] == 0 and done[-1] == 640 and set(totals) == {640}
+    assert 639 > done[-3] > 0, "it moves while a unit is drawn"
+    assert notes[0] == "0 of 3 units" and notes[-1].endswith("images/s, 3 of 3 units")
 
 
 def test_interrupted_build_keeps_whole_shards_and_goes_on(numbered_dataset, tmp_path, small_shards):
-    def interrupt(done, total):
+    log = tmp_path / "log"
+    recipe = replace(NUMBERED, draw=example.Logged(log=log, seconds=0.3))
+
+    def interrupt(done, total, note):
         if done > 256:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(NUMBERED, tmp_path, 1, interrupt)
+        build(recipe, tmp_path, [""], interrupt)
     folder = tmp_path / NUMBERED.repo
-    first = folder / schema.shard_name("train", 0, SHARDS)
-    assert set(files(folder)) == {"recipe.json", "index/train-00000.npy", str(first.relative_to(folder))}
+    assert any((folder / shards.BUILD / "units").glob("*.json")), "what was drawn is kept"
     with pytest.raises(UserError, match="not built to its end"):
         schema.read_manifest(folder)
-    before = first.stat()
-    assert files(build(NUMBERED, tmp_path, 1, silent)) == files(numbered_dataset)
-    assert (first.stat().st_ino, first.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    drawn = drawn_units(log)
+    assert files(build(recipe, tmp_path, [""], silent)) == files(numbered_dataset)
+    assert drawn and all(drawn_units(log)[unit] == 1 for unit in drawn)
 
 
-KILLED = """
-import multiprocessing, os, signal, sys
-from pathlib import Path
-from benchmark import schema
-from datasets_scripts import build, shards
-from tests.small import NUMBERED
-schema.SHARD_CAPTIONS = 64
-write_index = shards.write_index
-def die(parquet, index):
-    if index.name == "train-00001.npy":
-        parquet.rename(parquet.with_name(f".{parquet.name}.1.abcdef01.tmp"))  # as if one step earlier
-        print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    write_index(parquet, index)
-shards.write_index = die
-build.build(NUMBERED, Path(sys.argv[1]), 1, lambda done, total: None)
-"""
+# Killed, again and again
+
+
+def drawn_units(log):
+    """First caption of a unit -> how often it was drawn to its end."""
+    current, drawn = {}, Counter()
+    for line in log.read_text().splitlines():
+        process, text = line.split()
+        if text == "drawn":
+            drawn[current[process]] += 1
+        else:
+            current[process] = text
+    return drawn
+
+
+def started(log):
+    return Counter(line.split()[1] for line in log.read_text().splitlines() if not line.endswith("drawn"))
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory):
+    """The example, built without disturbance."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "SHARD_CAPTIONS", 2 * schema.UNIT_CAPTIONS)
+        return build(example.recipe(None), tmp_path_factory.mktemp("data"), [""], silent)
 
 
 def alive(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True
 
 
-def test_killed_build_goes_on_to_the_same_dataset(numbered_dataset, tmp_path, small_shards):
-    """SIGKILL leaves a temporary file; it never becomes part of the dataset."""
-    command = [sys.executable, "-c", KILLED, tmp_path]
-    killed = subprocess.run(command, cwd=ROOT, timeout=60, check=False, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    workers = [int(pid) for pid in killed.stdout.split()]
-    deadline = time.monotonic() + 10
-    while any(map(alive, workers)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert workers and not any(map(alive, workers)), "workers outlive the build"
-    left = {name for name in files(tmp_path / NUMBERED.repo) if name.endswith(".tmp")}
-    assert len(left) == 1
-    built = files(build(NUMBERED, tmp_path, 1, silent))
-    assert {name: content for name, content in built.items() if name not in left} == files(numbered_dataset)
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_shard_without_its_index_is_made_again(numbered_dataset, tmp_path, small_shards):
-    folder = build(NUMBERED, tmp_path, 1, silent)
-    (folder / schema.MANIFEST).unlink()
-    (folder / schema.index_name("train", 1)).unlink()
-    (folder / schema.shard_name("train", 1, SHARDS)).write_bytes(b"PAR1 half of it")
-    assert files(build(NUMBERED, tmp_path, 1, silent)) == files(numbered_dataset)
+def wait_until(true, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.002)
+
+
+def begin(data, workers, log, *share):
+    command = [sys.executable, "-m", "tests.datasets_scripts.building", data, workers, log, *share]
+    return subprocess.Popen([str(word) for word in command], cwd=ROOT)
+
+
+def grown(log, size, process):
+    return log.stat().st_size > size or process.poll() is not None
+
+
+def kill(process, victim):
+    """SIGKILL a build, whose workers then end by themselves, or one of its workers."""
+    workers = children(process.pid)
+    os.kill(victim, signal.SIGKILL)
+    if victim == process.pid:
+        process.wait()
+        wait_until(lambda: not any(map(alive, workers)))
+
+
+@pytest.mark.slow
+def test_a_build_killed_twenty_times_gives_the_same_bytes_and_draws_no_unit_twice_that_stands(thousand, tmp_path):
+    """SIGKILL at random moments, of the build or of a worker; nothing but units in flight is drawn again."""
+    rng, log, folder = random.Random(0), tmp_path / "log", tmp_path / "data" / NUMBERED.repo
+    log.touch()
+    kills = lost = 0
+    while kills < 20:
+        workers = rng.choice([1, 2])
+        process = begin(tmp_path / "data", workers, log)
+        wait_until(functools.partial(grown, log, log.stat().st_size, process))
+        while process.poll() is None and kills < 20:
+            time.sleep(rng.uniform(0, 0.3))
+            victim = rng.choice([process.pid, *children(process.pid)[:1]])
+            if process.poll() is None:
+                kill(process, victim)
+                kills, lost = kills + 1, lost + (workers if victim == process.pid else 1)
+        if (folder / schema.MANIFEST).exists():
+            break
+    process.wait()
+    if not (folder / schema.MANIFEST).exists():
+        assert begin(tmp_path / "data", 2, log).wait() == 0
+    assert kills == 20
+    assert files(folder) == files(thousand)
+    assert set(started(log)) == {str(number) for number in range(0, example.CAPTIONS, 64)}
+    again = started(log).total() - example.UNITS
+    assert 0 < again <= 2 * lost, "a killed worker loses the unit that it draws and the one that it writes"
+    assert not (folder / "build").exists()
 
 
 def test_finished_dataset_is_left_alone(small_dataset):
-    def never():
-        raise AssertionError("captions were read for a finished dataset")
-
-    assert build(replace(RECIPE, captions=never), small_dataset.parents[1], 1, silent) == small_dataset
+    recipe = replace(RECIPE, captions=Listed(never, RECIPE.captions.version))
+    assert build(recipe, small_dataset.parents[1], [""], silent) == small_dataset
 
 
 def test_folder_of_another_recipe_is_refused_with_both_revisions(small_dataset):
     other = replace(RECIPE, seed=1)
     before = files(small_dataset)
     with pytest.raises(UserError) as error:
-        build(other, small_dataset.parents[1], 1, silent)
+        build(other, small_dataset.parents[1], [""], silent)
     assert RECIPE.revision[:12] in str(error.value) and other.revision[:12] in str(error.value)
     assert str(small_dataset) in str(error.value)
     assert files(small_dataset) == before
@@ -192,27 +248,7 @@ def test_folder_of_another_recipe_is_refused_with_both_revisions(small_dataset):
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "synrep-bench").write_text("a file where a folder should be")
     with pytest.raises(UserError, match=r"cannot write .*recipe\.json.*free some space or choose another folder"):
-        build(RECIPE, tmp_path, 1, silent)
-
-
-def test_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, small_shards):
-    written = atomic.os.fsync
-    calls = []
-
-    def full(descriptor):
-        calls.append(descriptor)
-        if len(calls) == 4:  # recipe.json, a shard, its index, and now the second shard
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written(descriptor)
-
-    monkeypatch.setattr(atomic.os, "fsync", full)
-    with pytest.raises(UserError, match=r"cannot write .*train-00001-of-00003\.parquet: No space left on device"):
-        build(NUMBERED, tmp_path, 1, silent)
-    assert set(files(tmp_path / NUMBERED.repo)) == {
-        "recipe.json",
-        "index/train-00000.npy",
-        "data/train-00000-of-00003.parquet",
-    }
+        build(RECIPE, tmp_path, [""], silent)
 
 
 def test_datasets_reads_the_folder(small_dataset, tmp_path):
@@ -225,8 +261,9 @@ def test_datasets_reads_the_folder(small_dataset, tmp_path):
     for number in (0, 63, 64, CAPTIONS - 1):
         row, caption = rows[number], captions()[number]
         assert row[schema.CAPTION_ID] == caption.caption_id and row[schema.SOURCE_ID] == caption.source_id
-        assert row[schema.SEEDS] == [RECIPE.image_seed(caption.caption_id, index) for index in range(IMAGES)]
-        assert row[schema.GUIDANCE] == [2.0, 8.0, 4.0, 2.0]
+        assert row[schema.SEEDS] == [image_seed(RECIPE.revision, caption.caption_id, index) for index in range(IMAGES)]
+        assert row[schema.GUIDANCE] == [image_guidance((2, 8, 4), caption.caption_id, index) for index in range(IMAGES)]
+        assert row[schema.STATUS] == ["ok"] * IMAGES
         for image, seed in zip(row[schema.IMAGES], row[schema.SEEDS], strict=True):
             assert isinstance(image, Image.Image) and image.size == (64, 64)
             drawn = scenes.render(caption.text, seed).image.astype(int)
@@ -243,3 +280,220 @@ def test_a_damaged_marker_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("")
     with pytest.raises(UserError, match="damaged"):
         claim(tmp_path, "0" * 40, {})
+
+
+# Workers
+
+
+def test_shares_of_any_number_of_processes_in_any_order_give_the_same_bytes(numbered_dataset, tmp_path, small_shards):
+    for rank in (2, 0, 1):
+        folder = building.run_share(building.start(NUMBERED, tmp_path), rank, 3, silent)
+        assert (folder is not None) == (rank == 1)
+    assert files(folder) == files(numbered_dataset)
+
+
+def test_the_number_of_shares_may_change_on_the_way(numbered_dataset, tmp_path, small_shards):
+    building.run_share(building.start(NUMBERED, tmp_path), 1, 2, silent)
+    assert files(building.run_share(building.start(NUMBERED, tmp_path), 0, 1, silent)) == files(numbered_dataset)
+
+
+def test_shares_cover_every_unit_once():
+    for units in (1, 7, 16, 100):
+        for world_size in (1, 3, 8, 200):
+            ranges = [(r * units // world_size, (r + 1) * units // world_size) for r in range(world_size)]
+            assert [unit for first, last in ranges for unit in range(first, last)] == list(range(units))
+
+
+def test_processes_that_draw_the_same_units_at_once_do_no_harm(thousand, tmp_path):
+    log = tmp_path / "log"
+    both = [begin(tmp_path / "data", 1, log, 0, 1), begin(tmp_path / "data", 1, log, 0, 1)]
+    assert [process.wait() for process in both].count(0) >= 1
+    assert files(tmp_path / "data" / NUMBERED.repo) == files(thousand)
+
+
+@dataclass(frozen=True)
+class Fails(Numbers):
+    """Fails, or dies, when it comes to the second unit; `left` is where it notes how often."""
+
+    kind: str = "error"
+    left: Path = Path()
+
+    def __call__(self, captions, seeds, guidance):
+        if captions[0] == "number 64":
+            with self.left.open("a") as file:
+                file.write("x")
+            if self.kind == "error":
+                raise ValueError("the model is\nbroken")
+            if self.kind == "dies" or self.left.stat().st_size < 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield from super().__call__(captions, seeds, guidance)
+
+
+@pytest.fixture
+def one_unit_tasks(monkeypatch):
+    monkeypatch.setattr(building, "TASK_UNITS", 1)
+
+
+def test_the_rank_of_a_killed_worker_is_handed_out_again(numbered_dataset, tmp_path, small_shards, one_unit_tasks):
+    """datatrove's own executor would wait for ever."""
+    recipe = replace(NUMBERED, draw=Fails(kind="dies twice", left=tmp_path / "left"))
+    assert files(build(recipe, tmp_path / "data", ["", ""], silent)) == files(numbered_dataset)
+    assert (tmp_path / "left").read_text() == "xxx"
+
+
+def test_a_rank_whose_workers_always_die_ends_the_build_with_one_line(tmp_path, small_shards, one_unit_tasks):
+    recipe = replace(NUMBERED, draw=Fails(kind="dies", left=tmp_path / "left"))
+    with pytest.raises(UserError, match=r"task 1 died 3 times \(SIGKILL.*task_00001\.log; run again"):
+        build(recipe, tmp_path, [""], silent)
+    assert shards.Shards(tmp_path / NUMBERED.repo, "train", SHARDS).done(0), "what others drew is kept"
+
+
+def test_a_failing_model_is_one_line_that_names_the_log(tmp_path, small_shards, one_unit_tasks):
+    recipe = replace(NUMBERED, draw=Fails(left=tmp_path / "left"))
+    with pytest.raises(UserError, match=r"task 1 failed with ValueError: the model is broken; see .*task_00001\.log"):
+        build(recipe, tmp_path, [""], silent)
+    log = tmp_path / NUMBERED.repo / "build" / "log" / "logs" / "task_00001.log"
+    assert "Traceback" in log.read_text()
+
+
+def test_workers_end_with_the_build(tmp_path):
+    log = tmp_path / "log"
+    process = begin(tmp_path / "data", 2, log)
+    wait_until(log.exists)
+    workers = children(process.pid)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(map(alive, workers)), seconds=10)
+
+
+@dataclass(frozen=True)
+class Visible(Numbers):
+    """Notes which GPU it may see."""
+
+    left: Path = Path()
+
+    def __call__(self, captions, seeds, guidance):
+        (self.left / os.environ["CUDA_VISIBLE_DEVICES"]).touch()
+        time.sleep(0.5)  # so that the other worker gets a task too
+        yield from super().__call__(captions, seeds, guidance)
+
+
+def test_each_worker_sees_its_own_gpu(tmp_path, one_unit_tasks):
+    recipe = replace(NUMBERED, draw=Visible(left=tmp_path))
+    build(recipe, tmp_path / "data", ["3", "5"], silent)
+    assert (tmp_path / "3").exists() and (tmp_path / "5").exists()
+
+
+def test_slots_are_the_visible_gpus_or_the_processors(monkeypatch):
+    torch = pytest.importorskip("torch")
+    assert executor.slots(False, 3) == ["", "", ""]
+    assert executor.slots(False, None) == [""] * os.cpu_count()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert executor.slots(True, None) == ["0", "1", "2", "3"] and executor.slots(True, 2) == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    assert executor.slots(True, None) == ["6", "7"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert executor.slots(True, 1) == [""]
+    with pytest.raises(UserError, match=r"no GPU is visible; .*--workers"):
+        executor.slots(True, None)
+
+
+# What stands in the way
+
+
+def test_a_full_disk_in_a_worker_is_one_line_and_the_next_build_goes_on(numbered_dataset, tmp_path, small_shards):
+    """A real one: a file system of one megabyte, where the machine lets us make it."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=360k", "none", small], check=False).returncode
+    ):
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*No space left on device; free some space"):
+            build(NUMBERED, small, [""], silent)
+        assert not any(small.rglob(".*.tmp")), "nothing half-written"
+        subprocess.run(["mount", "-o", "remount,size=50m", small], check=True)
+        assert files(build(NUMBERED, small, [""], silent)) == files(numbered_dataset)
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, small_shards):
+    work = building.start(NUMBERED, tmp_path)
+    written = atomic.os.fsync
+    calls = []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:  # a unit and its JSON, and now the second unit
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(descriptor)
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*0000001\.parquet: No space left on device"):
+        building.run_share(work, 0, 1, silent)
+    units = work.folder / "build" / "units"
+    assert {path.name for path in units.iterdir()} == {"0000000.parquet", "0000000.json"}
+
+
+def test_a_damaged_unit_is_removed_and_drawn_again(numbered_dataset, tmp_path, small_shards):
+    work = building.start(NUMBERED, tmp_path)
+    store = shards.Units(work.folder)
+    list(building.draw(work, None, 0, 3))  # makes its shard
+    drawing = building.generate.generate(NUMBERED, work.revision, work.captions_of(1))
+    while True:
+        try:
+            next(drawing)
+        except StopIteration as end:
+            store.write(1, *end.value)
+            break
+    path = store.folder / "0000001.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"0000001\.parquet is damaged and was removed; run the build again"):
+        building.run_share(work, 0, 1, silent)
+    assert not store.done(1)
+    assert files(build(NUMBERED, tmp_path, [""], silent)) == files(numbered_dataset)
+
+
+def test_a_shard_without_its_index_is_drawn_again(numbered_dataset, tmp_path, small_shards):
+    work = building.start(NUMBERED, tmp_path)
+    list(building.draw(work, None, 1, 3))
+    assert work.shards.done(1)
+    (work.folder / schema.index_name("train", 1)).unlink()
+    assert not work.shards.done(1)
+    assert files(build(NUMBERED, tmp_path, [""], silent)) == files(numbered_dataset)
+
+
+def test_captions_that_cannot_be_read_are_one_line(tmp_path):
+    work = building.start(NUMBERED, tmp_path)
+    (work.folder / "build" / "captions.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"captions\.parquet cannot be read .*remove it and build again"):
+        building.start(NUMBERED, tmp_path)
+
+
+# What is kept beside the rows
+
+
+def test_constants_are_in_the_metadata_of_every_shard(numbered_dataset):
+    for shard in range(SHARDS):
+        metadata = pq.read_schema(numbered_dataset / schema.shard_name("train", shard, SHARDS)).metadata
+        assert json.loads(metadata[b"synrep"]) == {"recipe": NUMBERED.declaration(), "revision": NUMBERED.revision}
+
+
+def test_statistics_count_what_the_rows_hold(small_dataset):
+    kept = json.loads((small_dataset / schema.STATISTICS).read_text())
+    rows = pq.read_table(small_dataset / "data").to_pylist()
+    values = Counter(str(value) for row in rows for value in row[schema.GUIDANCE])
+    assert (kept["captions"], kept["images"], kept["failed"]) == (CAPTIONS, CAPTIONS * IMAGES, {})
+    assert kept["bytes"] == sum(len(image["bytes"]) for row in rows for image in row[schema.IMAGES])
+    assert kept["guidance"] == values
+    assert kept["units"] == sum(kept["device"].values()) == sum(kept["software"].values()) == 3
+    assert kept["seconds"] > 0 and kept["images_per_second"] == pytest.approx(kept["images"] / kept["seconds"], rel=0.2)
+
+
+def test_nothing_of_the_build_is_left(small_dataset):
+    assert not (small_dataset / "build").exists()

@@ -2,18 +2,12 @@ from dataclasses import replace
 
 import pytest
 
-from datasets_scripts import toy
-from datasets_scripts.recipe import Caption, Recipe, revision_of
-from tests.small import Numbers, numbers
+from benchmark.errors import UserError
+from datasets_scripts import recipe, toy
+from datasets_scripts.recipe import GUIDANCE, SIZES, Caption, Recipe, image_guidance, image_seed, revision_of
+from tests.small import Listed, Numbers, numbers
 
-RECIPE = Recipe("cats", 1, numbers, "two cats", Numbers(), 4, (2.0, 8.0, 4.0))
-
-
-class Painter:
-    name = "painter-2"
-
-    def __call__(self, captions, seeds, guidance):
-        return []
+RECIPE = Recipe("cats", 1, Listed(numbers, "two cats"), Numbers(), 4, (2.0, 8.0, 4.0))
 
 
 def test_caption_id_is_fixed_for_ever():
@@ -28,7 +22,7 @@ def test_caption_id_is_fixed_for_ever():
 def test_published_seeds_are_fixed_for_ever():
     """A change here draws every dataset anew. Numbers from the shell: sha256sum of the JSON, b2sum -l 64."""
     assert RECIPE.revision == "6335d9ae6b02449226ec7f06ee77639ab940af1c"
-    assert RECIPE.image_seed(0x51E4674156077982, 3) == 0xE15B8FD468438F71
+    assert image_seed(RECIPE.revision, 0x51E4674156077982, 3) == 0xE15B8FD468438F71
 
 
 @pytest.mark.parametrize(
@@ -36,8 +30,8 @@ def test_published_seeds_are_fixed_for_ever():
     [
         {"name": "dogs"},
         {"version": 2},
-        {"captions_version": "three cats"},
-        {"draw": Painter()},
+        {"captions": Listed(numbers, "three cats")},
+        {"draw": Numbers(name="painter-2")},
         {"images_per_caption": 5},
         {"guidance": (2.0, 4.0, 8.0)},
         {"seed": 1},
@@ -47,7 +41,7 @@ def test_published_seeds_are_fixed_for_ever():
 def test_everything_that_decides_the_bytes_is_in_the_revision(change):
     other = replace(RECIPE, **change)
     assert other.revision != RECIPE.revision
-    assert other.image_seed(1, 0) != RECIPE.image_seed(1, 0)
+    assert image_seed(other.revision, 1, 0) != image_seed(RECIPE.revision, 1, 0)
 
 
 def test_revision_does_not_depend_on_the_order_of_keys():
@@ -57,27 +51,111 @@ def test_revision_does_not_depend_on_the_order_of_keys():
 
 def test_seeds_are_64_distinct_bits():
     ids = [Caption(f"number {number}", "numbers", "").caption_id for number in range(500)]
-    seeds = [RECIPE.image_seed(caption_id, index) for caption_id in ids for index in range(10)]
+    seeds = [image_seed(RECIPE.revision, caption_id, index) for caption_id in ids for index in range(10)]
     assert len(set(seeds)) == len(seeds)
     for bit in range(64):
         assert 0.4 < sum(seed >> bit & 1 for seed in seeds) / len(seeds) < 0.6
     assert max(seeds) < 2**64
 
 
-def test_guidance_goes_round():
-    assert [RECIPE.image_guidance(index) for index in range(4)] == [2.0, 8.0, 4.0, 2.0]
+def test_guidance_goes_round_from_a_place_that_the_caption_gives():
+    assert [image_guidance((2.0, 8.0, 4.0), 0, index) for index in range(4)] == [2.0, 8.0, 4.0, 2.0]
+    assert [image_guidance((2.0, 8.0, 4.0), 7, index) for index in range(4)] == [8.0, 4.0, 2.0, 8.0]
+    assert [image_guidance((2.0, 8.0, 4.0), -1, index) for index in range(4)] == [4.0, 2.0, 8.0, 4.0]
 
 
-def test_toy_captions_are_distinct_and_half_of_them_are_pairs():
-    captions = toy.captions()
+@pytest.mark.parametrize("images", [2, 10])
+@pytest.mark.parametrize("schedule", GUIDANCE.values(), ids=GUIDANCE)
+def test_every_guidance_is_equally_frequent_whatever_the_number_of_images(schedule, images):
+    """Also where a caption has ten images and the schedule eight values, as the paper's mixed one."""
+    counts = dict.fromkeys(schedule, 0)
+    for number in range(4000):
+        own = [image_guidance(schedule, Caption(f"number {number}", "", "").caption_id, k) for k in range(images)]
+        frequencies = [own.count(value) for value in schedule]
+        assert max(frequencies) - min(frequencies) <= 1
+        for value in own:
+            counts[value] += 1
+    share = 4000 * images / len(schedule)
+    assert all(abs(count - share) < 5 * share**0.5 for count in counts.values()), counts
+
+
+def test_guidance_schedules_are_the_papers():
+    assert GUIDANCE == {"small": (2, 3), "large": (8, 10), "mixed": (2, 3, 4, 5, 6, 8, 10, 12)}
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "captions", "guidance"),
+    [
+        ("cc3m", "cc3m", 2_700_000, (2, 3)),
+        ("cc3m-full", "cc3m", 2_700_000, (2, 3)),
+        ("cc3m-10k", "cc3m-10k", 10_000, (2, 3)),
+        ("cc12m-100k-mixed", "cc12m-100k-mixed", 100_000, (2, 3, 4, 5, 6, 8, 10, 12)),
+        ("redcaps-1m-large", "redcaps-1m-large", 1_000_000, (8, 10)),
+        ("cc12m", "cc12m", 8_300_000, (2, 3)),
+        ("redcaps", "redcaps", 10_500_000, (2, 3)),
+        ("laion-50m", "laion-50m", 50_000_000, (2, 3)),
+        ("laion-50m-1m-w7.5", "laion-50m-1m-w7.5", 1_000_000, (7.5,)),
+        ("toy", "scenes-toy", 2048, (1,)),
+        ("scenes-toy", "scenes-toy", 2048, (1,)),
+        ("toy-10k", "scenes-toy-10k", 10_000, (1,)),
+        ("toy-full", "scenes-toy-full", 6_282_240, (1,)),
+    ],
+)
+def test_a_name_says_recipe_size_and_guidance(name, dataset, captions, guidance):
+    found = recipe.find(name)
+    assert (found.name, found.captions.expected, found.guidance) == (dataset, captions, guidance)
+
+
+def test_ten_images_a_caption_and_two_for_laion():
+    images = {name: recipe.find(name).images_per_caption for name in recipe.names()}
+    assert images == {"cc12m": 10, "cc3m": 10, "laion-50m": 2, "redcaps": 10, "toy": 10}
+
+
+def test_every_recipe_has_every_size():
+    for name in recipe.names():
+        for size, count in SIZES.items():
+            if count:
+                assert recipe.find(f"{name}-{size}").captions.expected == count
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cc4m", "unknown recipe 'cc4m'; choose one of: cc12m, cc3m, laion-50m, redcaps, toy"),
+        ("cc3m-20k", "unknown variant '20k' of recipe cc3m; choose a size"),
+        ("cc3m-10k-w", "unknown variant 'w' of recipe cc3m-10k; choose a size"),
+        ("cc3mixed", "unknown recipe"),
+        ("", "unknown recipe"),
+    ],
+)
+def test_an_unknown_name_is_one_line_with_the_choices(name, said):
+    with pytest.raises(UserError, match=said):
+        recipe.find(name)
+
+
+@pytest.mark.parametrize("count", [2_048, 10_000])
+def test_toy_captions_are_distinct_and_half_of_them_pairs_as_far_as_there_are_singles(count):
+    captions = list(toy.RECIPE.captions.limited(count))
     texts = [caption.text for caption in captions]
-    assert len(set(texts)) == len(texts) == toy.CAPTIONS == 2048
+    assert len(set(texts)) == len(texts) == count
+    singles = sum(toy.scenes.parse(text).second is None for text in texts)
+    assert singles == min(count // 2, toy.scenes.SINGLES)
+
+
+def test_the_full_grammar_is_not_drawn_but_counted():
+    assert toy.RECIPE.captions.limited(None).count == toy.scenes.CAPTIONS
+    with pytest.raises(UserError, match="has 6,282,240 captions, wanted 7,000,000"):
+        toy.RECIPE.captions.limited(7_000_000)
+
+
+def test_toy_captions_are_evenly_drawn():
+    captions = list(toy.RECIPE.captions)
+    texts = [caption.text for caption in captions]
     described = [toy.scenes.parse(text) for text in texts]
-    assert sum(scene.second is not None for scene in described) == toy.CAPTIONS * toy.PAIRS
     assert all(toy.scenes.scene(int(caption.source_id)).caption == caption.text for caption in captions)
     for word in (*toy.scenes.SIZES, *toy.scenes.COLOURS, *toy.scenes.TEXTURES, *toy.scenes.SHAPES):
         share = sum(word in vars(scene.first).values() for scene in described) / len(described)
         kinds = next(len(w) for w in vars(toy.scenes).values() if isinstance(w, dict | tuple) and word in w)
         assert abs(share - 1 / kinds) < 0.04, word
-    assert captions == toy.captions()
+    assert captions == list(toy.RECIPE.captions)
     assert [scene.second is None for scene in described[:64]].count(True) > 16, "pairs and singles are not mixed"

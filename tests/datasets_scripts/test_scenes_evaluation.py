@@ -12,6 +12,7 @@ from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.evaluations import _catalog
 from datasets_scripts import scenes, scenes_evaluation, shards, toy
+from datasets_scripts.recipe import image_seed
 from tests.datasets_scripts import measure
 
 TRAIN, TEST, GROUP, ARO = 90, 60, 6, 150
@@ -101,7 +102,8 @@ def test_published_seeds_are_all_different_and_none_is_a_training_seed():
     sizes |= {(f"scenes-{name}", "test"): scenes_evaluation.ARO_IMAGES for name in ("relation", "attribution", "order")}
     seeds = {scenes_evaluation._seed(*which, number) for which, count in sizes.items() for number in range(count)}
     assert len(seeds) == sum(sizes.values())
-    training = {toy.RECIPE.image_seed(c.caption_id, k) for c in toy.captions()[:500] for k in range(10)}
+    revision, captions = toy.RECIPE.revision, list(toy.RECIPE.captions)[:500]
+    training = {image_seed(revision, c.caption_id, k) for c in captions for k in range(10)}
     assert not seeds & training
 
 

@@ -5,13 +5,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from benchmark import schema
 from benchmark.errors import UserError
 from datasets_scripts import shards
-from datasets_scripts.generate import COLUMNS, generate
+from datasets_scripts.generate import COLUMNS
 from datasets_scripts.scenes_evaluation import _columns
+from tests.datasets_scripts.test_generate import generate
 from tests.small import NUMBERED, numbers
 
 
@@ -83,6 +83,8 @@ def test_feature_metadata_is_what_datasets_writes():
             schema.IMAGES: many(datasets.Image()),
             schema.SEEDS: many(value("uint64")),
             schema.GUIDANCE: many(value("float32")),
+            schema.STATUS: many(value("string")),
+            schema.NSFW: many(value("float32")),
         }
     )
     evaluation = datasets.Features({"image": datasets.Image(), "label": value("string"), "bbox_x": value("int64")})
@@ -92,31 +94,50 @@ def test_feature_metadata_is_what_datasets_writes():
     assert metadata(_columns(row)) == own_metadata(evaluation)
 
 
-def test_manifest_lists_every_file_by_its_sha256_and_is_written_last(tmp_path, monkeypatch):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"rows")
-    (tmp_path / "data" / "test-00000-of-00001.parquet").write_bytes(b"more rows")
-    shards.write_manifest(tmp_path, "org/name", "abc", {"train": 4, "test": 2}, 3, {"version": 1})
-    manifest = schema.read_manifest(tmp_path)
-    assert (manifest.repo, manifest.revision, manifest.rows) == ("org/name", "abc", {"train": 4, "test": 2})
-    assert (manifest.images_per_row, manifest.recipe) == (3, {"version": 1})
-    assert {name: shards.sha256(tmp_path / name) for name in manifest.files} == manifest.files
-    assert set(manifest.files) == {
-        "README.md",
-        "data/test-00000-of-00001.parquet",
-        "data/train-00000-of-00001.parquet",
-    }
-    assert manifest.files["data/train-00000-of-00001.parquet"].startswith("bc51e9e6")  # printf rows | sha256sum
-    card = yaml.safe_load((tmp_path / "README.md").read_text().split("---")[1])
-    assert card["configs"][0]["data_files"] == [
-        {"split": "test", "path": "data/test-*.parquet"},
-        {"split": "train", "path": "data/train-*.parquet"},
-    ]
+def test_an_image_that_was_not_drawn_has_length_zero_and_moves_no_other(tmp_path):
+    rows = generate(NUMBERED, numbers()[:3]).to_pylist()
+    rows[1][schema.IMAGES][2] = None
+    path, index = tmp_path / "train.parquet", tmp_path / "index.npy"
+    shards.write_parquet(path, [pa.Table.from_pylist(rows, schema=COLUMNS)], COLUMNS)
+    shards.write_index(path, index)
+    offsets, content = np.load(index), path.read_bytes()
+    assert offsets[1, 2].tolist() == [0, 0] and (offsets[..., 1] == 0).sum() == 1
+    for row, places in zip(rows, offsets, strict=True):
+        for image, (start, length) in zip(row[schema.IMAGES], places, strict=True):
+            assert image is None or content[start : start + length] == image["bytes"]
 
 
-def test_manifest_leaves_out_what_a_killed_process_left_behind(tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"rows")
-    (tmp_path / "data" / ".train-00000-of-00001.parquet.12345.abcdef01.tmp").write_bytes(b"half of the ro")
-    shards.write_manifest(tmp_path, "org/name", "abc", {"train": 4}, 3, {})
-    assert set(schema.read_manifest(tmp_path).files) == {"README.md", "data/train-00000-of-00001.parquet"}
+def test_the_digest_of_a_shard_is_that_of_its_file(parquet, tmp_path):
+    assert shards.write_index(parquet, tmp_path / "index.npy") == shards.sha256(parquet)
+
+
+def test_a_unit_is_done_when_both_its_files_stand(tmp_path):
+    store, table = shards.Units(tmp_path), generate(NUMBERED, numbers()[:3])
+    store.write(7, table, {"images": 12})
+    assert store.done(7) and not store.done(6)
+    read, facts = store.read(7)
+    assert read.to_pylist() == table.to_pylist() and facts == {"images": 12}
+    for suffix in ("json", "parquet"):
+        store.write(7, table, {})
+        (store.folder / f"0000007.{suffix}").unlink()
+        assert not store.done(7)
+        with pytest.raises(FileNotFoundError):
+            store.read(7)
+
+
+@pytest.mark.parametrize("note", ["", "{}", "[]", '{"sha256": "0"}'])
+def test_a_unit_that_is_not_what_was_written_is_removed(tmp_path, note):
+    store = shards.Units(tmp_path)
+    store.write(0, generate(NUMBERED, numbers()[:3]), {})
+    (store.folder / "0000000.json").write_text(note)
+    with pytest.raises(UserError, match="damaged and was removed"):
+        store.read(0)
+    assert not any(store.folder.iterdir())
+
+
+def test_manifest_is_written_last_and_knows_the_card(tmp_path):
+    manifest = schema.Manifest("org/name", "abc", {"train": 4}, 3, {"data/x.parquet": "00"}, {"version": 1})
+    shards.write_manifest(tmp_path, manifest, "a card")
+    kept = schema.read_manifest(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "a card"
+    assert kept.files == {"data/x.parquet": "00", "README.md": shards.sha256(tmp_path / "README.md")}
