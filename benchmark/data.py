@@ -75,6 +75,15 @@ class CaptionImages:
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_open": OrderedDict()}
 
+    def with_images(self) -> np.ndarray:
+        """The rows that have an image; of a caption that is not among them none could be drawn."""
+        return np.flatnonzero(np.concatenate([index[..., 1].any(1) for index in self._index]))
+
+    def drawn(self, row: int) -> np.ndarray:
+        """Indices of the images that a caption has, without those that could not be drawn."""
+        shard = int(np.searchsorted(self._start, row, "right")) - 1
+        return np.flatnonzero(self._index[shard][row - self._start[shard], :, 1])
+
     def image(self, row: int, index: int) -> np.ndarray:
         """Image `index` of a caption, uint8 RGB (H, W, 3).
 
@@ -112,11 +121,13 @@ class Batches(Dataset[Batch]):
                 f"the method wants {sampling.images} images per caption, {data.manifest.repo} has "
                 f"{data.images_per_caption}; use a dataset with more, or fewer images per caption"
             )
-        if len(data) < self.captions:
+        self._usable = data.with_images()
+        if len(self._usable) < self.captions:
             raise UserError(
-                f"{data.manifest.repo} has {len(data)} captions, a batch wants {self.captions}; use a smaller batch"
+                f"{data.manifest.repo} has {len(self._usable)} captions, a batch wants {self.captions}; "
+                "use a smaller batch"
             )
-        self.steps_per_epoch = len(data) // self.captions
+        self.steps_per_epoch = len(self._usable) // self.captions
 
     def __len__(self) -> int:
         return self.steps
@@ -124,13 +135,17 @@ class Batches(Dataset[Batch]):
     def rows(self, step: int) -> np.ndarray:
         """Dataset rows of the captions of a batch."""
         epoch, turn = divmod(step, self.steps_per_epoch)
-        order = philox(self.seed, epoch).permutation(len(self.data))
+        order = philox(self.seed, epoch).permutation(self._usable)
         return order[turn * self.captions : (turn + 1) * self.captions]
 
     def images_of(self, step: int, row: int) -> np.ndarray:
-        """Which m of a caption's l images are seen at `step`: drawn by (seed, epoch, caption id) alone."""
+        """Which m of a caption's l images are seen at `step`: drawn by (seed, epoch, caption id) alone.
+
+        Where fewer than m of them could be drawn when the dataset was built, some are seen twice.
+        """
         rng = philox(self.seed, step // self.steps_per_epoch, int(self.data.caption_ids[row]))
-        return rng.permutation(self.data.images_per_caption)[: self.sampling.images]
+        drawn = rng.permutation(self.data.drawn(row))
+        return np.resize(drawn, self.sampling.images)
 
     def __getitem__(self, step: int) -> Batch:
         rows = self.rows(step)

@@ -1,8 +1,9 @@
 import collections
 import io
+import itertools
 import pickle
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +19,9 @@ from benchmark.augment import MEAN, STD
 from benchmark.data import Batches, CaptionImages, philox, step_seed
 from benchmark.errors import UserError
 from benchmark.interfaces import SIMCLR, Augmentation, Sampling, Schedule
-from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, numbers, read_number
+from datasets_scripts.build import build
+from datasets_scripts.text_to_image import Drawn
+from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, Numbers, numbers, read_number
 
 WHOLE = Augmentation(scale=(1.0, 1.0), flip=0.5, jitter=0.0, grayscale=0.0, blur=0.5)
 """Leaves a flat image as it is."""
@@ -155,6 +158,48 @@ def test_batches_do_not_depend_on_workers_nor_on_where_one_starts(data, workers)
     found = list(loaded)
     assert len(found) == 5
     assert all(same(batch, all_batches[step]) for step, batch in enumerate(found, start))
+
+
+@dataclass(frozen=True)
+class Failing(Numbers):
+    """Draws no image 1 of captions below 100, and none at all of captions 30 to 39."""
+
+    def __call__(self, captions, seeds, guidance):
+        for place, drawn in enumerate(super().__call__(captions, seeds, guidance)):
+            number = int(captions[place].removeprefix("number "))
+            fails = 30 <= number < 40 or (number < 100 and place % IMAGES == 1)
+            yield Drawn(None, "not finite") if fails else drawn
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory):
+    recipe = replace(NUMBERED, draw=Failing())
+    return CaptionImages(build(recipe, tmp_path_factory.mktemp("data"), [""], lambda *_: None), recipe.revision)
+
+
+def test_images_that_could_not_be_drawn_are_never_seen_and_the_others_as_often_as_wanted(failing):
+    some = batches(failing, views=36, sampling=replace(SAMPLING, crops=1))
+    for step in range(some.steps_per_epoch):
+        batch = some[step]
+        shown = read(batch)
+        assert batch.image_ids_V.tolist() == [number * IMAGES + index for number, index in shown]
+        assert all(not 30 <= number < 40 and (index != 1 or number >= 100) for number, index in shown)
+        for start in range(0, 36, 3):
+            assert len(set(shown[start : start + 3])) == 3
+
+
+def test_a_caption_with_fewer_images_than_wanted_shows_some_twice(failing):
+    four = batches(failing, views=48, sampling=replace(SAMPLING, images=4, crops=1))
+    for step in range(3):
+        for number, indices in itertools.groupby(read(four[step]), lambda view: view[0]):
+            assert {index for _, index in indices} == ({0, 2, 3} if number < 100 else {0, 1, 2, 3})
+
+
+def test_captions_without_any_image_are_left_out_of_the_epoch(failing):
+    some = batches(failing, views=30, sampling=replace(SAMPLING, crops=1))
+    assert some.steps_per_epoch == 15
+    seen = {int(row) for step in range(15) for row in some.rows(step)}
+    assert seen == set(range(30)) | set(range(40, CAPTIONS))
 
 
 def test_open_dataset_can_be_sent_to_another_process(data):

@@ -115,6 +115,7 @@ class Flat(CaptionImages):
         self.captions = [f"number {number}" for number in range(240)]
         self.caption_ids = np.arange(240)
         self.images_per_caption = 10
+        self._index, self._start = [np.ones((240, 10, 2), np.int64)], np.array([0, 240])
 
     def image(self, row: int, index: int) -> np.ndarray:
         return np.zeros((8, 8, 3), np.uint8)
