@@ -81,8 +81,23 @@ class CaptionImages:
 
     def drawn(self, row: int) -> np.ndarray:
         """Indices of the images that a caption has, without those that could not be drawn."""
+        shard, place = self._place(row)
+        return np.flatnonzero(self._index[shard][place, :, 1])
+
+    def _place(self, row: int) -> tuple[int, int]:
+        """Shard of a row, and its row there."""
         shard = int(np.searchsorted(self._start, row, "right")) - 1
-        return np.flatnonzero(self._index[shard][row - self._start[shard], :, 1])
+        return shard, row - int(self._start[shard])
+
+    def content(self, row: int, index: int) -> bytes:
+        """Encoded bytes of image `index` of a caption; none where it could not be drawn."""
+        shard, place = self._place(row)
+        offset, length = self._index[shard][place, index]
+        path = self._files[shard]
+        if path not in self._open:
+            self._open[path] = path.open("rb")
+        self._open[path].seek(offset)
+        return self._open[path].read(length)
 
     def image(self, row: int, index: int) -> np.ndarray:
         """Image `index` of a caption, uint8 RGB (H, W, 3).
@@ -90,19 +105,13 @@ class CaptionImages:
         Raises:
             UserError: the bytes are not an image; names file, row and image.
         """
-        shard = int(np.searchsorted(self._start, row, "right")) - 1
-        offset, length = self._index[shard][row - self._start[shard], index]
-        path = self._files[shard]
-        if path not in self._open:
-            self._open[path] = path.open("rb")
-        self._open[path].seek(offset)
-        content = self._open[path].read(length)
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(self.content(row, index))) as image:
                 return np.asarray(image.convert("RGB"))
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            place = f"row {row - self._start[shard]}, image {index}"
-            raise UserError(f"{path}: {place} does not decode ({error}); build or download it again") from None
+            shard, place = self._place(row)
+            where = f"{self._files[shard]}: row {place}, image {index}"
+            raise UserError(f"{where} does not decode ({error}); build or download it again") from None
 
 
 class Batches(Dataset[Batch]):

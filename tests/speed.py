@@ -4,33 +4,27 @@ Each row is measured alternately, several times, and compares the medians. The t
 """
 
 import datetime
-import io
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torchvision.transforms import v2
 
-from benchmark import atomic, schema
+from benchmark import atomic
 from benchmark.augment import augment
-from benchmark.data import CaptionImages
 from benchmark.evaluations.few_shot import EVALUATION as FEW_SHOT
 from benchmark.evaluations.linear_probe import EVALUATION as PROBE
 from benchmark.evaluations.linear_probe import Problem
 from benchmark.interfaces import SIMCLR
 from benchmark.losses import multi_positive
 from datasets_scripts import scenes
-from datasets_scripts.build import build
-from tests.small import RECIPE
+from tests import speed_datasets
 
 REPEATS = 5
 OUT = Path("results/speed/cpu.md")
@@ -47,24 +41,6 @@ def row(what: str, unit: str, count: int, ours: Callable[[], object], theirs: Ca
     pairs = [(seconds(ours), seconds(theirs)) for _ in range(REPEATS)]
     mine, other = (statistics.median(column) for column in zip(*pairs))
     return f"| {what} | {count / mine:,.0f} {unit} | {count / other:,.0f} {unit} | {other / mine:.1f}x |"
-
-
-def reading(folder: Path) -> str:
-    data = CaptionImages(folder, RECIPE.revision)
-    file = pq.ParquetFile(next((folder / "data").glob("*.parquet")))
-    picks = [(int(r), int(i)) for r in np.random.default_rng(0).permutation(len(data))[:64] for i in range(2)]
-
-    def ours() -> None:
-        for pick in picks:
-            data.image(*pick)
-
-    def theirs() -> None:
-        for at, index in picks:
-            group, place = divmod(at, schema.UNIT_CAPTIONS)
-            image = file.read_row_group(group, columns=[schema.IMAGES])[schema.IMAGES][place].as_py()[index]
-            np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("RGB"))
-
-    return row("random images of a dataset, decoded; beside `read_row_group`", "images/s", len(picks), ours, theirs)
 
 
 def augmenting() -> str:
@@ -153,15 +129,16 @@ def rendering() -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
-        dataset = build(RECIPE, Path(folder), 1, lambda done, total: None)
-        rows = [rendering(), reading(dataset), augmenting(), loss(), few_shot(), probing()]
+    with threadpool_limits(1):
+        rows = [rendering(), *speed_datasets.rows(row), augmenting(), loss(), few_shot(), probing()]
     where = f"{datetime.date.today()}, one core of {platform.machine()}, torch {torch.__version__}, CPU."
     head = ["# Speed on a CPU", "", f"{where} Shared machine: read the ratios.", ""]
     table = ["| what | ours | the straightforward way | ratio |", "|:--|--:|--:|--:|", *rows]
     text = "\n".join([*head, *table]) + "\n"
     atomic.write_bytes(OUT, text.encode())
     print(text)
+    if not torch.cuda.is_available():
+        print("No GPU here: `python -m tests.speed_gpu` measures drawing with Stable Diffusion where there is one.")
 
 
 if __name__ == "__main__":
