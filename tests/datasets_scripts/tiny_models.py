@@ -50,8 +50,24 @@ def stable_diffusion(folder: Path, *, checker: bool = True, prediction: str = "e
             pad_token_id=2,
         )
     )
-    # Steps as Stable Diffusion 1.5 stores them.
-    scheduler = PNDMScheduler(
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=_tokenizer(folder),
+        unet=unet,
+        scheduler=_scheduler(prediction),
+        safety_checker=_checker() if checker else None,
+        feature_extractor=CLIPImageProcessor(size={"shortest_edge": 30}, crop_size={"height": 30, "width": 30}),
+        requires_safety_checker=checker,
+    )
+    with contextlib.redirect_stderr(io.StringIO()):  # bars
+        pipeline.save_pretrained(folder / "model")
+    return str(folder / "model")
+
+
+def _scheduler(prediction: str) -> PNDMScheduler:
+    """As Stable Diffusion 1.5 stores it."""
+    return PNDMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -60,19 +76,6 @@ def stable_diffusion(folder: Path, *, checker: bool = True, prediction: str = "e
         set_alpha_to_one=False,
         prediction_type=prediction,
     )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text,
-        tokenizer=_tokenizer(folder),
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=_checker() if checker else None,
-        feature_extractor=CLIPImageProcessor(size={"shortest_edge": 30}, crop_size={"height": 30, "width": 30}),
-        requires_safety_checker=checker,
-    )
-    with contextlib.redirect_stderr(io.StringIO()):  # bars
-        pipeline.save_pretrained(folder / "model")
-    return str(folder / "model")
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:
@@ -96,3 +99,48 @@ def _checker() -> StableDiffusionSafetyChecker:
         checker.concept_embeds.normal_()
         checker.special_care_embeds.normal_()
     return checker
+
+
+def stable_diffusion_15(folder: Path) -> str:
+    """Save networks of exactly Stable Diffusion 1.5's shapes, in bf16, with random weights: 2 GB, for a GPU."""
+    torch.manual_seed(0)
+    down, up = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(320, 640, 1280, 1280),
+        down_block_types=down,
+        up_block_types=up,
+        cross_attention_dim=768,
+        attention_head_dim=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=[128, 256, 512, 512],
+        layers_per_block=2,
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        latent_channels=4,
+        sample_size=512,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            bos_token_id=0,
+            eos_token_id=2,
+            pad_token_id=2,
+        )
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae.bfloat16(),
+        text_encoder=text.bfloat16(),
+        tokenizer=_tokenizer(folder),
+        unet=unet.bfloat16(),
+        scheduler=_scheduler("epsilon"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder / "model")
+    return str(folder / "model")
