@@ -163,3 +163,28 @@ def _pair(setting: str) -> tuple[str, str]:
     if not equals:
         raise UserError(f"wanted --set NAME=VALUE, such as partition=gpu; found {setting!r}")
     return name, value
+
+
+@data.command()
+def publish(
+    folder: Folder,
+    repo: Annotated[str | None, typer.Option(help="ORG/NAME on the Hub; the dataset's own name by default.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Create it private.")] = False,
+) -> None:
+    """Upload a built dataset to the Hub, resumably, and verify it by reading it back."""
+    from datasets_scripts import publish as publishing
+
+    commit = publishing.publish(folder, repo, private=private, report=print)
+    print(f"published at revision {commit}")
+
+
+@data.command()
+def download(
+    repo: Annotated[str, typer.Argument(help="ORG/NAME of a dataset on the Hub.")],
+    revision: Annotated[str, typer.Option(help="Commit, branch or tag; a commit is what a paper should name.")],
+    root: Root = DATA,
+) -> None:
+    """Bring a pinned revision of a dataset into the data folder and compare every checksum."""
+    from datasets_scripts import publish as publishing
+
+    print(publishing.download(repo, revision, root, print))

@@ -125,8 +125,9 @@ def _what(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequen
         *((f"rows in {escaped(split)}", f"{count:,}") for split, count in sorted(manifest.rows.items())),
         *((f"images at guidance {escaped(str(g))}", f"{n:,}") for g, n in _by_number(statistics["guidance"])),
     ]
-    if (hidden := statistics.get("nsfw_above_zero")) is not None:
-        rows.append(("images that the model's safety checker would have hidden", f"{hidden:,}"))
+    if statistics["nsfw_scored"]:
+        hidden = f"{statistics['nsfw_above_zero']:,} of {statistics['nsfw_scored']:,}"
+        rows.append(("images that the model's safety checker would have hidden", hidden))
     sheet = f"\n![Some captions and their images]({schema.SHEET})\n" if schema.SHEET in manifest.files else ""
     shown = "".join(f"\n- {escaped(sample)}" for sample in samples)
     shown = f"\nSome captions:\n{shown}\n" if shown else ""
@@ -148,9 +149,8 @@ def _by_number(guidance: dict[str, int]) -> list[tuple[str, int]]:
 
 def _recipe(manifest: schema.Manifest, statistics: dict[str, Any]) -> str:
     declared = [(escaped(key), _code(str(value))) for key, value in manifest.recipe.items()]
-    software = ", ".join(f"{key} {value}" for key, value in sorted(statistics.get("software", {}).items()))
-    devices = ", ".join(f"{count} x {device}" for device, count in sorted(statistics.get("devices", {}).items()))
-    rows = [*declared, ("software", escaped(software)), ("devices", escaped(devices))]
+    drawn_with = [(kind, escaped("; ".join(sorted(statistics[kind])))) for kind in ("software", "device")]
+    rows = [*declared, *drawn_with]
     return f"""## Recipe
 
 {_table(("", ""), rows)}

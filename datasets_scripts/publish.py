@@ -187,7 +187,9 @@ def download(repo: str, revision: str, data: Path, report: Report) -> Path:
 def held_revision(folder: Path) -> str | None:
     """The commit that the Hub's client noted for the files of a folder; None where it has none yet."""
     notes = (folder / ".cache" / "huggingface" / "download").rglob("*.metadata")
-    held = sorted({note.read_text().split("\n", 1)[0] for note in notes})
+    # The client writes notes in place: one that was cut off by a kill is empty, and the client ignores it too.
+    lines = {note.read_text().split("\n", 1)[0] for note in notes}
+    held = sorted(line for line in lines if re.fullmatch("[0-9a-f]{40}", line))
     if held:
         return f"revision {' and '.join(held)}" if len(held) > 1 else held[0]
     others = folder.is_dir() and any(path.name != ".cache" for path in folder.iterdir())

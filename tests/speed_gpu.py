@@ -1,4 +1,4 @@
-"""Drawing with Stable Diffusion on a GPU: `python -m tests.speed_gpu`; `--rehearse` runs it with tiny networks anywhere.
+"""Drawing with Stable Diffusion on a GPU: `python -m tests.speed_gpu`; `--rehearse` for tiny networks anywhere.
 
 Full-size Stable Diffusion 1.5 with random weights (speed does not depend on them), bf16, 512 pixels, 50 steps, guided:
 ours beside the plain loop over diffusers' pipeline in the same run, and the share of the matrix peak measured here.

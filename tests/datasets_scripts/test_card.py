@@ -29,8 +29,9 @@ STATISTICS = {
     "bytes": 1_234_000_000,
     "guidance": {"10.0": 19_997, "2.0": 20_000},
     "nsfw_above_zero": 17,
-    "software": {"torch": "2.13"},
-    "devices": {"H100": 1},
+    "nsfw_scored": 39_998,
+    "software": {"torch 2.13": 157},
+    "device": {"H200": 57, "H100": 100},
     "seconds": 12.5,
 }
 HOSTILE = 'a |cat| <script>alert(1)</script> ![x](https://e.org/x.png) **b** [l](j) `c`\n\n# h $x$ @me &lt; 1. "'
@@ -113,13 +114,14 @@ def test_counts_are_those_of_the_statistics():
     assert rows["images at guidance 2.0"] == "20,000" and rows["images at guidance 10.0"] == "19,997"
     assert list(rows).index("images at guidance 2.0") < list(rows).index("images at guidance 10.0")
     assert rows["size"] == "1.23 GB" and rows["rows in validation"] == "10"
-    assert rows["images that the model's safety checker would have hidden"] == "17"
+    assert rows["images that the model's safety checker would have hidden"] == "17 of 39,998"
+    assert table(page, "<h2>Recipe")["device"] == "H100; H200"
     assert table(page, "<h2>Recipe")["text_to_image"] == "<code>org/model@abc, 50 steps</code>"
     assert MANIFEST.revision in page
 
 
 def test_what_was_not_counted_is_not_shown():
-    statistics = copy.deepcopy(STATISTICS) | {"nsfw_above_zero": None, "failed": {}}
+    statistics = copy.deepcopy(STATISTICS) | {"nsfw_above_zero": 0, "nsfw_scored": 0, "failed": {}}
     page = rendered(written(statistics=statistics))
     assert "safety checker" not in page
     assert table(page, "<h1>")["not drawn"] == "0"
