@@ -59,11 +59,12 @@ def generate(
         The rows in the order of the captions, columns as in `COLUMNS`, and the facts of this unit as JSON.
     """
     began = time.perf_counter()
-    indices = range(recipe.images_per_caption)
-    images = [(caption, index) for caption in captions for index in indices]
+    count = recipe.images_per_caption
+    images = [(caption, index) for caption in captions for index in range(count)]
     seeds = [image_seed(revision, caption.caption_id, index) for caption, index in images]
     guidance = [image_guidance(recipe.guidance, caption.caption_id, index) for caption, index in images]
-    drawn: list[tuple[Drawn, Future[bytes] | None]] = []
+    drawn: list[Drawn] = []
+    encoding: list[Future[bytes] | None] = []
 
     def encoded(image: np.ndarray) -> bytes:
         jpeg = encode(image, recipe.draw.source_type)
@@ -71,45 +72,53 @@ def generate(
 
     with ThreadPoolExecutor(ENCODERS) as pool:
         for result in recipe.draw([caption.text for caption, _ in images], seeds, guidance):
-            future = None if result.image is None else pool.submit(encoded, result.image)
-            drawn.append((result._replace(image=None), future))
-            if len(drawn) % len(indices) == 0:
-                yield len(indices), 0
+            encoding.append(None if result.image is None else pool.submit(encoded, result.image))
+            drawn.append(result._replace(image=None))
+            if len(drawn) % count == 0:
+                yield count, 0
     if len(drawn) != len(images):
         raise RuntimeError(f"{recipe.draw.name} drew {len(drawn)} images for {len(images)} captions")
-    files = [future.result() if future else None for _, future in drawn]
+    files = [None if future is None else future.result() for future in encoding]
     rows = []
     for number, caption in enumerate(captions):
-        part = slice(number * len(indices), (number + 1) * len(indices))
-        rows.append(
-            {
-                schema.CAPTION_ID: caption.caption_id,
-                schema.CAPTION: caption.text,
-                schema.SOURCE: caption.source,
-                schema.SOURCE_ID: caption.source_id,
-                schema.IMAGES: [
-                    content and {"bytes": content, "path": f"{caption.caption_id & (1 << 64) - 1:016x}-{index}.jpg"}
-                    for index, content in enumerate(files[part])
-                ],
-                schema.SEEDS: seeds[part],
-                schema.GUIDANCE: guidance[part],
-                schema.STATUS: [result.status for result, _ in drawn[part]],
-                schema.NSFW: [result.nsfw for result, _ in drawn[part]],
-            }
-        )
-    facts = {
-        "captions": len(captions),
-        "images": sum(file is not None for file in files),
-        "failed": dict(Counter(result.status for result, future in drawn if future is None)),
-        "bytes": sum(len(file) for file in files if file),
-        "guidance": {str(value): count for value, count in sorted(Counter(guidance).items())},
-        "nsfw_above_zero": sum(result.nsfw > 0 for result, _ in drawn if result.nsfw is not None),
-        "nsfw_scored": sum(result.nsfw is not None for result, _ in drawn),
-        "seconds": round(time.perf_counter() - began, 3),
-        "device": device(recipe.draw),
-        "software": software(recipe.draw),
-    }
+        own = slice(number * count, (number + 1) * count)
+        rows.append(_row(caption, files[own], seeds[own], guidance[own], drawn[own]))
+    facts = _facts(len(captions), files, guidance, drawn)
+    facts |= {"seconds": round(time.perf_counter() - began, 3)}
+    facts |= {"device": device(recipe.draw), "software": software(recipe.draw)}
     return pa.Table.from_pylist(rows, schema=COLUMNS), facts
+
+
+def _row(
+    caption: Caption, files: list[bytes | None], seeds: list[int], guidance: list[float], drawn: list[Drawn]
+) -> dict[str, Any]:
+    name = f"{caption.caption_id & (1 << 64) - 1:016x}"
+    return {
+        schema.CAPTION_ID: caption.caption_id,
+        schema.CAPTION: caption.text,
+        schema.SOURCE: caption.source,
+        schema.SOURCE_ID: caption.source_id,
+        schema.IMAGES: [file and {"bytes": file, "path": f"{name}-{index}.jpg"} for index, file in enumerate(files)],
+        schema.SEEDS: seeds,
+        schema.GUIDANCE: guidance,
+        schema.STATUS: [result.status for result in drawn],
+        schema.NSFW: [result.nsfw for result in drawn],
+    }
+
+
+def _facts(captions: int, files: list[bytes | None], guidance: list[float], drawn: list[Drawn]) -> dict[str, Any]:
+    """What `statistics.summary` adds up over units."""
+    kept = [file for file in files if file is not None]
+    scores = [result.nsfw for result in drawn if result.nsfw is not None]
+    return {
+        "captions": captions,
+        "images": len(kept),
+        "failed": dict(Counter(result.status for result, file in zip(drawn, files) if file is None)),
+        "bytes": sum(map(len, kept)),
+        "guidance": {str(value): count for value, count in sorted(Counter(guidance).items())},
+        "nsfw_above_zero": sum(score > 0 for score in scores),
+        "nsfw_scored": len(scores),
+    }
 
 
 def device(draw: TextToImage) -> str:

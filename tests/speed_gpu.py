@@ -153,8 +153,8 @@ def main() -> None:
     lines = [
         f"# Drawing with Stable Diffusion 1.5: {name}",
         "",
-        f"{datetime.date.today()}, {generate.software(draw)}. Random weights, {draw.method}, {draw.size} pixels, guided, "
-        f"{draw.dtype}, batches of {draw.batch}. One image is {flops:.1f} TFLOP; a matrix product reaches "
+        f"{datetime.date.today()}, {generate.software(draw)}. Random weights, {draw.method}, {draw.size} pixels, "
+        f"guided, {draw.dtype}, batches of {draw.batch}. One image is {flops:.1f} TFLOP; a matrix product reaches "
         f"{matrix:.0f} TFLOP/s here. After three steps bf16 differs from float32 on the CPU by {difference:.2%}.",
         "",
         "| what | images/s | share of the matrix peak | ratio |",
