@@ -297,6 +297,7 @@ def load(model: str, revision: str, dtype: str, kind: str) -> Any:
     import torch
     import transformers
     from diffusers.utils import logging
+    from huggingface_hub import errors
 
     logging.set_verbosity_error()  # it would report every caption that is cut
     logging.disable_progress_bar()
@@ -306,13 +307,13 @@ def load(model: str, revision: str, dtype: str, kind: str) -> Any:
         pipeline = getattr(diffusers, kind).from_pretrained(
             model, dtype=getattr(torch, dtype), use_safetensors=True, **options
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, errors.HTTPError) as error:
         raise UserError(f"cannot load {model} at revision {revision}: {_reason(error)}") from error
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _reason(error: BaseException) -> str:
-    """Why a model is not to be had, and what to do, from the first error of a chain that says it."""
+    """Why a model is not to be had, and what to do, from whichever error of a chain says most."""
     from huggingface_hub import errors
 
     reasons = {
@@ -321,11 +322,10 @@ def _reason(error: BaseException) -> str:
         errors.RepositoryNotFoundError: "no such model, or it is private; check its id and run `hf auth login`",
         errors.OfflineModeIsEnabled: "it is not in the cache and HF_HUB_OFFLINE is set; unset it or download it before",
         errors.LocalEntryNotFoundError: "it is not in the cache and the Hub does not answer; check the network",
+        errors.HTTPError: "the Hub does not answer as it should; try again",
     }
-    cause: BaseException | None = error
-    while cause:
-        for kind, reason in reasons.items():
-            if isinstance(cause, kind):
-                return reason
-        cause = cause.__cause__ or cause.__context__
-    return f"{str(error).splitlines()[0]}; check the id, or name another model in the recipe"
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    found = (reason for kind, reason in reasons.items() for each in chain if isinstance(each, kind))
+    return next(found, f"{str(error).splitlines()[0]}; check the id, or name another model in the recipe")
