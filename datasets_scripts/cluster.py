@@ -6,12 +6,14 @@ remembers: a build that was interrupted, here or there, is submitted again and g
 
 import functools
 import inspect
+import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from datasets_scripts import build, marks, shards
+from datasets_scripts import build, marks
 from datasets_scripts.recipe import Recipe
 
 OURS = {"self", "pipeline", "tasks", "logging_dir", "skip_completed", "depends"}
@@ -29,7 +31,7 @@ def submit(recipe: Recipe, data: Path, engine: str, settings: dict[str, str], c2
     work = build.start(recipe, data.resolve(), c2pa)
     if isinstance(work, Path):
         return f"{work}: finished before"
-    return (_slurm if engine == "slurm" else _ray)(work, settings)
+    return (_slurm if engine == "slurm" else _ray)(work, settings, data.resolve() / "logs" / recipe.name)
 
 
 def conclude(work: build.Work, data: Any, rank: int, world_size: int) -> None:
@@ -39,7 +41,7 @@ def conclude(work: build.Work, data: Any, rank: int, world_size: int) -> None:
         raise UserError(f"{work.folder}: units are missing; submit the build again, which draws only those")
 
 
-def _slurm(work: build.Work, settings: dict[str, str]) -> str:
+def _slurm(work: build.Work, settings: dict[str, str], logs: Path) -> str:
     from datatrove.executor import SlurmPipelineExecutor
 
     own, others = _arguments(SlurmPipelineExecutor, settings)
@@ -47,28 +49,27 @@ def _slurm(work: build.Work, settings: dict[str, str]) -> str:
         raise UserError(f"Slurm wants --set {'=... --set '.join(sorted(missing))}=...")
     defaults = {"qos": "", "tasks_per_job": 4, "venv_path": _environment(), "sbatch_args": others}
     common = {**defaults, **own, "skip_completed": False}
-    logs = work.folder / shards.BUILD
     draw = functools.partial(build.draw, work)
     drawing = SlurmPipelineExecutor(
-        [draw], **{**common, "tasks": work.tasks, "job_name": work.recipe.name, "logging_dir": str(logs / "log")}
+        [draw], **{**common, "tasks": work.tasks, "job_name": work.recipe.name, "logging_dir": str(logs / "draw")}
     )
     finishing = SlurmPipelineExecutor(
         [functools.partial(conclude, work)],
         **{**common, "tasks": 1, "tasks_per_job": 1, "gpus_per_task": 0, "run_on_dependency_fail": True},
         job_name=f"{work.recipe.name}-finish",
-        logging_dir=str(logs / "log-finish"),
+        logging_dir=str(logs / "finish"),
         depends=drawing,
     )
     try:
         finishing.run()
     except FileNotFoundError:
         raise UserError("there is no sbatch here; submit from a machine of the Slurm cluster") from None
-    except OSError as error:
-        raise UserError(f"cannot submit: {error}; see `sinfo` and the settings given with --set") from error
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"sbatch refused the job (exit code {error.returncode}; its reason is above)") from error
     return f"Slurm job {drawing.job_id} draws, job {finishing.job_id} finishes {work.folder}; logs are in {logs}"
 
 
-def _ray(work: build.Work, settings: dict[str, str]) -> str:
+def _ray(work: build.Work, settings: dict[str, str], logs: Path) -> str:
     try:
         import ray
     except ImportError:
@@ -84,7 +85,7 @@ def _ray(work: build.Work, settings: dict[str, str]) -> str:
         skip_completed=False,
         ray_remote_kwargs=others,
         **own,
-        logging_dir=str(work.folder / shards.BUILD / "log"),
+        logging_dir=str(logs),
     ).run()
     folder = build.finish(work)
     if folder is None:
@@ -92,23 +93,25 @@ def _ray(work: build.Work, settings: dict[str, str]) -> str:
     return f"{folder}: finished"
 
 
-def _arguments(executor: type, settings: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Settings that are the executor's parameters, as its types, and the others.
+def _arguments(executor: type, settings: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings that are the executor's parameters, and the others; numbers and true or false as such.
 
     Raises:
-        UserError: a setting is one that the build sets itself, or is to be a number and is none.
+        UserError: a setting is one that the build makes itself.
     """
-    parameters = inspect.signature(executor).parameters
-    own: dict[str, Any] = {}
-    for name in settings.keys() & parameters.keys():
-        if name in OURS:
-            raise UserError(f"--set {name} is what the build itself decides; leave it out")
-        whole = isinstance(parameters[name].default, int) and not isinstance(parameters[name].default, bool)
-        try:
-            own[name] = int(settings[name]) if whole else settings[name]
-        except ValueError:
-            raise UserError(f"--set {name} wants a whole number, found {settings[name]!r}") from None
-    return own, {name: value for name, value in settings.items() if name not in own}
+    if made := OURS & settings.keys():
+        raise UserError(f"--set {' and '.join(sorted(made))} is what the build itself decides; leave it out")
+    parsed = {name: _parsed(value) for name, value in settings.items()}
+    parameters = inspect.signature(executor).parameters.keys()
+    own = {name: value for name, value in parsed.items() if name in parameters}
+    return own, {name: value for name, value in parsed.items() if name not in own}
+
+
+def _parsed(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def _environment() -> str | None:
