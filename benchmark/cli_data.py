@@ -128,34 +128,43 @@ def build(
         for name, chosen in recipes.items():
             if chosen is None:
                 scenes_evaluation.build(root, functools.partial(display.update, name))
-            elif share:
-                _share(chosen, root, share, sign, functools.partial(display.update, name))
             elif on is Engine.HERE:
-                _here(chosen, root, workers, sign, functools.partial(display.update, name))
+                _build(chosen, root, workers, share, sign, functools.partial(display.update, name))
             else:
                 from datasets_scripts import cluster
 
-                print(cluster.submit(chosen, root, on.value, dict(_pair(each) for each in setting or []), sign))
+                print(cluster.submit(chosen, root, on.value, dict(map(_pair, setting or [])), sign))
 
 
-def _here(chosen: Any, root: Path, workers: int | None, sign: Any, report: Any) -> None:
+def _build(chosen: Any, root: Path, workers: int | None, share: str | None, sign: Any, report: Any) -> None:
+    from benchmark import schema
     from datasets_scripts import build as building
     from datasets_scripts import executor
 
+    part = _rank_and_size(share) if share else None
     work = building.start(chosen, root, sign)
-    if not isinstance(work, Path):
-        building.run(work, executor.slots(chosen.draw.cost.teraflops > 0, workers), report)
+    if isinstance(work, Path):
+        folder: Path | None = work
+    elif part:
+        folder = building.run_share(work, *part, report)
+    else:
+        folder = building.run(work, executor.slots(chosen.draw.cost.teraflops > 0, workers), report)
+    if folder is None:
+        print(f"{root / chosen.repo}: this share is drawn; other shares are missing")
+        return
+    manifest = schema.read_manifest(folder)
+    rows = sum(manifest.rows.values())
+    print(
+        f"{folder}: {rows:,} captions, {rows * manifest.images_per_row:,} images, revision {manifest.revision}; "
+        f"next: synrep data check {folder}"
+    )
 
 
-def _share(chosen: Any, root: Path, share: str, sign: Any, report: Any) -> None:
-    from datasets_scripts import build as building
-
-    rank, slash, world_size = share.partition("/")
-    if not (slash and rank.isdecimal() and world_size.isdecimal() and int(rank) < int(world_size)):
+def _rank_and_size(share: str) -> tuple[int, int]:
+    rank, _, world_size = share.partition("/")
+    if not (rank.isdecimal() and world_size.isdecimal() and int(rank) < int(world_size)):
         raise UserError(f"wanted --share RANK/WORLD_SIZE with a rank from 0, such as 0/8; found {share!r}")
-    work = building.start(chosen, root, sign)
-    if not isinstance(work, Path):
-        building.run_share(work, int(rank), int(world_size), report)
+    return int(rank), int(world_size)
 
 
 def _pair(setting: str) -> tuple[str, str]:

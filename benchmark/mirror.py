@@ -24,6 +24,5 @@ def dataset_folder(repo: str, revision: str) -> Path:
     if repo.startswith("synrep-bench/scenes"):
         cure = "build it with `synrep data build toy scenes-evaluation`"
     else:
-        download = f"hf download --repo-type dataset {repo} --revision {revision} --local-dir $SYNREP_DATA/{repo}"
-        cure = f"set SYNREP_DATA and run `{download}`"
+        cure = f"run `synrep data download {repo} --revision {revision}`"
     raise MissingDataset(f"dataset {repo} is neither in data/ nor in $SYNREP_DATA; {cure}")

@@ -307,7 +307,7 @@ def load(model: str, revision: str, dtype: str, kind: str) -> Any:
         pipeline = getattr(diffusers, kind).from_pretrained(
             model, dtype=getattr(torch, dtype), use_safetensors=True, **options
         )
-    except (OSError, ValueError, errors.HTTPError) as error:
+    except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # that of the httpx it has
         raise UserError(f"cannot load {model} at revision {revision}: {_reason(error)}") from error
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -322,7 +322,7 @@ def _reason(error: BaseException) -> str:
         errors.RepositoryNotFoundError: "no such model, or it is private; check its id and run `hf auth login`",
         errors.OfflineModeIsEnabled: "it is not in the cache and HF_HUB_OFFLINE is set; unset it or download it before",
         errors.LocalEntryNotFoundError: "it is not in the cache and the Hub does not answer; check the network",
-        errors.HTTPError: "the Hub does not answer as it should; try again",
+        errors.HTTPError: "the Hub does not answer as it should; try again",  # type: ignore[attr-defined]
     }
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:

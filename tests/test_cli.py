@@ -104,9 +104,27 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
     ("words", "said"),
     [
         ("nosuch", ["'nosuch'", "choose one of: list, run, tables, validate, check, data"]),
-        ("data nosuch", ["'nosuch'", "choose one of: build"]),
-        ("data build nosuch", ["dataset 'nosuch'", "choose one of: scenes-evaluation, toy"]),
-        ("data build toy nosuch", ["dataset 'nosuch'"]),
+        (
+            "data nosuch",
+            ["'nosuch'", "choose one of: captions, estimate, build, check, sheet, publish, download, export"],
+        ),
+        ("data build nosuch", ["recipe 'nosuch'", "choose one of: cc12m, cc3m, laion-50m, redcaps, toy"]),
+        ("data build toy nosuch", ["recipe 'nosuch'"]),
+        ("data build toy-11k", ["unknown variant '11k' of recipe scenes-toy", "a size (10k, 100k, 1m, full)"]),
+        ("data build toy --share 3", ["wanted --share RANK/WORLD_SIZE", "0/8", "found '3'"]),
+        ("data build toy --share 8/8", ["wanted --share RANK/WORLD_SIZE", "found '8/8'"]),
+        ("data build toy --on moon", ["--on", "'here', 'slurm', 'ray'"]),
+        ("data build cc3m-10k", ["captions of cc3m are not prepared", "run `synrep data captions cc3m`"]),
+        ("data estimate cc4m", ["recipe 'cc4m'", "choose one of"]),
+        ("data captions cc4m", ["cc4m is not one of cc12m, cc3m, laion, redcaps", "--column"]),
+        ("data captions nosuch.csv --column text", ["no file or folder nosuch.csv"]),
+        ("data check nosuch", ["nosuch"]),
+        ("data sheet nosuch", ["nosuch"]),
+        ("data publish nosuch", ["nosuch/dataset.json is missing"]),
+        ("data download org/name", ["Missing option '--revision'"]),
+        ("data download org/name --revision main", ["HF_HUB_OFFLINE=1"]),
+        ("data export nosuch --to webdataset --out x", ["nosuch"]),
+        ("data export nosuch --to tar --out x", ["--to", "'webdataset', 'imagefolder'"]),
         ("run nosuch", ["experiment 'nosuch'", "choose one of: smoke"]),
         ("run smoke --only nosuch", ["method of experiment smoke 'nosuch'", METHODS]),
         ("run smoke --only simclr --only nosuch", ["'nosuch'", METHODS]),
@@ -155,7 +173,8 @@ def test_list_names_every_plug_in(synrep: Synrep) -> None:
     assert lines["experiments"].split(", ") == plugins.names("benchmark.experiments")
     assert lines["evaluations"].split(", ") == plugins.names("benchmark.evaluations")
     assert lines["tables"].split(", ") == plugins.names("benchmark.tables")
-    assert lines["datasets to build"] == "toy, scenes-evaluation"
+    assert lines["datasets to build"] == "cc12m, cc3m, laion-50m, redcaps, toy, scenes-evaluation"
+    assert lines["captions"] == "cc12m, cc3m, laion, redcaps"
 
 
 # Records and tables

@@ -48,7 +48,7 @@ def test_a_file_is_no_dataset(machine):
 def test_missing_dataset_says_how_to_get_it(machine):
     with pytest.raises(MissingDataset, match=r"org/name is neither in data/ nor in \$SYNREP_DATA") as told:
         dataset_folder("org/name", "0123abc")
-    assert "hf download --repo-type dataset org/name --revision 0123abc" in str(told.value)
+    assert "`synrep data download org/name --revision 0123abc`" in str(told.value)
     assert isinstance(told.value, UserError) and "\n" not in str(told.value)
 
 

@@ -29,7 +29,7 @@ def test_the_readme_names_every_plug_in_and_file() -> None:
 
 
 def test_every_link_of_the_readme_leads_somewhere() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "docs/datasets.md"):
         place = ROOT / document
         for target in re.findall(r"\]\(((?!http)[^)#]+)\)", place.read_text()):
             assert (place.parent / target).exists(), f"{document} links to {target}, which does not exist"

@@ -1,0 +1,72 @@
+"""The `synrep data` commands as a user meets them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from datasets_scripts import recipe
+from tests.small import RECIPE
+from tests.test_cli import Synrep, assert_one_line, synrep
+
+__all__ = ["synrep"]
+
+
+@pytest.fixture
+def small_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`small` names the recipe of `tests.small`."""
+    monkeypatch.setattr(recipe, "find", lambda name, data: {"small": RECIPE}[name])
+
+
+def test_captions_are_counted_beside_the_papers(tmp_path: Path, synrep: Synrep) -> None:
+    source = tmp_path / "list.tsv"
+    source.write_text("a cat\thttps://example.org/1\na  cat\thttps://example.org/2\n\thttps://example.org/3\n")
+    code, shown, error = synrep("data", "captions", "cc3m", "--origin", source, "--data", tmp_path)
+    assert (code, error) == (0, "")
+    out = tmp_path / "captions" / "cc3m"
+    assert shown.splitlines()[-1] == (
+        f"{out}: 1 captions of 3 rows, dropped: 1 empty, 1 duplicate; the paper has 2,700,000 of 3,000,000"
+    )
+    assert {path.name for path in out.iterdir()} == {"captions.parquet", "dropped.parquet", "captions.json"}
+
+
+def test_captions_of_any_table_are_called_after_its_file(tmp_path: Path, synrep: Synrep) -> None:
+    source = tmp_path / "birds.csv"
+    source.write_text("text\na robin\n")
+    assert synrep("data", "captions", source, "--column", "text", "--data", tmp_path)[0] == 0
+    assert (tmp_path / "captions" / "birds" / "captions.json").exists()
+    assert_one_line(synrep("data", "captions", source, "--column", "txt", "--data", tmp_path), "wanted a column txt, found text")
+
+
+def test_the_estimate_is_the_arithmetic_of_the_paper(synrep: Synrep, tmp_path: Path) -> None:
+    """2.7 million captions, ten images each, 0.8 s an image on an A100."""
+    code, shown, _ = synrep("data", "estimate", "cc3m", "--gpus", "8", "--data", tmp_path)
+    assert code == 0
+    assert "2,700,000 captions x 10 = 27,000,000 images, 42,188 units, 1,319 shards" in shown
+    (a100,) = [line.split() for line in shown.splitlines() if line.startswith("A100 ")]
+    hours = 27e6 * 0.8 / 3600
+    assert float(a100[2].replace(",", "")) == pytest.approx(hours, rel=0.02)
+    assert float(a100[3]) == pytest.approx(hours / 8 / 24, rel=0.02)
+    assert float(a100[4].strip("$").replace(",", "")) == pytest.approx(2.5 * hours, rel=0.02)
+
+
+def test_the_estimate_can_measure_this_machine(synrep: Synrep) -> None:
+    code, shown, _ = synrep("data", "estimate", "toy", "--probe")
+    (row,) = [line for line in shown.splitlines() if "(measured here)" in line]
+    assert code == 0 and float(re.search(r"([\d,.]+) ", row.split("here)")[1])[1].replace(",", "")) > 50
+
+
+def test_a_build_goes_on_and_ends_with_what_to_do_next(tmp_path: Path, synrep: Synrep, small_recipe: None) -> None:
+    words = ("data", "build", "small", "--data", tmp_path, "--workers", "1")
+    code, shown, error = synrep(*words)
+    assert (code, error) == (0, "")
+    folder = tmp_path / RECIPE.repo
+    assert f"{folder}: 160 captions, 640 images, revision {RECIPE.revision}" in shown
+    assert f"synrep data check {folder}" in shown
+    assert synrep(*words)[0] == 0
+
+
+def test_shares_are_finished_by_the_last(tmp_path: Path, synrep: Synrep, small_recipe: None) -> None:
+    _, first, _ = synrep("data", "build", "small", "--data", tmp_path, "--share", "1/2")
+    _, last, _ = synrep("data", "build", "small", "--data", tmp_path, "--share", "0/2")
+    assert "other shares are missing" in first and "640 images" in last
