@@ -1,112 +1,40 @@
-"""Check a built dataset against its recipe, draw a sample of it again, and score how well images fit their captions.
+"""Check a built dataset against its recipe, and draw a sample of it again.
 
-A finding is an error where the folder is not what its recipe says, and a warning where it is, but looks wrong.
 Duplicates are found by eight bytes per image in memory, everything else by one work unit at a time.
-
-Scores are CLIPScore (Hessel et al., arXiv 2104.08718) in the variant 100 max(cos, 0): the paper has 2.5 in the place
-of 100, and sets "A photo depicts" before a caption; here captions stand as they are.
 """
 
 import functools
-import hashlib
-import heapq
 import io
 import json
-import math
 import multiprocessing
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from benchmark import atomic, schema
+from benchmark import schema
 from benchmark.errors import UserError
-from datasets_scripts import marks
-from datasets_scripts.generate import COLUMNS, IMAGE, encode
-from datasets_scripts.recipe import Recipe, caption_id, image_guidance, image_seed, revision_of
+from datasets_scripts.examine import MARK, File, Finding, Findings, Row, look, of_captions, scan
+from datasets_scripts.generate import encode
+from datasets_scripts.recipe import Recipe, image_guidance, revision_of
 from datasets_scripts.shards import sha256
-from datasets_scripts.text_to_image import OK
 
-SHOWN = 10
-"""Findings of one rule that are listed; of the others only the number is told."""
-BLANK = 2.0
-"""An image is blank where no channel's standard deviation is more: grey levels of 255."""
 BALANCE = 5.0
 """Standard deviations by which the count of a guidance may miss what uniform caption ids give."""
 TOLERANCE = 4.0
 """Mean absolute difference of an image drawn again: another batch or GPU changes low bits, another seed everything."""
-CHANCE = 0.95
-"""Share of images with another caption that score below what is called chance."""
-ALIGNMENT = "alignment.parquet"
 STARTED = "recipe.json"
-UNLISTED = (schema.MANIFEST, STARTED, schema.STATISTICS, ALIGNMENT, ".gitattributes")
+UNLISTED = (schema.MANIFEST, STARTED, schema.STATISTICS, "alignment.parquet", ".gitattributes")
 """Files that the manifest does not list and that may be there; and what the Hub's client keeps in `.cache`."""
 
 Report = Callable[[int, int, str], None]
 """Told how many rows are done, how many there are, and a note."""
-Row = dict[str, Any]
-
-
-class Finding(NamedTuple):
-    """One problem."""
-
-    rule: str
-    text: str
-    """Where, what was wanted, what was found."""
-    error: bool = True
-
-    def __str__(self) -> str:
-        return f"{'error' if self.error else 'warning'}: {self.text} [{self.rule}]"
-
-
-@dataclass
-class _Findings:
-    """The first of each rule, and how many there are."""
-
-    shown: list[Finding] = field(default_factory=list)
-    counts: Counter[tuple[str, bool]] = field(default_factory=Counter)
-
-    def add(self, rule: str, text: str, error: bool = True) -> None:
-        self.counts[rule, error] += 1
-        if self.counts[rule, error] <= SHOWN:
-            self.shown.append(Finding(rule, text, error))
-
-    def extend(self, other: "_Findings") -> None:
-        for finding in other.shown:
-            self.add(*finding)
-        self.counts += other.counts - Counter((finding.rule, finding.error) for finding in other.shown)
-
-    def all(self) -> list[Finding]:
-        more = [(kind, count - SHOWN) for kind, count in self.counts.items() if count > SHOWN]
-        return self.shown + [Finding(rule, f"and {count:,} more of this kind", error) for (rule, error), count in more]
-
-
-@dataclass
-class _File:
-    """What one Parquet file tells."""
-
-    name: str
-    findings: _Findings = field(default_factory=_Findings)
-    rows: int = 0
-    ids: list[int] = field(default_factory=list)
-    """Of the captions' texts."""
-    digests: list[int] = field(default_factory=list)
-    """64 bits of every image; zero for one that is blank or not there."""
-    traits: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """What all images are to have in common."""
-    places: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Where each trait was seen first."""
-    facts: Counter[str] = field(default_factory=Counter)
-    """To be compared with the statistics."""
 
 
 def check(folder: Path, report: Report, processes: int = 1) -> list[Finding]:
@@ -118,32 +46,30 @@ def check(folder: Path, report: Report, processes: int = 1) -> list[Finding]:
         UserError: the folder was not built to its end, or a process died.
     """
     manifest = schema.read_manifest(folder)
-    findings = _Findings()
-    _check_manifest(folder, manifest, findings)
+    findings = Findings()
+    _check_recipe(folder, manifest, findings)
+    _check_files(folder, manifest, findings)
     names = sorted(name for name in manifest.files if name.endswith(".parquet") and (folder / name).is_file())
-    look = functools.partial(_look, folder, manifest)
-    files: list[_File] = []
+    last = [other is None or split_of(name) != split_of(other) for name, other in zip(names, [*names[1:], None])]
     total = sum(manifest.rows.values())
+    files: list[File] = []
     report(0, total, "")
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        try:
-            for seen in pool.map(look, names) if processes > 1 else map(look, names):
-                files.append(seen)
-                findings.extend(seen.findings)
-                report(sum(file.rows for file in files), total, f"{len(files)} of {len(names)} files")
-        except BrokenProcessPool:
-            raise UserError(f"a process that checks {folder} was killed; check with fewer processes") from None
-    _check_whole(folder, manifest, files, findings)
+    for seen in _side_by_side(functools.partial(look, folder, manifest), names, last, processes):
+        files.append(seen)
+        findings.extend(seen.findings)
+        report(sum(file.rows for file in files), total, f"{len(files)} of {len(names)} files")
+    _check_whole(manifest, files, findings)
+    if of_captions(manifest):
+        _check_captions(folder, manifest, files, findings)
     return findings.all()
 
 
-def _of_captions(manifest: schema.Manifest) -> bool:
-    """Whether a row is a caption with its images, as a recipe says; else it is a labelled image."""
-    return "images_per_caption" in manifest.recipe
+def split_of(parquet: str) -> str:
+    """The split that a Parquet file belongs to."""
+    return Path(parquet).stem.rsplit("-", 3)[0]
 
 
-def _check_manifest(folder: Path, manifest: schema.Manifest, findings: _Findings) -> None:
-    """Everything but the rows."""
+def _check_recipe(folder: Path, manifest: schema.Manifest, findings: Findings) -> None:
     if (found := revision_of(manifest.recipe)) != manifest.revision:
         findings.add("revision", f"{schema.MANIFEST}: revision {manifest.revision[:12]}, its recipe gives {found[:12]}")
     try:
@@ -153,15 +79,17 @@ def _check_manifest(folder: Path, manifest: schema.Manifest, findings: _Findings
     else:
         if claimed != {"revision": manifest.revision, "recipe": manifest.recipe}:
             findings.add("recipe", f"{STARTED}: recipe and revision are not those of {schema.MANIFEST}")
-    if _of_captions(manifest) and (wanted := manifest.recipe["images_per_caption"]) != manifest.images_per_row:
+    if of_captions(manifest) and (wanted := manifest.recipe["images_per_caption"]) != manifest.images_per_row:
         findings.add("counts", f"{schema.MANIFEST}: {manifest.images_per_row} images per row, the recipe says {wanted}")
-    wanted_names = {schema.CARD}
+
+
+def _check_files(folder: Path, manifest: schema.Manifest, findings: Findings) -> None:
+    wanted = {schema.CARD}
     for split in manifest.rows:
-        count = sum(bool(re.fullmatch(rf"data/{re.escape(split)}-.*\.parquet", name)) for name in manifest.files)
-        for shard in range(max(count, 1)):
-            wanted_names.add(schema.shard_name(split, shard, max(count, 1)))
-            wanted_names |= {schema.index_name(split, shard)} if _of_captions(manifest) else set()
-    for name in sorted(wanted_names - set(manifest.files)):
+        count = max(1, sum(name.endswith(".parquet") and split_of(name) == split for name in manifest.files))
+        wanted |= {schema.shard_name(split, shard, count) for shard in range(count)}
+        wanted |= {schema.index_name(split, shard) for shard in range(count if of_captions(manifest) else 0)}
+    for name in sorted(wanted - set(manifest.files)):
         findings.add("files", f"{schema.MANIFEST}: lists no {name}")
     for name, digest in sorted(manifest.files.items()):
         path = folder / name
@@ -171,47 +99,195 @@ def _check_manifest(folder: Path, manifest: schema.Manifest, findings: _Findings
             findings.add("files", f"{name}: is missing")
         elif not name.endswith(".parquet") and (found := sha256(path)) != digest:
             findings.add("checksum", f"{name}: sha256 {found[:12]}, the manifest says {digest[:12]}")
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in manifest.files and name not in UNLISTED and not name.startswith(".cache/"):
-            read = name.startswith(("data/", "index/"))
-            findings.add("files", f"{name}: is not in the manifest{', but would be read' if read else ''}", read)
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    for name in sorted(there - set(manifest.files) - set(UNLISTED)):
+        read = name.startswith(("data/", "index/"))
+        if not name.startswith(".cache/"):
+            findings.add("files", f"{name}: is not in the manifest{', but may be read' if read else ''}", read)
 
 
-def _look(folder: Path, manifest: schema.Manifest, name: str) -> _File:
-    """Examine one Parquet file with its index."""
-    seen = _File(name)
-    if (found := sha256(folder / name)) != manifest.files[name]:
-        seen.findings.add("checksum", f"{name}: sha256 {found[:12]}, the manifest says {manifest.files[name][:12]}")
+def _side_by_side(
+    look: Callable[[str, bool], File], names: list[str], last: list[bool], processes: int
+) -> Iterator[File]:
+    if processes == 1:
+        yield from map(look, names, last)
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield from pool.map(look, names, last)
+        except BrokenProcessPool:
+            raise UserError("a process of the check was killed; try fewer, each wants up to a gigabyte") from None
+
+
+def _check_whole(manifest: schema.Manifest, files: list[File], findings: Findings) -> None:
+    """What no single file can tell of its images."""
+    for split, wanted in manifest.rows.items():
+        if (found := sum(file.rows for file in files if split_of(file.name) == split)) != wanted:
+            findings.add("counts", f"split {split}: {found} rows, the manifest says {wanted}")
+    for kind in ("size", "source type"):
+        counts: Counter[str] = Counter()
+        for file in files:
+            counts += Counter({value: count for (of, value), count in file.traits.items() if of == kind})
+        (usual, _), *others = counts.most_common() or [("", 0)]
+        for value, count in others:
+            first = next(file.places[kind, value] for file in files if (kind, value) in file.places)
+            findings.add(kind, f"{first}: {kind} {value}, most have {usual}; so have {count:,} images in all")
+    for first_, again in _twice([np.array(file.digests, np.uint64) for file in files]):
+        images = max(1, sum(len(file.digests) for file in files) // sum(file.rows for file in files))
+        here, there = (_place(files, *divmod(position, images)) for position in (again, first_))
+        findings.add("duplicate image", f"{here}: is the image of {there}")
+
+
+def _check_captions(folder: Path, manifest: schema.Manifest, files: list[File], findings: Findings) -> None:
+    """What no single file can tell of captions."""
+    ids = np.concatenate([np.zeros(0, np.int64), *(np.array(file.ids, np.int64) for file in files)])
+    for first, again in _twice([ids.view(np.uint64)]):
+        findings.add("duplicate caption", f"{_place(files, again)}: has the caption of {_place(files, first)}")
+    _check_balance(manifest, ids, findings)
+    facts = sum((file.facts for file in files), Counter[str]())
     try:
-        _look_at_rows(folder, manifest, seen)
-    except (pa.ArrowException, OSError) as error:
-        seen.findings.add("parquet", f"{name}: cannot be read ({' '.join(str(error).split())})")
-    return seen
+        told = json.loads((folder / schema.STATISTICS).read_text())
+        counts = {name: told[name] for name in ("captions", "images", "bytes", "nsfw_scored", "nsfw_above_zero")}
+        counts["failed"] = sum(told["failed"].values())
+    except FileNotFoundError:
+        return  # a downloaded dataset may lack them
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        findings.add("statistics", f"{schema.STATISTICS}: cannot be read ({error})")
+        return
+    for name, value in counts.items():
+        if value != facts[name]:
+            findings.add("statistics", f"{schema.STATISTICS}: {name} {value}, the files have {facts[name]}")
 
 
-def _look_at_rows(folder: Path, manifest: schema.Manifest, seen: _File) -> None:
-    file = pq.ParquetFile(folder / seen.name)
-    seen.rows = file.metadata.num_rows
-    columns = file.schema_arrow
-    single = [column.name for column in columns if column.type == IMAGE]
-    if not _of_captions(manifest):
-        for number, row in enumerate(_rows(file)):
-            for name in single:
-                where = f"{seen.name}: row {number}, image {name}"
-                seen.digests.append(_look_at_image((row[name] or {}).get("bytes"), where, seen))
-        return
-    if columns.names != COLUMNS.names or columns.types != COLUMNS.types:
-        seen.findings.add("columns", f"{seen.name}: columns {columns.names} are not the published ones or their types")
-        return
-    constants = json.loads((columns.metadata or {}).get(b"synrep", b"null"))
-    if constants != {"recipe": manifest.recipe, "revision": manifest.revision}:
-        seen.findings.add("constants", f"{seen.name}: the recipe in its metadata is not that of {schema.MANIFEST}")
-    _, split, number_, total = re.split(r"/(.+)-(\d+)-of-(\d+)", seen.name.removesuffix(".parquet"))[:4]
-    del total
-    last = not any(schema.index_name(split, int(number_) + 1) == other for other in manifest.files)
-    groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    wrong = [g for g, n in enumerate(groups) if n != schema.UNIT_CAPTIONS and not (last and g == len(groups) - 1)]
-    for group in wrong:
-        text = f"row group {group} has {groups[group]} rows, wanted {schema.UNIT_CAPTIONS}"
-        seen.findings.add("units", f"{seen.name}: {text}")
+def _twice(values: list[np.ndarray]) -> Iterator[tuple[int, int]]:
+    """Positions, in all arrays together, of a value and of its next occurrence; zero is no value."""
+    joined = np.concatenate([np.zeros(0, np.uint64), *values])
+    order = np.argsort(joined, kind="stable")
+    ordered = joined[order]
+    for position in np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)):
+        yield int(order[position]), int(order[position + 1])
+
+
+def _place(files: list[File], row: int, image: int | None = None) -> str:
+    """Name a row by its file."""
+    for file in files:
+        if row < file.rows:
+            return f"{file.name}: row {row}" + (f", image {image}" if image is not None else "")
+        row -= file.rows
+    raise IndexError(row)
+
+
+def _check_balance(manifest: schema.Manifest, ids: np.ndarray, findings: Findings) -> None:
+    """Whether every guidance is as frequent as chance makes it.
+
+    A caption's images go round the schedule from the place `id % n`, so within a caption two values differ by at most
+    one; in the whole, only places that ids choose too often can tilt the balance.
+    """
+    schedule = tuple(manifest.recipe["guidance"])
+    images, places = range(manifest.images_per_row), range(len(schedule))
+    starts = np.bincount(ids % len(schedule), minlength=len(schedule))
+    for value in sorted(set(schedule)):
+        given = np.array([sum(image_guidance(schedule, s, k) == value for k in images) for s in places])
+        wanted, found = len(ids) * given.mean(), int(starts @ given)
+        allowed = BALANCE * given.std() * len(ids) ** 0.5
+        if abs(found - wanted) > allowed + 0.5:
+            text = f"{found:,} images, wanted {wanted:,.0f} give or take {allowed:,.0f}"
+            findings.add("balance", f"guidance {value:g}: {text}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images that were drawn again, beside the stored ones."""
+
+    images: int
+    equal: int
+    """In every byte but the marks."""
+    largest: int
+    """Difference of a pixel, of 255."""
+    mean: float
+    """Absolute difference, over all images."""
+    findings: list[Finding]
+
+
+def sample(folder: Path, recipe: Recipe, count: int, report: Report, seed: int = 0) -> Sample:
+    """Draw captions of a dataset again, as many as have `count` images together, and compare with what is stored.
+
+    Raises:
+        UserError: the dataset is of another recipe, or smaller.
+    """
+    manifest = schema.read_manifest(folder)
+    if manifest.revision != recipe.revision:
+        wanted = f"recipe {recipe.name} has {recipe.revision[:12]}"
+        raise UserError(
+            f"{folder} is at revision {manifest.revision[:12]}, {wanted}; name the recipe that it was built by"
+        )
+    total = sum(manifest.rows.values())
+    if not 0 < count <= total * manifest.images_per_row:
+        raise UserError(f"wanted a sample of 1 to {total * manifest.images_per_row:,} images, found {count:,}")
+    size = -(-count // manifest.images_per_row)
+    chosen = np.sort(np.random.default_rng(seed).choice(total, size, replace=False))
+    rows = list(_chosen(folder, manifest, chosen.tolist()))
+    findings = Findings()
+    compared: list[tuple[bool, int, float]] = []
+    report(0, size, "")
+    for start in range(0, size, schema.UNIT_CAPTIONS):
+        unit = rows[start : start + schema.UNIT_CAPTIONS]
+        compared += _draw_again(recipe, unit, findings)
+        report(start + len(unit), size, "")
+    equal, largest, mean = zip(*compared)
+    return Sample(len(compared), sum(equal), max(largest), float(np.mean(mean)), findings.all())
+
+
+def _chosen(folder: Path, manifest: schema.Manifest, chosen: list[int]) -> Iterator[tuple[str, Row]]:
+    """Rows by their numbers, which ascend, each with where it is."""
+    start = 0
+    for name in sorted(name for name in manifest.files if name.endswith(".parquet")):
+        file = pq.ParquetFile(folder / name)
+        first = start
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            wanted = [number for number in chosen if start <= number < stop]
+            if wanted:
+                table = file.read_row_group(group)
+                yield from (
+                    (f"{name}: row {number - first}", table.slice(number - start, 1).to_pylist()[0])
+                    for number in wanted
+                )
+            start = stop
+
+
+def _draw_again(recipe: Recipe, rows: list[tuple[str, Row]], findings: Findings) -> Iterator[tuple[bool, int, float]]:
+    """Draw rows as one work unit; of each image whether it is equal, and its largest and mean difference."""
+    images = [(where, row, k) for where, row in rows for k in range(len(row[schema.IMAGES]))]
+    drawn = recipe.draw(
+        [row[schema.CAPTION] for _, row, _ in images],
+        [row[schema.SEEDS][k] for _, row, k in images],
+        [row[schema.GUIDANCE][k] for _, row, k in images],
+    )
+    for (where, row, k), again in zip(images, drawn, strict=True):
+        stored, status = row[schema.IMAGES][k], row[schema.STATUS][k]
+        if stored is None or again.image is None:
+            same = stored is None and again.image is None and status == again.status
+            if not same:
+                findings.add("drawn again", f"{where}, image {k}: is {status!r}, and {again.status!r} when drawn again")
+            yield same, 0, 0.0
+            continue
+        new = encode(again.image, recipe.draw.source_type)
+        mark = MARK.search(stored["bytes"])
+        if not mark or mark[1].decode() != recipe.draw.source_type:
+            found = mark[1].decode() if mark else "not marked"
+            findings.add("source type", f"{where}, image {k}: is {found}, wanted {recipe.draw.source_type}")
+        if scan(stored["bytes"]) == scan(new):
+            yield True, 0, 0.0
+            continue
+        old_HW3, new_HW3 = (np.asarray(Image.open(io.BytesIO(each))).astype(int) for each in (stored["bytes"], new))
+        if old_HW3.shape != new_HW3.shape:
+            text = f"is of shape {old_HW3.shape}, and {new_HW3.shape} when drawn again"
+            findings.add("drawn again", f"{where}, image {k}: {text}")
+            yield False, 255, 255.0
+            continue
+        difference = np.abs(old_HW3 - new_HW3)
+        if (mean := float(difference.mean())) > TOLERANCE:
+            text = f"differs by {mean:.1f} levels when drawn again, allowed are {TOLERANCE:g}"
+            findings.add("drawn again", f"{where}, image {k}: {text}")
+        yield False, int(difference.max()), mean
