@@ -70,6 +70,8 @@ def split_of(parquet: str) -> str:
 
 
 def _check_recipe(folder: Path, manifest: schema.Manifest, findings: Findings) -> None:
+    if of_captions(manifest) and not manifest.recipe.get("guidance"):
+        raise UserError(f"{folder / schema.MANIFEST} has a recipe without guidance; build or download it again")
     if (found := revision_of(manifest.recipe)) != manifest.revision:
         findings.add("revision", f"{schema.MANIFEST}: revision {manifest.revision[:12]}, its recipe gives {found[:12]}")
     try:
@@ -116,7 +118,9 @@ def _side_by_side(
         try:
             yield from pool.map(look, names, last)
         except BrokenProcessPool:
-            raise UserError("a process of the check was killed; try fewer, each wants up to a gigabyte") from None
+            raise UserError(
+                "a process of the check was killed, perhaps because memory ran out; check with fewer processes"
+            ) from None
 
 
 def _check_whole(manifest: schema.Manifest, files: list[File], findings: Findings) -> None:
@@ -132,18 +136,17 @@ def _check_whole(manifest: schema.Manifest, files: list[File], findings: Finding
         for value, count in others:
             first = next(file.places[kind, value] for file in files if (kind, value) in file.places)
             findings.add(kind, f"{first}: {kind} {value}, most have {usual}; so have {count:,} images in all")
-    for first_, again in _twice([np.array(file.digests, np.uint64) for file in files]):
-        images = max(1, sum(len(file.digests) for file in files) // sum(file.rows for file in files))
-        here, there = (_place(files, *divmod(position, images)) for position in (again, first_))
+    for first_, again in _twice([np.frombuffer(file.digests, np.uint64) for file in files]):
+        here, there = (_place(files, *divmod(position, manifest.images_per_row)) for position in (again, first_))
         findings.add("duplicate image", f"{here}: is the image of {there}")
 
 
 def _check_captions(folder: Path, manifest: schema.Manifest, files: list[File], findings: Findings) -> None:
     """What no single file can tell of captions."""
-    ids = np.concatenate([np.zeros(0, np.int64), *(np.array(file.ids, np.int64) for file in files)])
+    ids = np.concatenate([np.zeros(0, np.int64), *(np.frombuffer(file.ids, np.int64) for file in files)])
     for first, again in _twice([ids.view(np.uint64)]):
         findings.add("duplicate caption", f"{_place(files, again)}: has the caption of {_place(files, first)}")
-    _check_balance(manifest, ids, findings)
+    _check_balance(manifest, ids[ids != 0], findings)
     facts = sum((file.facts for file in files), Counter[str]())
     try:
         told = json.loads((folder / schema.STATISTICS).read_text())

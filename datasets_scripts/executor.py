@@ -8,6 +8,7 @@ lives for many ranks, so that a model is loaded once.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -140,6 +141,7 @@ class _Worker:
 def _serve(executor: OneMachine, connection: Connection, slot: str) -> None:
     """A worker's life: ask for a rank, run it, tell how it goes."""
     os.environ["CUDA_VISIBLE_DEVICES"] = slot  # before torch is imported
+    _errors_to(Path(executor.logging_dir.path) / "workers" / f"{os.getpid()}.log")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -161,6 +163,14 @@ def _serve(executor: OneMachine, connection: Connection, slot: str) -> None:
                 UserError(f"task {rank} failed with {what}; see {_log(executor, rank)}; run again to go on")
             )
         connection.send(None)
+
+
+def _errors_to(path: Path) -> None:
+    """Send what libraries say, and datatrove's report of a failure, to a file: the parent tells the user in one line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, sys.stderr.fileno())
+    os.close(descriptor)
 
 
 def _log(executor: OneMachine, rank: int) -> str:
