@@ -118,9 +118,7 @@ def _side_by_side(
         try:
             yield from pool.map(look, names, last)
         except BrokenProcessPool:
-            raise UserError(
-                "a process of the check was killed, perhaps because memory ran out; check with fewer processes"
-            ) from None
+            raise UserError("a process of the check was killed; check again with fewer processes") from None
 
 
 def _check_whole(manifest: schema.Manifest, files: list[File], findings: Findings) -> None:
