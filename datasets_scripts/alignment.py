@@ -82,9 +82,9 @@ def alignment(
             own, other = score(rows)
             ids = [row[schema.CAPTION_ID] for row in rows]
             writer.write_table(pa.table([ids, own, [score.name] * len(rows)], schema=COLUMNS))
-            for count, values in zip(counts, (own, other)):
+            for kind, values in enumerate((own, other)):
                 drawn = np.array([value for scores in values for value in scores if value is not None])
-                count += np.bincount(np.floor(drawn * STEPS).astype(int), minlength=len(count))
+                counts[kind] += np.bincount(np.floor(drawn * STEPS).astype(int), minlength=counts.shape[1])
             for row, scores in zip(rows, own):
                 drawn = np.array([value for value in scores if value is not None])
                 mean += drawn.sum()

@@ -166,7 +166,7 @@ def _serve(executor: OneMachine, connection: Connection, slot: str) -> None:
 
 
 def _errors_to(path: Path) -> None:
-    """Send what libraries say, and datatrove's report of a failure, to a file: the parent tells the user in one line."""
+    """Send what libraries say, and datatrove on a failure, to a file; the parent tells the user in one line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, sys.stderr.fileno())
