@@ -118,9 +118,9 @@ def look(folder: Path, manifest: schema.Manifest, name: str, last: bool) -> File
     return seen
 
 
-def rows_of(file: pq.ParquetFile) -> Iterator[Row]:
-    """Rows of a Parquet file, few in memory."""
-    for batch in file.iter_batches(schema.UNIT_CAPTIONS):
+def rows_of(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[Row]:
+    """Rows of a Parquet file, few in memory; all columns where none are named."""
+    for batch in file.iter_batches(schema.UNIT_CAPTIONS, columns=columns):
         yield from batch.to_pylist()
 
 
