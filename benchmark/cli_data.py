@@ -1,6 +1,7 @@
 """The `synrep data` commands, in the order of use."""
 
 import functools
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -175,6 +176,77 @@ def _pair(setting: str) -> tuple[str, str]:
 
 
 @data.command()
+def check(
+    folder: Folder,
+    sample: Annotated[int, typer.Option(min=0, help="Draw this many images again and compare.")] = 0,
+    alignment: Annotated[str | None, typer.Option(help="Score images by a CLIP model: ViT-B-32/openai.")] = None,
+    worst: Annotated[int, typer.Option(min=1, help="Captions to list that images fit worst.")] = 10,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    root: Root = DATA,
+) -> None:
+    """Check every file, row and image of a dataset against its recipe; exit with 2 if anything is wrong."""
+    from benchmark import schema
+    from benchmark.progress import Display
+    from datasets_scripts import audit, recipe
+
+    manifest = schema.read_manifest(folder)
+    with Display() as display:
+        findings = audit.check(folder, functools.partial(display.update, "check"), workers)
+        if sample:
+            chosen = recipe.find(manifest.repo.split("/")[-1], root)
+            again = audit.sample(folder, chosen, sample, functools.partial(display.update, "draw again"))
+            findings += again.findings
+            print(
+                f"{again.images:,} images drawn again: {again.equal:,} equal in every bit, largest difference "
+                f"{again.largest} of 255, mean {again.mean:.3f}"
+            )
+        if alignment:
+            _alignment(folder, alignment, worst, functools.partial(display.update, "alignment"))
+    for finding in findings:
+        print(finding)
+    errors = sum(finding.error for finding in findings)
+    if errors:
+        raise UserError(f"{folder} has errors ({errors} listed above); build or download it again")
+    rows = sum(manifest.rows.values())
+    print(f"{folder}: {rows:,} rows, {len(manifest.files)} files, revision {manifest.revision}: no error")
+
+
+def _alignment(folder: Path, model: str, worst: int, report: Any) -> None:
+    import torch
+
+    from benchmark import schema
+    from datasets_scripts import alignment
+
+    name, _, weights = model.partition("/") if ":" not in model else (model, "", "")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = alignment.alignment(folder, name, weights or None, device, 256, report, worst)
+    print(
+        f"CLIPScore by {found.model}: mean {found.mean:.2f} over {found.images:,} images; {found.below_chance:.1%} do "
+        f"not reach {found.chance:.2f}, which 95 of 100 do not reach beside another caption. The worst captions:"
+    )
+    for score, row in found.worst:
+        print(f"{score:6.2f}  {row[schema.CAPTION]}")
+    print(f"to see them: synrep data sheet {folder} --worst")
+
+
+@data.command(name="sheet")
+def contact_sheet(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("sheet.png"),
+    rows: Annotated[int, typer.Option(min=1, help="Captions on the sheet.")] = 12,
+    worst: Annotated[
+        bool, typer.Option("--worst", help="Those that images fit worst, after check --alignment.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the captions, without --worst.")] = 0,
+) -> None:
+    """Draw a contact sheet: captions as rows, their images as columns."""
+    from datasets_scripts import sheet
+
+    sheet.write(sheet.worst(folder, rows) if worst else sheet.drawn(folder, rows, seed), out)
+    print(out)
+
+
+@data.command()
 def publish(
     folder: Folder,
     repo: Annotated[str | None, typer.Option(help="ORG/NAME on the Hub; the dataset's own name by default.")] = None,
@@ -197,3 +269,18 @@ def download(
     from datasets_scripts import publish as publishing
 
     print(publishing.download(repo, revision, root, print))
+
+
+@data.command()
+def export(
+    folder: Folder,
+    to: Annotated[Layout, typer.Option(help="Tars of WebDataset, or a folder of images per image of a caption.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+) -> None:
+    """Write a dataset in another layout; the images' bytes stay as they are."""
+    from benchmark.progress import Display
+    from datasets_scripts import export as exporting
+
+    with Display() as display:
+        made = exporting.export(folder, to.value, out, functools.partial(display.update, "export"))
+    print(f"{out}: {made.captions:,} captions; {made.left_out:,} left out, of which an image could not be drawn")

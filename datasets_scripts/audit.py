@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmark import schema
 from benchmark.errors import UserError
-from datasets_scripts.examine import MARK, File, Finding, Findings, Row, look, of_captions, scan
+from datasets_scripts.examine import MARK, File, Finding, Findings, Row, look, of_captions, rows_at, scan
 from datasets_scripts.generate import encode
 from datasets_scripts.recipe import Recipe, image_guidance, revision_of
 from datasets_scripts.shards import sha256
@@ -229,7 +228,7 @@ def sample(folder: Path, recipe: Recipe, count: int, report: Report, seed: int =
         raise UserError(f"wanted a sample of 1 to {total * manifest.images_per_row:,} images, found {count:,}")
     size = -(-count // manifest.images_per_row)
     chosen = np.sort(np.random.default_rng(seed).choice(total, size, replace=False))
-    rows = list(_chosen(folder, manifest, chosen.tolist()))
+    rows = list(rows_at(folder, manifest, chosen.tolist()))
     findings = Findings()
     compared: list[tuple[bool, int, float]] = []
     report(0, size, "")
@@ -239,24 +238,6 @@ def sample(folder: Path, recipe: Recipe, count: int, report: Report, seed: int =
         report(start + len(unit), size, "")
     equal, largest, mean = zip(*compared)
     return Sample(len(compared), sum(equal), max(largest), float(np.mean(mean)), findings.all())
-
-
-def _chosen(folder: Path, manifest: schema.Manifest, chosen: list[int]) -> Iterator[tuple[str, Row]]:
-    """Rows by their numbers, which ascend, each with where it is."""
-    start = 0
-    for name in sorted(name for name in manifest.files if name.endswith(".parquet")):
-        file = pq.ParquetFile(folder / name)
-        first = start
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            wanted = [number for number in chosen if start <= number < stop]
-            if wanted:
-                table = file.read_row_group(group)
-                yield from (
-                    (f"{name}: row {number - first}", table.slice(number - start, 1).to_pylist()[0])
-                    for number in wanted
-                )
-            start = stop
 
 
 def _draw_again(recipe: Recipe, rows: list[tuple[str, Row]], findings: Findings) -> Iterator[tuple[bool, int, float]]:

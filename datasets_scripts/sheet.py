@@ -3,12 +3,15 @@
 import io
 import textwrap
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmark import atomic, schema
+from benchmark.errors import UserError
+from datasets_scripts import alignment
+from datasets_scripts.examine import Row, of_captions, rows_at
 
 CELL = 128
 """Largest side of an image on the sheet, pixels."""
@@ -21,8 +24,6 @@ LETTERS = 32
 LINES = 6
 CARD_ROWS = 6
 """Captions on the sheet of a dataset's card."""
-
-Row = dict[str, Any]
 
 
 def sheet(rows: list[Row]) -> Image.Image:
@@ -63,3 +64,32 @@ def of_card(parquet: Path) -> list[Row]:
     """The first captions of a shard none of whose images the safety checker would have hidden."""
     rows = next(pq.ParquetFile(parquet).iter_batches(schema.UNIT_CAPTIONS)).to_pylist()
     return [row for row in rows if all((score or 0) <= 0 for score in row[schema.NSFW])][:CARD_ROWS]
+
+
+def drawn(folder: Path, count: int, seed: int) -> list[Row]:
+    """`count` rows of a dataset, drawn uniformly."""
+    total = sum(schema.read_manifest(folder).rows.values())
+    return _rows(folder, np.random.default_rng(seed).choice(total, min(count, total), replace=False))
+
+
+def worst(folder: Path, count: int) -> list[Row]:
+    """The `count` rows whose images fit their caption worst, the worst first.
+
+    Raises:
+        UserError: alignment was not measured.
+    """
+    path = folder / alignment.FILE
+    if not path.exists():
+        raise UserError(f"{path} is missing; run `synrep data check {folder} --alignment MODEL/WEIGHTS` before")
+    scores = [[score for score in row if score is not None] for row in pq.read_table(path)["scores"].to_pylist()]
+    means = np.array([np.mean(row) if row else np.inf for row in scores])
+    return _rows(folder, np.argsort(means, kind="stable")[:count])
+
+
+def _rows(folder: Path, numbers: np.ndarray) -> list[Row]:
+    manifest = schema.read_manifest(folder)
+    if not of_captions(manifest):
+        raise UserError(f"{folder} has labelled images; a sheet is of a dataset with captions")
+    ascending = sorted(numbers.tolist())
+    found = dict(zip(ascending, (row for _, row in rows_at(folder, manifest, ascending))))
+    return [found[number] for number in numbers.tolist()]

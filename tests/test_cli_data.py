@@ -1,15 +1,19 @@
 """The `synrep data` commands as a user meets them."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from datasets_scripts import recipe
+from benchmark import schema
+from datasets_scripts import recipe, sheet
+from tests.datasets_scripts.test_audit import weights
 from tests.small import RECIPE
 from tests.test_cli import Synrep, assert_one_line, synrep
 
-__all__ = ["synrep"]
+__all__ = ["synrep", "weights"]
 
 
 @pytest.fixture
@@ -35,7 +39,9 @@ def test_captions_of_any_table_are_called_after_its_file(tmp_path: Path, synrep:
     source.write_text("text\na robin\n")
     assert synrep("data", "captions", source, "--column", "text", "--data", tmp_path)[0] == 0
     assert (tmp_path / "captions" / "birds" / "captions.json").exists()
-    assert_one_line(synrep("data", "captions", source, "--column", "txt", "--data", tmp_path), "wanted a column txt, found text")
+    assert_one_line(
+        synrep("data", "captions", source, "--column", "txt", "--data", tmp_path), "wanted a column txt, found text"
+    )
 
 
 def test_the_estimate_is_the_arithmetic_of_the_paper(synrep: Synrep, tmp_path: Path) -> None:
@@ -70,3 +76,58 @@ def test_shares_are_finished_by_the_last(tmp_path: Path, synrep: Synrep, small_r
     _, first, _ = synrep("data", "build", "small", "--data", tmp_path, "--share", "1/2")
     _, last, _ = synrep("data", "build", "small", "--data", tmp_path, "--share", "0/2")
     assert "other shares are missing" in first and "640 images" in last
+
+
+def test_a_dataset_is_checked_and_drawn_again(small_dataset: Path, synrep: Synrep, small_recipe: None) -> None:
+    code, shown, error = synrep("data", "check", small_dataset, "--sample", 8, "--workers", 1)
+    assert (code, error) == (0, "")
+    assert "8 images drawn again: 8 equal in every bit" in shown
+    assert shown.splitlines()[-1].endswith(f"160 rows, 4 files, revision {RECIPE.revision}: no error")
+
+
+def test_a_changed_shard_is_found_and_the_exit_code_says_so(
+    small_dataset: Path, tmp_path: Path, synrep: Synrep
+) -> None:
+    folder = shutil.copytree(small_dataset, tmp_path / "small")
+    shard = folder / schema.shard_name("train", 0, 1)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    answer = synrep("data", "check", folder, "--workers", 1)
+    assert_one_line(answer, f"{folder} has errors")
+    assert f"error: {schema.shard_name('train', 0, 1)}: sha256" in answer[1]
+
+
+def test_a_sheet_shows_captions_and_their_images(small_dataset: Path, tmp_path: Path, synrep: Synrep) -> None:
+    out = tmp_path / "sheet.png"
+    assert synrep("data", "sheet", small_dataset, "--out", out, "--rows", 5) == (0, f"{out}\n", "")
+    with Image.open(out) as picture:
+        assert picture.format == "PNG" and picture.width > picture.height / 5
+    first = out.read_bytes()
+    synrep("data", "sheet", small_dataset, "--out", out, "--rows", 5, "--seed", 1)
+    assert out.read_bytes() != first
+    answer = synrep("data", "sheet", small_dataset, "--out", out, "--worst")
+    assert_one_line(answer, "alignment.parquet is missing; run `synrep data check")
+
+
+def test_alignment_lists_the_worst_captions_and_the_sheet_shows_them(
+    small_dataset: Path, tmp_path: Path, synrep: Synrep, weights: str
+) -> None:
+    folder = shutil.copytree(small_dataset, tmp_path / "small")
+    code, shown, error = synrep(
+        "data", "check", folder, "--alignment", f"synrep-tiny/{weights}", "--worst", 3, "--workers", 1
+    )
+    assert (code, error) == (0, "")
+    listed = re.findall(r"^ *(\d+\.\d\d)  (.+)$", shown, re.MULTILINE)
+    assert len(listed) == 3 and [float(score) for score, _ in listed] == sorted(float(score) for score, _ in listed)
+    rows = sheet.worst(folder, 3)
+    assert [row[schema.CAPTION] for row in rows] == [caption for _, caption in listed]
+    assert synrep("data", "sheet", folder, "--out", tmp_path / "worst.png", "--worst", "--rows", 3)[0] == 0
+    with Image.open(tmp_path / "worst.png") as picture:
+        assert picture.tobytes() == sheet.sheet(rows).tobytes()
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "imagefolder"])
+def test_a_dataset_is_exported(layout: str, small_dataset: Path, tmp_path: Path, synrep: Synrep) -> None:
+    code, shown, _ = synrep("data", "export", small_dataset, "--to", layout, "--out", tmp_path / "out")
+    assert code == 0 and "160 captions; 0 left out" in shown

@@ -185,5 +185,5 @@ def test_edge_and_convergence_are_told(toy):
 def test_missing_datasets_are_skipped_with_their_cure(mirror):
     scores = dataclasses.replace(EVALUATION, datasets=("scenes-shape", "cifar10"))(noise(4))
     assert all(isinstance(part, Skipped) for part in scores.values())
-    assert "hf download" in scores["cifar10"].reason
+    assert "synrep data download" in scores["cifar10"].reason
     assert EVALUATION.skip(noise(4)) is None

@@ -1,0 +1,107 @@
+"""The whole way: a list of captions, a (tiny, random) Stable Diffusion, a dataset, a Hub, a mirror, batches."""
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from benchmark import schema
+from benchmark.data import Batches, CaptionImages
+from benchmark.interfaces import Sampling, Schedule
+from datasets_scripts import audit, build, captions, cc3m, diffusion, export, generate
+from datasets_scripts.recipe import GUIDANCE, Recipe
+from tests.datasets_scripts import tiny_models
+from tests.datasets_scripts.tiny_models import SIDE
+from tests.hub import Hub
+
+IMAGES = 2
+CAPTIONS = 70
+"""Two units, the second of 6."""
+
+CLIENT = """
+import json, sys
+from pathlib import Path
+import datasets
+from datasets_scripts import publish
+folder, mirror = map(Path, sys.argv[1:])
+commit = publish.publish(folder, "me/tiny-cc3m", private=False, report=lambda line: None)
+assert publish.publish(folder, "me/tiny-cc3m", private=False, report=lambda line: None) == commit
+streamed = datasets.load_dataset("me/tiny-cc3m", split="train", revision=commit, streaming=True)
+rows = [[row["caption"], len(row["images"]), row["images"][0].size] for row in streamed]
+loaded = datasets.load_dataset("me/tiny-cc3m", split="train", revision=commit)
+assert [row["caption"] for row in loaded.select_columns("caption")] == [row[0] for row in rows]
+place = publish.download("me/tiny-cc3m", commit, mirror, lambda line: None)
+print(json.dumps({"rows": rows, "place": str(place)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Data folder, the recipe, and the dataset's folder."""
+    data = tmp_path_factory.mktemp("data")
+    listed = "".join(f"a {k % 60} cat of kind {k}\thttps://example.org/{k}.jpg\n" for k in range(CAPTIONS))
+    (data / "list.tsv").write_text(listed + "a 0 cat of  kind 0\thttps://example.org/again.jpg\n")
+    captions.prepare(cc3m.SOURCE, data / "list.tsv", data / "captions" / "cc3m", lambda rows: None)
+    draw = diffusion.StableDiffusion(
+        model=tiny_models.stable_diffusion(data / "model"), steps=2, size=SIDE, stored=24, dtype="float32", batch=16
+    )
+    recipe = Recipe("tiny-cc3m", 1, captions.Prepared(cc3m.SOURCE).below(data), draw, IMAGES, GUIDANCE["small"])
+    return data, recipe, build.build(recipe, data, [""], lambda *_: None)
+
+
+def pixels(content):
+    return np.asarray(Image.open(io.BytesIO(content))).astype(int)
+
+
+def test_every_image_is_what_the_model_draws_of_its_caption_seed_and_guidance(made):
+    _, recipe, folder = made
+    rows = pq.read_table(folder / "data").to_pylist()
+    assert [row[schema.CAPTION] for row in rows] == [f"a {k % 60} cat of kind {k}" for k in range(CAPTIONS)]
+    assert [row[schema.SOURCE_ID] for row in rows] == [f"https://example.org/{k}.jpg" for k in range(CAPTIONS)]
+    for number, row in list(enumerate(rows))[::23]:
+        drawn = recipe.draw([row[schema.CAPTION]] * IMAGES, row[schema.SEEDS], row[schema.GUIDANCE])
+        for k, (result, score) in enumerate(zip(drawn, row[schema.NSFW], strict=True)):
+            again = pixels(generate.encode(result.image, recipe.draw.source_type))
+            own, other = (pixels(rows[place][schema.IMAGES][k]["bytes"]) for place in (number, number - 1))
+            assert np.abs(own - again).mean() < 2
+            assert np.abs(other - again).mean() > 10, "another caption's image would be noticed"
+            assert score == pytest.approx(result.nsfw, abs=0.01)
+        assert sorted(row[schema.GUIDANCE]) == [2.0, 3.0]
+
+
+def test_the_dataset_passes_its_audit_also_when_images_are_drawn_again(made):
+    _, recipe, folder = made
+    assert [str(finding) for finding in audit.check(folder, lambda *_: None) if finding.error] == []
+    assert audit.sample(folder, recipe, 8, lambda *_: None).findings == []
+
+
+def test_it_goes_to_a_hub_and_comes_back_and_is_trained_on(made, tmp_path):
+    _, recipe, folder = made
+    with Hub(tmp_path / "hub", xet=False) as hub:
+        command = [sys.executable, "-c", CLIENT, folder, tmp_path / "mirror"]
+        ran = subprocess.run(command, env=hub.environment(tmp_path), capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert found["rows"] == [[f"a {k % 60} cat of kind {k}", IMAGES, [24, 24]] for k in range(CAPTIONS)]
+    data = CaptionImages(Path(found["place"]), recipe.revision)
+    batch = Batches(data, Sampling(images=2), Schedule(240, 24), 16, seed=0)[3]
+    assert batch.images_V3HW.shape == (24, 3, 16, 16)
+
+
+def test_other_trainers_can_have_it(made, tmp_path):
+    _, _, folder = made
+    for layout in ("webdataset", "imagefolder"):
+        export.export(folder, layout, tmp_path / layout, lambda *_: None)
+        assert any((tmp_path / layout).rglob("*"))
+
+
+def test_a_larger_model_is_another_revision(made):
+    _, recipe, _ = made
+    assert replace(recipe, draw=replace(recipe.draw, steps=3)).revision != recipe.revision
