@@ -193,7 +193,7 @@ def check(
     with Display() as display:
         findings = audit.check(folder, functools.partial(display.update, "check"), workers)
         if sample:
-            chosen = recipe.find(manifest.repo.split("/")[-1], root)
+            chosen = recipe.find(str(manifest.recipe["name"]), root)
             again = audit.sample(folder, chosen, sample, functools.partial(display.update, "draw again"))
             findings += again.findings
             print(

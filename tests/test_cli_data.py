@@ -18,8 +18,8 @@ __all__ = ["synrep", "weights"]
 
 @pytest.fixture
 def small_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`small` names the recipe of `tests.small`."""
-    monkeypatch.setattr(recipe, "find", lambda name, data: {"small": RECIPE}[name])
+    """`small` names the recipe of `tests.small`, whose dataset is `scenes-small`."""
+    monkeypatch.setattr(recipe, "find", lambda name, data: {"small": RECIPE, "scenes-small": RECIPE}[name])
 
 
 def test_captions_are_counted_beside_the_papers(tmp_path: Path, synrep: Synrep) -> None:
