@@ -203,8 +203,7 @@ def _look_at_image(content: bytes | None, where: str, seen: File) -> int:
     seen.facts["bytes"] += len(content or b"")
     try:
         with Image.open(io.BytesIO(content or b"")) as image:
-            image.load()
-            levels = np.array(image.histogram(), np.float64).reshape(-1, 256)
+            levels = np.array(image.histogram(), np.float64).reshape(-1, 256)  # decodes all of it
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         seen.findings.add("decode", f"{where}: does not decode ({reason})")

@@ -139,9 +139,8 @@ def _metadata(rows: Iterator[Row], images: int, out: Path) -> int:
     with contextlib.ExitStack() as stack:
 
         def opened(path: Path) -> Any:
-            return stack.enter_context(
-                stack.enter_context(atomic.replacing(path)).open("w", encoding="utf-8", newline="")
-            )
+            temporary = stack.enter_context(atomic.replacing(path))
+            return stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
 
         table = csv.writer(opened(out / "captions.csv"), lineterminator="\n")
         lines = [opened(out / str(k) / "metadata.jsonl") for k in range(images)]

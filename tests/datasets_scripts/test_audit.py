@@ -307,6 +307,17 @@ def test_missing_columns_are_found(folder):
     assert rule == "columns" and "00001-of-00003" in text
 
 
+def test_a_file_that_cannot_be_examined_moves_no_place_of_another(folder):
+    plant(folder, lambda rows: rows[7][schema.IMAGES][3].update(bytes=rows[5][schema.IMAGES][1]["bytes"]), shard=2)
+    columns = pa.schema([column for column in COLUMNS if column.name != schema.NSFW])
+    plant(folder, lambda rows: None, shard=0, columns=columns)
+    repair(folder)
+    name = "data/train-00002-of-00003.parquet"
+    assert [(rule, text) for rule, text, _ in found(folder)][1:] == [
+        ("duplicate image", f"{name}: row 7, image 3: is the image of {name}: row 5, image 1")
+    ]
+
+
 def test_what_is_no_parquet_is_found(folder):
     parquets(folder)[1].write_bytes(b"PAR1 and nothing else PAR1")
     told = {rule: text for rule, text, _ in found(folder)}
@@ -565,22 +576,29 @@ def test_scores_are_the_cosines_of_images_and_their_captions(failing, weights, t
     model.eval()
     rows = pq.read_table(parquets(folder)[0]).to_pylist()
     table = pq.read_table(folder / aligning.FILE).to_pylist()
+    others = []
     assert [row[schema.CAPTION_ID] for row in table] == [row[schema.CAPTION_ID] for row in rows]
     assert {row["model"] for row in table} == {"synrep-tiny/tiny.pt"}
-    for row, scored in list(zip(rows, table, strict=True))[::13]:
+    for number, (row, scored) in enumerate(zip(rows, table, strict=True)):
+        unit = rows[number // 64 * 64 :][:64]
+        following = unit[(number % 64 + 1) % len(unit)][schema.CAPTION]
         with torch.no_grad():
             text = model.encode_text(open_clip.get_tokenizer("synrep-tiny")([row[schema.CAPTION]]))[0]
+            other = model.encode_text(open_clip.get_tokenizer("synrep-tiny")([following]))[0]
             for image, score in zip(row[schema.IMAGES], scored["scores"], strict=True):
                 assert (image is None) == (score is None)
                 if image:
                     seen = model.encode_image(transform(Image.open(io.BytesIO(image["bytes"])))[None])[0]
                     cosine = torch.cosine_similarity(seen, text, dim=0).item()
                     assert score == pytest.approx(100 * max(cosine, 0), abs=1e-3)
+                    others.append(100 * max(torch.cosine_similarity(seen, other, dim=0).item(), 0))
     means = {k: np.mean(drawn) for k, row in enumerate(table) if (drawn := [s for s in row["scores"] if s is not None])}
     worst = sorted(means, key=means.get)[:3]
     assert [score for score, _ in result.worst] == pytest.approx([means[k] for k in worst], abs=1e-4)
     assert sorted(row[schema.CAPTION] for _, row in result.worst) == sorted(rows[k][schema.CAPTION] for k in worst)
     scores = [score for row in table for score in row["scores"] if score is not None]
+    assert result.chance == pytest.approx(np.percentile(others, 95), abs=0.02)
+    assert result.below_chance == pytest.approx(np.mean(np.array(scores) < result.chance))
     assert result.images == len(scores) and result.mean == pytest.approx(np.mean(scores), abs=1e-3)
     assert found(folder) == [], "the scores are no file too many"
 
