@@ -95,6 +95,11 @@ class Work:
         """Whether a unit stands, by itself or in its shard."""
         return shards.Units(self.folder).done(unit) or self.shards.done(unit // self.shard_units)
 
+    def units_done(self, shard: int) -> int:
+        """How many units of a shard stand."""
+        units = self.units_of(shard)
+        return len(units) if self.shards.done(shard) else sum(map(shards.Units(self.folder).done, units))
+
     def captions_of(self, unit: int) -> list[Caption]:
         """The captions of a unit."""
         shard, place = divmod(unit, self.shard_units)
@@ -121,6 +126,8 @@ def start(recipe: Recipe, data: Path, c2pa: marks.C2PA | None = None) -> Work | 
                 rows = [dict(zip(columns.names, (c.text, c.source, c.source_id))) for c in group]
                 writer.write_table(pa.Table.from_pylist(rows, columns))
     metadata = _captions(folder).metadata
+    if not metadata.num_rows:
+        raise UserError(f"recipe {recipe.name} has no captions; give it some, and remove {folder}")
     units_of_a_shard = -(-metadata.row_group(0).num_rows // schema.UNIT_CAPTIONS)
     return Work(recipe, folder, revision, metadata.num_rows, units_of_a_shard, c2pa)
 
@@ -158,7 +165,7 @@ def draw(work: Work, data: Any, rank: int, world_size: int) -> Iterator[Progress
     with ThreadPoolExecutor(1) as writer:
         writing: Future[None] | None = None
         for unit in range(first, last):
-            if work.done(unit):
+            if work.done(unit) or (work.folder / schema.MANIFEST).exists():
                 continue
             captions = work.captions_of(unit)
             table, facts = yield from generate.generate(work.recipe, work.revision, captions, work.c2pa)
@@ -175,15 +182,12 @@ def assemble(work: Work, units: range) -> bool:
     """Make every shard that has a unit among `units` and all its units done; True if all of those shards stand."""
     store = shards.Units(work.folder)
     constants = {"recipe": work.recipe.declaration(), "revision": work.revision}
-    complete = True
-    for shard in range(work.shards.count):
+    touched = range(units.start // work.shard_units, -(-units.stop // work.shard_units)) if units else range(0)
+    for shard in touched:
         of_shard = work.units_of(shard)
-        if work.shards.done(shard) or not (units.start < of_shard.stop and of_shard.start < units.stop):
-            continue
-        if all(map(store.done, of_shard)):
+        if not work.shards.done(shard) and all(map(store.done, of_shard)):
             work.shards.assemble(shard, of_shard, constants)
-        complete &= work.shards.done(shard)
-    return complete
+    return all(map(work.shards.done, touched))
 
 
 def finish(work: Work) -> Path | None:
@@ -192,18 +196,32 @@ def finish(work: Work) -> Path | None:
     Returns:
         The dataset folder; None if units are still missing.
     """
-    if not assemble(work, range(work.units)):
-        return None
-    folder, count = work.folder, work.shards.count
-    facts = [work.shards.facts(shard) for shard in range(count)]
+    folder = work.folder
+    try:
+        if not (folder / schema.MANIFEST).exists():
+            if not assemble(work, range(work.units)):
+                return None
+            _describe(work)
+    except FileNotFoundError:  # two processes came to the end at once, and the other has just tidied up
+        if not (folder / schema.MANIFEST).exists():
+            raise
+    shutil.rmtree(folder / shards.BUILD, ignore_errors=True)
+    for left in folder.glob("*/.*.tmp"):
+        left.unlink(missing_ok=True)
+    return folder
+
+
+def _describe(work: Work) -> None:
+    folder, names = work.folder, [work.shards.names(shard) for shard in range(work.shards.count)]
+    facts = [work.shards.facts(shard) for shard in range(work.shards.count)]
     statistics = summary(unit for shard in facts for unit in shard["units"].values())
     assert statistics["captions"] == work.captions
-    files: dict[str, str] = {}
-    for shard, fact in enumerate(facts):
-        files |= dict(zip(work.shards.names(shard), (fact["files"]["parquet"], fact["files"]["index"])))
-    sheet.write(sheet.of_card(folder / work.shards.names(0)[0]), folder / schema.SHEET)
-    files[schema.SHEET] = shards.sha256(folder / schema.SHEET)
     atomic.write_json(folder / schema.STATISTICS, statistics)
+    shown = sheet.of_card(folder / names[0][0])
+    sheet.write(shown, folder / schema.SHEET)
+    files = {schema.SHEET: shards.sha256(folder / schema.SHEET)}
+    for (parquet, index), fact in zip(names, facts):
+        files |= {parquet: fact["files"]["parquet"], index: fact["files"]["index"]}
     manifest = schema.Manifest(
         work.recipe.repo,
         work.revision,
@@ -213,11 +231,8 @@ def finish(work: Work) -> Path | None:
         work.recipe.declaration(),
     )
     terms = (*work.recipe.captions.terms, *work.recipe.draw.terms)
-    shards.write_manifest(folder, manifest, card.card(manifest, statistics, terms))
-    shutil.rmtree(folder / shards.BUILD)
-    for left in folder.glob("*/.*.tmp"):
-        left.unlink(missing_ok=True)
-    return folder
+    samples = [row[schema.CAPTION] for row in shown]
+    shards.write_manifest(folder, manifest, card.card(manifest, statistics, terms, samples))
 
 
 def run(work: Work, slots: list[str], report: Report) -> Path:
@@ -257,7 +272,7 @@ class _Told:
 
     def __init__(self, work: Work, report: Report) -> None:
         self.work, self.report = work, report
-        self.units = sum(map(work.done, range(work.units)))
+        self.units = sum(map(work.units_done, range(work.shards.count)))
         self.images = min(self.units * schema.UNIT_CAPTIONS, work.captions) * work.recipe.images_per_caption
         self.before, self.began = self.images, time.monotonic()
         self(0, 0)

@@ -22,9 +22,7 @@ def card(
     manifest: schema.Manifest,
     statistics: dict[str, Any],
     terms: Sequence[Terms],
-    *,
-    source_datasets: Sequence[str] = (),
-    samples: Sequence[str] = (),
+    samples: Sequence[str],
 ) -> str:
     """The card as Markdown with YAML.
 
@@ -32,8 +30,7 @@ def card(
         manifest: repo, revision, rows and recipe; its files tell whether there is a sheet.
         statistics: what was drawn; see `schema.STATISTICS`.
         terms: of the captions and of what drew the images.
-        source_datasets: the Hub's names of the datasets that the captions are from.
-        samples: some captions, shown as they are.
+        samples: some captions, such as those on the sheet.
     """
     # Imported here: the builder's processes need no Hub.
     from huggingface_hub import DatasetCardData
@@ -46,7 +43,7 @@ def card(
         "tags": list(TAGS),
         "task_categories": list(TASKS),
         "size_categories": [size_category(sum(manifest.rows.values()))],
-        "source_datasets": list(source_datasets) or ["original"],
+        "source_datasets": ["original"],
         "configs": [
             {
                 "config_name": "default",

@@ -5,6 +5,7 @@ in the place of a dead one and hands its rank out again; the pipeline is the sam
 lives for many ranks, so that a model is loaded once.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -79,7 +80,7 @@ class OneMachine(PipelineExecutor):
                     worker = workers[connection]
                     try:
                         message = connection.recv()
-                    except (EOFError, ConnectionResetError):
+                    except (EOFError, OSError):
                         del workers[connection]
                         self._bury(worker, waiting, deaths)
                         if waiting:
@@ -131,7 +132,8 @@ class _Worker:
 
     def give(self, rank: int | None) -> None:
         self.rank = rank
-        self.connection.send(rank)
+        with contextlib.suppress(OSError):  # it is dead, which is seen when it is listened to
+            self.connection.send(rank)
 
     def count(self, progress: Progress) -> None:
         images, units = progress

@@ -497,3 +497,35 @@ def test_statistics_count_what_the_rows_hold(small_dataset):
 
 def test_nothing_of_the_build_is_left(small_dataset):
     assert not (small_dataset / "build").exists()
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 128, 129])
+def test_any_number_of_captions_fills_units_and_shards(count, tmp_path, small_shards):
+    """Of one unit each here: the last may be partial."""
+    recipe = replace(NUMBERED, captions=Listed(functools.partial(first, count), f"first {count}"))
+    folder = building.run_share(building.start(recipe, tmp_path), 0, 1, silent)
+    rows = [len(pq.read_table(path)) for path in sorted((folder / "data").iterdir())]
+    assert rows == [64] * (count // 64) + [count % 64] * (count % 64 > 0)
+    assert [
+        caption
+        for path in sorted((folder / "data").iterdir())
+        for caption in pq.read_table(path)[schema.CAPTION].to_pylist()
+    ] == [f"number {number}" for number in range(count)]
+
+
+def first(count):
+    return NUMBERED.captions.made()[:count]
+
+
+def test_a_recipe_without_captions_is_one_line(tmp_path):
+    recipe = replace(NUMBERED, captions=Listed(functools.partial(first, 0), "none"))
+    with pytest.raises(UserError, match="recipe numbered has no captions"):
+        building.start(recipe, tmp_path)
+
+
+def test_whoever_comes_to_the_end_second_finds_a_finished_dataset(numbered_dataset, tmp_path, small_shards):
+    work = building.start(NUMBERED, tmp_path)
+    list(building.draw(work, None, 0, 1))
+    assert building.finish(work) == building.finish(work)
+    list(building.draw(work, None, 0, 1))
+    assert files(work.folder) == files(numbered_dataset), "nothing is drawn again, and nothing is left"

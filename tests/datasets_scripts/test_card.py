@@ -37,8 +37,8 @@ STATISTICS = {
 HOSTILE = 'a |cat| <script>alert(1)</script> ![x](https://e.org/x.png) **b** [l](j) `c`\n\n# h $x$ @me &lt; 1. "'
 
 
-def written(terms=(CAPTIONS, MODEL), manifest=MANIFEST, statistics=STATISTICS, **more):
-    return card.card(manifest, statistics, terms, **more)
+def written(terms=(CAPTIONS, MODEL), manifest=MANIFEST, statistics=STATISTICS, samples=()):
+    return card.card(manifest, statistics, terms, samples)
 
 
 def metadata(text):
@@ -55,7 +55,7 @@ def rendered(text):
 
 
 def test_yaml_says_where_the_splits_are_and_what_it_is():
-    data = metadata(written(source_datasets=["org/captions"]))
+    data = metadata(written())
     assert data["configs"] == [
         {
             "config_name": "default",
@@ -65,7 +65,7 @@ def test_yaml_says_where_the_splits_are_and_what_it_is():
             ],
         }
     ]
-    assert data["size_categories"] == ["10K<n<100K"] and data["source_datasets"] == ["org/captions"]
+    assert data["size_categories"] == ["10K<n<100K"] and data["source_datasets"] == ["original"]
     assert {"synthetic", "stablerep"} <= set(data["tags"]) and data["language"] == ["en"]
     assert data["pretty_name"].startswith("made-up-10k")
 

@@ -70,7 +70,7 @@ def made(folder, shards=3, version=0, extra=0):
 def write_manifest(folder, statistics):
     rows = {"train": ROWS * len(list(folder.glob("data/*")))}
     manifest = schema.Manifest(REPO, "ab" * 20, rows, IMAGES, {schema.SHEET: ""}, {"version": 1})
-    atomic.write_bytes(folder / schema.CARD, card.card(manifest, statistics, TERMS).encode())
+    atomic.write_bytes(folder / schema.CARD, card.card(manifest, statistics, TERMS, ["a caption"]).encode())
     paths = [p for p in folder.rglob("*") if p.is_file() and p.name not in ("recipe.json", schema.STATISTICS)]
     files = {p.relative_to(folder).as_posix(): publish.sha256(p) for p in paths}
     atomic.write_json(folder / schema.MANIFEST, manifest.as_json() | {"files": files})
