@@ -115,7 +115,7 @@ class TrainingPart(Part):
     repo: Text
     revision: Text
     content_sha256: Sha256 | None = None
-    """Of the dataset's manifest; required where something was trained."""
+    """Of the dataset's rows and indices (`schema.Manifest`); required where something was trained."""
     parents: dict[Text, Sha256] = Field(default_factory=dict)
     """Name of a file or record this one was made from -> its hash."""
 

@@ -35,7 +35,7 @@ from benchmark.evaluations import _catalog
 from benchmark.features import FrozenEncoder
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Scores, Skipped
 from benchmark.mirror import dataset_folder
-from benchmark.schema import MANIFEST
+from benchmark.schema import read_manifest
 
 Report = Callable[[str, int, int, str], None]
 """Told the name of a piece of work, how much is done, how much there is, and a note."""
@@ -201,7 +201,7 @@ def evaluate(job: Job, folder: Path, out: Path, data_folder: Path, device: torch
             name=name,
             evaluation=evaluation,
             weights_sha256=weights_sha256,
-            content_sha256=hashlib.sha256((data_folder / MANIFEST).read_bytes()).hexdigest(),
+            content_sha256=read_manifest(data_folder).content_sha256,
             environment=results.environment(device_name),
             seconds=seconds,
             predictions=_write_predictions(scores, out / "predictions" / job.place / f"{name}.parquet"),

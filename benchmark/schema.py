@@ -15,6 +15,7 @@ An image that could not be drawn is null, its length in the index zero, and `sta
 Evaluation sets use the same layout without an index: one row per image, columns as the catalogue says.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,6 +68,12 @@ class Manifest:
     files: dict[str, str]
     """Path inside the folder -> sha256."""
     recipe: dict[str, Any]
+
+    @property
+    def content_sha256(self) -> str:
+        """Of the names and checksums of all rows and indices: the same for equal data under another card."""
+        data = {name: digest for name, digest in self.files.items() if name.startswith(("data/", "index/"))}
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
         """The manifest as a JSON object."""

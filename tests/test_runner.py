@@ -22,7 +22,7 @@ from benchmark.errors import UserError
 from benchmark.evaluations import aro, few_shot
 from benchmark.interfaces import Evaluation
 from benchmark.runner import Job
-from benchmark.schema import MANIFEST
+from benchmark.schema import read_manifest
 from tests.evaluations.doubles import write_scenes
 from tests.runs import experiment
 
@@ -87,14 +87,14 @@ def test_the_evaluations_of_these_tests_are_all_there_are() -> None:
 @pytest.mark.parametrize("job", [SIMCLR, CLIP], ids=lambda job: job.label)
 def test_every_evaluation_of_a_job_has_its_record(job: Job, finished: Path, small_dataset: Path) -> None:
     weights = (finished / "train" / job.place / "model.safetensors").read_bytes()
-    manifest = (small_dataset / MANIFEST).read_bytes()
+    content = read_manifest(small_dataset).content_sha256
     for name in EVALUATIONS:
         found = record(finished, job, name)
         assert found.evaluation.name == name
         assert found.seed == job.seed
         assert found.experiment.fingerprint == results.fingerprint(job.experiment)
         assert found.model.weights_sha256 == hashlib.sha256(weights).hexdigest()
-        assert found.training.content_sha256 == hashlib.sha256(manifest).hexdigest()
+        assert found.training.content_sha256 == content
         assert found.seconds["train"] == train.read_card(finished / "train" / job.place)["seconds"] > 0
         assert found.environment.device == "cpu"
     assert len(results.read_all(finished / "records")) == 2 * len(EVALUATIONS)

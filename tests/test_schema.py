@@ -38,3 +38,13 @@ def test_a_manifest_without_its_files_is_one_line(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(broken))
     with pytest.raises(UserError, match="not a dataset manifest"):
         schema.read_manifest(tmp_path)
+
+
+def test_content_is_that_of_rows_and_indices_and_not_of_card_or_sheet():
+    files = {"README.md": "1", "sheet.png": "2", "data/a.parquet": "3", "index/a.npy": "4"}
+    content = schema.Manifest("o/n", "r", {}, 1, files, {}).content_sha256
+    for name in files:
+        changed = schema.Manifest("o/n", "r", {}, 1, files | {name: "5"}, {}).content_sha256
+        assert (changed == content) == (name in ("README.md", "sheet.png")), name
+    renamed = files | {"data/b.parquet": files.pop("data/a.parquet")}
+    assert schema.Manifest("o/n", "r", {}, 1, renamed, {}).content_sha256 != content
