@@ -50,17 +50,28 @@ def captions(
 
     known = caption_sources.sources()
     if source in known:
+        if column is not None:
+            own = " or ".join(known[source].caption)
+            raise UserError(
+                f"wanted no --column for {source}, whose captions are in {own}; found {column}; leave it out"
+            )
         found, place = known[source], origin or known[source].repo
     else:
+        if origin is not None:
+            raise UserError(f"--origin is for one of {', '.join(known)}; {source} is none of them, so leave it out")
         if column is None:
             choices = ", ".join(known)
             raise UserError(f"{source} is not one of {choices}; for another file or Hub dataset name its --column")
         found, place = caption_sources.named(Path(source).stem, column), source
+        if found.name in known:
+            raise UserError(
+                f"{source} would take the place of {found.name}, a source of its own; rename the file, or run `synrep "
+                f"data captions {found.name} --origin {source}`"
+            )
     if place is None:
         raise UserError(f"the captions of {source} are on no Hub repo; give --origin FILE")
-    out = root / "captions" / found.name
+    out, where = root / "captions" / found.name, caption_sources.place(place)
     with Display() as display:
-        where = Path(place) if Path(place).exists() or place.count("/") != 1 else place
         counts = preparing.prepare(
             found, where, out, lambda rows: display.update(f"captions of {found.name}", rows, None)
         )

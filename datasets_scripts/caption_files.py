@@ -2,7 +2,8 @@
 
 A file says by its suffix how it is read:
 
-    .tsv             fields between tabs, never quoted; without a header where the source says so
+    .tsv             fields between tabs; without a header where the source says so. The official lists quote nothing,
+                     so a quote is part of its caption
     .csv             with a header, quoted as RFC 4180 says
     .parquet         by the names of its columns
     .json, .zip      RedCaps: an object with a list of `annotations`, or a zip of such files
@@ -16,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,10 @@ ANNOTATIONS = "annotations"
 LOOK_BYTES, LOOK_LINES = 1 << 20, 100
 """How much of a TSV is looked at before it is believed to be one."""
 BATCH_ROWS = 65_536
+CSV_FIELD = 1 << 24
+"""Characters of a CSV's field; one longer is no caption but a quote that is never closed. Python has 131,072."""
+BOM = b"\xef\xbb\xbf"
+"""Windows begins UTF-8 with it."""
 
 
 def read(source: Source, files: Sequence[Path]) -> Iterator[Row]:
@@ -58,8 +63,8 @@ def _wanted(source: Source, where: str, columns: Sequence[str]) -> tuple[str, st
         column = next((name for name in names if name in columns), None)
         if names and column is None:
             raise UserError(
-                f"{where}: wanted a column {' or '.join(names)}, found {', '.join(columns)}; name the column of "
-                "captions: `synrep data captions FILE --column NAME`"
+                f"{where}: wanted a column {' or '.join(names)}, found {', '.join(columns) or 'nothing'}; name the "
+                "column of captions: `synrep data captions FILE --column NAME`"
             )
         found.append(column)
     caption, row_id = found
@@ -69,6 +74,22 @@ def _wanted(source: Source, where: str, columns: Sequence[str]) -> tuple[str, st
 
 def _decoded(content: bytes) -> str:
     return content.decode("utf-8", "surrogateescape")
+
+
+def shown(text: str) -> str:
+    """`text` with what is no Unicode written out: a byte as \\xe9, half of a surrogate pair as \\ud83d."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def one_line(text: str) -> str:
+    """`text` as it is stored beside captions: what is no Unicode, tabs and ends of lines are written out."""
+    text = shown(text)
+    return text.replace("\t", "\\t").replace("\n", "\\n") if "\t" in text or "\n" in text else text
 
 
 def _tsv(source: Source, path: Path) -> Iterator[Row]:
@@ -87,19 +108,20 @@ def _tsv(source: Source, path: Path) -> Iterator[Row]:
 
 
 def _tsv_columns(source: Source, path: Path, file: BinaryIO) -> list[str]:
-    """Names of the columns; leaves the file at the first row."""
+    """Names of the columns; leaves the file at the first row, which is the line after a header."""
     look = file.read(LOOK_BYTES)
-    lines = look.removeprefix(b"\xef\xbb\xbf").split(b"\n")[:LOOK_LINES]
+    lines = look.removeprefix(BOM).split(b"\n")[:LOOK_LINES]
     lines = [line.rstrip(b"\r") for line in lines if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty; fetch it again")
     first = _decoded(lines[0]).split("\t")
     has_header = not source.headerless or set(first) <= {*source.caption, *source.row_id}
-    file.seek(0)
+    file.seek(len(BOM) if look.startswith(BOM) else 0)
     if has_header:
         if len(first) == 1 and "," in first[0]:
             raise UserError(f"{path}: wanted tabs, found {first[0][:80]!r}; if it is comma-separated call it .csv")
-        file.readline()
+        while not file.readline().strip():
+            pass  # blank lines above the header
         return first
     _believe(source, path, lines)
     return list(source.headerless)
@@ -129,18 +151,36 @@ def _fits(source: Source, fields: list[list[bytes]]) -> bool:
 
 def _csv(source: Source, path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        columns = next(reader, [])
+        rows = _csv_rows(file)
+        columns = next(filter(None, rows), None)
+        if columns is None:
+            raise UserError(f"{path} is empty; fetch it again")
         if len(columns) == 1 and "\t" in columns[0]:
             raise UserError(f"{path}: wanted commas, found {columns[0][:80]!r}; if it has tabs call it .tsv")
         caption, row_id = _wanted(source, str(path), columns)
         place, width = columns.index(caption), len(columns)
         id_place = None if row_id is None else columns.index(row_id)
-        for fields in reader:
+        for fields in rows:
             if len(fields) == width:
                 yield fields[place], "" if id_place is None else fields[id_place]
             else:
                 yield ",".join(fields), None
+
+
+def _csv_rows(file: TextIO) -> Iterator[list[str]]:
+    """Fields of each row; an error names the lines of the row, from 1."""
+    csv.field_size_limit(CSV_FIELD)
+    reader = csv.reader(file, strict=True)
+    while True:
+        first = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            last = reader.line_num
+            raise csv.Error(f"line {first}{f' to {last}' if last > first else ''}: {error}") from error
+        if fields is None:
+            return
+        yield fields
 
 
 def _parquet(source: Source, path: Path) -> Iterator[Row]:

@@ -1,7 +1,6 @@
 """A source of captions: how it is distributed, under which terms, and its files on this machine or on the Hub."""
 
 import fnmatch
-import hashlib
 import importlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,7 +8,12 @@ from typing import Any
 
 from benchmark import plugins
 from benchmark.errors import UserError
+from datasets_scripts.recipe import revision_of
+from datasets_scripts.shards import sha256
 from datasets_scripts.text_to_image import Terms
+
+SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".zip")
+"""Of files that can hold captions; `caption_files` reads them."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,40 @@ def sources() -> dict[str, Source]:
     return {source.name: source for source in declared}
 
 
+def place(text: str) -> Path | str:
+    """Where captions are: ORG/NAME on the Hub (str) where `text` is one and no file's name, else a file or folder."""
+    path = Path(text)
+    is_file = text.count("/") != 1 or path.suffix.lower() in SUFFIXES or path.exists()
+    return path if is_file else text
+
+
 @dataclass(frozen=True)
 class Found:
     """Files of a source in their order, and what identifies them."""
 
     files: tuple[Path, ...]
     origin: dict[str, Any]
+
+
+def same_origin(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two origins are the same commit, or the same bytes read alike, whatever the files are called."""
+    return one == other or _contents(one) == _contents(other) != []
+
+
+def _contents(origin: dict[str, Any]) -> list[tuple[str, str]]:
+    """Suffix and sha256 of local files, in order; nothing for a dataset on the Hub."""
+    files = {} if "repo" in origin else origin["files"]
+    return [(PurePosixPath(name).suffix.lower(), digest) for name, digest in files.items()]
+
+
+def origin_name(origin: dict[str, Any]) -> str:
+    """An origin in a message: repo and commit, or a file and its sha256."""
+    if "repo" in origin:
+        return f"{origin['repo']} at commit {origin['commit'][:12]}"
+    (name, digest), *others = origin["files"].items()
+    if not others:
+        return f"{name} with sha256 {digest[:12]}"
+    return f"{1 + len(others)} files from {name} on, with hash {revision_of(origin['files'])[:12]}"
 
 
 def local(source: Source, path: Path) -> Found:
@@ -70,7 +102,7 @@ def local(source: Source, path: Path) -> Found:
     names = _of_one_kind(source, str(path), [str(file) for file in below])
     files = tuple(Path(name) for name in names)
     try:
-        digests = {str(file.relative_to(path.parent)): _sha256(file) for file in files}
+        digests = {str(file.relative_to(path.parent)): sha256(file) for file in files}
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     return Found(files, {"files": digests})
@@ -110,11 +142,6 @@ def hub(source: Source, repo: str) -> Found:
 
 def _kinds(source: Source) -> str:
     return " or ".join(source.suffixes)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_one_kind(source: Source, place: str, names: list[str]) -> list[str]:

@@ -10,6 +10,9 @@ A folder of prepared captions:
     captions.parquet    caption_id, caption, source, source_id; in the order of the source
     dropped.parquet     row of the source (from 0), caption, reason
     captions.json       counts beside the paper's, origin, sha256; written last, so what has it is whole
+
+The sha256 covers every field of captions.parquet: a line for each row in order, its fields between tabs. No field has a
+tab or a line's end in it, so that different rows are different lines. It goes into the revision of a recipe.
 """
 
 import hashlib
@@ -24,18 +27,20 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmark import atomic, schema
 from benchmark.errors import UserError
-from datasets_scripts.caption_files import BATCH_ROWS, Row, read
-from datasets_scripts.caption_sources import Source, hub, local
+from datasets_scripts.caption_files import BATCH_ROWS, Row, one_line, read, shown
+from datasets_scripts.caption_sources import Source, hub, local, origin_name, same_origin, sources
 from datasets_scripts.recipe import Caption, caption_id
 from datasets_scripts.text_to_image import Terms
 
 CAPTIONS, DROPPED, REPORT = "captions.parquet", "dropped.parquet", "captions.json"
 
 RULE = "NFC; NUL and every run of white space become one space; case kept; equal texts are one caption, the first"
+HASHED = "sha256 of a line per caption: caption_id, caption, source, source_id, between tabs"
 LONGEST = 1000
 """Characters of a caption; CLIP's text tower reads about 300, and no source's captions are meant to be this long."""
 
@@ -62,20 +67,26 @@ def normalise(text: str) -> str:
 def prepare(source: Source, origin: Path | str, out: Path, progress: Callable[[int], None]) -> dict[str, Any]:
     """Prepare the captions of `origin`, a file or folder (Path) or a dataset on the Hub (str), in the folder `out`.
 
-    Where `out` has them already nothing is done; a dataset on the Hub stays at the commit that it had then.
+    Where `out` has them already nothing is done; a dataset on the Hub stays at the commit that it had then. Captions of
+    another origin are never replaced, those of the same origin are where column or rule changed or a file was lost.
     `progress` is told how many rows have been read. Returns what captions.json holds.
 
     Raises:
-        UserError: the origin is absent, damaged or not laid out as the source says, or no row of it can be kept;
-            what `out` held before stays.
+        UserError: the origin is absent, damaged or not laid out as the source says, or no row of it can be kept, or
+            `out` has captions of another origin; what `out` held before stays.
     """
     before = _report(out)
-    rule = {"source": source.name, "column": " or ".join(source.caption), "normalisation": RULE}
-    if before and isinstance(origin, str) and before["origin"].get("repo") == origin and rule.items() <= before.items():
-        return before
+    rule = {"source": source.name, "column": " or ".join(source.caption), "normalisation": RULE, "hashed": HASHED}
+    stands = before is not None and rule.items() <= before.items() and _is_whole(out, before)
+    if before and isinstance(origin, str):
+        if before["origin"].get("repo") != origin:  # seen before anything is downloaded
+            raise _another_origin(out, before, origin)
+        if stands:
+            return before
     found = local(source, origin) if isinstance(origin, Path) else hub(source, origin)
-    told: dict[str, Any] = {**rule, "origin": found.origin}
-    if before and told.items() <= before.items():
+    if before and not same_origin(before["origin"], found.origin):
+        raise _another_origin(out, before, origin_name(found.origin))
+    if before and stands:
         return before
     with atomic.replacing(out / CAPTIONS) as kept, atomic.replacing(out / DROPPED) as dropped:
         counts = _write(source, read(source, found.files), kept, dropped, progress)
@@ -83,21 +94,36 @@ def prepare(source: Source, origin: Path | str, out: Path, progress: Callable[[i
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts["dropped"].items() if count)
             raise UserError(f"no caption of {origin} can be kept: {counts['read']} rows ({reasons or 'none'})")
         (out / REPORT).unlink(missing_ok=True)  # it tells of files that are about to be replaced
-    report = told | counts | {"paper": {"before": source.paper_before, "after": source.paper_after}}
+    paper = {"before": source.paper_before, "after": source.paper_after}
+    report: dict[str, Any] = {**rule, "origin": found.origin, **counts, "paper": paper}
     atomic.write_json(out / REPORT, report)
     return report
 
 
 def _report(folder: Path) -> dict[str, Any] | None:
-    """What captions.json holds, where everything that it tells of is there."""
+    """What captions.json holds, where it is one."""
     try:
         report: dict[str, Any] = json.loads((folder / REPORT).read_text())
-        report["origin"].get("repo"), report["sha256"]
-        counts = {CAPTIONS: report["kept"], DROPPED: sum(report["dropped"].values())}
-        whole = all(pq.read_metadata(folder / name).num_rows == count for name, count in counts.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+        origin_name(report["origin"]), report["sha256"], report["kept"] + sum(report["dropped"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return report if whole else None
+    return report
+
+
+def _is_whole(folder: Path, report: dict[str, Any]) -> bool:
+    """Whether the files that captions.json tells of are there, with as many rows."""
+    counts = {CAPTIONS: report["kept"], DROPPED: sum(report["dropped"].values())}
+    try:
+        return all(pq.read_metadata(folder / name).num_rows == count for name, count in counts.items())
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _another_origin(folder: Path, before: dict[str, Any], wanted: str) -> UserError:
+    return UserError(
+        f"{folder} has captions of another origin, {origin_name(before['origin'])}; wanted {wanted}; remove the folder "
+        "to replace it"
+    )
 
 
 def _write(
@@ -114,14 +140,16 @@ def _write(
             good, bad = _judged(batch, rows_read)
             ids = np.fromiter((caption_id(text) for _, text, _ in good), np.int64, len(good))
             new = met.first(ids)
-            bad += [(row, _shown(batch[row - rows_read][0]), DUPLICATE) for (row, _, _), n in zip(good, new) if not n]
+            bad += [(row, shown(batch[row - rows_read][0]), DUPLICATE) for (row, _, _), n in zip(good, new) if not n]
             good = list(itertools.compress(good, new))
             texts = [text for _, text, _ in good]
-            names = [source.name] * len(good)
+            names = [one_line(source.name)] * len(good)
             row_ids = [row_id if source.row_id else str(row) for row, _, row_id in good]
             if good:
-                kept.write_table(pa.table([ids[new], texts, names, row_ids], schema=KEPT_COLUMNS))
-                digest.update(("\n".join(texts) + "\n").encode())
+                table = pa.table([ids[new], texts, names, row_ids], schema=KEPT_COLUMNS)
+                kept.write_table(table)
+                for part in table.to_batches():
+                    digest.update(_lines(part))
             if bad:
                 dropped.write_table(pa.table(list(zip(*sorted(bad))), schema=DROPPED_COLUMNS))
             dropped_counts.update(reason for _, _, reason in bad)
@@ -138,10 +166,27 @@ def _judged(batch: list[Row], start: int) -> tuple[list[tuple[int, str, str]], l
         text = normalise(raw)
         reason = _fault(text) if row_id is not None else MALFORMED
         if reason or row_id is None:
-            bad.append((row, _shown(raw), reason))
+            bad.append((row, shown(raw), reason))
         else:
-            good.append((row, text, _shown(row_id)))
+            good.append((row, text, one_line(row_id)))
     return good, bad
+
+
+def _lines(captions: pa.RecordBatch) -> bytes:
+    """What the sha256 is taken of, for one row or more.
+
+    Raises:
+        ValueError: a field is null, or has a tab or a line's end in it; `prepare` writes neither.
+    """
+    count, text = len(captions), pa.large_string()
+    lines = pc.binary_join_element_wise(*(column.cast(text) for column in captions.columns), pa.scalar("\t", text))
+    if lines.null_count:
+        raise ValueError("a field is null")
+    one = pa.LargeListArray.from_arrays(pa.array([0, count], pa.int64()), lines)
+    content: bytes = pc.binary_join(one, pa.scalar("\n", text))[0].as_buffer().to_pybytes() + b"\n"
+    if content.count(b"\n") != count or content.count(b"\t") != count * (captions.num_columns - 1):
+        raise ValueError("a field has a tab or a line's end in it")
+    return content
 
 
 def _fault(text: str) -> str:
@@ -151,16 +196,6 @@ def _fault(text: str) -> str:
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         return NOT_UTF8
     return TOO_LONG if len(text) > LONGEST else ""
-
-
-def _shown(text: str) -> str:
-    """`text` with what is no Unicode written out: a byte as \\xe9, half of a surrogate pair as \\ud83d."""
-    if text.isascii():
-        return text
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "backslashreplace").decode()
 
 
 class _Met:
@@ -209,7 +244,7 @@ class Prepared:
 
     @property
     def version(self) -> str:
-        """The source and the sha256 of all its captions, and how many are taken."""
+        """The source and the sha256 of all its captions with where each is from, and how many are taken."""
         part = "" if self.count is None else f", {len(self):,} smallest ids"
         return f"{self.source.name} {self._read_report()['sha256']}{part}"
 
@@ -220,9 +255,15 @@ class Prepared:
 
     @property
     def expected(self) -> int:
-        """How many captions to reckon with before they are prepared: those asked for, or the paper's."""
-        expected = self.count or self.source.paper_after
-        return len(self) if expected is None else expected
+        """How many captions a build takes: those asked for, else all that are prepared, else the paper's.
+
+        Raises:
+            UserError: nobody asked for a number, nothing is prepared, and the paper has none.
+        """
+        if self.count is not None:
+            return self.count
+        paper = self.source.paper_after
+        return paper if paper is not None and self._found() is None else len(self)
 
     def limited(self, count: int | None) -> Self:
         """The `count` captions with the smallest ids; None is all of these.
@@ -250,20 +291,47 @@ class Prepared:
         return kept if self.count is None else self.count
 
     def __iter__(self) -> Iterator[Caption]:
-        count, path = len(self), self.folder / CAPTIONS
-        with pq.ParquetFile(path) as file:
-            ids = file.read([schema.CAPTION_ID])[schema.CAPTION_ID].to_numpy()
-            largest = np.partition(ids, count - 1)[count - 1]
-            for batch in file.iter_batches(BATCH_ROWS, columns=KEPT_COLUMNS.names):
-                taken = batch.filter(pa.array(batch[schema.CAPTION_ID].to_numpy() <= largest))
-                columns = (taken[name].to_pylist() for name in (schema.CAPTION, schema.SOURCE, schema.SOURCE_ID))
-                yield from map(Caption, *columns)
+        """The captions, in the order of the source.
+
+        All that were prepared are read and hashed, whatever part is taken. That the hash differs shows at the end only:
+        whoever has not come to the end has captions that nobody has checked.
+
+        Raises:
+            UserError: these are not the captions that `synrep data captions` wrote.
+        """
+        count, sha256, digest = len(self), self._read_report()["sha256"], hashlib.sha256()
+        try:
+            with pq.ParquetFile(self.folder / CAPTIONS) as file:
+                if file.schema_arrow != KEPT_COLUMNS:
+                    raise ValueError("its columns are others")
+                ids = file.read([schema.CAPTION_ID])[schema.CAPTION_ID].to_numpy()
+                largest = np.partition(ids, count - 1)[count - 1]
+                for batch in file.iter_batches(BATCH_ROWS, columns=KEPT_COLUMNS.names):
+                    digest.update(_lines(batch))
+                    taken = batch.filter(pa.array(batch[schema.CAPTION_ID].to_numpy() <= largest))
+                    columns = (taken[name].to_pylist() for name in (schema.CAPTION, schema.SOURCE, schema.SOURCE_ID))
+                    yield from map(Caption, *columns)
+            if digest.hexdigest() != sha256:
+                raise ValueError(f"its sha256 is {digest.hexdigest()[:12]}, not {sha256[:12]}")
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise UserError(
+                f"{self.folder / CAPTIONS} is not what {REPORT} tells of ({error}); remove {self.folder} and run "
+                f"`{self._command}` again"
+            ) from error
+
+    @property
+    def _command(self) -> str:
+        """What prepares them."""
+        name = self.source.name
+        return f"synrep data captions {name if name in sources() else f'FILE --column {self.source.caption[0]}'}"
+
+    def _found(self) -> dict[str, Any] | None:
+        """What captions.json holds, where they are prepared, and by the present hash."""
+        report = _report(self.folder)
+        return report if report and report.get("hashed") == HASHED and _is_whole(self.folder, report) else None
 
     def _read_report(self) -> dict[str, Any]:
-        report = _report(self.folder)
+        report = self._found()
         if report is None:
-            raise UserError(
-                f"captions of {self.source.name} are not prepared in {self.folder}; run `synrep data captions "
-                f"{self.source.name}`"
-            )
+            raise UserError(f"captions of {self.source.name} are not prepared in {self.folder}; run `{self._command}`")
         return report

@@ -2,6 +2,7 @@ import csv
 import errno
 import hashlib
 import json
+import re
 import resource
 import signal
 import unicodedata
@@ -26,6 +27,9 @@ from datasets_scripts.cc12m import SOURCE as CC12M
 from datasets_scripts.laion_50m import SOURCE as LAION
 from datasets_scripts.recipe import Caption, caption_id
 from datasets_scripts.redcaps import SOURCE as REDCAPS
+from tests.test_cli import assert_one_line, synrep
+
+__all__ = ["synrep"]
 
 ROOT = Path(__file__).parents[2]
 VALIDATION = ROOT.parent / "shared" / "data" / "cc3m" / "Validation_GCC-1.1.0-Validation.tsv"
@@ -211,11 +215,48 @@ def test_ids_are_the_published_ones(tmp_path):
     assert table[schema.SOURCE].unique().to_pylist() == ["cc3m"]
 
 
-def test_sha256_is_that_of_the_captions_in_order_a_line_each(tmp_path):
-    """printf 'a dog on a beach\nun café\n' | sha256sum"""
+def content_hash(rows):
+    """The published definition, written again: rows are (id, caption, source, source id)."""
+    return hashlib.sha256("".join("{}\t{}\t{}\t{}\n".format(*row) for row in rows).encode()).hexdigest()
+
+
+def test_sha256_is_that_of_every_field_in_order_a_line_for_each_caption(tmp_path, monkeypatch):
+    """The numbers are the ids of `test_ids_are_the_published_ones`."""
     texts = ["a  dog on a beach", "", "un cafe\u0301", "a dog on a beach"]
-    report = prepare(CC3M, cc3m(tmp_path / "list.tsv", texts), tmp_path / "out", silent)
-    assert report["sha256"] == "57c062ea6c73201755311cabf2aa18240245403c452a65500a8ae884c66045bb"
+    path = cc3m(tmp_path / "list.tsv", texts)
+    expected = content_hash(
+        [
+            (-2113275070269090294, "a dog on a beach", "cc3m", ADDRESS.format(0)),
+            (3053093838730663762, "un caf\u00e9", "cc3m", ADDRESS.format(2)),
+        ]
+    )
+    assert prepare(CC3M, path, tmp_path / "out", silent)["sha256"] == expected
+    monkeypatch.setattr(captions, "BATCH_ROWS", 1)
+    assert prepare(CC3M, path, tmp_path / "again", silent)["sha256"] == expected
+
+
+def test_equal_texts_of_other_rows_or_another_source_are_other_captions(tmp_path):
+    """Shards hold the source and the row's id, so what names a dataset must too."""
+    texts = ["a dog", "a cat"]
+    first, later = cc3m(tmp_path / "a.tsv", texts), cc3m(tmp_path / "b.tsv", ["", *texts])
+    reports = [prepare(CC3M, path, tmp_path / path.stem, silent) for path in (first, later)]
+    reports.append(prepare(CC12M, cc12m(tmp_path / "c.tsv", texts), tmp_path / "c", silent))
+    assert len({report["sha256"] for report in reports}) == 3
+
+
+def test_a_tab_or_a_line_end_in_a_row_id_is_written_out(tmp_path):
+    path = parquet(tmp_path / "l.parquet", {"TEXT": ["a dog", "a cat"], "URL": ["1\t2\n3", "\r4"]})
+    report = prepare(LAION, path, tmp_path / "captions" / "laion", silent)
+    stored = [(caption_id(c.text), c.text, c.source, c.source_id) for c in Prepared(LAION, root=tmp_path)]
+    assert [row[3] for row in stored] == ["1\\t2\\n3", "\r4"]
+    assert report["sha256"] == content_hash(stored)
+
+
+def test_a_file_name_that_is_no_text_is_written_out(tmp_path):
+    source = named("caf\udce9\tb", "text")
+    prepare(source, parquet(tmp_path / "a.parquet", {"text": ["a dog"]}), tmp_path / "out", silent)
+    table = pq.read_table(tmp_path / "out" / "captions.parquet")
+    assert table[schema.SOURCE].to_pylist() == ["caf\\xe9\\tb"]
 
 
 def test_captions_equal_after_normalising_are_one_and_the_first_stays(tmp_path):
@@ -362,6 +403,88 @@ def test_unprepared_captions_can_be_named_and_estimated_but_not_read(tmp_path):
             read(absent)
 
 
+def test_what_is_expected_is_what_is_prepared_where_something_is(prepared):
+    assert prepared.expected == len(prepared) == 1000
+    assert prepared.limited(10).expected == 10
+    assert Prepared(named("table", "text"), count=7).expected == 7
+    (prepared.folder / "captions.json").unlink()
+    assert prepared.expected == CC3M.paper_after
+    with pytest.raises(UserError, match="captions of table are not prepared"):
+        _ = Prepared(TABLE).below(prepared.root).expected
+
+
+def changed(table, name, row, value):
+    """The table with another value in one field."""
+    values = table[name].to_pylist()
+    values[row] = value
+    place = table.schema.get_field_index(name)
+    return table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+
+
+TAMPERED = {
+    "text": lambda table: changed(table, schema.CAPTION, 500, "number five hundred"),
+    "source": lambda table: changed(table, schema.SOURCE, 500, "cc12m"),
+    "source id": lambda table: changed(table, schema.SOURCE_ID, 500, ADDRESS.format(501)),
+    "caption id": lambda table: changed(table, schema.CAPTION_ID, 500, 2**63 - 1),
+    "null": lambda table: changed(table, schema.SOURCE_ID, 500, None),
+    "null id": lambda table: changed(table, schema.CAPTION_ID, 500, None),
+    "dropped row": lambda table: pa.concat_tables([table[:500], table[501:], table[:1]]),
+    "swapped rows": lambda table: table.take([*range(500), 501, 500, *range(502, 1000)]),
+    "a field that looks like two": lambda table: changed(table, schema.SOURCE_ID, 500, "a\tb"),
+    "no text": lambda table: pa.Table.from_arrays(
+        [pa.array([b"\xe9"] * 1000).view(pa.string()) if n == 1 else column for n, column in enumerate(table.columns)],
+        schema=table.schema,
+    ),
+    "lost column": lambda table: table.drop_columns([schema.SOURCE]),
+    "lost ids": lambda table: table.drop_columns([schema.CAPTION_ID]),
+}
+
+
+@pytest.mark.parametrize("count", [None, 10])
+@pytest.mark.parametrize("what", TAMPERED)
+def test_what_was_changed_after_it_was_prepared_is_found_also_where_a_part_is_taken(prepared, what, count):
+    path = prepared.folder / "captions.parquet"
+    pq.write_table(TAMPERED[what](pq.read_table(path)), path)
+    assert len(prepared) == 1000
+    cure = rf"captions\.parquet is not what .*; remove {prepared.folder} and run `synrep data captions cc3m` again$"
+    with pytest.raises(UserError, match=cure):
+        list(prepared.limited(count))
+
+
+def test_captions_with_another_sha256_in_their_report_are_found(prepared):
+    """At the end of reading: what came before is what is stored, and the builder keeps nothing of it."""
+    path = prepared.folder / "captions.json"
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps(report | {"sha256": "0" * 64}))
+    read = []
+    with pytest.raises(UserError, match=r"its sha256 is [0-9a-f]{12}, not 000000000000"):
+        read.extend(iter(prepared))
+    assert len(read) == 1000
+
+
+def test_bytes_that_were_damaged_later_are_found_in_one_line(prepared):
+    path = prepared.folder / "captions.parquet"
+    content = bytearray(path.read_bytes())
+    content[1000:1100] = b"x" * 100
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"captions\.parquet is not what .* again$"):
+        list(prepared)
+
+
+def test_captions_of_an_earlier_hash_are_prepared_again(prepared, tmp_path):
+    path = prepared.folder / "captions.json"
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps({name: report[name] for name in report if name != "hashed"} | {"sha256": "0" * 64}))
+    with pytest.raises(UserError, match="not prepared"):
+        _ = prepared.version
+    assert prepare(CC3M, tmp_path / "list.tsv", prepared.folder, silent) == report
+
+
+def test_what_prepares_captions_of_any_table_names_the_file(tmp_path):
+    with pytest.raises(UserError, match="run `synrep data captions FILE --column text`"):
+        len(Prepared(TABLE, root=tmp_path))
+
+
 def test_a_damaged_folder_is_not_prepared(prepared):
     path = prepared.folder / "captions.parquet"
     path.write_bytes(path.read_bytes()[:-100])
@@ -471,6 +594,67 @@ def test_damage_in_the_middle_is_no_full_disk(tmp_path):
     assert "free some space" not in refused(TABLE, whole, tmp_path, r"cannot read .*p\.parquet")
 
 
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\r\n\n"])
+def test_a_csv_of_nothing_is_empty(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content)
+    refused(TABLE, tmp_path / "a.csv", tmp_path, r"a\.csv is empty; fetch it again")
+
+
+def test_blank_lines_above_the_header_of_a_csv_are_passed_over(tmp_path):
+    (tmp_path / "a.csv").write_text("\n\ntext\na dog\n")
+    prepare(TABLE, tmp_path / "a.csv", tmp_path / "out", silent)
+    assert kept(tmp_path / "out") == [("a dog", "0")]
+
+
+def test_a_long_field_of_a_csv_costs_its_row(tmp_path):
+    long = "x" * 200_000
+    (tmp_path / "a.csv").write_text(f"id,text\n1,a dog\n2,{long}\n{long},a cat\n")
+    prepare(TABLE, tmp_path / "a.csv", tmp_path / "out", silent)
+    assert kept(tmp_path / "out") == [("a dog", "0"), ("a cat", "2")]
+    assert dropped(tmp_path / "out") == [(1, long, "too long")]
+
+
+def test_an_error_of_a_csv_names_its_line(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text\n"a\ndog"\n"a" cat\na bird\n')
+    refused(TABLE, path, tmp_path, r"cannot read .*a\.csv as \.csv \(line 4: .*\); fetch it again")
+    path.write_text('text\na dog\n"a cat\na bird\na cow\n')
+    refused(TABLE, path, tmp_path, r"\(line 3 to 5: unexpected end of data\)")
+    path.write_text('te"xt\n"a" dog\n'.replace('te"xt', '"te"xt'))
+    refused(TABLE, path, tmp_path, r"\(line 1: ")
+
+
+def test_a_quote_that_is_never_closed_does_not_take_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets_scripts.caption_files.CSV_FIELD", 1000)
+    (tmp_path / "a.csv").write_text('text\n"a dog\n' + "a cat\n" * 1000)
+    refused(TABLE, tmp_path / "a.csv", tmp_path, r"\(line 2 to \d+: field larger than field limit \(1000\)\)")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_caption(tmp_path):
+    path = cc3m(tmp_path / "list.tsv", ["a dog", "a cat"])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    prepare(CC3M, path, tmp_path / "out", silent)
+    assert kept(tmp_path / "out") == [("a dog", ADDRESS.format(0)), ("a cat", ADDRESS.format(1))]
+
+
+@pytest.mark.parametrize("start", [b"\n", b"\xef\xbb\xbf\r\n \n", b"\xef\xbb\xbf"])
+def test_blank_lines_above_the_header_of_a_tsv_do_not_make_it_a_caption(tmp_path, start):
+    plain = cc12m(tmp_path / "plain.tsv", ["a dog"])
+    (tmp_path / "headed.tsv").write_bytes(start + b"url\tcaption\n" + plain.read_bytes())
+    prepare(CC12M, tmp_path / "headed.tsv", tmp_path / "out", silent)
+    assert kept(tmp_path / "out") == [("a dog", ADDRESS.format(0))]
+    assert dropped(tmp_path / "out") == []
+    (tmp_path / "table.tsv").write_bytes(start + b"text\na dog\n")
+    prepare(TABLE, tmp_path / "table.tsv", tmp_path / "table", silent)
+    assert kept(tmp_path / "table") == [("a dog", "0")]
+
+
+def test_quotes_of_a_tsv_are_part_of_its_captions(tmp_path):
+    texts = ['"a dog"', 'a 5" cat', '"']
+    prepare(CC3M, cc3m(tmp_path / "list.tsv", texts), tmp_path / "out", silent)
+    assert [text for text, _ in kept(tmp_path / "out")] == texts
+
+
 def test_absent_or_foreign_files_are_refused(tmp_path):
     refused(CC3M, tmp_path / "none.tsv", tmp_path, r"no file or folder .*none\.tsv; wanted captions of cc3m")
     (tmp_path / "a.pdf").write_bytes(b"")
@@ -505,15 +689,63 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
 # Again, and after a failure
 
 
-def test_the_same_origin_is_not_prepared_again_and_another_is(tmp_path):
+def test_the_same_origin_is_not_prepared_again_whatever_its_file_is_called(tmp_path):
     out = tmp_path / "out"
     first = prepare(CC3M, cc3m(tmp_path / "list.tsv", ["a dog"]), out, silent)
     times = [path.stat().st_mtime_ns for path in sorted(out.iterdir())]
     told = []
     assert prepare(CC3M, tmp_path / "list.tsv", out, told.append) == first
+    assert prepare(CC3M, (tmp_path / "list.tsv").rename(tmp_path / "other.tsv"), out, told.append) == first
     assert told == [] and [path.stat().st_mtime_ns for path in sorted(out.iterdir())] == times
-    assert prepare(CC3M, cc3m(tmp_path / "list.tsv", ["a cat"]), out, silent)["sha256"] != first["sha256"]
-    assert [text for text, _ in kept(out)] == ["a cat"]
+
+
+def assert_stays(out, source, origin, match):
+    """Preparing `origin` in `out` is refused by this message, and nothing there is touched."""
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UserError, match=match) as caught:
+        prepare(source, origin, out, silent)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert "\n" not in str(caught.value)
+
+
+def test_captions_of_another_origin_or_a_changed_file_are_not_replaced(tmp_path):
+    out, path = tmp_path / "out", cc3m(tmp_path / "list.tsv", ["a dog"])
+    prepare(CC3M, path, out, silent)
+    old = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    for name in ("list.tsv", "other.tsv"):
+        new = hashlib.sha256(cc3m(tmp_path / name, ["a cat"]).read_bytes()).hexdigest()[:12]
+        match = rf"another origin, list\.tsv with sha256 {old}; wanted {name} with sha256 {new}; remove the folder to"
+        assert_stays(out, CC3M, tmp_path / name, match)
+    (tmp_path / "list.tsv").rename(tmp_path / "list.csv")
+    assert_stays(out, CC3M, CC3M.repo, rf"another origin, list\.tsv .*; wanted {CC3M.repo}; remove the folder")
+
+
+def test_the_same_bytes_read_as_another_kind_are_another_origin(tmp_path):
+    (tmp_path / "a.csv").write_text('text\n"a dog"\n')
+    (tmp_path / "a.tsv").write_text('text\n"a dog"\n')
+    prepare(TABLE, tmp_path / "a.csv", tmp_path / "out", silent)
+    assert_stays(tmp_path / "out", TABLE, tmp_path / "a.tsv", r"a\.csv .* wanted a\.tsv")
+
+
+def test_a_folder_with_one_changed_file_is_another_origin(tmp_path):
+    folder = tmp_path / "laion"
+    folder.mkdir()
+    for name in ("a", "b"):
+        parquet(folder / f"{name}.parquet", {"URL": [name], "TEXT": [name]})
+    prepare(LAION, folder, tmp_path / "out", silent)
+    parquet(folder / "b.parquet", {"URL": ["c"], "TEXT": ["c"]})
+    of_both = r"2 files from laion/a\.parquet on, with hash (\w{12})"
+    with pytest.raises(UserError, match=rf"{of_both}; wanted {of_both};") as caught:
+        prepare(LAION, folder, tmp_path / "out", silent)
+    before, now = re.search(rf"{of_both}; wanted {of_both};", str(caught.value)).groups()
+    assert before != now
+
+
+@pytest.mark.parametrize("name", ["captions.parquet", "dropped.parquet"])
+def test_another_origin_does_not_replace_a_folder_that_lost_a_file(tmp_path, name):
+    prepare(CC3M, cc3m(tmp_path / "list.tsv", ["a dog", ""]), tmp_path / "out", silent)
+    (tmp_path / "out" / name).unlink()
+    assert_stays(tmp_path / "out", CC3M, cc3m(tmp_path / "list.tsv", ["a cat"]), "another origin")
 
 
 def test_another_column_of_the_same_file_is_prepared_anew(tmp_path):
@@ -547,26 +779,26 @@ def test_a_failure_in_the_middle_leaves_nothing_and_the_next_run_succeeds(tmp_pa
 
 
 def test_bad_input_leaves_what_was_prepared_before(tmp_path):
-    out = tmp_path / "captions" / "cc3m"
-    prepare(CC3M, cc3m(tmp_path / "list.tsv", ["a dog"]), out, silent)
-    with pytest.raises(UserError):
-        prepare(CC3M, cc3m(tmp_path / "bad.tsv", [""]), out, silent)
-    assert [caption.text for caption in Prepared(CC3M, root=tmp_path)] == ["a dog"]
+    out, path = tmp_path / "captions" / "table", parquet(tmp_path / "a.parquet", {"text": ["a dog"], "title": [""]})
+    prepare(TABLE, path, out, silent)
+    with pytest.raises(UserError, match="1 empty"):
+        prepare(named("table", "title"), path, out, silent)
+    assert [caption.text for caption in Prepared(TABLE, root=tmp_path)] == ["a dog"]
 
 
 def test_a_crash_between_files_does_not_pass_for_prepared(tmp_path, monkeypatch):
     """The old report must not vouch for the new captions."""
-    out = tmp_path / "captions" / "cc3m"
-    prepare(CC3M, cc3m(tmp_path / "list.tsv", ["a dog"]), out, silent)
+    out, path = tmp_path / "captions" / "table", parquet(tmp_path / "a.parquet", {"text": ["a dog"], "title": ["cat"]})
+    prepare(TABLE, path, out, silent)
 
     def crash(path, value):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(captions.atomic, "write_json", crash)
     with pytest.raises(KeyboardInterrupt):
-        prepare(CC3M, cc3m(tmp_path / "list.tsv", ["a cat"]), out, silent)
+        prepare(named("table", "title"), path, out, silent)
     with pytest.raises(UserError, match="not prepared"):
-        len(Prepared(CC3M, root=tmp_path))
+        len(Prepared(TABLE, root=tmp_path))
 
 
 # The Hub
@@ -675,6 +907,70 @@ def test_an_error_of_the_hub_is_one_line(tmp_path, monkeypatch, kind, match):
 def test_offline_the_real_client_is_not_asked(tmp_path):
     """conftest.py sets HF_HUB_OFFLINE."""
     refused(CC3M, "org/name", tmp_path, r"HF_HUB_OFFLINE forbids")
+
+
+def test_a_folder_from_the_hub_is_not_replaced_by_another_dataset_or_a_file(tmp_path, hub):
+    parquet(hub.folder / "train.parquet", {"text": ["a dog"]})
+    prepare(TABLE, "org/name", tmp_path / "out", silent)
+    calls = list(hub.calls)
+    assert_stays(tmp_path / "out", TABLE, "other/name", rf"org/name at commit {COMMIT[:12]}; wanted other/name; remove")
+    assert hub.calls == calls  # nothing is downloaded for that
+    path = hub.folder / "train.parquet"
+    assert_stays(tmp_path / "out", TABLE, path, rf"org/name at commit {COMMIT[:12]}; wanted train\.parquet with sha256")
+
+
+# The command
+
+
+def birds(folder, text):
+    folder.mkdir()
+    (folder / "birds.csv").write_text(f"text\n{text}\n")
+    return folder / "birds.csv"
+
+
+def test_two_files_of_one_name_do_not_replace_each_other(tmp_path, synrep):
+    first, second = birds(tmp_path / "a", "a robin"), birds(tmp_path / "b", "a wren")
+    words = ("--column", "text", "--data", tmp_path)
+    assert synrep("data", "captions", first, *words)[0] == 0
+    assert_one_line(synrep("data", "captions", second, *words), "captions of another origin", "remove the folder")
+    assert [caption.text for caption in Prepared(named("birds", "text"), root=tmp_path)] == ["a robin"]
+    assert synrep("data", "captions", first, *words)[0] == 0
+
+
+def test_a_file_called_as_a_source_does_not_take_its_place(tmp_path, synrep):
+    path = birds(tmp_path / "a", "a robin").rename(tmp_path / "cc3m.csv")
+    answer = synrep("data", "captions", path, "--column", "text", "--data", tmp_path)
+    assert_one_line(answer, "rename the file", f"`synrep data captions cc3m --origin {path}`")
+    assert not (tmp_path / "captions").exists()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".json", ".zip", ".CSV"])
+def test_a_file_that_is_missing_is_not_looked_for_on_the_hub(tmp_path, synrep, hub, monkeypatch, suffix):
+    monkeypatch.chdir(tmp_path)
+    name = f"cap/typo{suffix}"
+    assert_one_line(synrep("data", "captions", name, "--column", "text"), f"no file or folder {name}")
+    assert_one_line(synrep("data", "captions", "cc3m", "--origin", name), f"no file or folder {name}")
+    assert hub.calls == []
+
+
+def test_a_dataset_of_the_hub_and_a_folder_are_told_apart(tmp_path, synrep, hub, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parquet(hub.folder / "train.parquet", {"text": ["a dog"]})
+    assert synrep("data", "captions", "org/name", "--column", "text")[0] == 0
+    assert hub.calls[0] == ("org/name", None)
+    (tmp_path / "org" / "other").mkdir(parents=True)
+    parquet(tmp_path / "org" / "other" / "a.parquet", {"text": ["a cat"]})
+    assert synrep("data", "captions", "org/other", "--column", "text")[0] == 0
+    assert kept(tmp_path / "data" / "captions" / "other") == [("a cat", "0")]
+
+
+def test_an_option_that_would_be_ignored_is_refused(tmp_path, synrep):
+    path = cc3m(tmp_path / "list.tsv", ["a dog"])
+    answer = synrep("data", "captions", "cc3m", "--origin", path, "--column", "title", "--data", tmp_path)
+    assert_one_line(answer, "wanted no --column for cc3m, whose captions are in caption; found title")
+    answer = synrep("data", "captions", path, "--origin", path, "--column", "caption", "--data", tmp_path)
+    assert_one_line(answer, "--origin is for one of", "leave it out")
+    assert not (tmp_path / "captions").exists()
 
 
 def test_nfc_is_unicodes_own():
