@@ -134,6 +134,13 @@ def build(
     from datasets_scripts import recipe, scenes_evaluation
     from datasets_scripts.marks import C2PA
 
+    if on is Engine.HERE and setting:
+        raise UserError("--set is for a cluster's engine; give --on slurm or --on ray with it")
+    if workers and (share or on is not Engine.HERE):
+        raise UserError("--workers is for a whole build on this machine; leave it out")
+    if share and on is not Engine.HERE:
+        raise UserError(f"--share is what {on.value} itself does; leave one of them out")
+    part = _rank_and_size(share) if share else None
     sign = C2PA(*c2pa) if c2pa else None
     recipes = {name: None if name == SCENES_EVALUATION else recipe.find(name, root) for name in names}
     with Display() as display:
@@ -141,26 +148,27 @@ def build(
             if chosen is None:
                 scenes_evaluation.build(root, functools.partial(display.update, name))
             elif on is Engine.HERE:
-                _build(chosen, root, workers, share, sign, functools.partial(display.update, name))
+                _build(chosen, root, workers, part, sign, functools.partial(display.update, name))
             else:
                 from datasets_scripts import cluster
 
                 print(cluster.submit(chosen, root, on.value, dict(map(_pair, setting or [])), sign))
 
 
-def _build(chosen: Any, root: Path, workers: int | None, share: str | None, sign: Any, report: Any) -> None:
+def _build(chosen: Any, root: Path, workers: int | None, part: tuple[int, int] | None, sign: Any, report: Any) -> None:
     from benchmark import schema
     from datasets_scripts import build as building
     from datasets_scripts import executor
 
-    part = _rank_and_size(share) if share else None
+    finished = chosen.revision and (root / chosen.repo / schema.MANIFEST).exists()
+    slots = [] if finished or part else executor.slots(chosen.draw.cost.teraflops > 0, workers)
     work = building.start(chosen, root, sign)
     if isinstance(work, Path):
         folder: Path | None = work
     elif part:
         folder = building.run_share(work, *part, report)
     else:
-        folder = building.run(work, executor.slots(chosen.draw.cost.teraflops > 0, workers), report)
+        folder = building.run(work, slots, report)
     if folder is None:
         print(f"{root / chosen.repo}: this share is drawn; other shares are missing")
         return

@@ -91,8 +91,12 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(**json.loads(path.read_text()))
         if not (isinstance(manifest.files, dict) and isinstance(manifest.rows, dict)):
             raise TypeError("files and rows are to be objects")
+        texts = (manifest.repo, manifest.revision, *manifest.files.values())
+        numbers = (manifest.images_per_row, *manifest.rows.values())
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
+            raise TypeError("repo, revision and checksums are to be texts, counts whole numbers")
         return manifest
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the dataset was not built to its end; build it again to go on") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not a dataset manifest ({error}); remove the folder and build it again") from None

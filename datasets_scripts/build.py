@@ -5,6 +5,8 @@ what stands there (`shards.Units`, `shards.Shards`), never what an engine rememb
 a killed build goes on where it stopped, with any number of workers.
 """
 
+import contextlib
+import fcntl
 import functools
 import json
 import shutil
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,26 +37,39 @@ Report = Callable[[int, int, str], None]
 """Told images done, images in all, and a note."""
 
 
-def claim(folder: Path, revision: str, declaration: dict[str, Any]) -> bool:
+def claim(folder: Path, revision: str, declaration: dict[str, Any], signed: bool = False) -> bool:
     """Mark `folder` as this recipe's; True if it is already complete.
 
     Raises:
-        UserError: the folder holds another recipe.
+        UserError: the folder holds another recipe, or what is not known; its images are signed or not, unlike wanted.
     """
     marker = folder / STARTED
-    if marker.exists():
-        try:
-            found = json.loads(marker.read_text())["revision"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{marker} is damaged ({error}); remove {folder} and build it again") from None
-        if found != revision:
-            raise UserError(
-                f"{folder} holds a dataset of another recipe: revision {found[:12]}, wanted {revision[:12]}; "
-                "choose another folder or remove this one"
-            )
-    else:
-        atomic.write_json(marker, {"revision": revision, "recipe": declaration})
-    return (folder / schema.MANIFEST).exists()
+    wanted = {"revision": revision, "recipe": declaration} | ({"c2pa": True} if signed else {})
+    if not marker.exists():
+        if any((folder / name).exists() for name in ("data", shards.BUILD, schema.MANIFEST)):
+            raise UserError(f"{folder} holds something that is no build, as it has no {STARTED}; choose another folder")
+        atomic.write_json(marker, wanted)
+        return False
+    try:
+        found = json.loads(marker.read_bytes())
+        revisions = {str(found["revision"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{marker} is damaged ({error}); remove {folder} and build it again") from None
+    finished = (folder / schema.MANIFEST).exists()
+    if finished:
+        manifest = schema.read_manifest(folder)
+        revisions.add(manifest.revision)
+        if missing := [name for name in manifest.files if not (folder / name).exists()]:
+            raise UserError(f"{folder / missing[0]} is missing; remove {folder} and build it again, or download it")
+    if other := revisions - {revision}:
+        raise UserError(
+            f"{folder} holds a dataset of another recipe: revision {min(other)[:12]}, wanted {revision[:12]}; "
+            "choose another folder or remove this one"
+        )
+    if bool(found.get("c2pa")) != signed:
+        state = "without C2PA signatures" if signed else "with C2PA signatures"
+        raise UserError(f"{folder} was begun {state}; go on in the same way, or choose another folder")
+    return finished
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,8 @@ class Work:
     def captions_of(self, unit: int) -> list[Caption]:
         """The captions of a unit."""
         shard, place = divmod(unit, self.shard_units)
-        group = _captions(self.folder).read_row_group(shard)
+        with _readable(_captions_path(self.folder), self.revision) as file:
+            group = file.read_row_group(shard)
         rows = group.slice(place * schema.UNIT_CAPTIONS, schema.UNIT_CAPTIONS)
         return [Caption(*row.values()) for row in rows.to_pylist()]
 
@@ -116,31 +133,41 @@ def start(recipe: Recipe, data: Path, c2pa: marks.C2PA | None = None) -> Work | 
     """
     folder = data / recipe.repo
     revision = recipe.revision
-    if claim(folder, revision, recipe.declaration()):
-        return folder
+    if not ((folder / schema.MANIFEST).exists() or recipe.captions.expected):
+        raise UserError(f"recipe {recipe.name} has no captions; give it some")
+    if c2pa:
+        c2pa(generate.encode(np.zeros((8, 8, 3), np.uint8), recipe.draw.source_type), recipe.draw.source_type, "a test")
+    finished = claim(folder, revision, recipe.declaration(), c2pa is not None)
     path = _captions_path(folder)
-    if not path.exists():
+    if not finished and not path.exists():
         columns = pa.schema({name: pa.string() for name in (schema.CAPTION, schema.SOURCE, schema.SOURCE_ID)})
+        columns = columns.with_metadata({"revision": revision})
         with atomic.replacing(path) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
             for group in _grouped(recipe.captions, schema.SHARD_CAPTIONS):
                 rows = [dict(zip(columns.names, (c.text, c.source, c.source_id))) for c in group]
                 writer.write_table(pa.Table.from_pylist(rows, columns))
-    metadata = _captions(folder).metadata
-    if not metadata.num_rows:
-        raise UserError(f"recipe {recipe.name} has no captions; give it some, and remove {folder}")
-    units_of_a_shard = -(-metadata.row_group(0).num_rows // schema.UNIT_CAPTIONS)
-    return Work(recipe, folder, revision, metadata.num_rows, units_of_a_shard, c2pa)
+    if (folder / schema.MANIFEST).exists():  # perhaps only by now
+        _tidy(folder)
+        return folder
+    with _readable(path, revision) as file:
+        first = file.metadata.row_group(0).num_rows
+        return Work(recipe, folder, revision, file.metadata.num_rows, -(-first // schema.UNIT_CAPTIONS), c2pa)
 
 
 def _captions_path(folder: Path) -> Path:
     return folder / shards.BUILD / "captions.parquet"
 
 
-def _captions(folder: Path) -> pq.ParquetFile:
+@contextlib.contextmanager
+def _readable(path: Path, revision: str) -> Iterator[pq.ParquetFile]:
+    """The captions as they were laid down, a row group per shard."""
     try:
-        return pq.ParquetFile(_captions_path(folder))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{_captions_path(folder)} cannot be read ({error}); remove it and build again") from None
+        with pq.ParquetFile(path) as file:
+            if (file.schema_arrow.metadata or {}).get(b"revision") != revision.encode():
+                raise UserError(f"{path} has the captions of another recipe; remove it and build again")
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove it and build again") from None
 
 
 def _grouped(captions: Iterable[Caption], size: int) -> Iterator[list[Caption]]:
@@ -183,11 +210,14 @@ def assemble(work: Work, units: range) -> bool:
     store = shards.Units(work.folder)
     constants = {"recipe": work.recipe.declaration(), "revision": work.revision}
     touched = range(units.start // work.shard_units, -(-units.stop // work.shard_units)) if units else range(0)
-    for shard in touched:
-        of_shard = work.units_of(shard)
-        if not work.shards.done(shard) and all(map(store.done, of_shard)):
-            work.shards.assemble(shard, of_shard, constants)
-    return all(map(work.shards.done, touched))
+    with _alone(work.folder):
+        if (work.folder / schema.MANIFEST).exists():
+            return True
+        for shard in touched:
+            of_shard = work.units_of(shard)
+            if not work.shards.done(shard) and all(map(store.done, of_shard)):
+                work.shards.assemble(shard, of_shard, constants)
+        return all(map(work.shards.done, touched))
 
 
 def finish(work: Work) -> Path | None:
@@ -195,33 +225,45 @@ def finish(work: Work) -> Path | None:
 
     Returns:
         The dataset folder; None if units are still missing.
+
+    Raises:
+        UserError: a shard is not what was written.
     """
-    folder = work.folder
-    try:
-        if not (folder / schema.MANIFEST).exists():
-            if not assemble(work, range(work.units)):
-                return None
+    if not assemble(work, range(work.units)):
+        return None
+    with _alone(work.folder):
+        if not (work.folder / schema.MANIFEST).exists():
             _describe(work)
-    except FileNotFoundError:  # two processes came to the end at once, and the other has just tidied up
-        if not (folder / schema.MANIFEST).exists():
-            raise
+        _tidy(work.folder)
+    return work.folder
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process puts this dataset together; a process that dies gives its turn up."""
+    with (folder / STARTED).open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a finished dataset does not need."""
     shutil.rmtree(folder / shards.BUILD, ignore_errors=True)
-    for left in folder.glob("*/.*.tmp"):
+    for left in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         left.unlink(missing_ok=True)
-    return folder
 
 
 def _describe(work: Work) -> None:
     folder, names = work.folder, [work.shards.names(shard) for shard in range(work.shards.count)]
-    facts = [work.shards.facts(shard) for shard in range(work.shards.count)]
+    facts = [work.shards.verified(shard) for shard in range(work.shards.count)]
     statistics = summary(unit for shard in facts for unit in shard["units"].values())
     assert statistics["captions"] == work.captions
     atomic.write_json(folder / schema.STATISTICS, statistics)
     shown = sheet.of_card(folder / names[0][0])
     sheet.write(shown, folder / schema.SHEET)
     files = {schema.SHEET: shards.sha256(folder / schema.SHEET)}
-    for (parquet, index), fact in zip(names, facts):
-        files |= {parquet: fact["files"]["parquet"], index: fact["files"]["index"]}
+    for fact in facts:
+        files |= fact["files"]
     manifest = schema.Manifest(
         work.recipe.repo,
         work.revision,
@@ -239,11 +281,12 @@ def run(work: Work, slots: list[str], report: Report) -> Path:
     """Draw what is missing on this machine, a process per slot (`executor.slots`); returns the dataset folder.
 
     Raises:
-        UserError: the folder cannot be written, or a task failed.
+        UserError: the folder cannot be written, a task failed, or another build is running.
     """
     logs = work.folder / shards.BUILD / "log"
-    OneMachine(functools.partial(draw, work), work.tasks, slots, logs, _Told(work, report)).run()
-    folder = finish(work)
+    with _the_only_build(work.folder):
+        OneMachine(functools.partial(draw, work), work.tasks, slots, logs, _Told(work, report)).run()
+        folder = finish(work)
     if folder is None:
         raise UserError(f"{work.folder}: units are missing although every task ended; run the build again")
     return folder
@@ -265,6 +308,17 @@ def build(recipe: Recipe, data: Path, slots: list[str], report: Report, c2pa: ma
     """Build `recipe` below the folder `data` on this machine; the bytes do not depend on the slots."""
     work = start(recipe, data, c2pa)
     return work if isinstance(work, Path) else run(work, slots, report)
+
+
+@contextlib.contextmanager
+def _the_only_build(folder: Path) -> Iterator[None]:
+    """Refuse two builds of everything at once: each would draw what the other draws."""
+    with (folder / shards.BUILD / "captions.parquet").open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another build of {folder} is running; wait for it, or give each a --share") from None
+        yield
 
 
 class _Told:

@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 from datasets_scripts import build, marks
 from datasets_scripts.recipe import Recipe
 
-OURS = {"self", "pipeline", "tasks", "logging_dir", "skip_completed", "depends"}
+OURS = {"pipeline", "tasks", "logging_dir", "skip_completed", "depends", "job_name", "sbatch_args", "ray_remote_kwargs"}
 """Parameters of datatrove's executors that a build sets itself."""
 
 
@@ -64,6 +64,8 @@ def _slurm(work: build.Work, settings: dict[str, str], logs: Path) -> str:
         finishing.run()
     except FileNotFoundError:
         raise UserError("there is no sbatch here; submit from a machine of the Slurm cluster") from None
+    except TypeError as error:
+        raise UserError(f"a setting given with --set is not of the kind that Slurm wants: {error}") from None
     except subprocess.CalledProcessError as error:
         raise UserError(f"sbatch refused the job (exit code {error.returncode}; its reason is above)") from error
     return f"Slurm job {drawing.job_id} draws, job {finishing.job_id} finishes {work.folder}; logs are in {logs}"

@@ -81,7 +81,7 @@ def probe(recipe: Recipe) -> tuple[str, float]:
     """
     captions = [caption.text for caption in itertools.islice(recipe.captions, 2 * recipe.draw.batch)]
     captions = list(itertools.islice(itertools.cycle(captions), 2 * recipe.draw.batch))
-    guidance = list(itertools.islice(itertools.cycle(recipe.guidance), len(captions)))
+    guidance = [recipe.guidance[0]] * len(captions)  # full batches, also where a batch shares one guidance
     seconds = 0.0
     for part in (slice(0, recipe.draw.batch), slice(recipe.draw.batch, None)):
         began = time.perf_counter()

@@ -24,6 +24,10 @@ from benchmark.errors import UserError
 
 RETRIES = 2
 """How often the rank of a dead worker is handed out again."""
+START = -1
+"""In the place of a rank: a worker that died before it had one."""
+WORKERS = "workers"
+"""Folder of what workers say, inside that of the logs."""
 
 Progress = tuple[int, int]
 """Images drawn and units finished since the last one."""
@@ -100,14 +104,20 @@ class OneMachine(PipelineExecutor):
                 worker.process.join()
 
     def _bury(self, worker: "_Worker", waiting: deque[int], deaths: Counter[int]) -> None:
-        """Hand out the rank of a worker that ended: because there was no more to do, or because it died."""
+        """Hand out the rank of a worker that died; one that had no more to do has none."""
         worker.process.join()
+        if worker.ended:
+            return
+        code = worker.process.exitcode or 0
+        reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         if worker.rank is None:
+            deaths[START] += 1
+            if deaths[START] > RETRIES:
+                log = f"{self.logging_dir.path}/{WORKERS}"
+                raise UserError(f"workers end before they begin ({reason}), {RETRIES + 1} times; see the logs in {log}")
             return
         deaths[worker.rank] += 1
         if deaths[worker.rank] > RETRIES:
-            code = worker.process.exitcode or 0
-            reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise UserError(
                 f"the workers of task {worker.rank} died {RETRIES + 1} times ({reason}; SIGKILL often means that "
                 f"memory ran out); see {_log(self, worker.rank)}; run again to go on"
@@ -122,16 +132,18 @@ class _Worker:
     def __init__(self, executor: OneMachine, slot: str) -> None:
         self.slot = slot
         self.rank: int | None = None
+        self.ended = False
         self.unfinished = 0
         """Images of the unit that it is drawing."""
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_serve, args=(executor, theirs, slot), daemon=True)
-        self.process.start()
+        with _ctrl_c_ignored():  # by the worker, from its first moment
+            self.process.start()
         theirs.close()
 
     def give(self, rank: int | None) -> None:
-        self.rank = rank
+        self.rank, self.ended = rank, rank is None
         with contextlib.suppress(OSError):  # it is dead, which is seen when it is listened to
             self.connection.send(rank)
 
@@ -140,11 +152,23 @@ class _Worker:
         self.unfinished = 0 if units else self.unfinished + images
 
 
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Ctrl-C is the parent's to handle."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _serve(executor: OneMachine, connection: Connection, slot: str) -> None:
     """A worker's life: ask for a rank, run it, tell how it goes."""
     os.environ["CUDA_VISIBLE_DEVICES"] = slot  # before torch is imported
-    _errors_to(Path(executor.logging_dir.path) / "workers" / f"{os.getpid()}.log")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _errors_to(Path(executor.logging_dir.path) / WORKERS / f"{os.getpid()}.log")
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def tell(data: Iterable[Progress], _rank: int, _world_size: int) -> Iterator[Progress]:

@@ -69,7 +69,10 @@ class C2PA:
         signed = io.BytesIO()
         context, signer = _session(self)
         builder = c2pa.Builder(manifest, context=context)
-        builder.sign(signer, "image/jpeg", io.BytesIO(jpeg), signed)
+        try:
+            builder.sign(signer, "image/jpeg", io.BytesIO(jpeg), signed)
+        except c2pa.C2paError as error:
+            raise _unusable(self, error) from None
         return signed.getvalue()
 
 
@@ -89,4 +92,8 @@ def _session(c2pa_: C2PA) -> tuple[Any, Any]:
         info = c2pa.C2paSignerInfo(alg=b"es256", sign_cert=chain, private_key=key, ta_url=None)
         return c2pa.Context(settings), c2pa.Signer.from_info(info)
     except c2pa.C2paError as error:
-        raise UserError(f"{c2pa_.certificates} and {c2pa_.key} cannot sign ({error}); C2PA wants ES256") from None
+        raise _unusable(c2pa_, error) from None
+
+
+def _unusable(c2pa_: C2PA, error: Exception) -> UserError:
+    return UserError(f"{c2pa_.certificates} and {c2pa_.key} cannot sign ({error}); C2PA wants a chain for ES256")

@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmark import atomic, schema
 from benchmark.errors import UserError
+from datasets_scripts.shards import sha256
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, RepoFile
@@ -47,8 +48,10 @@ def publish(folder: Path, repo: str | None, *, private: bool, report: Report) ->
     """
     manifest = schema.read_manifest(folder)
     repo = repo or manifest.repo
+    if repo.count("/") != 1:
+        raise UserError(f"wanted the dataset's name on the Hub as ORG/NAME, found {repo!r}")
     report(f"comparing {len(manifest.files)} files of {folder} with their checksums")
-    compare(folder, manifest, "build it again")
+    compare(folder, manifest, f"remove {folder} and build or download it again")
     with _explained(repo), tempfile.TemporaryDirectory() as temporary:
         api = _api(repo)
         staged = stage(folder, manifest, repo, Path(temporary))
@@ -202,12 +205,6 @@ def tree(api: "HfApi", repo: str, commit: str) -> Mapping[str, "RepoFile"]:
 
     listed = api.list_repo_tree(repo, repo_type="dataset", revision=commit, recursive=True)
     return {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
-
-
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _has_size(path: Path, size: int) -> bool:

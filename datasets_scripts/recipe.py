@@ -92,6 +92,13 @@ class Recipe:
     """The schedule that a caption's images go round."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise UserError(f"wanted a recipe's name of letters, digits, dots and dashes, found {self.name!r}")
+        if self.images_per_caption < 1 or not self.guidance:
+            raise UserError(f"recipe {self.name} wants at least one image per caption and one value of guidance")
+        object.__setattr__(self, "guidance", tuple(map(float, self.guidance)))  # 2 and 2.0 are the same recipe
+
     @property
     def repo(self) -> str:
         """Where the dataset is published, and its folder below the data folder."""
@@ -159,20 +166,22 @@ def find(name: str, data: Path = Path("data")) -> Recipe:
     if base is None:
         raise unknown("recipe", name, list(declared))
     recipe = known[base]
-    for word in name.removeprefix(base).split("-")[1:]:
-        recipe = _varied(recipe, word)
+    size, guidance, surplus = _variant(name.removeprefix(base).split("-")[1:])
+    if surplus:
+        choices = f"a size ({', '.join(SIZES)}), then a guidance ({', '.join(GUIDANCE)}, w2, w7.5, ...), or neither"
+        raise UserError(f"unknown variant {surplus!r} of recipe {base}; choose {choices}")
+    captions = recipe.captions.limited(SIZES[size]) if size else recipe.captions
+    if captions != recipe.captions:  # a recipe that has all captions is its own full size
+        recipe = replace(recipe, name=f"{recipe.name}-{size}", captions=captions)
+    if guidance:
+        values = GUIDANCE.get(guidance) or (float(guidance[1:]),)
+        recipe = replace(recipe, name=f"{recipe.name}-{guidance}", guidance=values)
     return replace(recipe, captions=recipe.captions.below(data))
 
 
-def _varied(recipe: Recipe, word: str) -> Recipe:
-    """A recipe at a size or a guidance; one that has all captions is its own full size."""
-    varied = replace(recipe, name=f"{recipe.name}-{word}")
-    if word in SIZES:
-        captions = recipe.captions.limited(SIZES[word])
-        return recipe if captions == recipe.captions else replace(varied, captions=captions)
-    if word in GUIDANCE:
-        return replace(varied, guidance=GUIDANCE[word])
-    if re.fullmatch(r"w\d+(\.\d+)?", word):
-        return replace(varied, guidance=(float(word[1:]),))
-    choices = f"a size ({', '.join(SIZES)}) or a guidance ({', '.join(GUIDANCE)}, w2, w7.5, ...)"
-    raise UserError(f"unknown variant {word!r} of recipe {recipe.name}; choose {choices}")
+def _variant(words: list[str]) -> tuple[str, str, str]:
+    """Size, guidance, and what is neither, of the words behind a recipe's name; each may be empty."""
+    size = words.pop(0) if words and words[0] in SIZES else ""
+    known = words and (words[0] in GUIDANCE or re.fullmatch(r"w(0|[1-9]\d*)(\.\d*[1-9])?", words[0]))
+    guidance = words.pop(0) if known else ""
+    return size, guidance, "-".join(words)

@@ -329,7 +329,7 @@ class Scenes:
 
     name: str = f"scenes-{VERSION}"
     terms: tuple[Terms, ...] = ()
-    cost: Cost = Cost(bytes=2_500, core_seconds=1 / 2_000)
+    cost: Cost = Cost(bytes=2_500, core_seconds=1 / 1_200)
     source_type: str = marks.ALGORITHMIC
     batch: int = 1_000
     packages: tuple[str, ...] = ("numpy",)

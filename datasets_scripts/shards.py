@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmark import atomic, schema
 from benchmark.errors import UserError
+from datasets_scripts import statistics
 from datasets_scripts.generate import COLUMNS, IMAGE
 
 BUILD = "build"
@@ -71,10 +72,10 @@ def write_index(parquet: Path, index: Path) -> str:
         UserError: an image is not where Parquet puts it (the file was not written by `write_parquet`).
     """
     content = parquet.read_bytes()
-    column = pq.read_table(io.BytesIO(content), columns=[schema.IMAGES])[schema.IMAGES].combine_chunks()
     offsets: list[tuple[int, int]] = []
-    position = 0
-    for value in column.flatten().field("bytes"):
+    position = rows = 0
+    for value, row in _images(pq.ParquetFile(io.BytesIO(content))):
+        rows = row + 1
         if not value.is_valid:
             offsets.append((0, 0))
             continue
@@ -86,10 +87,20 @@ def write_index(parquet: Path, index: Path) -> str:
             raise UserError(f"{parquet}: image {len(offsets)} is not stored plainly; build the dataset again")
         offsets.append((position + 4, len(image)))
         position += len(stored)
-    table = np.array(offsets, np.int64).reshape(len(column), -1, 2)
+    table = np.array(offsets, np.int64).reshape(rows, -1, 2)
     with atomic.replacing(index) as temporary, temporary.open("wb") as file:
         np.save(file, table)
     return hashlib.sha256(content).hexdigest()
+
+
+def _images(file: pq.ParquetFile) -> Iterator[tuple[pa.BinaryScalar, int]]:
+    """Every image and its row; by work unit, since Arrow puts at most 2 GiB into an array."""
+    row = 0
+    for group in range(file.num_row_groups):
+        for images in file.read_row_group(group, columns=[schema.IMAGES])[schema.IMAGES].combine_chunks():
+            for value in images.values.field("bytes"):
+                yield value, row
+            row += 1
 
 
 def sha256(path: Path) -> str:
@@ -125,10 +136,10 @@ class Units:
             UserError: it is not what was written; it is removed, so that the next build draws it again.
         """
         rows, note = self._paths(unit)
-        content, text = rows.read_bytes(), note.read_text()
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        content, text = rows.read_bytes(), note.read_bytes()
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             facts = json.loads(text)
-            if facts.pop("sha256") == hashlib.sha256(content).hexdigest():
+            if facts.pop("sha256") == hashlib.sha256(content).hexdigest() and statistics.complete(facts):
                 return pq.read_table(io.BytesIO(content)), facts
         self.remove([unit])
         raise UserError(f"{rows} is damaged and was removed; run the build again, which draws it again")
@@ -161,10 +172,21 @@ class Shards:
         """Whether the shard stands."""
         return all(path.exists() for path in (*(self.folder / name for name in self.names(shard)), self._note(shard)))
 
-    def facts(self, shard: int) -> dict[str, Any]:
-        """SHA-256 of both files, and the facts of every unit."""
-        facts: dict[str, Any] = json.loads(self._note(shard).read_text())
-        return facts
+    def verified(self, shard: int) -> dict[str, Any]:
+        """SHA-256 by path of both files, which are compared with it, and the facts of every unit.
+
+        Raises:
+            UserError: a file is not what was written; the shard is removed, so that the next build draws it again.
+        """
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            facts: dict[str, Any] = json.loads(self._note(shard).read_bytes())
+            whole = facts["files"] == {name: sha256(self.folder / name) for name in self.names(shard)}
+            if whole and all(map(statistics.complete, facts["units"].values())):
+                return facts
+        for path in (self._note(shard), *(self.folder / name for name in self.names(shard))):
+            path.unlink(missing_ok=True)
+        damaged = self.folder / self.names(shard)[0]
+        raise UserError(f"{damaged} is damaged and was removed; run the build again, which draws it again")
 
     def assemble(self, shard: int, units: range, constants: dict[str, Any]) -> None:
         """Make a shard of its units, a row group each, and remove them; nothing to do if another process did.
@@ -189,7 +211,8 @@ class Shards:
         except _AssembledElsewhere:
             return
         digest = write_index(parquet, index)
-        atomic.write_json(self._note(shard), {"files": {"parquet": digest, "index": sha256(index)}, "units": facts})
+        files = dict(zip(self.names(shard), (digest, sha256(index))))
+        atomic.write_json(self._note(shard), {"files": files, "units": facts})
         store.remove(units)
 
 

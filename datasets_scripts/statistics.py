@@ -9,6 +9,13 @@ COUNTS = ("failed", "guidance")
 NAMES = ("device", "software")
 
 
+def complete(facts: dict[str, Any]) -> bool:
+    """Whether a unit's facts are what `summary` adds up."""
+    numbers = all(isinstance(facts[name], int | float) for name in SUMS)
+    counts = all(isinstance(count, int) for name in COUNTS for count in facts[name].values())
+    return numbers and counts and all(isinstance(facts[name], str) for name in NAMES)
+
+
 def summary(units: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Sums over units; `device` and `software` say how many units were drawn on which."""
     sums: Counter[str] = Counter()

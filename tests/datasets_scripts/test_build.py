@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +22,11 @@ from PIL import Image
 from benchmark import atomic, schema
 from benchmark.errors import UserError
 from datasets_scripts import build as building
-from datasets_scripts import executor, scenes, shards
+from datasets_scripts import executor, marks, scenes, shards
 from datasets_scripts.build import build, claim
 from datasets_scripts.recipe import image_guidance, image_seed
 from tests.datasets_scripts import building as example
+from tests.datasets_scripts import c2pa_certificate
 from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, Listed, Numbers, captions
 
 ROOT = Path(__file__).parents[2]
@@ -468,11 +470,122 @@ def test_a_shard_without_its_index_is_drawn_again(numbered_dataset, tmp_path, sm
     assert files(build(NUMBERED, tmp_path, [""], silent)) == files(numbered_dataset)
 
 
-def test_captions_that_cannot_be_read_are_one_line(tmp_path):
+@pytest.mark.parametrize("damage", [b"PAR1", b""])
+def test_captions_that_cannot_be_read_are_one_line(damage, tmp_path):
     work = building.start(NUMBERED, tmp_path)
-    (work.folder / "build" / "captions.parquet").write_bytes(b"PAR1")
+    (work.folder / "build" / "captions.parquet").write_bytes(damage)
     with pytest.raises(UserError, match=r"captions\.parquet cannot be read .*remove it and build again"):
         building.start(NUMBERED, tmp_path)
+
+
+def test_captions_of_another_recipe_are_not_drawn(tmp_path):
+    one, other = building.start(NUMBERED, tmp_path / "one"), building.start(replace(NUMBERED, seed=1), tmp_path / "two")
+    shutil.copy(other.folder / "build" / "captions.parquet", one.folder / "build" / "captions.parquet")
+    with pytest.raises(UserError, match=r"captions\.parquet has the captions of another recipe"):
+        building.start(NUMBERED, tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["data/train-00001-of-00003.parquet", "index/train-00001.npy"])
+def test_a_shard_that_changed_during_the_build_is_removed_and_drawn_again(
+    name, numbered_dataset, tmp_path, small_shards
+):
+    work = building.start(NUMBERED, tmp_path)
+    list(building.draw(work, None, 1, 3))
+    content = bytearray((work.folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (work.folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet is damaged and was removed; run the build"):
+        building.run_share(work, 0, 1, silent)
+    assert files(building.run_share(building.start(NUMBERED, tmp_path), 0, 1, silent)) == files(numbered_dataset)
+
+
+@pytest.mark.parametrize("note", [b"", b"{}", b"[]", b"\xff", b'{"files": {}, "units": {"0": {}}}'])
+def test_a_damaged_note_of_a_shard_is_drawn_again(note, numbered_dataset, tmp_path, small_shards):
+    work = building.start(NUMBERED, tmp_path)
+    list(building.draw(work, None, 0, 3))
+    (work.folder / "build" / "shards" / "00000.json").write_bytes(note)
+    with pytest.raises(UserError, match="is damaged and was removed"):
+        building.run_share(work, 0, 1, silent)
+    assert files(building.run_share(building.start(NUMBERED, tmp_path), 0, 1, silent)) == files(numbered_dataset)
+
+
+def test_a_finished_dataset_that_lacks_a_file_is_one_line_with_what_to_do(small_dataset, tmp_path):
+    folder = shutil.copytree(small_dataset, tmp_path / RECIPE.repo)
+    (folder / "index" / "train-00000.npy").unlink()
+    with pytest.raises(UserError, match=r"train-00000\.npy is missing; remove .* and build it again, or download it"):
+        building.start(RECIPE, tmp_path)
+
+
+def test_a_folder_without_its_marker_is_no_build(small_dataset, tmp_path):
+    folder = shutil.copytree(small_dataset, tmp_path / RECIPE.repo)
+    (folder / "recipe.json").unlink()
+    with pytest.raises(UserError, match=r"is no build, as it has no recipe\.json"):
+        building.start(RECIPE, tmp_path)
+
+
+def test_a_manifest_of_another_revision_is_refused(small_dataset, tmp_path):
+    folder = shutil.copytree(small_dataset, tmp_path / RECIPE.repo)
+    manifest = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(manifest | {"revision": "f" * 40}))
+    with pytest.raises(UserError, match="holds a dataset of another recipe: revision ffffffffffff"):
+        building.start(RECIPE, tmp_path)
+
+
+def test_what_a_killed_end_leaves_is_tidied(small_dataset, tmp_path):
+    folder = shutil.copytree(small_dataset, tmp_path / RECIPE.repo)
+    (folder / "build").mkdir()
+    (folder / ".dataset.json.1.abcdef01.tmp").write_text("{")
+    assert building.start(RECIPE, tmp_path) == folder
+    assert files(folder) == files(small_dataset)
+
+
+def test_two_builds_of_everything_at_once_are_refused(tmp_path):
+    log = tmp_path / "log"
+    first = begin(tmp_path / "data", 1, log)
+    wait_until(log.exists)
+    second = subprocess.run(
+        [sys.executable, "-m", "tests.datasets_scripts.building", tmp_path / "data", "1", log],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "another build of" in second.stderr and second.returncode
+    first.kill()
+    first.wait()
+
+
+def test_workers_that_never_begin_end_the_build(tmp_path):
+    """A file in the place of the folder in which they would keep their log."""
+    work = building.start(NUMBERED, tmp_path)
+    (work.folder / "build" / "log").mkdir()
+    (work.folder / "build" / "log" / "workers").touch()
+    with pytest.raises(UserError, match=r"workers end before they begin \(exit code 1\), 3 times; see the logs"):
+        building.run(work, [""], silent)
+
+
+def test_many_shares_that_end_together_do_not_disturb_each_other(thousand, tmp_path):
+    shares = [begin(tmp_path / "data", 1, tmp_path / "log", rank, 4) for rank in range(4)]
+    assert [process.wait() for process in shares] == [0] * 4
+    assert files(tmp_path / "data" / NUMBERED.repo) == files(thousand)
+
+
+def test_a_build_goes_on_signed_or_unsigned_as_it_was_begun(tmp_path):
+    chain = c2pa_certificate.write(tmp_path / "chain.pem", tmp_path / "key.pem")
+    building.start(NUMBERED, tmp_path / "plain")
+    with pytest.raises(UserError, match="was begun without C2PA signatures"):
+        building.start(NUMBERED, tmp_path / "plain", marks.C2PA(*chain))
+    building.start(NUMBERED, tmp_path / "signed", marks.C2PA(*chain))
+    with pytest.raises(UserError, match="was begun with C2PA signatures"):
+        building.start(NUMBERED, tmp_path / "signed")
+
+
+def test_a_certificate_that_does_not_do_is_noticed_before_anything_is_drawn(tmp_path):
+    chain, _ = c2pa_certificate.write(tmp_path / "chain.pem", tmp_path / "key.pem")
+    _, other = c2pa_certificate.write(tmp_path / "chain2.pem", tmp_path / "key2.pem")
+    with pytest.raises(UserError, match="cannot sign"):
+        building.start(NUMBERED, tmp_path / "data", marks.C2PA(chain, other))
+    assert not (tmp_path / "data").exists()
 
 
 # What is kept beside the rows

@@ -13,10 +13,12 @@ SCRIPT = f"""
 import sys
 from benchmark.errors import UserError
 from datasets_scripts.diffusion import Diffusers, StableDiffusion
+from datasets_scripts.text_to_image import Cost
 options = dict(steps=2, size={SIDE}, stored={SIDE}, dtype="float32", batch=1)
 for case in sys.argv[1:]:
     kind, model, revision = case.split("@")
-    draw = dict(sd=StableDiffusion, other=Diffusers)[kind](model=model, revision=revision, terms=(), **options)
+    more = options if kind == "sd" else options | dict(cost=Cost(bytes=1))
+    draw = dict(sd=StableDiffusion, other=Diffusers)[kind](model=model, revision=revision, terms=(), **more)
     try:
         (drawn,) = draw(["a cat"], [7], [3.0])
         print("drawn", drawn.image.astype(int).sum())

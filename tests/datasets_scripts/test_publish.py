@@ -392,7 +392,7 @@ def damaged(folder, how):
     ("how", "says"),
     [
         ("no manifest", "was not built to its end"),
-        ("no file", "is missing; build it again"),
+        ("no file", "is missing; remove .* and build or download it again"),
         ("cut", "the manifest says"),
         ("changed", "the manifest says"),
         ("no card", "lists no README.md"),

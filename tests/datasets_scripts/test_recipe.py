@@ -49,6 +49,24 @@ def test_revision_does_not_depend_on_the_order_of_keys():
     assert len(RECIPE.revision) == 40 and set(RECIPE.revision) <= set("0123456789abcdef")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"guidance": ()}, "one value of guidance"),
+        ({"images_per_caption": 0}, "at least one image per caption"),
+        ({"name": "../../evil"}, r"found '\.\./\.\./evil'"),
+        ({"name": ""}, "found ''"),
+    ],
+)
+def test_what_can_be_no_recipe_is_one_line(change, said):
+    with pytest.raises(UserError, match=said):
+        replace(RECIPE, **change)
+
+
+def test_whole_numbers_of_guidance_are_the_same_recipe():
+    assert replace(RECIPE, guidance=(2, 8, 4)).revision == RECIPE.revision
+
+
 def test_seeds_are_64_distinct_bits():
     ids = [Caption(f"number {number}", "numbers", "").caption_id for number in range(500)]
     seeds = [image_seed(RECIPE.revision, caption_id, index) for caption_id in ids for index in range(10)]
@@ -123,7 +141,11 @@ def test_every_recipe_has_every_size():
     [
         ("cc4m", "unknown recipe 'cc4m'; choose one of: cc12m, cc3m, laion-50m, redcaps, toy"),
         ("cc3m-20k", "unknown variant '20k' of recipe cc3m; choose a size"),
-        ("cc3m-10k-w", "unknown variant 'w' of recipe cc3m-10k; choose a size"),
+        ("cc3m-10k-w", "unknown variant 'w' of recipe cc3m; choose a size"),
+        ("cc3m-mixed-10k", "unknown variant '10k' of recipe cc3m"),
+        ("cc3m-100k-10k", "unknown variant '10k' of recipe cc3m"),
+        ("cc3m-w7.50", "unknown variant 'w7.50' of recipe cc3m"),
+        ("cc3m-w02", "unknown variant 'w02' of recipe cc3m"),
         ("cc3mixed", "unknown recipe"),
         ("", "unknown recipe"),
     ],

@@ -11,7 +11,7 @@ from benchmark.errors import UserError
 from datasets_scripts import shards
 from datasets_scripts.generate import COLUMNS
 from datasets_scripts.scenes_evaluation import _columns
-from tests.datasets_scripts.test_generate import generate
+from tests.datasets_scripts.test_generate import generate, unit
 from tests.small import NUMBERED, numbers
 
 
@@ -112,11 +112,12 @@ def test_the_digest_of_a_shard_is_that_of_its_file(parquet, tmp_path):
 
 
 def test_a_unit_is_done_when_both_its_files_stand(tmp_path):
-    store, table = shards.Units(tmp_path), generate(NUMBERED, numbers()[:3])
-    store.write(7, table, {"images": 12})
+    store = shards.Units(tmp_path)
+    table, known, _ = unit(NUMBERED, numbers()[:3])
+    store.write(7, table, known)
     assert store.done(7) and not store.done(6)
     read, facts = store.read(7)
-    assert read.to_pylist() == table.to_pylist() and facts == {"images": 12}
+    assert read.to_pylist() == table.to_pylist() and facts == known
     for suffix in ("json", "parquet"):
         store.write(7, table, {})
         (store.folder / f"0000007.{suffix}").unlink()
@@ -125,11 +126,15 @@ def test_a_unit_is_done_when_both_its_files_stand(tmp_path):
             store.read(7)
 
 
-@pytest.mark.parametrize("note", ["", "{}", "[]", '{"sha256": "0"}'])
+@pytest.mark.parametrize("note", [b"", b"{}", b"[]", b'{"sha256": "0"}', b"\xff", "without seconds"])
 def test_a_unit_that_is_not_what_was_written_is_removed(tmp_path, note):
     store = shards.Units(tmp_path)
-    store.write(0, generate(NUMBERED, numbers()[:3]), {})
-    (store.folder / "0000000.json").write_text(note)
+    table, facts, _ = unit(NUMBERED, numbers()[:3])
+    store.write(0, table, facts)
+    if note == "without seconds":
+        store.write(0, table, {name: value for name, value in facts.items() if name != "seconds"})
+    else:
+        (store.folder / "0000000.json").write_bytes(note)
     with pytest.raises(UserError, match="damaged and was removed"):
         store.read(0)
     assert not any(store.folder.iterdir())
