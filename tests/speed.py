@@ -134,11 +134,12 @@ def main() -> None:
     where = f"{datetime.date.today()}, one core of {platform.machine()}, torch {torch.__version__}, CPU."
     head = ["# Speed on a CPU", "", f"{where} Shared machine: read the ratios.", ""]
     table = ["| what | ours | the straightforward way | ratio |", "|:--|--:|--:|--:|", *rows]
-    text = "\n".join([*head, *table]) + "\n"
+    gpu = ["", "Drawing with Stable Diffusion is measured by `python -m tests.speed_gpu` where there is a GPU."]
+    text = "\n".join([*head, *table, *gpu]) + "\n"
     atomic.write_bytes(OUT, text.encode())
     print(text)
     if not torch.cuda.is_available():
-        print("No GPU here: `python -m tests.speed_gpu` measures drawing with Stable Diffusion where there is one.")
+        print("There is none here, so it was not measured.")
 
 
 if __name__ == "__main__":
