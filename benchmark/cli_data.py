@@ -105,6 +105,10 @@ def estimate(
         f"{found.units:,} units, {found.shards:,} shards, {found.bytes / 1e9:,.1f} GB (on the Hub, where it counts "
         f"against a paid quota, ${found.hub_dollars:,.2f} a month)\n"
     )
+    try:
+        chosen.captions.version  # noqa: B018
+    except UserError as error:
+        print(f"note: {error}\n")
     machines = estimating.rates(chosen)
     if probe:
         device, rate = estimating.probe(chosen)
@@ -116,7 +120,7 @@ def estimate(
         rows.append([machine, f"{rate:,.2f}", f"{hours:,.1f}", f"{hours / gpus / 24:,.2f}", money])
     print(tabulate(rows, ["machine", "images/s", "hours on one", f"days on {gpus}", "cost"], disable_numparse=True))
     for machine in [name for name in machines if name in estimating.GPUS]:
-        print(f"{machine}: {estimating.GPUS[machine].source}")
+        print(f"{machine}: scaled from {estimating.GPUS[machine].source}")
 
 
 @data.command()
@@ -197,8 +201,12 @@ def _pair(setting: str) -> tuple[str, str]:
 @data.command()
 def check(
     folder: Folder,
-    sample: Annotated[int, typer.Option(min=0, help="Draw this many images again and compare.")] = 0,
-    alignment: Annotated[str | None, typer.Option(help="Score images by a CLIP model: ViT-B-32/openai.")] = None,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Draw this many images (and whole captions) again and compare.")
+    ] = 0,
+    alignment: Annotated[
+        str | None, typer.Option(help="Score images by a CLIP model: MODEL/WEIGHTS, as ViT-B-32/openai, or MODEL/FILE.")
+    ] = None,
     worst: Annotated[int, typer.Option(min=1, help="Captions to list that images fit worst.")] = 10,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
     root: Root = DATA,
@@ -206,9 +214,12 @@ def check(
     """Check every file, row and image of a dataset against its recipe; exit with 2 if anything is wrong."""
     from benchmark import schema
     from benchmark.progress import Display
+    from datasets_scripts import alignment as aligning
     from datasets_scripts import audit, recipe
 
     manifest = schema.read_manifest(folder)
+    if alignment:
+        aligning.check_name(*_clip(alignment))
     with Display() as display:
         findings = audit.check(folder, functools.partial(display.update, "check"), workers)
         if sample:
@@ -236,9 +247,8 @@ def _alignment(folder: Path, model: str, worst: int, report: Any) -> None:
     from benchmark import schema
     from datasets_scripts import alignment
 
-    name, _, weights = model.partition("/") if ":" not in model else (model, "", "")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = alignment.alignment(folder, name, weights or None, device, 256, report, worst)
+    found = alignment.alignment(folder, *_clip(model), device, 256, report, worst)
     print(
         f"CLIPScore by {found.model}: mean {found.mean:.2f} over {found.images:,} images; {found.below_chance:.1%} do "
         f"not reach {found.chance:.2f}, which 95 of 100 do not reach beside another caption. The worst captions:"
@@ -248,11 +258,17 @@ def _alignment(folder: Path, model: str, worst: int, report: Any) -> None:
     print(f"to see them: synrep data sheet {folder} --worst")
 
 
+def _clip(model: str) -> tuple[str, str | None]:
+    """Architecture and weights; a model of the Hub has its own."""
+    name, _, weights = (model, "", "") if ":" in model else model.partition("/")
+    return name, weights or None
+
+
 @data.command(name="sheet")
 def contact_sheet(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("sheet.png"),
-    rows: Annotated[int, typer.Option(min=1, help="Captions on the sheet.")] = 12,
+    rows: Annotated[int, typer.Option(min=1, max=100, help="Captions on the sheet.")] = 12,
     worst: Annotated[
         bool, typer.Option("--worst", help="Those that images fit worst, after check --alignment.")
     ] = False,

@@ -87,6 +87,8 @@ def read_manifest(folder: Path) -> Manifest:
         UserError: absent (the build did not finish) or malformed.
     """
     path = folder / MANIFEST
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; name the folder of a dataset ({path} is missing)")
     try:
         manifest = Manifest(**json.loads(path.read_text()))
         if not (isinstance(manifest.files, dict) and isinstance(manifest.rows, dict)):

@@ -9,6 +9,8 @@ What a generator ignores is thereby seen, as in Figure 7 of StableRep (arXiv 230
 import difflib
 import heapq
 import io
+import logging
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,33 +117,49 @@ def _units(folder: Path, manifest: schema.Manifest) -> Iterator[list[Row]]:
             yield rows
 
 
+def check_name(model: str, pretrained: str | None) -> None:
+    """Whether open_clip knows the model and its weights, before anything is loaded.
+
+    Raises:
+        UserError: it does not; says which there are.
+    """
+    import open_clip
+
+    known = open_clip.list_models()
+    if ":" in model:
+        return
+    if model not in known:
+        near = ", ".join(difflib.get_close_matches(model, known, 5, 0.3))
+        raise UserError(f"unknown CLIP model {model!r}; wanted MODEL/WEIGHTS, of {len(known)} models near is: {near}")
+    if pretrained is None or not (Path(pretrained).is_file() or _tagged(model, pretrained)):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise UserError(f"unknown weights {pretrained!r} of CLIP model {model}; choose a file or one of: {tags}")
+
+
 class _Scorer:
     """A CLIP model on a device."""
 
     def __init__(self, model: str, pretrained: str | None, device: str, batch: int) -> None:
         import open_clip
 
-        known = open_clip.list_models()
-        if ":" in model:
-            pretrained = None
-        elif model not in known:
-            near = ", ".join(difflib.get_close_matches(model, known, 5, 0.3))
-            raise UserError(f"unknown CLIP model {model!r} (of {len(known)} that there are, near is: {near})")
-        elif pretrained is None or not (Path(pretrained).is_file() or _tagged(model, pretrained)):
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-            raise UserError(f"unknown weights {pretrained!r} of CLIP model {model}; choose a file or one of: {tags}")
+        check_name(model, pretrained)
+        pretrained = None if ":" in model else pretrained
         self.name = f"{model}/{Path(pretrained).name}" if pretrained else model
         self.device, self.batch = device, batch
+        before = logging.root.manager.disable
+        logging.disable()  # the Hub's client reports every retry, open_clip every failure
         try:
             self.model, _, self.preprocess = open_clip.create_model_and_transforms(
                 model, pretrained=pretrained, device=device
             )
             self.tokenizer = open_clip.get_tokenizer(model)
         except Exception as error:  # of open_clip, torch, the Hub's client and its network
-            reason = " ".join(str(error).split())[:200]
+            reason = textwrap.shorten(" ".join(str(error).split()), 200, placeholder=" ...")
             raise UserError(
-                f"cannot load CLIP model {self.name} on {device} ({reason}); offline, give a file"
+                f"cannot load CLIP model {self.name} on {device} ({reason}); without a network give MODEL/FILE"
             ) from error
+        finally:
+            logging.disable(before)
         self.model.eval()
 
     def __call__(self, rows: list[Row]) -> tuple[list[list[float | None]], list[list[float | None]]]:

@@ -134,9 +134,13 @@ def hub(source: Source, repo: str) -> Found:
             "`hf auth login`"
         ) from error
     except errors.OfflineModeIsEnabled as error:
-        raise UserError(f"HF_HUB_OFFLINE forbids asking the Hub for {repo}; unset it, or give a local file") from error
+        raise UserError(
+            f"HF_HUB_OFFLINE forbids asking the Hub for {repo}; unset it, or give a local file with --origin"
+        ) from error
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # that of the httpx it has
-        raise UserError(f"cannot fetch {repo} from the Hub ({error}); try again, or give a local file") from error
+        raise UserError(
+            f"cannot fetch {repo} from the Hub ({error}); try again, or give a local file with --origin"
+        ) from error
     return Found(tuple(Path(file) for file in files), {"repo": repo, "commit": info.sha, "files": names})
 
 

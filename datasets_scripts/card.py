@@ -112,7 +112,7 @@ def _table(heads: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _what(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequence[str]) -> str:
-    failed = ", ".join(f"{count:,} {escaped(reason)}" for reason, count in sorted(statistics["failed"].items()))
+    failed = ", ".join(f"{count:,} ({escaped(reason)})" for reason, count in sorted(statistics["failed"].items()))
     rows = [
         ("captions", f"{statistics['captions']:,}"),
         ("images", f"{statistics['images']:,}"),
@@ -120,12 +120,13 @@ def _what(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequen
         ("not drawn", failed or "0"),
         ("size", f"{statistics['bytes'] / 1e9:,.2f} GB"),
         *((f"rows in {escaped(split)}", f"{count:,}") for split, count in sorted(manifest.rows.items())),
-        *((f"images at guidance {escaped(str(g))}", f"{n:,}") for g, n in _by_number(statistics["guidance"])),
+        *((f"images asked for at guidance {escaped(str(g))}", f"{n:,}") for g, n in _by_number(statistics["guidance"])),
     ]
     if statistics["nsfw_scored"]:
         hidden = f"{statistics['nsfw_above_zero']:,} of {statistics['nsfw_scored']:,}"
         rows.append(("images that the model's safety checker would have hidden", hidden))
-    sheet = f"\n![Some captions and their images]({schema.SHEET})\n" if schema.SHEET in manifest.files else ""
+    picture = f"\n![Some captions and their images]({schema.SHEET})\n\nThe number on an image is its guidance.\n"
+    sheet = picture if schema.SHEET in manifest.files else ""
     shown = "".join(f"\n- {escaped(sample)}" for sample in samples)
     shown = f"\nSome captions:\n{shown}\n" if shown else ""
     return f"""# {manifest.repo}
@@ -171,17 +172,27 @@ rows = load_dataset("{manifest.repo}", split="{split}", revision="<commit>", str
 print(rows.features)  # images: List(Image())
 ```
 
+| column | what it holds |
+| --- | --- |
+| `caption_id`, `caption` | the text, and the start of its SHA-256 as a signed 64-bit number |
+| `source`, `source_id` | where the caption is from, and the address or id of its row there |
+| `images` | all images of the caption; null where one could not be drawn |
+| `seeds`, `guidance` | of each image |
+| `status` | of each image: "ok", or why it is null |
+| `nsfw` | of each image: above zero the model's own safety checker would have hidden it; none is hidden here |
+
 Give the commit that you use: later versions replace the files. Image bytes lie uncompressed and in one piece in
 `data/{split}-*.parquet`; `index/{split}-*.npy` has the offset and length of each, int64
 (rows, {manifest.images_per_row}, 2), for reading some images of a row from a local copy or by HTTP range.
-`{schema.MANIFEST}` has the SHA-256 of every file.
+`{schema.MANIFEST}` has the SHA-256 of rows, indices, sheet and card.
 """
 
 
 def _terms(terms: Sequence[Terms]) -> str:
     listed = "\n".join(
         f"- **{escaped(each.of)}** ({escaped(each.licence)}"
-        f"{'' if each.commercial else ', **non-commercial use only**'}): {escaped(each.text)} <{each.url}>"
+        f"{'' if each.commercial else ', **non-commercial use only**'}): {escaped(each.text)}"
+        f"{f' <{each.url}>' if each.url else ''}"
         for each in terms
     )
     return f"""## Terms
@@ -191,7 +202,7 @@ The dataset is under the terms of everything that it is made from, all at once:
 {listed}
 
 **Mark of origin**: every image file says in its XMP that it is synthetic (IPTC digital source type
-`trainedAlgorithmicMedia` where a trained model drew it); keep the mark.
+`trainedAlgorithmicMedia` where a trained model drew it, `algorithmicMedia` where a program did); keep the mark.
 """
 
 

@@ -341,7 +341,7 @@ def _reason(error: BaseException) -> str:
         errors.RepositoryNotFoundError: "no such model, or it is private; check its id and run `hf auth login`",
         errors.OfflineModeIsEnabled: "it is not in the cache and HF_HUB_OFFLINE is set; unset it or download it before",
         errors.LocalEntryNotFoundError: "it is not in the cache and the Hub does not answer; check the network",
-        errors.HTTPError: "the Hub does not answer as it should; try again",  # type: ignore[attr-defined]
+        errors.HTTPError: "the Hub does not answer; check the network and try again",  # type: ignore[attr-defined]
     }
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:

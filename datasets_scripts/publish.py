@@ -272,9 +272,9 @@ def _line(error: BaseException, repo: str, revision: str) -> str | None:  # noqa
         case ValueError() if text.startswith("Invalid metadata in README.md"):
             return f"the Hub refuses the card of {repo}: {' '.join(text.splitlines()[1:])[:300]}"
         case ConnectionError() | TimeoutError():
-            return f"the network was lost on the way to dataset {repo}; {again}"
+            return f"the Hub cannot be reached for dataset {repo}; check the network and {again}"
     if type(error).__module__.startswith("httpx"):
-        return f"the network was lost on the way to dataset {repo}; {again}"
+        return f"the Hub cannot be reached for dataset {repo}; check the network and {again}"
     return None
 
 

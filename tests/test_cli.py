@@ -110,7 +110,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ),
         ("data build nosuch", ["recipe 'nosuch'", "choose one of: cc12m, cc3m, laion-50m, redcaps, toy"]),
         ("data build toy nosuch", ["recipe 'nosuch'"]),
-        ("data build toy-11k", ["unknown variant '11k' of recipe scenes-toy", "a size (10k, 100k, 1m, full)"]),
+        ("data build toy-11k", ["unknown variant '11k' of recipe toy", "a size (10k, 100k, 1m, full)"]),
         ("data build toy --share 3", ["wanted --share RANK/WORLD_SIZE", "0/8", "found '3'"]),
         ("data build toy --share 8/8", ["wanted --share RANK/WORLD_SIZE", "found '8/8'"]),
         ("data build toy --on moon", ["--on", "'here', 'slurm', 'ray'"]),

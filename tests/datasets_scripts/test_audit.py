@@ -633,7 +633,7 @@ def test_captions_that_the_generator_ignored_are_listed_and_can_be_seen(numbered
 @pytest.mark.parametrize(
     ("model", "pretrained", "message"),
     [
-        ("ViT-B-33", "openai", r"unknown CLIP model 'ViT-B-33' \(of \d+ that there are, near is: ViT-B-32"),
+        ("ViT-B-33", "openai", r"unknown CLIP model 'ViT-B-33'; wanted MODEL/WEIGHTS, of \d+ models near is: ViT-B-32"),
         ("ViT-B-32", "nope", "unknown weights 'nope' of CLIP model ViT-B-32; choose a file or one of: openai"),
         ("ViT-B-32", None, "unknown weights None"),
     ],

@@ -110,9 +110,13 @@ def test_terms_of_every_source_are_shown():
 def test_counts_are_those_of_the_statistics():
     page = rendered(written())
     rows = table(page, "<h1>")
-    assert rows["captions"] == f"{10_000:,}" and rows["images"] == "39,997" and rows["not drawn"] == "2 black, 1 nan"
-    assert rows["images at guidance 2.0"] == "20,000" and rows["images at guidance 10.0"] == "19,997"
-    assert list(rows).index("images at guidance 2.0") < list(rows).index("images at guidance 10.0")
+    assert (
+        rows["captions"] == f"{10_000:,}" and rows["images"] == "39,997" and rows["not drawn"] == "2 (black), 1 (nan)"
+    )
+    assert (
+        rows["images asked for at guidance 2.0"] == "20,000" and rows["images asked for at guidance 10.0"] == "19,997"
+    )
+    assert list(rows).index("images asked for at guidance 2.0") < list(rows).index("images asked for at guidance 10.0")
     assert rows["size"] == "1.23 GB" and rows["rows in validation"] == "10"
     assert rows["images that the model's safety checker would have hidden"] == "17 of 39,998"
     assert table(page, "<h2>Recipe")["device"] == "H100; H200"
@@ -123,7 +127,7 @@ def test_counts_are_those_of_the_statistics():
 def test_what_was_not_counted_is_not_shown():
     statistics = copy.deepcopy(STATISTICS) | {"nsfw_above_zero": 0, "nsfw_scored": 0, "failed": {}}
     page = rendered(written(statistics=statistics))
-    assert "safety checker" not in page
+    assert "safety checker would have hidden" not in page.split("<h2>")[0]
     assert table(page, "<h1>")["not drawn"] == "0"
 
 

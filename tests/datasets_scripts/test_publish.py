@@ -343,7 +343,7 @@ def test_what_the_hub_refuses_is_one_line_each(lfs, tmp_path):
         "this token may not do that to dataset somebody/else": start(lfs, *other, home=home),
         "set HF_HUB_DISABLE_XET=1": start(lfs, *go, home=home, HF_HUB_DISABLE_XET="0"),
         "HF_HUB_OFFLINE=1": start(lfs, *go, home=home, HF_HUB_OFFLINE="1"),
-        "is not the name of a dataset": start(lfs, "publish", folder, "a/b/c", False, home=home),
+        "as ORG/NAME, found 'a/b/c'": start(lfs, "publish", folder, "a/b/c", False, home=home),
     }
     for wanted, client in clients.items():
         line = refused(client)
@@ -366,7 +366,7 @@ def test_a_hub_out_of_reach_is_one_line(lfs, tmp_path):
     folder, home = made(tmp_path / "dataset"), tmp_path / "home"
     lfs.server.server_close()
     line = refused(start(lfs, "publish", folder, None, False, home=home))
-    assert f"the network was lost on the way to dataset {REPO}" in line
+    assert f"the Hub cannot be reached for dataset {REPO}" in line
 
 
 def damaged(folder, how):
