@@ -40,6 +40,7 @@ STATUS = "status"
 NSFW = "nsfw"
 """Of each image, where the model has a safety checker: above zero it would have hidden the image."""
 
+STARTED = "recipe.json"
 CARD = "README.md"
 MANIFEST = "dataset.json"
 STATISTICS = "statistics.json"

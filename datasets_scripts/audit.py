@@ -28,8 +28,7 @@ BALANCE = 5.0
 """Standard deviations by which the count of a guidance may miss what uniform caption ids give."""
 TOLERANCE = 4.0
 """Mean absolute difference of an image drawn again: another batch or GPU changes low bits, another seed everything."""
-STARTED = "recipe.json"
-UNLISTED = (schema.MANIFEST, STARTED, schema.STATISTICS, "alignment.parquet", ".gitattributes")
+UNLISTED = (schema.MANIFEST, schema.STARTED, schema.STATISTICS, "alignment.parquet", ".gitattributes")
 """Files that the manifest does not list and that may be there; and what the Hub's client keeps in `.cache`."""
 
 Report = Callable[[int, int, str], None]
@@ -74,12 +73,13 @@ def _check_recipe(folder: Path, manifest: schema.Manifest, findings: Findings) -
     if (found := revision_of(manifest.recipe)) != manifest.revision:
         findings.add("revision", f"{schema.MANIFEST}: revision {manifest.revision[:12]}, its recipe gives {found[:12]}")
     try:
-        claimed = json.loads((folder / STARTED).read_text())
-    except (OSError, ValueError) as error:
-        findings.add("recipe", f"{STARTED}: cannot be read ({error})")
+        claimed = json.loads((folder / schema.STARTED).read_text())
+        same = (claimed["revision"], claimed["recipe"]) == (manifest.revision, manifest.recipe)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        findings.add("recipe", f"{schema.STARTED}: cannot be read ({error})")
     else:
-        if claimed != {"revision": manifest.revision, "recipe": manifest.recipe}:
-            findings.add("recipe", f"{STARTED}: recipe and revision are not those of {schema.MANIFEST}")
+        if not same:
+            findings.add("recipe", f"{schema.STARTED}: recipe and revision are not those of {schema.MANIFEST}")
     if of_captions(manifest) and (wanted := manifest.recipe["images_per_caption"]) != manifest.images_per_row:
         findings.add("counts", f"{schema.MANIFEST}: {manifest.images_per_row} images per row, the recipe says {wanted}")
 

@@ -29,7 +29,6 @@ from datasets_scripts.recipe import Caption, Recipe
 from datasets_scripts.statistics import summary
 
 SPLIT = "train"
-STARTED = "recipe.json"
 TASK_UNITS = 4
 """Units of a task, which is a datatrove rank: few, so that workers end together; not one, since each leaves a log."""
 
@@ -43,11 +42,11 @@ def claim(folder: Path, revision: str, declaration: dict[str, Any], signed: bool
     Raises:
         UserError: the folder holds another recipe, or what is not known; its images are signed or not, unlike wanted.
     """
-    marker = folder / STARTED
+    marker = folder / schema.STARTED
     wanted = {"revision": revision, "recipe": declaration} | ({"c2pa": True} if signed else {})
     if not marker.exists():
         if any((folder / name).exists() for name in ("data", shards.BUILD, schema.MANIFEST)):
-            raise UserError(f"{folder} holds something that is no build, as it has no {STARTED}; choose another folder")
+            raise UserError(f"{folder} is no build, as it has no {schema.STARTED}; choose another folder, or remove it")
         atomic.write_json(marker, wanted)
         return False
     try:
@@ -241,7 +240,7 @@ def finish(work: Work) -> Path | None:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process puts this dataset together; a process that dies gives its turn up."""
-    with (folder / STARTED).open("r+") as file:
+    with (folder / schema.STARTED).open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -32,7 +32,7 @@ Report = Callable[[str], None]
 
 STALE = ["data/*", "index/*"]
 """What belongs to one version of a dataset, and is deleted where a new one has no such file."""
-BESIDE = ("recipe.json", schema.STATISTICS)
+BESIDE = (schema.STARTED, schema.STATISTICS)
 """Published where they are there; not in the manifest, since they differ from build to build."""
 IMAGES_READ_BACK = 16
 

@@ -22,7 +22,7 @@ from PIL import Image
 from benchmark import atomic, schema
 from benchmark.errors import UserError
 from datasets_scripts import build as building
-from datasets_scripts import executor, marks, scenes, shards
+from datasets_scripts import audit, executor, marks, scenes, shards
 from datasets_scripts.build import build, claim
 from datasets_scripts.recipe import image_guidance, image_seed
 from tests.datasets_scripts import building as example
@@ -642,3 +642,13 @@ def test_whoever_comes_to_the_end_second_finds_a_finished_dataset(numbered_datas
     assert building.finish(work) == building.finish(work)
     list(building.draw(work, None, 0, 1))
     assert files(work.folder) == files(numbered_dataset), "nothing is drawn again, and nothing is left"
+
+
+def test_a_signed_dataset_says_so_is_signed_throughout_and_passes_its_audit(tmp_path):
+    chain = c2pa_certificate.write(tmp_path / "chain.pem", tmp_path / "key.pem")
+    recipe = replace(NUMBERED, captions=Listed(functools.partial(first, 10), "first 10"))
+    folder = building.run_share(building.start(recipe, tmp_path, marks.C2PA(*chain)), 0, 1, silent)
+    assert json.loads((folder / "recipe.json").read_text())["c2pa"] is True
+    images = [image["bytes"] for row in pq.read_table(folder / "data").to_pylist() for image in row[schema.IMAGES]]
+    assert len(images) == 40 and all(b"c2pa" in image for image in images)
+    assert [str(finding) for finding in audit.check(folder, silent) if finding.error] == []

@@ -292,3 +292,18 @@ def test_a_folder_that_is_no_model_is_one_line(tmp_path):
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(UserError, match=r"cannot load .*check the id, or name another model"):
         list(replace(FIRST, model=str(tmp_path))(["a cat"], [1], [2.0]))
+
+
+def test_the_networks_are_one_graph_each_for_all_batches(folder):
+    """As they are compiled on a GPU: nothing breaks the graphs, and no batch compiles them again."""
+    whole = replace(FIRST, model=folder, steps=STEPS + 1)  # networks of its own
+    plain = [result.image.astype(int) for result in whole(CAPTIONS, SEEDS, GUIDANCE)]
+    networks = diffusion._networks(whole)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    networks.unet = torch.compile(networks.unet, fullgraph=True, backend="eager")
+    networks.decode = torch.compile(networks.decode, fullgraph=True, backend="eager")
+    compiled = [result.image.astype(int) for result in whole(CAPTIONS, SEEDS, GUIDANCE)]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert all(np.abs(one - other).max() <= 1 for one, other in zip(plain, compiled, strict=True))
+    diffusion._networks.cache_clear()
