@@ -21,8 +21,8 @@ from PIL import Image
 
 from benchmark import atomic, schema
 from benchmark.errors import UserError
-from datasets_scripts import build as building
 from datasets_scripts import audit, executor, marks, scenes, shards
+from datasets_scripts import build as building
 from datasets_scripts.build import build, claim
 from datasets_scripts.recipe import image_guidance, image_seed
 from tests.datasets_scripts import building as example
