@@ -236,7 +236,7 @@ def check(
         print(finding)
     errors = sum(finding.error for finding in findings)
     if errors:
-        raise UserError(f"{folder} has errors ({errors} listed above); build or download it again")
+        raise UserError(f"{folder} has errors ({errors} listed above); remove it and build or download it again")
     rows = sum(manifest.rows.values())
     print(f"{folder}: {rows:,} rows, {len(manifest.files)} files, revision {manifest.revision}: no error")
 

@@ -312,7 +312,7 @@ def build(recipe: Recipe, data: Path, slots: list[str], report: Report, c2pa: ma
 @contextlib.contextmanager
 def _the_only_build(folder: Path) -> Iterator[None]:
     """Refuse two builds of everything at once: each would draw what the other draws."""
-    with (folder / shards.BUILD / "captions.parquet").open("rb") as file:
+    with _captions_path(folder).open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -12,8 +12,9 @@ from datasets_scripts.generate import device
 from datasets_scripts.recipe import Recipe
 
 ROW_BYTES = 300
-"""Of a row besides its images: caption, source, and 45 bytes for each image's seed, guidance, status and path."""
+"""Of a row: caption, source and their ids."""
 IMAGE_ROW_BYTES = 45
+"""Of an image besides its file: seed, guidance, status, score and path."""
 INDEX_BYTES = 16
 """Per image, of the byte-offset index."""
 HUB_DOLLARS = 12.0

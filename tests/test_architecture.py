@@ -246,7 +246,7 @@ def test_no_committed_file_holds(kind: str) -> None:
         ("a registry address", "PIP_FIND_LINKS=/wheels"),
         ("a registry address", "see https://pypi.org/project/x"),
         ("a registry address", "https://mirror.example.org/root/simple/"),
-        ("a path of one machine", 'Path("/work/main/data")'),
+        ("a path of one machine", 'Path("/home/ann/data")'),
         ("a path of one machine", "in /root/.cache"),
     ],
 )
