@@ -69,9 +69,9 @@ class StableRepPlusModel(Model):
         """Keep the inverse temperature between 1 and 100."""
         self.logit_scale.data.clamp_(0, math.log(100))
 
-    def embed_images(self, images_B3HW: Tensor) -> Tensor:
+    def project_images(self, features_BD: Tensor) -> Tensor:
         """Unit vectors (B, joint)."""
-        return F.normalize(self.image_projection(self.encode_images(images_B3HW)), dim=1)
+        return F.normalize(self.image_projection(features_BD), dim=1)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors (T, joint)."""

@@ -10,7 +10,7 @@ Departures from StableRep: the blur is a true Gaussian, not PIL's box approximat
 Shapes: B images, V views, HW image pixels, S view size, R rows of a resize matrix.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,17 +34,37 @@ def normalise(images_B3HW: Tensor) -> Tensor:
     return (images_B3HW - mean) / std
 
 
-def evaluation_transform(size: int) -> Callable[[np.ndarray], Tensor]:
-    """uint8 RGB (H, W, 3) -> normalised (3, size, size): bicubic resize of the short side, then the centre."""
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """How images reach a frozen network; all of it is part of the features' key.
 
-    def transform(image_HW3: np.ndarray) -> Tensor:
+    uint8 RGB (H, W, 3): its short side is resized to `zoom` times `size`, the centre is cut out and normalised.
+    """
+
+    size: int
+    zoom: float = 1.0
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+    def __call__(self, image_HW3: np.ndarray) -> Tensor:
+        """Normalised float32 (3, size, size)."""
+        image, short = torch.tensor(image_HW3).permute(2, 0, 1), round(self.size * self.zoom)
+        if self.zoom != 1 or image.shape[1:] != (self.size, self.size):
+            image = tv.resize(image, [short], InterpolationMode(self.interpolation), antialias=True)
+            image = tv.center_crop(image, [self.size, self.size])
+        return self._normalised(image)
+
+    def random_view(self, image_HW3: np.ndarray, generator: torch.Generator) -> Tensor:
+        """A crop of 8 to 100 % of the area, bilinear, flipped half of the time: the usual training view of a probe."""
         image = torch.tensor(image_HW3).permute(2, 0, 1)
-        if image.shape[1:] != (size, size):
-            image = tv.resize(image, [size], InterpolationMode.BICUBIC, antialias=True)
-            image = tv.center_crop(image, [size, size])
-        return normalise(image.float() / 255)
+        top, left, height, width = (int(side) for side in random_crops(1, *image.shape[1:], (0.08, 1.0), generator))
+        image = tv.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
+        return self._normalised(image.flip(2) if torch.rand((), generator=generator) < 0.5 else image)
 
-    return transform
+    def _normalised(self, image_3HW: Tensor) -> Tensor:
+        mean_311, std_311 = (torch.tensor(part).view(3, 1, 1) for part in (self.mean, self.std))
+        return (image_3HW.float() / 255 - mean_311) / std_311
 
 
 def augment(images_V3HW: Tensor, settings: Augmentation, size: int, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 
 from benchmark.encoders import build_vit
 from benchmark.errors import UserError
-from benchmark.interfaces import Batch, Encoder, ImageTextModel, Method, Model
+from benchmark.interfaces import EMBEDDING, Batch, Encoder, ImageTextModel, Method, Model
 
 ENCODER = Encoder(image_size=16, patch=8, width=32, depth=1, heads=2)
 CAPTIONS = 6
@@ -87,7 +87,7 @@ def check_joint_space(method: Method) -> None:
     model = build(method).eval()
     if not isinstance(model, ImageTextModel):
         return
-    images, texts = model.embed_images(toy_batch(method).images_V3HW), model.embed_texts(["a cat", "a dog"])
+    images, texts = model.image_layers(toy_batch(method).images_V3HW)[EMBEDDING], model.embed_texts(["a cat", "a dog"])
     _require(images.shape[1] == texts.shape[1], f"widths differ: images {images.shape[1]}, texts {texts.shape[1]}")
     for name, vectors in (("images", images), ("texts", texts)):
         norms = vectors.norm(dim=1)

@@ -1,11 +1,12 @@
-"""A frozen encoder and its feature store: each image of a dataset goes through each network once.
+"""A frozen encoder and its feature store: each image of a dataset goes through the network once, for all layers.
 
-Every evaluation reads from here, so the linear probe and few-shot share one pass. A stored file holds float16 values
-and the key it was computed under: weights, transform, dataset (revision, split, ids), layer, precision. Whatever is
-returned comes from those float16 values, so a cold and a warm store give the same numbers. The batch size is not in
-the key: it changes nothing beyond that rounding.
+Every evaluation reads from here, so probe, kNN, few-shot and zero-shot share one pass. A folder of the store belongs to
+one key: weights, transform, dataset (revision, split, ids), precision. It holds shards of 1,024 rows, each written
+whole or not at all, so that a pass which was killed goes on. Values are float16, and what is returned comes from those:
+a cold and a warm store give the same numbers. Neither batch size nor workers are in the key: they change nothing
+beyond that rounding.
 
-Shapes: B images in a batch, N images, T texts, D dimensions, HW pixels.
+Shapes: B images in a batch, N images, M of them, T texts, D dimensions, HW pixels.
 """
 
 import hashlib
@@ -13,23 +14,28 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmark.atomic import write_bytes
+from benchmark.atomic import write_bytes, write_json
+from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
-from benchmark.interfaces import ImageTextModel, LabelledImages, Model
+from benchmark.interfaces import EMBEDDING, Geometry, LabelledImages, Network
 
-PRECISION = np.float16
+STORED = np.float16
+SHARD = 1024
+AHEAD = 2
+"""Batches that are decoded while the network works on one."""
 
-Transform = Callable[[np.ndarray], Tensor]
-"""uint8 RGB (H, W, 3) -> normalised float (3, image_size, image_size)."""
+Layers = dict[str, np.ndarray]
 
 
 def sha256_json(value: Any) -> str:
@@ -38,45 +44,62 @@ def sha256_json(value: Any) -> str:
 
 
 class FrozenEncoder:
-    """`model` in eval mode, as evaluations see it (a `Subject`)."""
+    """A network in eval mode, as evaluations see it (a `Subject`).
+
+    `layer` is what `features` returns, by default the network's first. `workers` threads read and decode images.
+    On a GPU the network runs in bfloat16, on a CPU in float32.
+    """
 
     def __init__(
         self,
-        model: Model,
+        network: nn.Module,
         *,
-        image_size: int,
+        transform: EvaluationTransform,
         weights_sha256: str,
-        transform: Transform,
-        transform_id: str,
+        layer: str | None = None,
         store: Path | None = None,
         device: str | torch.device = "cpu",
         batch_size: int = 64,  # on a CPU, 30 % faster than 256
+        workers: int = 0,
     ) -> None:
         self._device = torch.device(device)
-        self._model = model.eval().to(self._device)
-        self._image_size = image_size
-        self._weights_sha256 = weights_sha256
+        self._module = network.eval().to(self._device)
+        self._network = cast(Network, network)
         self._transform = transform
-        self._transform_id = transform_id
         self._store = store
         self._batch_size = batch_size
-        self.embeds_texts = isinstance(model, ImageTextModel)
+        self._workers = workers
+        self._half = self._device.type == "cuda"
+        self.encoded = {"images": 0, "texts": 0}
+        """How much went through the networks so far."""
+        self.layers = tuple(self._encode(torch.zeros(1, 3, transform.size, transform.size)))
+        if layer not in {None, *self.layers}:
+            raise UserError(f"the network has no layer {layer}; choose one of: {', '.join(self.layers)}")
+        self._layer = layer or self.layers[0]
+        self.embeds_texts = EMBEDDING in self.layers and hasattr(network, "embed_texts")
+        self.facts: Mapping[str, Any] = {
+            "weights_sha256": weights_sha256,
+            "layer": self._layer,
+            "transform": asdict(transform),
+            "precision": "bfloat16" if self._half else "float32",
+        }
 
-    def features(self, images: LabelledImages) -> np.ndarray:
+    def features(self, images: LabelledImages, geometry: Geometry = Geometry()) -> np.ndarray:
         """Encoder features (N, D), float32.
 
         Raises:
             UserError: a value is not finite, an image cannot be read, or the store holds something else.
         """
-        return self._stored(images, "features", self._model.encode_images)
+        return self._of(images, self._layer, geometry)
 
     def image_embeddings(self, images: LabelledImages) -> np.ndarray:
         """Unit vectors (N, D) in the joint space, float32.
 
         Raises:
-            UserError: as `features`, and for a model without a joint space.
+            UserError: as `features`, and for a network without a joint space.
         """
-        embeddings_ND = self._stored(images, "embedding", self._joint().embed_images)
+        self._require_texts()
+        embeddings_ND = self._of(images, EMBEDDING, Geometry())
         norms_N1 = np.linalg.norm(embeddings_ND, axis=1, keepdims=True)  # float16 left them a little off one
         return embeddings_ND / np.maximum(norms_N1, 1e-12)
 
@@ -85,81 +108,117 @@ class FrozenEncoder:
         """Unit vectors (T, D) in the joint space, float32; every distinct text is encoded once.
 
         Raises:
-            UserError: a value is not finite, or the model has no joint space.
+            UserError: a value is not finite, or the network has no joint space.
         """
-        model = self._joint()
+        self._require_texts()
         row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         distinct = list(row_of)
         batches = [distinct[at : at + self._batch_size] for at in range(0, len(distinct), self._batch_size)]
-        embeddings_TD = np.concatenate([model.embed_texts(batch).float().cpu().numpy() for batch in batches])
+        embed: Callable[[list[str]], Tensor] = self._module.embed_texts
+        embeddings_TD = np.concatenate([embed(batch).float().cpu().numpy() for batch in batches])
+        self.encoded["texts"] += len(distinct)
         if not np.isfinite(embeddings_TD).all():
             raise UserError("the text tower gives NaN or infinite values; check the checkpoint")
         return embeddings_TD[[row_of[text] for text in texts]]
 
-    def _joint(self) -> ImageTextModel:
-        if not isinstance(self._model, ImageTextModel):
-            raise UserError(f"{type(self._model).__name__} has no text tower; zero-shot evaluations need one")
-        return self._model
+    def random_views(self, images: LabelledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+        """Features (M, D) of a random crop and flip of each row, fixed by `epoch`, `seed` and row; never stored."""
 
-    def _stored(self, images: LabelledImages, layer: str, encode: Callable[[Tensor], Tensor]) -> np.ndarray:
-        if self._store is None:
-            return self._encoded(images, encode).astype(np.float32)
-        key = self._key(images, layer)
-        path = self._store / f"{sha256_json(key)}.npz"
-        values_ND = _read(path, key)
-        if values_ND is None:
-            values_ND = self._encoded(images, encode)
-            buffer = io.BytesIO()
-            np.savez(buffer, key=np.array(json.dumps(key, sort_keys=True)), values=values_ND)
-            write_bytes(path, buffer.getvalue())
-        return values_ND.astype(np.float32)
+        def load(row: int) -> Tensor:
+            digest = hashlib.blake2b(f"{seed}/{epoch}/{row}".encode(), digest_size=8).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+            return self._transform.random_view(images.read(row), generator)
 
-    def _key(self, images: LabelledImages, layer: str) -> dict[str, Any]:
+        return self._pass(images, [int(row) for row in rows_M], load)[self._layer].astype(np.float32)
+
+    def _require_texts(self) -> None:
+        if not self.embeds_texts:
+            raise UserError(f"{type(self._module).__name__} has no text tower; zero-shot evaluations need one")
+
+    def _of(self, images: LabelledImages, layer: str, geometry: Geometry) -> np.ndarray:
+        transform = replace(self._transform, zoom=geometry.zoom, interpolation=geometry.interpolation)
+        folder = self._folder(images, transform) if self._store else None
+        parts = []
+        for start in range(0, len(images), SHARD):
+            rows = range(start, min(start + SHARD, len(images)))
+            path = folder / f"{start:08d}.npz" if folder else None
+            values = _read(path, self.layers, len(rows)) if path else None
+            if values is None:
+                values = self._pass(images, rows, lambda row: transform(images.read(row)))
+                if path:
+                    buffer = io.BytesIO()
+                    np.savez(buffer, allow_pickle=False, **values)
+                    write_bytes(path, buffer.getvalue())
+            parts.append(values[layer])
+        return np.concatenate(parts).astype(np.float32)
+
+    def _folder(self, images: LabelledImages, transform: EvaluationTransform) -> Path:
         dataset = asdict(images.identity)
         if "id" in images.columns:  # images with ids of their own: other labels on them are the same images
             dataset["ids_sha256"] = sha256_json(images.columns["id"])
-        return {
-            "weights_sha256": self._weights_sha256,
-            "transform": self._transform_id,
-            "image_size": self._image_size,
-            "dataset": dataset,
-            "layer": layer,
-            "precision": PRECISION.__name__,
-        }
+        key = {**self.facts, "transform": asdict(transform), "dataset": dataset, "layer": list(self.layers)}
+        assert self._store is not None
+        folder = self._store / sha256_json(key)
+        path, wanted = folder / "key.json", json.loads(json.dumps(key))
+        try:
+            found = json.loads(path.read_text()) if path.exists() else None
+        except (OSError, ValueError):
+            found = None
+        if found is None:
+            write_json(path, wanted)
+        elif found != wanted:
+            raise UserError(f"{folder} holds features of {found}, wanted {wanted}; remove the folder")
+        return folder
+
+    def _pass(self, images: LabelledImages, rows: Sequence[int], load: Callable[[int], Tensor]) -> Layers:
+        """All layers of these rows, in float16."""
+        parts: dict[str, list[np.ndarray]] = {layer: [] for layer in self.layers}
+        for images_B3HW in self._batches(rows, load):
+            for layer, values_BD in self._encode(images_B3HW).items():
+                with np.errstate(over="ignore"):  # too large for float16: infinite, and refused below
+                    parts[layer].append(values_BD.float().cpu().numpy().astype(STORED))
+        self.encoded["images"] += len(rows)
+        values = {layer: np.concatenate(batches) for layer, batches in parts.items()}
+        for layer, values_MD in values.items():
+            bad = np.flatnonzero(~np.isfinite(values_MD).all(axis=1))
+            if len(bad):
+                raise UserError(
+                    f"{len(bad)} of {len(rows)} rows of layer {layer} of {images.name} are NaN, infinite or above "
+                    f"float16, the first is row {rows[bad[0]]}; check the checkpoint"
+                )
+        return values
+
+    def _batches(self, rows: Sequence[int], load: Callable[[int], Tensor]) -> Iterator[Tensor]:
+        """The images of these rows in order, decoded by the workers a few batches ahead."""
+        batches = [rows[at : at + self._batch_size] for at in range(0, len(rows), self._batch_size)]
+        if not self._workers:
+            yield from (torch.stack([load(row) for row in batch]) for batch in batches)
+            return
+        with ThreadPoolExecutor(self._workers) as pool:
+            try:
+                waiting = deque([pool.submit(load, row) for row in batch] for batch in batches[:AHEAD])
+                for batch in (*batches[AHEAD:], *[[]] * AHEAD):
+                    if batch:
+                        waiting.append([pool.submit(load, row) for row in batch])
+                    if waiting:
+                        yield torch.stack([future.result() for future in waiting.popleft()])
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     @torch.inference_mode()
-    def _encoded(self, images: LabelledImages, encode: Callable[[Tensor], Tensor]) -> np.ndarray:
-        size = (3, self._image_size, self._image_size)
-        batches = []
-        for start in range(0, len(images), self._batch_size):
-            rows = range(start, min(start + self._batch_size, len(images)))
-            images_B3HW = torch.stack([self._transform(images.read(row)) for row in rows])
-            if images_B3HW.shape[1:] != size:
-                raise UserError(
-                    f"transform {self._transform_id} gives images of {tuple(images_B3HW.shape[1:])}, "
-                    f"the encoder wants {size}"
-                )
-            values_BD = encode(images_B3HW.to(self._device)).float().cpu().numpy()
-            with np.errstate(over="ignore"):  # too large for float16: infinite, and refused below
-                batches.append(values_BD.astype(PRECISION))
-        values_ND = np.concatenate(batches)
-        bad = np.flatnonzero(~np.isfinite(values_ND).all(axis=1))
-        if len(bad):
-            raise UserError(
-                f"{len(bad)} of {len(images)} feature rows of {images.name} are NaN, infinite or above float16, "
-                f"the first is row {bad[0]}; check the checkpoint"
-            )
-        return values_ND
+    def _encode(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        if self._half:
+            images_B3HW = images_B3HW.pin_memory()
+        with torch.autocast("cuda", torch.bfloat16, enabled=self._half):
+            return self._network.image_layers(images_B3HW.to(self._device, non_blocking=True))
 
 
-def _read(path: Path, key: dict[str, Any]) -> np.ndarray | None:
-    """The values stored under `key`, or None where they have to be computed (absent, cut short, not ours)."""
+def _read(path: Path, layers: Sequence[str], rows: int) -> Layers | None:
+    """What a shard holds, or None where it has to be computed (absent, cut short, damaged, not ours)."""
     try:
         archive = np.load(path, allow_pickle=False)
-        stored, values_ND = str(archive["key"]), archive["values"]  # the zip's checksums are verified here
-    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error):
+        values = {layer: archive[layer] for layer in layers}  # the zip's checksums are verified here
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile, zlib.error):
         return None
-    if stored != json.dumps(key, sort_keys=True):
-        raise UserError(f"{path} holds features of {stored}, wanted {json.dumps(key, sort_keys=True)}; remove the file")
-    complete = values_ND.ndim == 2 and len(values_ND) == key["dataset"]["n"] and values_ND.dtype == PRECISION
-    return values_ND if complete else None
+    whole = all(part.ndim == 2 and len(part) == rows and part.dtype == STORED for part in values.values())
+    return values if whole else None

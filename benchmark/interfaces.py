@@ -1,6 +1,6 @@
 """The joints of the benchmark. Read this file first.
 
-    dataset --Sampling--> Batch --Method.build().loss--> checkpoint --Model.encode_images--> Evaluation --> Scores
+    dataset --Sampling--> Batch --Method.build().loss--> checkpoint --Network.image_layers--> Evaluation --> Scores
 
 Shapes: V views in a batch, C captions, B images, T texts, D features, HW pixels.
 """
@@ -90,10 +90,8 @@ class Schedule:
         """
         captions, rest = divmod(self.batch_views, sampling.views)
         if rest:
-            raise UserError(
-                f"a batch of {self.batch_views} views does not divide by {sampling.views} views per caption; "
-                f"use a multiple of {sampling.views}"
-            )
+            per = f"{sampling.views} views per caption; use a multiple of {sampling.views}"
+            raise UserError(f"a batch of {self.batch_views} views does not divide by {per}")
         return captions
 
 
@@ -122,13 +120,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
-        return Batch(
-            self.images_V3HW.to(device),
-            self.caption_ids_V.to(device),
-            self.image_ids_V.to(device),
-            self.texts,
-            self.text_of_V.to(device),
-        )
+        tensors = (part.to(device) for part in (self.images_V3HW, self.caption_ids_V, self.image_ids_V))
+        return Batch(*tensors, self.texts, self.text_of_V.to(device))
 
 
 class Model(nn.Module):
@@ -150,15 +143,39 @@ class Model(nn.Module):
         features_BD: Tensor = self.vit(images_B3HW)
         return features_BD
 
+    def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        """As `Network`: CLS token, mean of the patch tokens, and the joint space if there is one."""
+        tokens_BLD = self.vit.forward_features(images_B3HW)
+        layers = {"cls": tokens_BLD[:, 0], "pooled": tokens_BLD[:, self.vit.num_prefix_tokens :].mean(dim=1)}
+        if isinstance(self, ImageTextModel):
+            layers[EMBEDDING] = self.project_images(layers["cls"])
+        return layers
+
     def after_step(self) -> None:
         """Called after each optimiser step, for clamps and moving averages."""
 
 
+EMBEDDING = "embedding"
+"""The layer that lies in the joint space of images and texts."""
+
+
+class Network(Protocol):
+    """What evaluations need of an image encoder. `Model` is one; `benchmark.models` wraps those of others."""
+
+    def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        """Layer -> values (B, D), all of one pass; the first layer is the one that evaluations read.
+
+        `cls`: CLS token after the final norm. `pooled`: mean of the patch tokens. `output`: what else the network takes
+        for its representation, before any projection. `embedding`: unit vectors of the joint space.
+        """
+        ...
+
+
 @runtime_checkable
 class ImageTextModel(Protocol):
-    """A model with a joint space; zero-shot evaluations ask for it."""
+    """A `Model` with a joint space."""
 
-    def embed_images(self, images_B3HW: Tensor) -> Tensor:
+    def project_images(self, features_BD: Tensor) -> Tensor:
         """Unit vectors (B, D)."""
         ...
 
@@ -203,6 +220,18 @@ class Experiment:
 
 
 @dataclass(frozen=True)
+class Pretrained:
+    """A model that was trained elsewhere; an `Experiment` is what was trained here."""
+
+    source: str
+    """As on the command line, such as `timm:vit_base_patch16_224.dino`."""
+    slug: str
+    """The source as a name of folders and of table rows."""
+    encoder: Mapping[str, Any]
+    """Architecture and image size."""
+
+
+@dataclass(frozen=True)
 class Score:
     """A number with its sample size and 95 % interval; all as fractions of one."""
 
@@ -233,9 +262,9 @@ class DatasetScores:
     chance: float
     per_class: Mapping[str, Score] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What it takes to repeat it: selection rule and chosen value, solver, iterations, ties, prompts' hash."""
+    """What it takes to repeat it: selection rule and chosen value, solver, ties, prompts' hash."""
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Columns of equal length, a row per test sample (or episode); kept beside the record."""
+    """Columns of equal length, a row per sample, kept beside the record; dependent rows share a value of `unit`."""
 
 
 @dataclass(frozen=True)
@@ -249,16 +278,45 @@ Scores = Mapping[str, DatasetScores | Skipped]
 """Dataset name (as in the catalogue) -> what came out."""
 
 
+@dataclass(frozen=True)
+class LabelledImages:
+    """One split of an evaluation dataset: N images still encoded, and its columns."""
+
+    name: str
+    identity: DatasetIdentity
+    read: Callable[[int], np.ndarray]
+    """Row -> uint8 RGB (H, W, 3); safe to call from several threads."""
+    columns: Mapping[str, list[Any]]
+    """Column name -> N values (labels, captions)."""
+
+    def __len__(self) -> int:
+        return self.identity.n
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an image becomes S x S pixels, S the network's size: short side to `zoom` S, then the centre."""
+
+    zoom: float = 1.0
+    interpolation: str = "bicubic"
+
+
 class Subject(Protocol):
     """A frozen encoder under evaluation, as `benchmark.features.FrozenEncoder` gives it."""
 
     embeds_texts: bool
+    facts: Mapping[str, Any]
+    """`weights_sha256`, `layer`, `transform`, `precision`: what a record says of it."""
 
-    def features(self, images: "LabelledImages") -> np.ndarray:
+    def features(self, images: LabelledImages, geometry: Geometry = Geometry()) -> np.ndarray:
         """Encoder features (N, D), float32."""
         ...
 
-    def image_embeddings(self, images: "LabelledImages") -> np.ndarray:
+    def random_views(self, images: LabelledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+        """Features (M, D) of a random crop and flip of each row, fixed by `epoch`, `seed` and row; never stored."""
+        ...
+
+    def image_embeddings(self, images: LabelledImages) -> np.ndarray:
         """Unit vectors (N, D) in the joint space."""
         ...
 
@@ -268,29 +326,14 @@ class Subject(Protocol):
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """One split of an evaluation dataset: N images still encoded, and its columns."""
-
-    name: str
-    identity: DatasetIdentity
-    read: Callable[[int], np.ndarray]
-    """Row -> uint8 RGB (H, W, 3)."""
-    columns: Mapping[str, list[Any]]
-    """Column name -> N values (labels, captions)."""
-
-    def __len__(self) -> int:
-        return self.identity.n
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """Protocol knobs of one evaluation; `benchmark/evaluations/<name>.py` defines `EVALUATION`, an instance.
+    """One protocol of an evaluation; `benchmark/evaluations/<name>.py` defines `EVALUATIONS`, the default one first.
 
     `version` is bumped whenever a change moves numbers.
     """
 
     version: ClassVar[int]
-    preset: ClassVar[str]
+    preset: str
     """Where the protocol comes from, as tables name it."""
     datasets: tuple[str, ...]
 
@@ -300,4 +343,8 @@ class Evaluation:
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:
         """Measure `subject` on every dataset; a missing dataset is `Skipped` with its reason."""
+        raise NotImplementedError
+
+    def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The scores of `predictions`, by name: what `__call__` gave, without the model; also of resampled rows."""
         raise NotImplementedError

@@ -50,10 +50,10 @@ def test_the_space_of_evaluation_is_the_space_of_training(pair):
     nearest = []
     for seed in range(2000, 2010):
         unseen = contract.toy_batch(method, seed)
-        scores = model.embed_images(unseen.images_V3HW) @ model.embed_texts(unseen.texts).T
+        scores = model.image_layers(unseen.images_V3HW)["embedding"] @ model.embed_texts(unseen.texts).T
         nearest.append((scores.argmax(1) == unseen.text_of_V).float().mean())
     assert sum(nearest) / len(nearest) > 0.8
-    images, texts = model.embed_images(batch.images_V3HW), model.embed_texts(batch.texts)
+    images, texts = model.image_layers(batch.images_V3HW)["embedding"], model.embed_texts(batch.texts)
     again = image_text(images, texts, batch.text_of_V, model.logit_scale.exp())
     assert text_loss(method, model.loss(batch)) == pytest.approx(again.item(), abs=1e-4)
     model.train()
