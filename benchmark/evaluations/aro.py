@@ -21,8 +21,9 @@ from typing import ClassVar
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.evaluations._catalog import IMAGE_SHA256, Dataset, dataset, open_split
+from benchmark.evaluations._catalog import Dataset, dataset
 from benchmark.evaluations._scores import by_group, macro, over, wilson
+from benchmark.evaluations._splits import IMAGE_SHA256, open_split
 from benchmark.interfaces import DatasetScores, Evaluation, LabelledImages, Score, Scores, Subject
 
 

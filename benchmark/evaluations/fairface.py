@@ -20,8 +20,8 @@ from typing import ClassVar
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.evaluations._catalog import open_split
 from benchmark.evaluations._scores import by_group, extreme, macro, over, wilson
+from benchmark.evaluations._splits import open_split
 from benchmark.interfaces import DatasetScores, Evaluation, Scores, Subject
 
 RACES = ("East Asian", "Indian", "Black", "White", "Middle Eastern", "Latino_Hispanic", "Southeast Asian")

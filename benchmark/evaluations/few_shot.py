@@ -20,8 +20,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmark.evaluations._catalog import dataset, keyed, open_split
+from benchmark.evaluations._catalog import dataset
 from benchmark.evaluations._scores import mean_interval, over
+from benchmark.evaluations._splits import keyed, open_split
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Scores, Skipped, Subject
 
 CHUNK = 20

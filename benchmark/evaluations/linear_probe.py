@@ -22,8 +22,8 @@ from typing import ClassVar
 import numpy as np
 from scipy.optimize import minimize
 
-from benchmark.evaluations._catalog import keyed, open_split
 from benchmark.evaluations._scores import by_group, over, wilson
+from benchmark.evaluations._splits import keyed, open_split
 from benchmark.interfaces import DatasetScores, Evaluation, Scores, Subject
 
 

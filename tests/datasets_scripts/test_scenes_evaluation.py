@@ -11,6 +11,7 @@ from PIL import Image
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.evaluations import _catalog
+from benchmark.evaluations._splits import open_split
 from datasets_scripts import scenes, scenes_evaluation, shards, toy
 from datasets_scripts.recipe import image_seed
 from tests.datasets_scripts import measure
@@ -228,7 +229,7 @@ def test_the_catalogue_opens_what_was_built(built, monkeypatch):
     mine = [row for row in _catalog.DATASETS.values() if row.repo.startswith("synrep-bench/scenes")]
     assert {row.repo.removeprefix("synrep-bench/") for row in mine} == set(scenes_evaluation.SETS)
     for row in mine:
-        opened = _catalog.open_split(row.name, "test")
+        opened = open_split(row.name, "test")
         assert len(opened) == schema.read_manifest(data / row.repo).rows["test"]
         assert opened.read(0).shape == (64, 64, 3)
 

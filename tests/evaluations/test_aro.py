@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.evaluations._catalog import DATASETS, open_split
+from benchmark.evaluations._catalog import DATASETS
+from benchmark.evaluations._splits import open_split
 from benchmark.evaluations.aro import EVALUATION, Aro, distinct_crops
 from benchmark.interfaces import DatasetScores
 from tests.evaluations.doubles import Double, constant, noise, number_of, numbered, png, write_manifest, write_split

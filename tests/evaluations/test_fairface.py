@@ -9,6 +9,7 @@ import pytest
 
 from benchmark.errors import UserError
 from benchmark.evaluations import _catalog
+from benchmark.evaluations._splits import open_split
 from benchmark.evaluations.fairface import EVALUATION, PROMPTS, FairFace, class_embeddings
 from benchmark.interfaces import DatasetScores
 from datasets_scripts import scenes
@@ -167,7 +168,7 @@ def test_the_hub_files_integers_mean_these_groups(mirror, monkeypatch):
     numbers = {"race": [at // 2 for at in range(14)], "gender": [at % 2 for at in range(14)]}
     images = [png(numbered(at)) for at in range(14)]
     write_split(mirror / "hub" / "HuggingFaceM4" / "FairFace" / "0.25", "validation", images, numbers)
-    split = _catalog.open_split("fairface", "test")
+    split = open_split("fairface", "test")
     assert split.identity.split == "0.25/validation"
     assert split.columns["label"] == [
         "East Asian / Male",

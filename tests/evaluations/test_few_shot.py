@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmark.evaluations import _catalog
-from benchmark.evaluations._catalog import keyed, open_split
+from benchmark.evaluations._splits import keyed, open_split
 from benchmark.evaluations.few_shot import EVALUATION, FewShot, draw
 from benchmark.interfaces import DatasetScores, Skipped
 from tests.evaluations.doubles import Double, by_label, constant, noise, write_scenes

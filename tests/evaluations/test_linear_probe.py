@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from benchmark.evaluations import _catalog
-from benchmark.evaluations._catalog import open_split
+from benchmark.evaluations._splits import open_split
 from benchmark.evaluations.linear_probe import EVALUATION, LinearProbe, Problem, Standardiser, split
 from benchmark.interfaces import DatasetScores, Skipped
 from tests.evaluations.doubles import Double, by_label, constant, noise, write_scenes
