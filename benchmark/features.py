@@ -70,6 +70,7 @@ class FrozenEncoder:
         self._batch_size = batch_size
         self._workers = workers
         self._half = self._device.type == "cuda"
+        self.sees_images = True
         self.encoded = {"images": 0, "texts": 0}
         """How much went through the networks so far."""
         self.layers = tuple(self._encode(torch.zeros(1, 3, transform.size, transform.size)))

@@ -136,10 +136,7 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def encode_images(self, images_B3HW: Tensor) -> Tensor:
-        """Features (B, D) of normalised images: the CLS token after the final norm.
-
-        In eval mode a row does not depend on the others.
-        """
+        """CLS token after the final norm (B, D); in eval mode a row does not depend on the others."""
         features_BD: Tensor = self.vit(images_B3HW)
         return features_BD
 
@@ -305,6 +302,8 @@ class Subject(Protocol):
     """A frozen encoder under evaluation, as `benchmark.features.FrozenEncoder` gives it."""
 
     embeds_texts: bool
+    sees_images: bool
+    """False for stored features without a network."""
     facts: Mapping[str, Any]
     """`weights_sha256`, `layer`, `transform`, `precision`: what a record says of it."""
 
@@ -313,7 +312,7 @@ class Subject(Protocol):
         ...
 
     def random_views(self, images: LabelledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """Features (M, D) of a random crop and flip of each row, fixed by `epoch`, `seed` and row; never stored."""
+        """Features (M, D) of a random crop and flip of each row, by `epoch`, `seed` and row; never stored."""
         ...
 
     def image_embeddings(self, images: LabelledImages) -> np.ndarray:

@@ -68,14 +68,36 @@ class Declaration(Part):
         return 0 if self.settings.get("optimizer") is None else self.schedule.get("views", 0)
 
 
+class Foreign(Part):
+    """A model that was trained elsewhere, as JSON: where it comes from and what it is."""
+
+    name: Slashed
+    version: Count
+    method: Plain
+    source: Text
+    encoder: dict[str, Any]
+
+    @property
+    def views(self) -> None:
+        """Not known."""
+        return None
+
+
+def _origin(declaration: Any) -> str:
+    foreign = "source" in declaration if isinstance(declaration, dict) else isinstance(declaration, Foreign)
+    return "foreign" if foreign else "trained"
+
+
 class ExperimentPart(Part):
-    """Which official run this is."""
+    """Which official run this is, or which model of others; then `method` is what tables call it."""
 
     name: Slashed
     version: Count
     method: Plain
     fingerprint: Sha256
-    declaration: Declaration
+    declaration: Annotated[
+        Annotated[Declaration, Tag("trained")] | Annotated[Foreign, Tag("foreign")], Discriminator(_origin)
+    ]
 
     @model_validator(mode="after")
     def _fingerprint_fits(self) -> Self:
@@ -105,8 +127,13 @@ class ModelPart(Part):
     """What was evaluated."""
 
     weights_sha256: Sha256
-    views: Count
+    views: Count | None
+    """Seen in training; None where it was trained elsewhere."""
     encoder: dict[str, Any]
+    layer: Text
+    """What evaluations read: `cls`, `pooled`, `output`."""
+    transform: dict[str, Any]
+    precision: Text
 
 
 class TrainingPart(Part):
@@ -145,6 +172,13 @@ class ScorePart(Part):
         return self
 
 
+class Predictions(Part):
+    """The per-sample predictions on one dataset, in a Parquet file in the folder of the record's name."""
+
+    file: Plain
+    sha256: Sha256
+
+
 class Measured(Part):
     """The scores on one dataset."""
 
@@ -155,6 +189,7 @@ class Measured(Part):
     chance: Fraction
     per_class: dict[str, ScorePart] = Field(default_factory=dict)
     details: dict[str, Any] = Field(default_factory=dict)
+    predictions: Predictions | None = None
 
     @model_validator(mode="after")
     def _main_is_a_score(self) -> Self:
@@ -193,26 +228,20 @@ class Environment(Part):
     """The code differs from `commit`."""
 
 
-class Predictions(Part):
-    """The per-sample predictions, in a file beside the record."""
-
-    file: Plain
-    sha256: Sha256
-
-
 class Record(Part):
-    """One measurement: an experiment, a seed, an evaluation."""
+    """One measurement: an experiment, a seed, a preset of an evaluation."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     experiment: ExperimentPart
     seed: Count
     evaluation: EvaluationPart
     model: ModelPart
-    training: TrainingPart
+    training: TrainingPart | None
+    """None for a model that was trained elsewhere."""
     results: Annotated[dict[Text, Result], Field(min_length=1)]
     environment: Environment
     seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    predictions: Predictions | None = None
+    """Of `train`, and of each dataset."""
     created: date
 
     @model_validator(mode="after")
@@ -220,6 +249,9 @@ class Record(Part):
         declared = self.experiment.declaration
         _equal("model.views", self.model.views, declared.views)
         _equal("model.encoder", self.model.encoder, declared.encoder)
+        if isinstance(declared, Foreign) or self.training is None:
+            _equal("whether it was trained here", self.training is not None, isinstance(declared, Declaration))
+            return self
         _equal("training.repo", self.training.repo, declared.dataset)
         _equal("training.revision", self.training.revision, declared.revision)
         if self.model.views and self.training.content_sha256 is None:

@@ -1,8 +1,8 @@
-"""Records: one small JSON per (experiment, seed, evaluation), with all it takes to trust and repeat its numbers.
+"""Records: one small JSON per (model, seed, evaluation, preset), with all it takes to trust and repeat its numbers.
 
-A record lies at `<experiment name>/<version>/<seed>/<evaluation>.json`. What was declared is stored whole, beside its
-fingerprint; the fingerprint is compared, never part of the path. A record that does not say exactly what it was
-measured on cannot be made and cannot be read.
+A record lies at `<experiment name>/<version>/<seed>/<evaluation>.<preset>.json`. What was declared is stored whole,
+beside its fingerprint; the fingerprint is compared, never part of the path. A record that does not say exactly what it
+was measured on cannot be made and cannot be read.
 """
 
 import json
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from benchmark.atomic import write_json
 from benchmark.errors import UserError
-from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Score, Scores, Skipped
+from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Score, Skipped
 from benchmark.record import (
     Environment,
     Measured,
@@ -43,6 +43,7 @@ __all__ = [
     "environment",
     "fingerprint",
     "from_scores",
+    "place",
     "protocol_hash",
     "read",
     "read_all",
@@ -54,9 +55,15 @@ PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scikit-
 CODE = ("benchmark", "baselines", "datasets_scripts")
 
 
-def fingerprint(experiment: Experiment) -> str:
+def fingerprint(origin: Experiment | Pretrained) -> str:
     """SHA-256 of the declaration without its list of seeds: any changed setting changes it, a further seed does not."""
-    return sha256_of(_declaration(experiment))
+    return sha256_of(_declaration(origin))
+
+
+def place(origin: Experiment | Pretrained, seed: int) -> str:
+    """The folder of a model's records, such as `smoke/mae/1/0`."""
+    declared = _declaration(origin)
+    return f"{declared['name']}/{declared['version']}/{seed}"
 
 
 def protocol_hash(evaluation: Evaluation) -> str:
@@ -89,32 +96,37 @@ def environment(device: str) -> Environment:
 
 
 def from_scores(
-    scores: Scores,
+    scores: Mapping[str, DatasetScores | Skipped | Measured | NotMeasured],
     *,
-    experiment: Experiment,
+    origin: Experiment | Pretrained,
     seed: int,
     name: str,
     evaluation: Evaluation,
-    weights_sha256: str,
+    facts: Mapping[str, Any],
     content_sha256: str | None,
     environment: Environment,
     parents: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
-    predictions: Predictions | None = None,
+    predictions: Mapping[str, Predictions] | None = None,
 ) -> Record:
-    """The record of what the evaluation called `name` (its file's name) gave for one seed of an experiment.
+    """The record of what the evaluation called `name` (its file's name) gave for one seed of a model.
+
+    `facts` are the subject's (see `interfaces.Subject`), `predictions` the file of each dataset; results of an older
+    record are kept as they are.
 
     Raises:
         UserError: something required is missing or out of range; the message names the field.
     """
-    declaration = _declaration(experiment)
+    declared, files = _declaration(origin), predictions or {}
+    trained = None
+    if isinstance(origin, Experiment):
+        trained = {"repo": origin.dataset, "revision": origin.revision, "content_sha256": content_sha256}
+        trained |= {"parents": parents or {}}
     untyped = {
         "experiment": {
-            "name": experiment.name,
-            "version": experiment.version,
-            "method": experiment.method,
-            "fingerprint": fingerprint(experiment),
-            "declaration": declaration,
+            **{field: declared[field] for field in ("name", "version", "method")},
+            "fingerprint": sha256_of(declared),
+            "declaration": declared,
         },
         "seed": seed,
         "evaluation": {
@@ -124,29 +136,19 @@ def from_scores(
             "knobs": _knobs(evaluation),
             "protocol": protocol_hash(evaluation),
         },
-        "model": {
-            "weights_sha256": weights_sha256,
-            "views": 0 if experiment.settings.optimizer is None else experiment.schedule.views,
-            "encoder": experiment.encoder,
-        },
-        "training": {
-            "repo": experiment.dataset,
-            "revision": experiment.revision,
-            "content_sha256": content_sha256,
-            "parents": parents or {},
-        },
-        "results": {dataset: _result(result) for dataset, result in scores.items()},
+        "model": {**facts, "views": _views(origin), "encoder": declared["encoder"]},
+        "training": trained,
+        "results": {dataset: _result(result, files.get(dataset)) for dataset, result in scores.items()},
         "environment": environment,
         "seconds": seconds or {},
-        "predictions": predictions,
         "created": datetime.now(UTC).date().isoformat(),
     }
-    return _validated(canonical_json(untyped), f"{experiment.name} seed {seed} {name}", "mend the evaluation")
+    return _validated(canonical_json(untyped), f"{declared['name']} seed {seed} {name}", "mend the evaluation")
 
 
-def record_path(folder: Path, name: str, version: int, seed: int, evaluation: str) -> Path:
-    """Where the record of an experiment (by name and version), seed and evaluation lies."""
-    return folder / name / str(version) / str(seed) / f"{evaluation}.json"
+def record_path(folder: Path, place: str, evaluation: str, preset: str) -> Path:
+    """Where the record of a model (by its place, such as `smoke/mae/1/0`) and a preset of an evaluation lies."""
+    return folder / place / f"{evaluation}.{preset}.json"
 
 
 def write(record: Record, folder: Path) -> Path:
@@ -156,7 +158,8 @@ def write(record: Record, folder: Path) -> Path:
         UserError: the place is taken by another declaration, or cannot be written.
     """
     experiment = record.experiment
-    path = record_path(folder, experiment.name, experiment.version, record.seed, record.evaluation.name)
+    place = f"{experiment.name}/{experiment.version}/{record.seed}"
+    path = record_path(folder, place, record.evaluation.name, record.evaluation.preset)
     if path.exists() and (stored := read(path).experiment.fingerprint) != experiment.fingerprint:
         raise UserError(
             f"record {path} has fingerprint {stored}, the new one {experiment.fingerprint}; "
@@ -213,7 +216,7 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "json_invalid":
         return f"not valid JSON ({problem['msg']})"
     place = list(problem["loc"])
-    if place[:1] == ["results"]:
+    if place[:1] == ["results"] or place[:2] == ["experiment", "declaration"]:
         del place[2:3]  # the tag of the union, no field of the file
     field = ".".join(map(str, place)) or "the whole"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -221,7 +224,9 @@ def _first_problem(error: ValidationError) -> str:
     return f"field {field}: {problem['msg'].removeprefix('Value error, ')}{found}{more}"
 
 
-def _result(result: DatasetScores | Skipped) -> dict[str, Any]:
+def _result(result: DatasetScores | Skipped | Measured | NotMeasured, file: Predictions | None) -> Any:
+    if isinstance(result, Measured | NotMeasured):
+        return result
     if isinstance(result, Skipped):
         return {"skipped": result.reason}
     return {
@@ -231,6 +236,7 @@ def _result(result: DatasetScores | Skipped) -> dict[str, Any]:
         "chance": result.chance,
         "per_class": {name: _score(name, score) for name, score in result.per_class.items()},
         "details": result.details,
+        "predictions": file,
     }
 
 
@@ -246,15 +252,24 @@ def _score(name: str, score: Score) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "n": score.n}
 
 
-def _declaration(experiment: Experiment) -> dict[str, Any]:
-    declaration: dict[str, Any] = json.loads(canonical_json(experiment))
+def _declaration(origin: Experiment | Pretrained) -> dict[str, Any]:
+    declaration: dict[str, Any] = json.loads(canonical_json(origin))
+    if isinstance(origin, Pretrained):
+        slug = declaration.pop("slug")
+        return {"name": f"pretrained/{slug}", "version": 1, "method": slug, **declaration}
     del declaration["seeds"]
     return declaration
 
 
+def _views(origin: Experiment | Pretrained) -> int | None:
+    if isinstance(origin, Pretrained):
+        return None
+    return 0 if origin.settings.optimizer is None else origin.schedule.views
+
+
 def _knobs(evaluation: Evaluation) -> dict[str, Any]:
     knobs: dict[str, Any] = json.loads(canonical_json(evaluation))
-    del knobs["datasets"]
+    del knobs["datasets"], knobs["preset"]
     return knobs
 
 

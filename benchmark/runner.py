@@ -3,44 +3,35 @@
 Runs of different (experiment, seed) are independent; on a CPU several go side by side, each in a process with one
 thread, so that the numbers do not depend on the number of cores (and small matrices gain nothing from more).
 
-Below the output folder: `train/<name>/<version>/<seed>/` (see `benchmark.train`), `features/`, `records/`, and
-`predictions/`, one Parquet per record.
+Below the output folder: `train/<name>/<version>/<seed>/` (see `benchmark.train`), `features/`, and what
+`benchmark.measure` writes.
 """
 
-import hashlib
 import multiprocessing
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmark import atomic, plugins, results, train
-from benchmark.augment import evaluation_transform
+from benchmark import measure, results, train
+from benchmark.augment import EvaluationTransform
 from benchmark.data import CaptionImages
-from benchmark.errors import MissingDataset, UserError
-from benchmark.evaluations import _catalog
+from benchmark.errors import UserError
 from benchmark.features import FrozenEncoder
-from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Scores, Skipped
+from benchmark.interfaces import Experiment
+from benchmark.measure import Report
 from benchmark.mirror import dataset_folder
 from benchmark.schema import read_manifest
 
-Report = Callable[[str, int, int, str], None]
-"""Told the name of a piece of work, how much is done, how much there is, and a note."""
-
-EVALUATIONS = "benchmark.evaluations"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -59,7 +50,7 @@ class Job:
     @property
     def place(self) -> str:
         """Its folder below `train/`, `records/` and `predictions/`."""
-        return f"{self.experiment.name}/{self.experiment.version}/{self.seed}"
+        return results.place(self.experiment, self.seed)
 
 
 def run(jobs: Sequence[Job], out: Path, processes: int, report: Report) -> None:
@@ -171,85 +162,22 @@ def train_and_evaluate(job: Job, out: Path, device: torch.device, report: Report
 
 
 def evaluate(job: Job, folder: Path, out: Path, data_folder: Path, device: torch.device, report: Report) -> None:
-    """Every evaluation of the trained run in `folder` whose record is not there yet."""
+    """The default preset of every evaluation on the trained run in `folder`, as far as its records are not there."""
     model, weights_sha256 = train.load_trained(job.experiment, job.seed, folder, device)
-    size = job.experiment.encoder.image_size
     subject = FrozenEncoder(
         model,
-        image_size=size,
+        transform=EvaluationTransform(job.experiment.encoder.image_size),
         weights_sha256=weights_sha256,
-        transform=evaluation_transform(size),
-        transform_id=f"bicubic short side {size}, centre crop, ImageNet mean and std",
         store=out / "features",
         device=device,
     )
-    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    names = plugins.names(EVALUATIONS)
-    for done, name in enumerate(names):
-        report(f"{job.label} evaluation", done, len(names), name)
-        evaluation: Evaluation = plugins.load(EVALUATIONS, name, "evaluation").EVALUATION
-        reason = evaluation.skip(subject)
-        if _recorded(job, name, evaluation, reason, weights_sha256, out):
-            continue
-        started = time.monotonic()
-        scores = dict.fromkeys(evaluation.datasets, Skipped(reason)) if reason else evaluation(subject)
-        seconds = {"train": train.read_card(folder)["seconds"], "evaluate": time.monotonic() - started}
-        record = results.from_scores(
-            scores,
-            experiment=job.experiment,
-            seed=job.seed,
-            name=name,
-            evaluation=evaluation,
-            weights_sha256=weights_sha256,
-            content_sha256=read_manifest(data_folder).content_sha256,
-            environment=results.environment(device_name),
-            seconds=seconds,
-            predictions=_write_predictions(scores, out / "predictions" / job.place / f"{name}.parquet"),
-        )
-        results.write(record, out / "records")
-    report(f"{job.label} evaluation", len(names), len(names), "")
-
-
-def _recorded(job: Job, name: str, evaluation: Evaluation, reason: str | None, weights_sha256: str, out: Path) -> bool:
-    """Whether the record stands, of these weights and this protocol, and nothing it skipped can be had by now.
-
-    What is skipped for `reason`, the model's own, stays skipped.
-    """
-    path = results.record_path(out / "records", job.experiment.name, job.experiment.version, job.seed, name)
-    if not path.exists():
-        return False
-    record = results.read(path)
-    same = (record.model.weights_sha256, record.evaluation.protocol) == (
-        weights_sha256,
-        results.protocol_hash(evaluation),
+    measured = measure.Measurement(
+        subject,
+        job.experiment,
+        job.seed,
+        out,
+        torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        content_sha256=read_manifest(data_folder).content_sha256,
+        seconds={"train": train.read_card(folder)["seconds"]},
     )
-    skipped = [
-        dataset
-        for dataset, result in record.results.items()
-        if isinstance(result, results.NotMeasured) and result.skipped != reason
-    ]
-    return same and set(record.results) == set(evaluation.datasets) and not any(map(_available, skipped))
-
-
-def _available(dataset: str) -> bool:
-    row = _catalog.dataset(dataset)
-    try:
-        dataset_folder(row.repo, row.revision)
-    except MissingDataset:
-        return False
-    return True
-
-
-def _write_predictions(scores: Scores, path: Path) -> results.Predictions | None:
-    """One Parquet with a `dataset` column and the columns of all its datasets; None where nothing was measured."""
-    tables = []
-    for name, result in scores.items():
-        if isinstance(result, DatasetScores) and result.predictions:
-            columns: dict[str, Any] = {key: pa.array(values) for key, values in result.predictions.items()}
-            rows = len(next(iter(columns.values())))
-            tables.append(pa.table({"dataset": pa.array([name] * rows), **columns}))
-    if not tables:
-        return None
-    with atomic.replacing(path) as temporary:
-        pq.write_table(pa.concat_tables(tables, promote_options="permissive"), temporary, compression="zstd")
-    return results.Predictions(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    measure.evaluate(measured, measure.chosen((), None, ()), report)

@@ -1,46 +1,58 @@
-"""Linear probe: multinomial logistic regression on frozen features, the L2 penalty chosen on held-out training images.
+"""Linear probe: a linear classifier on frozen features, in the four ways of the field, each under its own name.
 
-The recipe is SynCLR's downstream evaluation (Tian et al., 2023; after Kornblith et al., 2019): features standardised,
-penalties swept on a validation split, refit on train + validation with the chosen one, a single pass over the test
-split. Departures, and why the preset has a name of its own:
+`synclr` (Tian et al., 2023, downstream evaluation; the default): features standardised, logistic regression with the L2
+penalty chosen among 45 on a validation split, refit on train + validation, a single pass over test. Departures: equal
+validation scores go to the stronger penalty (the original keeps the weaker); a dimension that does not vary is left at
+zero, where the original divides by zero; images are normalised as the network wants it, where the original always takes
+CLIP's statistics; the optimum is reached, whatever the solver (`_logistic`).
 
-- the validation split is always 20 % of each class of train, never an official one, and never test;
-- 15 penalties in half decades (C from 0.001 to 10,000) instead of 45 in quarter decades (to 1,000,000);
-- from strong to weak, each start at the last solution; equal accuracies go to the stronger penalty;
-- a dimension that does not vary is left at zero, where the original divides by zero;
-- L-BFGS works in coordinates scaled by Böhning's curvature bound (1992). The problem is the same, the optimum is that
-  of scikit-learn's `LogisticRegression(C)`, and it is reached: on features of an untrained ViT (D = 128, 1,200 to 3,000
-  images) the whole probe converges in 0.2 to 1.4 s on one core; scikit-learn stops short at 1,000 steps after 4 s.
+`ssl-transfer` (Ericsson et al., CVPR 2021): the same on raw features with scikit-learn, stopped after 100 iterations,
+each start at the last solution, from weak to strong penalty; its numbers are of that solver.
+
+`clip` (Radford et al., 2021): raw features before the projection, scikit-learn, at most 1,000 iterations; seven
+penalties from 1e-6 to 1e6, then around the best with the step halved, to eight per decade.
+
+`stablerep` (Tian et al., NeurIPS 2023, ImageNet): ten heads by SGD on random crops (`_sgd_heads`), 90 epochs; the
+result is the best of ten heads and nine epochs ON THE TEST SPLIT. `stablerep-clean` chooses on 10 % of train instead
+and never fits on them; `-bn` has batch norm in front.
+
+Validation splits are official where the dataset has one, else 20 % of each class of train, drawn by the seed.
 
 Shapes: N images, D dimensions, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from scipy.optimize import minimize
+import torch
 
-from benchmark.evaluations._scores import by_group, over, wilson
-from benchmark.evaluations._splits import keyed, open_split
-from benchmark.interfaces import DatasetScores, Evaluation, Scores, Subject
+from benchmark.evaluations import _logistic
+from benchmark.evaluations._classification import Task, open_task, predictions, scored, values
+from benchmark.evaluations._logistic import Solution
+from benchmark.evaluations._scores import over
+from benchmark.evaluations._sgd_heads import Heads
+from benchmark.evaluations._splits import keyed
+from benchmark.interfaces import DatasetScores, Evaluation, Geometry, Scores, Subject
 
-
-@dataclass(frozen=True)
-class Solution:
-    """A fitted classifier: logits are `x_ND @ weights_DK + bias_K`."""
-
-    weights_DK: np.ndarray
-    bias_K: np.ndarray
-    iterations: int
-    gradient: float
-    """Largest absolute entry of the gradient of the mean objective, in the original coordinates."""
-    converged: bool
-
-    def predict(self, x_ND: np.ndarray) -> np.ndarray:
-        """Class of each row (N,)."""
-        return np.argmax(x_ND @ self.weights_DK + self.bias_K, axis=1)
+PAPER = (
+    "cifar10",
+    "cifar100",
+    "aircraft",
+    "cars",
+    "dtd",
+    "flowers",
+    "pets",
+    "sun397",
+    "caltech101",
+    "food101",
+    "voc2007",
+)
+"""StableRep's table 2; each in its official split."""
+HUB_SPLITS = ("aircraft-mteb", "dtd-mteb", "flowers-mteb", "sun397-mteb", "caltech101-mteb", "voc2007-mteb")
+SCENES = ("scenes-shape", "scenes-colour", "scenes-texture", "scenes-relation-probe")
+ALL = ("digits", *SCENES, *PAPER, *HUB_SPLITS, "imagenet", "stl10", "eurosat", "resisc45")
 
 
 @dataclass(frozen=True)
@@ -53,66 +65,21 @@ class Standardiser:
     @classmethod
     def of(cls, x_ND: np.ndarray) -> "Standardiser":
         """The statistics of `x_ND`."""
-        mean_D, std_D = x_ND.mean(axis=0), x_ND.std(axis=0)
-        return cls(mean_D, np.where(std_D > 1e-9 * np.maximum(np.abs(mean_D), 1e-9), std_D, 1.0))
+        mean_D, std_D = x_ND.mean(axis=0, dtype=np.float64), x_ND.std(axis=0, dtype=np.float64)
+        return cls(mean_D, np.where(std_D > 1e-6 * np.maximum(np.abs(mean_D), 1e-9), std_D, 1.0))
 
     def __call__(self, x_ND: np.ndarray) -> np.ndarray:
-        """`x_ND` with mean 0 and scale 1 where these statistics come from."""
-        return (x_ND - self.mean_D) / self.scale_D
-
-
-class Problem:
-    """Mean cross-entropy plus ||W||^2 / (2 C N), the bias free, as scikit-learn's `LogisticRegression(C)`.
-
-    The Hessian lies below `x'x / 2N` (Böhning, 1992). In that matrix's eigenvectors, each scaled by its root, the
-    directions curve alike and L-BFGS needs several times fewer steps.
-    """
-
-    def __init__(self, x_ND: np.ndarray, label_N: np.ndarray, classes: int) -> None:
-        self._x_ND = x_ND
-        self._target_NK = np.eye(classes)[label_N]
-        curvature_D, self._vectors_DD = np.linalg.eigh(x_ND.T @ x_ND / len(x_ND))
-        self._bound_D = np.maximum(curvature_D, 0.0) / 2
-
-    def solve(self, c: float, start: Solution | None, tolerance: float, max_iterations: int) -> Solution:
-        """The optimum at inverse penalty `c`, from `start` or from zero; `tolerance` is on the scaled gradient."""
-        x_ND, (n, d), k = self._x_ND, self._x_ND.shape, self._target_NK.shape[1]
-        penalty = 1 / (c * n)
-        root_D = np.sqrt(self._bound_D + penalty)
-        basis_DD = self._vectors_DD / root_D
-        scaled_ND, penalty_D1 = x_ND @ basis_DD, (penalty / root_D**2)[:, None]
-
-        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            weights_DK, bias_K = flat[: d * k].reshape(d, k), flat[d * k :]
-            loss, residual_NK = self._cross_entropy(scaled_ND @ weights_DK + bias_K)
-            loss += 0.5 * float((penalty_D1 * weights_DK**2).sum())
-            gradient_DK = scaled_ND.T @ residual_NK + penalty_D1 * weights_DK
-            return loss, np.concatenate([gradient_DK.ravel(), residual_NK.sum(axis=0)])
-
-        first = np.zeros(d * k + k)
-        if start:
-            first[: d * k] = ((self._vectors_DD.T @ start.weights_DK) * root_D[:, None]).ravel()
-            first[d * k :] = start.bias_K
-        limits = {"gtol": tolerance, "ftol": 64 * np.finfo(float).eps, "maxls": 50}  # the last two: scikit-learn's
-        limits |= {"maxiter": max_iterations, "maxfun": 10 * max_iterations}
-        found = minimize(objective, first, jac=True, method="L-BFGS-B", options=limits)
-        weights_DK, bias_K = basis_DD @ found.x[: d * k].reshape(d, k), found.x[d * k :]
-        residual_NK = self._cross_entropy(x_ND @ weights_DK + bias_K)[1]
-        gradient_DK = x_ND.T @ residual_NK + penalty * weights_DK
-        gradient = float(max(np.abs(gradient_DK).max(), np.abs(residual_NK.sum(axis=0)).max()))
-        return Solution(weights_DK, bias_K, int(found.nit), gradient, bool(found.success))
-
-    def _cross_entropy(self, logits_NK: np.ndarray) -> tuple[float, np.ndarray]:
-        """Mean cross-entropy, and its gradient by the logits."""
-        shifted_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
-        odds_NK = np.exp(shifted_NK)
-        total_N1 = odds_NK.sum(axis=1, keepdims=True)
-        loss = float(np.log(total_N1).sum() - (shifted_NK * self._target_NK).sum()) / len(logits_NK)
-        return loss, (odds_NK / total_N1 - self._target_NK) / len(logits_NK)
+        """`x_ND` with mean 0 and scale 1 where these statistics come from, float32."""
+        return ((x_ND - self.mean_D) / self.scale_D).astype(np.float32)
 
 
 def split(label_N: np.ndarray, share: float, *key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to fit on and rows to validate on: `share` of each class, rounded down, drawn by `key`."""
+    """Rows to fit on and rows to validate on: `share` of each class, rounded down, drawn by `key`.
+
+    Images with several classes (N, K) are drawn as one class.
+    """
+    if label_N.ndim > 1:
+        label_N = np.zeros(len(label_N), dtype=int)
     order = np.argsort(keyed(*key).random_raw(len(label_N)), kind="stable")
     validation = np.zeros(len(label_N), dtype=bool)
     for label in np.unique(label_N):
@@ -123,79 +90,237 @@ def split(label_N: np.ndarray, share: float, *key: str) -> tuple[np.ndarray, np.
 
 @dataclass(frozen=True)
 class LinearProbe(Evaluation):
-    """The knobs of the probe. `inverse_penalties` are scikit-learn's C, from strong to weak penalty."""
+    """What the protocols share: any encoder, and scores that are made again from predictions."""
 
-    version: ClassVar[int] = 1
-    preset: ClassVar[str] = "synrep-clean"
-    datasets: tuple[str, ...] = (
-        "digits",
-        "scenes-shape",
-        "scenes-colour",
-        "scenes-texture",
-        "scenes-relation-probe",
-        "cifar10",
-    )
-    inverse_penalties: tuple[float, ...] = tuple(10.0 ** (step / 2) for step in range(-6, 9))
-    validation: float = 0.2
-    tolerance: float = 1e-5
-    max_iterations: int = 1000
+    version: ClassVar[int] = 2
+    datasets: tuple[str, ...] = ALL
 
     def skip(self, subject: Subject) -> str | None:  # noqa: ARG002
         """None: every encoder has features."""
         return None
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:
-        """Top-1 accuracy on each dataset; `seed` draws the validation images."""
-        return over(self.datasets, lambda name: self._measure(subject, name, seed))
+        """The main score of each dataset (catalogue), top-1 and mean per class; `seed` draws what is drawn."""
+        return over(self.datasets, lambda name: self._measure(subject, open_task(name), seed))
 
-    def _measure(self, subject: Subject, name: str, seed: int) -> DatasetScores:
-        train, test = open_split(name, "train"), open_split(name, "test")
-        classes = sorted({*train.columns["label"], *test.columns["label"]})
-        label_N, expected_N = (
-            np.array([classes.index(label) for label in images.columns["label"]]) for images in (train, test)
+    def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The scores of these predictions, the main one first."""
+        return values(dataset, predictions)
+
+    def _measure(self, subject: Subject, task: Task, seed: int) -> DatasetScores:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LogisticProbe(LinearProbe):
+    """Logistic regression with a chosen L2 penalty; `inverse_penalties` are scikit-learn's C, in the order tried."""
+
+    preset: str = "synclr"
+    inverse_penalties: tuple[float, ...] = tuple(float(c) for c in 1 / np.logspace(5, -6, 45))
+    refinements: int = 0
+    """Rounds of two more penalties around the best, the first a decade away, the step halved each time."""
+    standardise: bool = True
+    library: bool = False
+    """Whether scikit-learn fits, whose numbers depend on where it stops."""
+    warm: bool = True
+    tolerance: float = 1e-7
+    max_iterations: int = 1000
+    validation: float = 0.2
+
+    def _measure(self, subject: Subject, task: Task, seed: int) -> DatasetScores:
+        train = (subject.features(task.train), task.target(task.train))
+        if task.val:
+            fit, held = train, (subject.features(task.val), task.target(task.val))
+            everything = (np.concatenate([fit[0], held[0]]), np.concatenate([fit[1], held[1]]))
+            rule = f"official validation split of {len(held[0]):,} images"
+        else:
+            rows = split(train[1], self.validation, task.train.identity.ids_sha256, str(seed))
+            fit, held = ((train[0][part], train[1][part]) for part in rows)
+            everything, rule = train, f"{len(rows[1]):,} images held out of train"
+        tried, chosen = self._choose(task, fit, held)
+        scale = self._scale(everything[0])
+        start = next(solution for solution, _ in tried if solution.c == chosen)
+        (final,) = self._fits(scale(everything[0]), everything[1], (chosen,), start, len(task.classes))
+        columns = predictions(task, final.logits(scale(subject.features(task.test))))
+        order = sorted(solution.c for solution, _ in tried)
+        details = {
+            "train": _described(task),
+            "selection": f"highest {task.row.metric} on {rule}; equal: the first in the order tried",
+            "inverse_penalties": [solution.c for solution, _ in tried],
+            "validation_scores": [score for _, score in tried],
+            "chosen": chosen,
+            "at_edge": chosen in (order[0], order[-1]),
+            "solver": "scikit-learn L-BFGS, float32" if self.library else _logistic.NAME,
+            "tolerance": self.tolerance,
+            "iterations": [*(solution.iterations for solution, _ in tried), final.iterations],
+            "gradient": [*(solution.gradient for solution, _ in tried), final.gradient],
+            "converged": [*(solution.converged for solution, _ in tried), final.converged],
+        }
+        return scored(task, columns, details)
+
+    def _choose(
+        self, task: Task, fit: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarray]
+    ) -> tuple[list[tuple[Solution, float]], float]:
+        """Every solution with its validation score, in the order tried, and the penalty with the best."""
+        scale = self._scale(fit[0])
+        x_ND, held_ND = scale(fit[0]), scale(held[0])
+        tried: list[tuple[Solution, float]] = []
+
+        def best() -> float:
+            return max(tried, key=lambda pair: pair[1])[0].c
+
+        for round_ in range(1 + self.refinements):
+            step = 10.0 ** (0.5 ** (round_ - 1))
+            cs = (best() / step, best() * step) if round_ else self.inverse_penalties
+            for solution in self._fits(x_ND, fit[1], cs, None, len(task.classes)):
+                tried.append((solution, _score(task, held[1], solution.logits(held_ND))))
+        return tried, best()
+
+    def _scale(self, x_ND: np.ndarray) -> Standardiser:
+        d = x_ND.shape[1]
+        return Standardiser.of(x_ND) if self.standardise else Standardiser(np.zeros(d), np.ones(d))
+
+    def _fits(
+        self, x_ND: np.ndarray, target: np.ndarray, cs: Sequence[float], start: Solution | None, classes: int
+    ) -> Iterator[Solution]:
+        if self.library:
+            return _library_fits(x_ND, target, cs, self.tolerance, self.max_iterations, warm=self.warm)
+        return _logistic.sweep(
+            x_ND,
+            target,
+            cs,
+            link="sigmoid" if target.ndim > 1 else "softmax",
+            classes=classes,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            start=start,
         )
-        x_ND, test_ND = (subject.features(images).astype(np.float64) for images in (train, test))
-        fit, held_out = split(label_N, self.validation, train.identity.ids_sha256, str(seed))
-        accuracies, path = self._sweep(x_ND[fit], label_N[fit], x_ND[held_out], label_N[held_out], len(classes))
-        chosen = int(np.argmax(accuracies))  # the first of equals: the stronger penalty
-        scale = Standardiser.of(x_ND)
-        problem = Problem(scale(x_ND), label_N, len(classes))
-        c = self.inverse_penalties[chosen]
-        final = problem.solve(c, path[chosen], self.tolerance, self.max_iterations)
-        predicted_N = final.predict(scale(test_ND))
-        correct_N = predicted_N == expected_N
-        return DatasetScores(
-            dataset=test.identity,
-            scores={"top1": wilson(int(correct_N.sum()), len(test))},
-            chance=float(np.bincount(expected_N).max() / len(test)),  # the best that a constant answer can do
-            per_class=by_group(test.columns["label"], correct_N),
-            details={
-                "classes": classes,
-                "train": {"split": train.identity.split, "n": len(train), "ids_sha256": train.identity.ids_sha256},
-                "selection": f"highest accuracy on {len(held_out)} images held out of train; equal: stronger penalty",
-                "inverse_penalties": list(self.inverse_penalties),
-                "validation_accuracies": accuracies,
-                "chosen": c,
-                "at_edge": chosen in (0, len(self.inverse_penalties) - 1),
-                "solver": "scipy L-BFGS-B, float64, preconditioned",
-                "tolerance": self.tolerance,
-                "iterations": [*(solution.iterations for solution in path), final.iterations],
-                "gradient": final.gradient,
-                "converged": [*(solution.converged for solution in path), final.converged],
-            },
-            predictions={"row": np.arange(len(test)), "label": expected_N, "prediction": predicted_N},
+
+
+def _library_fits(
+    x_ND: np.ndarray, target: np.ndarray, cs: Sequence[float], tolerance: float, max_iterations: int, *, warm: bool
+) -> Iterator[Solution]:
+    """scikit-learn's solutions in this order; where an image has several classes, a binary fit of each."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    targets = list(target.T) if target.ndim > 1 else [target]
+    settings: dict[str, Any] = {"tol": tolerance, "max_iter": max_iterations, "warm_start": warm, "random_state": 0}
+    models = [LogisticRegression(**settings) for _ in targets]
+    for c in cs:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = [model.set_params(C=c).fit(x_ND, labels) for model, labels in zip(models, targets)]
+        weights_DK = np.concatenate([model.coef_ for model in fitted]).T.astype(np.float64)
+        bias_K = np.concatenate([model.intercept_ for model in fitted]).astype(np.float64)
+        if target.ndim == 1 and weights_DK.shape[1] == 1:  # two classes: one set of weights, shared out
+            weights_DK, bias_K = np.hstack([-weights_DK, weights_DK]) / 2, np.array([-bias_K[0], bias_K[0]]) / 2
+        iterations = sum(int(model.n_iter_.max()) for model in fitted)
+        yield _logistic.described(
+            x_ND, target, c, weights_DK, bias_K, iterations, converged=iterations < max_iterations * len(fitted)
         )
 
-    def _sweep(
-        self, x_ND: np.ndarray, label_N: np.ndarray, held_ND: np.ndarray, held_N: np.ndarray, classes: int
-    ) -> tuple[list[float], Sequence[Solution]]:
-        """Accuracy on the held-out images at each penalty, and the solutions."""
-        scale = Standardiser.of(x_ND)
-        problem, held_ND = Problem(scale(x_ND), label_N, classes), scale(held_ND)
-        path: list[Solution] = []
-        for c in self.inverse_penalties:
-            path.append(problem.solve(c, path[-1] if path else None, self.tolerance, self.max_iterations))
-        return [float(np.mean(solution.predict(held_ND) == held_N)) for solution in path], path
+
+def _score(task: Task, target: np.ndarray, logits_NK: np.ndarray) -> float:
+    """The dataset's main score on validation images."""
+    rows = {"row": np.arange(len(target))}
+    if task.multilabel:
+        rows |= {f"label_{k}": target[:, k] for k in range(target.shape[1])}
+        rows |= {f"score_{k}": logits_NK[:, k] for k in range(target.shape[1])}
+    else:
+        rows |= {"label": target, "prediction": logits_NK.argmax(axis=1)}
+    return values(task.row.name, rows)[task.row.metric]
 
 
-EVALUATION = LinearProbe()
+def _described(task: Task) -> dict[str, Any]:
+    parts = [task.train.identity, *([task.val.identity] if task.val else [])]
+    return {
+        "split": "+".join(part.split for part in parts),
+        "n": sum(part.n for part in parts),
+        "ids_sha256": [part.ids_sha256 for part in parts],
+    }
+
+
+@dataclass(frozen=True)
+class SGDProbe(LinearProbe):
+    """Ten heads by SGD on random crops; `clean` chooses among them without the test split."""
+
+    preset: str = "stablerep"
+    datasets: tuple[str, ...] = ("imagenet", "digits", "scenes-shape")
+    rates: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+    epochs: int = 90
+    batch: int = 1024
+    check_every: int = 10
+    batch_norm: bool = False
+    clean: bool = False
+    validation: float = 0.1
+
+    def skip(self, subject: Subject) -> str | None:
+        """A reason where there is no network."""
+        return None if subject.sees_images else "stored features only: random crops need the network"
+
+    def _measure(self, subject: Subject, task: Task, seed: int) -> DatasetScores:
+        label_N, geometry = task.target(task.train), Geometry(256 / 224, "bilinear")
+        rows, held = np.arange(len(label_N)), np.arange(0)
+        if self.clean:
+            rows, held = split(label_N, self.validation, task.train.identity.ids_sha256, str(seed))
+        test_ND = subject.features(task.test, geometry)
+        judged_ND = subject.features(task.train, geometry)[held] if self.clean else test_ND
+        judged_N = label_N[held] if self.clean else task.target(task.test)
+        batch = min(self.batch, len(rows))
+        steps = self.epochs * (len(rows) // batch)
+        size = (test_ND.shape[1], len(task.classes))
+        heads = Heads(self.rates, *size, normalise=self.batch_norm, steps=steps, seed=seed)
+        best, checks = (-1.0, 0, 0, test_ND), []
+        for epoch in range(1, self.epochs + 1):
+            order = rows[np.argsort(keyed("epoch", str(epoch), str(seed)).random_raw(len(rows)), kind="stable")]
+            for start in range(0, len(order) - batch + 1, batch):  # as the original, the rest of an epoch is left out
+                drawn = order[start : start + batch]
+                heads.step(subject.random_views(task.train, drawn, epoch, seed), label_N[drawn])
+            if epoch % self.check_every and epoch < self.epochs:
+                continue
+            accuracy_H = (heads.logits(judged_ND).argmax(axis=2) == judged_N).mean(axis=1)
+            checks.append({"epoch": epoch, "accuracies": accuracy_H.tolist()})
+            if accuracy_H.max() > best[0]:
+                at = int(accuracy_H.argmax())
+                best = (float(accuracy_H[at]), at, epoch, heads.logits(test_ND)[at])
+        judged = f"{len(held):,} images held out of train" if self.clean else "THE TEST SPLIT, as the original"
+        details = {
+            "train": _described(task),
+            "selection": f"best head and epoch on {judged}; equal: the lower rate, the earlier epoch",
+            "chosen": {"rate": self.rates[best[1]], "epoch": best[2]},
+            "at_edge": best[1] in (0, len(self.rates) - 1),
+            "checks": checks,
+            "solver": "SGD, momentum 0.9, half a cosine",
+            "batch": batch,
+        }
+        return scored(task, predictions(task, best[3]), details)
+
+
+EVALUATIONS = (
+    LogisticProbe(),
+    LogisticProbe(
+        preset="ssl-transfer",
+        inverse_penalties=tuple(float(c) for c in 1 / np.logspace(-6, 5, 45)),
+        standardise=False,
+        library=True,
+        tolerance=1e-4,
+        max_iterations=100,
+    ),
+    LogisticProbe(
+        preset="clip",
+        inverse_penalties=tuple(10.0**power for power in range(-6, 7, 2)),
+        refinements=4,
+        standardise=False,
+        library=True,
+        warm=False,
+        tolerance=1e-4,
+    ),
+    SGDProbe(),
+    SGDProbe(preset="stablerep-bn", batch_norm=True),
+    SGDProbe(preset="stablerep-clean", clean=True),
+    SGDProbe(preset="stablerep-bn-clean", batch_norm=True, clean=True),
+)

@@ -1,0 +1,161 @@
+"""A labelled dataset as arrays, and the scores of a classifier on it: top-1, mean per class, 11-point mean AP.
+
+Which one is a dataset's main score is a column of the catalogue (Kornblith et al., 2019). All are made of the
+prediction columns alone, so that `values` gives them again without the model.
+
+Shapes: N images, K classes, R resamplings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from benchmark.errors import UserError
+from benchmark.evaluations._catalog import Dataset, dataset
+from benchmark.evaluations._scores import by_group, macro, wilson
+from benchmark.evaluations._splits import keyed, open_split
+from benchmark.interfaces import DatasetScores, LabelledImages, Score
+
+RESAMPLINGS = 1000
+RECALLS = np.arange(11) / 10
+
+
+@dataclass(frozen=True)
+class Task:
+    """Train, validation (where the dataset has an official one) and test, with labels as numbers."""
+
+    row: Dataset
+    train: LabelledImages
+    val: LabelledImages | None
+    test: LabelledImages
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image has any number of classes."""
+        return self.row.metric == "map11"
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names, sorted; those of train."""
+        labels = self.train.columns["label"]
+        return tuple(sorted({name for names in labels for name in names} if self.multilabel else set(labels)))
+
+    def target(self, images: LabelledImages) -> np.ndarray:
+        """Class of each image (N,), or whether it has each class (N, K).
+
+        Raises:
+            UserError: an image of a class that train does not have.
+        """
+        place, labels = {name: at for at, name in enumerate(self.classes)}, images.columns["label"]
+        found = {name for names in labels for name in names} if self.multilabel else set(labels)
+        if unknown := sorted(found - place.keys()):
+            raise UserError(
+                f"{images.identity.split} of {self.row.name} has images of {', '.join(unknown)}, train has none; "
+                "get the dataset again"
+            )
+        if not self.multilabel:
+            return np.array([place[label] for label in labels])
+        target_NK = np.zeros((len(labels), len(place)), dtype=bool)
+        for row, names in enumerate(labels):
+            target_NK[row, [place[name] for name in names]] = True
+        return target_NK
+
+
+def open_task(name: str) -> Task:
+    """The dataset called `name`.
+
+    Raises:
+        MissingDataset: not on this machine.
+        UserError: damaged, or without a train split.
+    """
+    row = dataset(name)
+    val = open_split(name, "val") if row.val else None
+    return Task(row, open_split(name, "train"), val, open_split(name, "test"))
+
+
+def predictions(task: Task, logits_NK: np.ndarray) -> dict[str, np.ndarray]:
+    """Prediction columns of the test split; equal highest logits are -1, wrong whatever the label."""
+    target = task.target(task.test)
+    row_N = np.arange(len(task.test))
+    if task.multilabel:
+        columns = {f"label_{k}": target[:, k] for k in range(target.shape[1])}
+        return {"row": row_N, **columns, **{f"score_{k}": logits_NK[:, k] for k in range(target.shape[1])}}
+    tied_N = (logits_NK == logits_NK.max(axis=1, keepdims=True)).sum(axis=1) > 1
+    return {"row": row_N, "label": target, "prediction": np.where(tied_N, -1, logits_NK.argmax(axis=1))}
+
+
+def values(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The scores of these rows, the main one first; classes without a row are left out of a mean over classes."""
+    metric = dataset(name).metric
+    if metric == "map11":
+        return {"map11": _mean_ap(columns, np.ones((1, len(columns["row"])), dtype=np.int64)).item()}
+    label_N, correct_N = columns["label"], columns["label"] == columns["prediction"]
+    n_K = np.bincount(label_N)
+    found = {
+        "top1": float(correct_N.mean()),
+        "mean_per_class": float((np.bincount(label_N, weights=correct_N)[n_K > 0] / n_K[n_K > 0]).mean()),
+    }
+    return {metric: found.pop(metric), **found}
+
+
+def scored(task: Task, columns: Mapping[str, np.ndarray], details: Mapping[str, Any]) -> DatasetScores:
+    """Scores with intervals; chance is the best that a constant answer can do."""
+    value, n = values(task.row.name, columns), len(task.test)
+    details = {"classes": list(task.classes), **details}
+    if task.multilabel:
+        low, high = _map_interval(columns)
+        score = Score(value["map11"], n, min(low, value["map11"]), max(high, value["map11"]))
+        chance = float(np.mean([columns[f"label_{k}"].mean() for k in range(len(task.classes))]))
+        return DatasetScores(task.test.identity, {"map11": score}, chance, {}, details, columns)
+    correct_N = columns["label"] == columns["prediction"]
+    names = [task.classes[label] for label in columns["label"]]
+    per_class = by_group(names, correct_N)
+    intervals = {"top1": wilson(int(correct_N.sum()), n), "mean_per_class": macro(list(per_class.values()))}
+    n_K = np.bincount(columns["label"])
+    chance = {"top1": float(n_K.max() / n), "mean_per_class": 1 / int((n_K > 0).sum())}[task.row.metric]
+    scores = {name: intervals[name] for name in value}
+    return DatasetScores(task.test.identity, scores, chance, per_class, details, columns)
+
+
+def average_precision(score_N: np.ndarray, positive_N: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
+    """11-point interpolated average precision (VOC2007 development kit) under each row of weights (R,).
+
+    Precision and recall are taken between distinct scores only, so equal scores help nobody: a constant score gives the
+    share of positives. Without a positive it is NaN.
+    """
+    order = np.argsort(-score_N, kind="stable")
+    last_N = np.append(np.diff(score_N[order]) != 0, True)
+    weight_RN = weight_RN[:, order]
+    hits_RN = np.cumsum(weight_RN * positive_N[order], axis=1)[:, last_N]
+    seen_RN = np.cumsum(weight_RN, axis=1)[:, last_N]
+    with np.errstate(invalid="ignore"):
+        precision_RN = np.where(seen_RN > 0, hits_RN / np.maximum(seen_RN, 1), 0.0)
+        recall_RN = hits_RN / hits_RN[:, -1:]
+    best_RN = np.maximum.accumulate(precision_RN[:, ::-1], axis=1)[:, ::-1]
+    reached_RT = np.stack([(recall_RN < level - 1e-12).sum(axis=1) for level in RECALLS], axis=1)
+    mean_R: np.ndarray = np.take_along_axis(best_RN, np.minimum(reached_RT, best_RN.shape[1] - 1), axis=1).mean(axis=1)
+    return np.where(hits_RN[:, -1] > 0, mean_R, np.nan)
+
+
+def _mean_ap(columns: Mapping[str, np.ndarray], weight_RN: np.ndarray) -> np.ndarray:
+    """Mean over the classes that have a positive (R,)."""
+    count = sum(name.startswith("score_") for name in columns)
+    parts = [average_precision(columns[f"score_{k}"], columns[f"label_{k}"], weight_RN) for k in range(count)]
+    mean_R: np.ndarray = np.nanmean(np.stack(parts), axis=0)
+    return mean_R
+
+
+def _map_interval(columns: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    """95 % of the mean AP over images drawn again."""
+    n = len(columns["row"])
+    bits = keyed("map11", str(n))
+    found = []
+    for _ in range(RESAMPLINGS // 50):
+        drawn_RN = bits.random_raw(50 * n).reshape(50, n) % np.uint64(n)
+        weight_RN = np.stack([np.bincount(drawn_N.astype(np.int64), minlength=n) for drawn_N in drawn_RN])
+        found.append(_mean_ap(columns, weight_RN))
+    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,185 @@
+"""A frozen model -> evaluations -> records. A dataset that is measured stays measured; the rest is tried again.
+
+Below the output folder: `records/<model>/<evaluation>.<preset>.json`, written after each dataset, and for each dataset
+`predictions/<model>/<evaluation>.<preset>/<dataset>.parquet`, from which its scores can be made again.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmark import atomic, plugins, results
+from benchmark.errors import UserError, unknown
+from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Skipped, Subject
+
+EVALUATIONS = "benchmark.evaluations"
+
+Report = Callable[[str, int, int, str], None]
+"""Told the name of a piece of work, how much is done, how much there is, and a note."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A model to be measured, and where the outcome goes."""
+
+    subject: Subject
+    origin: Experiment | Pretrained
+    seed: int
+    out: Path
+    device: str
+    """In words, such as `cpu` or `NVIDIA H100`."""
+    content_sha256: str | None = None
+    """Of the dataset that it was trained on."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Spent before, such as on training."""
+
+    @property
+    def place(self) -> str:
+        """Its folder below `records/` and `predictions/`."""
+        return results.place(self.origin, self.seed)
+
+
+def presets(name: str) -> dict[str, Evaluation]:
+    """The protocols of the evaluation called `name`, the default first.
+
+    Raises:
+        UserError: there is no such evaluation.
+    """
+    evaluations = plugins.load(EVALUATIONS, name, "evaluation").EVALUATIONS
+    return {evaluation.preset: evaluation for evaluation in evaluations}
+
+
+def chosen(on: Sequence[str], preset: str | None, datasets: Sequence[str]) -> list[tuple[str, Evaluation]]:
+    """Evaluations by name, all where `on` is empty; in one preset each, on some of their datasets.
+
+    Raises:
+        UserError: a name that does not exist, or a choice that leaves nothing.
+    """
+    found = []
+    for name in on or plugins.names(EVALUATIONS):
+        known = presets(name)
+        if preset is not None and preset not in known:
+            if on:
+                raise unknown(f"preset of {name}", preset, list(known))
+            continue
+        evaluation = known[preset] if preset is not None else next(iter(known.values()))
+        kept = tuple(dataset for dataset in evaluation.datasets if not datasets or dataset in datasets)
+        if kept:
+            found.append((name, replace(evaluation, datasets=kept)))
+    if stray := [dataset for dataset in datasets if not any(dataset in kept.datasets for _, kept in found)]:
+        choices = sorted({dataset for name, _ in found or chosen(on, preset, ()) for dataset in presets_datasets(name)})
+        raise unknown("dataset of these evaluations", stray[0], choices)
+    if not found:
+        everywhere = {known for name in plugins.names(EVALUATIONS) for known in presets(name)}
+        raise unknown("preset", str(preset), sorted(everywhere))
+    return found
+
+
+def presets_datasets(name: str) -> set[str]:
+    """Every dataset of every preset of an evaluation."""
+    return {dataset for evaluation in presets(name).values() for dataset in evaluation.datasets}
+
+
+def evaluate(measured: Measurement, evaluations: Sequence[tuple[str, Evaluation]], report: Report) -> None:
+    """Every dataset of every evaluation that is not measured yet, a record after each.
+
+    Raises:
+        UserError: some datasets failed; told when the others are done.
+    """
+    failures: list[str] = []
+    total = sum(len(evaluation.datasets) for _, evaluation in evaluations)
+    done = 0
+    for name, evaluation in evaluations:
+        record = _Record(measured, name, evaluation)
+        reason = evaluation.skip(measured.subject)
+        for dataset in evaluation.datasets:
+            report(f"{measured.place} evaluation", done, total, f"{name} {dataset}")
+            done += 1
+            if reason:
+                record.keep({dataset: Skipped(reason)})
+            elif not record.holds(dataset) and (failure := record.measure(dataset)):
+                failures.append(f"{name} on {dataset}: {failure}")
+        record.write()
+    report(f"{measured.place} evaluation", total, total, "")
+    if failures:
+        raise UserError(f"{len(failures)} of {total} measurements failed: {'; '.join(failures)}")
+
+
+class _Record:
+    """The record of one evaluation as it grows."""
+
+    def __init__(self, measured: Measurement, name: str, evaluation: Evaluation) -> None:
+        self._measured, self._name, self._evaluation = measured, name, evaluation
+        self._results: dict[str, Any] = {}
+        self._seconds, self._files = dict(measured.seconds), {}
+        path = results.record_path(measured.out / "records", measured.place, name, evaluation.preset)
+        if path.exists():
+            stored = results.read(path)
+            same = stored.model.weights_sha256 == measured.subject.facts["weights_sha256"]
+            if same and stored.evaluation.protocol == results.protocol_hash(evaluation):
+                self._results |= stored.results
+                self._seconds |= stored.seconds
+        self._changed = not path.exists()
+
+    def holds(self, dataset: str) -> bool:
+        """Whether the dataset is measured."""
+        return isinstance(self._results.get(dataset), results.Measured)
+
+    def keep(self, scores: Mapping[str, DatasetScores | Skipped]) -> None:
+        """Take results over; what was skipped for the same reason before is no change."""
+        for dataset, result in scores.items():
+            stored = self._results.get(dataset)
+            reason = stored.skipped if isinstance(stored, results.NotMeasured) else None
+            if not isinstance(result, Skipped) or result.reason != reason:
+                self._results[dataset] = result
+                self._changed = True
+
+    def measure(self, dataset: str) -> str | None:
+        """Measure one dataset and write the record; the reason where that failed."""
+        started = time.monotonic()
+        try:
+            scores = replace(self._evaluation, datasets=(dataset,))(self._measured.subject)
+        except UserError as error:
+            self.keep({dataset: Skipped(str(error))})
+            return str(error)
+        self.keep(scores)
+        if isinstance(result := scores[dataset], DatasetScores):
+            self._seconds[dataset] = time.monotonic() - started
+            self._files[dataset] = self._write_predictions(dataset, result.predictions)
+            self.write()
+        return None
+
+    def write(self) -> None:
+        """Write the record, where it changed."""
+        if not self._changed:
+            return
+        measured = self._measured
+        record = results.from_scores(
+            dict(sorted(self._results.items())),
+            origin=measured.origin,
+            seed=measured.seed,
+            name=self._name,
+            evaluation=self._evaluation,
+            facts=measured.subject.facts,
+            content_sha256=measured.content_sha256,
+            environment=results.environment(measured.device),
+            seconds=self._seconds,
+            predictions=self._files,
+        )
+        results.write(record, measured.out / "records")
+        self._results, self._files = dict(record.results), {}
+        self._changed = False
+
+    def _write_predictions(self, dataset: str, columns: Mapping[str, np.ndarray]) -> results.Predictions:
+        folder = self._measured.out / "predictions" / self._measured.place
+        path = folder / f"{self._name}.{self._evaluation.preset}" / f"{dataset}.parquet"
+        with atomic.replacing(path) as temporary:
+            pq.write_table(pa.table({key: pa.array(values) for key, values in columns.items()}), temporary)
+        return results.Predictions(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
