@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "benchmark/tables/*": (
         "benchmark.results", "benchmark.record", "benchmark.tables", "benchmark.tables._*", *LEAVES,
     ),
+    "benchmark/models/*": (*CORE, "benchmark.models._*"),
     "benchmark/experiments/*": ("benchmark.interfaces", "baselines*", "datasets_scripts.*", *LEAVES),
     "benchmark/cli*.py": ("*",),
     "benchmark/*": CORE,
@@ -102,6 +103,9 @@ def test_a_file_imports_what_the_design_allows(path: str) -> None:
         ("benchmark/tables/new.py", "from benchmark.tables import aro"),
         ("benchmark/tables/new.py", "from benchmark.interfaces import Score"),
         ("benchmark/experiments/new.py", "from benchmark import train"),
+        ("benchmark/models/new.py", "from benchmark.models import timm"),
+        ("benchmark/models/new.py", "from benchmark.experiments import smoke"),
+        ("benchmark/models/new.py", "from baselines import clip"),
         ("benchmark/schema.py", "from tests import small"),
     ],
 )
@@ -138,6 +142,7 @@ def test_the_command_imports_nothing_of_ours_before_it_runs_but_errors(path: str
         ("baselines", {"METHOD"}),
         ("benchmark/evaluations", {"EVALUATIONS"}),
         ("benchmark/experiments", {"EXPERIMENTS"}),
+        ("benchmark/models", {"MODEL"}),
         ("benchmark/tables", {"TITLE"}),
     ],
 )

@@ -1,0 +1,70 @@
+"""From a name on the command line to a model under evaluation; each file beside this one is a way to name one."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmark import plugins
+from benchmark.augment import EvaluationTransform
+from benchmark.errors import UserError
+from benchmark.features import FrozenEncoder
+from benchmark.models._way import LoadedModel, Way
+
+PACKAGE = "benchmark.models"
+
+
+def load(
+    spec: str,
+    *,
+    store: Path | None = None,
+    device: str | torch.device = "cpu",
+    batch_size: int = 64,
+    workers: int = 0,
+) -> LoadedModel:
+    """The model that `spec` names: `WAY:NAME`, or a path; `#LAYER` behind it chooses the layer that evaluations read.
+
+    Raises:
+        UserError: nobody knows such a name, the model is not to be had, or it is not what it says; one line.
+    """
+    name, _, layer = spec.partition("#")
+    way, rest = _way(name)
+    freeze = partial(_freeze, store=store, device=device, batch_size=batch_size, workers=workers)
+    return way.open(rest, layer or None, freeze)
+
+
+def _way(name: str) -> tuple[Way, str]:
+    ways: dict[str, Way] = {way: plugins.load(PACKAGE, way, "model").MODEL for way in plugins.names(PACKAGE)}
+    prefix, colon, rest = name.partition(":")
+    if colon and rest and prefix in ways:
+        return ways[prefix], rest
+    for way in ways.values():
+        if way.is_at and way.is_at(Path(name)):
+            return way, name
+    usages = "; ".join(way.usage for way in ways.values())
+    raise UserError(f"unknown model {name!r}; choose one of: {usages}")
+
+
+def _freeze(
+    network: nn.Module,
+    *,
+    place: str,
+    transform: EvaluationTransform,
+    sha256: str,
+    layer: str | None,
+    store: Path | None,
+    device: str | torch.device,
+    batch_size: int,
+    workers: int,
+) -> FrozenEncoder:
+    return FrozenEncoder(
+        network,
+        transform=transform,
+        weights_sha256=sha256,
+        layer=layer,
+        store=store / place if store else None,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+    )

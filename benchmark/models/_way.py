@@ -1,0 +1,155 @@
+"""What a file of this folder declares (`MODEL`, a `Way`), what it gives (`LoadedModel`), and what the ways share.
+
+Other people's networks are loaded by their own libraries; code of theirs never runs: no `trust_remote_code`, pickles
+only with `weights_only`.
+"""
+
+import contextlib
+import hashlib
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from huggingface_hub import errors
+from safetensors import SafetensorError
+from torch import nn
+
+from benchmark.augment import EvaluationTransform
+from benchmark.errors import UserError
+from benchmark.features import FrozenEncoder
+from benchmark.interfaces import Experiment, Pretrained, Subject
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model under evaluation, and where it comes from."""
+
+    subject: Subject
+    origin: Experiment | Pretrained
+    seed: int = 0
+    """Of a run of ours; 0 for models of others."""
+    layer: str | None = None
+    """The layer that `#LAYER` chose, or None for the model's own first; it is part of the slug of a `Pretrained`."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """The card of a run of ours (`model.json`: fingerprint, seconds, views); empty for models of others."""
+
+
+class Freeze(Protocol):
+    """Makes the subject of a network: store, device, batch size and workers are settled."""
+
+    def __call__(
+        self, network: nn.Module, *, place: str, transform: EvaluationTransform, sha256: str, layer: str | None
+    ) -> FrozenEncoder:
+        """`place` is the model's folder in the feature store: equal weights may belong to unequal networks."""
+        ...
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to name a model; `benchmark/models/<name>.py` defines `MODEL`, an instance."""
+
+    usage: str
+    """How it is written, as an error shows it."""
+    open: Callable[[str, str | None, Freeze], LoadedModel]
+    """Takes what follows the prefix, the layer asked for, and how to freeze a network."""
+    is_at: Callable[[Path], bool] | None = None
+    """Whether a path without a prefix means this way."""
+
+
+def pretrained(
+    network: nn.Module,
+    source: str,
+    *,
+    weights: nn.Module,
+    transform: EvaluationTransform,
+    encoder: Mapping[str, Any],
+    layer: str | None,
+    freeze: Freeze,
+) -> LoadedModel:
+    """A network that was trained elsewhere; `source` says all that tells it from others, `weights` what is hashed."""
+    sha256 = weights_sha256(weights)
+    subject = freeze(network, place=slug(source), transform=transform, sha256=sha256, layer=layer)
+    chosen = None if subject.facts["layer"] == subject.layers[0] else str(subject.facts["layer"])
+    whole = f"{source}#{chosen}" if chosen else source
+    return LoadedModel(subject, Pretrained(whole, slug(whole), {**encoder, "image_size": transform.size}), layer=chosen)
+
+
+def slug(source: str) -> str:
+    """The source as a name of folders: letters, digits and `._-`. Names of hubs and libraries hold no `--` or `..`."""
+    name = source.replace("/", "--").replace("#", "--").replace("@", "..")
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """Over the weights as they are used, buffers included: names in order, types, shapes and values.
+
+    The same weights have the same hash, whichever file or library they come from.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def square(what: str, channels: int, height: int, width: int) -> int:
+    """The side of a network's images.
+
+    Raises:
+        UserError: they are not square RGB.
+    """
+    if channels != 3 or height != width:
+        raise UserError(f"{what} takes images of {channels} x {height} x {width}; wanted square ones with 3 channels")
+    return height
+
+
+FAILURES = (
+    errors.HTTPError,  # type: ignore[attr-defined]  # that of the httpx it has
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+"""What libraries raise over a model that is not to be had, or not what it says."""
+
+REASONS = {
+    errors.GatedRepoError: "it is gated; accept its terms on its page and run `hf auth login`",
+    errors.RevisionNotFoundError: "that revision does not exist; name another after @",
+    errors.RepositoryNotFoundError: "no such model, or it is private; check its id and run `hf auth login`",
+    errors.OfflineModeIsEnabled: "it is not in the cache and HF_HUB_OFFLINE is set; unset it or download it before",
+    errors.LocalEntryNotFoundError: "it is not in the cache and the Hub does not answer; check the network",
+    errors.HTTPError: "the Hub does not answer; check the network and try again",  # type: ignore[attr-defined]
+}
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Say in one line why a library could not load `what`.
+
+    Raises:
+        UserError: it could not.
+    """
+    try:
+        yield
+    except FAILURES as error:
+        raise UserError(f"cannot load {what}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """From whichever error of the chain says most."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    found = (reason for kind, reason in REASONS.items() for each in chain if isinstance(each, kind))
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return next(found, said if len(said) <= 300 else f"{said[:300]} ...")

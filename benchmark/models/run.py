@@ -1,0 +1,59 @@
+"""`run:FOLDER`, or the folder alone: a finished run of ours, `.../train/<name>/<version>/<seed>`.
+
+The folder holds weights and a card with the fingerprint of the declaration they came from; the declaration itself is
+the one in `benchmark/experiments` with that fingerprint.
+"""
+
+from pathlib import Path
+
+import torch
+
+from benchmark import plugins, results, train
+from benchmark.augment import EvaluationTransform
+from benchmark.errors import UserError
+from benchmark.interfaces import Experiment
+from benchmark.models._way import Freeze, LoadedModel, Way
+
+EXPERIMENTS = "benchmark.experiments"
+
+
+def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
+    folder = Path(name)
+    card = train.read_card(folder)
+    experiment = _declared(folder, str(card["fingerprint"]), card.get("experiment"))
+    seed = card.get("seed")
+    if not isinstance(seed, int):
+        raise UserError(f"{folder / 'model.json'} names no seed; remove {folder} and run again")
+    model, sha256 = train.load_trained(experiment, seed, folder, torch.device("cpu"))
+    subject = freeze(
+        model,
+        place=f"{experiment.name}/{experiment.version}",
+        transform=EvaluationTransform(experiment.encoder.image_size),
+        sha256=sha256,
+        layer=layer,
+    )
+    chosen = None if subject.facts["layer"] == subject.layers[0] else str(subject.facts["layer"])
+    return LoadedModel(subject, experiment, seed, chosen, card)
+
+
+def _declared(folder: Path, fingerprint: str, name: object) -> Experiment:
+    declared: list[Experiment] = [
+        experiment
+        for module in plugins.names(EXPERIMENTS)
+        for experiment in plugins.load(EXPERIMENTS, module, "experiment").EXPERIMENTS
+    ]
+    for experiment in declared:
+        if results.fingerprint(experiment) == fingerprint:
+            return experiment
+    found = f"{folder} is a run of {name} with fingerprint {fingerprint[:12]}"
+    same = [f"version {e.version} has {results.fingerprint(e)[:12]}" for e in declared if e.name == name]
+    if same:
+        raise UserError(f"{found}; declared {', '.join(same)}; take the code it was trained with, or train again")
+    raise UserError(f"{found}; no experiment of that name is declared, only: {', '.join(e.name for e in declared)}")
+
+
+def _is_at(path: Path) -> bool:
+    return (path / "model.json").is_file()
+
+
+MODEL = Way("a folder .../train/<name>/<version>/<seed>", _open, _is_at)

@@ -1,0 +1,30 @@
+"""`timm:NAME`: a pretrained model of timm, such as `timm:vit_base_patch16_224.dino`.
+
+NAME may leave out the tag behind the point; the source then gets timm's own default tag, so that it stays the same
+model when that default moves.
+"""
+
+import difflib
+from typing import Any
+
+import timm
+
+from benchmark.errors import UserError
+from benchmark.models._timm import open_timm
+from benchmark.models._way import Freeze, LoadedModel, Way, refusing
+
+
+def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models()) or ["vit_base_patch16_224"]
+        raise UserError(f"timm has no model {architecture!r}; choose one of timm.list_models(), such as {near[0]}")
+    with refusing(f"timm:{name}"):
+        model: Any = timm.create_model(name, pretrained=True)
+    config = model.pretrained_cfg
+    tag = config.get("tag") or ""
+    source = f"timm:{architecture}.{tag}" if tag else f"timm:{architecture}"
+    return open_timm(model, source, {"tag": tag, "repo": config.get("hf_hub_id") or config.get("url")}, layer, freeze)
+
+
+MODEL = Way("timm:NAME", _open)
