@@ -1,8 +1,8 @@
 """Two models on the same samples: paired differences of every score, with 95 % intervals.
 
 Both answered the same images or episodes, so the noise of the sample largely cancels in the difference: it is far
-narrower than what two separate intervals suggest. Samples that belong together (column `unit`) are drawn together, 1,000
-times, the same for both models (percentile bootstrap; Efron and Tibshirani, 1993).
+narrower than what two separate intervals suggest. Samples that belong together (column `unit`) are drawn together,
+1,000 times, the same for both models (percentile bootstrap; Efron and Tibshirani, 1993).
 """
 
 import hashlib

@@ -79,6 +79,8 @@ def check_rows_are_independent(method: Method) -> None:
     together, alone = model.encode_images(images), torch.cat([model.encode_images(i[None]) for i in images])
     _require(together.shape == (len(images), ENCODER.width), f"features have shape {tuple(together.shape)}")
     _require(torch.allclose(together, alone, atol=1e-5), "features of an image depend on the rest of the batch")
+    first = next(iter(model.image_layers(images).values()))
+    _require(torch.allclose(together, first, atol=1e-5), "evaluations see another layer than encode_images() gives")
 
 
 @torch.no_grad()

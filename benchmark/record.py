@@ -250,7 +250,7 @@ class Record(Part):
         _equal("model.views", self.model.views, declared.views)
         _equal("model.encoder", self.model.encoder, declared.encoder)
         if isinstance(declared, Foreign) or self.training is None:
-            _equal("whether it was trained here", self.training is not None, isinstance(declared, Declaration))
+            _equal("whether there is a training", self.training is not None, isinstance(declared, Declaration))
             return self
         _equal("training.repo", self.training.repo, declared.dataset)
         _equal("training.revision", self.training.revision, declared.revision)

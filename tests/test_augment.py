@@ -9,7 +9,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from benchmark import augment as aug
-from benchmark.augment import MEAN, STD, augment, evaluation_transform, normalise, random_crops, resize_matrix
+from benchmark.augment import MEAN, STD, EvaluationTransform, augment, normalise, random_crops, resize_matrix
 from benchmark.interfaces import SIMCLR, WEAK, Augmentation
 
 NOTHING = Augmentation(scale=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
@@ -105,20 +105,46 @@ def test_normalise_is_torchvisions():
     assert (MEAN, STD) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-@pytest.mark.parametrize("shape", [(48, 48), (40, 70), (70, 40), (20, 24)])
-def test_evaluation_transform_is_torchvisions(shape):
-    picture = uint8(1, *shape)[0]
-    found = evaluation_transform(32)(picture.permute(1, 2, 0).numpy())
-    wanted = tv.resize(picture, [32], InterpolationMode.BICUBIC, antialias=True)
-    wanted = tv.normalize(tv.center_crop(wanted, [32, 32]).float() / 255, list(MEAN), list(STD))
+@pytest.mark.parametrize("shape", [(48, 48), (40, 70), (70, 40), (20, 24), (32, 32)])
+@pytest.mark.parametrize(("zoom", "interpolation"), [(1.0, "bicubic"), (256 / 224, "bilinear")])
+def test_evaluation_transform_is_torchvisions(shape, zoom, interpolation):
+    picture, mean, std = uint8(1, *shape)[0], (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    found = EvaluationTransform(32, zoom, interpolation, mean, std)(picture.permute(1, 2, 0).numpy())
+    wanted = tv.resize(picture, [round(32 * zoom)], InterpolationMode(interpolation), antialias=True)
+    wanted = tv.normalize(tv.center_crop(wanted, [32, 32]).float() / 255, list(mean), list(std))
     assert found.shape == (3, 32, 32)
     torch.testing.assert_close(found, wanted)
 
 
 def test_evaluation_transform_leaves_the_right_size_alone():
     picture = uint8(1, 32, 32)[0]
-    found = denormalise(evaluation_transform(32)(picture.permute(1, 2, 0).numpy()))
+    found = denormalise(EvaluationTransform(32)(picture.permute(1, 2, 0).numpy()))
     torch.testing.assert_close(found * 255, picture.float(), rtol=0, atol=1e-3)
+
+
+def test_a_random_view_is_torchvisions_crop_and_flip(monkeypatch):
+    picture = uint8(1, 40, 60)[0]
+    box = [torch.tensor([value]) for value in (3, 5, 20, 30)]
+    monkeypatch.setattr(aug, "random_crops", lambda *_: box)
+    wanted = tv.normalize(tv.resized_crop(picture, 3, 5, 20, 30, [32, 32], antialias=True) / 255, list(MEAN), list(STD))
+    transform, seen = EvaluationTransform(32, zoom=2.0, interpolation="bicubic"), []
+    for seed in range(40):
+        view = transform.random_view(picture.permute(1, 2, 0).numpy(), torch.Generator().manual_seed(seed))
+        flipped = not torch.allclose(view, wanted)
+        torch.testing.assert_close(view.flip(2) if flipped else view, wanted)
+        seen.append(flipped)
+    assert 8 < sum(seen) < 32
+
+
+def test_random_views_cover_a_twelfth_to_all_of_the_image():
+    spread = np.linspace(0, 255, 64).astype(np.uint8)
+    picture = np.repeat(np.broadcast_to(spread, (64, 64))[..., None], 3, 2)
+    widths = []
+    for seed in range(200):
+        view = denormalise(EvaluationTransform(16).random_view(picture, torch.Generator().manual_seed(seed)))
+        widths.append(float(view[0].max() - view[0].min()))
+    assert min(widths) < 0.4
+    assert max(widths) > 0.9
 
 
 # The whole chain

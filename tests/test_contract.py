@@ -69,9 +69,8 @@ class Joint(Fine):
     text_width = 32
     norm = False
 
-    def embed_images(self, images_B3HW):
-        features = self.encode_images(images_B3HW)
-        return nn.functional.normalize(features, dim=1) if self.norm else features
+    def project_images(self, features_BD):
+        return nn.functional.normalize(features_BD, dim=1) if self.norm else features_BD
 
     def embed_texts(self, texts):
         return nn.functional.normalize(torch.ones(len(texts), self.text_width), dim=1)

@@ -22,6 +22,7 @@ from benchmark.interfaces import (
     Evaluation,
     Experiment,
     Method,
+    Pretrained,
     Sampling,
     Schedule,
     Score,
@@ -44,7 +45,7 @@ class Probe(Evaluation):
     """An evaluation with one knob."""
 
     version: ClassVar[int] = 3
-    preset: ClassVar[str] = "ssl-transfer"
+    preset: str = "ssl-transfer"
     datasets: tuple[str, ...] = ("digits", "cifar10")
     tolerance: float = 1e-8
 
@@ -61,6 +62,7 @@ EXPERIMENT = Experiment(
     encoder=Encoder(image_size=32, patch=4, width=64, depth=2, heads=2),
     seeds=(0, 1),
 )
+FACTS = {"weights_sha256": "a" * 64, "layer": "cls", "transform": {"size": 32}, "precision": "float32"}
 IDENTITY = DatasetIdentity("synrep-bench/digits", "1.7", "test", 360, "b" * 64)
 SCORES = DatasetScores(
     IDENTITY,
@@ -71,18 +73,18 @@ SCORES = DatasetScores(
 )
 
 
-def make(scores: Scores | None = None, experiment: Experiment = EXPERIMENT, **changes: Any) -> results.Record:
+def make(scores: Any = None, experiment: Experiment = EXPERIMENT, **changes: Any) -> results.Record:
     arguments: dict[str, Any] = {
-        "experiment": experiment,
+        "origin": experiment,
         "seed": 0,
         "name": "linear_probe",
         "evaluation": Probe(),
-        "weights_sha256": "a" * 64,
+        "facts": FACTS,
         "content_sha256": "c" * 64,
         "environment": results.environment("cpu"),
         "parents": {"checkpoint": "d" * 64},
         "seconds": {"probe": 1.5},
-        "predictions": results.Predictions(file="linear_probe.npz", sha256="e" * 64),
+        "predictions": {"digits": results.Predictions(file="digits.parquet", sha256="e" * 64)},
     }
     found: Scores = {"digits": SCORES, "cifar10": Skipped("not in the mirror")}
     return results.from_scores(found if scores is None else scores, **(arguments | changes))
@@ -114,11 +116,11 @@ def one_line_error(path: Path) -> str:
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     record = make()
     path = results.write(record, tmp_path)
-    assert path == tmp_path / "smoke/stablerep/1/0/linear_probe.json"
+    assert path == tmp_path / "smoke/stablerep/1/0/linear_probe.ssl-transfer.json"
     assert results.read(path) == record
     assert results.read_all(tmp_path) == [record]
     assert results.content_hash(results.read(path)) == results.content_hash(record)
-    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["linear_probe.json"]
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["linear_probe.ssl-transfer.json"]
 
 
 def test_a_record_says_what_was_scored_and_which_score_is_the_main_one(tmp_path: Path) -> None:
@@ -243,11 +245,8 @@ def test_the_protocol_hash_sees_knobs_but_not_the_list_of_datasets() -> None:
     class Later(Probe):
         version = 4
 
-    class Other(Probe):
-        preset = "lgssl"
-
-    hashes = {results.protocol_hash(evaluation) for evaluation in (Probe(), Probe(tolerance=1e-4), Later(), Other())}
-    assert len(hashes) == 4
+    changed = (Probe(), Probe(tolerance=1e-4), Later(), Probe(preset="lgssl"))
+    assert len({results.protocol_hash(evaluation) for evaluation in changed}) == 4
     assert results.protocol_hash(Probe(datasets=("digits",))) == results.protocol_hash(Probe())
 
 
@@ -264,8 +263,10 @@ def test_the_protocol_hash_sees_knobs_but_not_the_list_of_datasets() -> None:
         (("model", "encoder", "depth"), 12),
         (("training", "revision"), "2.0"),
         (("seed",), "0"),
-        (("schema_version",), 2),
-        (("predictions", "file"), "../linear_probe.npz"),
+        (("schema_version",), 1),
+        (("results", "digits", "predictions", "file"), "../digits.parquet"),
+        (("model", "layer"), ""),
+        (("training",), None),
         (("remark",), "an unknown field"),
     ],
 )
@@ -277,6 +278,48 @@ def test_a_tampered_record_is_refused(tmp_path: Path, place: tuple[str, ...], va
         content[place[-1]] = value
 
     assert place[0] in one_line_error(spoiled(tmp_path, tamper))
+
+
+PRETRAINED = Pretrained("timm:vit_tiny_patch16_224", "vit_tiny_patch16_224", {"architecture": "vit_tiny_patch16_224"})
+
+
+def test_a_model_of_others_is_recorded_without_what_is_not_known(tmp_path: Path) -> None:
+    path = results.write(make(origin=PRETRAINED), tmp_path)
+    assert path == tmp_path / "pretrained/vit_tiny_patch16_224/1/0/linear_probe.ssl-transfer.json"
+    record = results.read(path)
+    assert record.training is None
+    assert record.model.views is None
+    assert record.experiment.method == "vit_tiny_patch16_224"
+    assert record.model_dump()["experiment"]["declaration"]["source"] == "timm:vit_tiny_patch16_224"
+    assert record.experiment.fingerprint == results.fingerprint(PRETRAINED)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("experiment", "declaration", "source"), "timm:other"),
+        (("experiment", "declaration", "source"), ""),
+        (("model", "views"), 6000),
+        (("model", "encoder"), {"architecture": "other"}),
+        (("training",), {"repo": "a/b", "revision": "r", "content_sha256": None, "parents": {}}),
+    ],
+)
+def test_a_tampered_record_of_a_model_of_others_is_refused(tmp_path: Path, place: tuple[str, ...], value: Any) -> None:
+    path = results.write(make(origin=PRETRAINED), tmp_path)
+    content = json.loads(path.read_text())
+    part = content
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    path.write_text(json.dumps(content))
+    assert place[0] in one_line_error(path)
+
+
+def test_results_of_an_older_record_are_kept_as_they_are() -> None:
+    before = make().results
+    later = make({**before, "stl10": SCORES})
+    assert {name: later.results[name] for name in before} == dict(before)
+    assert isinstance(later.results["stl10"], results.Measured)
 
 
 @pytest.mark.parametrize("name", ["../up", "/root", "a//b", "a/../b", ""])

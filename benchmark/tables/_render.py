@@ -10,7 +10,7 @@ import io
 import pkgutil
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tabulate import tabulate
@@ -119,21 +119,23 @@ def table_names() -> list[str]:
 
 
 def build_tables(records: Sequence[Record]) -> dict[str, Table]:
-    """Every table that these records fill, by name.
+    """Every table that these records fill, a table for each preset, as `<table>.<preset>`.
 
     Raises:
         UserError: the records cannot stand in one table; the message says why.
     """
     built = {}
-    for name in table_names():
-        table: Table = importlib.import_module(f"{tables.__name__}.{name}").build(records)
-        if table.rows:
-            built[name] = table
+    for evaluation, preset in sorted({(record.evaluation.name, record.evaluation.preset) for record in records}):
+        alike = [r for r in records if (r.evaluation.name, r.evaluation.preset) == (evaluation, preset)]
+        for name in table_names():
+            table: Table = importlib.import_module(f"{tables.__name__}.{name}").build(alike)
+            if table.rows:
+                built[f"{name}.{preset}"] = replace(table, title=f"{table.title} ({preset})")
     return built
 
 
 def write_tables(records: Sequence[Record], out: Path) -> list[Path]:
-    """Write `<name>.md`, `.csv` and `.tex` of every table to `out`; nothing is written where one cannot be built.
+    """Write `<table>.<preset>.md`, `.csv` and `.tex` of every table to `out`; nothing where one cannot be built.
 
     Raises:
         UserError: the records cannot stand in one table, or `out` cannot be written.

@@ -28,7 +28,7 @@ class Knobs(Evaluation):
     """An evaluation with one knob."""
 
     version: ClassVar[int] = 1
-    preset: ClassVar[str] = "synrep"
+    preset: str = "synrep"
     datasets: tuple[str, ...] = ()
     shots: int = 5
 
@@ -70,11 +70,11 @@ def record(
     )
     return results.from_scores(
         scores,
-        experiment=dataclasses.replace(experiment, **changes),
+        origin=dataclasses.replace(experiment, **changes),
         seed=seed,
         name=evaluation,
         evaluation=protocol or Knobs(),
-        weights_sha256="a" * 64,
+        facts={"weights_sha256": "a" * 64, "layer": "cls", "transform": {"size": 32}, "precision": "float32"},
         content_sha256="c" * 64,
         environment=ENVIRONMENT,
     )

@@ -170,7 +170,7 @@ def test_two_experiments_of_one_method_are_two_rows(record: Make, measured: Make
 
 def test_the_same_records_give_the_same_bytes(smoke: list[Record], tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in write_tables(smoke, tmp_path)}
-    assert set(files) == {"linear_probe.md", "linear_probe.csv", "linear_probe.tex"}
+    assert set(files) == {"linear_probe.synrep.md", "linear_probe.synrep.csv", "linear_probe.synrep.tex"}
     for seed in range(5):
         shuffled = random.Random(seed).sample(smoke, len(smoke))
         results = [record.model_copy(update={"results": dict(reversed(record.results.items()))}) for record in shuffled]
@@ -196,11 +196,8 @@ def test_presets_versions_and_knobs_do_not_mix(record: Make, measured: Make, kno
     class Later(knobs):  # type: ignore[misc, valid-type]
         version = 2
 
-    class Other(knobs):  # type: ignore[misc, valid-type]
-        preset = "lgssl"
-
     first = record("clip", {"digits": measured(0.5)})
-    for protocol, what in ((Later(), "versions"), (Other(), "presets"), (knobs(shots=1), "protocol hashes")):
+    for protocol, what in ((Later(), "versions"), (knobs(preset="lgssl"), "presets"), (knobs(shots=1), "protocol hashes")):
         refused([first, record("mae", {"digits": measured(0.5)}, protocol=protocol)], what)
     linear_probe.build([first, record("mae", {"digits": measured(0.5)}, protocol=knobs(datasets=("digits",)))])
 
@@ -247,10 +244,19 @@ def test_one_seed_counts_once(record: Make, measured: Make) -> None:
 
 def test_each_table_takes_its_own_evaluation(record: Make, measured: Make, smoke: list[Record]) -> None:
     records = [*smoke, record("clip", {"digits": measured(0.7, name="accuracy", n=600)}, evaluation="few_shot")]
-    assert set(build_tables(records)) == {"linear_probe", "few_shot"}
+    assert set(build_tables(records)) == {"linear_probe.synrep", "few_shot.synrep"}
     assert row(few_shot.build(records), "clip")["digits"].text == "70.0 ± 2.0"
     assert row(few_shot.build(records), "n")["digits"].text == "600"
     assert build_tables([]) == {}
+
+
+def test_each_preset_has_a_table_of_its_own(record: Make, measured: Make, knobs: Make, smoke: list[Record]) -> None:
+    other = record("clip", {"digits": measured(0.7)}, protocol=knobs(preset="lgssl"))
+    built = build_tables([*smoke, other])
+    assert set(built) == {"linear_probe.synrep", "linear_probe.lgssl"}
+    assert built["linear_probe.lgssl"].title.endswith("(lgssl)")
+    assert row(built["linear_probe.lgssl"], "clip")["digits"].text.startswith("70.0")
+    assert build_tables(smoke)["linear_probe.synrep"] == built["linear_probe.synrep"]
 
 
 def test_a_refused_table_writes_nothing(record: Make, measured: Make, tmp_path: Path) -> None:
@@ -268,14 +274,15 @@ def test_a_refused_table_writes_nothing(record: Make, measured: Make, tmp_path: 
 def test_check_names_stale_missing_and_extra_files(smoke: list[Record], tmp_path: Path) -> None:
     write_tables(smoke, tmp_path)
     assert check_tables(smoke, tmp_path) == []
-    path = tmp_path / "linear_probe.md"
+    path = tmp_path / "linear_probe.synrep.md"
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(bytes(content))
-    (tmp_path / "linear_probe.tex").unlink()
+    (tmp_path / "linear_probe.synrep.tex").unlink()
     (tmp_path / "knn.csv").write_text("method\n")
-    assert check_tables(smoke, tmp_path) == ["missing: linear_probe.tex", "extra: knn.csv", "stale: linear_probe.md"]
-    assert check_tables(smoke[:-1], tmp_path)[-2:] == ["stale: linear_probe.csv", "stale: linear_probe.md"]
+    name = "linear_probe.synrep"
+    assert check_tables(smoke, tmp_path) == [f"missing: {name}.tex", "extra: knn.csv", f"stale: {name}.md"]
+    assert check_tables(smoke[:-1], tmp_path)[-2:] == [f"stale: {name}.csv", f"stale: {name}.md"]
     with pytest.raises(UserError, match="no folder"):
         check_tables(smoke, tmp_path / "none")
 
