@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from benchmark.cli_data import SCENES_EVALUATION, data
+from benchmark.cli_evaluate import evaluate
 from benchmark.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data, name="data")
+app.command()(evaluate)
 
 INTERRUPTED = 130
 """What typer returns in the place of a KeyboardInterrupt."""

@@ -6,7 +6,7 @@ narrower than what two separate intervals suggest. Samples that belong together 
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from benchmark import results
 from benchmark.errors import UserError
 from benchmark.interfaces import Evaluation
+from benchmark.measure import Measurement
 
 RESAMPLINGS = 1000
 SAME = ("row", "label", "unit", "episode")
@@ -41,26 +42,31 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def differences(out: Path, first: str, second: str, evaluations: list[tuple[str, Evaluation]]) -> Iterator[Difference]:
-    """Every score that both models have; `first` and `second` are places of records below `out/records`.
+def differences(
+    first: Measurement, second: Measurement, evaluations: Sequence[tuple[str, Evaluation]]
+) -> Iterator[Difference]:
+    """Every score that both models have in their records.
 
     Raises:
         UserError: records of other protocols or samples, or predictions that are not those of the record.
     """
+    both = f"{first.place} and {second.place}"
     for name, evaluation in evaluations:
-        pair = [results.read(results.record_path(out / "records", p, name, evaluation.preset)) for p in (first, second)]
+        own = f"{name}.{evaluation.preset}"
+        pair = [
+            results.read(results.record_path(one.out / "records", one.place, name, evaluation.preset))
+            for one in (first, second)
+        ]
         if len({record.evaluation.protocol for record in pair}) > 1:
-            raise UserError(f"{name} of {first} and {second} follow different protocols; evaluate both again")
+            raise UserError(f"{name} of {both} follow different protocols; evaluate both again")
         for dataset in evaluation.datasets:
-            parts = [record.results.get(dataset) for record in pair]
-            a, b = parts
+            a, b = (record.results.get(dataset) for record in pair)
             if not isinstance(a, results.Measured) or not isinstance(b, results.Measured):
                 continue
             if a.dataset != b.dataset:
-                raise UserError(f"{name}: {first} and {second} were measured on different samples of {dataset}")
+                raise UserError(f"{name}: {both} were measured on different samples of {dataset}; evaluate both again")
             columns = [
-                _read(out / "predictions" / place / f"{name}.{evaluation.preset}", part)
-                for place, part in ((first, a), (second, b))
+                _read(one.out / "predictions" / one.place / own, part) for one, part in ((first, a), (second, b))
             ]
             yield from _paired(name, evaluation, dataset, *columns)
 

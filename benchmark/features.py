@@ -115,7 +115,7 @@ class FrozenEncoder:
         row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         distinct = list(row_of)
         batches = [distinct[at : at + self._batch_size] for at in range(0, len(distinct), self._batch_size)]
-        embed: Callable[[list[str]], Tensor] = self._module.embed_texts
+        embed = cast(Callable[[list[str]], Tensor], self._module.embed_texts)
         embeddings_TD = np.concatenate([embed(batch).float().cpu().numpy() for batch in batches])
         self.encoded["texts"] += len(distinct)
         if not np.isfinite(embeddings_TD).all():

@@ -118,11 +118,12 @@ class _Record:
     def __init__(self, measured: Measurement, name: str, evaluation: Evaluation) -> None:
         self._measured, self._name, self._evaluation = measured, name, evaluation
         self._results: dict[str, Any] = {}
-        self._seconds, self._files = dict(measured.seconds), {}
+        self._seconds = dict(measured.seconds)
+        self._files: dict[str, results.Predictions] = {}
         path = results.record_path(measured.out / "records", measured.place, name, evaluation.preset)
         if path.exists():
             stored = results.read(path)
-            same = stored.model.weights_sha256 == measured.subject.facts["weights_sha256"]
+            same = all(getattr(stored.model, fact) == value for fact, value in measured.subject.facts.items())
             if same and stored.evaluation.protocol == results.protocol_hash(evaluation):
                 self._results |= stored.results
                 self._seconds |= stored.seconds

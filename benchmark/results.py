@@ -120,8 +120,8 @@ def from_scores(
     declared, files = _declaration(origin), predictions or {}
     trained = None
     if isinstance(origin, Experiment):
-        trained = {"repo": origin.dataset, "revision": origin.revision, "content_sha256": content_sha256}
-        trained |= {"parents": parents or {}}
+        source = {"repo": origin.dataset, "revision": origin.revision, "content_sha256": content_sha256}
+        trained = {**source, "parents": parents or {}}
     untyped = {
         "experiment": {
             **{field: declared[field] for field in ("name", "version", "method")},

@@ -30,7 +30,6 @@ from benchmark.features import FrozenEncoder
 from benchmark.interfaces import Experiment
 from benchmark.measure import Report
 from benchmark.mirror import dataset_folder
-from benchmark.schema import read_manifest
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -158,26 +157,27 @@ def train_and_evaluate(job: Job, out: Path, device: torch.device, report: Report
         device=device,
         report=trained,
     )
-    evaluate(job, folder, out, data_folder, device, report)
+    evaluate(job, folder, out, device, report)
 
 
-def evaluate(job: Job, folder: Path, out: Path, data_folder: Path, device: torch.device, report: Report) -> None:
+def evaluate(job: Job, folder: Path, out: Path, device: torch.device, report: Report) -> None:
     """The default preset of every evaluation on the trained run in `folder`, as far as its records are not there."""
-    model, weights_sha256 = train.load_trained(job.experiment, job.seed, folder, device)
+    experiment, card = job.experiment, train.read_card(folder)
+    model, weights_sha256 = train.load_trained(experiment, job.seed, folder, device)
     subject = FrozenEncoder(
         model,
-        transform=EvaluationTransform(job.experiment.encoder.image_size),
+        transform=EvaluationTransform(experiment.encoder.image_size),
         weights_sha256=weights_sha256,
-        store=out / "features",
+        store=out / "features" / experiment.name / str(experiment.version),
         device=device,
     )
     measured = measure.Measurement(
         subject,
-        job.experiment,
+        experiment,
         job.seed,
         out,
         torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        content_sha256=read_manifest(data_folder).content_sha256,
-        seconds={"train": train.read_card(folder)["seconds"]},
+        content_sha256=card["content_sha256"],
+        seconds={"train": card["seconds"]},
     )
     measure.evaluate(measured, measure.chosen((), None, ()), report)

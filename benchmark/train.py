@@ -31,7 +31,7 @@ from benchmark.interfaces import AdamW, Batch, Experiment, Model
 Report = Callable[[int, float, float], None]
 """Told views seen, loss and views per second."""
 
-CARD = {"fingerprint", "seconds", "weights_sha256"}
+CARD = {"content_sha256", "fingerprint", "seconds", "weights_sha256"}
 """What is read of model.json."""
 
 LOG_EVERY = 10
@@ -82,7 +82,10 @@ def train(
         batches = Batches(data, experiment.settings.sampling, experiment.schedule, experiment.encoder.image_size, seed)
         _loop(run, settings, batches, device, report, save_seconds=save_seconds, workers=workers)
         seconds = run.seconds
-    _finish(experiment, seed, model, folder, {"fingerprint": fingerprint, "seconds": seconds})
+    content = data.manifest.content_sha256
+    _finish(
+        experiment, seed, model, folder, {"fingerprint": fingerprint, "seconds": seconds, "content_sha256": content}
+    )
 
 
 def _loop(

@@ -58,6 +58,11 @@ class Mixing(Fine):
         return features - features.mean(0)
 
 
+class Elsewhere(Fine):
+    def encode_images(self, images_B3HW):
+        return 2 * super().encode_images(images_B3HW)
+
+
 class Wide(Fine):
     def encode_images(self, images_B3HW):
         return super().encode_images(images_B3HW).repeat(1, 2)
@@ -106,6 +111,7 @@ def test_fine_method_passes_every_check():
         (Detached, "no gradient reaches the encoder"),
         (Growing, r"does not fall on a repeated batch \(\d"),
         (Mixing, "depend on the rest of the batch"),
+        (Elsewhere, "evaluations see another layer"),
         (Wide, r"features have shape \(12, 64\)"),
         (Joint, "embedded images are not unit vectors"),
         (Narrow, "widths differ: images 32, texts 16"),

@@ -480,7 +480,7 @@ def test_the_environment_of_a_state_is_no_secret(small_data: CaptionImages, tmp_
     """Nothing of this machine is in the card: no path, no host name."""
     train_here(experiment("untrained"), small_data, tmp_path)
     card = json.loads((tmp_path / "model.json").read_text())
-    assert set(card) == {"experiment", "seed", "fingerprint", "seconds", "weights_sha256", "views"}
+    assert set(card) == {"experiment", "seed", "fingerprint", "seconds", "weights_sha256", "views", "content_sha256"}
     assert os.uname().nodename not in json.dumps(card)
 
 

@@ -136,7 +136,7 @@ def provenance(runs: Sequence[Run]) -> list[str]:
     ]
     trained = [run for run in runs if run.records[0].model.views]
     if trained:
-        data = _by_value(trained, lambda record: f"{record.training.repo} @ {record.training.revision[:12]}")
+        data = _by_value(trained, _training)
         lines.append(f"Training: {trained[0].records[0].model.views:,} views for every trained method, on {data}.")
     lines.append(f"Encoder: {_by_value(runs, lambda record: _words(record.model.encoder))}.")
     for name in dataset_names(runs):
@@ -148,6 +148,11 @@ def provenance(runs: Sequence[Run]) -> list[str]:
                 f"{part.n:,} samples, ids {part.ids_sha256[:12]}."
             )
     return lines
+
+
+def _training(record: Record) -> str:
+    source = record.training
+    return f"{source.repo} @ {source.revision[:12]}" if source else "data of others"
 
 
 def _unmeasured(runs: Sequence[Run], dataset: str) -> str:

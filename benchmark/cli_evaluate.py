@@ -1,0 +1,133 @@
+"""`synrep evaluate`: measure any model, or compare two on the same samples."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.interfaces import Evaluation
+    from benchmark.measure import Measurement
+
+Chosen = list[tuple[str, "Evaluation"]]
+
+
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="A finished run's folder, timm:NAME, open_clip:NAME/PRETRAINED, hub:ORG/NAME[@REVISION], a released "
+            ".pth, or a folder of feature files; #LAYER behind it chooses a layer."
+        ),
+    ],
+    on: Annotated[list[str] | None, typer.Option(help="Only this evaluation; may be repeated.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Protocol, such as synclr; the default is each one's own.")] = None,
+    datasets: Annotated[str, typer.Option(help="Only these, comma-separated.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder for features, predictions and records.")] = Path("runs"),
+    compare: Annotated[bool, typer.Option("--compare", help="Print the paired differences of two models.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once; moves no score.")] = 64,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = min(os.cpu_count() or 1, 8),
+) -> None:
+    """Measure models that are frozen; what is measured already is not measured again."""
+    if compare and len(models) != 2:
+        raise UserError(f"--compare wants two models, found {len(models)}")
+    from benchmark import measure
+
+    names = [name.strip() for name in datasets.split(",") if name.strip()]
+    chosen = measure.chosen(on or (), preset, names)
+    measured = [_measure(model, chosen, out, batch_size, workers) for model in models]
+    for one in measured:
+        _print_scores(one, chosen, names)
+    if compare:
+        _print_differences(measured, chosen)
+
+
+def _measure(model: str, chosen: Chosen, out: Path, batch_size: int, workers: int) -> "Measurement":
+    import torch
+
+    from benchmark import measure
+    from benchmark.interfaces import Experiment
+    from benchmark.models._load import load
+    from benchmark.progress import Display
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load(model, store=out / "features", device=device, batch_size=batch_size, workers=workers)
+    card, ours = loaded.training, isinstance(loaded.origin, Experiment)
+    measured = measure.Measurement(
+        loaded.subject,
+        loaded.origin,
+        loaded.seed,
+        out / loaded.layer if ours and loaded.layer else out,  # its records are named after the run alone
+        torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        content_sha256=card["content_sha256"] if ours else None,
+        seconds={"train": card["seconds"]} if ours else {},
+    )
+    with Display() as display:
+        measure.evaluate(measured, chosen, display.update)
+    return measured
+
+
+def _print_scores(measured: "Measurement", chosen: Chosen, wanted: list[str]) -> None:
+    """The main score of each dataset; datasets that were not asked for by name and are not here are only counted.
+
+    Raises:
+        UserError: a dataset that was asked for by name could not be measured.
+    """
+    from tabulate import tabulate
+
+    from benchmark import results
+
+    rows, skipped = [], {}
+    for name, evaluation in chosen:
+        path = results.record_path(measured.out / "records", measured.place, name, evaluation.preset)
+        found = results.read(path).results
+        for dataset in evaluation.datasets:
+            result = found[dataset]
+            if isinstance(result, results.NotMeasured):
+                skipped[f"{name} on {dataset}"] = result.skipped
+                continue
+            score = result.scores[result.main]
+            shown = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+            rows.append((name, evaluation.preset, dataset, result.main, shown, f"{100 * result.chance:.1f}", score.n))
+    print(f"{measured.place}, layer {measured.subject.facts['layer']}, records in {measured.out / 'records'}")
+    columns = ("evaluation", "preset", "dataset", "score", "percent [95 %]", "chance", "n")
+    print(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
+    if wanted and skipped:
+        raise UserError("; ".join(f"{what}: {reason}" for what, reason in skipped.items()))
+    reasons: dict[str, list[str]] = {}
+    for what, reason in skipped.items():
+        reasons.setdefault(_general(reason), []).append(what)
+    for reason, whats in reasons.items():
+        print(f"not measured, {reason}: {', '.join(whats)}")
+
+
+def _general(reason: str) -> str:
+    """What a reason has in common with those of other datasets."""
+    return "not on this machine" if "neither in data/ nor in $SYNREP_DATA" in reason else reason
+
+
+def _print_differences(measured: "list[Measurement]", chosen: Chosen) -> None:
+    from tabulate import tabulate
+
+    from benchmark.compare import differences
+
+    first, second = measured
+    rows = [
+        (
+            found.evaluation,
+            found.preset,
+            found.dataset,
+            found.score,
+            f"{100 * found.first:.1f}",
+            f"{100 * found.second:.1f}",
+            f"{100 * (found.first - found.second):+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]",
+            "" if found.told_apart else "not told apart",
+        )
+        for found in differences(first, second, chosen)
+    ]
+    print(f"\n{first.place} against {second.place}: paired differences with 95 % intervals")
+    columns = ("evaluation", "preset", "dataset", "score", "first", "second", "first - second", "")
+    print(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
