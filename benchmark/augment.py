@@ -57,8 +57,8 @@ class EvaluationTransform:
 
     def random_view(self, image_HW3: np.ndarray, generator: torch.Generator) -> Tensor:
         """A crop of 8 to 100 % of the area, bilinear, flipped half of the time: the usual training view of a probe."""
-        image = torch.tensor(image_HW3).permute(2, 0, 1)
-        top, left, height, width = (int(side) for side in random_crops(1, *image.shape[1:], (0.08, 1.0), generator))
+        image, (rows, columns) = torch.tensor(image_HW3).permute(2, 0, 1), image_HW3.shape[:2]
+        top, left, height, width = (int(side) for side in random_crops(1, rows, columns, (0.08, 1.0), generator))
         image = tv.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
         return self._normalised(image.flip(2) if torch.rand((), generator=generator) < 0.5 else image)
 

@@ -120,8 +120,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
-        tensors = (part.to(device) for part in (self.images_V3HW, self.caption_ids_V, self.image_ids_V))
-        return Batch(*tensors, self.texts, self.text_of_V.to(device))
+        images, captions = self.images_V3HW.to(device), self.caption_ids_V.to(device)
+        return Batch(images, captions, self.image_ids_V.to(device), self.texts, self.text_of_V.to(device))
 
 
 class Model(nn.Module):
