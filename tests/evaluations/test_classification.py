@@ -1,0 +1,154 @@
+"""Scores of a classifier, beside scikit-learn's and a plain loop."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, recall_score
+
+from benchmark.errors import UserError
+from benchmark.evaluations import _catalog
+from benchmark.evaluations._catalog import Dataset
+from benchmark.evaluations._classification import Task, average_precision, predictions, scored, values
+from benchmark.interfaces import DatasetIdentity, LabelledImages
+
+TOP1 = Dataset("top1-set", "org/a", "mit", labels=("kind",))
+BY_CLASS = dataclasses.replace(TOP1, name="class-set", metric="mean_per_class")
+SEVERAL = dataclasses.replace(TOP1, name="several-set", metric="map11")
+
+
+@pytest.fixture(autouse=True)
+def _rows(monkeypatch):
+    for row in (TOP1, BY_CLASS, SEVERAL):
+        monkeypatch.setitem(_catalog.DATASETS, row.name, row)
+
+
+def images(split, labels):
+    identity = DatasetIdentity("org/a", "r", split, len(labels), "i")
+    return LabelledImages("a", identity, lambda row: np.zeros((2, 2, 3), np.uint8), {"label": labels})
+
+
+def task(row, train, test):
+    return Task(row, images("train", train), None, images("test", test))
+
+
+def draw(n=200, k=4, seed=0):
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(k, n, p=[0.5, 0.3, 0.15, 0.05])
+    logits = generator.standard_normal((n, k)) + 1.5 * np.eye(k)[labels]
+    return [f"class {label}" for label in labels], logits
+
+
+@pytest.mark.parametrize(("row", "main"), [(TOP1, "top1"), (BY_CLASS, "mean_per_class")])
+def test_scores_are_scikit_learns_and_the_catalogue_names_the_main_one(row, main):
+    names, logits = draw()
+    own = task(row, names, names)
+    found = scored(own, predictions(own, logits), {})
+    predicted = [f"class {at}" for at in logits.argmax(1)]
+    assert next(iter(found.scores)) == main
+    assert found.scores["top1"].value == pytest.approx(accuracy_score(names, predicted))
+    assert found.scores["mean_per_class"].value == pytest.approx(recall_score(names, predicted, average="macro"))
+    recalls = dict(zip(sorted(set(names)), recall_score(names, predicted, average=None)))
+    assert {name: score.value for name, score in found.per_class.items()} == pytest.approx(recalls)
+    assert values(row.name, found.predictions) == pytest.approx(
+        {name: score.value for name, score in found.scores.items()}
+    )
+    share = max(names.count(name) for name in set(names)) / len(names)
+    assert found.chance == pytest.approx(share if main == "top1" else 0.25)
+
+
+def test_values_of_some_rows_leave_absent_classes_out():
+    names, logits = draw()
+    columns = predictions(task(BY_CLASS, names, names), logits)
+    rows = np.flatnonzero(columns["label"] != 3)[:50]
+    some = {name: column[rows] for name, column in columns.items()}
+    wanted = recall_score(some["label"], some["prediction"], average="macro", labels=np.unique(some["label"]))
+    assert values("class-set", some)["mean_per_class"] == pytest.approx(wanted)
+
+
+def test_equal_highest_logits_are_wrong():
+    names = ["a", "b", "a"]
+    own = task(TOP1, names, names)
+    found = scored(own, predictions(own, np.zeros((3, 2))), {})
+    assert found.scores["top1"].value == 0.0
+    assert (found.predictions["prediction"] == -1).all()
+
+
+def test_a_class_of_test_that_train_lacks_is_told():
+    with pytest.raises(UserError, match="test of top1-set has images of c, train has none"):
+        own = task(TOP1, ["a", "b"], ["a", "c"])
+        own.target(own.test)
+
+
+def devkit(score, positive):
+    """11-point interpolated average precision as the development kit of VOC2007 says it; scores without ties."""
+    order = np.argsort(-score)
+    hits = np.cumsum(positive[order])
+    precision, recall = hits / np.arange(1, len(hits) + 1), hits / positive.sum()
+    return np.mean([max(precision[recall >= level - 1e-12], default=0.0) for level in np.arange(11) / 10])
+
+
+@pytest.mark.parametrize("n", [3, 20, 300])
+def test_average_precision_is_the_development_kits(n):
+    generator = np.random.default_rng(n)
+    for _ in range(20):
+        score, positive = generator.standard_normal(n), generator.random(n) < 0.3
+        positive[0] = True
+        found = average_precision(score, positive, np.ones((1, n), int))
+        assert found == pytest.approx([devkit(score, positive)])
+
+
+def test_weights_count_an_image_several_times():
+    generator = np.random.default_rng(1)
+    score, positive = generator.standard_normal(60), generator.random(60) < 0.4
+    weights = generator.integers(0, 4, (5, 60))
+    for weight_N, found in zip(weights, average_precision(score, positive, weights)):
+        rows = np.repeat(np.arange(60), weight_N)
+        assert found == pytest.approx(average_precision(score[rows], positive[rows], np.ones((1, len(rows)), int))[0])
+
+
+def test_a_constant_score_gives_the_share_of_positives_in_whatever_order():
+    positive = np.array([True] * 3 + [False] * 7)
+    for order in (slice(None), slice(None, None, -1)):
+        assert average_precision(np.full(10, 0.1), positive[order], np.ones((1, 10), int)) == pytest.approx([0.3])
+    assert average_precision(positive.astype(float), positive, np.ones((1, 10), int)) == pytest.approx([1.0])
+    assert np.isnan(average_precision(np.arange(10.0), np.zeros(10, bool), np.ones((1, 10), int))).all()
+
+
+def several(n=150, k=3, seed=0):
+    generator = np.random.default_rng(seed)
+    target = generator.random((n, k)) < 0.3
+    target[~target.any(1), 0] = True
+    names = [[f"c{at}" for at in np.flatnonzero(row)] for row in target]
+    return target, names, generator.standard_normal((n, k)) + target
+
+
+def test_images_of_several_classes_are_scored_by_mean_average_precision():
+    target, names, logits = several()
+    own = task(SEVERAL, names, names)
+    found = scored(own, predictions(own, logits), {})
+    wanted = np.mean([devkit(logits[:, k], target[:, k]) for k in range(3)])
+    assert found.scores["map11"].value == pytest.approx(wanted)
+    assert found.scores["map11"].low < wanted < found.scores["map11"].high
+    assert values(SEVERAL.name, found.predictions) == {"map11": pytest.approx(wanted)}
+    constant = scored(own, predictions(own, np.full_like(logits, 0.1)), {})
+    assert constant.scores["map11"].value == pytest.approx(constant.chance)
+    assert constant.chance == pytest.approx(target.mean())
+
+
+def test_the_interval_of_a_mean_average_precision_holds_the_truth():
+    truth = values(SEVERAL.name, predictions(*_scored(20_000, 99)))["map11"]
+    inside = 0
+    for seed in range(30):
+        found = scored(*_with_columns(*_scored(200, seed)), {}).scores["map11"]
+        inside += found.low <= truth <= found.high
+    assert inside >= 25
+
+
+def _scored(n, seed):
+    _, names, logits = several(n, seed=seed)
+    return task(SEVERAL, names, names), logits
+
+
+def _with_columns(own, logits):
+    return own, predictions(own, logits)
