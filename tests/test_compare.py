@@ -1,0 +1,127 @@
+"""Paired differences: their values, the coverage of their intervals, and what they refuse."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from benchmark import measure
+from benchmark.compare import Difference, differences
+from benchmark.errors import UserError
+from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score
+from benchmark.measure import Measurement
+
+
+class Subject:
+    embeds_texts = True
+    sees_images = True
+
+    def __init__(self, number: int, **columns: np.ndarray) -> None:
+        transform: dict[str, Any] = {}
+        self.facts = {"weights_sha256": f"{number:064x}", "layer": "cls", "transform": transform, "precision": "f"}
+        self.columns = columns
+
+
+@dataclass(frozen=True)
+class Share(Evaluation):
+    """The share of right answers, and its square, which is no mean."""
+
+    version: ClassVar[int] = 1
+    preset: str = "plain"
+    datasets: tuple[str, ...] = ("coin",)
+
+    def skip(self, subject: Any) -> str | None:
+        return None
+
+    def __call__(self, subject: Any, seed: int = 0) -> Any:
+        n = len(subject.columns["right"])
+        columns = {"row": np.arange(n), **subject.columns}
+        scores = {name: Score(value, n, 0.0, 1.0) for name, value in self.values("coin", columns).items()}
+        return {"coin": DatasetScores(DatasetIdentity("o/c", "r", "test", n, "b" * 64), scores, 0.5, {}, {}, columns)}
+
+    def values(self, dataset: str, predictions: Any) -> dict[str, float]:
+        share = float(np.mean(predictions["right"]))
+        return {"share": share, "square": share**2}
+
+
+NUMBER = itertools.count()
+
+
+def measured(out: Path, name: str, **columns: np.ndarray) -> Measurement:
+    one = Measurement(Subject(next(NUMBER), **columns), Pretrained(f"timm:{name}", name, {}), 0, out, "cpu")
+    measure.evaluate(one, [("share", Share())], lambda *_: None)
+    return one
+
+
+def compared(out: Path, a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, Difference]:
+    pair = measured(out, "a", **a), measured(out, "b", **b)
+    return {found.score: found for found in differences(*pair, [("share", Share())])}
+
+
+def test_every_score_is_compared_by_its_own_value(tmp_path: Path) -> None:
+    found = compared(tmp_path, {"right": np.array([1, 1, 1, 0])}, {"right": np.array([1, 0, 0, 0])})
+    assert (found["share"].first, found["share"].second) == (0.75, 0.25)
+    assert (found["square"].first, found["square"].second) == (0.5625, 0.0625)
+    assert found["share"].low <= 0.5 <= found["share"].high
+
+
+def test_the_same_answers_differ_by_nothing_at_all(tmp_path: Path) -> None:
+    right = {"right": np.random.default_rng(0).integers(0, 2, 500)}
+    found = compared(tmp_path, right, right)["share"]
+    assert (found.low, found.high) == (0.0, 0.0)
+    assert not found.told_apart
+
+
+def test_pairing_tells_apart_what_two_separate_intervals_would_not(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    hard = generator.random(2000)
+    a, b = (hard < 0.60).astype(int), (hard < 0.58).astype(int)  # b is wrong wherever a is
+    found = compared(tmp_path, {"right": a}, {"right": b})["share"]
+    assert found.told_apart
+    difference = a - b
+    half = 1.96 * difference.std() / np.sqrt(len(a))
+    assert (found.low, found.high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.002)
+    assert 2 * half < 0.02 < 2 * 1.96 * np.sqrt(0.24 / 2000)
+
+
+def test_the_interval_holds_the_truth_about_95_times_in_100(tmp_path: Path) -> None:
+    inside = 0
+    for seed in range(60):
+        hard, noise = np.random.default_rng(seed).random((2, 300))
+        a, b = hard < 0.6, np.where(noise < 0.2, noise < 0.1, hard < 0.5)  # 0.6 against 0.8 * 0.5 + 0.1
+        found = compared(tmp_path / str(seed), {"right": a.astype(int)}, {"right": b.astype(int)})["share"]
+        inside += found.low <= 0.1 <= found.high
+    assert 52 <= inside <= 60
+
+
+def test_samples_that_hang_together_are_drawn_together(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    unit = np.repeat(np.arange(100), 5)
+    a, b = (np.repeat(generator.integers(0, 2, 100), 5) for _ in range(2))
+    apart = compared(tmp_path / "apart", {"right": a}, {"right": b})["share"]
+    together = compared(tmp_path / "together", {"right": a, "unit": unit}, {"right": b, "unit": unit})["share"]
+    wider = (together.high - together.low) / (apart.high - apart.low)
+    assert wider == pytest.approx(np.sqrt(5), rel=0.12)
+
+
+def test_other_samples_are_refused(tmp_path: Path) -> None:
+    right = np.array([1, 0, 1, 1])
+    with pytest.raises(UserError, match="predictions differ in label; evaluate both again"):
+        compared(tmp_path / "1", {"right": right, "label": right}, {"right": right, "label": 1 - right})
+    with pytest.raises(UserError, match="measured on different samples of coin"):
+        compared(tmp_path / "2", {"right": right}, {"right": right[:3]})
+
+
+def test_predictions_that_are_not_those_of_the_record_are_refused(tmp_path: Path) -> None:
+    pair = [measured(tmp_path, name, right=np.array([1, 0, 1, 1])) for name in ("a", "b")]
+    path = tmp_path / "predictions/pretrained/b/1/0/share.plain/coin.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(UserError, match=r"b/1/0/share.plain/coin.parquet is missing or not the file of its record"):
+        list(differences(*pair, [("share", Share())]))
+    path.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        list(differences(*pair, [("share", Share())]))

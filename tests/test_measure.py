@@ -1,0 +1,208 @@
+"""Measuring a frozen model: what is written, what is not measured again, what is chosen, what a failure does."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from benchmark import measure, plugins, results
+from benchmark.errors import UserError
+from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score, Skipped
+from benchmark.measure import Measurement
+
+FACTS = {"weights_sha256": "a" * 64, "layer": "cls", "transform": {"size": 4}, "precision": "float32"}
+MODEL = Pretrained("timm:tiny", "tiny", {"architecture": "tiny"})
+
+
+class Subject:
+    embeds_texts = True
+    sees_images = True
+
+    def __init__(self, **facts: Any) -> None:
+        self.facts = {**FACTS, **facts}
+
+
+@dataclass(frozen=True)
+class Coin(Evaluation):
+    """Counts heads; `log` says what was measured."""
+
+    version: ClassVar[int] = 1
+    preset: str = "fair"
+    datasets: tuple[str, ...] = ("one", "two", "three")
+    knob: int = 1
+
+    def skip(self, subject: Any) -> str | None:
+        return None if subject.embeds_texts else "no text tower"
+
+    def __call__(self, subject: Any, seed: int = 0) -> dict[str, Any]:
+        found = {}
+        for dataset in self.datasets:
+            answer = LOG.append(dataset) or ANSWERS.get(dataset, np.array([1, 0, 1, 1]))
+            if isinstance(answer, UserError | KeyboardInterrupt):
+                raise answer
+            identity = DatasetIdentity("org/coin", "r", "test", len(answer), "b" * 64) if len(answer) else None
+            found[dataset] = (
+                DatasetScores(identity, self._scores(answer), 0.5, predictions={"row": np.arange(4), "heads": answer})
+                if identity
+                else Skipped("dataset is neither in data/ nor in $SYNREP_DATA; get it")
+            )
+        return found
+
+    def _scores(self, answer: np.ndarray) -> dict[str, Score]:
+        return {"heads": Score(float(answer.mean()), len(answer), 0.0, 1.0)}
+
+    def values(self, dataset: str, predictions: Any) -> dict[str, float]:
+        return {"heads": float(predictions["heads"].mean())}
+
+
+LOG: list[str] = []
+ANSWERS: dict[str, Any] = {}
+COIN = Coin()
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    LOG.clear()
+    ANSWERS.clear()
+
+
+def run(out: Path, evaluation: Evaluation = COIN, subject: Subject | None = None) -> None:
+    measured = Measurement(subject or Subject(), MODEL, 0, out, "cpu")
+    measure.evaluate(measured, [("coin", evaluation)], lambda *_: None)
+
+
+def stored(out: Path) -> results.Record:
+    return results.read(out / "records/pretrained/tiny/1/0/coin.fair.json")
+
+
+def test_every_dataset_has_its_scores_and_its_predictions(tmp_path: Path) -> None:
+    run(tmp_path)
+    record = stored(tmp_path)
+    assert list(record.results) == ["one", "three", "two"]
+    assert set(record.seconds) == {"one", "two", "three"}
+    for name, result in record.results.items():
+        assert isinstance(result, results.Measured)
+        assert result.predictions
+        path = tmp_path / "predictions/pretrained/tiny/1/0/coin.fair" / result.predictions.file
+        assert path.name == f"{name}.parquet"
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == result.predictions.sha256
+        columns = {key: column.to_numpy() for key, column in zip(*_columns(path))}
+        assert COIN.values(name, columns)["heads"] == result.scores["heads"].value == 0.75
+
+
+def _columns(path: Path) -> tuple[list[str], list[Any]]:
+    table = pq.read_table(path)
+    return table.column_names, table.columns
+
+
+def test_what_is_measured_stays_and_what_was_missing_is_tried_again(tmp_path: Path) -> None:
+    ANSWERS["two"] = np.array([])
+    run(tmp_path)
+    first = stored(tmp_path)
+    assert isinstance(first.results["two"], results.NotMeasured)
+    del ANSWERS["two"]
+    LOG.clear()
+    run(tmp_path)
+    assert LOG == ["two"]
+    assert isinstance(stored(tmp_path).results["two"], results.Measured)
+    assert stored(tmp_path).results["one"] == first.results["one"]
+    before = (tmp_path / "records/pretrained/tiny/1/0/coin.fair.json").stat().st_mtime_ns
+    run(tmp_path)
+    assert LOG == ["two"]
+    assert (tmp_path / "records/pretrained/tiny/1/0/coin.fair.json").stat().st_mtime_ns == before
+
+
+def test_a_dataset_asked_for_alone_joins_the_record(tmp_path: Path) -> None:
+    run(tmp_path, replace(COIN, datasets=("two",)))
+    run(tmp_path, replace(COIN, datasets=("one",)))
+    assert list(stored(tmp_path).results) == ["one", "two"]
+    assert LOG == ["two", "one"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"subject": Subject(weights_sha256="9" * 64)},
+        {"subject": Subject(layer="pooled")},
+        {"subject": Subject(transform={"size": 8})},
+        {"subject": Subject(precision="bfloat16")},
+        {"evaluation": replace(COIN, knob=2)},
+    ],
+)
+def test_another_model_or_protocol_is_measured_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    run(tmp_path)
+    LOG.clear()
+    run(tmp_path, **change)
+    assert LOG == ["one", "two", "three"]
+
+
+def test_a_failure_is_told_at_the_end_and_stops_no_other_dataset(tmp_path: Path) -> None:
+    ANSWERS["one"] = UserError("row 3 is broken; get it again")
+    with pytest.raises(UserError, match=r"^1 of 3 measurements failed: coin on one: row 3 is broken; get it again$"):
+        run(tmp_path)
+    record = stored(tmp_path)
+    assert isinstance(record.results["one"], results.NotMeasured)
+    assert record.results["one"].skipped == "row 3 is broken; get it again"
+    assert all(isinstance(record.results[name], results.Measured) for name in ("two", "three"))
+
+
+def test_an_interrupt_loses_no_dataset_that_was_done(tmp_path: Path) -> None:
+    ANSWERS["three"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert list(stored(tmp_path).results) == ["one", "two"]
+    ANSWERS.clear()
+    LOG.clear()
+    run(tmp_path)
+    assert LOG == ["three"]
+
+
+def test_a_model_that_cannot_be_measured_says_why_everywhere(tmp_path: Path) -> None:
+    subject = Subject()
+    subject.embeds_texts = False
+    run(tmp_path, subject=subject)
+    assert LOG == []
+    assert {part.skipped for part in stored(tmp_path).results.values() if isinstance(part, results.NotMeasured)} == {
+        "no text tower"
+    }
+
+
+# What is chosen
+
+
+def test_without_a_choice_every_evaluation_in_its_default_preset() -> None:
+    found = measure.chosen((), None, ())
+    assert [name for name, _ in found] == plugins.names("benchmark.evaluations")
+    assert all(evaluation == next(iter(measure.presets(name).values())) for name, evaluation in found)
+
+
+def test_a_preset_of_its_evaluation_and_some_datasets() -> None:
+    ((name, evaluation),) = measure.chosen(("few_shot",), "lgssl", ("cifar10", "digits"))
+    assert (name, evaluation.preset) == ("few_shot", "lgssl")
+    assert sorted(evaluation.datasets) == ["cifar10", "digits"]
+
+
+def test_a_preset_alone_chooses_the_evaluations_that_have_it() -> None:
+    assert [name for name, _ in measure.chosen((), "ssl-transfer", ())] == ["few_shot", "linear_probe"]
+
+
+def test_names_that_do_not_exist_list_those_that_do() -> None:
+    with pytest.raises(UserError, match="unknown evaluation 'probe'; choose one of: aro"):
+        measure.chosen(("probe",), None, ())
+    with pytest.raises(UserError, match="unknown preset of few_shot 'synclr'; choose one of: lgssl, ssl-transfer"):
+        measure.chosen(("few_shot",), "synclr", ())
+    with pytest.raises(UserError, match=r"unknown preset 'none'; choose one of: .*synclr"):
+        measure.chosen((), "none", ())
+    with pytest.raises(UserError, match=r"unknown dataset of these evaluations 'cifar'; choose one of: .*cifar10"):
+        measure.chosen(("few_shot",), None, ("digits", "cifar"))
+
+
+@pytest.mark.parametrize("name", plugins.names("benchmark.evaluations"))
+def test_presets_have_names_of_their_own(name: str) -> None:
+    evaluations = plugins.load("benchmark.evaluations", name, "evaluation").EVALUATIONS
+    assert len({evaluation.preset for evaluation in evaluations}) == len(evaluations)
+    assert len({results.protocol_hash(evaluation) for evaluation in evaluations}) == len(evaluations)
