@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmark.interfaces import LabelledImages
+from benchmark.interfaces import Geometry, LabelledImages
 
 
 def png(image_HW3: np.ndarray) -> bytes:
@@ -80,6 +80,8 @@ class Double:
     """A subject whose vectors are functions of the label, the image and the text."""
 
     embeds_texts = True
+    sees_images = True
+    facts: Mapping[str, Any] = {"weights_sha256": "0" * 64, "layer": "cls", "transform": {}, "precision": "float32"}
 
     def __init__(
         self,
@@ -90,9 +92,12 @@ class Double:
         self.images_seen: list[LabelledImages] = []
         self.texts_seen: list[str] = []
 
-    def features(self, images: LabelledImages) -> np.ndarray:
+    def features(self, images: LabelledImages, geometry: Geometry = Geometry()) -> np.ndarray:
         self.images_seen.append(images)
         return np.stack([self._image(images, row) for row in range(len(images))]).astype(np.float32)
+
+    def random_views(self, images: LabelledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+        return np.stack([self._image(images, int(row)) for row in rows_M]).astype(np.float32)
 
     def image_embeddings(self, images: LabelledImages) -> np.ndarray:
         return _unit(self.features(images))
