@@ -12,21 +12,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmark import plugins, results, runner, train
+from benchmark import measure, plugins, results, runner, train
 from benchmark.errors import UserError
-from benchmark.evaluations import aro, few_shot
-from benchmark.interfaces import Evaluation
+from benchmark.evaluations import few_shot
 from benchmark.runner import Job
 from benchmark.schema import read_manifest
 from tests.evaluations.doubles import write_scenes
 from tests.runs import experiment
 
-EVALUATIONS = ("aro", "fairface", "few_shot", "linear_probe")
+EVALUATIONS = plugins.names("benchmark.evaluations")
+WITH_TEXTS = ("aro", "fairface", "retrieval", "sugarcrepe", "zero_shot")
+"""Evaluations that need a text tower."""
+ON_DIGITS = ("few_shot", "knn", "linear_probe")
+"""Evaluations that scikit-learn's digits are enough for."""
 SIMCLR, CLIP = Job(experiment("simclr", steps=10), 0), Job(experiment("clip", steps=10), 1)
 NOWHERE = Job(experiment("mae", revision="0" * 40), 0)
 
@@ -40,9 +42,8 @@ def bring_to_end(job: Job, out: Path) -> None:
 
 
 def record(out: Path, job: Job, evaluation: str) -> results.Record:
-    declared = job.experiment
-    path = results.record_path(out / "records", declared.name, declared.version, job.seed, evaluation)
-    return results.read(path)
+    preset = next(iter(measure.presets(evaluation)))
+    return results.read(results.record_path(out / "records", job.place, evaluation, preset))
 
 
 def skipped(found: results.Record) -> dict[str, str]:
@@ -78,7 +79,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_the_evaluations_of_these_tests_are_all_there_are() -> None:
-    assert tuple(plugins.names(runner.EVALUATIONS)) == EVALUATIONS
+    assert sorted(WITH_TEXTS + ON_DIGITS) == EVALUATIONS
 
 
 # What is written
@@ -94,6 +95,8 @@ def test_every_evaluation_of_a_job_has_its_record(job: Job, finished: Path, smal
         assert found.seed == job.seed
         assert found.experiment.fingerprint == results.fingerprint(job.experiment)
         assert found.model.weights_sha256 == hashlib.sha256(weights).hexdigest()
+        assert (found.model.layer, found.model.transform["size"]) == ("cls", job.experiment.encoder.image_size)
+        assert found.training
         assert found.training.content_sha256 == content
         assert found.seconds["train"] == train.read_card(finished / "train" / job.place)["seconds"] > 0
         assert found.environment.device == "cpu"
@@ -111,9 +114,9 @@ def test_what_can_be_measured_here_is_and_the_rest_says_why(finished: Path) -> N
 
 
 def test_a_model_without_a_text_tower_is_recorded_as_skipped(finished: Path) -> None:
-    for name in ("aro", "fairface"):
+    for name in WITH_TEXTS:
         reasons = skipped(record(finished, SIMCLR, name))
-        assert set(reasons) == set(plugins.load(runner.EVALUATIONS, name, "evaluation").EVALUATION.datasets)
+        assert set(reasons) == set(next(iter(measure.presets(name).values())).datasets)
         assert all(reason.startswith("no text tower") for reason in reasons.values())
         assert all("neither in data/" in reason for reason in skipped(record(finished, CLIP, name)).values())
 
@@ -121,23 +124,17 @@ def test_a_model_without_a_text_tower_is_recorded_as_skipped(finished: Path) -> 
 @pytest.mark.parametrize("job", [SIMCLR, CLIP], ids=lambda job: job.label)
 def test_predictions_are_those_of_the_record(job: Job, finished: Path) -> None:
     folder = finished / "predictions" / job.place
-    assert {path.name for path in folder.iterdir()} == {"few_shot.parquet", "linear_probe.parquet"}
-    assert record(finished, job, "aro").predictions is None
-    for name, score in (("linear_probe", "top1"), ("few_shot", "accuracy")):
-        found = record(finished, job, name)
-        assert found.predictions
-        assert found.predictions.file == f"{name}.parquet"
-        path = folder / found.predictions.file
-        assert found.predictions.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-        table = pq.read_table(path)
-        assert set(table["dataset"].to_pylist()) == {"digits"}
-        digits = found.results["digits"]
+    assert {path.name.partition(".")[0] for path in folder.iterdir()} == set(ON_DIGITS)
+    for name in ON_DIGITS:
+        evaluation = next(iter(measure.presets(name).values()))
+        digits = record(finished, job, name).results["digits"]
         assert isinstance(digits, results.Measured)
-        if name == "linear_probe":
-            value = np.mean(table["label"].to_numpy() == table["prediction"].to_numpy())
-        else:
-            value = table["accuracy"].to_numpy().mean()
-        assert digits.scores[score].value == pytest.approx(value)
+        assert digits.predictions
+        path = folder / f"{name}.{evaluation.preset}" / digits.predictions.file
+        assert digits.predictions.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        table = pq.read_table(path)
+        values = evaluation.values("digits", {key: table[key].to_numpy() for key in table.column_names})
+        assert {key: score.value for key, score in digits.scores.items()} == pytest.approx(values)
 
 
 # What is skipped
@@ -145,7 +142,7 @@ def test_predictions_are_those_of_the_record(job: Job, finished: Path) -> None:
 
 def test_finished_work_is_not_done_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = times(copied)
-    monkeypatch.setattr(runner.FrozenEncoder, "_stored", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(runner.FrozenEncoder, "_pass", lambda *_: pytest.fail("encoded again"))
     monkeypatch.setattr(train, "_loop", lambda *_: pytest.fail("trained again"))
     for job in (SIMCLR, CLIP):
         bring_to_end(job, copied)
@@ -177,8 +174,8 @@ def test_a_dataset_that_has_come_is_measured_and_nothing_else_is_done(
         bring_to_end(job, copied)
     after = times(copied)
     # Without a text tower the new set cannot be measured either: that record stays as it is.
-    place = f"{CLIP.place}/aro"
-    assert changed(before, after) == {f"records/{place}.json", f"predictions/{place}.parquet"}
+    place = f"{CLIP.place}/aro.synrep-strict"
+    assert changed(before, after) == {f"records/{place}.json", f"predictions/{place}/scenes-relation.parquet"}
     found = record(copied, CLIP, "aro")
     relation = found.results["scenes-relation"]
     assert isinstance(relation, results.Measured)
@@ -188,24 +185,14 @@ def test_a_dataset_that_has_come_is_measured_and_nothing_else_is_done(
     assert times(copied) == after
 
 
-@pytest.mark.parametrize(
-    ("module", "other", "job"),
-    [
-        (few_shot, replace(few_shot.EVALUATION, episodes=20), SIMCLR),
-        (aro, replace(aro.EVALUATION, datasets=("scenes-order",)), CLIP),
-    ],
-    ids=["another knob", "other datasets"],
-)
-def test_another_protocol_is_measured_again(
-    module: Any, other: Evaluation, job: Job, copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_protocol_is_measured_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = times(copied)
-    monkeypatch.setattr(module, "EVALUATION", other)
-    bring_to_end(job, copied)
-    name = module.__name__.rpartition(".")[2]
-    assert f"records/{job.place}/{name}.json" in changed(before, times(copied))
-    assert all(f"/{name}." in path for path in changed(before, times(copied)))
-    found = record(copied, job, name)
+    other = replace(few_shot.EVALUATIONS[0], episodes=20)
+    monkeypatch.setattr(few_shot, "EVALUATIONS", (other,))
+    bring_to_end(SIMCLR, copied)
+    place = f"{SIMCLR.place}/few_shot.{other.preset}"
+    assert changed(before, times(copied)) == {f"records/{place}.json", f"predictions/{place}/digits.parquet"}
+    found = record(copied, SIMCLR, "few_shot")
     assert found.evaluation.protocol == results.protocol_hash(other)
     assert set(found.results) == set(other.datasets)
 
@@ -248,7 +235,8 @@ def test_processes_change_no_number_and_a_failure_stops_no_other_job(finished: P
     for job in (SIMCLR, CLIP):
         views = job.experiment.schedule.views
         assert (job.label, views, views) in [(name, done, total) for name, done, total, _ in told]
-        assert (f"{job.label} evaluation", len(EVALUATIONS), len(EVALUATIONS), "") in told
+        total = sum(len(evaluation.datasets) for _, evaluation in measure.chosen((), None, ()))
+        assert (f"{job.place} evaluation", total, total, "") in told
 
 
 def test_a_worker_that_is_killed_ends_the_run_at_once_and_the_others_keep_their_state(

@@ -3,15 +3,22 @@ import dataclasses
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
-from benchmark.evaluations import _catalog
+from benchmark.evaluations import _catalog, linear_probe
 from benchmark.evaluations._splits import open_split
-from benchmark.evaluations.linear_probe import EVALUATION, LinearProbe, Problem, Standardiser, split
-from benchmark.interfaces import DatasetScores, Skipped
+from benchmark.evaluations.linear_probe import EVALUATIONS, Standardiser, split
+from benchmark.interfaces import DatasetIdentity, DatasetScores, LabelledImages, Skipped
 from tests.evaluations.doubles import Double, by_label, constant, noise, write_scenes
 
 KINDS = ["a", "b", "c", "d"]
-PROBE = LinearProbe(datasets=("toy",))
+PRESETS = {one.preset: one for one in EVALUATIONS}
+TOY = {name: dataclasses.replace(one, datasets=("toy",)) for name, one in PRESETS.items()}
+PROBE = TOY["synclr"]
+LOGISTIC, SGD = (
+    ("synclr", "ssl-transfer", "clip"),
+    ("stablerep", "stablerep-bn", "stablerep-clean", "stablerep-bn-clean"),
+)
 
 
 @pytest.fixture
@@ -41,46 +48,144 @@ def noisy_labels(dimensions=24, strength=1.2):
     )
 
 
-def test_a_perfect_encoder_scores_one(toy):
-    scores = measure(by_label(KINDS))
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_perfect_encoder_scores_one(toy, preset):
+    scores = measure(by_label(KINDS), TOY[preset])
     assert scores.scores["top1"].value == 1.0
     assert scores.scores["top1"].n == 120
     assert {name: score.value for name, score in scores.per_class.items()} == dict.fromkeys(KINDS, 1.0)
     assert [score.n for score in scores.per_class.values()] == [24, 24, 24, 48]
 
 
-def test_a_constant_encoder_is_never_above_chance(toy):
-    scores = measure(constant())
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_constant_encoder_is_never_above_chance(toy, preset):
+    scores = measure(constant(), TOY[preset])
     assert scores.scores["top1"].value <= scores.chance == 48 / 120
-    assert np.isfinite(scores.details["gradient"])
+    assert np.isfinite(scores.details.get("gradient", [0])).all()
 
 
-def test_noise_is_at_chance_though_it_can_be_learned_by_heart(toy):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_noise_is_at_chance_though_it_can_be_learned_by_heart(toy, preset):
     """256 dimensions fit any labels of 360 images: a test row that leaks into the fit is then always right."""
-    scores = measure(noise(256))
-    assert scores.scores["top1"].low < 0.25 < scores.scores["top1"].high
-    assert max(scores.details["validation_accuracies"]) < 0.5  # and so is a validation row
+    scores = measure(noise(256), dataclasses.replace(TOY[preset], **({"epochs": 20} if preset in SGD else {})))
+    assert scores.scores["top1"].value < 0.45
 
 
-def test_the_fit_never_sees_a_test_row(toy):
-    """Test rows carry a mark that no training row has; whatever was fitted must ignore it."""
+@pytest.mark.parametrize("preset", PRESETS)
+def test_predictions_give_the_scores(toy, preset):
+    scores = measure(noisy_labels(), TOY[preset])
+    columns, test = scores.predictions, open_split("toy", "test")
+    assert TOY[preset].values("toy", columns) == {name: score.value for name, score in scores.scores.items()}
+    assert (columns["label"] == columns["prediction"]).mean() == scores.scores["top1"].value
+    assert [scores.details["classes"][at] for at in columns["label"]] == test.columns["label"]
+    assert scores.dataset == test.identity
+    assert 0.4 < scores.scores["top1"].value < 0.98
+
+
+# The presets are what their papers say
+
+
+def test_the_presets_are_those_of_their_papers():
+    synclr, transfer, clip = (PRESETS[name] for name in LOGISTIC)
+    penalties = np.logspace(-6, 5, 45)
+    assert [1 / c for c in synclr.inverse_penalties] == pytest.approx(sorted(penalties, reverse=True))
+    assert [1 / c for c in transfer.inverse_penalties] == pytest.approx(sorted(penalties))
+    assert clip.inverse_penalties == pytest.approx([1e-6, 1e-4, 1e-2, 1, 1e2, 1e4, 1e6])
+    assert (synclr.standardise, transfer.standardise, clip.standardise) == (True, False, False)
+    assert (synclr.library, transfer.library, clip.library) == (False, True, True)
+    assert (transfer.max_iterations, clip.max_iterations, transfer.warm, clip.warm) == (100, 1000, True, False)
+    for name in SGD:
+        heads = PRESETS[name]
+        assert heads.rates == (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+        assert (heads.epochs, heads.batch, heads.check_every) == (90, 1024, 10)
+        assert (heads.batch_norm, heads.clean) == ("bn" in name, "clean" in name)
+
+
+def arrays(subject):
+    train, test = open_split("toy", "train"), open_split("toy", "test")
+    x, x_test = subject.features(train).astype(float), subject.features(test).astype(float)
+    y, y_test = (np.array([KINDS.index(label) for label in part.columns["label"]]) for part in (train, test))
+    return x, y, x_test, y_test, split(y, 0.2, train.identity.ids_sha256, "0")
+
+
+def test_synclr_is_scikit_learns_optimum_from_end_to_end(toy):
+    """Sweep, choice, refit and test written again with scikit-learn, run to convergence."""
+    few = dataclasses.replace(PROBE, inverse_penalties=tuple(10.0**power for power in range(-4, 4)))
+    scores = measure(noisy_labels(), few)
+    x, y, x_test, y_test, (fit, held) = arrays(noisy_labels())
+    accuracies = []
+    for c in few.inverse_penalties:
+        scale = StandardScaler().fit(x[fit])
+        model = LogisticRegression(C=c, tol=1e-9, max_iter=10_000).fit(scale.transform(x[fit]), y[fit])
+        accuracies.append(model.score(scale.transform(x[held]), y[held]))
+    assert scores.details["validation_scores"] == pytest.approx(accuracies)
+    best = few.inverse_penalties[int(np.argmax(accuracies))]
+    assert scores.details["chosen"] == best
+    scale = StandardScaler().fit(x)
+    model = LogisticRegression(C=best, tol=1e-9, max_iter=10_000).fit(scale.transform(x), y)
+    assert scores.predictions["prediction"].tolist() == model.predict(scale.transform(x_test)).tolist()
+    assert scores.scores["top1"].value == (model.predict(scale.transform(x_test)) == y_test).mean()
+
+
+def test_ssl_transfer_is_the_papers_loop(toy):
+    """Raw features, scikit-learn's defaults, one model that starts each fit at its last, the first best kept."""
+    scores = measure(noisy_labels(), TOY["ssl-transfer"])
+    x, y, x_test, _, (fit, held) = arrays(noisy_labels())
+    x, x_test = x.astype(np.float32), x_test.astype(np.float32)
+    best, best_accuracy, model = 0.0, -1.0, LogisticRegression(warm_start=True, random_state=0)
+    for penalty in np.logspace(-6, 5, 45):
+        model.set_params(C=1 / penalty).fit(x[fit], y[fit])
+        accuracy = model.score(x[held], y[held])
+        if accuracy > best_accuracy:
+            best, best_accuracy = 1 / penalty, accuracy
+    assert scores.details["chosen"] == pytest.approx(best)
+    final = LogisticRegression(C=best, random_state=0).fit(x, y)
+    assert (scores.predictions["prediction"] == final.predict(x_test)).mean() > 0.98
+
+
+def test_clip_narrows_to_eight_penalties_per_decade(toy):
+    scores = measure(noisy_labels(), TOY["clip"])
+    tried, accuracies = (scores.details[name] for name in ("inverse_penalties", "validation_scores"))
+    assert len(tried) == 7 + 2 * 4
+    for round_, step in enumerate((10.0, 10**0.5, 10**0.25, 10**0.125)):
+        known = 7 + 2 * round_
+        centre = tried[int(np.argmax(accuracies[:known]))]
+        assert tried[known : known + 2] == pytest.approx([centre / step, centre * step])
+    assert scores.details["chosen"] == tried[int(np.argmax(accuracies))]
+
+
+def test_an_official_validation_split_is_used_and_refitted_on(toy, monkeypatch, mirror):
+    row = _catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",), classes=4, val="val")
+    monkeypatch.setitem(_catalog.DATASETS, "toy", row)
+    kinds = {name: {"kind": KINDS * n} for name, n in (("train", 40), ("val", 10), ("test", 20))}
+    write_scenes(mirror, "scenes-toy", **kinds)
     seen = []
-
-    class Spy(Problem):
-        def __init__(self, x_ND, label_N, classes):
-            seen.append((len(x_ND), x_ND))
-            super().__init__(x_ND, label_N, classes)
-
-    subject = Double(
-        lambda images, row: np.array(
-            [KINDS.index(images.columns["label"][row]), row % 7, images.identity.split == "test"], dtype=float
-        )
+    sweep = linear_probe._logistic.sweep
+    monkeypatch.setattr(
+        linear_probe._logistic,
+        "sweep",
+        lambda x, target, *more, **knobs: seen.append(len(x)) or sweep(x, target, *more, **knobs),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmark.evaluations.linear_probe.Problem", Spy)
-        measure(subject)
-    assert [rows for rows, _ in seen] == [192, 240]  # 80 % of train for the selection, then train alone
-    assert all((x_ND[:, 2] == 0).all() for _, x_ND in seen)
+    scores = measure(noisy_labels())
+    assert seen == [160, 200]
+    assert scores.details["train"]["n"] == 200
+    assert "official validation split of 40 images" in scores.details["selection"]
+
+
+def test_selection_never_sees_the_test_split(toy, monkeypatch):
+    """Test labels that change move neither the choice nor the predictions."""
+    for preset in ("synclr", "ssl-transfer", "clip", "stablerep-clean"):
+        before = measure(noisy_labels(), TOY[preset])
+        with monkeypatch.context() as patch:
+            target = linear_probe.Task.target
+            patch.setattr(
+                linear_probe.Task,
+                "target",
+                lambda self, images, target=target: np.roll(target(self, images), images is self.test),
+            )
+            after = measure(noisy_labels(), TOY[preset])
+        assert before.details["chosen"] == after.details["chosen"]
+        assert (before.predictions["prediction"] == after.predictions["prediction"]).all()
 
 
 def test_validation_is_a_fifth_of_each_class_apart_from_the_fit():
@@ -91,58 +196,14 @@ def test_validation_is_a_fifth_of_each_class_apart_from_the_fit():
     assert np.bincount(labels[held_out], minlength=3).tolist() == [20, 10, 0]
     assert (split(labels, 0.2, "ids", "0")[1] == held_out).all()
     assert set(split(labels, 0.2, "ids", "1")[1]) != set(held_out)
+    assert len(split(np.ones((50, 3), bool), 0.2, "ids", "0")[1]) == 10
 
 
-@pytest.mark.parametrize("c", [1e-3, 1.0, 30.0])
-def test_the_optimum_is_scikit_learns(c):
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 5, 200)
-    x = generator.standard_normal((200, 30)) @ generator.standard_normal((30, 30)) + labels[:, None] * 0.5
-    x = Standardiser.of(x)(x)
-    ours = Problem(x, labels, 5).solve(c, None, 1e-9, 5000)
-    theirs = LogisticRegression(C=c, tol=1e-10, max_iter=20_000).fit(x, labels)
-    assert ours.converged
-    assert ours.gradient < 1e-7
-    assert np.abs(ours.weights_DK - theirs.coef_.T).max() < 1e-3 * np.abs(theirs.coef_).max()
-    assert (ours.predict(x) == theirs.predict(x)).all()
-
-
-def test_a_warm_start_ends_where_a_cold_one_does():
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 4, 120)
-    x = generator.standard_normal((120, 10)) + labels[:, None] * 0.3
-    problem = Problem(x, labels, 4)
-    warm = problem.solve(1.0, problem.solve(0.01, None, 1e-9, 1000), 1e-9, 1000)
-    cold = problem.solve(1.0, None, 1e-9, 1000)
-    assert np.abs(warm.weights_DK - cold.weights_DK).max() < 1e-5
-    assert warm.iterations < cold.iterations + 3
-
-
-def test_the_whole_protocol_is_scikit_learns(toy):
-    """Sweep, choice, refit and test written again with scikit-learn."""
-    scores = measure(noisy_labels())
-    subject = noisy_labels()
-    train, test = open_split("toy", "train"), open_split("toy", "test")
-    x, x_test = subject.features(train).astype(float), subject.features(test).astype(float)
-    y, y_test = np.array(train.columns["label"]), np.array(test.columns["label"])
-    fit, held = split(np.unique(y, return_inverse=True)[1], 0.2, train.identity.ids_sha256, "0")
-    accuracies = []
-    for c in PROBE.inverse_penalties:
-        mean, std = x[fit].mean(0), x[fit].std(0)
-        model = LogisticRegression(C=c, tol=1e-9, max_iter=10_000).fit((x[fit] - mean) / std, y[fit])
-        accuracies.append(model.score((x[held] - mean) / std, y[held]))
-    assert scores.details["validation_accuracies"] == pytest.approx(accuracies)
-    best = PROBE.inverse_penalties[int(np.argmax(accuracies))]
-    assert scores.details["chosen"] == best
-    model = LogisticRegression(C=best, tol=1e-9, max_iter=10_000).fit((x - x.mean(0)) / x.std(0), y)
-    predicted = model.predict((x_test - x.mean(0)) / x.std(0))
-    assert [KINDS[at] for at in scores.predictions["prediction"]] == predicted.tolist()
-    assert scores.scores["top1"].value == (predicted == y_test).mean()
-
-
-def test_equal_accuracies_go_to_the_stronger_penalty(toy):
+def test_equal_scores_go_to_the_stronger_penalty(toy):
     scores = measure(by_label(KINDS))
-    ones = [c for c, share in zip(PROBE.inverse_penalties, scores.details["validation_accuracies"]) if share == 1.0]
+    ones = [
+        c for c, share in zip(scores.details["inverse_penalties"], scores.details["validation_scores"]) if share == 1.0
+    ]
     assert len(ones) > 1
     assert scores.details["chosen"] == min(ones)
 
@@ -152,38 +213,133 @@ def test_a_dead_dimension_changes_nothing(toy):
     image = dead._image
     dead._image = lambda images, row: np.append(image(images, row), 0.1)
     assert measure(dead).scores["top1"].value == measure(alive).scores["top1"].value
+    x_ND = np.full((5, 2), 0.1, np.float32)
+    assert (Standardiser.of(x_ND)(x_ND) == 0).all()
 
 
 def test_scale_of_the_features_changes_nothing(toy):
     plain, scaled = noisy_labels(), noisy_labels()
     image = scaled._image
     scaled._image = lambda images, row: 1000 * image(images, row) + 5
-    assert (measure(plain).predictions["prediction"] == measure(scaled).predictions["prediction"]).all()
+    assert (measure(plain).predictions["prediction"] == measure(scaled).predictions["prediction"]).mean() > 0.99
 
 
-def test_predictions_give_the_score(toy):
-    scores = measure(noisy_labels())
-    columns = scores.predictions
-    assert (columns["label"] == columns["prediction"]).mean() == scores.scores["top1"].value
-    test = open_split("toy", "test")
-    assert [scores.details["classes"][at] for at in columns["label"]] == test.columns["label"]
-    assert scores.dataset == test.identity
-    assert 0.4 < scores.scores["top1"].value < 0.95
-
-
-def test_edge_and_convergence_are_told(toy):
-    one = dataclasses.replace(PROBE, inverse_penalties=(1.0,), max_iterations=1)
-    details = measure(noisy_labels(), one).details
-    assert details["at_edge"]
-    assert details["converged"] == [False, False]
+def test_what_it_takes_to_repeat_it_is_kept(toy):
     details = measure(noisy_labels()).details
+    assert len(details["iterations"]) == len(details["gradient"]) == len(details["converged"]) == 46
     assert all(details["converged"])
-    assert len(details["iterations"]) == 16
-    assert details["gradient"] < 1e-4
+    assert max(details["gradient"]) < 1e-3
+    assert details["tolerance"] == PROBE.tolerance
+    one = dataclasses.replace(PROBE, inverse_penalties=(1.0,), max_iterations=1)
+    assert measure(noisy_labels(), one).details["at_edge"]
+    assert measure(noisy_labels(), one).details["converged"] == [False, False]
+    stopped = measure(noisy_labels(), dataclasses.replace(TOY["ssl-transfer"], max_iterations=2)).details
+    assert not any(stopped["converged"])
+    assert max(stopped["iterations"]) <= 2
+
+
+# StableRep's heads
+
+
+def test_stablerep_takes_the_best_head_and_epoch_on_the_test_split_and_says_so(toy):
+    scores = measure(noisy_labels(), TOY["stablerep"])
+    checks = scores.details["checks"]
+    assert [check["epoch"] for check in checks] == list(range(10, 91, 10))
+    best = max(max(check["accuracies"]) for check in checks)
+    assert scores.scores["top1"].value == best
+    assert "THE TEST SPLIT" in scores.details["selection"]
+    first = next(check for check in checks if max(check["accuracies"]) == best)
+    rate = TOY["stablerep"].rates[int(np.argmax(first["accuracies"]))]
+    assert scores.details["chosen"] == {"rate": rate, "epoch": first["epoch"]}
+
+
+def test_the_clean_variant_never_fits_on_what_it_chooses_by(toy, monkeypatch):
+    fitted = set()
+    subject = noisy_labels()
+    views = subject.random_views
+    monkeypatch.setattr(
+        subject, "random_views", lambda images, rows, *more: fitted.update(rows.tolist()) or views(images, rows, *more)
+    )
+    scores = measure(subject, TOY["stablerep-clean"])
+    train = open_split("toy", "train")
+    labels = np.array([KINDS.index(label) for label in train.columns["label"]])
+    fit, held = split(labels, 0.1, train.identity.ids_sha256, "0")
+    assert fitted == set(fit.tolist())
+    assert f"{len(held)} images held out of train" in scores.details["selection"]
+    best = max(max(check["accuracies"]) for check in scores.details["checks"])
+    assert best * len(held) == pytest.approx(round(best * len(held)))
+
+
+def test_every_epoch_sees_every_image_once_in_its_own_order_but_for_the_rest(toy, monkeypatch):
+    subject, seen = noisy_labels(), []
+    views = subject.random_views
+
+    def watched(images, rows, epoch, seed):
+        seen.append((epoch, rows.tolist()))
+        return views(images, rows, epoch, seed)
+
+    monkeypatch.setattr(subject, "random_views", watched)
+    measure(subject, dataclasses.replace(TOY["stablerep"], epochs=2, batch=100))
+    assert [epoch for epoch, _ in seen] == [1, 1, 2, 2]
+    first, second = ([row for epoch, rows in seen for row in rows if epoch == which] for which in (1, 2))
+    assert len(set(first)) == len(first) == 200
+    assert first != second
+
+
+def test_test_images_are_zoomed_as_the_original_does(toy, monkeypatch):
+    subject, seen = noisy_labels(), []
+    features = subject.features
+    monkeypatch.setattr(subject, "features", lambda images, geometry=None: seen.append(geometry) or features(images))
+    measure(subject, dataclasses.replace(TOY["stablerep"], epochs=1))
+    assert {(geometry.zoom, geometry.interpolation) for geometry in seen} == {(256 / 224, "bilinear")}
+
+
+def test_stored_features_cannot_be_cropped(toy):
+    subject = noisy_labels()
+    assert PRESETS["stablerep"].skip(subject) is None
+    subject.sees_images = False
+    assert "random crops need the network" in PRESETS["stablerep"].skip(subject)
+    assert PRESETS["synclr"].skip(subject) is None
+
+
+# Several classes per image
+
+
+@pytest.mark.parametrize("preset", LOGISTIC)
+def test_images_of_several_classes_are_fitted_class_by_class(monkeypatch, preset):
+    generator = np.random.default_rng(0)
+    target = generator.random((300, 3)) < 0.4
+    target[~target.any(1), 0] = True
+    x = generator.standard_normal((300, 8)) + 0.8 * np.hstack([target, np.zeros((300, 5))])
+    row = _catalog.Dataset("several", "o/s", "mit", labels=("classes",), metric="map11")
+    monkeypatch.setitem(_catalog.DATASETS, "several", row)
+    names = [[f"c{k}" for k in np.flatnonzero(labels)] for labels in target]
+    parts = {"train": slice(0, 200), "test": slice(200, 300)}
+    images = {
+        name: LabelledImages(
+            "several",
+            DatasetIdentity("o/s", "r", name, len(names[part]), name),
+            lambda row: np.zeros((1, 1, 3), np.uint8),
+            {"label": names[part], "x": list(x[part])},
+        )
+        for name, part in parts.items()
+    }
+    monkeypatch.setattr("benchmark.evaluations._classification.open_split", lambda name, split: images[split])
+    subject = Double(lambda images, row: images.columns["x"][row])
+    found = dataclasses.replace(PRESETS[preset], datasets=("several",))(subject)["several"]
+    assert found.scores["map11"].value > found.chance + 0.1
+    assert len(found.details["iterations"]) == len(found.details["inverse_penalties"]) + 1
+    if preset == "synclr":
+        scale = StandardScaler().fit(x[:200])
+        c = found.details["chosen"]
+        for k in range(3):
+            model = LogisticRegression(C=c, tol=1e-9, max_iter=10_000).fit(scale.transform(x[:200]), target[:200, k])
+            wanted = model.decision_function(scale.transform(x[200:]))
+            assert found.predictions[f"score_{k}"] == pytest.approx(wanted, abs=2e-3)
 
 
 def test_missing_datasets_are_skipped_with_their_cure(mirror):
-    scores = dataclasses.replace(EVALUATION, datasets=("scenes-shape", "cifar10"))(noise(4))
+    probe = dataclasses.replace(PRESETS["synclr"], datasets=("scenes-shape", "cifar10"))
+    scores = probe(noise(4))
     assert all(isinstance(part, Skipped) for part in scores.values())
     assert "synrep data download" in scores["cifar10"].reason
-    assert EVALUATION.skip(noise(4)) is None
