@@ -72,7 +72,14 @@ class TimmNetwork(nn.Module):
         return self.model.forward_head(features, pre_logits=True), token_layers(self.model, features)
 
 
-def open_timm(model: Any, source: str, encoder: Mapping[str, Any], layer: str | None, freeze: Freeze) -> LoadedModel:
+def open_timm(
+    model: Any,
+    source: str,
+    encoder: Mapping[str, Any],
+    layer: str | None,
+    freeze: Freeze,
+    pinned: bool = True,
+) -> LoadedModel:
     """A loaded timm model."""
     config = resolve_model_data_config(model)
     size = square(source, *config["input_size"])
@@ -86,4 +93,13 @@ def open_timm(model: Any, source: str, encoder: Mapping[str, Any], layer: str | 
         **encoder,
     }
     transform = EvaluationTransform(size, mean=mean, std=std)
-    return pretrained(network, source, weights=model, transform=transform, encoder=found, layer=layer, freeze=freeze)
+    return pretrained(
+        network,
+        source,
+        weights=model,
+        transform=transform,
+        encoder=found,
+        layer=layer,
+        freeze=freeze,
+        pinned=pinned,
+    )

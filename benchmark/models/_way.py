@@ -69,18 +69,33 @@ def pretrained(
     encoder: Mapping[str, Any],
     layer: str | None,
     freeze: Freeze,
+    pinned: bool = True,
 ) -> LoadedModel:
-    """A network that was trained elsewhere; `source` says all that tells it from others, `weights` what is hashed."""
+    """A network that was trained elsewhere; `weights` is what is hashed.
+
+    Where `source` alone does not tell it from others (not `pinned`), the hash is part of the slug.
+    """
     sha256 = weights_sha256(weights)
-    subject = freeze(network, place=slug(source), transform=transform, sha256=sha256, layer=layer)
-    chosen = None if subject.facts["layer"] == subject.layers[0] else str(subject.facts["layer"])
-    whole = f"{source}#{chosen}" if chosen else source
-    return LoadedModel(subject, Pretrained(whole, slug(whole), {**encoder, "image_size": transform.size}), layer=chosen)
+    place = slug(source) if pinned else f"{slug(source)}-{sha256[:8]}"
+    subject = freeze(network, place=place, transform=transform, sha256=sha256, layer=layer)
+    chosen = chosen_layer(subject)
+    origin = Pretrained(
+        source=f"{source}#{chosen}" if chosen else source,
+        slug=f"{place}--{chosen}" if chosen else place,
+        encoder={**encoder, "image_size": transform.size},
+    )
+    return LoadedModel(subject, origin, layer=chosen)
+
+
+def chosen_layer(subject: FrozenEncoder) -> str | None:
+    """The layer that is read, or None where that is the network's own first."""
+    layer = str(subject.facts["layer"])
+    return None if layer == subject.layers[0] else layer
 
 
 def slug(source: str) -> str:
     """The source as a name of folders: letters, digits and `._-`. Names of hubs and libraries hold no `--` or `..`."""
-    name = source.replace("/", "--").replace("#", "--").replace("@", "..")
+    name = source.replace("/", "--").replace("@", "..")
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 

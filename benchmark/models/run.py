@@ -12,7 +12,7 @@ from benchmark import plugins, results, train
 from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.interfaces import Experiment
-from benchmark.models._way import Freeze, LoadedModel, Way
+from benchmark.models._way import Freeze, LoadedModel, Way, chosen_layer
 
 EXPERIMENTS = "benchmark.experiments"
 
@@ -32,8 +32,7 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
         sha256=sha256,
         layer=layer,
     )
-    chosen = None if subject.facts["layer"] == subject.layers[0] else str(subject.facts["layer"])
-    return LoadedModel(subject, experiment, seed, chosen, card)
+    return LoadedModel(subject, experiment, seed, chosen_layer(subject), card)
 
 
 def _declared(folder: Path, fingerprint: str, name: object) -> Experiment:

@@ -1,0 +1,79 @@
+"""How a name finds its way, how sources become names of folders, and what the hash of weights covers."""
+
+import pytest
+import torch
+from torch import nn
+
+from benchmark import plugins
+from benchmark.errors import UserError
+from benchmark.models._load import load
+from benchmark.models._way import slug, weights_sha256
+from tests.models import tiny
+
+
+@pytest.mark.parametrize("name", ["nobody:x", "no/such/folder", "timm:", "run:", ":x", "", "_way:x", "hub"])
+def test_a_name_that_nobody_knows_is_one_line_with_the_choices(name: str) -> None:
+    with pytest.raises(UserError) as raised:
+        load(name)
+    said = str(raised.value)
+    assert "\n" not in said and f"unknown model {name!r}" in said
+    assert all(f"{way}:" in said for way in ("timm", "open_clip", "hub", "released", "feature_files"))
+    assert ".../train/<name>/<version>/<seed>" in said
+
+
+def test_every_way_is_a_file() -> None:
+    assert plugins.names("benchmark.models") == ["feature_files", "hub", "open_clip", "released", "run", "timm"]
+
+
+def test_sources_that_differ_have_slugs_that_differ_and_are_names_of_folders() -> None:
+    sources = [
+        "timm:a.b",
+        "timm:a",
+        "hub:a/b-c",
+        "hub:a-b/c",
+        "hub:a/b@c",
+        "hub:a/b",
+        "open_clip:a-b/c",
+        "open_clip:a/b-c",
+    ]
+    slugs = [slug(source) for source in sources]
+    assert len(set(slugs)) == len(sources)
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz._-") and name[0].isalpha() for name in slugs)
+
+
+def test_equal_weights_have_equal_hashes_and_any_change_shows() -> None:
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+    first = weights_sha256(network())
+    assert first == weights_sha256(network()) and len(first) == 64
+    changed = []
+    for name in network().state_dict():
+        other = network()
+        value = other.state_dict()[name]
+        flat = value.reshape(-1).view(torch.uint8)
+        flat[0] ^= 1
+        changed.append(weights_sha256(other))
+    half = network().half()
+    reshaped = network()
+    reshaped[0].weight = nn.Parameter(reshaped[0].weight.detach().reshape(3, 4))
+    renamed = nn.Sequential(nn.Linear(3, 4), nn.Identity(), nn.BatchNorm1d(4))
+    renamed.load_state_dict({k.replace("1.", "2."): v for k, v in network().state_dict().items()})
+    assert len({first, *changed, *map(weights_sha256, (half, reshaped, renamed))}) == len(changed) + 4
+    moved = network()
+    moved[0].weight = nn.Parameter(moved[0].weight.detach().t().contiguous().t())
+    assert weights_sha256(moved) == first, "how a tensor lies in memory is nothing of its value"
+
+
+def test_layers_share_a_pass_and_never_a_slug(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SYNREP_DATA", str(tmp_path / "mirror"))
+    tiny.timm_repo(tmp_path / "mirror/org/vit")
+    images, store = tiny.pictures(), tmp_path / "store"
+    first, pooled = (load(name, store=store) for name in ("hub:org/vit", "hub:org/vit#pooled"))
+    first.subject.features(images)
+    tiny.close(pooled.subject.features(images), load("hub:org/vit#pooled").subject.features(images), 0)
+    assert (first.subject.encoded["images"], pooled.subject.encoded["images"]) == (3, 0)
+    assert first.origin.slug != pooled.origin.slug and pooled.origin.slug.endswith("--pooled")
+    assert pooled.origin.source == "hub:org/vit#pooled"
+    assert load("hub:org/vit#cls").origin == first.origin
