@@ -1,9 +1,15 @@
-"""Where datasets lie on this machine: `org/name` is the folder `data/org/name`, or `$SYNREP_DATA/org/name`."""
+"""Where datasets lie on this machine: `org/name` is the folder `data/org/name`, or `$SYNREP_DATA/org/name`.
+
+Datasets that are on no Hub lie as their authors' archives unpack: `originals/flowers`.
+"""
 
 import os
 from pathlib import Path
 
 from benchmark.errors import MissingDataset
+
+ORIGINALS = "originals"
+"""Instead of an organisation: the folder of the files that are fetched by hand."""
 
 
 def roots() -> list[Path]:
@@ -12,17 +18,21 @@ def roots() -> list[Path]:
     return [Path("data"), *([Path(mirror)] if mirror else [])]
 
 
-def dataset_folder(repo: str, revision: str) -> Path:
+def dataset_folder(repo: str, revision: str, cure: str = "") -> Path:
     """The folder that holds `repo`.
 
     Raises:
-        MissingDataset: nowhere on this machine; the message says how to get it.
+        MissingDataset: nowhere on this machine; the message ends with `cure`, or says how to get it.
     """
     for root in roots():
         if (root / repo).is_dir():
             return root / repo
+    raise MissingDataset(f"dataset {repo} is neither in data/ nor in $SYNREP_DATA; {cure or _cure(repo, revision)}")
+
+
+def _cure(repo: str, revision: str) -> str:
     if repo.startswith("synrep-bench/scenes"):
-        cure = "build it with `synrep data build toy scenes-evaluation`"
-    else:
-        cure = f"run `synrep data download {repo} --revision {revision}`"
-    raise MissingDataset(f"dataset {repo} is neither in data/ nor in $SYNREP_DATA; {cure}")
+        return "build it with `synrep data build toy scenes-evaluation`"
+    if repo.startswith(f"{ORIGINALS}/"):
+        return "its files are fetched by hand: `synrep data download --all-evaluations` says which and from where"
+    return f"run `synrep data download {repo} --revision {revision}`"

@@ -1,28 +1,58 @@
 """How a split of a labelled dataset is opened; `benchmark.evaluations._catalog` has the datasets.
 
-Images stay encoded until they are read, a Parquet row group at a time.
+Images stay encoded until they are read. Whatever is not as the catalogue says (columns, counts, classes) is an error:
+a number that was measured on something else looks like any other.
 """
 
-import functools
 import hashlib
 import io
 import itertools
 import json
 import struct
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmark.errors import UserError
-from benchmark.evaluations._catalog import Dataset, dataset, located
+from benchmark.evaluations._catalog import FILES, PACKAGE, TARS, Dataset, dataset, located
+from benchmark.evaluations._originals import Files
+from benchmark.evaluations._parquet import Shards
+from benchmark.evaluations._tars import Tars
 from benchmark.interfaces import DatasetIdentity, LabelledImages
 
 IMAGE_SHA256 = "image_sha256"
 """Column of sets with captions: sha256 of the encoded image, which many rows share."""
+CAPTIONS = 5
+"""An image of a retrieval set has that many at least."""
+
+
+class Source(Protocol):
+    """A split as it lies on the disk."""
+
+    place: str
+    n: int
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Name -> N values."""
+        ...
+
+    def encoded(self, row: int) -> bytes:
+        """The image of a row; safe to call from several threads."""
+        ...
+
+    def where(self, row: int) -> str:
+        """File and row, for errors."""
+        ...
+
+
+class Shared(NamedTuple):
+    """An image that two splits have."""
+
+    first: str
+    first_row: int
+    second: str
+    second_row: int
 
 
 def keyed(*parts: str) -> np.random.Philox:
@@ -32,146 +62,133 @@ def keyed(*parts: str) -> np.random.Philox:
 
 
 def open_split(name: str, split: str) -> LabelledImages:
-    """The `train` or `test` split of a dataset; with labels, column `label` holds the class of each row.
+    """The `train`, `val` or `test` split of a dataset.
+
+    Column `id` is the image's id, or its row; with labels, `label` is the class of each row (a list of them where the
+    dataset is multi-label) and `label_index` its number, where the source has numbers; `captions` are all captions of
+    an image of a retrieval set; sets with captions have `image_sha256`.
 
     Raises:
         MissingDataset: it is not on this machine; the message says how to get it.
-        UserError: unknown name, or the files are not what the row says (columns, counts, classes, whole files).
+        UserError: unknown name or split, or the files are not what the row says (columns, counts, classes, whole
+            files).
     """
     row = dataset(name)
-    part = row.train if split == "train" else row.test
-    if part is None:
-        raise UserError(f"dataset {name} has no train split; it can only be tested on")
     if name == "digits":
-        return _digits(row, part)
-    folder, revision, rows = located(row)
-    shards = _Shards(folder / row.folder, part, row)
-    if shards.n != rows.get(part):
-        raise UserError(
-            f"{folder / row.folder}/{part}-*.parquet holds {shards.n} rows, dataset {name} at revision {revision} "
-            f"has {rows.get(part)}; get the folder again"
-        )
-    columns = shards.columns()
+        return _digits(row, _part(row, split))
+    source, revision, part = _source(row, split)
+    columns = source.columns()
     if row.labels:
-        columns["label"] = [" / ".join(values) for values in zip(*(columns[label] for label in row.labels))]
-    split_name = part if row.folder == "data" else f"{row.folder}/{part}"
-    return _labelled(row, revision, split_name, columns, shards.read)
+        label = [columns[column] for column in row.labels]
+        columns["label"] = label[0] if len(label) == 1 else [" / ".join(values) for values in zip(*label)]
+    if row.texts:
+        columns["captions"] = columns[row.texts]
+        if few := [at for at, texts in enumerate(columns["captions"]) if len(texts) < CAPTIONS]:
+            found = len(columns["captions"][few[0]])
+            raise UserError(f"{source.where(few[0])} has {found} captions, wanted {CAPTIONS} or more")
+    if row.captions or row.texts:
+        columns[IMAGE_SHA256] = _sha256_of_rows(source, columns.get("id") if row.kind == FILES else None)
+    return _labelled(row, revision, part, columns, lambda at: _decoded(source, at))
+
+
+def overlap(name: str) -> list[Shared]:
+    """Images that more than one split of a dataset has: by their ids, or where it has none by the encoded bytes.
+
+    Raises:
+        MissingDataset, UserError: as `open_split`.
+    """
+    row, keys = dataset(name), {}
+    for split in row.splits:
+        if row.id or row.kind in (FILES, PACKAGE):
+            keys[split] = open_split(name, split).columns["id"]
+        else:
+            keys[split] = _sha256_of_rows(_source(row, split)[0])
+    found = []
+    for first, second in itertools.combinations(keys, 2):
+        place = {key: at for at, key in enumerate(keys[first])}
+        found += [Shared(first, place[key], second, at) for at, key in enumerate(keys[second]) if key in place]
+    return found
+
+
+def _part(row: Dataset, split: str) -> str:
+    """What the files of a split are named."""
+    if split not in row.splits:
+        raise UserError(f"dataset {row.name} has no {split} split; it has {', '.join(row.splits)}")
+    return row.splits[split]
+
+
+def _source(row: Dataset, split: str) -> tuple[Source, str, str]:
+    """The files of a split, their revision, and the name of the split in records."""
+    part = _part(row, split)
+    if row.kind == FILES:
+        files = Files(row, part)
+        return _counted(files, row, row.rows[part]), files.revision, part
+    folder, revision, rows = located(row)
+    tars = row.kind == TARS and not next((folder / "data").glob(f"{part}-*.parquet"), None)
+    source: Source = Tars(folder / row.folder, part, row) if tars else Shards(_data(row, folder), part, row)
+    named = part if row.folder in ("", "data") else f"{row.folder}/{part}"
+    return _counted(source, row, rows.get(part)), revision, named
+
+
+def _data(row: Dataset, folder: Any) -> Any:
+    """Folder of the Parquet files; the Hub may hold a set of tars converted, with the same columns."""
+    return folder / ("data" if row.kind == TARS else row.folder)
+
+
+def _counted(source: Source, row: Dataset, wanted: int | None) -> Source:
+    if source.n != wanted:
+        raise UserError(
+            f"{source.place} holds {source.n} rows, dataset {row.name} at revision {row.revision or 'as built'} has "
+            f"{wanted}; get the folder again"
+        )
+    return source
+
+
+def _sha256_of_rows(source: Source, ids: list[str] | None = None) -> list[str]:
+    """sha256 of the encoded image of every row; rows with the same id are read once."""
+    known: dict[str, str] = {}
+    found = []
+    for row in range(source.n):
+        key = ids[row] if ids else str(row)
+        if key not in known:
+            known[key] = hashlib.sha256(source.encoded(row)).hexdigest()
+        found.append(known[key])
+    return found
+
+
+def _decoded(source: Source, row: int) -> np.ndarray:
+    """uint8 RGB (H, W, 3)."""
+    content = source.encoded(row)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise UserError(f"{source.where(row)}: the image cannot be read ({error}); get the folder again") from None
 
 
 def _labelled(row: Dataset, revision: str, split: str, columns: dict[str, list[Any]], read: Any) -> LabelledImages:
     n = len(next(iter(columns.values())))
-    if row.classes and len(set(columns["label"])) != row.classes:
-        raise UserError(
-            f"split {split} of dataset {row.name} has {len(set(columns['label']))} classes, the catalogue says "
-            f"{row.classes}; get the folder again"
-        )
-    ids = columns.get("id", list(range(n)))
-    values = [columns[column] for column in ("label", *row.captions, *row.box) if column in columns]
-    ids_sha256 = hashlib.sha256(json.dumps([ids, *values]).encode()).hexdigest()
+    if row.classes:
+        labels = columns["label"]
+        found = set(itertools.chain.from_iterable(labels)) if row.multi_label else set(labels)
+        if len(found) != row.classes:
+            raise UserError(
+                f"split {split} of dataset {row.name} has {len(found)} classes, the catalogue says {row.classes}"
+                f"{_absent(row, found)}; get the folder again"
+            )
+    columns.setdefault("id", list(range(n)))
+    values = [columns[column] for column in ("label", *row.captions, row.texts, *row.box) if column in columns]
+    ids_sha256 = hashlib.sha256(json.dumps([columns["id"], *values]).encode()).hexdigest()
     identity = DatasetIdentity(row.repo, revision, split, n, ids_sha256)
     return LabelledImages(row.name, identity, read, columns)
 
 
-class _Shards:
-    """The Parquet files of a split as one list of rows."""
-
-    def __init__(self, folder: Path, split: str, row: Dataset) -> None:
-        self._row = row
-        self._paths = sorted(folder.glob(f"{split}-*.parquet"))
-        if not self._paths:
-            raise UserError(f"dataset {row.name} wants {folder}/{split}-*.parquet, found none; get the folder again")
-        self._files = [self._open(path) for path in self._paths]
-        self._groups = [
-            (file, group, self._files[file].metadata.row_group(group).num_rows)
-            for file in range(len(self._files))
-            for group in range(self._files[file].num_row_groups)
-        ]
-        self._starts = [0, *itertools.accumulate(rows for *_, rows in self._groups)]
-        self.n = self._starts[-1]
-        self._cells = functools.lru_cache(maxsize=1)(self._read_cells)
-
-    def columns(self) -> dict[str, list[Any]]:
-        """The row's columns; integers with names become names. Sets with captions also get the images' sha256."""
-        columns = {}
-        for name in self._row.columns:
-            parts = [self._column(file, name) for file in range(len(self._files))]
-            columns["id" if name == self._row.id else name] = list(itertools.chain.from_iterable(parts))
-        if self._row.captions:
-            columns[IMAGE_SHA256] = [hashlib.sha256(self._encoded(row)).hexdigest() for row in range(self.n)]
-        return columns
-
-    def read(self, row: int) -> np.ndarray:
-        """uint8 RGB (H, W, 3)."""
-        try:
-            with Image.open(io.BytesIO(self._encoded(row))) as image:
-                return np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-            raise UserError(f"{self._place(row)}: the image cannot be read ({error}); get the file again") from None
-
-    def _open(self, path: Path) -> pq.ParquetFile:
-        try:
-            file = pq.ParquetFile(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is not a whole Parquet file ({error}); get the file again") from None
-        wanted = [self._row.image, *self._row.columns]
-        if missing := [column for column in wanted if column not in file.schema_arrow.names]:
-            raise UserError(
-                f"{path} has columns {', '.join(file.schema_arrow.names)}; dataset {self._row.name} also wants "
-                f"{', '.join(missing)}"
-            )
-        return file
-
-    def _column(self, file: int, name: str) -> list[Any]:
-        path = self._paths[file]
-        try:
-            values: list[Any] = self._files[file].read(columns=[name])[name].to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path}: column {name} cannot be read ({error}); get the file again") from None
-        if None in values:
-            raise UserError(f"{path} row {values.index(None)}: column {name} is empty; get the file again")
-        if name not in self._row.labels:
-            return values
-        found = self._names(file, name)
-        expected = self._row.names.get(name, found)
-        if found and expected != found:
-            raise UserError(f"{path}: column {name} names its classes {found}, the catalogue says {expected}")
-        if not expected or not isinstance(values[0], int):
-            return [str(value) for value in values]
-        if outside := [value for value in values if not 0 <= value < len(expected)]:
-            raise UserError(f"{path}: column {name} holds {outside[0]}, wanted 0 to {len(expected) - 1}")
-        return [expected[value] for value in values]
-
-    def _names(self, file: int, column: str) -> tuple[str, ...]:
-        """The class names that `datasets` left in the Parquet schema."""
-        metadata = self._files[file].schema_arrow.metadata or {}
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        return tuple(features.get(column, {}).get("names", ()))
-
-    def _locate(self, row: int) -> tuple[int, int]:
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return group, row - self._starts[group]
-
-    def _place(self, row: int) -> str:
-        group, at = self._locate(row)
-        file = self._groups[group][0]
-        first = next(index for index, (owner, *_) in enumerate(self._groups) if owner == file)
-        return f"{self._paths[file]} row {self._starts[group] - self._starts[first] + at}"
-
-    def _read_cells(self, group: int) -> list[Any]:
-        file, at, _ = self._groups[group]
-        cells: list[Any] = self._files[file].read_row_group(at, columns=[self._row.image])[self._row.image].to_pylist()
-        return cells
-
-    def _encoded(self, row: int) -> bytes:
-        group, at = self._locate(row)
-        try:
-            cell = self._cells(group)[at]
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{self._place(row)}: cannot be read ({error}); get the file again") from None
-        encoded = cell.get("bytes") if isinstance(cell, dict) else cell
-        if not isinstance(encoded, bytes):
-            raise UserError(f"{self._place(row)}: column {self._row.image} holds no image bytes; get the file again")
-        return encoded
+def _absent(row: Dataset, found: set[str]) -> str:
+    """The classes without an image, where the catalogue or the numbers say their names."""
+    names = [" / ".join(parts) for parts in itertools.product(*(row.names.get(label, ()) for label in row.labels))]
+    names = names or [str(label) for label in range(row.classes or 0)] * all(label.isdigit() for label in found)
+    absent = [name for name in names if name not in found]
+    return f" (without an image: {', '.join(absent[:5])})" if absent else ""
 
 
 def _digits(row: Dataset, split: str) -> LabelledImages:
@@ -190,5 +207,6 @@ def _digits(row: Dataset, split: str) -> LabelledImages:
     columns: dict[str, list[Any]] = {
         "id": [int(at) for at in chosen],
         "label": [str(source.target[at]) for at in chosen],
+        "label_index": [int(source.target[at]) for at in chosen],
     }
     return _labelled(row, revision, split, columns, read)

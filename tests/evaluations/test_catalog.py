@@ -101,7 +101,7 @@ def test_a_corrupt_image_names_its_file_and_row(toy, spoil):
 def test_unknown_and_missing(mirror):
     with pytest.raises(UserError, match=r"unknown dataset 'cifar11'; choose one of: .*cifar10"):
         open_split("cifar11", "test")
-    with pytest.raises(MissingDataset, match=r"mteb/cifar10 .*--revision 69a62dd"):
+    with pytest.raises(MissingDataset, match=r"mteb/cifar10 .*run `synrep data download cifar10`"):
         open_split("cifar10", "test")
     with pytest.raises(MissingDataset, match="synrep data build toy scenes"):
         open_split("scenes-shape", "test")

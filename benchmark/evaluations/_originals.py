@@ -1,0 +1,202 @@
+"""Datasets as their authors publish them, with the official splits: files that the user lays into `originals/`.
+
+torchvision's classes read the lists where they know them (aircraft, DTD, flowers, VOC 2007), the others are read here.
+The revision of such a dataset is a hash of its split lists. Departures from the code these protocols come from:
+
+- SUN397: an image has the class of its folder. ssl-transfer takes the first class whose name is part of the path, so
+  that some images get the label of another class.
+- VOC 2007: an image is positive for a class with an object that is not marked difficult; 0 and -1 are negative.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchvision import datasets
+
+from benchmark.errors import MissingDataset, UserError
+from benchmark.evaluations._catalog import Dataset, located
+
+Listed = tuple[list[Path], dict[str, list[Any]]]
+"""The images of a split, and its columns."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """What lies in `originals/<name>/`; paths are relative to it."""
+
+    url: str
+    lists: tuple[str, ...]
+    """Files that say what is in the splits; their hash is the revision."""
+    images: str
+    """Folder of the images."""
+    listed: Callable[[Path, str, Dataset], Listed]
+
+
+class Files:
+    """The images of a split of original files."""
+
+    def __init__(self, row: Dataset, split: str) -> None:
+        original = ORIGINALS[row.name]
+        self._row, self._folder = row, located(row, wanted(row))[0]
+        absent = [name for name in (*original.lists, original.images) if not (self._folder / name).exists()]
+        if absent:
+            raise MissingDataset(f"{self._folder} has no {', '.join(absent)}; {wanted(row)}")
+        self.place = f"{self._folder} ({split})"
+        self.revision = _revision(self._folder, original.lists)
+        try:
+            self._paths, self._columns = original.listed(self._folder, split, row)
+        except (RuntimeError, OSError, KeyError, ValueError, TypeError, IndexError) as error:
+            raise UserError(f"{self._folder} does not hold the original lists of {row.name} ({error!r})") from None
+        self.n = len(self._paths)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """`id`, the image's path, and the row's columns."""
+        return {"id": [path.relative_to(self._folder).as_posix() for path in self._paths], **self._columns}
+
+    def encoded(self, row: int) -> bytes:
+        """The image's file.
+
+        Raises:
+            UserError: it is missing.
+        """
+        try:
+            return self._paths[row].read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.where(row)}: {error.strerror}; unpack the archive of its images again") from None
+
+    def where(self, row: int) -> str:
+        """The file, for errors."""
+        return str(self._paths[row])
+
+
+def wanted(row: Dataset) -> str:
+    """Which files a dataset wants, and whose they are."""
+    original = ORIGINALS[row.name]
+    files = ", ".join((*original.lists, f"{original.images}/"))
+    return f"dataset {row.name} wants in {row.repo}/: {files}; they come from {original.url}"
+
+
+def _revision(folder: Path, lists: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for name in lists:
+        content = (folder / name).read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:40]
+
+
+def _labelled(paths: Sequence[str | Path], names: Sequence[str], labels: Sequence[int]) -> Listed:
+    columns: dict[str, list[Any]] = {"label": [names[label] for label in labels], "label_index": list(labels)}
+    return [Path(path) for path in paths], columns
+
+
+def _aircraft(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
+    found = datasets.FGVCAircraft(str(folder), split, annotation_level="variant")
+    return _labelled(found._image_files, found.classes, found._labels)
+
+
+def _dtd(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
+    found = datasets.DTD(str(folder.parent), split, partition=1)
+    return _labelled(found._image_files, found.classes, found._labels)
+
+
+def _flowers(folder: Path, split: str, row: Dataset) -> Listed:
+    found = datasets.Flowers102(str(folder), split)  # compares the lists with their checksums
+    return _labelled(found._image_files, [str(label) for label in range(row.classes or 0)], found._labels)
+
+
+def _voc2007(folder: Path, split: str, row: Dataset) -> Listed:
+    images = [Path(path) for path in datasets.VOCDetection(str(folder), year="2007", image_set=split).images]
+    names, main = row.names["label"], folder / _VOC / "ImageSets" / "Main"
+    indices: dict[str, list[int]] = {path.stem: [] for path in images}
+    for index, name in enumerate(names):
+        marks = dict(line.split() for line in (main / f"{name}_{split}.txt").read_text().splitlines())
+        if marks.keys() != indices.keys():
+            raise UserError(f"{main}/{name}_{split}.txt lists other images than {split}.txt; unpack the archive again")
+        for image, mark in marks.items():
+            if mark == "1":
+                indices[image].append(index)
+    labels = [indices[path.stem] for path in images]
+    return images, {"label": [[names[at] for at in label] for label in labels], "label_index": labels}
+
+
+def _sun397(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
+    names = sorted(line.strip().lstrip("/") for line in (folder / "ClassName.txt").read_text().splitlines() if line)
+    index = {name: at for at, name in enumerate(names)}
+    lines = (folder / {"train": "Training_01.txt", "test": "Testing_01.txt"}[split]).read_text().splitlines()
+    images = [line.strip().lstrip("/") for line in lines if line.strip()]
+    labels = [index[image.rpartition("/")[0]] for image in images]
+    return _labelled([folder / "SUN397" / image for image in images], names, labels)
+
+
+def _caltech101(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
+    """Lines are `folder/image.jpg`, or that and the number of the class, which must be the folder's among all."""
+    names = sorted(path.name for path in (folder / "101_ObjectCategories").iterdir() if path.is_dir())
+    index = {name: at for at, name in enumerate(names)}
+    images, labels = [], []
+    for line in (folder / f"{split}.txt").read_text().splitlines():
+        image, _, number = line.strip().partition(" ")
+        labels.append(index[image.partition("/")[0]])
+        images.append(folder / "101_ObjectCategories" / image)
+        if number and int(number) != labels[-1]:
+            raise UserError(f"{folder}/{split}.txt gives {image} class {number}, its folder is number {labels[-1]}")
+    return _labelled(images, names, labels)
+
+
+def _visual_genome(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
+    rows = json.loads((folder / ORIGINALS[row.name].lists[0]).read_text(encoding="utf-8"))
+    columns = {name: [entry[name] for entry in rows] for name in row.columns}
+    return [folder / "images" / entry[row.image] for entry in rows], columns
+
+
+_VOC = "VOCdevkit/VOC2007"
+_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
+_ARO = "https://github.com/mertyg/vision-language-models-are-bows"
+_AIRCRAFT, _DTD, _FLOWERS = "fgvc-aircraft-2013b/data", "dtd", "flowers-102"
+_SPLITS = ("train", "val", "test")
+
+ORIGINALS = {
+    "aircraft": Original(
+        f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+        (f"{_AIRCRAFT}/variants.txt", *(f"{_AIRCRAFT}/images_variant_{split}.txt" for split in _SPLITS)),
+        f"{_AIRCRAFT}/images",
+        _aircraft,
+    ),
+    "dtd": Original(
+        f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz",
+        tuple(f"{_DTD}/labels/{split}1.txt" for split in _SPLITS),
+        f"{_DTD}/images",
+        _dtd,
+    ),
+    "flowers": Original(
+        f"{_VGG}/flowers/102/ (102flowers.tgz unpacks to jpg/)",
+        (f"{_FLOWERS}/setid.mat", f"{_FLOWERS}/imagelabels.mat"),
+        f"{_FLOWERS}/jpg",
+        _flowers,
+    ),
+    "sun397": Original(
+        "https://vision.princeton.edu/projects/2010/SUN/ (SUN397.tar.gz and Partitions.zip)",
+        ("ClassName.txt", "Training_01.txt", "Testing_01.txt"),
+        "SUN397",
+        _sun397,
+    ),
+    "caltech101": Original(
+        "https://data.caltech.edu/records/mzrjq-6wc02 (images) and https://github.com/linusericsson/ssl-transfer "
+        "(caltech101-splits)",
+        ("train.txt", "test.txt"),
+        "101_ObjectCategories",
+        _caltech101,
+    ),
+    "voc2007": Original(
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/ (VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar)",
+        tuple(f"{_VOC}/ImageSets/Main/{split}.txt" for split in _SPLITS),
+        f"{_VOC}/JPEGImages",
+        _voc2007,
+    ),
+    "aro-vg-relation": Original(_ARO, ("visual_genome_relation.json",), "images", _visual_genome),
+    "aro-vg-attribution": Original(_ARO, ("visual_genome_attribution.json",), "images", _visual_genome),
+}
+"""Dataset -> its files; the addresses are the authors' and may be gone."""
