@@ -160,11 +160,20 @@ def refusing(what: str) -> Iterator[None]:
         raise UserError(f"cannot load {what}: {_reason(error)}") from error
 
 
+def asked_for(error: BaseException) -> str | None:
+    """The class or function that a pickle wanted, where that is why `weights_only` refused it."""
+    found = re.search(r"(?:GLOBAL|globals:) ([A-Za-z_][\w.]*\w)", str(error))
+    return found[1] if found else None
+
+
 def _reason(error: BaseException) -> str:
     """From whichever error of the chain says most."""
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
+    for each in chain:
+        if code := asked_for(each):
+            return f"it wants to run {code} when it is read, wanted weights only; trust nobody's pickles"
     found = (reason for kind, reason in REASONS.items() for each in chain if isinstance(each, kind))
     said = " ".join(f"{type(error).__name__}: {error}".split())
     return next(found, said if len(said) <= 300 else f"{said[:300]} ...")

@@ -192,8 +192,8 @@ def _card(folder: Path) -> dict[str, Any]:
     transform = card.get("transform")
     zoom, interpolation = (transform.get(k) if isinstance(transform, dict) else None for k in ("zoom", "interpolation"))
     problems = {
-        "name, of letters, digits and ._-": re.fullmatch(PLAIN, str(card.get("name", ""))),
-        "layer, such as cls": re.fullmatch(PLAIN, str(card.get("layer", ""))),
+        "name, of letters, digits and ._-": re.fullmatch(PLAIN, str(card.get("name") or "")),
+        "layer, such as cls": re.fullmatch(PLAIN, str(card.get("layer") or "")),
         "transform with zoom and interpolation": isinstance(zoom, int | float) and isinstance(interpolation, str),
         "weights_sha256 of 64 hexadecimal digits": re.fullmatch(r"[0-9a-f]{64}", str(card.get("weights_sha256", ZERO))),
     }

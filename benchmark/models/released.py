@@ -20,7 +20,6 @@ Layers: `cls` (what the paper evaluates), `pooled`, and `embedding` where there 
 
 import argparse
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -36,7 +35,7 @@ from benchmark.encoders import build_vit
 from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING, Encoder
 from benchmark.models._timm import token_layers
-from benchmark.models._way import FAILURES, Freeze, LoadedModel, Way, pretrained
+from benchmark.models._way import FAILURES, Freeze, LoadedModel, Way, asked_for, pretrained
 
 PER_HEAD = 64
 TOWER = ("token_embedding", "positional_embedding", "transformer", "ln_final")
@@ -153,9 +152,9 @@ def _read(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FAILURES as error:
-        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        if code := asked_for(error):
             raise UserError(
-                f"{path} wants to run {asked[1]} when it is read, wanted weights and argparse.Namespace only; do not "
+                f"{path} wants to run {code} when it is read, wanted weights and argparse.Namespace only; do not "
                 "load it anywhere else either, unless you trust who made it"
             ) from None
         raise UserError(f"{path} is not a whole checkpoint ({type(error).__name__}); get the file again") from None
