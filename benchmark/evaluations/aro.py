@@ -2,37 +2,56 @@
 
 ARO (Yuksekgonul et al., "When and why vision-language models behave like bags-of-words", ICLR 2023) in its annotation
 format: a picture, a box, a true caption and one to four false ones. The picture is cropped to its box where the set
-has boxes; scores are cosines. Departures from the official code:
+has boxes, before anything else happens to it; scores are cosines. The captions of COCO-Order and Flickr30k-Order, and
+no others, go through the official `pre_caption` (the frozen copies did already; doing it twice changes nothing).
 
-- the true caption must score strictly higher than every false one. Officially a tie is right on the order sets, so
-  that a constant model gets 100 %, and wrong on the others; here ties are wrong everywhere, and counted;
-- the main score counts rows (micro); `macro` is the mean over all relations or attribute pairs, where the official
-  notebook leaves out 157 "symmetric" relations and rare attribute pairs.
+`micro` counts rows. `macro_official` is the mean over VG-Relation's relations without the authors' list of 157
+"symmetric" ones, and over VG-Attribution's pairs of attributes with 25 rows or more; `macro_all` is over all of them.
+The copies called `-mteb` have whole images and no relations: they are another test, with `micro` alone.
 
-Shapes: N rows, M distinct images, K captions of a row (the true one first), D dimensions.
+Presets differ in ties only. `synrep-strict`: the true caption must score strictly higher than every false one.
+`official`: argmax over the captions, where the true one comes first on the order sets, so that a constant model gets
+100 % there, and last on the others, where a tie is wrong. It also shows `macro_official` first, as the paper does.
+Ties are counted in `details` under both. Intervals treat the rows of an image as one cluster.
+
+Shapes: N rows.
 """
 
-import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.evaluations._catalog import Dataset, dataset
-from benchmark.evaluations._scores import by_group, macro, over, wilson
-from benchmark.evaluations._splits import IMAGE_SHA256, open_split
-from benchmark.interfaces import DatasetScores, Evaluation, LabelledImages, Score, Scores, Subject
+from benchmark.evaluations import _captions, _clusters
+from benchmark.evaluations._aro_symmetric import SYMMETRIC
+from benchmark.evaluations._catalog import dataset
+from benchmark.evaluations._scores import over
+from benchmark.interfaces import DatasetScores, Evaluation, Score, Scores, Subject
+
+CLEANED = ("aro-coco-order", "aro-flickr30k-order")
+MACRO = "macro_official"
+FEWEST = 25
+"""Rows of a pair of attributes that counts officially."""
+
+RULES: Mapping[str, Callable[[str, int], bool]] = {
+    "aro-vg-relation": lambda group, _: group not in SYMMETRIC,
+    "aro-vg-attribution": lambda _, rows: rows >= FEWEST,
+}
+
+
+def counts(name: str, group: str, rows: int) -> bool:
+    """Whether a group of `rows` rows is in the official macro average of the dataset called `name`."""
+    return RULES[name](group, rows) if name in RULES else True
 
 
 @dataclass(frozen=True)
 class Aro(Evaluation):
     """Relation, attribution and order; the sets differ in their captions only."""
 
-    version: ClassVar[int] = 1
-    preset: ClassVar[str] = "synrep-strict"
+    version: ClassVar[int] = 2
+    preset: str = "synrep-strict"
     datasets: tuple[str, ...] = (
         "scenes-relation",
         "scenes-attribution",
@@ -41,7 +60,12 @@ class Aro(Evaluation):
         "aro-vg-attribution",
         "aro-coco-order",
         "aro-flickr30k-order",
+        "aro-vg-relation-mteb",
+        "aro-vg-attribution-mteb",
     )
+    order_ties_right: bool = False
+    main: str = "micro"
+    """The score that comes first where a set has it."""
 
     def skip(self, subject: Subject) -> str | None:
         """A reason where there is no text tower."""
@@ -49,84 +73,59 @@ class Aro(Evaluation):
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
         """Share of true captions preferred on each dataset; nothing is drawn, so `seed` is not used."""
-        return over(self.datasets, lambda name: _measure(subject, dataset(name)))
+        return over(self.datasets, lambda name: self._measure(subject, name))
+
+    def _measure(self, subject: Subject, name: str) -> DatasetScores:
+        row, clean = dataset(name), _captions.pre_caption if name in CLEANED else str
+        found = _captions.margins(subject, row, clean, lambda group, rows: counts(name, group, rows))
+        columns, per_class = found.columns, dict[str, Score]()
+        details = {**found.details, "clean_up": "pre_caption, 30 words" if name in CLEANED else "none"}
+        correct_N = self.correct(name, columns)
+        if found.names:
+            n_G = np.bincount(columns["group"])
+            official = [group for group, n in zip(found.names, n_G) if counts(name, group, int(n))]
+            if not official:
+                raise UserError(f"dataset {name} has no group with {FEWEST} rows; get the folder again")
+            if name in RULES:  # kept, so that resampled rows do not decide which groups are large enough
+                columns["official"] = columns["group"] < len(official)
+            per_class = _captions.per_group(correct_N, columns, official)
+            details |= {"groups": len(found.names), "groups_official": len(official)}
+        scores = {
+            score: self._interval(score, correct_N, columns, value)
+            for score, value in self.values(name, columns).items()
+        }
+        return DatasetScores(found.identity, scores, 1 / len(row.captions), per_class, details, columns)
+
+    def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The scores again; groups without a row are left out of the means over groups."""
+        correct_N = self.correct(dataset, predictions)
+        found = _captions.means(correct_N, predictions)
+        if "official" in predictions:
+            found["macro_all"] = found.pop("macro")
+            found[MACRO] = _captions.means(*_official(correct_N, predictions))["macro"]
+        first = self.main if self.main in found else "micro"
+        return {first: found.pop(first), **found}
+
+    def correct(self, name: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Whether the true caption is preferred (N,)."""
+        tie_is_right = self.order_ties_right and len(dataset(name).captions) > 2
+        return columns["margin"] >= 0 if tie_is_right else columns["margin"] > 0
+
+    def _interval(self, score: str, correct_N: np.ndarray, columns: Mapping[str, np.ndarray], value: float) -> Score:
+        if score == MACRO:
+            correct_N, columns = _official(correct_N, columns)
+        if score == "micro":
+            found = _clusters.share(correct_N, columns["unit"])
+        else:
+            found = _clusters.macro(correct_N, columns["group"], columns["unit"])
+        assert found.value == value
+        return found
 
 
-def _measure(subject: Subject, row: Dataset) -> DatasetScores:
-    images = open_split(row.name, "test")
-    captions_KN = [images.columns[column] for column in row.captions]
-    distinct, image_of_N = distinct_crops(images, row)
-    images_ND = subject.image_embeddings(distinct)[image_of_N].astype(np.float64)
-    texts_KND = subject.text_embeddings([text for texts in captions_KN for text in texts]).reshape(
-        len(captions_KN), len(images), -1
-    )
-    # Products and sums caption by caption: equal embeddings must give equal cosines to the last bit.
-    cosine_KN = np.stack([(images_ND * texts_ND).sum(axis=1) for texts_ND in texts_KND])
-    margin_N = cosine_KN[0] - cosine_KN[1:].max(axis=0)
-    correct_N = margin_N > 0
-    scores = {"micro": wilson(int(correct_N.sum()), len(images))}
-    per_class: dict[str, Score] = {}
-    if row.group:
-        per_class = by_group([str(group) for group in images.columns[row.group]], correct_N)
-        scores["macro"] = macro(list(per_class.values()))
-    return DatasetScores(
-        dataset=images.identity,
-        scores=scores,
-        chance=1 / len(captions_KN),
-        per_class=per_class,
-        details={
-            "ties": int((margin_N == 0).sum()),
-            "false_caption_equals_true": sum(true in false for true, *false in zip(*captions_KN)),
-            "cropped": bool(row.box),
-            "distinct_images": len(distinct),
-            "distinct_texts": len({text for texts in captions_KN for text in texts}),
-        },
-        predictions={
-            "row": np.arange(len(images)),
-            "margin": margin_N,
-            "tie": margin_N == 0,
-            "correct": correct_N,
-        },
-    )
+def _official(correct_N: np.ndarray, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The rows that count officially."""
+    kept_N = columns["official"].astype(bool)
+    return correct_N[kept_N], {name: column[kept_N] for name, column in columns.items()}
 
 
-def distinct_crops(images: LabelledImages, row: Dataset) -> tuple[LabelledImages, np.ndarray]:
-    """Each (image, box) once, cropped, and which of them each row of `images` shows (N,).
-
-    Raises:
-        UserError: on reading, where a box lies outside its image.
-    """
-    keys = list(zip(images.columns[IMAGE_SHA256], *(images.columns[side] for side in row.box)))
-    place = {key: at for at, key in enumerate(dict.fromkeys(keys))}
-    first: dict[int, int] = {}
-    for index, key in enumerate(keys):
-        first.setdefault(place[key], index)
-    identity = replace(
-        images.identity,
-        split=f"{images.identity.split}, distinct crops",
-        n=len(place),
-        ids_sha256=hashlib.sha256(json.dumps(list(place)).encode()).hexdigest(),
-    )
-    crops = LabelledImages(images.name, identity, _cropping(images, row, first), {})
-    return crops, np.array([place[key] for key in keys])
-
-
-def _cropping(images: LabelledImages, row: Dataset, first: dict[int, int]) -> Callable[[int], np.ndarray]:
-    def read(at: int) -> np.ndarray:
-        index = first[at]
-        image_HW3 = images.read(index)
-        if not row.box:
-            return image_HW3
-        x, y, width, height = (int(images.columns[side][index]) for side in row.box)
-        crop_HW3 = image_HW3[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
-        if crop_HW3.size == 0:
-            raise UserError(
-                f"dataset {row.name} row {index}: box x {x}, y {y}, width {width}, height {height} lies outside the "
-                f"image of {image_HW3.shape[1]} x {image_HW3.shape[0]} pixels; get the folder again"
-            )
-        return crop_HW3
-
-    return read
-
-
-EVALUATION = Aro()
+EVALUATIONS = (Aro(), Aro(preset="official", order_ties_right=True, main=MACRO))

@@ -1,16 +1,22 @@
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
+from sklearn.neighbors import NearestCentroid
 
-from benchmark.evaluations import _catalog
+from benchmark.errors import UserError
+from benchmark.evaluations import _catalog, _prototypes
+from benchmark.evaluations._episodes import Episodes, draw, draw_episodes
 from benchmark.evaluations._splits import keyed, open_split
-from benchmark.evaluations.few_shot import EVALUATION, FewShot, draw
+from benchmark.evaluations.few_shot import EVALUATIONS, FewShot, episodes, read_episodes, save_episodes
 from benchmark.interfaces import DatasetScores, Skipped
 from tests.evaluations.doubles import Double, by_label, constant, noise, write_scenes
 
 KINDS = ["a", "b", "c", "d", "e", "f", "g"]
-SHOTS = FewShot(datasets=("toy",))
+TRANSFER, LGSSL = (dataclasses.replace(evaluation, datasets=("toy",)) for evaluation in EVALUATIONS)
+LGSSL = dataclasses.replace(LGSSL, episodes=300)
+BOTH = pytest.mark.parametrize("shots", [TRANSFER, LGSSL], ids=lambda shots: shots.preset)
 
 
 @pytest.fixture
@@ -23,9 +29,10 @@ def toy(mirror, monkeypatch):
     return write_scenes(mirror, "scenes-toy", train={"kind": train}, test={"kind": test})
 
 
-def measure(subject, seed=0, shots=SHOTS) -> DatasetScores:
+def measure(subject, seed=0, shots=TRANSFER) -> DatasetScores:
     scores = shots(subject, seed)["toy"]
     assert isinstance(scores, DatasetScores)
+    assert shots.values("toy", scores.predictions) == {name: score.value for name, score in scores.scores.items()}
     return scores
 
 
@@ -38,21 +45,50 @@ def noisy_labels(strength=1.0):
     )
 
 
-def test_a_perfect_encoder_scores_one(toy):
-    scores = measure(by_label(KINDS))
+def plain(features, rows_EWR, shots, centred):
+    """Both protocols once more, an episode and a query at a time: accuracies, and queries tied with their own."""
+    accuracies, ties = [], []
+    for episode in rows_EWR:
+        right = tied = 0
+        centre = np.mean([features[row] for way in episode for row in way[:shots]], axis=0)
+
+        def seen(row, centre=centre):
+            if not centred:
+                return features[row]
+            length = np.sqrt(((features[row] - centre) ** 2).sum())
+            return (features[row] - centre) / max(length, 1e-12)
+
+        prototypes = [np.mean([seen(row) for row in way[:shots]], axis=0) for way in episode]
+        for way, rows in enumerate(episode):
+            for row in rows[shots:]:
+                distances = [((seen(row) - prototype) ** 2).sum() for prototype in prototypes]
+                others = min(distance for other, distance in enumerate(distances) if other != way)
+                right += distances[way] < others
+                tied += distances[way] == others
+        accuracies.append(right / episode[:, shots:].size)
+        ties.append(tied)
+    return accuracies, ties
+
+
+@BOTH
+def test_a_perfect_encoder_scores_one(toy, shots):
+    scores = measure(by_label(KINDS), shots=shots)
     score = scores.scores["accuracy"]
-    assert (score.value, score.n, score.low, score.high) == (1.0, 600, 1.0, 1.0)
+    assert (score.value, score.n, score.low, score.high) == (1.0, shots.episodes, 1.0, 1.0)
     assert scores.details["ties"] == 0
 
 
-def test_a_constant_encoder_is_never_above_chance(toy):
-    scores = measure(constant(96))
+@BOTH
+@pytest.mark.parametrize("dimensions", [5, 33, 96, 768])
+def test_a_constant_encoder_is_never_above_chance(toy, shots, dimensions):
+    scores = measure(constant(dimensions), shots=dataclasses.replace(shots, episodes=40))
     assert scores.scores["accuracy"].value == 0.0 < scores.chance == 0.2
-    assert scores.details["ties"] == 600 * 75
+    assert scores.details["ties"] == 40 * 5 * shots.queries
 
 
-def test_two_kinds_that_look_the_same_get_nothing_for_their_tie(toy):
-    """Kinds a and b share one vector: in an episode with both, their 30 queries are tied, and wrong."""
+@BOTH
+def test_two_kinds_that_look_the_same_get_nothing_for_their_tie(toy, shots):
+    """Kinds a and b share one vector: in an episode with both, all their queries are tied, and wrong."""
     look = by_label(["a", *KINDS[2:]])
     image = look._image
 
@@ -62,48 +98,92 @@ def test_two_kinds_that_look_the_same_get_nothing_for_their_tie(toy):
         return image(images, row)
 
     look._image = blurred
-    columns = measure(look).predictions
+    columns = measure(look, shots=shots).predictions
     both = columns["ties"] > 0
-    assert set(columns["ties"]) == {0, 30}
-    assert (columns["accuracy"][both] == 45 / 75).all()
+    assert set(columns["ties"]) == {0, 2 * shots.queries}
+    assert columns["accuracy"][both] == pytest.approx(3 / 5)
     assert (columns["accuracy"][~both] == 1.0).all()
 
 
-def test_noise_is_at_chance(toy):
-    score = measure(noise(16)).scores["accuracy"]
+@BOTH
+def test_noise_is_at_chance(toy, shots):
+    score = measure(noise(16), shots=shots).scores["accuracy"]
     assert abs(score.value - 0.2) < 0.02
 
 
-def test_episodes_are_a_plain_loop_of_prototypes(toy):
-    """The protocol once more, an episode at a time."""
-    scores, subject = measure(noisy_labels()), noisy_labels()
+@BOTH
+def test_scores_are_those_of_a_plain_loop(toy, shots):
+    shots = dataclasses.replace(shots, episodes=60)
+    scores, subject = measure(noisy_labels(), shots=shots), noisy_labels()
     splits = [open_split("toy", "train"), open_split("toy", "test")]
     features = np.concatenate([subject.features(images) for images in splits]).astype(float)
-    labels = np.array([label for images in splits for label in images.columns["label"]])
-    rows = [np.flatnonzero(labels == kind) for kind in KINDS[:6]]
-    episodes = SHOTS.draw_episodes(rows, scores.dataset.ids_sha256, 0)
-    accuracies = []
-    for episode in episodes:
-        prototypes = np.stack([features[way[:5]].mean(axis=0) for way in episode])
-        right = 0
-        for way, images in enumerate(episode):
-            assert len(set(labels[images])) == 1
-            for query in features[images[5:]]:
-                right += np.argmin(((query - prototypes) ** 2).sum(axis=1)) == way
-        accuracies.append(right / 75)
+    accuracies, ties = plain(features, shots.drawn(splits, 0).rows_EWR, 5, shots.centred)
     assert scores.predictions["accuracy"].tolist() == pytest.approx(accuracies)
-    mean, half = np.mean(accuracies), 1.96 * np.std(accuracies) / np.sqrt(600)
+    assert scores.predictions["ties"].tolist() == ties
+    mean, half = np.mean(accuracies), 1.96 * np.std(accuracies) / np.sqrt(60)
     assert scores.scores["accuracy"].value == pytest.approx(mean)
     assert scores.scores["accuracy"].high == pytest.approx(mean + half, abs=1e-5)
     assert 0.3 < mean < 0.9
 
 
+def test_prototypes_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    features = (rng.standard_normal((400, 32)) + np.repeat(0.5 * rng.standard_normal((8, 32)), 50, 0)).astype("f4")
+    rows = draw_episodes([(list(np.arange(400).reshape(8, 50)), 20)], 5, 50, "ids", 0)
+    margins = _prototypes.margins(features, rows, 5, centred=False)
+    for episode, margin in zip(rows, margins):
+        model = NearestCentroid().fit(features[episode[:, :5].ravel()], np.repeat(np.arange(5), 5))
+        answer = model.predict(features[episode[:, 5:].ravel()]).reshape(5, 15)
+        assert ((answer == np.arange(5)[:, None]) == (margin > 0)).all()
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 3.0, 3000.0])
+@pytest.mark.parametrize("grid", [None, 1.0])
+def test_float32_never_changes_a_sign(monkeypatch, centred, offset, grid):
+    """Features far from zero, where float32 cancels, and on a coarse grid, where distances are often equal."""
+    rng, shots = np.random.default_rng(0), 5 if grid is None else 4  # the mean of four is exact on the grid
+    features = rng.standard_normal((120, 24 if grid is None else 3))
+    features = (offset + (features if grid is None else np.round(features / grid) * grid)).astype(np.float32)
+    rows = draw_episodes([(list(np.arange(120).reshape(6, 20)), 10)], 5, 40, "ids", 0)
+    parts, own = (rows[:, :, :shots], rows[:, :, shots:]), np.repeat(np.arange(5), 10 - shots)
+    exact = np.stack(
+        [
+            _prototypes.exact_margins(features[s], features[q.ravel()], own, centred).reshape(5, -1)
+            for s, q in zip(*parts)
+        ]
+    )
+    margins = _prototypes.margins(features, rows, shots, centred)
+    assert (np.sign(margins) == np.sign(exact)).all()
+    accuracies, ties = plain(features.astype(float), rows, shots, centred)
+    if not (centred and grid):  # there the plain loop's own rounding decides between equal distances
+        assert (margins > 0).mean(axis=(1, 2)).tolist() == pytest.approx(accuracies)
+        assert (margins == 0).sum(axis=(1, 2)).tolist() == ties
+    if grid and not centred:
+        assert sum(ties) > 20
+    estimate, bound = _prototypes._estimated(features, _prototypes._lengths(features), *parts, centred)
+    assert (np.abs(estimate - exact) <= bound).all()
+    monkeypatch.setattr(_prototypes, "CHUNK", 7)
+    assert np.array_equal(np.sign(_prototypes.margins(features, rows, shots, centred)), np.sign(margins))
+
+
+def test_most_queries_are_settled_in_float32():
+    """Else the fast way is the slow one."""
+    rng = np.random.default_rng(0)
+    features = (rng.standard_normal((2000, 384)) + 0.5).astype(np.float32)
+    rows = draw_episodes([(list(np.arange(2000).reshape(20, 100)), 20)], 5, 50, "ids", 0)
+    for centred in (False, True):
+        norms = _prototypes._lengths(features)
+        estimate, bound = _prototypes._estimated(features, norms, rows[:, :, :5], rows[:, :, 5:], centred)
+        assert (np.abs(estimate) <= bound).mean() < 0.02
+
+
 def test_episodes_never_repeat_an_image_and_use_every_class_alike():
     rows = [np.arange(start, start + 20) for start in range(0, 200, 20)]
-    episodes = SHOTS.draw_episodes(rows, "ids", 0)
-    assert episodes.shape == (600, 5, 20)
-    assert all(len(set(episode.ravel())) == 100 for episode in episodes)
-    uses = np.bincount(episodes[:, :, 0].ravel() // 20)
+    drawn = draw_episodes([(rows, 20)], 5, 600, "ids", 0)
+    assert drawn.shape == (600, 5, 20)
+    assert all(len(set(episode.ravel())) == 100 for episode in drawn)
+    uses = np.bincount(drawn[:, :, 0].ravel() // 20)
     assert uses.min() > 240 < uses.max() < 360  # 300 expected
 
 
@@ -115,13 +195,90 @@ def test_every_image_is_as_often_a_shot_as_any_other():
     assert all(len(set(row)) == 3 for row in places)
 
 
+def test_lgssl_takes_examples_from_train_and_queries_from_test(toy):
+    splits = LGSSL.splits("toy")
+    train = len(splits[0])
+    found = LGSSL.drawn(splits, 0)
+    assert found.rows_EWR.shape == (300, 5, 5 + 6)
+    assert (found.rows_EWR[:, :, :5] < train).all()
+    assert (found.rows_EWR[:, :, 5:] >= train).all()
+    labels = np.array([label for images in splits for label in images.columns["label"]])
+    assert all(len(set(labels[way])) == 1 for episode in found.rows_EWR for way in episode)
+    merged = TRANSFER.drawn(TRANSFER.splits("toy"), 0).rows_EWR
+    for part in (merged[:, :, :5], merged[:, :, 5:]):
+        assert (part < train).any() and (part >= train).any()
+
+
+def test_an_encoder_that_only_knows_train_fails_under_lgssl(toy):
+    """Test images are noise to it: taking queries from train would show."""
+    rng = np.random.default_rng(0)
+
+    def image(images, row):
+        known = images.identity.split == "train"
+        return np.eye(8)[KINDS.index(images.columns["label"][row])] if known else rng.standard_normal(8)
+
+    assert measure(Double(image), shots=LGSSL).scores["accuracy"].value < 0.3
+
+
+def test_ssl_transfer_draws_from_validation_too(toy, monkeypatch):
+    monkeypatch.setitem(_catalog.DATASETS, "toy", dataclasses.replace(_catalog.DATASETS["toy"], val="val"))
+    opened = []
+    monkeypatch.setattr("benchmark.evaluations.few_shot.open_split", lambda name, split: opened.append(split))
+    TRANSFER.splits("toy")
+    LGSSL.splits("toy")
+    assert opened == ["train", "val", "test", "train", "test"]
+
+
 def test_episodes_are_fixed_by_dataset_and_seed(toy):
     first, again, other = (measure(noisy_labels(), seed).details["episodes_sha256"] for seed in (0, 0, 1))
     assert first == again == measure(noise(3)).details["episodes_sha256"] != other
+    assert episodes.__module__ and TRANSFER.drawn(TRANSFER.splits("toy"), 0).sha256 == first
     rows = [np.arange(20)] * 5
-    assert (SHOTS.draw_episodes(rows, "x", 0) != SHOTS.draw_episodes(rows, "y", 0)).any()
-    small = FewShot(episodes=2, ways=2, shots=1, queries=1).draw_episodes([np.arange(50)] * 3, "pinned", 0)
+    assert (draw_episodes([(rows, 20)], 5, 9, "x", 0) != draw_episodes([(rows, 20)], 5, 9, "y", 0)).any()
+    small = draw_episodes([([np.arange(50)] * 3, 2)], 2, 2, "pinned", 0)
     assert small.tolist() == [[[35, 30], [47, 36]], [[38, 13], [7, 25]]]  # another NumPy must not move the episodes
+
+
+@pytest.mark.parametrize("preset, sha256", [
+    ("ssl-transfer", "5eee2867b8aeb1ad309dc4ca439f8a12ace9d33f72a6c62f444cb3723b479825"),
+    ("lgssl", "0830ccd364339a38850e8b3bb27efef669236932e9b17e164d633d96c9b410e9"),
+])  # fmt: skip
+def test_the_episodes_of_digits_stay_what_they_are(preset, sha256):
+    """Models are compared episode by episode, for ever: a change here makes all earlier records incomparable."""
+    assert episodes("digits", preset).sha256 == sha256
+    assert episodes("digits", preset, seed=1).sha256 != sha256
+
+
+def test_saved_episodes_are_read_again(toy, tmp_path):
+    found = LGSSL.drawn(LGSSL.splits("toy"), 3)
+    save_episodes(tmp_path / "a.npz", found)
+    save_episodes(tmp_path / "b.npz", found)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    again = read_episodes(tmp_path / "a.npz")
+    assert np.array_equal(again.rows_EWR, found.rows_EWR)
+    assert (again.shots, again.about, again.sha256) == (5, found.about, found.sha256)
+    assert again.about["preset"] == "lgssl" and again.about["seed"] == 3
+    assert again.sha256 == measure(noise(2), 3, LGSSL).details["episodes_sha256"]
+
+
+def test_damaged_episodes_are_refused(tmp_path):
+    found = Episodes(np.arange(12).reshape(1, 2, 6), 5, {"seed": 0})
+    save_episodes(tmp_path / "a.npz", found)
+    content = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(content[:-30])
+    with pytest.raises(UserError, match=r"a\.npz is no file of episodes"):
+        read_episodes(tmp_path / "a.npz")
+    with np.load(_rewritten(tmp_path / "b.npz", content), allow_pickle=False) as archive:
+        parts = dict(archive)
+    parts["rows"][0, 0, 0] = 99
+    np.savez(tmp_path / "b.npz", **parts)
+    with pytest.raises(UserError, match=r"b\.npz holds other episodes"):
+        read_episodes(tmp_path / "b.npz")
+
+
+def _rewritten(path, content):
+    path.write_bytes(content)
+    return path
 
 
 def test_small_classes_are_left_out_and_counted(toy):
@@ -131,10 +288,40 @@ def test_small_classes_are_left_out_and_counted(toy):
     assert scores.dataset.split == "train+test"
     assert scores.dataset.n == 7 * 18 + 37
     assert [images.identity.split for images in subject.images_seen] == ["train", "test"]
-    skipped = dataclasses.replace(SHOTS, queries=20)(subject)["toy"]
-    assert skipped == Skipped("0 classes of toy have 25 images or more; 5 are needed")
+    skipped = dataclasses.replace(TRANSFER, queries=20)(subject)["toy"]
+    assert skipped == Skipped("0 classes of toy have 25 images; 5 are needed")
+    skipped = dataclasses.replace(LGSSL, queries=7)(subject)["toy"]
+    assert skipped == Skipped("0 classes of toy have 5 and 7 images; 5 are needed")
 
 
-def test_skips(mirror):
-    assert EVALUATION.skip(noise(4)) is None
-    assert "SYNREP_DATA" in dataclasses.replace(EVALUATION, datasets=("cifar10",))(noise(4))["cifar10"].reason
+def test_a_class_without_examples_is_no_class(mirror, monkeypatch):
+    """`z` is in test only, `y` has four images in train: neither is ever asked for."""
+    row = _catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",))
+    monkeypatch.setitem(_catalog.DATASETS, "toy", row)
+    train = [kind for kind in KINDS[:5] for _ in range(6)] + ["y"] * 4
+    test = [kind for kind in KINDS[:5] for _ in range(6)] + ["z"] * 9 + ["y"] * 9
+    write_scenes(mirror, "scenes-toy", train={"kind": train}, test={"kind": test})
+    found = LGSSL.drawn(LGSSL.splits("toy"), 0)
+    used = Counter(np.array([*train, *test])[found.rows_EWR].ravel())
+    assert set(used) == set(KINDS[:5])
+    assert (found.about["classes"], found.about["classes_left_out"]) == (5, 2)
+
+
+def test_values_are_of_the_rows_that_are_given(toy):
+    columns = measure(noisy_labels()).predictions
+    rows = np.array([3, 3, 7])
+    again = TRANSFER.values("toy", {name: column[rows] for name, column in columns.items()})
+    assert again == {"accuracy": pytest.approx(columns["accuracy"][rows].mean())}
+
+
+def test_presets(mirror):
+    transfer, lgssl = EVALUATIONS
+    assert (transfer.preset, transfer.episodes, transfer.queries, transfer.centred) == ("ssl-transfer", 600, 15, False)
+    assert (lgssl.preset, lgssl.episodes, lgssl.queries, lgssl.centred) == ("lgssl", 5000, 6, True)
+    assert transfer.merged and not lgssl.merged
+    for evaluation in EVALUATIONS:
+        assert set(evaluation.datasets) <= set(_catalog.DATASETS)
+        assert evaluation.skip(noise(4)) is None
+    assert len(transfer.datasets) == 13 and "voc2007" not in transfer.datasets
+    assert "SYNREP_DATA" in dataclasses.replace(transfer, datasets=("cifar10",))(noise(4))["cifar10"].reason
+    assert FewShot() == transfer

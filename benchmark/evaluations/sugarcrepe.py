@@ -1,0 +1,53 @@
+"""Does the model prefer the true caption to a fluent false one?
+
+SugarCrepe (Hsieh et al., NeurIPS 2023): COCO images, each with its caption and one that ChatGPT changed in a single
+way and that no blind text model can tell from the true one. Cosines on whole images; a tie is wrong, as in the
+official code, and counted. Departure: the paper reports each of its seven types, but the copy on the Hub does not say
+which row is of which; `micro` counts rows. A copy with types would also give `macro`, their mean, and each of them.
+Intervals treat the rows of an image as one cluster.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from benchmark.evaluations import _captions, _clusters
+from benchmark.evaluations._catalog import dataset
+from benchmark.evaluations._scores import over
+from benchmark.interfaces import DatasetScores, Evaluation, Scores, Subject
+
+
+@dataclass(frozen=True)
+class SugarCrepe(Evaluation):
+    """The official protocol."""
+
+    version: ClassVar[int] = 1
+    preset: str = "sugar-crepe"
+    datasets: tuple[str, ...] = ("sugarcrepe",)
+
+    def skip(self, subject: Subject) -> str | None:
+        """A reason where there is no text tower."""
+        return None if subject.embeds_texts else "no text tower, so captions cannot be compared"
+
+    def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
+        """Share of true captions preferred; nothing is drawn, so `seed` is not used."""
+        return over(self.datasets, lambda name: self._measure(subject, name))
+
+    def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:  # noqa: ARG002
+        """The scores again; types without a row are left out of the mean over types."""
+        return _captions.means(predictions["margin"] > 0, predictions)
+
+    def _measure(self, subject: Subject, name: str) -> DatasetScores:
+        found = _captions.margins(subject, dataset(name))
+        columns, correct_N = found.columns, found.columns["margin"] > 0
+        scores = {"micro": _clusters.share(correct_N, columns["unit"])}
+        types = _captions.per_group(correct_N, columns, found.names) if found.names else {}
+        if types:
+            scores["macro"] = _clusters.macro(correct_N, columns["group"], columns["unit"])
+        assert {score: part.value for score, part in scores.items()} == self.values(name, columns)
+        return DatasetScores(found.identity, scores, 0.5, types, found.details, columns)
+
+
+EVALUATIONS = (SugarCrepe(),)

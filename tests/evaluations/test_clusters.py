@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from benchmark.evaluations import _clusters, _scores
+
+
+def drawn(rng, units, each, within, value):
+    """Rows of a unit share their answer with probability `within`, so that their correlation is about its square."""
+    shared = np.repeat(rng.random(units) < value, each)
+    alone = rng.random(units * each) < value
+    return np.where(np.repeat(rng.random(units), each) < within, shared, alone), np.repeat(np.arange(units), each)
+
+
+def test_units_of_one_row_are_wilson():
+    rng = np.random.default_rng(0)
+    for n, value in ((1, 1.0), (12, 0.5), (300, 0.9), (50, 0.0)):
+        correct = rng.random(n) < value
+        found, wilson = _clusters.share(correct, rng.permutation(n)), _scores.wilson(int(correct.sum()), n)
+        assert (found.value, found.n) == (wilson.value, wilson.n)
+        assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high))
+
+
+def test_macro_of_units_of_one_row_is_the_usual_one():
+    rng = np.random.default_rng(0)
+    correct, group = rng.random(300) < 0.7, rng.integers(0, 6, 300)
+    found = _clusters.macro(correct, group, np.arange(300))
+    usual = _scores.macro(list(_scores.by_group([str(g) for g in group], correct).values()))
+    assert (found.value, found.low, found.high) == pytest.approx((usual.value, usual.low, usual.high))
+
+
+@pytest.mark.parametrize("within", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("value", [0.5, 0.9])
+def test_the_interval_holds_the_truth_as_often_as_it_says(within, value):
+    """2,000 simulated models on 120 images of five rows; without clusters the interval misses where rows agree."""
+    rng = np.random.default_rng(0)
+    held = plain = 0
+    for _ in range(2000):
+        correct, unit = drawn(rng, 120, 5, within, value)
+        score, wilson = _clusters.share(correct, unit), _scores.wilson(int(correct.sum()), len(correct))
+        held += score.low <= value <= score.high
+        plain += wilson.low <= value <= wilson.high
+    assert 0.93 <= held / 2000 <= 0.975
+    if within:
+        assert plain / 2000 < 0.92
+
+
+@pytest.mark.parametrize("within", [0.0, 0.8])
+def test_the_macro_interval_holds_the_truth_as_often_as_it_says(within):
+    """Groups of unlike size and value; the rows of an image lie in several groups."""
+    rng = np.random.default_rng(0)
+    group = rng.choice(8, 600, p=np.array([20, 10, 5, 3, 2, 1, 1, 1]) / 43)
+    value_of = np.linspace(0.3, 0.9, 8)
+    held = 0
+    for _ in range(1000):
+        level, unit = np.repeat(rng.random(120), 5), np.repeat(np.arange(120), 5)
+        mixed = np.where(np.repeat(rng.random(120), 5) < within, level, rng.random(600))
+        score = _clusters.macro(mixed < value_of[group], group, unit)
+        held += score.low <= value_of.mean() <= score.high
+    assert 0.93 <= held / 1000 <= 0.99
+
+
+def test_all_alike_counts_images_not_rows():
+    for correct in (np.ones(100, dtype=bool), np.zeros(100, dtype=bool)):
+        found = _clusters.share(correct, np.repeat(np.arange(20), 5))
+        wilson = _scores.wilson(20 * int(correct[0]), 20)
+        assert (found.value, found.low, found.high) == pytest.approx((wilson.value, wilson.low, wilson.high))
+    one = _clusters.share(np.array([True, False, True, True]), np.zeros(4, dtype=int))
+    assert one.low < 0.2 and one.high > 0.9  # a single image says next to nothing
+
+
+def test_groups_without_rows_are_left_out():
+    value, n, there = _clusters.by_group(np.array([True, False, True]), np.array([0, 0, 3]))
+    assert value[there].tolist() == [0.5, 1.0] and n.tolist() == [2, 0, 0, 1]

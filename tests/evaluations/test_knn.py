@@ -1,0 +1,203 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from benchmark.evaluations import _catalog, knn
+from benchmark.evaluations.knn import EVALUATIONS, UNDECIDED, vote
+from benchmark.interfaces import DatasetScores, Skipped
+from tests.evaluations.doubles import Double, by_label, constant, noise, write_scenes
+
+KINDS = ["a", "b", "c"]
+(DINO,) = EVALUATIONS
+KNN = dataclasses.replace(DINO, datasets=("toy",))
+
+
+def write(mirror, monkeypatch, train, test, **more):
+    row = _catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",), **more)
+    monkeypatch.setitem(_catalog.DATASETS, "toy", row)
+    return write_scenes(mirror, "scenes-toy", train={"kind": train}, test={"kind": test})
+
+
+@pytest.fixture
+def toy(mirror, monkeypatch):
+    """Three kinds: 24, 12 and 12 images in train, 6, 12 and 24 in test."""
+    write(mirror, monkeypatch, ["a"] * 24 + ["b", "c"] * 12, ["a"] * 6 + ["b"] * 12 + ["c"] * 24)
+
+
+def measure(subject, evaluation=KNN) -> DatasetScores:
+    scores = evaluation(subject)["toy"]
+    assert isinstance(scores, DatasetScores)
+    assert evaluation.values("toy", scores.predictions) == {n: score.value for n, score in scores.scores.items()}
+    return scores
+
+
+def noisy_labels(strength=1.0, dimensions=8):
+    generator = np.random.default_rng(1)
+    return Double(
+        lambda images, row: (
+            strength * np.eye(dimensions)[KINDS.index(images.columns["label"][row])]
+            + generator.standard_normal(dimensions)
+        )
+    )
+
+
+def plain(train, labels, test, k, temperature):
+    """The protocol once more, a query at a time, in float64; nothing is tied."""
+    unit = [x / np.linalg.norm(x) for x in train.astype(np.float64)]
+    answers = []
+    for query in test.astype(np.float64):
+        similarity = [float(x @ query / np.linalg.norm(query)) for x in unit]
+        nearest = sorted(range(len(unit)), key=lambda row: -similarity[row])[:k]
+        weights = np.exp(np.array([similarity[row] for row in nearest]) / temperature)
+        votes: dict[int, float] = {}
+        for row, weight in zip(nearest, weights / weights.sum()):
+            votes[labels[row]] = votes.get(labels[row], 0.0) + weight
+        answers.append(max(votes, key=lambda label: votes[label]))
+    return answers
+
+
+def clouds(n, m, dimensions, classes, seed=0, offset=0.0):
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((classes, dimensions))
+    labels, truth = rng.integers(0, classes, n), rng.integers(0, classes, m)
+    parts = (0.5 * centres[of] + rng.standard_normal((len(of), dimensions)) + offset for of in (labels, truth))
+    train, test = (part.astype(np.float32) for part in parts)
+    return train, labels, test, truth
+
+
+@pytest.mark.parametrize("offset", [0.0, 2.0, 300.0])
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_answers_are_those_of_a_plain_loop(offset, temperature):
+    """Also far from zero, where the similarities differ in their last digits."""
+    train, labels, test, truth = clouds(400, 60, 12, 5, offset=offset)
+    found = vote(train, labels, test, (1, 10, 20, 200), temperature)
+    for k, answer in found.items():
+        assert answer.tolist() == plain(train, labels, test, k, temperature)
+    assert 0.3 < (found[20] == truth).mean() < 1.0
+
+
+def test_temperature_and_k_matter():
+    train, labels, test, _ = clouds(400, 200, 12, 5)
+    ks = (10, 11, 200)
+    found, hot = vote(train, labels, test, ks, 0.07), vote(train, labels, test, ks, 10.0)
+    assert (hot[10] != hot[11]).any()
+    assert (found[200] != hot[200]).any()
+
+
+def test_batches_and_the_window_change_nothing(monkeypatch):
+    train, labels, test, _ = clouds(700, 90, 16, 4)
+    train[100:200] = train[:100]  # equal images, of other classes too
+    ks = (5, 20, 100)
+    found = vote(train, labels, test, ks, 0.07)
+    for name, value in (("BATCH", 1), ("BATCH", 700 * 7), ("MORE", 1), ("MORE", 600), ("PART", 33), ("UNIT", 2.0**-9)):
+        with monkeypatch.context() as patch:
+            patch.setattr(knn, name, value)
+            again = vote(train, labels, test, ks, 0.07)
+        assert all(np.array_equal(found[k], again[k]) for k in ks)
+
+
+def test_the_order_of_the_training_images_changes_nothing():
+    train, labels, test, _ = clouds(300, 80, 3, 4)
+    train[:150] = np.round(train[:150])  # a coarse grid: many are equally similar
+    test = np.round(test)
+    order = np.random.default_rng(1).permutation(300)
+    ks = (1, 5, 20)
+    found, again = vote(train, labels, test, ks, 0.07), vote(train[order], labels[order], test, ks, 0.07)
+    assert all(np.array_equal(found[k], again[k]) for k in ks)
+
+
+def test_float32_alone_settles_most_votes(monkeypatch):
+    train, labels, test, _ = clouds(3000, 200, 384, 10)
+    rows = []
+    exact = knn._exact
+    monkeypatch.setattr(knn, "_exact", lambda *parts: rows.append(len(parts[2])) or exact(*parts))
+    vote(train, labels, test, (10, 20, 100, 200), 0.07)
+    assert sum(rows) < 20
+
+
+def test_a_perfect_encoder_scores_one(toy):
+    scores = measure(by_label(KINDS))
+    assert {score.value for score in scores.scores.values()} == {1.0}
+    assert list(scores.scores)[:2] == ["top1_k20_T0.07", "top1_k10_T0.07"]
+    assert scores.details["undecided"] == {"k20": 0, "k10": 0}
+
+
+@pytest.mark.parametrize("dimensions", [5, 33, 96, 768])
+def test_a_constant_encoder_is_never_above_chance(toy, dimensions):
+    """Half of train is of one class; a vote by the order of train, or by frequency, would answer it."""
+    scores = measure(constant(dimensions))
+    assert {score.value for score in scores.scores.values()} == {0.0}
+    assert scores.details["undecided"] == {"k20": 42, "k10": 42}
+    assert (scores.predictions["prediction_k20"] == UNDECIDED).all()
+
+
+def test_noise_is_at_chance(toy):
+    shares = [measure(noise(8, seed)).scores["mean_per_class_k10_T0.07"].value for seed in range(30)]
+    assert abs(np.mean(shares) - 1 / 3) < 0.05
+
+
+def test_equal_votes_are_nobodys():
+    train = np.array([[1, 0], [0, 1], [-1, -1]], dtype=np.float32)
+    query = np.array([[1, 1], [2, 1]], dtype=np.float32)
+    assert vote(train, np.array([0, 1, 2]), query, (2,), 0.07)[2].tolist() == [UNDECIDED, 0]
+    assert vote(train, np.array([1, 1, 2]), query, (2,), 0.07)[2].tolist() == [1, 1]
+
+
+def test_equal_neighbours_matter_only_where_they_can_turn_the_vote():
+    """Rows 1 to 3 are as similar as each other, one of them is in the two nearest."""
+    train = np.array([[1, 0], [1, 1], [1, 1], [1, 1]], dtype=np.float32)
+    query = np.array([[1, 0]], dtype=np.float32)
+    assert vote(train, np.array([0, 1, 1, 2]), query, (2,), 0.07)[2].tolist() == [0]
+    assert vote(train, np.array([0, 1, 1, 2]), query, (3,), 1.0)[3].tolist() == [UNDECIDED]
+    assert vote(train, np.array([0, 1, 1, 1]), query, (3,), 1.0)[3].tolist() == [1]
+
+
+def test_k_above_the_training_images_is_left_out(toy):
+    scores = measure(noisy_labels())
+    assert scores.details["k_above_training_images"] == [100, 200]
+    assert not any("k100" in name for name in [*scores.scores, *scores.predictions])
+    few = dataclasses.replace(KNN, neighbours=(100, 200))(noisy_labels())["toy"]
+    assert few == Skipped("toy has 48 training images, fewer than 100 neighbours")
+
+
+def test_scores_are_of_the_answers(toy):
+    scores = measure(noisy_labels(2.0))
+    label, answer = scores.predictions["label"], scores.predictions["prediction_k20"]
+    assert scores.scores["top1_k20_T0.07"].value == (label == answer).mean()
+    recalls = [(answer[label == k] == k).mean() for k in range(3)]
+    assert scores.scores["mean_per_class_k20_T0.07"].value == pytest.approx(np.mean(recalls))
+    assert [score.value for score in scores.per_class.values()] == pytest.approx(recalls)
+    assert list(scores.per_class) == KINDS == scores.details["classes"]
+    assert scores.scores["top1_k20_T0.07"].value != scores.scores["mean_per_class_k20_T0.07"].value
+
+
+def test_the_metric_of_the_dataset_comes_first(mirror, monkeypatch):
+    write(mirror, monkeypatch, ["a"] * 20 + ["b"] * 20, ["a"] * 5 + ["b"] * 9, metric="mean_per_class")
+    assert next(iter(measure(noisy_labels()).scores)) == "mean_per_class_k20_T0.07"
+
+
+def test_values_of_resampled_rows(toy):
+    columns = measure(noisy_labels()).predictions
+    rows = np.array([0, 7, 7, 9])  # no `c`
+    part = {name: column[rows] for name, column in columns.items()}
+    values = KNN.values("toy", part)
+    right = part["label"] == part["prediction_k10"]
+    assert values["top1_k10_T0.07"] == right.mean()
+    assert values["mean_per_class_k10_T0.07"] == pytest.approx((right[0] + right[1:].mean()) / 2)
+
+
+def test_datasets_and_skips(mirror):
+    assert set(DINO.datasets) <= set(_catalog.DATASETS)
+    assert "several classes" in KNN.__class__(datasets=("voc2007",))(noise(4))["voc2007"].reason
+    assert "SYNREP_DATA" in KNN.__class__(datasets=("cifar10",))(noise(4))["cifar10"].reason
+    assert DINO.skip(noise(4)) is None
+    assert (DINO.preset, DINO.neighbours, DINO.temperature) == ("dino", (20, 10, 100, 200), 0.07)
+
+
+def test_digits_by_their_pixels():
+    """Pinned."""
+    subject = Double(lambda images, row: images.read(row)[:, :, 0].ravel() + 1.0)
+    scores = DINO.__class__(datasets=("digits",))(subject)["digits"]
+    assert isinstance(scores, DatasetScores)
+    assert scores.scores["top1_k20_T0.07"].value == pytest.approx(0.9767, abs=0.0001)
