@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,30 @@ def write_split(
         path = folder / f"{split}-{index:05d}-of-{shards:05d}.parquet"
         pq.write_table(table.slice(bounds[index], bounds[index + 1] - bounds[index]), path, row_group_size=group)
         paths.append(path)
+    return paths
+
+
+def jpeg(image_HW3: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image_HW3).save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def write_tars(folder: Path, split: str, samples: Sequence[dict[str, bytes]], shards: int = 2) -> list[Path]:
+    """`<folder>/<split>/<n>.tar` and `nshards.txt`, as clip-benchmark has them; a sample is suffix -> content."""
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    paths = []
+    bounds = np.linspace(0, len(samples), shards + 1).astype(int)
+    for index in range(shards):
+        path = folder / split / f"{index}.tar"
+        with tarfile.open(path, "w") as tar:
+            for number in range(bounds[index], bounds[index + 1]):
+                for suffix, content in samples[number].items():
+                    member = tarfile.TarInfo(f"s{number:07d}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        paths.append(path)
+    (folder / split / "nshards.txt").write_text(str(shards))
     return paths
 
 
