@@ -296,14 +296,33 @@ def publish(
 
 @data.command()
 def download(
-    repo: Annotated[str, typer.Argument(help="ORG/NAME of a dataset on the Hub.")],
-    revision: Annotated[str, typer.Option(help="Commit, branch or tag; a commit is what a paper should name.")],
+    what: Annotated[
+        str | None, typer.Argument(help="A dataset of the evaluations, such as cifar10; or ORG/NAME on the Hub.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Of ORG/NAME: commit, branch or tag; a commit is what a paper should name.")
+    ] = None,
+    evaluations: Annotated[
+        bool, typer.Option("--all-evaluations", help="Every dataset of the evaluations, at its pinned revision.")
+    ] = False,
     root: Root = DATA,
 ) -> None:
     """Bring a pinned revision of a dataset into the data folder and compare every checksum."""
+    if (what is None) is not evaluations:
+        raise UserError("wanted a dataset or --all-evaluations, and not both; see `synrep data download --help`")
+    from benchmark import cli_download
     from datasets_scripts import publish as publishing
 
-    print(publishing.download(repo, revision, root, print))
+    if what is None:
+        cli_download.everything(root, print)
+    elif "/" not in what:
+        if revision is not None:
+            raise UserError(f"--revision is for ORG/NAME; {what} has its own in the catalogue, so leave it out")
+        cli_download.named(what, root, print)
+    elif revision is None:
+        raise UserError(f"Missing option '--revision': which commit, branch or tag of {what}?")
+    else:
+        print(publishing.download(what, revision, root, print))
 
 
 @data.command()

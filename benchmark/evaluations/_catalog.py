@@ -118,7 +118,7 @@ _MEAN = {"metric": "mean_per_class"}
 _TRUE_FALSE = ("true_caption", "false_caption")
 _ORDER = ("correct_caption", "hard_text_1", "hard_text_2", "hard_text_3", "hard_text_4")
 _RACES = ("East Asian", "Indian", "Black", "White", "Middle Eastern", "Latino_Hispanic", "Southeast Asian")
-_VOC = (
+VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
@@ -146,8 +146,8 @@ _ROWS = (
               note="the lists of ssl-transfer: 30 draws a class with replacement; the background counts as a class"),
     _hub("food101", "mteb/food101", "7cca05bfde8fdad4a9b39ed14a881c800cc1dca2", 75_750, 25_250,
          classes=101, test="validation", **_LABEL),
-    _original("voc2007", (2_501, 2_510, 4_952), 20, "Flickr terms of use", names={"label": _VOC}, multi_label=True,
-              metric="map11", note="an object marked difficult does not make an image positive"),
+    _original("voc2007", (2_501, 2_510, 4_952), 20, "Flickr terms of use", names={"label": VOC_CLASSES},
+              multi_label=True, metric="map11", note="an object marked difficult does not make an image positive"),
     # Copies of these on the Hub with other splits
     _hub("aircraft-mteb", "mteb/FGVCAircraft", "3ae0e4e94e37c610c26df758ec3255fa90d80e67", 3_334, 3_333,
          labels=("variant",), classes=100, note="official train and test, without the validation images", **_MEAN),

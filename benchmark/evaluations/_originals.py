@@ -18,7 +18,7 @@ from typing import Any
 from torchvision import datasets
 
 from benchmark.errors import MissingDataset, UserError
-from benchmark.evaluations._catalog import Dataset, located
+from benchmark.evaluations._catalog import VOC_CLASSES, Dataset, located
 
 Listed = tuple[list[Path], dict[str, list[Any]]]
 """The images of a split, and its columns."""
@@ -30,23 +30,21 @@ class Original:
 
     url: str
     lists: tuple[str, ...]
-    """Files that say what is in the splits; their hash is the revision."""
+    """Files that say what is in the splits."""
     images: str
     """Folder of the images."""
     listed: Callable[[Path, str, Dataset], Listed]
+    labels: tuple[str, ...] = ()
+    """Files beside the lists that say the classes; the hash of both is the revision."""
 
 
 class Files:
     """The images of a split of original files."""
 
     def __init__(self, row: Dataset, split: str) -> None:
-        original = ORIGINALS[row.name]
-        self._row, self._folder = row, located(row, wanted(row))[0]
-        absent = [name for name in (*original.lists, original.images) if not (self._folder / name).exists()]
-        if absent:
-            raise MissingDataset(f"{self._folder} has no {', '.join(absent)}; {wanted(row)}")
+        original, self._folder = ORIGINALS[row.name], folder(row)
         self.place = f"{self._folder} ({split})"
-        self.revision = _revision(self._folder, original.lists)
+        self.revision = _revision(self._folder, (*original.lists, *original.labels))
         try:
             self._paths, self._columns = original.listed(self._folder, split, row)
         except (RuntimeError, OSError, KeyError, ValueError, TypeError, IndexError) as error:
@@ -73,11 +71,20 @@ class Files:
         return str(self._paths[row])
 
 
-def wanted(row: Dataset) -> str:
-    """Which files a dataset wants, and whose they are."""
+def folder(row: Dataset) -> Path:
+    """Where the files of a dataset lie.
+
+    Raises:
+        MissingDataset: nowhere, or not all of them; the message says which are wanted and where they come from.
+    """
     original = ORIGINALS[row.name]
     files = ", ".join((*original.lists, f"{original.images}/"))
-    return f"dataset {row.name} wants in {row.repo}/: {files}; they come from {original.url}"
+    wanted = f"{row.name} wants in {row.repo}/: {files}; they come from {original.url}"
+    found = located(row, wanted)[0]
+    needed = (*original.lists, *original.labels, original.images)
+    if absent := [name for name in needed if not (found / name).exists()]:
+        raise MissingDataset(f"{found} has no {', '.join(absent[:5])}; {wanted}")
+    return found
 
 
 def _revision(folder: Path, lists: Sequence[str]) -> str:
@@ -108,9 +115,9 @@ def _flowers(folder: Path, split: str, row: Dataset) -> Listed:
     return _labelled(found._image_files, [str(label) for label in range(row.classes or 0)], found._labels)
 
 
-def _voc2007(folder: Path, split: str, row: Dataset) -> Listed:
+def _voc2007(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
     images = [Path(path) for path in datasets.VOCDetection(str(folder), year="2007", image_set=split).images]
-    names, main = row.names["label"], folder / _VOC / "ImageSets" / "Main"
+    names, main = VOC_CLASSES, folder / _VOC / "ImageSets" / "Main"
     indices: dict[str, list[int]] = {path.stem: [] for path in images}
     for index, name in enumerate(names):
         marks = dict(line.split() for line in (main / f"{name}_{split}.txt").read_text().splitlines())
@@ -195,6 +202,7 @@ ORIGINALS = {
         tuple(f"{_VOC}/ImageSets/Main/{split}.txt" for split in _SPLITS),
         f"{_VOC}/JPEGImages",
         _voc2007,
+        tuple(f"{_VOC}/ImageSets/Main/{name}_{split}.txt" for name in VOC_CLASSES for split in _SPLITS),
     ),
     "aro-vg-relation": Original(_ARO, ("visual_genome_relation.json",), "images", _visual_genome),
     "aro-vg-attribution": Original(_ARO, ("visual_genome_attribution.json",), "images", _visual_genome),

@@ -67,12 +67,15 @@ class Tars:
         """The image as the tar has it; safe to call from several threads.
 
         Raises:
-            UserError: the tar is not what was listed, or cut off.
+            UserError: the tar is not what was listed, cut off, or gone.
         """
         start, size = self._spans[row]
-        with self._path(row).open("rb") as file:
-            file.seek(start - BLOCK)
-            header, content = file.read(BLOCK), file.read(size)
+        try:
+            with self._path(row).open("rb") as file:
+                file.seek(start - BLOCK)
+                header, content = file.read(BLOCK), file.read(size)
+        except OSError as error:
+            raise UserError(f"{self.where(row)}: {error.strerror}; get the tar again") from None
         with contextlib.suppress(tarfile.HeaderError):
             found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
             # A name of more than a hundred characters lies elsewhere; the header has its beginning.

@@ -10,8 +10,6 @@ right. Captions name the pattern that is seen.
 """
 
 import dataclasses
-import functools
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,15 +23,17 @@ from benchmark.evaluations import _catalog
 from benchmark.evaluations._catalog import BOX, FILES, PACKAGE, TARS, Dataset
 from datasets_scripts import scenes, scenes_evaluation
 from tests.evaluations.doubles import jpeg, png, write_manifest, write_split, write_tars
+from tests.evaluations.pixels import SIZE, noisy, pattern
 
 CATALOGUE = {row.name: row for row in _catalog.DATASETS.values()}
 """The real one, whatever a test has made of it."""
 NAMES = tuple(CATALOGUE)
 PER_CLASS = {"train": 3, "val": 2, "test": 2}
-"""Images of a class in each split."""
+FEWER = {"train": 2, "val": 1, "test": 1}
+"""Images of a class in each split; fewer where there are many classes."""
+MANY = 300
 CAPTIONED = 60
 """Rows of a set with captions, two an image: as many pairs of attributes as ARO's macro average asks for."""
-SIZE = 8
 NAMED = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     "voc2007-mteb": CATALOGUE["voc2007"].names["label"],
@@ -43,9 +43,9 @@ NAMED = {
 
 def shrunk(row: Dataset, **per_class: int) -> Dataset:
     """The row with the counts of its generated copy; `train=20` is twenty images of each class in train."""
-    counts = PER_CLASS | per_class
     if row.kind == PACKAGE or not row.rows:
         return row
+    counts = (PER_CLASS if (row.classes or 0) < MANY else FEWER) | per_class
     each = {split: counts[split] * row.classes if row.classes else CAPTIONED for split in row.splits}
     return dataclasses.replace(row, rows={part: each[split] for split, part in row.splits.items()})
 
@@ -83,28 +83,6 @@ def write(name: str, root: Path, **per_class: int) -> Path:
     elif row.kind != PACKAGE:
         _parquet(folder, row)
     return folder
-
-
-def pattern(*values: str) -> np.ndarray:
-    """What a class looks like; each of several values fills an upright strip of its own."""
-    strips = np.array_split(np.arange(SIZE), len(values))
-    image = np.zeros((SIZE, SIZE, 3))
-    for value, strip in zip(values, strips):
-        image[:, strip] = _blocks(value)[:, strip]
-    return image
-
-
-@functools.cache
-def _blocks(value: str) -> np.ndarray:
-    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(value.encode()).digest()[:8], "little"))
-    return np.kron(generator.uniform(40, 215, (2, 2, 3)), np.ones((SIZE // 2, SIZE // 2, 1)))
-
-
-def noisy(image: np.ndarray, *place: object) -> np.ndarray:
-    """The image with noise that is fixed by its place: no two images of a copy are equal."""
-    seed = int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:8], "little")
-    noise = np.random.default_rng(seed).normal(0, 10, image.shape)
-    return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
 
 
 def classes_of(row: Dataset, at: int) -> list[int]:
@@ -225,7 +203,8 @@ def _scene_captions(name: str) -> tuple[list[bytes], dict[str, list[Any]]]:
     row = next(row for row in CATALOGUE.values() if row.repo.endswith(f"/{name}"))
     group = {row.group: [["above", "left of"][at // 2 % 2] for at in range(CAPTIONED)]} if row.group else {}
     boxes = {side: [box[side] for box in map(_box, range(CAPTIONED))] for side in row.box}
-    images = [png(_framed(name, at // 2)) for at in range(CAPTIONED)]
+    draw = _framed if row.box else lambda name, number: noisy(pattern(_thing(number)), name, number)
+    images = [png(draw(name, at // 2)) for at in range(CAPTIONED)]
     return images, {**_captions(row, CAPTIONED), **group, **boxes}
 
 

@@ -1,0 +1,58 @@
+"""What `synrep data download` does with the datasets of the evaluations."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmark.errors import MissingDataset, UserError
+from benchmark.evaluations import _originals
+from benchmark.evaluations._catalog import DATASETS, FILES, PACKAGE, dataset
+from datasets_scripts import publish
+
+Report = Callable[[str], None]
+
+
+def named(name: str, root: Path, report: Report) -> None:
+    """Bring a dataset of the catalogue into the data folder, at its pinned revision.
+
+    Raises:
+        UserError: there is no such dataset, it is on no Hub (the message says where it comes from), or it could not be
+            downloaded.
+    """
+    row = dataset(name)
+    if row.kind == PACKAGE:
+        report(f"{name} comes with {row.repo.partition('/')[0]}; there is nothing to download")
+    elif row.kind == FILES:
+        report(f"{_originals.folder(row)} has the files of {name}")
+    elif not row.revision:
+        raise UserError(f"{name} is built here: run `synrep data build toy scenes-evaluation`")
+    else:
+        report(str(publish.download(row.repo, row.revision, root, report)))
+
+
+def everything(root: Path, report: Report) -> None:
+    """Bring every dataset of the catalogue that is on the Hub into the data folder, and list those that are not.
+
+    What was downloaded is kept, so that another call goes on.
+
+    Raises:
+        UserError: some could not be downloaded; all others were.
+    """
+    rows = {row.name: row for row in DATASETS.values()}
+    pinned = {(row.repo, row.revision): name for name, row in rows.items() if row.revision}
+    failed: dict[str, list[str]] = {}
+    for (repo, revision), name in pinned.items():
+        try:
+            report(str(publish.download(repo, revision, root, report)))
+        except UserError as error:
+            report(f"{name}: {error}")
+            failed.setdefault(str(error), []).append(name)
+    for row in rows.values():
+        if row.kind == FILES:
+            try:
+                report(f"{_originals.folder(row)} has the files of {row.name}")
+            except MissingDataset as error:
+                report(f"to fetch by hand: {error}")
+    if failed:
+        reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in failed.items())
+        count = sum(map(len, failed.values()))
+        raise UserError(f"{count} of {len(pinned)} datasets could not be downloaded, run again for these; {reasons}")

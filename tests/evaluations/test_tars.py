@@ -1,0 +1,170 @@
+"""Tars of WebDataset: read at random, by lists that are kept and never believed."""
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark import atomic
+from benchmark.errors import UserError
+from benchmark.evaluations import _catalog
+from benchmark.evaluations._catalog import Dataset
+from benchmark.evaluations._splits import open_split, overlap
+from tests.evaluations import fixtures
+from tests.evaluations.doubles import jpeg, number_of, numbered, png, write_split, write_tars
+from tests.evaluations.fixtures import CATALOGUE, seen, shrunk
+
+
+@pytest.fixture
+def tars(mirror, monkeypatch):
+    """Twelve tars of two numbered images."""
+    row = Dataset("wds", "org/wds", "mit", "a" * 40, {"test": 24}, image="png", labels=("cls",), classes=4,
+                  train=None, folder="", kind="tars")  # fmt: skip
+    monkeypatch.setitem(_catalog.DATASETS, "wds", row)
+    samples = [{"png": png(numbered(at)), "cls": str(at % 4).encode()} for at in range(24)]
+    write_tars(mirror / "hub" / "org" / "wds", "test", samples, shards=12)
+    return mirror / "hub" / "org" / "wds"
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Writes copies that the test may damage."""
+    return lambda *names: fixtures.mirror_of(names, monkeypatch, tmp_path)
+
+
+def swap_tar(path, *numbers):
+    """Other images under the same names, in a tar of the same size and time."""
+    before = path.stat()
+    with tarfile.open(path) as tar:
+        first = int(tar.getnames()[0][1:8])
+    with tarfile.open(path, "w") as tar:
+        for at, number in enumerate(numbers, first):
+            for kind, content in (("png", png(numbered(number))), ("cls", str(number % 4).encode())):
+                member = tarfile.TarInfo(f"s{at:07d}.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    assert path.stat().st_size == before.st_size
+    return before
+
+
+def test_tars_come_in_the_order_of_their_numbers(tars):
+    images = open_split("wds", "test")
+    assert [number_of(images.read(at)) for at in range(24)] == list(range(24))
+    assert images.columns["label"] == [str(at % 4) for at in range(24)]
+    assert images.columns["id"][22] == "11.tar/s0000022"
+
+
+def test_lists_are_kept_and_made_again_for_another_tar(tars, monkeypatch):
+    first = open_split("wds", "test")
+    assert len(list((tars / ".cache" / "synrep" / "test").iterdir())) == 12
+    opened = []
+    scan = tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda *a, **k: opened.append(a) or scan(*a, **k))
+    assert open_split("wds", "test").identity == first.identity and opened == []
+    before = swap_tar(tars / "test" / "3.tar", 103, 106)
+    os.utime(tars / "test" / "3.tar", ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+    opened.clear()
+    again = open_split("wds", "test")
+    assert [Path(path).name for path, *_ in opened] == ["3.tar"]
+    assert [number_of(again.read(at)) for at in (5, 6, 7, 8)] == [5, 103, 106, 8]
+    assert again.columns["label"][6:8] == ["3", "2"] and again.identity != first.identity
+
+
+def test_a_list_of_another_tar_never_gives_another_image(tars):
+    """Same size, same time, members in another order."""
+    images = open_split("wds", "test")
+    path = tars / "test" / "3.tar"
+    before = path.stat()
+    with tarfile.open(path) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in reversed(tar.getmembers())]
+    with tarfile.open(path, "w") as tar:
+        for member, content in members:
+            tar.addfile(member, io.BytesIO(content))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for opened in (images, open_split("wds", "test")):
+        with pytest.raises(UserError, match=r"3.tar member s0000006.png: the tar does not hold this image where it"):
+            opened.read(6)
+
+
+@pytest.mark.parametrize("spoil", ["", "{}", "[]", '{"of": 3}', "null"])
+def test_a_damaged_list_is_made_again(tars, spoil):
+    before = open_split("wds", "test").identity
+    for path in (tars / ".cache" / "synrep" / "test").iterdir():
+        path.write_text(spoil)
+    images = open_split("wds", "test")
+    assert images.identity == before and number_of(images.read(5)) == 5
+
+
+def test_a_mirror_that_may_not_be_written_is_read(tars, monkeypatch):
+    def refuse(path, content):
+        raise UserError(f"cannot write {path}")
+
+    monkeypatch.setattr(atomic, "write_bytes", refuse)
+    assert number_of(open_split("wds", "test").read(23)) == 23
+    assert not (tars / ".cache").exists()
+
+
+def test_damaged_tars_are_one_line_each(tars, monkeypatch):
+    path = tars / "test" / "4.tar"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:700])
+    with pytest.raises(UserError, match=r"4.tar is not a whole tar \(unexpected end of data\)"):
+        open_split("wds", "test")
+    path.unlink()
+    with pytest.raises(UserError, match=r"test/\*.tar are 11 tars, nshards.txt says 12"):
+        open_split("wds", "test")
+    (tars / "test" / "nshards.txt").unlink()
+    with pytest.raises(UserError, match=r"holds 22 rows, dataset wds .* has 24"):
+        open_split("wds", "test")
+    path.write_bytes(whole)
+    monkeypatch.setitem(_catalog.DATASETS, "wds", dataclasses.replace(_catalog.DATASETS["wds"], image="jpg"))
+    with pytest.raises(UserError, match=r"sample s0000000 has .cls; dataset wds wants .jpg"):
+        open_split("wds", "test")
+    monkeypatch.setitem(_catalog.DATASETS, "wds", dataclasses.replace(_catalog.DATASETS["wds"], image="png", classes=3))
+    with pytest.raises(UserError, match=r".cls holds 3, wanted 0 to 2"):
+        open_split("wds", "test")
+
+
+def test_an_image_with_too_few_captions_is_found(mine):
+    root = mine("flickr30k")
+    samples = [
+        {"jpg": jpeg(numbered(at)), "txt": b"a\nb\nc\nd\n\ne" if at != 33 else b"a\nb\n \nd\ne"} for at in range(60)
+    ]
+    write_tars(root / "clip-benchmark" / "wds_flickr30k", "test", samples)
+    with pytest.raises(UserError, match=r"1.tar member s0000033.jpg has 4 captions, wanted 5 or more"):
+        open_split("flickr30k", "test")
+
+
+def test_tars_that_the_hub_holds_as_parquet_are_read(mine):
+    root = mine("imagenet")
+    folder, row = root / "mteb" / "wds_imagenet1k", shrunk(CATALOGUE["imagenet"])
+    before = open_split("imagenet", "test")
+    image = before.read(234)
+    shutil.rmtree(folder)
+    images = [jpeg(seen(row, "test", at)) for at in range(1000)]
+    write_split(folder / "data", "test", images, {"cls": list(range(1000))}, image="jpg", group=500)
+    after = open_split("imagenet", "test")
+    assert after.columns["label"] == before.columns["label"]
+    assert np.array_equal(after.read(234), image)
+    with pytest.raises(UserError, match=r"1.tar member s0000934.jpg: No such file or directory; get the tar again"):
+        before.read(934)
+
+
+def test_json_of_the_lists_is_small_enough_to_read(mine):
+    kept = mine("imagenet") / "mteb" / "wds_imagenet1k" / ".cache" / "synrep" / "train" / "0.tar.json"
+    open_split("imagenet", "train")
+    assert len(json.loads(kept.read_text())["keys"]) == 1000 and kept.stat().st_size < 100 * 1000
+
+
+def test_a_leak_is_found_by_the_bytes(tars, monkeypatch):
+    row = dataclasses.replace(_catalog.DATASETS["wds"], rows={"train": 8, "test": 24}, train="train")
+    monkeypatch.setitem(_catalog.DATASETS, "wds", row)
+    numbers = [100, 101, 102, 17, 104, 105, 106, 107]
+    write_tars(tars, "train", [{"png": png(numbered(at)), "cls": str(at % 4).encode()} for at in numbers])
+    assert overlap("wds") == [("train", 3, "test", 17)]
