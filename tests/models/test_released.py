@@ -19,8 +19,8 @@ from tests.models import tiny
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ARGS = argparse.Namespace(
-    model="base", add_language=False, csv_path="/data/of/somebody/cc12m.csv", folder_list=["a", "b", "c"], n_img=6,
-    num_crop=1, lr=0.0032, blr=math.inf, downsample=True, output_dir="/home/of/somebody", gpu=0, down_res=[64, 128],
+    model="base", add_language=False, csv_path="/scratch/somebody/cc12m.csv", folder_list=["a", "b", "c"], n_img=6,
+    num_crop=1, lr=0.0032, blr=math.inf, downsample=True, output_dir="/scratch/somebody", gpu=0, down_res=[64, 128],
 )  # fmt: skip
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 2, "num_heads": 2, "num_classes": 0}
 IGNORED = ["epoch", "image_mlp", "optimizer", "scaler"]
