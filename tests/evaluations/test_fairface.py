@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.evaluations import _catalog
+from benchmark.evaluations import _catalog, _prompts
 from benchmark.evaluations._splits import open_split
-from benchmark.evaluations.fairface import EVALUATION, PROMPTS, FairFace, class_embeddings
+from benchmark.evaluations.fairface import EVALUATIONS, FACES, FairFace
 from benchmark.interfaces import DatasetScores
-from datasets_scripts import scenes
+from datasets_scripts import scenes, scenes_evaluation
 from tests.evaluations.doubles import Double, constant, noise, numbered, png, write_scenes, write_split
 
-CLASSES = list(PROMPTS["scenes-groups"])
-FACES = FairFace(datasets=("scenes-groups",))
+CLASSES = [f"{colour} / {size}" for colour in scenes_evaluation.GROUP_COLOURS for size in scenes.SIZES]
+EVALUATION = EVALUATIONS[0]
+PRESETS = [evaluation.preset for evaluation in EVALUATIONS]
+GROUPS = FairFace(datasets=("scenes-groups",))
 
 
 def columns(count):
@@ -32,7 +34,7 @@ def groups(mirror):
 
 
 def measure(subject) -> DatasetScores:
-    scores = FACES(subject)["scenes-groups"]
+    scores = GROUPS(subject)["scenes-groups"]
     assert isinstance(scores, DatasetScores)
     return scores
 
@@ -112,14 +114,13 @@ def test_a_class_is_the_mean_of_normalised_prompts():
         def text_embeddings(self, texts):
             return np.stack([vectors[text] for text in texts])
 
-    embeddings = class_embeddings(
-        Raw(lambda images, row: np.ones(2)), {"x": ("long", "short"), "y": ("short", "short")}
-    )
+    prompts = _prompts.Prompts(("x", "y"), (("long", "short"), ("short", "short")))
+    embeddings = _prompts.class_embeddings(Raw(lambda images, row: np.ones(2)), prompts)
     assert embeddings == pytest.approx(np.array([[0.5**0.5, 0.5**0.5], [0.0, 1.0]]))
 
 
 def test_the_prompts():
-    texts = [text for prompts in PROMPTS["fairface"].values() for text in prompts]
+    texts = [text for prompts in EVALUATION.prompts("fairface-0.25").texts for text in prompts]
     assert texts == [
         "a photo of an East Asian male.",
         "a photo of an East Asian female.",
@@ -136,56 +137,135 @@ def test_the_prompts():
         "a photo of a Southeast Asian male.",
         "a photo of a Southeast Asian female.",
     ]
-    assert len(CLASSES) == 14
+    assert PRESETS == ["synrep-joint", "synrep-joint-man-woman"]
+    other = EVALUATIONS[1].prompts("fairface-1.25")
+    assert [text for prompts in other.texts for text in prompts] == [
+        text.replace(" male.", " man.").replace(" female.", " woman.") for text in texts
+    ]
+    assert other.classes == EVALUATION.prompts("fairface-1.25").classes
+
+
+def test_the_prompts_are_what_they_were():
+    """Hashes over classes and prompts, as in every record; those of version 1 have not moved."""
+    assert EVALUATION.prompts("fairface-0.25").sha256.startswith("5b9ee97842498e0d")
+    assert EVALUATIONS[1].prompts("fairface-0.25").sha256.startswith("dd29281c88c283ff")
+    assert EVALUATION.prompts("scenes-groups").sha256.startswith("a7b7b1ca9f7273ec")
 
 
 def test_scenes_prompts_are_captions_of_that_world():
-    for name, prompts in PROMPTS["scenes-groups"].items():
-        described = [scenes.parse(prompt) for prompt in prompts]
+    prompts = EVALUATION.prompts("scenes-groups")
+    assert list(prompts.classes) == CLASSES
+    for name, texts in zip(prompts.classes, prompts.texts):
+        described = [scenes.parse(text) for text in texts]
         assert {f"{scene.first.colour} / {scene.first.size}" for scene in described} == {name}
-        assert len(set(prompts)) == len(scenes.TEXTURES) * len(scenes.SHAPES) * len(scenes.BACKGROUNDS)
+        assert len(set(texts)) == len(scenes.TEXTURES) * len(scenes.SHAPES) * len(scenes.BACKGROUNDS)
 
 
 def test_the_prompts_hash_is_in_the_details(groups, monkeypatch):
     before = measure(noise(4)).details["prompts_sha256"]
-    changed = {**PROMPTS["scenes-groups"], CLASSES[0]: ("a red thing",) * 192}
-    monkeypatch.setitem(PROMPTS, "scenes-groups", changed)
-    assert measure(noise(4)).details["prompts_sha256"] != before
+    assert before == EVALUATION.prompts("scenes-groups").sha256
+    prompts = _prompts.scenes("scenes-groups")
+    changed = dataclasses.replace(prompts, texts=(("a red thing",) * 192, *prompts.texts[1:]))
+    monkeypatch.setattr(_prompts, "scenes", lambda name: changed)
+    assert measure(noise(4)).details["prompts_sha256"] == changed.sha256 != before
+
+
+def test_every_text_and_image_is_encoded_once(groups):
+    subject = noise(8)
+    measure(subject)
+    assert len(subject.texts_seen) == len(set(subject.texts_seen)) == 14 * 192
+    assert len(subject.images_seen) == 1
+
+
+def test_scores_are_those_of_a_straight_implementation(groups):
+    vectors: dict[str, np.ndarray] = {}
+
+    def text(words):
+        return vectors.setdefault(
+            words, np.random.default_rng(len(vectors)).standard_normal(8) + class_of_text(words)[:8]
+        )
+
+    def image(images, row):
+        return np.random.default_rng(10_000 + row).standard_normal(8) + 1
+
+    subject = Double(image, text)
+    scores = measure(subject)
+    weights = []
+    for at in range(14):
+        own = [v.astype(np.float32) for words, v in vectors.items() if class_of_text(words).argmax() == at]
+        mean = np.mean([v / np.linalg.norm(v) for v in own], axis=0)
+        weights.append(mean / np.linalg.norm(mean))
+    seen, right = Counter(), Counter()
+    confusion = np.zeros((14, 14), dtype=int)
+    for row, label in enumerate(subject.images_seen[0].columns["label"]):
+        answer = int(np.argmax([weight @ image(None, row) for weight in weights]))
+        seen[label] += 1
+        right[label] += CLASSES[answer] == label
+        confusion[CLASSES.index(label), answer] += 1
+    recalls = {label: right[label] / seen[label] for label in CLASSES}
+    assert {label: score.value for label, score in scores.per_class.items()} == pytest.approx(recalls)
+    assert scores.scores["mean"].value == pytest.approx(np.mean(list(recalls.values())))
+    assert scores.scores["best"].value == max(recalls.values()) == recalls[scores.details["best_class"]]
+    assert scores.scores["worst"].value == min(recalls.values()) == recalls[scores.details["worst_class"]]
+    assert scores.scores["micro"].value == pytest.approx(sum(right.values()) / sum(seen.values()))
+    assert np.array_equal(scores.details["confusion"], confusion)
+    assert 0 < scores.scores["mean"].value < 1
+
+
+def test_values_are_the_scores_again(groups):
+    for subject in (noise(8), constant(48), answering(lambda label: label // 2)):
+        scores = measure(subject)
+        values = EVALUATION.values("scenes-groups", scores.predictions)
+        assert list(values) == list(scores.scores)
+        assert values == pytest.approx({key: score.value for key, score in scores.scores.items()}, abs=1e-15)
+        assert all(score.low <= score.value <= score.high for score in scores.scores.values())
+
+
+def test_values_of_rows_in_which_groups_vanished(groups):
+    """Groups 0 and 1 are never right, the others always but for group 2 in half of the rows."""
+    predictions = measure(answering(lambda label: label if label >= 2 else 13)).predictions
+    kept = np.flatnonzero(~np.isin(predictions["label"], [0, 5]))
+    rows = np.r_[kept, kept]
+    values = EVALUATION.values("scenes-groups", {key: column[rows] for key, column in predictions.items()})
+    assert values["mean"] == pytest.approx(11 / 12)
+    assert (values["best"], values["worst"]) == (1.0, 0.0)
+    kept = np.flatnonzero(predictions["label"] > 1)
+    assert EVALUATION.values("scenes-groups", {key: c[kept] for key, c in predictions.items()})["worst"] == 1.0
 
 
 def test_classes_without_prompts_are_refused(mirror, monkeypatch):
     data = columns(lambda at: 2)
     data["colour"] = ["brown" if colour == "red" else colour for colour in data["colour"]]
     write_scenes(mirror, "scenes-groups", test=data)
-    with pytest.raises(UserError, match="only one side has brown / large, brown / small, red / large, red / small"):
+    with pytest.raises(UserError, match="only one side has brown / large, brown / small, red / large, red / small;"):
         measure(noise(4))
 
 
-def test_the_hub_files_integers_mean_these_groups(mirror, monkeypatch):
-    """Layout and numbering of the Hub copy, as its card gives them."""
-    row = dataclasses.replace(_catalog.DATASETS["fairface"], rows={"validation": 14})
-    monkeypatch.setitem(_catalog.DATASETS, "fairface", row)
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", FACES)
+def test_the_hub_files_integers_mean_these_groups(mirror, monkeypatch, name, preset):
+    """Layout and numbering of the Hub copy, as its card gives them; prompts reach the group they name."""
+    row = dataclasses.replace(_catalog.DATASETS[name], rows={"validation": 14})
+    monkeypatch.setitem(_catalog.DATASETS, name, row)
     numbers = {"race": [at // 2 for at in range(14)], "gender": [at % 2 for at in range(14)]}
     images = [png(numbered(at)) for at in range(14)]
-    write_split(mirror / "hub" / "HuggingFaceM4" / "FairFace" / "0.25", "validation", images, numbers)
-    split = open_split("fairface", "test")
-    assert split.identity.split == "0.25/validation"
-    assert split.columns["label"] == [
-        "East Asian / Male",
-        "East Asian / Female",
-        "Indian / Male",
-        "Indian / Female",
-        "Black / Male",
-        "Black / Female",
-        "White / Male",
-        "White / Female",
-        "Middle Eastern / Male",
-        "Middle Eastern / Female",
-        "Latino_Hispanic / Male",
-        "Latino_Hispanic / Female",
-        "Southeast Asian / Male",
-        "Southeast Asian / Female",
-    ]
+    write_split(mirror / "hub" / "HuggingFaceM4" / "FairFace" / row.folder, "validation", images, numbers)
+    split = open_split(name, "test")
+    assert split.identity.split == f"{name.removeprefix('fairface-')}/validation"
+    races = ("East Asian", "Indian", "Black", "White", "Middle Eastern", "Latino_Hispanic", "Southeast Asian")
+    wanted = [f"{race} / {gender}" for race in races for gender in ("Male", "Female")]
+    assert split.columns["label"] == wanted
+
+    def text(words):
+        gender = 1 if "female" in words or "woman" in words else 0
+        (race,) = [at for at, race in enumerate(races) if f" {race.replace('_', ' ')} " in words and
+                   not (race == "East Asian" and "Southeast" in words)]  # fmt: skip
+        return np.eye(14)[2 * race + gender]
+
+    (evaluation,) = [evaluation for evaluation in EVALUATIONS if evaluation.preset == preset]
+    scores = dataclasses.replace(evaluation, datasets=(name,))(Double(lambda images, row: np.eye(14)[row], text))[name]
+    assert {score.value for score in scores.scores.values()} == {1.0}
+    assert list(scores.per_class) == wanted
 
 
 def test_skip_without_a_text_tower():
@@ -202,8 +282,12 @@ def test_the_real_classes_and_their_counts():
         pytest.skip("no fairface/fairface_label_val.csv beside $SYNREP_DATA")
     with path.open() as file:
         counts = Counter(f"{row['race']} / {row['gender']}" for row in csv.DictReader(file))
-    assert set(counts) == set(PROMPTS["fairface"])
-    assert counts.total() == _catalog.DATASETS["fairface"].rows["validation"] == 10_954
     assert (min(counts.values()), max(counts.values())) == (396, 1122)
-    names = _catalog.DATASETS["fairface"].names
-    assert {f"{race} / {gender}" for race in names["race"] for gender in names["gender"]} == set(counts)
+    for evaluation in EVALUATIONS:
+        for name in FACES:
+            prompts = evaluation.prompts(name)
+            assert [prompts.classes[at] for at in prompts.places(name, list(counts))] == list(counts)
+    for name in FACES:
+        row = _catalog.DATASETS[name]
+        assert counts.total() == row.rows["validation"] == 10_954
+        assert {f"{race} / {gender}" for race in row.names["race"] for gender in row.names["gender"]} == set(counts)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations import _scores
@@ -38,26 +38,74 @@ def test_macro_weighs_groups_equally_and_covers_the_truth():
     assert 0.92 <= inside / 400 <= 0.99
 
 
-def test_extremes_cover_the_true_worst_where_its_own_interval_does_not():
-    generator, n, truth = np.random.default_rng(0), 50, np.full(14, 0.5)
-    ours = naive = 0
-    for _ in range(200):
-        groups = [_scores.wilson(int(k), n) for k in generator.binomial(n, truth)]
-        worst, best = _scores.extreme(groups, min), _scores.extreme(groups, max)
-        assert worst.low <= worst.value <= worst.high
-        assert best.low <= best.value <= best.high
-        ours += worst.low <= 0.5 <= worst.high
-        naive += min(groups, key=lambda group: group.value).high >= 0.5
-    assert ours / 200 >= 0.95 > naive / 200
+FACES = np.array([777, 773, 753, 763, 799, 757, 1122, 963, 813, 396, 793, 830, 735, 680])
+"""The sizes of FairFace's groups."""
+TRUTHS = {
+    "one clearly worse": (np.r_[0.3, np.linspace(0.58, 0.62, 13)], FACES),
+    "one clearly worse, few images": (np.r_[0.3, np.linspace(0.58, 0.62, 13)], np.full(14, 50)),
+    "one a little worse": (np.r_[0.5, np.linspace(0.53, 0.6, 13)], FACES),
+    "all alike": (np.full(14, 0.5), np.full(14, 50)),
+    "hardly any right in the worst": (np.r_[0.003, np.linspace(0.1, 0.8, 13)], FACES),
+    "five alike": (np.r_[np.full(5, 0.01), np.linspace(0.3, 0.6, 9)], FACES),
+    "spread": (np.linspace(0.05, 0.95, 14), np.full(14, 60)),
+}
 
 
-def test_extreme_level_is_bonferronis():
-    groups = [_scores.wilson(k, 40) for k in (10, 20, 30)]
-    z = norm.ppf(1 - 0.05 / 3 / 2)
-    share, scale = 0.25, 1 + z * z / 40
-    low = (share + z * z / 80 - z * np.sqrt(share * 0.75 / 40 + z * z / 6400)) / scale
-    assert _scores.extreme(groups, min).low == pytest.approx(low)
-    assert _scores.extreme(groups, min).value == 0.25
+@pytest.mark.parametrize("name", TRUTHS)
+def test_extremes_cover_the_truly_worst_and_best(monkeypatch, name):
+    """Drawn from known shares, the interval holds the truly worst of them, in turns the truly best of the mirrored."""
+    monkeypatch.setattr(_scores, "DRAWS", 1000)
+    truth, n = TRUTHS[name]
+    generator, inside = np.random.default_rng(0), 0
+    for draw in range(200):
+        count = generator.binomial(n, truth)
+        if draw % 2:
+            score = _scores.extreme([_scores.wilson(int(k), int(m)) for k, m in zip(count, n)], min)
+            inside += score.low <= truth.min() <= score.high
+            assert score.value == (count / n).min()
+        else:
+            score = _scores.extreme([_scores.wilson(int(m - k), int(m)) for k, m in zip(count, n)], max)
+            inside += score.low <= 1 - truth.min() <= score.high
+            assert score.value == pytest.approx(1 - (count / n).min())
+        assert score.low <= score.value <= score.high
+    assert inside / 200 >= 0.92  # two standard errors below 0.95
+
+
+def test_an_extreme_is_no_wider_than_it_must_be():
+    """With one group clearly worst its own interval is enough; the bound for all groups at once would be wider."""
+    groups = [_scores.wilson(k, 700) for k in (210, *range(400, 436, 3))]
+    score, own = _scores.extreme(groups, min), groups[0]
+    assert (score.low, score.high) == pytest.approx((own.low, own.high), abs=0.004)
+    assert score.n == 700
+
+
+def test_the_interval_of_a_picked_group_is_not_its_own():
+    """Among groups that are alike the lowest looks worse than any is: its own interval misses the truth."""
+    groups = [_scores.wilson(k, 50) for k in (16, 20, 22, 23, 24, 24, 25, 25, 26, 27, 28, 30, 31, 34)]
+    score = _scores.extreme(groups, min)
+    assert groups[0].high < 0.5 - 0.03 < score.high
+    assert score.low < score.value == 0.32
+
+
+def test_an_extreme_at_the_end_has_a_width():
+    for value, pick in ((0, min), (1, max)):
+        groups = [_scores.wilson(value * 400, 400), _scores.wilson(200, 400), _scores.wilson(220, 400)]
+        score = _scores.extreme(groups, pick)
+        assert score.value == value
+        assert 0.005 < score.high - score.low < 0.03
+
+
+def test_extremes_are_the_same_every_time():
+    groups = [_scores.wilson(k, 700) for k in (210, 300, 401)]
+    first = _scores.extreme(groups, min)
+    np.random.seed(3)
+    assert _scores.extreme(groups, min) == first
+    assert (first.low, first.high) == (
+        pytest.approx(0.2671428571428571, abs=1e-12),
+        pytest.approx(0.3357142857142857, abs=1e-12),
+    )
+    mirrored = _scores.extreme([_scores.wilson(700 - k, 700) for k in (210, 300, 401)], max)
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - first.high, 1 - first.low))
 
 
 def test_by_group():

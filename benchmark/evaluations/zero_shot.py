@@ -1,0 +1,111 @@
+"""Zero-shot classification: the class whose prompts lie nearest to the image.
+
+CLIP (Radford et al., ICML 2021) with the class names and templates that it publishes for each dataset (`_prompts`): a
+class is the mean of its normalised prompt embeddings, normalised again; the highest cosine wins. The sets of the
+embedded world are asked with captions of its grammar. Departures:
+
+- a tie for the highest cosine is wrong and counted, and `top5` counts every class that is as near as the right one
+  before it. ImageNet has two pairs of classes with the same name (missile, sunglasses): those 200 images are wrong for
+  every model here, where argmax gives half of them to the first of the pair;
+- the main score is the dataset's own (catalogue), as in the linear probe; CLIP's is the same, but for CIFAR etc. it
+  equals the mean per class because classes have equally many images.
+
+VOC 2007 has several classes to an image: cosines are ranked for each class, and the score is the 11-point mean average
+precision, as in CLIP. There is no preset with MTEB's single template: it has the Hub's class names in it as they are.
+
+Shapes: N images, K classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from benchmark.evaluations import _classification, _prompts
+from benchmark.evaluations._catalog import dataset as row_of
+from benchmark.evaluations._cosines import cosines
+from benchmark.evaluations._scores import over, wilson
+from benchmark.evaluations._splits import open_split
+from benchmark.interfaces import DatasetScores, Evaluation, Scores, Subject
+
+SCENES = ("scenes-shape", "scenes-colour", "scenes-texture")
+REAL = (
+    "cifar10",
+    "cifar100",
+    "aircraft",
+    "cars",
+    "dtd",
+    "flowers",
+    "pets",
+    "sun397",
+    "caltech101",
+    "food101",
+    "voc2007",
+    "imagenet",
+    "stl10",
+    "eurosat",
+    "resisc45",
+)
+COPY = "-mteb"
+"""Ends the name of a copy on the Hub with another split; classes and prompts are the same."""
+COPIES = tuple(f"{name}{COPY}" for name in ("aircraft", "dtd", "flowers", "sun397", "caltech101", "voc2007"))
+NEAREST = 5
+
+
+@dataclass(frozen=True)
+class ZeroShot(Evaluation):
+    """Prompts as published; the words are part of the version."""
+
+    version: ClassVar[int] = 1
+    preset: str = "openai"
+    datasets: tuple[str, ...] = (*SCENES, *REAL, *COPIES)
+
+    def prompts(self, dataset: str) -> _prompts.Prompts:
+        """What is asked for each class."""
+        return _prompts.scenes(dataset) if dataset in SCENES else _prompts.ensemble(dataset.removesuffix(COPY))
+
+    def skip(self, subject: Subject) -> str | None:
+        """A reason where there is no text tower."""
+        return None if subject.embeds_texts else "no text tower, so no zero-shot classification"
+
+    def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
+        """The main score of each dataset, top-1, top-5 and mean per class; nothing is drawn: `seed` is not used."""
+        return over(self.datasets, lambda name: self._measure(subject, name))
+
+    def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The scores of these predictions, the main one first; top-5 where there are more than five classes."""
+        found = _classification.values(dataset, predictions)
+        if "rank" in predictions:
+            found["top5"] = float((predictions["rank"] <= NEAREST).mean())
+        return found
+
+    def _measure(self, subject: Subject, name: str) -> DatasetScores:
+        images, prompts = open_split(name, "test"), self.prompts(name)
+        # Nothing is trained, so the classes are those of the test split.
+        task = _classification.Task(row_of(name), images, None, images)
+        place_K = prompts.places(name, task.classes)
+        weights_KD = _prompts.class_embeddings(subject, prompts)[place_K]
+        cosine_NK = cosines(subject.image_embeddings(images), weights_KD)
+        columns = _classification.predictions(task, cosine_NK)
+        details: dict[str, Any] = {
+            "templates": len(prompts.texts[0]),
+            "prompts_sha256": prompts.sha256,
+            "classes_with_the_same_prompts": len(prompts.texts) - len(set(prompts.texts)),
+        }
+        if prompts.numbered:
+            details["class_names"] = [prompts.classes[at] for at in place_K]
+        if task.multilabel:
+            return _classification.scored(task, columns, details)
+        details["ties"] = int((columns["prediction"] < 0).sum())
+        if len(task.classes) > NEAREST:
+            own_N1 = np.take_along_axis(cosine_NK, columns["label"][:, None], axis=1)
+            columns["rank"] = (cosine_NK >= own_N1).sum(axis=1)
+        found = _classification.scored(task, columns, details)
+        if "rank" not in columns:
+            return found
+        top5 = wilson(int((columns["rank"] <= NEAREST).sum()), len(images))
+        return replace(found, scores={**found.scores, "top5": top5})
+
+
+EVALUATIONS = (ZeroShot(),)
