@@ -5,9 +5,6 @@ Each row is measured alternately, several times, and compares the medians. The t
 
 import datetime
 import platform
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,29 +15,15 @@ from torchvision.transforms import v2
 
 from benchmark import atomic
 from benchmark.augment import augment
-from benchmark.evaluations.few_shot import EVALUATION as FEW_SHOT
 from benchmark.evaluations.linear_probe import EVALUATION as PROBE
 from benchmark.evaluations.linear_probe import Problem
 from benchmark.interfaces import SIMCLR
 from benchmark.losses import multi_positive
 from datasets_scripts import scenes
-from tests import speed_datasets
+from tests import speed_datasets, speed_evaluations
+from tests.timing import REPEATS, row, seconds
 
-REPEATS = 5
 OUT = Path("results/speed/cpu.md")
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def row(what: str, unit: str, count: int, ours: Callable[[], object], theirs: Callable[[], object]) -> str:
-    ours(), theirs()
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(REPEATS)]
-    mine, other = (statistics.median(column) for column in zip(*pairs))
-    return f"| {what} | {count / mine:,.0f} {unit} | {count / other:,.0f} {unit} | {other / mine:.1f}x |"
 
 
 def augmenting() -> str:
@@ -85,25 +68,6 @@ def probing() -> str:
     return row("sweep of 15 penalties, N 2,400, D 128, K 8; beside scikit-learn", "sweeps/s", 1, ours, theirs)
 
 
-def few_shot() -> str:
-    rng = np.random.default_rng(0)
-    features = rng.standard_normal((4000, 128)).astype(np.float32)
-    episodes = FEW_SHOT.draw_episodes(list(np.arange(4000).reshape(40, 100)), "speed", 0)
-
-    def ours() -> None:
-        for start in range(0, len(episodes), 64):
-            FEW_SHOT._classified(features[episodes[start : start + 64]].astype(np.float64))
-
-    def theirs() -> None:
-        for episode in episodes:
-            prototypes = np.stack([features[rows[:5]].mean(0) for rows in episode])
-            for way, rows in enumerate(episode):
-                for query in features[rows[5:]]:
-                    (((query - prototypes) ** 2).sum(1).argmin() == way).item()
-
-    return row("few-shot episodes, D 128; beside a loop over queries", "episodes/s", len(episodes), ours, theirs)
-
-
 def loss() -> str:
     features = torch.randn(1024, 128, requires_grad=True)
     labels = torch.arange(171).repeat_interleave(6)[:1024]
@@ -130,7 +94,7 @@ def rendering() -> str:
 def main() -> None:
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        rows = [rendering(), *speed_datasets.rows(row), augmenting(), loss(), few_shot(), probing()]
+        rows = [rendering(), *speed_datasets.rows(row), augmenting(), loss(), probing(), *speed_evaluations.rows(row)]
     where = f"{datetime.date.today()}, one core of {platform.machine()}, torch {torch.__version__}, CPU."
     head = ["# Speed on a CPU", "", f"{where} Shared machine: read the ratios.", ""]
     table = ["| what | ours | the straightforward way | ratio |", "|:--|--:|--:|--:|", *rows]

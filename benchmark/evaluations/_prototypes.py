@@ -67,8 +67,8 @@ def _estimated(
     summing_WX = np.repeat(np.eye(ways, dtype=np.float32), shots, axis=1)
     length_EX, shortest_E1 = np.ones(queries_EX.shape, np.float32), np.ones((episodes, 1), np.float32)
     for at in range(episodes):
-        features_ND.take(shots_EX[at], 0, shots_XD, "clip")
-        features_ND.take(queries_EX[at], 0, queries_XD, "clip")
+        features_ND.take(shots_EX[at], 0, shots_XD, "wrap")
+        features_ND.take(queries_EX[at], 0, queries_XD, "wrap")
         if centred:
             length_EX[at], shortest_E1[at] = _centre(shots_XD, queries_XD)
         np.dot(summing_WX, shots_XD, out=sums_EWD[at])
