@@ -35,14 +35,14 @@ def load(
 
 
 def _way(name: str) -> tuple[Way, str]:
-    ways: dict[str, Way] = {way: plugins.load(PACKAGE, way, "model").MODEL for way in plugins.names(PACKAGE)}
     prefix, colon, rest = name.partition(":")
-    if colon and rest and prefix in ways:
-        return ways[prefix], rest
-    for way in ways.values():
+    if colon and rest and prefix in plugins.names(PACKAGE):
+        return plugins.load(PACKAGE, prefix, "model").MODEL, rest
+    ways: list[Way] = [plugins.load(PACKAGE, way, "model").MODEL for way in plugins.names(PACKAGE)]
+    for way in ways:
         if way.is_at and way.is_at(Path(name)):
             return way, name
-    usages = "; ".join(way.usage for way in ways.values())
+    usages = "; ".join(way.usage for way in ways)
     raise UserError(f"unknown model {name!r}; choose one of: {usages}")
 
 

@@ -104,6 +104,7 @@ def _config(folder: Path, repo: str) -> tuple[dict[str, Any], bool]:
         if isinstance(content, dict):
             found[name] = content
     if "architecture" in found.get(TIMM, {}):
+        _require_strict(found[TIMM], repo)
         return found[TIMM], True
     if {"model_cfg"} <= found.get(OPEN_CLIP, {}).keys():
         return found[OPEN_CLIP], False
@@ -111,6 +112,16 @@ def _config(folder: Path, repo: str) -> tuple[dict[str, Any], bool]:
         f"{repo} is neither a repository of timm ({TIMM} with `architecture`) nor of open_clip ({OPEN_CLIP} with "
         f"`model_cfg`); found {', '.join(sorted(path.name for path in folder.iterdir())) or 'nothing'}"
     )
+
+
+def _require_strict(config: dict[str, Any], repo: str) -> None:
+    """Refuse the two settings with which timm leaves out, in silence, weights that are missing or unknown."""
+    arguments = config.get("model_args", {})
+    classes = config.get("num_classes", config.get("pretrained_cfg", config).get("num_classes"))
+    if "pretrained_strict" in arguments or arguments.get("num_classes", classes) != classes:
+        raise UserError(
+            f"{repo} wants weights to be loaded in part (pretrained_strict or num_classes of its model_args)"
+        )
 
 
 def _weights(folder: Path, repo: str, commit: str | None, names: tuple[str, ...]) -> str:

@@ -235,6 +235,16 @@ def test_weights_that_do_not_fit_are_one_line(library, change, mirror) -> None:
     assert "\n" not in str(raised.value) and ("what.is.this" if change == "unknown" else name) in str(raised.value)
 
 
+@pytest.mark.parametrize("arguments", [{"pretrained_strict": False}, {"num_classes": 3}])
+def test_a_repository_may_not_ask_for_a_part_of_its_weights(arguments, mirror) -> None:
+    tiny.timm_repo(mirror / "vit")
+    config = json.loads((mirror / "vit/config.json").read_text())
+    config["model_args"] |= arguments
+    (mirror / "vit/config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="org/vit wants weights to be loaded in part"):
+        load("hub:org/vit")
+
+
 @pytest.mark.parametrize("name", ["x", "../x", "org/..", "org/a--b", "/org/x", "org/x/y", "org/x@"])
 def test_what_is_no_repository_is_one_line(name, mirror) -> None:
     with pytest.raises(UserError) as raised:
