@@ -57,3 +57,16 @@ def test_missing_scenes_are_built_by_the_command_named(machine, name):
     """One command for the training set and the evaluation sets: what is finished is kept."""
     with pytest.raises(MissingDataset, match=r"build it with `synrep data build toy scenes-evaluation`"):
         dataset_folder(f"synrep-bench/{name}", "r")
+
+
+def test_originals_lie_beside_the_mirror_and_are_not_on_the_hub(machine, monkeypatch):
+    with pytest.raises(MissingDataset, match=r"originals/flowers is neither.*fetched by hand: `synrep data download -"):
+        dataset_folder("originals/flowers", "")
+    monkeypatch.setenv("SYNREP_DATA", str(machine / "hub"))
+    made = make(machine / "hub", "originals/flowers")
+    assert dataset_folder("originals/flowers", "") == made
+
+
+def test_who_knows_better_says_how_to_get_it(machine):
+    with pytest.raises(MissingDataset, match=r"nor in \$SYNREP_DATA; ask Ann$"):
+        dataset_folder("org/name", "r", "ask Ann")

@@ -1,6 +1,7 @@
 """Datasets as their authors publish them, with the official splits: files that the user lays into `originals/`.
 
 torchvision's classes read the lists where they know them (aircraft, DTD, flowers, VOC 2007), the others are read here.
+They are imported when they are used: torch takes seconds, and a download needs none of it.
 The revision of such a dataset is a hash of its split lists. Departures from the code these protocols come from:
 
 - SUN397: an image has the class of its folder. ssl-transfer takes the first class whose name is part of the path, so
@@ -14,8 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torchvision import datasets
 
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations._catalog import VOC_CLASSES, Dataset, located
@@ -101,22 +100,30 @@ def _labelled(paths: Sequence[str | Path], names: Sequence[str], labels: Sequenc
 
 
 def _aircraft(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
-    found = datasets.FGVCAircraft(str(folder), split, annotation_level="variant")
+    from torchvision.datasets import FGVCAircraft
+
+    found = FGVCAircraft(str(folder), split, annotation_level="variant")
     return _labelled(found._image_files, found.classes, found._labels)
 
 
 def _dtd(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
-    found = datasets.DTD(str(folder.parent), split, partition=1)
+    from torchvision.datasets import DTD
+
+    found = DTD(str(folder.parent), split, partition=1)
     return _labelled(found._image_files, found.classes, found._labels)
 
 
 def _flowers(folder: Path, split: str, row: Dataset) -> Listed:
-    found = datasets.Flowers102(str(folder), split)  # compares the lists with their checksums
+    from torchvision.datasets import Flowers102
+
+    found = Flowers102(str(folder), split)  # compares the lists with their checksums
     return _labelled(found._image_files, [str(label) for label in range(row.classes or 0)], found._labels)
 
 
 def _voc2007(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
-    images = [Path(path) for path in datasets.VOCDetection(str(folder), year="2007", image_set=split).images]
+    from torchvision.datasets import VOCDetection
+
+    images = [Path(path) for path in VOCDetection(str(folder), year="2007", image_set=split).images]
     names, main = VOC_CLASSES, folder / _VOC / "ImageSets" / "Main"
     indices: dict[str, list[int]] = {path.stem: [] for path in images}
     for index, name in enumerate(names):

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from benchmark.evaluations import _catalog
 from benchmark.evaluations._catalog import Dataset
 from benchmark.evaluations._splits import open_split
 from tests.evaluations.doubles import number_of, numbered, png, write_manifest, write_scenes, write_split
+from tests.evaluations.fixtures import CATALOGUE
 
 TOY = Dataset("toy", "org/toy", "mit", "abc", {"train": 20, "test": 10}, labels=("kind",), classes=2)
 
@@ -120,6 +122,84 @@ def test_scenes_take_revision_and_counts_from_their_manifest(mirror):
     write_manifest(folder, "synrep-bench/scenes-objects", {"test": 9})
     with pytest.raises(UserError, match=r"holds 8 rows.* has 9"):
         open_split("scenes-shape", "test")
+
+
+OFFICIAL = {
+    "cifar10": (50_000, None, 10_000, 10, "top1"),
+    "cifar100": (50_000, None, 10_000, 100, "top1"),
+    "aircraft": (3_334, 3_333, 3_333, 100, "mean_per_class"),
+    "cars": (8_144, None, 8_041, 196, "top1"),
+    "dtd": (1_880, 1_880, 1_880, 47, "top1"),
+    "flowers": (1_020, 1_020, 6_149, 102, "mean_per_class"),
+    "pets": (3_680, None, 3_669, 37, "mean_per_class"),
+    "sun397": (19_850, None, 19_850, 397, "top1"),
+    "caltech101": (2_416, None, 6_728, 102, "mean_per_class"),
+    "food101": (75_750, None, 25_250, 101, "top1"),
+    "voc2007": (2_501, 2_510, 4_952, 20, "map11"),
+    "imagenet": (1_281_167, None, 50_000, 1000, "top1"),
+    "stl10": (5_000, None, 8_000, 10, "top1"),
+    "eurosat": (16_200, None, 5_400, 10, "top1"),
+    "resisc45": (18_900, None, 6_300, 45, "top1"),
+    "aircraft-mteb": (3_334, None, 3_333, 100, "mean_per_class"),
+    "dtd-mteb": (3_760, None, 1_880, 47, "top1"),
+    "flowers-mteb": (7_169, None, 1_020, 102, "mean_per_class"),
+    "sun397-mteb": (76_127, None, 21_750, 397, "top1"),
+    "caltech101-mteb": (3_060, None, 6_084, 102, "mean_per_class"),
+    "voc2007-mteb": (2_501, None, 4_952, 20, "map11"),
+    "fairface-0.25": (86_744, None, 10_954, 14, "mean_per_class"),
+    "fairface-1.25": (86_744, None, 10_954, 14, "mean_per_class"),
+    "aro-vg-relation": (None, None, 23_937, None, "accuracy"),
+    "aro-vg-attribution": (None, None, 28_748, None, "accuracy"),
+    "aro-vg-relation-mteb": (None, None, 23_937, None, "accuracy"),
+    "aro-vg-attribution-mteb": (None, None, 28_748, None, "accuracy"),
+    "aro-coco-order": (None, None, 25_010, None, "accuracy"),
+    "aro-flickr30k-order": (None, None, 5_000, None, "accuracy"),
+    "sugarcrepe": (None, None, 7_511, None, "accuracy"),
+    "flickr30k": (None, None, 1_000, None, "recall"),
+    "mscoco": (None, None, 5_000, None, "recall"),
+}
+"""Images of train, val and test, classes, main score; from the reference, not from the catalogue."""
+
+
+def test_counts_classes_and_scores_are_those_of_the_reference():
+    found = {}
+    for name, row in CATALOGUE.items():
+        if row.repo.startswith("synrep-bench/") or name == "digits":
+            continue
+        counts = {split: row.rows[part] for split, part in row.splits.items()}
+        found[name] = (*(counts.get(split) for split in ("train", "val", "test")), row.classes, row.metric)
+    assert found == OFFICIAL
+
+
+def test_every_hub_set_is_pinned_and_a_repository_has_one_revision():
+    """Two revisions of a repository cannot lie in one folder of the mirror."""
+    pinned = {row.repo: {other.revision for other in CATALOGUE.values() if other.repo == row.repo}
+              for row in CATALOGUE.values() if row.kind in ("parquet", "tars")
+              and not row.repo.startswith("synrep-bench/")}  # fmt: skip
+    assert len(pinned) == 23
+    for revisions in pinned.values():
+        assert len(revisions) == 1 and re.fullmatch("[0-9a-f]{40}", *revisions)
+
+
+def test_a_copy_with_another_split_has_another_name_and_says_why():
+    copies = [row for name, row in CATALOGUE.items() if name.endswith("-mteb")]
+    assert {row.name.removesuffix("-mteb") for row in copies} == {
+        "aircraft", "dtd", "flowers", "sun397", "caltech101", "voc2007", "aro-vg-relation", "aro-vg-attribution",
+    }  # fmt: skip
+    for row in copies:
+        assert row.note and CATALOGUE[row.name.removesuffix("-mteb")].kind == "files"
+        assert CATALOGUE[row.name.removesuffix("-mteb")].metric == row.metric
+
+
+def test_rows_say_the_chance_of_a_guess():
+    chances = {name: CATALOGUE[name].chance for name in ("cifar10", "fairface-0.25", "aro-coco-order", "sugarcrepe")}
+    assert chances == {"cifar10": 0.1, "fairface-0.25": 1 / 14, "aro-coco-order": 0.2, "sugarcrepe": 0.5}
+    assert CATALOGUE["voc2007"].chance is CATALOGUE["mscoco"].chance is CATALOGUE["scenes-kinds"].chance is None
+
+
+def test_every_row_has_a_licence_and_one_line_of_note():
+    for row in CATALOGUE.values():
+        assert row.licence and "\n" not in row.note and not row.note.endswith(".")
 
 
 def test_digits_are_all_there_and_never_twice():
