@@ -228,7 +228,7 @@ def test_what_it_takes_to_repeat_it_is_kept(toy):
     details = measure(noisy_labels()).details
     assert len(details["iterations"]) == len(details["gradient"]) == len(details["converged"]) == 46
     assert all(details["converged"])
-    assert max(details["gradient"]) < 1e-3
+    assert max(details["gradient"]) < 2e-3
     assert details["tolerance"] == PROBE.tolerance
     one = dataclasses.replace(PROBE, inverse_penalties=(1.0,), max_iterations=1)
     assert measure(noisy_labels(), one).details["at_edge"]
@@ -335,7 +335,7 @@ def test_images_of_several_classes_are_fitted_class_by_class(monkeypatch, preset
         for k in range(3):
             model = LogisticRegression(C=c, tol=1e-9, max_iter=10_000).fit(scale.transform(x[:200]), target[:200, k])
             wanted = model.decision_function(scale.transform(x[200:]))
-            assert found.predictions[f"score_{k}"] == pytest.approx(wanted, abs=2e-3)
+            assert found.predictions[f"score_{k}"] == pytest.approx(wanted, abs=5e-3)
 
 
 def test_missing_datasets_are_skipped_with_their_cure(mirror):
