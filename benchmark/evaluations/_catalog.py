@@ -206,7 +206,6 @@ _ROWS = (
          **_RETRIEVAL),
 )  # fmt: skip
 DATASETS = {row.name: row for row in _ROWS}
-DATASETS["fairface"] = DATASETS["fairface-0.25"]  # until benchmark.evaluations.fairface names the margin
 
 
 def dataset(name: str) -> Dataset:
