@@ -37,8 +37,7 @@ class Tars:
         lists = [self._list(path, folder / ".cache" / "synrep" / split / f"{path.name}.json") for path in self._paths]
         self._starts = np.cumsum([0, *(len(listed["keys"]) for listed in lists)])
         self.n = int(self._starts[-1])
-        self._names = [name for listed in lists for name in listed["images"]]
-        self._spans = [tuple(span) for listed in lists for span in listed["spans"]]
+        self._spans_N2 = np.concatenate([np.array(listed["spans"], np.int64).reshape(-1, 2) for listed in lists])
         self._keys = [f"{path.name}/{key}" for path, listed in zip(self._paths, lists) for key in listed["keys"]]
         self._cells = {name: [c for listed in lists for c in listed["cells"][name]] for name in row.columns}
 
@@ -69,7 +68,7 @@ class Tars:
         Raises:
             UserError: the tar is not what was listed, cut off, or gone.
         """
-        start, size = self._spans[row]
+        start, size = self._spans_N2[row].tolist()
         try:
             with self._path(row).open("rb") as file:
                 file.seek(start - BLOCK)
@@ -79,14 +78,17 @@ class Tars:
         with contextlib.suppress(tarfile.HeaderError):
             found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
             # A name of more than a hundred characters lies elsewhere; the header has its beginning.
-            whole = Path(found.name).name == self._names[row] or len(self._names[row]) >= tarfile.LENGTH_NAME
-            if found.size == size == len(content) and whole:
+            named = Path(found.name).name == self._name(row) or len(self._name(row)) >= tarfile.LENGTH_NAME
+            if found.size == size == len(content) and named:
                 return content
         raise UserError(f"{self.where(row)}: the tar does not hold this image where it was listed; get the tar again")
 
     def where(self, row: int) -> str:
         """Tar and member, for errors."""
-        return f"{self._path(row)} member {self._names[row]}"
+        return f"{self._path(row)} member {self._name(row)}"
+
+    def _name(self, row: int) -> str:
+        return f"{self._keys[row].rpartition('/')[2]}.{self._row.image}"
 
     def _path(self, row: int) -> Path:
         return self._paths[int(np.searchsorted(self._starts, row, side="right")) - 1]
@@ -100,7 +102,7 @@ class Tars:
             )
 
     def _list(self, path: Path, kept: Path) -> dict[str, Any]:
-        """Keys, images with their spans, and cells of a tar; from `kept` where that is of this very tar."""
+        """Keys, places of the images, and cells of a tar; from `kept` where that is of this very tar."""
         stat = path.stat()
         of: dict[str, Any] = {"format": FORMAT, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         of |= {"image": self._row.image, "columns": list(self._row.columns)}
@@ -121,7 +123,7 @@ class Tars:
                     key, _, kind = Path(member.name).name.partition(".")
                     sample = samples.setdefault(str(Path(member.name).with_name(key)), {})
                     if kind == self._row.image:
-                        sample[kind] = (Path(member.name).name, (member.offset_data, member.size))
+                        sample[kind] = (member.offset_data, member.size)
                     elif kind in self._row.columns and (file := tar.extractfile(member)):
                         sample[kind] = file.read().decode("utf-8", "replace")
         except (tarfile.TarError, OSError, EOFError) as error:
@@ -132,10 +134,9 @@ class Tars:
                     f"{path} sample {key} has {', '.join(f'.{kind}' for kind in sample) or 'nothing'}; dataset "
                     f"{self._row.name} wants .{missing[0]}"
                 )
-        images = [sample[self._row.image] for sample in samples.values()]
+        spans = [sample[self._row.image] for sample in samples.values()]
         cells = {name: [sample[name] for sample in samples.values()] for name in self._row.columns}
-        names, spans = [name for name, _ in images], [span for _, span in images]
-        return {"keys": list(samples), "images": names, "spans": spans, "cells": cells}
+        return {"keys": list(samples), "spans": spans, "cells": cells}
 
 
 def _numbers(path: Path) -> tuple[list[int], str]:
