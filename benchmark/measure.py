@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from benchmark import atomic, plugins, results
 from benchmark.errors import UserError, unknown
+from benchmark.evaluations._catalog import present
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Skipped, Subject
 
 EVALUATIONS = "benchmark.evaluations"
@@ -130,8 +131,11 @@ class _Record:
         self._changed = not path.exists()
 
     def holds(self, dataset: str) -> bool:
-        """Whether the dataset is measured."""
-        return isinstance(self._results.get(dataset), results.Measured)
+        """Whether the dataset is measured, at the revision that is on this machine if any is."""
+        result = self._results.get(dataset)
+        return isinstance(result, results.Measured) and result.dataset.revision == (
+            present(dataset) or result.dataset.revision
+        )
 
     def keep(self, scores: Mapping[str, DatasetScores | Skipped]) -> None:
         """Take results over; what was skipped for the same reason before is no change."""

@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "benchmark/models/*": (*CORE, "benchmark.models._*"),
     "benchmark/experiments/*": ("benchmark.interfaces", "baselines*", "datasets_scripts.*", *LEAVES),
     "benchmark/cli*.py": ("*",),
+    "benchmark/measure.py": (*CORE, "benchmark.evaluations._*"),
     "benchmark/*": CORE,
 }  # fmt: skip
 """File -> modules of ours that it may import; the first pattern that fits holds."""

@@ -65,9 +65,10 @@ COIN = Coin()
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> None:
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     LOG.clear()
     ANSWERS.clear()
+    monkeypatch.setattr(measure, "present", lambda dataset: "r")
 
 
 def run(out: Path, evaluation: Evaluation = COIN, subject: Subject | None = None) -> None:
@@ -138,6 +139,16 @@ def test_another_model_or_protocol_is_measured_anew(tmp_path: Path, change: dict
     LOG.clear()
     run(tmp_path, **change)
     assert LOG == ["one", "two", "three"]
+
+
+def test_a_dataset_that_changed_on_this_machine_is_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path)
+    LOG.clear()
+    monkeypatch.setattr(measure, "present", lambda dataset: {"one": "r2", "two": "r"}.get(dataset))
+    run(tmp_path)
+    assert LOG == ["one"]  # "three" is not here any more: what was measured stays
 
 
 def test_a_failure_is_told_at_the_end_and_stops_no_other_dataset(tmp_path: Path) -> None:
