@@ -22,14 +22,21 @@ def test_the_readme_shows_the_generated_table() -> None:
 
 def test_the_readme_names_every_plug_in_and_file() -> None:
     tree = README.split("## The tree")[1].split("## Add a method")[0]
-    for folder in ("baselines", "benchmark.evaluations", "benchmark.experiments"):
+    for folder in ("baselines", "benchmark.evaluations", "benchmark.experiments", "benchmark.models"):
         assert [name for name in plugins.names(folder) if not re.search(rf"\b{name}\b", tree)] == []
     modules = [*(ROOT / "benchmark").glob("*.py"), *(ROOT / "datasets_scripts").glob("*.py")]
     assert [path.name for path in modules if path.name != "__init__.py" and path.name not in tree] == []
 
 
 def test_every_link_of_the_readme_leads_somewhere() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "docs/datasets.md"):
+    for document in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "results/README.md",
+        "docs/datasets.md",
+        "docs/evaluation.md",
+    ):
         place = ROOT / document
         for target in re.findall(r"\]\(((?!http)[^)#]+)\)", place.read_text()):
             assert (place.parent / target).exists(), f"{document} links to {target}, which does not exist"
