@@ -9,18 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torchvision.transforms import v2
 
 from benchmark import atomic
 from benchmark.augment import augment
-from benchmark.evaluations.linear_probe import EVALUATION as PROBE
-from benchmark.evaluations.linear_probe import Problem
 from benchmark.interfaces import SIMCLR
 from benchmark.losses import multi_positive
 from datasets_scripts import scenes
-from tests import speed_datasets, speed_evaluations
+from tests import speed_datasets, speed_evaluations, speed_probe
 from tests.timing import REPEATS, row, seconds
 
 OUT = Path("results/speed/cpu.md")
@@ -50,24 +47,6 @@ def augmenting() -> str:
     )
 
 
-def probing() -> str:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 8, 2400)
-    features = rng.standard_normal((2400, 128)) * np.logspace(0, -3, 128) + 0.3 * rng.standard_normal((8, 128))[labels]
-    features = (features - features.mean(0)) / features.std(0)
-
-    def ours() -> None:
-        problem, start = Problem(features, labels, 8), None
-        for c in PROBE.inverse_penalties:
-            start = problem.solve(c, start, PROBE.tolerance, PROBE.max_iterations)
-
-    def theirs() -> None:
-        for c in PROBE.inverse_penalties:
-            LogisticRegression(C=c, tol=PROBE.tolerance, max_iter=PROBE.max_iterations).fit(features, labels)
-
-    return row("sweep of 15 penalties, N 2,400, D 128, K 8; beside scikit-learn", "sweeps/s", 1, ours, theirs)
-
-
 def loss() -> str:
     features = torch.randn(1024, 128, requires_grad=True)
     labels = torch.arange(171).repeat_interleave(6)[:1024]
@@ -94,8 +73,9 @@ def rendering() -> str:
 def main() -> None:
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        rows = [rendering(), *speed_datasets.rows(row), augmenting(), loss(), probing(), *speed_evaluations.rows(row)]
-    where = f"{datetime.date.today()}, one core of {platform.machine()}, torch {torch.__version__}, CPU."
+        rows = [rendering(), *speed_datasets.rows(row), augmenting(), loss(), *speed_evaluations.rows(row)]
+    rows += speed_probe.rows()
+    where = f"{datetime.date.today()}, one core (the sweeps: two) of {platform.machine()}, torch {torch.__version__}, CPU."
     head = ["# Speed on a CPU", "", f"{where} Shared machine: read the ratios.", ""]
     table = ["| what | ours | the straightforward way | ratio |", "|:--|--:|--:|--:|", *rows]
     gpu = ["", "Drawing with Stable Diffusion is measured by `python -m tests.speed_gpu` where there is a GPU."]
