@@ -14,7 +14,8 @@ wordings (above, below); two of the 1,000 images have one caption, so recall at 
 
 Intervals are Wilson's at the sample size that is left when whole images vary.
 
-Shapes: N images, T captions, D dimensions, U images in a chunk.
+Shapes: N images, T captions, D dimensions; U images (or captions) in a chunk, C captions of its images; M and S
+distinct vectors of images and captions.
 """
 
 from collections.abc import Mapping
@@ -95,7 +96,7 @@ def _captions(images: LabelledImages) -> tuple[list[str], np.ndarray]:
 def ranks(images_ND: np.ndarray, texts_TD: np.ndarray, image_T: np.ndarray) -> dict[str, np.ndarray]:
     """Of each caption (T,): `rank` of its image, `best_rank` of the best caption of its image, and ties with others.
 
-    Rank 1 is the first; a candidate with an equal cosine comes before. Captions lie image by image.
+    Rank 1 is the first; a candidate with an equal cosine comes before. Captions lie image by image, one or more each.
     """
     images_MD, place_N = distinct(images_ND)
     texts_SD, place_T = distinct(texts_TD)
@@ -107,13 +108,17 @@ def ranks(images_ND: np.ndarray, texts_TD: np.ndarray, image_T: np.ndarray) -> d
         rank_T[rows] = (cosine_NU >= own_U).sum(axis=0)
         rank_ties_T[rows] = (cosine_NU == own_U).sum(axis=0) - 1
     best_N, best_ties_N = np.empty((2, len(images_ND)), dtype=np.int64)
+    first_N = np.searchsorted(image_T, np.arange(len(images_ND) + 1))
     for start in range(0, len(images_ND), CHUNK):
-        numbers_U = np.arange(start, min(start + CHUNK, len(images_ND)))
-        cosine_UT = (images_MD[place_N[numbers_U]] @ texts_SD.T)[:, place_T]
-        own_UT = numbers_U[:, None] == image_T
-        best_U1 = np.where(own_UT, cosine_UT, -np.inf).max(axis=1, keepdims=True)
-        best_N[numbers_U] = 1 + ((cosine_UT >= best_U1) & ~own_UT).sum(axis=1)
-        best_ties_N[numbers_U] = ((cosine_UT == best_U1) & ~own_UT).sum(axis=1)
+        stop = min(start + CHUNK, len(images_ND))
+        cosine_UT = (images_MD[place_N[start:stop]] @ texts_SD.T)[:, place_T]
+        own = slice(first_N[start], first_N[stop])
+        place_C = image_T[own] - start
+        own_C = cosine_UT[place_C, np.arange(own.start, own.stop)]
+        best_U = np.maximum.reduceat(own_C, first_N[start:stop] - own.start)
+        tied_U = (cosine_UT == best_U[:, None]).sum(axis=1) - np.bincount(place_C, own_C == best_U[place_C])
+        best_N[start:stop] = 1 + (cosine_UT > best_U[:, None]).sum(axis=1) + tied_U
+        best_ties_N[start:stop] = tied_U
     return {
         "rank": rank_T,
         "rank_ties": rank_ties_T,
