@@ -75,7 +75,8 @@ def main() -> None:
     with threadpool_limits(1):
         rows = [rendering(), *speed_datasets.rows(row), augmenting(), loss(), *speed_evaluations.rows(row)]
     rows += speed_probe.rows()
-    where = f"{datetime.date.today()}, one core (the sweeps: two) of {platform.machine()}, torch {torch.__version__}, CPU."
+    cores = f"one core (the sweeps: two) of {platform.machine()}"
+    where = f"{datetime.date.today()}, {cores}, torch {torch.__version__}, CPU."
     head = ["# Speed on a CPU", "", f"{where} Shared machine: read the ratios.", ""]
     table = ["| what | ours | the straightforward way | ratio |", "|:--|--:|--:|--:|", *rows]
     gpu = ["", "Drawing with Stable Diffusion is measured by `python -m tests.speed_gpu` where there is a GPU."]
