@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from benchmark.cli_data import SCENES_EVALUATION, data
-from benchmark.cli_evaluate import evaluate
+from benchmark.cli_evaluate import episodes, evaluate
 from benchmark.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.command()(evaluate)
+app.command()(episodes)
 
 INTERRUPTED = 130
 """What typer returns in the place of a KeyboardInterrupt."""

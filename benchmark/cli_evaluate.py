@@ -1,4 +1,4 @@
-"""`synrep evaluate`: measure any model, or compare two on the same samples."""
+"""`synrep evaluate`: measure any model, or compare two on the same samples. `synrep episodes`: what few-shot asks."""
 
 import os
 from pathlib import Path
@@ -131,3 +131,24 @@ def _print_differences(measured: "list[Measurement]", chosen: Chosen) -> None:
     print(f"\n{first.place} against {second.place}: paired differences with 95 % intervals")
     columns = ("evaluation", "preset", "dataset", "score", "first", "second", "first - second", "")
     print(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
+
+
+def episodes(
+    dataset: Annotated[str, typer.Argument(help="A labelled dataset, such as cifar10.")],
+    preset: Annotated[str, typer.Option(help="ssl-transfer or lgssl.")] = "ssl-transfer",
+    seed: Annotated[int, typer.Option(min=0, help="Draws the episodes.")] = 0,
+    out: Annotated[Path, typer.Option(help="File to write, .npz.")] = Path("episodes.npz"),
+) -> None:
+    """Write the few-shot episodes that every model answers, for use in other code."""
+    from benchmark import measure
+    from benchmark.errors import unknown
+    from benchmark.evaluations import few_shot
+    from benchmark.interfaces import Skipped
+
+    if preset not in (known := measure.presets("few_shot")):
+        raise unknown("preset of few_shot", preset, list(known))
+    found = few_shot.episodes(dataset, preset, seed)
+    if isinstance(found, Skipped):
+        raise UserError(found.reason)
+    few_shot.save_episodes(out, found)
+    print(f"{out}: {len(found.rows_EWR):,} episodes of {dataset}, sha256 {found.sha256}")
