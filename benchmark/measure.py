@@ -19,6 +19,7 @@ from benchmark import atomic, plugins, results
 from benchmark.errors import UserError, unknown
 from benchmark.evaluations._catalog import present
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Skipped, Subject
+from benchmark.record import sha256_of
 
 EVALUATIONS = "benchmark.evaluations"
 
@@ -124,8 +125,10 @@ class _Record:
         path = results.record_path(measured.out / "records", measured.place, name, evaluation.preset)
         if path.exists():
             stored = results.read(path)
-            same = all(getattr(stored.model, fact) == value for fact, value in measured.subject.facts.items())
-            if same and stored.evaluation.protocol == results.protocol_hash(evaluation):
+            known = {fact: getattr(stored.model, fact) for fact in measured.subject.facts}
+            if sha256_of(known) == sha256_of(
+                measured.subject.facts
+            ) and stored.evaluation.protocol == results.protocol_hash(evaluation):
                 self._results |= stored.results
                 self._seconds |= stored.seconds
         self._changed = not path.exists()

@@ -14,7 +14,7 @@ from benchmark.errors import UserError
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score, Skipped
 from benchmark.measure import Measurement
 
-FACTS = {"weights_sha256": "a" * 64, "layer": "cls", "transform": {"size": 4}, "precision": "float32"}
+FACTS = {"weights_sha256": "a" * 64, "layer": "cls", "transform": {"mean": (0.5, 0.5)}, "precision": "float32"}
 MODEL = Pretrained("timm:tiny", "tiny", {"architecture": "tiny"})
 
 
