@@ -153,6 +153,14 @@ def test_equal_neighbours_matter_only_where_they_can_turn_the_vote():
     assert vote(train, np.array([0, 1, 1, 1]), query, (3,), 1.0)[3].tolist() == [1]
 
 
+def test_what_lies_beyond_the_window_can_turn_the_vote():
+    """Of 200 equal images, 20 vote and 76 are looked at: 15 of the other class can win, wherever they lie."""
+    train, query = np.ones((200, 2), dtype=np.float32), np.array([[1, 0]], dtype=np.float32)
+    for start in range(0, 200, 25):
+        labels = np.roll(np.repeat([1, 0], [15, 185]), start)
+        assert vote(train, labels, query, (20,), 0.07)[20].tolist() == [UNDECIDED]
+
+
 def test_k_above_the_training_images_is_left_out(toy):
     scores = measure(noisy_labels())
     assert scores.details["k_above_training_images"] == [100, 200]
