@@ -16,6 +16,9 @@ from benchmark.results import Measured, Record, ScorePart
 from benchmark.tables._render import NO_VALUE, Cell, Table
 from benchmark.tables._runs import Run, dataset_names, select
 
+ABSENT = "neither in data/ nor in $SYNREP_DATA"
+"""In the reason of a dataset that has not been downloaded or built."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -97,7 +100,7 @@ def compare(
             "Bold: the best mean of a column.",
             *reading(runs, overlap),
             *provenance(runs),
-            *(_unmeasured(runs, name) for name in names if measured and name not in measured),
+            *(_unmeasured(runs, [name for name in names if measured and name not in measured])),
         )
         if runs
         else (),
@@ -155,10 +158,13 @@ def _training(record: Record) -> str:
     return f"{source.repo} @ {source.revision[:12]}" if source else "data of others"
 
 
-def _unmeasured(runs: Sequence[Run], dataset: str) -> str:
-    """Footnote: a dataset that no method was measured on, and why, told by those that were measured elsewhere."""
+def _unmeasured(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
+    """Footnotes: datasets that no method was measured on, and why, told by those that were measured elsewhere."""
     able = [run for run in runs if any(run.measured(name) for name in dataset_names(runs))]
-    return f"Not measured: {dataset}: {'; '.join(dict.fromkeys(run.gap(dataset) for run in able))}."
+    reasons = {name: "; ".join(dict.fromkeys(run.gap(name) for run in able)) for name in datasets}
+    absent = [name for name, reason in reasons.items() if ABSENT in reason]
+    others = [f"Not measured: {name}: {reason}." for name, reason in reasons.items() if name not in absent]
+    return [f"Not measured, not on the machine: {', '.join(absent)}.", *others] if absent else others
 
 
 def _scores(run: Run, column: Column) -> list[ScorePart]:

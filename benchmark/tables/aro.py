@@ -23,4 +23,4 @@ def build(records: Iterable[Record]) -> Table:
 
 
 def _columns(dataset: str) -> list[Column]:
-    return [Column(dataset, dataset, score="micro"), Column(dataset, "ties", share="ties")]
+    return [Column(dataset, dataset), Column(dataset, "ties", share="ties")]

@@ -299,3 +299,11 @@ def test_text_cannot_break_out_of_its_cell(record: Make, measured: Make) -> None
         assert escaped in page
     assert r"50\% \& c\_d \{e\} \textbackslash{}" in latex(table)
     assert csv(table).count("\n") == len(table.rows) + 1
+
+
+def test_datasets_that_are_not_on_the_machine_share_a_footnote(record: Make, measured: Make) -> None:
+    absent = Skipped("dataset org/x is neither in data/ nor in $SYNREP_DATA; get it")
+    scores = {"digits": measured(0.5), "cars": absent, "pets": absent, "stl10": Skipped("row 3 is broken")}
+    notes = linear_probe.build([record("clip", scores)]).footnotes
+    assert "Not measured, not on the machine: cars, pets." in notes
+    assert "Not measured: stl10: row 3 is broken." in notes
