@@ -161,6 +161,41 @@ OFFICIAL = {
 """Images of train, val and test, classes, main score; from the reference, not from the catalogue."""
 
 
+COLUMNS = {
+    "cifar10": ("mteb/cifar10", "img", "label"),
+    "cifar100": ("mteb/cifar100", "img", "fine_label"),
+    "cars": ("mteb/StanfordCars", "image", "label"),
+    "pets": ("mteb/OxfordPets", "image", "label"),
+    "food101": ("mteb/food101", "image", "label"),
+    "aircraft-mteb": ("mteb/FGVCAircraft", "image", "variant"),
+    "dtd-mteb": ("mteb/dtd", "image", "label"),
+    "flowers-mteb": ("mteb/oxford-flowers", "image", "label"),
+    "sun397-mteb": ("mteb/sun397", "image", "label"),
+    "caltech101-mteb": ("mteb/Caltech101", "image", "label"),
+    "voc2007-mteb": ("mteb/VOC2007", "image", "classes"),
+    "imagenet": ("mteb/wds_imagenet1k", "jpg", "cls"),
+    "stl10": ("mteb/stl10", "image", "label"),
+    "eurosat": ("mteb/eurosat-rgb", "image", "label"),
+    "resisc45": ("timm/resisc45", "image", "label"),
+    "fairface-0.25": ("HuggingFaceM4/FairFace", "image", "race", "gender"),
+    "fairface-1.25": ("HuggingFaceM4/FairFace", "image", "race", "gender"),
+    "aro-vg-relation-mteb": ("mteb/ARO-Visual-Relation", "image", "true_caption", "false_caption"),
+    "aro-vg-attribution-mteb": ("mteb/ARO-Visual-Attribution", "image", "true_caption", "false_caption"),
+    "aro-coco-order": ("mteb/ARO-COCO-order", "images", "correct_caption", *(f"hard_text_{k}" for k in range(1, 5))),
+    "aro-flickr30k-order": (
+        "mteb/ARO-Flickr-Order", "images", "correct_caption", *(f"hard_text_{k}" for k in range(1, 5)),
+    ),
+    "sugarcrepe": ("mteb/SUGARCREPE_fmt", "images", "caption", "negative_caption"),
+    "flickr30k": ("clip-benchmark/wds_flickr30k", "jpg", "txt"),
+    "mscoco": ("clip-benchmark/wds_mscoco_captions", "jpg", "txt"),
+}  # fmt: skip
+"""Repository, image and other columns; from the reference."""
+
+
+def test_repositories_and_columns_are_those_of_the_reference():
+    assert {name: (row.repo, row.image, *row.columns) for name, row in CATALOGUE.items() if row.revision} == COLUMNS
+
+
 def test_counts_classes_and_scores_are_those_of_the_reference():
     found = {}
     for name, row in CATALOGUE.items():

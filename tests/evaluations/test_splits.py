@@ -124,7 +124,7 @@ def test_the_true_caption_names_what_is_seen(copies, name):
             image = image[y : y + height, x : x + width]
         true, *false = (re.search(r"thing \d+", images.columns[caption][at])[0] for caption in row.captions)
         near = {text: np.abs(image - pattern(text)).mean() for text in (true, *false)}
-        assert min(near, key=near.get) == true
+        assert min(near, key=near.get) == true and near[true] < 12
     shas = images.columns[IMAGE_SHA256]
     assert shas[0] == shas[1] != shas[2] and len(set(shas)) == len(images) // 2
 
