@@ -103,7 +103,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("nosuch", ["'nosuch'", "choose one of: list, run, tables, validate, check, data"]),
+        ("nosuch", ["'nosuch'", "choose one of: evaluate, episodes, list, run, tables, validate, check, data"]),
         (
             "data nosuch",
             ["'nosuch'", "choose one of: captions, estimate, build, check, sheet, publish, download, export"],
@@ -136,7 +136,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("check _private", ["method '_private'", METHODS]),
         ("run smoke --nosuch 3", ["--nosuch", "`synrep run`", "choose one of: --only, --seed, --out, --jobs"]),
         ("tables --nosuch", ["--nosuch", "choose one of: --records, --out, --check"]),
-        ("--nosuch", ["--nosuch", "choose one of: list, run"]),
+        ("--nosuch", ["--nosuch", "choose one of: evaluate, episodes, list, run"]),
         ("run", ["Missing argument 'experiment'", "see `synrep run --help`"]),
         ("run smoke --out", ["--out", "requires an argument"]),
         ("run smoke surplus", ["surplus", "see `synrep run --help`"]),
@@ -198,16 +198,16 @@ def test_tables_are_written_printed_and_checked(records: Path, synrep: Synrep) -
     code, shown, _ = synrep("tables", "--records", records, "--out", out)
     assert code == 0
     written = sorted(out.rglob("*.md"))
-    assert [path.name for path in written] == ["linear_probe.md"]
+    assert [path.name for path in written] == ["linear_probe.synrep.md"]
     assert written[0].read_text() in shown
     assert synrep("tables", "--records", records, "--out", out, "--check")[0] == 0
     written[0].write_text(written[0].read_text().replace("70", "71"))
     before = written[0].read_bytes()
     stale = synrep("tables", "--records", records, "--out", out, "--check")
-    assert_one_line(stale, "stale: linear_probe.md", f"run `synrep tables --records {records} --out {out}`")
+    assert_one_line(stale, "stale: linear_probe.synrep.md", f"run `synrep tables --records {records} --out {out}`")
     assert written[0].read_bytes() == before
     written[0].unlink()
-    assert_one_line(synrep("tables", "--records", records, "--out", out, "--check"), "missing: linear_probe.md")
+    assert_one_line(synrep("tables", "--records", records, "--out", out, "--check"), "missing: linear_probe.synrep.md")
 
 
 def test_validate_counts_the_records(records: Path, synrep: Synrep) -> None:

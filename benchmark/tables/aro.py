@@ -17,7 +17,7 @@ def build(records: Iterable[Record]) -> Table:
     """
     caption = (
         "Share of images whose true caption scores highest among its false ones; n counts images. "
-        "Ties: share of images where the best false caption scores the same as the true one; never counted as right."
+        "Ties: share of images where the best false caption scores the same as the true one."
     )
     return compare(records, "aro", TITLE, (caption,), _columns)
 

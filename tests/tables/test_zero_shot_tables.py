@@ -124,4 +124,4 @@ def test_ties_stand_beside_the_accuracy(record: Make, measured: Make) -> None:
         "n": ["", "200", ""],
     }
     assert [cells[0].text for cells in table.rows if any(cell.bold for cell in cells)] == ["clip"]
-    assert "never counted as right" in markdown(table)
+    assert "scores the same as the true one" in markdown(table)
