@@ -124,7 +124,7 @@ class LogisticProbe(LinearProbe):
     library: bool = False
     """Whether scikit-learn fits, whose numbers depend on where it stops."""
     warm: bool = True
-    tolerance: float = 1e-6
+    tolerance: float = 1e-8
     """Of the optimum's objective; in scikit-learn, of its gradient."""
     max_iterations: int = 1000
     validation: float = 0.2
