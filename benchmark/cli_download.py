@@ -26,7 +26,7 @@ def named(name: str, root: Path, report: Report) -> None:
     elif not row.revision:
         raise UserError(f"{name} is built here: run `synrep data build toy scenes-evaluation`")
     else:
-        report(str(publish.download(row.repo, row.revision, root, report)))
+        report(str(publish.download(row.repo, row.revision, root, report, row.files)))
 
 
 def everything(root: Path, report: Report) -> None:
@@ -42,7 +42,8 @@ def everything(root: Path, report: Report) -> None:
     failed: dict[str, list[str]] = {}
     for (repo, revision), name in pinned.items():
         try:
-            report(str(publish.download(repo, revision, root, report)))
+            files = sorted({file for row in rows.values() if row.repo == repo for file in row.files})
+            report(str(publish.download(repo, revision, root, report, files)))
         except UserError as error:
             report(f"{name}: {error}")
             failed.setdefault(str(error), []).append(name)

@@ -13,8 +13,9 @@ import random
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,10 +152,11 @@ def places(folder: Path, manifest: schema.Manifest, rng: random.Random) -> list[
     return found[:IMAGES_READ_BACK]
 
 
-def download(repo: str, revision: str, data: Path, report: Report) -> Path:
+def download(repo: str, revision: str, data: Path, report: Report, patterns: Sequence[str] = ("*",)) -> Path:
     """Bring a revision of a dataset into the local mirror, to `data/<org>/<name>`, and compare checksums.
 
-    A download that was interrupted goes on.
+    Of a repository without a manifest only the files that one of `patterns` fits are fetched. A download that was
+    interrupted goes on.
 
     Raises:
         UserError: the folder holds something else, the disk is too small, the Hub refuses or cannot be reached.
@@ -167,13 +169,17 @@ def download(repo: str, revision: str, data: Path, report: Report) -> Path:
         commit = str(api.dataset_info(repo, revision=revision).sha)
         if (held := held_revision(folder)) not in (None, commit):
             raise UserError(f"{folder} holds {held}, wanted revision {commit}; move it away or choose another folder")
-        files = tree(api, repo, commit)
+        files = {
+            path: file
+            for path, file in tree(api, repo, commit).items()
+            if any(fnmatch(path, pattern) for pattern in patterns)
+        }
         missing = sum(f.size for f in files.values() if not _has_size(folder / f.path, f.size))
         folder.mkdir(parents=True, exist_ok=True)
         if missing > (free := shutil.disk_usage(folder).free):
             raise UserError(f"{repo} needs {missing / 1e9:,.1f} GB more, {folder} has {free / 1e9:,.1f} GB; free some")
         report(f"downloading {repo} at {commit}: {missing / 1e9:,.1f} GB")
-        snapshot_download(repo, repo_type="dataset", revision=commit, local_dir=folder)
+        snapshot_download(repo, repo_type="dataset", revision=commit, local_dir=folder, allow_patterns=list(patterns))
     cure = "remove it and download it again"
     if (folder / schema.MANIFEST).is_file():
         compare(folder, schema.read_manifest(folder), cure)

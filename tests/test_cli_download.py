@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.errors import UserError
 from benchmark.evaluations._catalog import DATASETS, FILES
 from tests.evaluations import fixtures
 from tests.hub import CUT, Hub
@@ -89,9 +90,21 @@ def test_a_dataset_by_its_name_is_opened_afterwards(hub, tmp_path, monkeypatch):
     fixtures.use(["fairface-0.25", "fairface-1.25"], monkeypatch, tmp_path / "mirror")
     from benchmark.evaluations._splits import open_split
 
-    for name in ("fairface-0.25", "fairface-1.25"):
-        assert open_split(name, "test").read(27).shape == (8, 8, 3)
+    assert open_split("fairface-1.25", "test").read(27).shape == (8, 8, 3)
+    with pytest.raises(UserError, match=r"0.25/validation-\*.parquet, found none"):
+        open_split("fairface-0.25", "test")
     assert download(hub, tmp_path, "fairface-0.25")[0] == 0  # the same repository at the same revision
+    assert open_split("fairface-0.25", "test").read(27).shape == (8, 8, 3)
+
+
+def test_only_the_files_that_are_read_are_fetched(hub, tmp_path):
+    folder = fixtures.write("flickr30k", tmp_path / "made")
+    (folder / "train").mkdir()
+    (folder / "train" / "0.tar").write_bytes(b"large")
+    pin(hub, "clip-benchmark/wds_flickr30k", ROWS["clip-benchmark/wds_flickr30k"].revision, folder)
+    assert download(hub, tmp_path, "flickr30k")[0] == 0
+    mirror = tmp_path / "mirror" / "clip-benchmark" / "wds_flickr30k"
+    assert sorted(path.name for path in mirror.iterdir() if path.name != ".cache") == ["test"]
 
 
 def test_a_gated_dataset_asks_for_a_token(hub, tmp_path):

@@ -74,6 +74,14 @@ class Dataset:
         return {split: part for split, part in named.items() if part}
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Patterns of the files in its Hub repository that are read."""
+        parts = self.splits.values()
+        if self.kind == TARS:
+            return ("README.md", *(f"{part}/*" for part in parts), *(f"data/{part}-*.parquet" for part in parts))
+        return ("README.md", *(f"{self.folder}/{part}-*.parquet" for part in parts))
+
+    @property
     def chance(self) -> float | None:
         """Score of a uniform guess; None where it depends on more than the number of choices."""
         if self.captions:
