@@ -71,7 +71,7 @@ def test_features_are_the_networks_first_layer_to_float16():
 
 
 def test_a_layer_that_is_not_there_names_those_that_are():
-    with pytest.raises(UserError, match="no layer head; choose one of: cls, pooled$"):
+    with pytest.raises(UserError, match=r"no layer head; choose one of: cls, pooled$"):
         encoder(layer="head")
 
 

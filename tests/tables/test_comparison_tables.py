@@ -197,7 +197,8 @@ def test_presets_versions_and_knobs_do_not_mix(record: Make, measured: Make, kno
         version = 2
 
     first = record("clip", {"digits": measured(0.5)})
-    for protocol, what in ((Later(), "versions"), (knobs(preset="lgssl"), "presets"), (knobs(shots=1), "protocol hashes")):
+    others = ((Later(), "versions"), (knobs(preset="lgssl"), "presets"), (knobs(shots=1), "protocol hashes"))
+    for protocol, what in others:
         refused([first, record("mae", {"digits": measured(0.5)}, protocol=protocol)], what)
     linear_probe.build([first, record("mae", {"digits": measured(0.5)}, protocol=knobs(datasets=("digits",)))])
 
