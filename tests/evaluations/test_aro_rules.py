@@ -15,8 +15,6 @@ from benchmark.evaluations._splits import IMAGE_SHA256
 from benchmark.evaluations.aro import Aro
 from benchmark.interfaces import DatasetIdentity, LabelledImages
 from tests.evaluations.doubles import Double, constant, noise, numbered
-
-N = 12
 from tests.evaluations.test_aro import OFFICIAL, STRICT, N, measure, write_order, write_relation
 
 
