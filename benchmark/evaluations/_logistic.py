@@ -6,9 +6,8 @@ The link `softmax` has one class per row; `sigmoid` has any set of labels per ro
 
 The method is truncated Newton (Lin, Weng and Keerthi, 2008), conjugate gradients inside, with four additions:
 
-- The features are centred and turned into their principal axes, within the span of the rows where N < D. Problem and
-  penalty stay the same; the Hessian, which lies below half their covariance (Böhning, 1992), comes closer to diagonal,
-  and its diagonal is the preconditioner.
+- The features are centred and turned into their principal axes, where N < D in the span of the rows. The problem stays
+  the same; the Hessian comes near its diagonal (half the covariance bounds it: Böhning, 1992), the preconditioner.
 - A fit starts at the best linear combination of the last solutions, found on their logits. Solutions grow with C while
   the penalty is strong and with log C once the rows are separated; combinations follow both.
 - The line search needs no pass over the features: logits are linear in the step.
@@ -40,10 +39,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class Solution:
-    """A fitted classifier: logits are `x_ND @ weights_DK + bias_K`.
-
-    A class that no row has gets weights 0 and bias -inf, its limit; so does a label, or inf where every row has it.
-    """
+    """A fitted classifier. A class that no row has gets weights 0 and bias -inf, a label that all rows have inf."""
 
     c: float
     weights_DK: np.ndarray
@@ -58,7 +54,7 @@ class Solution:
     """The gap to the optimum is at most `tolerance` times the objective, with `sigmoid` for every label."""
 
     def logits(self, x_ND: np.ndarray) -> np.ndarray:
-        """Logits (N, K) of the rows."""
+        """Logits (N, K): `x_ND @ weights_DK + bias_K`."""
         return x_ND @ self.weights_DK + self.bias_K
 
 
