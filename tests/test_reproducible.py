@@ -1,0 +1,78 @@
+"""Scores do not depend on batch size, workers or a kill: a real image-text model on copies of catalogued datasets."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from baselines import stablerep_plus
+from benchmark import contract, measure, results
+from benchmark.augment import EvaluationTransform
+from benchmark.evaluations import _prompts
+from benchmark.features import FrozenEncoder
+from benchmark.interfaces import Pretrained
+from benchmark.measure import Measurement
+from tests.evaluations import fixtures
+
+DATASETS = ("digits", "cifar10", "dtd-mteb", "voc2007", "aro-vg-relation", "aro-coco-order", "sugarcrepe", "flickr30k")
+DATASETS += ("fairface-0.25",)
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Copies of the datasets, small but with enough images for every protocol."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(fixtures.NAMED, "dtd-mteb", tuple(_prompts.read("dtd")["classes"]))
+    return fixtures.mirror_of([name for name in DATASETS if name != "digits"], monkeypatch, tmp_path / "hub", train=6)
+
+
+def evaluate(out: Path, **how: Any) -> dict[str, Any]:
+    """Every evaluation in its default preset; what the records say that does not depend on the machine."""
+    model = contract.build(stablerep_plus.METHOD.tiny())
+    subject = FrozenEncoder(
+        model, transform=EvaluationTransform(16), weights_sha256="a" * 64, store=out / "features", **how
+    )
+    measured = Measurement(subject, Pretrained("timm:tiny", "tiny", {}), 0, out, "cpu")
+    measure.evaluate(measured, measure.chosen((), None, DATASETS), lambda *_: None)
+    return {
+        f"{record.evaluation.name} {name}": result.scores
+        for record in results.read_all(out / "records")
+        for name, result in record.results.items()
+        if isinstance(result, results.Measured)
+    }
+
+
+def test_batch_size_workers_and_kills_move_no_score(mirror: Path, tmp_path: Path) -> None:
+    one = evaluate(tmp_path / "one", batch_size=256, workers=1)
+    assert len(one) >= 14
+    assert evaluate(tmp_path / "two", batch_size=1, workers=4) == one
+    killed = tmp_path / "killed"
+    for _ in range(4):
+        _killed_after_progress(killed)
+    assert evaluate(killed, batch_size=7, workers=2) == one
+
+
+def _killed_after_progress(out: Path) -> None:
+    """A process of its own that gets SIGKILL a moment after it wrote something more."""
+    before, child = _files(out), os.fork()
+    if child == 0:
+        try:
+            torch.set_num_threads(1)
+            evaluate(out, batch_size=5)
+        finally:
+            os._exit(0)
+    while _files(out) <= before + 2 and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.001)
+    try:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return
+
+
+def _files(out: Path) -> int:
+    return sum(1 for path in out.rglob("*") if path.is_file())
