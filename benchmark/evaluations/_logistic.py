@@ -294,5 +294,6 @@ def sweep(
         point, gradient_KR, iterations, converged = fit.minimise(fit.combine(solutions), tolerance, max_iterations)
         solutions.append((point.parameters_KR, point.logits_KN))
         weights_DK[:, varies_K], bias_K[varies_K] = rows.outward(point.parameters_KR)
-        weights, bias, objective = np.array(weights_DK.cpu()), np.array(bias_K.cpu()), float(point.objective_P1.sum())
+        weights, bias = weights_DK.cpu().numpy().copy(), bias_K.cpu().numpy().copy()
+        objective = float(point.objective_P1.sum())
         yield Solution(c, weights, bias, objective, iterations, rows.steepest(gradient_KR), converged)
