@@ -143,12 +143,12 @@ class FrozenEncoder:
         for start in range(0, len(images), SHARD):
             rows = range(start, min(start + SHARD, len(images)))
             path = folder / f"{start:08d}.npz" if folder else None
-            values = _read(path, self.layers, len(rows)) if path else None
+            values = _read(path, self.layers, len(rows), folder.name) if path and folder else None
             if values is None:
                 values = self._pass(images, rows, lambda row: transform(images.read(row)))
                 if path:
                     buffer = io.BytesIO()
-                    np.savez(buffer, allow_pickle=False, **values)
+                    np.savez(buffer, allow_pickle=False, key=np.array(path.parent.name), **values)
                     write_bytes(path, buffer.getvalue())
             parts.append(values[layer])
         return np.concatenate(parts).astype(np.float32)
@@ -156,7 +156,8 @@ class FrozenEncoder:
     def _folder(self, images: LabelledImages, transform: EvaluationTransform) -> Path:
         dataset = asdict(images.identity)
         if "id" in images.columns:  # images with ids of their own: other labels on them are the same images
-            dataset["ids_sha256"] = sha256_json(images.columns["id"])
+            ids = images.columns["id"]
+            dataset["ids_sha256"] = sha256_json([ids, images.columns["bytes"]] if "bytes" in images.columns else ids)
         key = {**self.facts, "transform": asdict(transform), "dataset": dataset, "layer": list(self.layers)}
         assert self._store is not None
         folder = self._store / sha256_json(key)
@@ -214,12 +215,14 @@ class FrozenEncoder:
             return self._network.image_layers(images_B3HW.to(self._device, non_blocking=True))
 
 
-def _read(path: Path, layers: Sequence[str], rows: int) -> Layers | None:
-    """What a shard holds, or None where it has to be computed (absent, cut short, damaged, not ours)."""
+def _read(path: Path, layers: Sequence[str], rows: int, key: str) -> Layers | None:
+    """What a shard holds, or None where it has to be computed (absent, cut short, damaged, of another key)."""
     try:
         archive = np.load(path, allow_pickle=False)
+        if str(archive["key"]) != key:
+            return None
         values = {layer: archive[layer] for layer in layers}  # the zip's checksums are verified here
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile, zlib.error):
         return None
     whole = all(part.ndim == 2 and len(part) == rows and part.dtype == STORED for part in values.values())
-    return values if whole else None
+    return values if whole and all(np.isfinite(part).all() for part in values.values()) else None

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from benchmark import atomic, plugins, results
 from benchmark.errors import UserError, unknown
-from benchmark.evaluations._catalog import present
+from benchmark.evaluations._splits import present
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Skipped, Subject
 from benchmark.record import sha256_of
 
@@ -122,6 +122,7 @@ class _Record:
         self._results: dict[str, Any] = {}
         self._seconds = dict(measured.seconds)
         self._files: dict[str, results.Predictions] = {}
+        self._folder = measured.out / "predictions" / measured.place / f"{name}.{evaluation.preset}"
         path = results.record_path(measured.out / "records", measured.place, name, evaluation.preset)
         if path.exists():
             stored = results.read(path)
@@ -134,11 +135,13 @@ class _Record:
         self._changed = not path.exists()
 
     def holds(self, dataset: str) -> bool:
-        """Whether the dataset is measured, at the revision that is on this machine if any is."""
+        """Whether the dataset is measured, with its predictions, at the revision that is on this machine if any is."""
         result = self._results.get(dataset)
-        return isinstance(result, results.Measured) and result.dataset.revision == (
-            present(dataset) or result.dataset.revision
-        )
+        if not isinstance(result, results.Measured) or result.predictions is None:
+            return False
+        path = self._folder / result.predictions.file
+        whole = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == result.predictions.sha256
+        return whole and result.dataset.revision == (present(dataset) or result.dataset.revision)
 
     def keep(self, scores: Mapping[str, DatasetScores | Skipped]) -> None:
         """Take results over; what was skipped for the same reason before is no change."""
@@ -186,8 +189,7 @@ class _Record:
         self._changed = False
 
     def _write_predictions(self, dataset: str, columns: Mapping[str, np.ndarray]) -> results.Predictions:
-        folder = self._measured.out / "predictions" / self._measured.place
-        path = folder / f"{self._name}.{self._evaluation.preset}" / f"{dataset}.parquet"
+        path = self._folder / f"{dataset}.parquet"
         with atomic.replacing(path) as temporary:
             pq.write_table(pa.table({key: pa.array(values) for key, values in columns.items()}), temporary)
         return results.Predictions(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())

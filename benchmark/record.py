@@ -179,6 +179,19 @@ class Predictions(Part):
     sha256: Sha256
 
 
+class Environment(Part):
+    """Where the numbers were made; no paths, no host names."""
+
+    python: Text
+    platform: Text
+    packages: dict[str, str]
+    device: Text
+    commit: str | None
+    """None outside a git checkout."""
+    dirty: bool
+    """The code differs from `commit`."""
+
+
 class Measured(Part):
     """The scores on one dataset."""
 
@@ -190,6 +203,7 @@ class Measured(Part):
     per_class: dict[str, ScorePart] = Field(default_factory=dict)
     details: dict[str, Any] = Field(default_factory=dict)
     predictions: Predictions | None = None
+    environment: Environment
 
     @model_validator(mode="after")
     def _main_is_a_score(self) -> Self:
@@ -215,19 +229,6 @@ Result = Annotated[
 ]
 
 
-class Environment(Part):
-    """Where the numbers were made; no paths, no host names."""
-
-    python: Text
-    platform: Text
-    packages: dict[str, str]
-    device: Text
-    commit: str | None
-    """None outside a git checkout."""
-    dirty: bool
-    """The code differs from `commit`."""
-
-
 class Record(Part):
     """One measurement: an experiment, a seed, a preset of an evaluation."""
 
@@ -239,7 +240,6 @@ class Record(Part):
     training: TrainingPart | None
     """None for a model that was trained elsewhere."""
     results: Annotated[dict[Text, Result], Field(min_length=1)]
-    environment: Environment
     seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Of `train`, and of each dataset."""
     created: date

@@ -138,8 +138,7 @@ def from_scores(
         },
         "model": {**facts, "views": _views(origin), "encoder": declared["encoder"]},
         "training": trained,
-        "results": {dataset: _result(result, files.get(dataset)) for dataset, result in scores.items()},
-        "environment": environment,
+        "results": {dataset: _result(result, files.get(dataset), environment) for dataset, result in scores.items()},
         "seconds": seconds or {},
         "created": datetime.now(UTC).date().isoformat(),
     }
@@ -224,7 +223,9 @@ def _first_problem(error: ValidationError) -> str:
     return f"field {field}: {problem['msg'].removeprefix('Value error, ')}{found}{more}"
 
 
-def _result(result: DatasetScores | Skipped | Measured | NotMeasured, file: Predictions | None) -> Any:
+def _result(
+    result: DatasetScores | Skipped | Measured | NotMeasured, file: Predictions | None, environment: Environment
+) -> Any:
     if isinstance(result, Measured | NotMeasured):
         return result
     if isinstance(result, Skipped):
@@ -237,6 +238,7 @@ def _result(result: DatasetScores | Skipped | Measured | NotMeasured, file: Pred
         "per_class": {name: _score(name, score) for name, score in result.per_class.items()},
         "details": result.details,
         "predictions": file,
+        "environment": environment,
     }
 
 

@@ -210,6 +210,32 @@ def test_a_shard_of_other_rows_or_layers_is_computed_again(tmp_path):
         assert np.array_equal(frozen.features(pictures()), cold)
 
 
+def test_a_shard_of_another_key_or_with_a_nan_is_computed_again(tmp_path):
+    frozen = encoder(Net(), tmp_path)
+    cold, other = frozen.features(pictures()), frozen.features(pictures(), Geometry(zoom=1.5))
+    assert not np.array_equal(cold, other)
+    first, second = sorted(tmp_path.glob("*/*.npz"))
+    contents = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    assert np.array_equal(frozen.features(pictures()), cold)
+    assert np.array_equal(frozen.features(pictures(), Geometry(zoom=1.5)), other)
+    assert first.read_bytes() == contents
+    values = dict(np.load(first))
+    values["cls"][3] = np.nan
+    np.savez(first, **values)
+    assert np.array_equal(frozen.features(pictures()), cold)
+    assert np.array_equal(frozen.features(pictures(), Geometry(zoom=1.5)), other)
+
+
+def test_images_of_other_sizes_under_the_same_ids_are_other_images(tmp_path):
+    network = Net()
+    frozen = encoder(network, tmp_path)
+    ids = [str(row) for row in range(10)]
+    frozen.features(pictures(id=ids, bytes=[100] * 10))
+    frozen.features(pictures(id=ids, bytes=[100] * 9 + [101]))
+    assert network.calls == 2
+
+
 def test_a_folder_of_another_key_is_refused(tmp_path):
     frozen = encoder(Net(), tmp_path)
     frozen.features(pictures())

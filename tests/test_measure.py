@@ -151,6 +151,26 @@ def test_a_dataset_that_changed_on_this_machine_is_measured_anew(
     assert LOG == ["one"]  # "three" is not here any more: what was measured stays
 
 
+def test_predictions_that_are_gone_or_changed_are_made_again(tmp_path: Path) -> None:
+    run(tmp_path)
+    folder = tmp_path / "predictions/pretrained/tiny/1/0/coin.fair"
+    (folder / "one.parquet").unlink()
+    (folder / "two.parquet").write_bytes(b"other")
+    LOG.clear()
+    run(tmp_path)
+    assert LOG == ["one", "two"]
+
+
+def test_each_result_keeps_the_environment_it_was_measured_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, replace(COIN, datasets=("one",)))
+    later = results.environment("another device")
+    monkeypatch.setattr(results, "environment", lambda device: later)
+    run(tmp_path)
+    found = stored(tmp_path).results
+    devices = {name: part.environment.device for name, part in found.items() if isinstance(part, results.Measured)}
+    assert devices == {"one": "cpu", "two": "another device", "three": "another device"}
+
+
 def test_a_failure_is_told_at_the_end_and_stops_no_other_dataset(tmp_path: Path) -> None:
     ANSWERS["one"] = UserError("row 3 is broken; get it again")
     with pytest.raises(UserError, match=r"^1 of 3 measurements failed: coin on one: row 3 is broken; get it again$"):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import MissingDataset, unknown
+from benchmark.errors import unknown
 from benchmark.mirror import ORIGINALS, dataset_folder
 from benchmark.schema import read_manifest
 
@@ -241,12 +241,3 @@ def located(row: Dataset, cure: str = "") -> tuple[Path, str, Mapping[str, int]]
         return folder, row.revision, row.rows
     manifest = read_manifest(folder)
     return folder, manifest.revision, manifest.rows
-
-
-def present(name: str) -> str | None:
-    """The revision of a dataset on this machine; None where it is not here, or its lists or its package say it."""
-    row = dataset(name)
-    try:
-        return located(row)[1] or None if row.kind != PACKAGE else None
-    except MissingDataset:
-        return None

@@ -9,6 +9,7 @@ Shapes: N images, K classes, R resamplings.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from benchmark.evaluations._splits import keyed, open_split
 from benchmark.interfaces import DatasetScores, LabelledImages, Score
 
 RESAMPLINGS = 1000
+Z = NormalDist().inv_cdf(0.975)
 RECALLS = np.arange(11) / 10
 
 
@@ -42,6 +44,15 @@ class Task:
         """Names, sorted; those of train."""
         labels = self.train.columns["label"]
         return tuple(sorted({name for names in labels for name in names} if self.multilabel else set(labels)))
+
+    def training(self) -> dict[str, Any]:
+        """What there was to learn from, for `details`."""
+        parts = [self.train.identity, *([self.val.identity] if self.val else [])]
+        return {
+            "split": "+".join(part.split for part in parts),
+            "n": sum(part.n for part in parts),
+            "ids_sha256": [part.ids_sha256 for part in parts],
+        }
 
     def target(self, images: LabelledImages) -> np.ndarray:
         """Class of each image (N,), or whether it has each class (N, K).
@@ -106,7 +117,7 @@ def scored(task: Task, columns: Mapping[str, np.ndarray], details: Mapping[str, 
     value, n = values(task.row.name, columns), len(task.test)
     details = {"classes": list(task.classes), **details}
     if task.multilabel:
-        low, high = _map_interval(columns)
+        low, high = _map_interval(columns, value["map11"])
         score = Score(value["map11"], n, min(low, value["map11"]), max(high, value["map11"]))
         chance = float(np.mean([columns[f"label_{k}"].mean() for k in range(len(task.classes))]))
         return DatasetScores(task.test.identity, {"map11": score}, chance, {}, details, columns)
@@ -127,7 +138,7 @@ def average_precision(score_N: np.ndarray, positive_N: np.ndarray, weight_RN: np
     share of positives. Without a positive it is NaN.
     """
     order = np.argsort(-score_N, kind="stable")
-    last_N = np.append(np.diff(score_N[order]) != 0, True)
+    last_N = np.append(score_N[order][1:] != score_N[order][:-1], True)
     weight_RN = weight_RN[:, order]
     hits_RN = np.cumsum(weight_RN * positive_N[order], axis=1)[:, last_N]
     seen_RN = np.cumsum(weight_RN, axis=1)[:, last_N]
@@ -148,8 +159,8 @@ def _mean_ap(columns: Mapping[str, np.ndarray], weight_RN: np.ndarray) -> np.nda
     return mean_R
 
 
-def _map_interval(columns: Mapping[str, np.ndarray]) -> tuple[float, float]:
-    """95 % of the mean AP over images drawn again."""
+def _map_interval(columns: Mapping[str, np.ndarray], value: float) -> tuple[float, float]:
+    """95 % over images drawn again, bias-corrected (Efron, 1981): the mean AP of fewer distinct images is higher."""
     n = len(columns["row"])
     bits = keyed("map11", str(n))
     found = []
@@ -157,5 +168,8 @@ def _map_interval(columns: Mapping[str, np.ndarray]) -> tuple[float, float]:
         drawn_RN = bits.random_raw(50 * n).reshape(50, n) % np.uint64(n)
         weight_RN = np.stack([np.bincount(drawn_N.astype(np.int64), minlength=n) for drawn_N in drawn_RN])
         found.append(_mean_ap(columns, weight_RN))
-    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
+    mean_R, normal = np.concatenate(found), NormalDist()
+    below = float(np.clip((mean_R < value).mean(), 1 / len(mean_R), 1 - 1 / len(mean_R)))
+    shift = 2 * normal.inv_cdf(below)
+    low, high = np.quantile(mean_R, [normal.cdf(shift - Z), normal.cdf(shift + Z)])
     return float(low), float(high)

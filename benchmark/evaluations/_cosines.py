@@ -12,7 +12,7 @@ import numpy as np
 def unit(vectors_ND: np.ndarray) -> np.ndarray:
     """The vectors at length one, float64."""
     vectors_ND = vectors_ND.astype(np.float64)
-    return vectors_ND / np.linalg.norm(vectors_ND, axis=-1, keepdims=True)
+    return vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=-1, keepdims=True), 1e-12)  # zero stays zero: a tie
 
 
 def distinct(vectors_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -221,10 +221,10 @@ class _Fit:
             gap_P1 = self.total(gradient_KR.square() / floor_KR) / 2
             goal_P1 = tolerance * point.objective_P1
             converged = bool((gap_P1 <= goal_P1).all())
-            if converged or iterations >= max_iterations:
+            if converged or iterations + 2 > max_iterations:
                 return point, gradient_KR, iterations, converged
             goal_P1 = torch.maximum(0.5 * goal_P1, _INNER * gap_P1)
-            step_KR, products = self.newton(point, gradient_KR, floor_KR, goal_P1, max_iterations - iterations)
+            step_KR, products = self.newton(point, gradient_KR, floor_KR, goal_P1, max_iterations - iterations - 1)
             iterations += products
             point = self.search(point, step_KR, step_KR @ self.rows.x_NR.T, self.total(gradient_KR * step_KR))
 
@@ -262,7 +262,7 @@ def sweep(
     *,
     link: Literal["softmax", "sigmoid"] = "softmax",
     classes: int | None = None,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-8,
     max_iterations: int = 1000,
     device: str = "cpu",
     start: Solution | None = None,

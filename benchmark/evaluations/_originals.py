@@ -19,6 +19,8 @@ from typing import Any
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations._catalog import VOC_CLASSES, Dataset, located
 
+BYTES = "bytes"
+"""Column of the sizes of the image files: the lists alone would not tell other images from these."""
 Listed = tuple[list[Path], dict[str, list[Any]]]
 """The images of a split, and its columns."""
 
@@ -51,8 +53,10 @@ class Files:
         self.n = len(self._paths)
 
     def columns(self) -> dict[str, list[Any]]:
-        """`id`, the image's path, and the row's columns."""
-        return {"id": [path.relative_to(self._folder).as_posix() for path in self._paths], **self._columns}
+        """`id`, the image's path, `bytes`, the size of its file (0 where it is missing), and the row's columns."""
+        ids = [path.relative_to(self._folder).as_posix() for path in self._paths]
+        sizes = {path: path.stat().st_size if path.is_file() else 0 for path in set(self._paths)}
+        return {"id": ids, BYTES: [sizes[path] for path in self._paths], **self._columns}
 
     def encoded(self, row: int) -> bytes:
         """The image's file.

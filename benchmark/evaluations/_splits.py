@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from benchmark.errors import UserError
+from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations._catalog import FILES, PACKAGE, TARS, Dataset, dataset, located
-from benchmark.evaluations._originals import Files
+from benchmark.evaluations._originals import BYTES, Files
 from benchmark.evaluations._parquet import Shards
 from benchmark.evaluations._tars import Tars
 from benchmark.interfaces import DatasetIdentity, LabelledImages
@@ -89,6 +89,17 @@ def open_split(name: str, split: str) -> LabelledImages:
     if row.captions or row.texts:
         columns[IMAGE_SHA256] = _sha256_of_rows(source, columns.get("id") if row.kind == FILES else None)
     return _labelled(row, revision, part, columns, lambda at: _decoded(source, at))
+
+
+def present(name: str) -> str | None:
+    """The revision of a dataset on this machine; None where it is not here, or comes with a package."""
+    row = dataset(name)
+    try:
+        if row.kind == FILES:
+            return Files(row, row.test).revision
+        return located(row)[1] if row.kind != PACKAGE else None
+    except MissingDataset:
+        return None
 
 
 def overlap(name: str) -> list[Shared]:
@@ -177,7 +188,8 @@ def _labelled(row: Dataset, revision: str, split: str, columns: dict[str, list[A
                 f"{_absent(row, found)}; get the folder again"
             )
     columns.setdefault("id", list(range(n)))
-    values = [columns[column] for column in ("label", *row.captions, row.texts, *row.box) if column in columns]
+    named = ("label", *row.captions, row.texts, *row.box, row.group, BYTES)
+    values = [columns[column] for column in named if column in columns]
     ids_sha256 = hashlib.sha256(json.dumps([columns["id"], *values]).encode()).hexdigest()
     identity = DatasetIdentity(row.repo, revision, split, n, ids_sha256)
     return LabelledImages(row.name, identity, read, columns)

@@ -11,7 +11,8 @@ StableRep's own few-shot code was never published, so both protocols that its so
 Departures: episodes depend on the dataset and the seed alone, so every model answers the same ones, and can be saved
 (`save_episodes`); every image is encoded once, with the evaluation transform of the other evaluations; a query is right
 only if its own prototype is strictly the nearest, and those tied are counted; a class with fewer images than an
-episode needs is left out, and counted (lgssl's code takes what queries there are); intervals are 1.96 standard errors.
+episode needs is left out, and counted (lgssl's code takes what queries there are). Intervals are 1.96 standard errors
+over episodes, as in the field: they hold for further episodes of these images, and are too narrow for other images.
 
 Shapes: E episodes, W ways, S shots, Q queries of a class, N images, D dimensions.
 """

@@ -94,6 +94,7 @@ class Knn(Evaluation):
         main = _classification.scored(task, {**columns, "prediction": found[neighbours[0]]}, {})
         details = {
             **main.details,
+            "train": task.training(),
             "undecided": {f"k{k}": int((found[k] == UNDECIDED).sum()) for k in neighbours},
             "k_above_training_images": [k for k in self.neighbours if k not in neighbours],
         }

@@ -21,8 +21,9 @@ Validation splits are official where the dataset has one, else 20 % of each clas
 Shapes: N images, D dimensions, K classes.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -134,11 +135,12 @@ class LogisticProbe(LinearProbe):
         if task.val:
             fit, held = train, (subject.features(task.val), task.target(task.val))
             everything = (np.concatenate([fit[0], held[0]]), np.concatenate([fit[1], held[1]]))
-            rule = f"official validation split of {len(held[0]):,} images"
+            rule, drawn = f"official validation split of {len(held[0]):,} images", {}
         else:
             rows = split(train[1], self.validation, task.train.identity.ids_sha256, str(seed))
             fit, held = ((train[0][part], train[1][part]) for part in rows)
             everything, rule = train, f"{len(rows[1]):,} images held out of train"
+            drawn = _drawn(rows[1], seed)
         tried, chosen = self._choose(task, fit, held)
         scale = self._scale(everything[0])
         start = next(solution for solution, _ in tried if solution.c == chosen)
@@ -146,7 +148,8 @@ class LogisticProbe(LinearProbe):
         columns = predictions(task, final.logits(scale(subject.features(task.test))))
         order = sorted(solution.c for solution, _ in tried)
         details = {
-            "train": _described(task),
+            "train": task.training(),
+            **drawn,
             "selection": f"highest {task.row.metric} on {rule}; equal: the first in the order tried",
             "inverse_penalties": [solution.c for solution, _ in tried],
             "validation_scores": [score for _, score in tried],
@@ -211,18 +214,21 @@ def _library_fits(
 
     targets = list(target.T) if target.ndim > 1 else [target]
     settings: dict[str, Any] = {"tol": tolerance, "max_iter": max_iterations, "warm_start": warm, "random_state": 0}
-    models = [LogisticRegression(**settings) for _ in targets]
+    model = LogisticRegression(**settings)  # one for all classes, so that the start is carried over as in the original
     for c in cs:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted = [model.set_params(C=c).fit(x_ND, labels) for model, labels in zip(models, targets)]
-        weights_DK = np.concatenate([model.coef_ for model in fitted]).T.astype(np.float64)
-        bias_K = np.concatenate([model.intercept_ for model in fitted]).astype(np.float64)
+        fitted = []
+        for labels in targets:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.set_params(C=c).fit(x_ND, labels)
+            fitted.append((model.coef_.copy(), model.intercept_.copy(), int(model.n_iter_.max())))
+        weights_DK = np.concatenate([weights for weights, _, _ in fitted]).T.astype(np.float64)
+        bias_K = np.concatenate([bias for _, bias, _ in fitted]).astype(np.float64)
         if target.ndim == 1 and weights_DK.shape[1] == 1:  # two classes: one set of weights, shared out
             weights_DK, bias_K = np.hstack([-weights_DK, weights_DK]) / 2, np.array([-bias_K[0], bias_K[0]]) / 2
-        iterations = sum(int(model.n_iter_.max()) for model in fitted)
+        iterations = sum(steps for _, _, steps in fitted)
         objective, gradient = _objective(x_ND.astype(np.float64), target, c, weights_DK, bias_K)
-        stopped = all(int(model.n_iter_.max()) < max_iterations for model in fitted)
+        stopped = all(steps < max_iterations for _, _, steps in fitted)
         yield Solution(c, weights_DK, bias_K, objective, iterations, gradient, stopped)
 
 
@@ -253,13 +259,9 @@ def _score(task: Task, target: np.ndarray, logits_NK: np.ndarray) -> float:
     return values(task.row.name, rows)[task.row.metric]
 
 
-def _described(task: Task) -> dict[str, Any]:
-    parts = [task.train.identity, *([task.val.identity] if task.val else [])]
-    return {
-        "split": "+".join(part.split for part in parts),
-        "n": sum(part.n for part in parts),
-        "ids_sha256": [part.ids_sha256 for part in parts],
-    }
+def _drawn(held: np.ndarray, seed: int) -> dict[str, Any]:
+    """What the seed decided: the rows of train that were held out."""
+    return {"seed": seed, "held_out_sha256": hashlib.sha256(held.astype("<i8").tobytes()).hexdigest()}
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,10 @@ class SGDProbe(LinearProbe):
                 best = (float(accuracy_H[at]), at, epoch, heads.logits(test_ND)[at])
         judged = f"{len(held):,} images held out of train" if self.clean else "THE TEST SPLIT, as the original"
         details = {
-            "train": _described(task),
+            "train": task.training(),
+            **_drawn(held, seed),
+            "test_images": asdict(geometry),
+            "random_views": "crop of 8 to 100 % of the area, ratio 3/4 to 4/3, bilinear, flipped half of the time",
             "selection": f"best head and epoch on {judged}; equal: the lower rate, the earlier epoch",
             "chosen": {"rate": self.rates[best[1]], "epoch": best[2]},
             "at_edge": best[1] in (0, len(self.rates) - 1),

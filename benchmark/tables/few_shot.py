@@ -15,5 +15,8 @@ def build(records: Iterable[Record]) -> Table:
     Raises:
         UserError: the records cannot stand in one table.
     """
-    caption = "Mean accuracy over fixed episodes, the same for every method; n counts episodes."
+    caption = (
+        "Mean accuracy over fixed episodes, the same for every method; n counts episodes, and the interval is over "
+        "episodes of these images."
+    )
     return compare(records, "few_shot", TITLE, (caption,))

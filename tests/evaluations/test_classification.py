@@ -115,6 +115,11 @@ def test_a_constant_score_gives_the_share_of_positives_in_whatever_order():
     assert np.isnan(average_precision(np.arange(10.0), np.zeros(10, bool), np.ones((1, 10), int))).all()
 
 
+def test_equal_infinite_scores_are_equal():
+    positive = np.array([True] * 3 + [False] * 7)
+    assert average_precision(np.full(10, -np.inf), positive, np.ones((1, 10), int)) == pytest.approx([0.3])
+
+
 def several(n=150, k=3, seed=0):
     generator = np.random.default_rng(seed)
     target = generator.random((n, k)) < 0.3

@@ -185,6 +185,19 @@ def test_a_short_list_is_another_dataset(mine):
         open_split("sun397", "test")
 
 
+def test_other_images_under_the_same_names_are_another_dataset(mine):
+    root = mine("flowers")
+    before = open_split("flowers", "test").identity
+    image = next((root / "originals" / "flowers").rglob("*.jpg"))
+    sizes = open_split("flowers", "test").columns["bytes"] + open_split("flowers", "train").columns["bytes"]
+    assert image.stat().st_size in sizes
+    for path in (root / "originals" / "flowers").rglob("*.jpg"):
+        path.write_bytes(path.read_bytes() + b"more")
+    after = open_split("flowers", "test").identity
+    assert after.revision == before.revision
+    assert after.ids_sha256 != before.ids_sha256
+
+
 def test_an_image_that_is_not_there_names_its_file(mine):
     root = mine("dtd")
     images = open_split("dtd", "test")

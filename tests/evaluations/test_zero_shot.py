@@ -259,6 +259,18 @@ def test_a_constant_model_is_never_above_chance(copies, name):
     assert next(iter(blind.scores.values())).value <= blind.chance + 1e-12
 
 
+def test_a_dead_text_tower_ties_everywhere(copies, monkeypatch):
+    """Zero vectors, as a projection of zeros gives them: no comparison may turn out right."""
+    for name in ("cifar10", "voc2007"):
+        subject = noise(48)
+        monkeypatch.setattr(subject, "text_embeddings", lambda texts: np.zeros((len(texts), 48), np.float32))
+        scores = one(name, subject)
+        assert next(iter(scores.scores.values())).value <= scores.chance + 1e-12
+        if name == "cifar10":
+            assert {score.value for score in scores.scores.values()} == {0.0}
+            assert scores.details["ties"] == scores.dataset.n
+
+
 def test_noise_is_at_chance(mirror):
     write_scenes(mirror, "scenes-objects", test=objects(1600))
     scores = one("scenes-shape", noise(32)).scores
