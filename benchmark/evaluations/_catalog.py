@@ -214,6 +214,12 @@ _ROWS = (
          **_RETRIEVAL),
 )  # fmt: skip
 DATASETS = {row.name: row for row in _ROWS}
+ELEVEN = (
+    "cifar10", "cifar100", "aircraft", "cars", "dtd", "flowers", "pets", "sun397", "caltech101", "food101", "voc2007",
+)  # fmt: skip
+"""Of StableRep's linear probes (table 2), in their official splits."""
+COPIES = ("aircraft-mteb", "dtd-mteb", "flowers-mteb", "sun397-mteb", "caltech101-mteb", "voc2007-mteb")
+"""Of these on the Hub, in other splits."""
 
 
 def dataset(name: str) -> Dataset:

@@ -31,6 +31,7 @@ import torch
 from scipy.special import expit, logsumexp, softmax
 
 from benchmark.evaluations import _logistic
+from benchmark.evaluations._catalog import COPIES, ELEVEN
 from benchmark.evaluations._classification import Task, open_task, predictions, scored, values
 from benchmark.evaluations._logistic import Solution
 from benchmark.evaluations._scores import over
@@ -38,23 +39,8 @@ from benchmark.evaluations._sgd_heads import Heads
 from benchmark.evaluations._splits import keyed
 from benchmark.interfaces import DatasetScores, Evaluation, Geometry, Scores, Subject
 
-PAPER = (
-    "cifar10",
-    "cifar100",
-    "aircraft",
-    "cars",
-    "dtd",
-    "flowers",
-    "pets",
-    "sun397",
-    "caltech101",
-    "food101",
-    "voc2007",
-)
-"""StableRep's table 2; each in its official split."""
-HUB_SPLITS = ("aircraft-mteb", "dtd-mteb", "flowers-mteb", "sun397-mteb", "caltech101-mteb", "voc2007-mteb")
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture", "scenes-relation-probe")
-ALL = ("digits", *SCENES, *PAPER, *HUB_SPLITS, "imagenet", "stl10", "eurosat", "resisc45")
+ALL = ("digits", *SCENES, *ELEVEN, *COPIES, "imagenet", "stl10", "eurosat", "resisc45")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from benchmark.evaluations import _classification, _prompts
+from benchmark.evaluations._catalog import COPIES, ELEVEN
 from benchmark.evaluations._catalog import dataset as row_of
 from benchmark.evaluations._cosines import cosines
 from benchmark.evaluations._scores import over, wilson
@@ -30,26 +31,9 @@ from benchmark.evaluations._splits import open_split
 from benchmark.interfaces import DatasetScores, Evaluation, Scores, Subject
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture")
-REAL = (
-    "cifar10",
-    "cifar100",
-    "aircraft",
-    "cars",
-    "dtd",
-    "flowers",
-    "pets",
-    "sun397",
-    "caltech101",
-    "food101",
-    "voc2007",
-    "imagenet",
-    "stl10",
-    "eurosat",
-    "resisc45",
-)
+REAL = (*ELEVEN, "imagenet", "stl10", "eurosat", "resisc45")
 COPY = "-mteb"
 """Ends the name of a copy on the Hub with another split; classes and prompts are the same."""
-COPIES = tuple(f"{name}{COPY}" for name in ("aircraft", "dtd", "flowers", "sun397", "caltech101", "voc2007"))
 NEAREST = 5
 
 
