@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from huggingface_hub import constants
+
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations import _originals
 from benchmark.evaluations._catalog import DATASETS, FILES, PACKAGE, dataset
+from benchmark.evaluations._splits import present
 from datasets_scripts import publish
 
 Report = Callable[[str], None]
@@ -26,6 +29,9 @@ def named(name: str, root: Path, report: Report) -> None:
     elif not row.revision:
         raise UserError(f"{name} is built here: run `synrep data build toy scenes-evaluation`")
     else:
+        if constants.HF_HUB_OFFLINE and present(name):
+            report(f"{name} is on this machine; HF_HUB_OFFLINE is set, so its files were not compared")
+            return
         report(str(publish.download(row.repo, row.revision, root, report, row.files)))
 
 
@@ -37,6 +43,8 @@ def everything(root: Path, report: Report) -> None:
     Raises:
         UserError: some could not be downloaded; all others were.
     """
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("HF_HUB_OFFLINE keeps everything off the network; unset it to download")
     rows = {row.name: row for row in DATASETS.values()}
     pinned = {(row.repo, row.revision): name for name, row in rows.items() if row.revision}
     failed: dict[str, list[str]] = {}

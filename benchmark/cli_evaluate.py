@@ -38,14 +38,20 @@ def evaluate(
 
     names = [name.strip() for name in datasets.split(",") if name.strip()]
     chosen = measure.chosen(on or (), preset, names)
-    measured = [_measure(model, chosen, out, batch_size, workers) for model in models]
+    failures: list[str] = []
+    measured = [_measure(model, chosen, out, batch_size, workers, failures) for model in models]
     for one in measured:
-        _print_scores(one, chosen, names)
+        failures += _print_scores(one, chosen, names)
     if compare:
         _print_differences(measured, chosen)
+    if failures:
+        raise UserError("; ".join(dict.fromkeys(failures)))
 
 
-def _measure(model: str, chosen: Chosen, out: Path, batch_size: int, workers: int) -> "Measurement":
+def _measure(
+    model: str, chosen: Chosen, out: Path, batch_size: int, workers: int, failures: list[str]
+) -> "Measurement":
+    """The model with its records written; what failed of it is added to `failures`."""
     import torch
 
     from benchmark import measure
@@ -65,17 +71,16 @@ def _measure(model: str, chosen: Chosen, out: Path, batch_size: int, workers: in
         content_sha256=card["content_sha256"] if ours else None,
         seconds={"train": card["seconds"]} if ours else {},
     )
-    with Display() as display:
-        measure.evaluate(measured, chosen, display.update)
+    try:
+        with Display() as display:
+            measure.evaluate(measured, chosen, display.update)
+    except measure.Failures as error:
+        failures.append(str(error))
     return measured
 
 
-def _print_scores(measured: "Measurement", chosen: Chosen, wanted: list[str]) -> None:
-    """The main score of each dataset; datasets that were not asked for by name and are not here are only counted.
-
-    Raises:
-        UserError: a dataset that was asked for by name could not be measured.
-    """
+def _print_scores(measured: "Measurement", chosen: Chosen, wanted: list[str]) -> list[str]:
+    """Print the main score of each dataset and what was skipped; return what of that was asked for by name."""
     from tabulate import tabulate
 
     from benchmark import results
@@ -92,16 +97,18 @@ def _print_scores(measured: "Measurement", chosen: Chosen, wanted: list[str]) ->
             score = result.scores[result.main]
             shown = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
             rows.append((name, evaluation.preset, dataset, result.main, shown, f"{100 * result.chance:.1f}", score.n))
-    print(f"{measured.place}, layer {measured.subject.facts['layer']}, records in {measured.out / 'records'}")
+    print(f"{measured.title}, records in {measured.out / 'records'}")
     columns = ("evaluation", "preset", "dataset", "score", "percent [95 %]", "chance", "n")
-    print(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
-    if wanted and skipped:
-        raise UserError("; ".join(f"{what}: {reason}" for what, reason in skipped.items()))
+    if rows:
+        print(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
+    if wanted:
+        return [f"{what}: {reason}" for what, reason in skipped.items()]
     reasons: dict[str, list[str]] = {}
     for what, reason in skipped.items():
         reasons.setdefault(_general(reason), []).append(what)
     for reason, whats in reasons.items():
         print(f"not measured, {reason}: {', '.join(whats)}")
+    return []
 
 
 def _general(reason: str) -> str:
@@ -128,7 +135,7 @@ def _print_differences(measured: "list[Measurement]", chosen: Chosen) -> None:
         )
         for found in differences(first, second, chosen)
     ]
-    print(f"\n{first.place} against {second.place}: paired differences with 95 % intervals")
+    print(f"\n{first.title} against {second.title}: paired differences with 95 % intervals")
     columns = ("evaluation", "preset", "dataset", "score", "first", "second", "first - second", "")
     print(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
 

@@ -27,6 +27,10 @@ Report = Callable[[str, int, int, str], None]
 """Told the name of a piece of work, how much is done, how much there is, and a note."""
 
 
+class Failures(UserError):
+    """Some measurements of a model failed; the others are recorded."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """A model to be measured, and where the outcome goes."""
@@ -46,6 +50,11 @@ class Measurement:
     def place(self) -> str:
         """Its folder below `records/` and `predictions/`."""
         return results.place(self.origin, self.seed)
+
+    @property
+    def title(self) -> str:
+        """The model and the layer that is read, for people."""
+        return f"{self.place}, layer {self.subject.facts['layer']}"
 
 
 def presets(name: str) -> dict[str, Evaluation]:
@@ -93,7 +102,7 @@ def evaluate(measured: Measurement, evaluations: Sequence[tuple[str, Evaluation]
     """Every dataset of every evaluation that is not measured yet, a record after each.
 
     Raises:
-        UserError: some datasets failed; told when the others are done.
+        Failures: some datasets failed; told when the others are done.
     """
     failures: list[str] = []
     total = sum(len(evaluation.datasets) for _, evaluation in evaluations)
@@ -111,7 +120,7 @@ def evaluate(measured: Measurement, evaluations: Sequence[tuple[str, Evaluation]
         record.write()
     report(f"{measured.place} evaluation", total, total, "")
     if failures:
-        raise UserError(f"{len(failures)} of {total} measurements failed: {'; '.join(failures)}")
+        raise Failures(f"{len(failures)} of {total} measurements failed: {'; '.join(failures)}")
 
 
 class _Record:

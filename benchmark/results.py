@@ -160,9 +160,10 @@ def write(record: Record, folder: Path) -> Path:
     place = f"{experiment.name}/{experiment.version}/{record.seed}"
     path = record_path(folder, place, record.evaluation.name, record.evaluation.preset)
     if path.exists() and (stored := read(path).experiment.fingerprint) != experiment.fingerprint:
+        own = "raise the experiment's version" if record.training else "give the model another name"
         raise UserError(
             f"record {path} has fingerprint {stored}, the new one {experiment.fingerprint}; "
-            "raise the experiment's version or choose another folder"
+            f"{own} or choose another folder"
         )
     write_json(path, record.model_dump(mode="json"))
     return path

@@ -8,6 +8,7 @@ import hashlib
 import io
 import itertools
 import json
+import re
 import struct
 from typing import Any, NamedTuple, Protocol
 
@@ -174,7 +175,8 @@ def _decoded(source: Source, row: int) -> np.ndarray:
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{source.where(row)}: the image cannot be read ({error}); get the folder again") from None
+        said = re.sub(r" <_io\S+ object at \w+>", "", str(error))
+        raise UserError(f"{source.where(row)}: the image cannot be read ({said}); get the folder again") from None
 
 
 def _labelled(row: Dataset, revision: str, split: str, columns: dict[str, list[Any]], read: Any) -> LabelledImages:

@@ -43,6 +43,9 @@ def _way(name: str) -> tuple[Way, str]:
         if way.is_at and way.is_at(Path(name)):
             return way, name
     usages = "; ".join(way.usage for way in ways)
+    if "/" in name or Path(name).suffix:
+        there = "is none of the kinds" if Path(name).exists() else "does not exist"
+        raise UserError(f"{name} {there}; a model is one of: {usages}")
     raise UserError(f"unknown model {name!r}; choose one of: {usages}")
 
 

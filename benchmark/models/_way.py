@@ -6,6 +6,7 @@ only with `weights_only`.
 
 import contextlib
 import hashlib
+import logging
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -145,6 +146,17 @@ REASONS = {
     errors.LocalEntryNotFoundError: "it is not in the cache and the Hub does not answer; check the network",
     errors.HTTPError: "the Hub does not answer; check the network and try again",  # type: ignore[attr-defined]
 }
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep libraries from telling on the root logger what an error says anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from open_clip.pretrained import get_pretrained_cfg
 
 from benchmark.errors import UserError, unknown
 from benchmark.models._open_clip import open_open_clip
-from benchmark.models._way import Freeze, LoadedModel, Way, refusing
+from benchmark.models._way import Freeze, LoadedModel, Way, quiet, refusing
 
 QUICK = "-quickgelu"
 
@@ -24,7 +24,7 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
         raise unknown(f"pretrained tag of open_clip:{architecture}/", tag, tags)
     _check_activation(architecture, tag, bool(config.get("quick_gelu")))
     source = f"open_clip:{architecture}/{tag}"
-    with refusing(source):
+    with refusing(source), quiet():
         model = open_clip.create_model(architecture, pretrained=tag, require_pretrained=True)
         tokenize = open_clip.get_tokenizer(architecture)
     return open_open_clip(model, tokenize, source, {"architecture": architecture, "tag": tag}, layer, freeze)

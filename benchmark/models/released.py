@@ -20,6 +20,7 @@ Layers: `cls` (what the paper evaluates), `pooled`, and `embedding` where there 
 
 import argparse
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -149,7 +150,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no file {path}; name a released checkpoint (.pth)")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong is said below, in one line
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FAILURES as error:
         if code := asked_for(error):
@@ -157,9 +159,11 @@ def _read(path: Path) -> dict[str, Any]:
                 f"{path} wants to run {code} when it is read, wanted weights and argparse.Namespace only; do not "
                 "load it anywhere else either, unless you trust who made it"
             ) from None
-        raise UserError(f"{path} is not a whole checkpoint ({type(error).__name__}); get the file again") from None
+        why = f"{type(error).__name__}: not whole, or refused by weights_only"
+        raise UserError(f"{path} is not a checkpoint of weights ({why}); get the file again") from None
     model = checkpoint.get("model") if isinstance(checkpoint, dict) else None
-    if not isinstance(model, dict) or not all(isinstance(tensor, Tensor) for tensor in model.values()):
+    named = isinstance(model, dict) and all(isinstance(key, str) for key in model)
+    if not isinstance(model, dict) or not named or not all(isinstance(tensor, Tensor) for tensor in model.values()):
         found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise UserError(f"{path} holds {found:.200}; wanted a checkpoint with the weights under `model`")
     return checkpoint

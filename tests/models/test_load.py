@@ -1,5 +1,7 @@
 """How a name finds its way, how sources become names of folders, and what the hash of weights covers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from benchmark.models._way import slug, weights_sha256
 from tests.models import tiny
 
 
-@pytest.mark.parametrize("name", ["nobody:x", "no/such/folder", "timm:", "run:", ":x", "", "_way:x", "hub"])
+@pytest.mark.parametrize("name", ["nobody:x", "timm:", "run:", ":x", "", "_way:x", "hub"])
 def test_a_name_that_nobody_knows_is_one_line_with_the_choices(name: str) -> None:
     with pytest.raises(UserError) as raised:
         load(name)
@@ -19,6 +21,12 @@ def test_a_name_that_nobody_knows_is_one_line_with_the_choices(name: str) -> Non
     assert "\n" not in said and f"unknown model {name!r}" in said
     assert all(f"{way}:" in said for way in ("timm", "open_clip", "hub", "released", "feature_files"))
     assert ".../train/<name>/<version>/<seed>" in said
+
+
+def test_a_path_that_is_no_model_says_whether_it_is_there(tmp_path: Path) -> None:
+    for path, said in ((tmp_path / "x.pth", "does not exist"), (tmp_path, "is none of the kinds")):
+        with pytest.raises(UserError, match=f"{path} {said}; a model is one of: .*timm:NAME"):
+            load(str(path))
 
 
 def test_every_way_is_a_file() -> None:

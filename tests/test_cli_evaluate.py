@@ -1,0 +1,113 @@
+"""`synrep evaluate` and `synrep episodes` as a user meets them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark.evaluations import few_shot
+from benchmark.evaluations._splits import open_split
+from tests.evaluations.doubles import png, write_manifest, write_split
+from tests.test_cli import Synrep, assert_one_line, synrep
+
+__all__ = ["synrep"]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder without datasets, so that only scikit-learn's digits are there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SYNREP_DATA", str(tmp_path / "hub"))
+    return tmp_path
+
+
+def pixels(folder: Path, scale: float = 1.0, name: str = "pixels") -> Path:
+    """Raw digits as a folder of feature files, with noise that depends on `scale`."""
+    (folder / "digits").mkdir(parents=True)
+    for split in ("train", "test"):
+        images = open_split("digits", split)
+        values = np.stack([images.read(row)[..., 0].reshape(-1) for row in range(len(images))]).astype(np.float32)
+        noise = np.random.default_rng(0).standard_normal(values.shape) * 200 * (1 - scale)
+        np.save(folder / "digits" / f"{split}.npy", (values + noise).astype(np.float16))
+    card = {"name": name, "layer": "pixels", "transform": {"zoom": 1.0, "interpolation": "bicubic"}}
+    (folder / "features.json").write_text(json.dumps(card))
+    return folder
+
+
+def test_scores_are_printed_recorded_and_not_measured_twice(machine: Path, synrep: Synrep) -> None:
+    folder = pixels(machine / "a")
+    words = ("evaluate", folder, "--on", "knn", "--on", "few_shot", "--datasets", "digits", "--out", machine / "out")
+    code, shown, error = synrep(*words)
+    assert (code, error) == (0, "")
+    rows = [line for line in shown.splitlines() if line.startswith("| knn") or line.startswith("| few_shot")]
+    assert len(rows) == 2 and all("digits" in row for row in rows)
+    paths = sorted((machine / "out" / "records").rglob("*.json"))
+    assert [path.name for path in paths] == ["few_shot.ssl-transfer.json", "knn.dino.json"]
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert synrep(*words)[1].splitlines()[-2:] == shown.splitlines()[-2:]
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    assert synrep("validate", machine / "out" / "records")[0] == 0
+    assert synrep("tables", "--records", machine / "out" / "records", "--out", machine / "tables")[0] == 0
+
+
+def test_two_models_are_compared_on_the_same_samples(machine: Path, synrep: Synrep) -> None:
+    good, poor = pixels(machine / "a"), pixels(machine / "b", 0.3, "noisy")
+    words = ("--on", "knn", "--datasets", "digits", "--out", machine / "out")
+    code, shown, _ = synrep("evaluate", "--compare", good, poor, *words)
+    assert code == 0
+    differences = shown.split("paired differences")[1]
+    (row,) = [line for line in differences.splitlines() if "top1_k20_T0.07" in line]
+    assert "not told apart" not in row
+    assert_one_line(synrep("evaluate", "--compare", good, *words), "--compare wants two models, found 1")
+
+
+def test_what_is_not_here_is_counted_or_when_asked_for_an_error(machine: Path, synrep: Synrep) -> None:
+    folder = pixels(machine / "a")
+    code, shown, _ = synrep("evaluate", folder, "--on", "few_shot", "--out", machine / "out")
+    assert code == 0
+    assert "not measured, not on this machine: few_shot on scenes-shape, few_shot on scenes-kinds" in shown
+    words = ("evaluate", folder, "--on", "knn", "--datasets", "digits,cifar100", "--out", machine / "out")
+    code, shown, error = synrep(*words)
+    assert_one_line((code, shown, error), "knn on cifar100", "run `synrep data download cifar100`")
+    assert "| digits" in shown.replace("digits ", "digits")
+    assert_one_line(
+        synrep("evaluate", folder, "--on", "zero_shot", "--out", machine / "out", "--datasets", "cifar10"), "no text"
+    )
+
+
+def test_a_damaged_dataset_hides_no_other_score(machine: Path, synrep: Synrep) -> None:
+    folder = pixels(machine / "a")
+    sets = machine / "data" / "synrep-bench" / "scenes-objects"
+    columns = {"id": [str(at) for at in range(16)], "shape": [str(at % 8) for at in range(16)]}
+    columns |= {"colour": columns["shape"], "texture": columns["shape"]}
+    for split in ("train", "test"):
+        write_split(sets / "data", split, [png(np.zeros((4, 4, 3), np.uint8))] * 16, columns)
+    write_manifest(sets, "synrep-bench/scenes-objects", {"train": 16, "test": 16})
+    code, shown, error = synrep("evaluate", folder, "--on", "knn", "--out", machine / "out")
+    assert_one_line((code, shown, error), "measurements failed: knn on scenes-shape", "no file")
+    assert "top1_k20_T0.07" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("evaluate nobody:x", ["unknown model 'nobody:x'", "timm:NAME"]),
+        ("evaluate nowhere/x.pth", ["nowhere/x.pth does not exist", "released:FILE.pth"]),
+        ("evaluate x --on probe", ["unknown evaluation 'probe'", "linear_probe"]),
+        ("evaluate x --preset y", ["unknown preset 'y'", "synclr"]),
+        ("episodes nothing", ["unknown dataset 'nothing'", "cifar10"]),
+        ("episodes digits --preset x", ["unknown preset of few_shot 'x'", "lgssl, ssl-transfer"]),
+        ("episodes cifar100", ["mteb/cifar100", "synrep data download cifar100"]),
+    ],
+)
+def test_errors_are_one_line(machine: Path, synrep: Synrep, words: str, said: list[str]) -> None:
+    assert_one_line(synrep(*words.split()), *said)
+
+
+def test_episodes_are_those_of_the_records(machine: Path, synrep: Synrep) -> None:
+    code, shown, _ = synrep("episodes", "digits", "--preset", "lgssl", "--out", machine / "e.npz")
+    assert code == 0
+    written = few_shot.read_episodes(machine / "e.npz")
+    assert written.sha256 in shown
+    assert written.sha256 == few_shot.episodes("digits", "lgssl").sha256
