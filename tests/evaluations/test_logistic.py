@@ -64,6 +64,15 @@ def test_softmax_is_scikit_learns_optimum(c: float):
 
 
 @pytest.mark.parametrize("c", PENALTIES)
+def test_it_is_where_dimensions_outnumber_rows(c: float):
+    wide_ND = features(N, 2 * N, seed=5)
+    weights_DK, bias_K = oracle(wide_ND, LABEL_N, c)
+    found = fit(wide_ND, c=c)
+    assert found.objective == pytest.approx(objective(wide_ND, LABEL_N, weights_DK, bias_K, c), rel=1e-6)
+    np.testing.assert_allclose(found.weights_DK, weights_DK, rtol=1e-3, atol=1e-3 * np.abs(weights_DK).max())
+
+
+@pytest.mark.parametrize("c", PENALTIES)
 def test_each_label_is_scikit_learns_binary_optimum(c: float):
     found = fit(target=MANY_NK, c=c, link="sigmoid")
     each = [oracle(X_ND, label_N, c) for label_N in MANY_NK.T]
