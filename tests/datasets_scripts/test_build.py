@@ -125,19 +125,23 @@ def test_interrupted_build_keeps_whole_shards_and_goes_on(numbered_dataset, tmp_
     log = tmp_path / "log"
     recipe = replace(NUMBERED, draw=example.Logged(log=log, seconds=0.3))
 
+    work = building.start(recipe, tmp_path)
+
+    def standing():
+        return [unit for unit in range(work.units) if work.done(unit)]
+
     def interrupt(done, total, note):
-        if done > 256:
+        if standing():  # a unit is written while the next one is drawn
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(recipe, tmp_path, [""], interrupt)
-    folder = tmp_path / NUMBERED.repo
-    assert any((folder / shards.BUILD / "units").glob("*.json")), "what was drawn is kept"
+        building.run(work, [""], interrupt)
+    kept = standing()
+    assert kept, "what was drawn is kept"
     with pytest.raises(UserError, match="not built to its end"):
-        schema.read_manifest(folder)
-    drawn = drawn_units(log)
+        schema.read_manifest(work.folder)
     assert files(build(recipe, tmp_path, [""], silent)) == files(numbered_dataset)
-    assert drawn and all(drawn_units(log)[unit] == 1 for unit in drawn)
+    assert all(drawn_units(log)[str(unit * schema.UNIT_CAPTIONS)] == 1 for unit in kept)
 
 
 # Killed, again and again
