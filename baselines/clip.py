@@ -18,8 +18,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmark.encoders import TextEncoder, TextTower
-from benchmark.interfaces import WEAK, AdamW, Batch, Method, Model, Sampling
+from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.losses import image_text
+from benchmark.sampling import WEAK, Sampling
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class CLIPModel(Model):
         loss = image_text(images_VD, self.text(batch.texts), batch.text_of_V, self.logit_scale.exp())
         return {"loss": loss, "logit_scale": self.logit_scale.exp()}
 
-    def after_step(self) -> None:
+    def after_step(self, progress: float) -> None:
         """Keep the inverse temperature between 1 and 100."""
+        del progress
         self.logit_scale.data.clamp_(0, math.log(100))
 
     def project_images(self, features_BD: Tensor) -> Tensor:

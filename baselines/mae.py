@@ -13,8 +13,9 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from benchmark.interfaces import AdamW, Augmentation, Batch, Method, Model, Sampling
+from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.losses import masked_pixels
+from benchmark.sampling import Augmentation, Sampling
 
 CROP_AND_FLIP = Augmentation(scale=(0.2, 1.0), jitter=0.0, grayscale=0.0, blur=0.0)
 

@@ -13,8 +13,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from benchmark.encoders import ProjectionHead
-from benchmark.interfaces import AdamW, Batch, Method, Model, Sampling
+from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.losses import multi_positive
+from benchmark.sampling import Sampling
 
 
 @dataclass(frozen=True)

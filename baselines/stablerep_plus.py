@@ -17,8 +17,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmark.encoders import ProjectionHead, TextEncoder, TextTower
-from benchmark.interfaces import AdamW, Batch, Method, Model, Sampling
+from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.losses import image_text, multi_positive
+from benchmark.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class StableRepPlusModel(Model):
         text = image_text(self.image_projection(features_VD), texts_TD, batch.text_of_V, self.logit_scale.exp())
         return {"loss": image + text, "image_loss": image, "text_loss": text}
 
-    def after_step(self) -> None:
+    def after_step(self, progress: float) -> None:
         """Keep the inverse temperature between 1 and 100."""
+        del progress
         self.logit_scale.data.clamp_(0, math.log(100))
 
     def project_images(self, features_BD: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from typing import Self
 
 from timm.models.vision_transformer import VisionTransformer
 
-from benchmark.interfaces import Method, Model, Sampling
+from benchmark.interfaces import Method, Model
+from benchmark.sampling import Sampling
 
 
 @dataclass(frozen=True)

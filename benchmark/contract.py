@@ -64,7 +64,7 @@ def check_learns(method: Method) -> None:
         reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in model.vit.blocks.parameters()]
         _require(any(reached), "no gradient reaches the encoder's blocks")
         optimizer.step()
-        model.after_step()
+        model.after_step(1.0)
         losses.append(values["loss"].item())
     _require(
         losses[-1] < losses[0], f"the loss does not fall on a repeated batch ({losses[0]:.3f} to {losses[-1]:.3f})"

@@ -23,7 +23,8 @@ from torch.utils.data import Dataset
 from benchmark import schema
 from benchmark.augment import augment
 from benchmark.errors import UserError
-from benchmark.interfaces import Batch, Sampling, Schedule
+from benchmark.interfaces import Batch, Schedule
+from benchmark.sampling import Sampling
 
 SPLIT = "train"
 

@@ -13,49 +13,10 @@ import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from benchmark.errors import UserError
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How one view is made from an image; the defaults are SimCLR's as StableRep uses them.
-
-    Probabilities are per view. `blur_sigma` is in pixels of a 224-pixel view and scales with the view;
-    `downsample_to` are short sides as a fraction of the image, drawn uniformly.
-    """
-
-    scale: tuple[float, float] = (0.08, 1.0)
-    flip: float = 0.5
-    jitter: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    grayscale: float = 0.2
-    blur: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    downsample: float = 0.0
-    downsample_to: tuple[float, ...] = (0.25, 0.5)
-
-
-SIMCLR = Augmentation()
-WEAK = Augmentation(scale=(0.5, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a caption becomes views: `images` of its l images, `crops` of each, with or without its text."""
-
-    images: int = 1
-    crops: int = 1
-    text: bool = False
-    augmentation: Augmentation = SIMCLR
-
-    @property
-    def views(self) -> int:
-        """Views per caption."""
-        return self.images * self.crops
+from benchmark.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -68,6 +29,10 @@ class AdamW:
     betas: tuple[float, float]
     warmup: float
     """Share of the schedule spent in linear warm-up, before the half-cosine to zero."""
+    final_weight_decay: float | None = None
+    """Reached by half a cosine from `weight_decay`; None: it stays."""
+    clip_norm: float | None = None
+    """Of the gradient over all parameters; None: it is not clipped."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +100,26 @@ class Model(nn.Module):
         """Scalars to log; the one named `loss` is minimised."""
         raise NotImplementedError
 
+    views_at_once: int | None = None
+    """How many rows a network sees at a time in training, so that a batch fits a device; None: all of them."""
+
+    def sliced(self, network: Callable[..., Tensor], *rows: Any) -> Tensor:
+        """`network(*rows)`, row by row independent, in slices of `views_at_once`.
+
+        A slice's activations are computed again in the backward pass, so memory is that of one slice, while a loss
+        sees the whole batch: cached gradients (Gao et al., arXiv 2101.06983) by checkpoints.
+        """
+        size = self.views_at_once
+        if size is None or len(rows[0]) <= size:
+            return network(*rows)
+        slices = [tuple(part[start : start + size] for part in rows) for start in range(0, len(rows[0]), size)]
+        if not torch.is_grad_enabled():
+            return torch.cat([network(*part) for part in slices])
+        return torch.cat([checkpoint(network, *part, use_reentrant=False) for part in slices])
+
     def encode_images(self, images_B3HW: Tensor) -> Tensor:
         """CLS token after the final norm (B, D); in eval mode a row does not depend on the others."""
-        features_BD: Tensor = self.vit(images_B3HW)
-        return features_BD
+        return self.sliced(self.vit, images_B3HW)
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         """As `Network`: CLS token, mean of the patch tokens, and the joint space if there is one."""
@@ -148,8 +129,8 @@ class Model(nn.Module):
             layers[EMBEDDING] = self.project_images(layers["cls"])
         return layers
 
-    def after_step(self) -> None:
-        """Called after each optimiser step, for clamps and moving averages."""
+    def after_step(self, progress: float) -> None:
+        """Called after each optimiser step, for clamps and moving averages; `progress` is the share of steps done."""
 
 
 EMBEDDING = "embedding"

@@ -149,7 +149,7 @@ def _step(run: "_Run", batch: Batch, lr: float) -> dict[str, float]:
     run.optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()
     run.optimizer.step()
-    run.model.after_step()
+    run.model.after_step((run.step + 1) / run.experiment.schedule.steps)
     return scalars
 
 

@@ -14,8 +14,8 @@ from torchvision.transforms import v2
 
 from benchmark import atomic
 from benchmark.augment import augment
-from benchmark.interfaces import SIMCLR
 from benchmark.losses import multi_positive
+from benchmark.sampling import SIMCLR
 from datasets_scripts import scenes
 from tests import speed_datasets, speed_evaluations, speed_probe
 from tests.timing import REPEATS, row, seconds

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from benchmark import augment as aug
 from benchmark.augment import MEAN, STD, EvaluationTransform, augment, normalise, random_crops, resize_matrix
-from benchmark.interfaces import SIMCLR, WEAK, Augmentation
+from benchmark.sampling import SIMCLR, WEAK, Augmentation
 
 NOTHING = Augmentation(scale=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
 """Of a square image of the view's size, half of the crops are the whole image; see `whole`."""

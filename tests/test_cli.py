@@ -281,7 +281,8 @@ from typing import Self
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from benchmark.interfaces import AdamW, Batch, Method, Model, Sampling
+from benchmark.interfaces import AdamW, Batch, Method, Model
+from benchmark.sampling import Sampling
 
 
 @dataclass(frozen=True)

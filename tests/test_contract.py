@@ -6,7 +6,8 @@ from torch import nn
 
 from benchmark import contract
 from benchmark.errors import UserError
-from benchmark.interfaces import AdamW, Batch, Method, Model, Sampling
+from benchmark.interfaces import AdamW, Batch, Method, Model
+from benchmark.sampling import Sampling
 
 
 class Fine(Model):

@@ -18,7 +18,8 @@ from benchmark import schema
 from benchmark.augment import MEAN, STD
 from benchmark.data import Batches, CaptionImages, philox, step_seed
 from benchmark.errors import UserError
-from benchmark.interfaces import SIMCLR, Augmentation, Sampling, Schedule
+from benchmark.interfaces import Schedule
+from benchmark.sampling import SIMCLR, Augmentation, Sampling
 from datasets_scripts.build import build
 from datasets_scripts.text_to_image import Drawn
 from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, Numbers, numbers, read_number

@@ -22,7 +22,8 @@ from benchmark import plugins, results, train
 from benchmark.data import Batches, CaptionImages
 from benchmark.errors import UserError
 from benchmark.experiments import smoke
-from benchmark.interfaces import AdamW, Batch, Experiment, Method, Model, Sampling
+from benchmark.interfaces import AdamW, Batch, Experiment, Method, Model
+from benchmark.sampling import Sampling
 from tests import killed
 from tests.runs import BATCH, STEPS, experiment, metrics, train_here
 from tests.small import RECIPE
@@ -283,7 +284,7 @@ def test_an_interrupt_inside_a_step_does_not_spoil_the_state(
     undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
     calls = []
 
-    def after_step(model: Model) -> None:
+    def after_step(model: Model, progress: float) -> None:
         calls.append(1)
         if len(calls) == 15:
             raise KeyboardInterrupt

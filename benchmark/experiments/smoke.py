@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from baselines import simclr, stablerep, untrained
 from benchmark import plugins
-from benchmark.interfaces import SIMCLR, Encoder, Experiment, Method, Schedule
+from benchmark.interfaces import Encoder, Experiment, Method, Schedule
+from benchmark.sampling import SIMCLR
 from datasets_scripts import toy
 
 VERSION = 1

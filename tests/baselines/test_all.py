@@ -9,7 +9,8 @@ import torch
 import baselines
 from benchmark import contract, plugins
 from benchmark.encoders import TextTower, build_vit
-from benchmark.interfaces import SIMCLR, WEAK, Encoder, Method, Sampling
+from benchmark.interfaces import Encoder, Method
+from benchmark.sampling import SIMCLR, WEAK, Sampling
 
 NAMES = plugins.names("baselines")
 METHODS: dict[str, Method] = {name: plugins.load("baselines", name, "method").METHOD for name in NAMES}
@@ -179,5 +180,5 @@ def test_inverse_temperature_starts_at_clips_and_stays_between_1_and_100(name):
     assert model.logit_scale.requires_grad
     for moved, kept in ((7.0, math.log(100)), (-1.0, 0.0), (2.0, 2.0)):
         model.logit_scale.data.fill_(moved)
-        model.after_step()
+        model.after_step(0.5)
         assert model.logit_scale.item() == pytest.approx(kept)

@@ -8,8 +8,8 @@ import torch
 
 from baselines import simclr, stablerep
 from benchmark import contract
-from benchmark.interfaces import Sampling
 from benchmark.losses import multi_positive
+from benchmark.sampling import Sampling
 from tests.baselines.training import trained
 
 STABLEREP = stablerep.METHOD.tiny()

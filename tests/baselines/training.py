@@ -14,5 +14,5 @@ def trained(method: Method, steps: int = 60) -> Model:
         optimizer.zero_grad()
         model.loss(contract.toy_batch(method, seed=step))["loss"].backward()
         optimizer.step()
-        model.after_step()
+        model.after_step((step + 1) / steps)
     return model

@@ -14,7 +14,8 @@ from PIL import Image
 
 from benchmark import schema
 from benchmark.data import Batches, CaptionImages
-from benchmark.interfaces import Sampling, Schedule
+from benchmark.interfaces import Schedule
+from benchmark.sampling import Sampling
 from datasets_scripts import audit, build, captions, cc3m, diffusion, export, generate
 from datasets_scripts.recipe import GUIDANCE, Recipe
 from tests.datasets_scripts import tiny_models
