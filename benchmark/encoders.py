@@ -12,6 +12,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from benchmark.distributed import total, world_size
 from benchmark.interfaces import Encoder
 
 
@@ -28,6 +29,26 @@ def build_vit(encoder: Encoder) -> VisionTransformer:
     )
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation with the statistics of all processes; torch's own is for GPUs only."""
+
+    def forward(self, rows_ND: Tensor) -> Tensor:
+        """Normalise (N, D)."""
+        if not self.training or world_size() == 1:
+            return super().forward(rows_ND)
+        rows_ND, count = rows_ND.float(), len(rows_ND) * world_size()
+        mean_D = total(rows_ND.sum(0)) / count
+        centred_ND = rows_ND - mean_D
+        variance_D = total(centred_ND.square().sum(0)) / count
+        with torch.no_grad():
+            assert self.momentum is not None and self.running_mean is not None and self.running_var is not None
+            self.running_mean.lerp_(mean_D, self.momentum)
+            self.running_var.lerp_(variance_D * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        normalised_ND = centred_ND * (variance_D + self.eps).rsqrt()
+        return normalised_ND * self.weight + self.bias if self.affine else normalised_ND
+
+
 class ProjectionHead(nn.Module):
     """StableRep's head: three linear layers, batch norm and ReLU after the first two.
 
@@ -38,10 +59,10 @@ class ProjectionHead(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(width, hidden),
-            nn.BatchNorm1d(hidden),
+            BatchNorm(hidden),
             nn.ReLU(inplace=True),
             nn.Linear(hidden, hidden),
-            nn.BatchNorm1d(hidden),
+            BatchNorm(hidden),
             nn.ReLU(inplace=True),
             nn.Linear(hidden, output),
         )
