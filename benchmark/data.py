@@ -1,14 +1,16 @@
 """A published dataset -> batches. Random reads of single images by byte offset; a batch is a pure function of its step.
 
 Because everything drawn is keyed by (seed, epoch, caption id) or (seed, step), a run resumes exactly and does not
-depend on how many workers read it.
+depend on how many workers read it, nor on how many processes share it. Workers read and decode; views are made where
+the model is.
 
-Shapes: C captions, l images per caption, V views.
+Shapes: C captions, l images per caption, B images, V views, HW pixels.
 """
 
 import hashlib
 import io
 from collections import OrderedDict
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from benchmark import schema
-from benchmark.augment import augment
+from benchmark.augment import Views, apply, draw
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
 from benchmark.sampling import Sampling
@@ -115,29 +117,89 @@ class CaptionImages:
             raise UserError(f"{where} does not decode ({error}); build or download it again") from None
 
 
-class Batches(Dataset[Batch]):
+_LABELS = ("caption_ids_V", "image_ids_V", "text_of_V")
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """A batch before its views are made: what travels from a worker to the process that trains."""
+
+    images_B3HW: Tensor
+    """uint8, each image once."""
+    views: Views
+    size: int
+    """Of the views, in pixels."""
+    caption_ids_V: Tensor
+    image_ids_V: Tensor
+    texts: list[str]
+    text_of_V: Tensor
+
+    def pin_memory(self) -> "RawBatch":
+        """The same in page-locked memory; a `DataLoader` calls it."""
+        pinned = {name: getattr(self, name).pin_memory() for name in ("images_B3HW", "views", *_LABELS)}
+        return replace(self, **pinned)
+
+    def views_on(self, device: torch.device) -> Batch:
+        """The batch on `device`, its views made there."""
+        images_V3HW = apply(self.images_B3HW.to(device, non_blocking=True), self.views, self.size)
+        labels = {name: getattr(self, name).to(device, non_blocking=True) for name in _LABELS}
+        return Batch(images_V3HW=images_V3HW, texts=self.texts, **labels)
+
+
+class Batches(Dataset[RawBatch]):
     """Step -> batch. Every caption is seen once per epoch, in an order keyed by (seed, epoch); the rest is dropped.
 
+    Of `world` processes each reads the share of its `rank`: in the order of ranks the shares are the batch of one.
+
     Raises:
-        UserError: fewer captions than one batch, or more images asked for than a caption has.
+        UserError: fewer captions than one batch, a batch that cannot be shared, more images asked for than a caption
+            has, or captions without text for a method with text.
     """
 
-    def __init__(self, data: CaptionImages, sampling: Sampling, schedule: Schedule, size: int, seed: int) -> None:
+    def __init__(
+        self,
+        data: CaptionImages,
+        sampling: Sampling,
+        schedule: Schedule,
+        size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         self.data, self.sampling, self.size, self.seed = data, sampling, size, seed
         self.steps = schedule.steps
         self.captions = schedule.captions_per_batch(sampling)
+        self._augmentations = sampling.augmentations
+        self._usable = data.with_images()
+        self._check(world)
+        share = self.captions // world
+        self._share = slice(rank * share, (rank + 1) * share)
+        self.steps_per_epoch = len(self._usable) // self.captions
+
+    def _check(self, world: int) -> None:
+        data, sampling = self.data, self.sampling
+        if self.captions % world:
+            raise UserError(
+                f"a batch of {self.captions * sampling.views} views has {self.captions} captions, which {world} "
+                f"processes cannot share equally; use a multiple of {world * sampling.views} views, or fewer processes"
+            )
         if sampling.images > data.images_per_caption:
+            real = ", as datasets of real images do" if data.images_per_caption == 1 else ""
             raise UserError(
                 f"the method wants {sampling.images} images per caption, {data.manifest.repo} has "
-                f"{data.images_per_caption}; use a dataset with more, or fewer images per caption"
+                f"{data.images_per_caption}{real}; use a dataset with more, or fewer images per caption"
             )
-        self._usable = data.with_images()
         if len(self._usable) < self.captions:
             raise UserError(
                 f"{data.manifest.repo} has {len(self._usable)} captions, a batch wants {self.captions}; "
                 "use a smaller batch"
             )
-        self.steps_per_epoch = len(self._usable) // self.captions
+        silent = [row for row in self._usable if not (data.captions[row] or "").strip()] if sampling.text else []
+        if silent:
+            raise UserError(
+                f"the method wants text, {data.manifest.repo} has none for {len(silent)} of its {len(data)} captions "
+                f"(the first is row {silent[0]}); use a dataset with captions, or a method without text"
+            )
 
     def __len__(self) -> int:
         return self.steps
@@ -157,21 +219,27 @@ class Batches(Dataset[Batch]):
         drawn = rng.permutation(self.data.drawn(row))
         return np.resize(drawn, self.sampling.images)
 
-    def __getitem__(self, step: int) -> Batch:
-        rows = self.rows(step)
+    def __getitem__(self, step: int) -> RawBatch:
+        rows = self.rows(step)[self._share]
         chosen = [(int(row), int(index)) for row in rows for index in self.images_of(step, row)]
         images_B3HW = _stack([self.data.image(*image) for image in chosen], self.data.manifest.repo)
-        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
-        images_V3HW = images_B3HW.repeat_interleave(self.sampling.crops, 0)
         image_ids_B = torch.tensor([row * self.data.images_per_caption + index for row, index in chosen])
         views = self.sampling.views
-        return Batch(
-            images_V3HW=augment(images_V3HW, self.sampling.augmentation, self.size, generator),
+        return RawBatch(
+            images_B3HW=images_B3HW,
+            views=self._views(step, *images_B3HW.shape[2:]),
+            size=self.size,
             caption_ids_V=torch.from_numpy(self.data.caption_ids[rows]).repeat_interleave(views),
             image_ids_V=image_ids_B.repeat_interleave(self.sampling.crops),
             texts=[self.data.captions[row] for row in rows] if self.sampling.text else [],
             text_of_V=torch.arange(len(rows) if self.sampling.text else 0).repeat_interleave(views),
         )
+
+    def _views(self, step: int, height: int, width: int) -> Views:
+        """Drawn for the whole batch, so that they do not depend on how many processes share it."""
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
+        views = draw(self.captions * self.sampling.images, height, width, self._augmentations, generator)
+        return views[self._share.start * self.sampling.views : self._share.stop * self.sampling.views]
 
 
 def philox(seed: int, epoch: int, caption_id: int | None = None) -> np.random.Generator:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmark import atomic
-from benchmark.data import Batches, CaptionImages, step_seed
+from benchmark.data import Batches, CaptionImages, RawBatch, step_seed
 from benchmark.encoders import build_vit
 from benchmark.errors import UserError
 from benchmark.interfaces import AdamW, Batch, Experiment, Model
@@ -104,7 +104,7 @@ def _loop(
     run.model.train()
     for batch in _batches(batches, run.step, workers):
         lr = learning_rate(settings, batch_views, run.step, steps)
-        scalars = _step(run, batch.to(device), lr)
+        scalars = _step(run, batch.views_on(device), lr)
         run.step += 1
         now = time.monotonic()
         run.seconds += now - ticked
@@ -123,7 +123,7 @@ def _loop(
             saved = now
 
 
-def _batches(batches: Batches, start: int, workers: int) -> Iterator[Batch]:
+def _batches(batches: Batches, start: int, workers: int) -> Iterator[RawBatch]:
     try:
         yield from DataLoader(batches, batch_size=None, sampler=range(start, len(batches)), num_workers=workers)
     except UserError as error:  # of a worker: torch puts the traceback into the message

@@ -9,7 +9,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from benchmark import augment as aug
-from benchmark.augment import MEAN, STD, EvaluationTransform, augment, normalise, random_crops, resize_matrix
+from benchmark.augment import MEAN, STD, EvaluationTransform, apply, draw, normalise, random_crops, resize_matrix
 from benchmark.sampling import SIMCLR, WEAK, Augmentation
 
 NOTHING = Augmentation(scale=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
@@ -31,6 +31,11 @@ def uint8(*arguments, **keywords):
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def augment(pictures, settings, size, generator):
+    """One view of each picture."""
+    return apply(pictures, draw(len(pictures), *pictures.shape[2:], (settings,), generator), size)
 
 
 def denormalise(views):

@@ -26,6 +26,7 @@ from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, Numbers, numbers, re
 
 WHOLE = Augmentation(scale=(1.0, 1.0), flip=0.5, jitter=0.0, grayscale=0.0, blur=0.5)
 """Leaves a flat image as it is."""
+CPU = torch.device("cpu")
 SAMPLING = Sampling(images=3, crops=2, text=True, augmentation=WHOLE)
 VIEWS = 48
 CAPTIONS_PER_BATCH = VIEWS // SAMPLING.views
@@ -43,8 +44,15 @@ def copy(numbered_dataset, tmp_path):
     return shutil.copytree(numbered_dataset, tmp_path / "numbered")
 
 
-def batches(data, sampling=SAMPLING, seed=0, steps=4 * PER_EPOCH, views=VIEWS):
-    return Batches(data, sampling, Schedule(views * steps, views), 8, seed)
+class Made(Batches):
+    """Batches whose views are made at once, on the CPU."""
+
+    def __getitem__(self, step):
+        return super().__getitem__(step).views_on(CPU)
+
+
+def batches(data, sampling=SAMPLING, seed=0, steps=4 * PER_EPOCH, views=VIEWS, **share):
+    return Made(data, sampling, Schedule(views * steps, views), 8, seed, **share)
 
 
 def read(batch):
@@ -264,16 +272,17 @@ def test_all_images_of_a_caption_when_as_many_are_wanted(data):
 
 def test_crops_of_an_image_are_augmented_apart(small_data):
     sampling = Sampling(images=1, crops=2)
-    batch = Batches(small_data, sampling, Schedule(48, 24), 16, 0)[0]
+    batch = Made(small_data, sampling, Schedule(48, 24), 16, 0)[0]
     first, second = batch.images_V3HW[0::2], batch.images_V3HW[1::2]
     assert ((first - second).abs().mean((1, 2, 3)) > 0.05).all()
 
 
 def test_every_step_of_every_seed_is_augmented_anew(data, monkeypatch):
-    def noise(images, augmentation, size, generator):
-        return torch.rand(len(images), generator=generator)
+    def noise(count, height, width, augmentations, generator):
+        return torch.rand(count * len(augmentations), generator=generator)
 
-    monkeypatch.setattr(module, "augment", noise)
+    monkeypatch.setattr(module, "draw", noise)
+    monkeypatch.setattr(module, "apply", lambda images, views, size: views)
     first = [batches(data, seed=seed)[step].images_V3HW for seed in (0, 1) for step in range(2 * PER_EPOCH)]
     assert len({tuple(values.tolist()) for values in first}) == 4 * PER_EPOCH
     again = [batches(data, seed=seed)[step].images_V3HW for seed in (0, 1) for step in range(2 * PER_EPOCH)]

@@ -131,7 +131,7 @@ def test_every_trained_smoke_experiment_sees_the_same_views(
 ) -> None:
     monkeypatch.setattr(Flat, "manifest", type("Manifest", (), {"repo": "flat"}), raising=False)
     batches = Batches(Flat(), declared.settings.sampling, declared.schedule, 8, seed=0)
-    assert len(batches[0].images_V3HW) * len(batches) == declared.schedule.views == smoke.SCHEDULE.views
+    assert len(batches[0].views_on(CPU).images_V3HW) * len(batches) == declared.schedule.views == smoke.SCHEDULE.views
 
 
 def test_the_loop_shows_the_model_every_view_of_the_schedule(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from benchmark import schema
@@ -92,7 +93,7 @@ def test_it_goes_to_a_hub_and_comes_back_and_is_trained_on(made, tmp_path):
     found = json.loads(ran.stdout.splitlines()[-1])
     assert found["rows"] == [[f"a {k % 60} cat of kind {k}", IMAGES, [24, 24]] for k in range(CAPTIONS)]
     data = CaptionImages(Path(found["place"]), recipe.revision)
-    batch = Batches(data, Sampling(images=2), Schedule(240, 24), 16, seed=0)[3]
+    batch = Batches(data, Sampling(images=2), Schedule(240, 24), 16, seed=0)[3].views_on(torch.device("cpu"))
     assert batch.images_V3HW.shape == (24, 3, 16, 16)
 
 
