@@ -54,7 +54,7 @@ def _measure(
     """The model with its records written; what failed of it is added to `failures`."""
     import torch
 
-    from benchmark import measure
+    from benchmark import measure, monitor
     from benchmark.interfaces import Experiment
     from benchmark.models._load import load
     from benchmark.progress import Display
@@ -69,6 +69,7 @@ def _measure(
         out / loaded.layer if ours and loaded.layer else out,  # its records are named after the run alone
         torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         content_sha256=card["content_sha256"] if ours else None,
+        monitored=monitor.monitored(card),
         seconds={"train": card["seconds"]} if ours else {},
     )
     try:

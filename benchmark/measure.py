@@ -43,6 +43,8 @@ class Measurement:
     """In words, such as `cpu` or `NVIDIA H100`."""
     content_sha256: str | None = None
     """Of the dataset that it was trained on."""
+    monitored: Mapping[str, Any] = field(default_factory=dict)
+    """What its training saw of itself; see `benchmark.monitor.monitored`."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Spent before, such as on training."""
 
@@ -189,6 +191,7 @@ class _Record:
             evaluation=self._evaluation,
             facts=measured.subject.facts,
             content_sha256=measured.content_sha256,
+            monitored=measured.monitored,
             environment=results.environment(measured.device),
             seconds=self._seconds,
             predictions=self._files,

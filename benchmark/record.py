@@ -145,6 +145,12 @@ class TrainingPart(Part):
     """Of the dataset's rows and indices (`schema.Manifest`); required where something was trained."""
     parents: dict[Text, Sha256] = Field(default_factory=dict)
     """Name of a file or record this one was made from -> its hash."""
+    health: dict[Text, float] = Field(default_factory=dict)
+    """What the features of its last batches looked like (`monitor.health`); empty where nobody looked."""
+    spikes: Count | None = None
+    """Logged losses far above those before them; None where nobody counted."""
+    worst_spike: Count | None = None
+    """The step of the highest of them."""
 
 
 class DatasetPart(Part):

@@ -105,14 +105,15 @@ def from_scores(
     facts: Mapping[str, Any],
     content_sha256: str | None,
     environment: Environment,
+    monitored: Mapping[str, Any] | None = None,
     parents: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
     predictions: Mapping[str, Predictions] | None = None,
 ) -> Record:
     """The record of what the evaluation called `name` (its file's name) gave for one seed of a model.
 
-    `facts` are the subject's (see `interfaces.Subject`), `predictions` the file of each dataset; results of an older
-    record are kept as they are.
+    `facts` are the subject's (see `interfaces.Subject`), `monitored` what training saw of itself (see
+    `monitor.monitored`), `predictions` the file of each dataset; results of an older record are kept as they are.
 
     Raises:
         UserError: something required is missing or out of range; the message names the field.
@@ -121,7 +122,7 @@ def from_scores(
     trained = None
     if isinstance(origin, Experiment):
         source = {"repo": origin.dataset, "revision": origin.revision, "content_sha256": content_sha256}
-        trained = {**source, "parents": parents or {}}
+        trained = {**source, "parents": parents or {}, **(monitored or {})}
     untyped = {
         "experiment": {
             **{field: declared[field] for field in ("name", "version", "method")},

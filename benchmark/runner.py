@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmark import measure, results, train
+from benchmark import measure, monitor, results, train
 from benchmark.augment import EvaluationTransform
 from benchmark.data import CaptionImages
 from benchmark.errors import UserError
@@ -178,6 +178,7 @@ def evaluate(job: Job, folder: Path, out: Path, device: torch.device, report: Re
         out,
         torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         content_sha256=card["content_sha256"],
+        monitored=monitor.monitored(card),
         seconds={"train": card["seconds"]},
     )
     measure.evaluate(measured, measure.chosen((), None, ()), report)

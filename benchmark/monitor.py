@@ -1,0 +1,270 @@
+"""What a training run tells of itself: scalars as they come, losses that leave their course, features that collapse.
+
+Of a run's folder this writes
+
+    metrics.jsonl          a line per logged step: what everything else is drawn from
+    tensorboard/           the same as event files, where `tensorboard` is installed (their names hold the host's name)
+    wandb/                 the same for Weights & Biases, where `wandb` is installed and WANDB_PROJECT is set
+
+Rank: Garrido et al., RankMe, arXiv 2210.02885. Alignment and uniformity: Wang & Isola, arXiv 2005.10242. Spread: Chen &
+He, SimSiam, arXiv 2011.10566.
+
+Shapes: B rows of a batch, D features, P pairs of rows.
+"""
+
+import importlib
+import importlib.util
+import json
+import math
+import os
+import statistics
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark import atomic, distributed
+from benchmark.errors import UserError
+
+METRICS, TENSORBOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb"
+
+WINDOW = 100
+"""Logged losses that the next one is compared with: enough for a median and a deviation that single values do not
+move, few against a schedule, over which the loss falls."""
+FEWEST = 20
+"""Losses before anything is called a spike: the first ones fall too fast to be a course."""
+DEVIATIONS = 10.0
+"""Median absolute deviations above the median from which on a loss is a spike: 6.7 standard deviations of Gaussian
+noise, which by chance happens once in 1e11 losses."""
+FLOOR = 0.01
+"""Least deviation, as a share of the median: on a plateau without noise a spike is still 10 % above it."""
+
+ROWS = 512
+"""Most rows of a batch that are looked at: the pairs of more take longer than a step."""
+COLLAPSED = 2.0
+"""Effective rank below which features have collapsed: they say less than two directions can. All equal, it is 1."""
+
+KEPT = ("health", "spikes", "worst_spike")
+"""What of a run's card goes into its records."""
+
+
+class Log:
+    """Where a run's scalars go; in a process other than the first it does nothing.
+
+    A resumed run is exact, so what was logged after the step it goes on from is logged again: those lines are
+    dropped here, hidden from TensorBoard, and not taken a second time by W&B.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Go on in `folder` after `step`.
+
+        Raises:
+            UserError: metrics.jsonl is damaged, or a service that the environment asks for refuses.
+        """
+        self._path = folder / METRICS
+        self._writer: Any = None
+        self._run: Any = None
+        if distributed.rank() != 0:
+            return
+        atomic.write_bytes(self._path, "".join(_lines(self._path, step)).encode())
+        with self._writing():
+            self._writer = _tensorboard(folder / TENSORBOARD, step)
+        self._run = _wandb(folder)
+
+    def write(self, step: int, views: int, scalars: Mapping[str, float]) -> None:
+        """Add what was measured at `step`, after `views` views; what is not finite is null in the file.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        if distributed.rank() != 0:
+            return
+        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        line = json.dumps({"step": step, "views": views, **finite}, allow_nan=False)
+        with self._writing():
+            with self._path.open("a") as file:
+                file.write(line + "\n")
+            if self._writer is not None:
+                for name, value in scalars.items():
+                    self._writer.add_scalar(name, value, step)
+        if self._run is not None:
+            self._run.log({"views": views, **scalars}, step=step)
+
+    def close(self) -> None:
+        """Bring everything to the disk, and tell W&B that this is the end."""
+        with self._writing():
+            if self._writer is not None:
+                self._writer.close()
+        if self._run is not None:
+            self._run.finish(quiet=True)
+        self._writer = self._run = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"cannot write {self._path}: {reason}; free some space and run again to go on") from None
+
+
+def _lines(path: Path, step: int) -> list[str]:
+    """The lines of metrics.jsonl up to `step`; a last one without an end was cut off by a kill."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    try:
+        return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it, or the folder to start again") from None
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    """A writer of event files that hides events after `step` which are there already; None without the package."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def _wandb(folder: Path) -> Any:
+    """The run at W&B, the same one when training goes on; None without the package or a project.
+
+    Mode, entity and key are W&B's own environment variables; nothing of them is written here.
+    """
+    project = os.environ.get("WANDB_PROJECT")
+    if not project or importlib.util.find_spec("wandb") is None:
+        return None
+    name = folder / WANDB / "id"
+    if not name.exists():
+        atomic.write_bytes(name, uuid.uuid4().hex.encode())
+    try:
+        wandb = importlib.import_module("wandb")
+        # A step that W&B has already is not taken again: what it would get is equal.
+        place = "/".join(folder.parts[-4:])
+        return wandb.init(project=project, dir=str(folder), id=name.read_text(), name=place, resume="allow")
+    except Exception as error:  # whatever W&B raises over keys, modes, networks
+        cure = "run `wandb login`, set WANDB_MODE=offline, or unset WANDB_PROJECT"
+        raise UserError(f"WANDB_PROJECT is {project}, but W&B refuses ({error!s:.200}); {cure}") from None
+
+
+class Spikes:
+    """A guard over losses: stops at one that is not finite, counts those far above the ones before.
+
+    A spike is no error, since training mostly recovers; how many there were belongs to what a run is worth.
+    """
+
+    def __init__(self, run: str, state: Mapping[str, Any] | None = None) -> None:
+        """`run` is how errors name it; `state` what `state()` gave before, so that a resumed run counts the same."""
+        state = state or {}
+        self._run = run
+        self._losses: deque[float] = deque(map(float, state.get("losses", ())), maxlen=WINDOW)
+        self.count = int(state.get("count", 0))
+        self._height = float(state.get("height", 0.0))
+        self._worst = int(state.get("worst", 0))
+
+    def check(self, step: int, loss: float, gradient_norm: float | None, lr: float) -> None:
+        """Look at a logged step; `gradient_norm` is None where it was not computed.
+
+        Raises:
+            UserError: loss or gradient are not finite.
+        """
+        for what, value in (("loss", loss), ("gradient's norm", gradient_norm)):
+            if value is not None and not math.isfinite(value):
+                raise UserError(
+                    f"{self._run}: the {what} is {value} at step {step} (learning rate {lr:.2g}); "
+                    "lower the learning rate or lengthen the warm-up"
+                )
+        if len(self._losses) >= FEWEST and (height := _height(loss, self._losses)) > DEVIATIONS:
+            self.count += 1
+            if height > self._height:
+                self._height, self._worst = height, step
+        self._losses.append(loss)
+
+    def state(self) -> dict[str, Any]:
+        """What it takes to go on: plain numbers, equal again after JSON."""
+        return {"losses": list(self._losses), "count": self.count, "height": self._height, "worst": self._worst}
+
+    def card(self) -> dict[str, int]:
+        """For a run's card: how many, and the step of the highest if there were any."""
+        return {"spikes": self.count} | ({"worst_spike": self._worst} if self.count else {})
+
+    @property
+    def note(self) -> str:
+        """For people; empty without a spike."""
+        if not self.count:
+            return ""
+        return f"{self.count} spike{'s' if self.count > 1 else ''} of the loss, the highest at step {self._worst}"
+
+
+def _height(loss: float, before: deque[float]) -> float:
+    """How far a loss is above the median of those before it, in their median absolute deviations."""
+    median = statistics.median(before)
+    deviation = statistics.median(abs(value - median) for value in before)
+    return (loss - median) / max(deviation, FLOOR * abs(median), 1e-12)
+
+
+@torch.no_grad()
+def health(features_BD: Tensor, labels_B: Tensor) -> dict[str, float]:
+    """How much the features of a batch can tell, by name; of its first `ROWS` rows.
+
+    `rank`, `spread`; with two rows or more `uniformity`; with two rows of one label (a caption's views) `alignment`.
+    Empty where a feature is not finite.
+    """
+    features_BD, labels_B = features_BD[:ROWS].detach(), labels_B[:ROWS].to(features_BD.device)
+    if features_BD.dtype not in (torch.float32, torch.float64):
+        features_BD = features_BD.float()
+    if not len(features_BD) or not bool(features_BD.isfinite().all()):
+        return {}
+    unit_BD = F.normalize(features_BD, dim=1)
+    found = {"rank": effective_rank(features_BD), "spread": spread(unit_BD)}
+    if len(unit_BD) > 1:
+        distances_P, same_P = _pairs(unit_BD, labels_B)
+        found["uniformity"] = uniformity(distances_P)
+        if bool(same_P.any()):
+            found["alignment"] = alignment(distances_P, same_P)
+    return {name: float(value) for name, value in found.items()}
+
+
+def effective_rank(features_BD: Tensor) -> Tensor:
+    """RankMe: exp of the entropy of the singular values as shares of their sum; from 1 to min(B, D)."""
+    values = torch.linalg.svdvals(features_BD)
+    shares = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    return torch.special.entr(shares).sum().exp()
+
+
+def alignment(distances_P: Tensor, same_P: Tensor) -> Tensor:
+    """Mean squared distance of pairs with the same label; 0 is perfect."""
+    return distances_P[same_P].mean()
+
+
+def uniformity(distances_P: Tensor, t: float = 2.0) -> Tensor:
+    """Log of the mean Gaussian potential of all pairs: 0 where all rows are one, lower where they spread out."""
+    return (-t * distances_P).exp().mean().log()
+
+
+def spread(unit_BD: Tensor) -> Tensor:
+    """Standard deviation of a dimension of unit vectors, mean over dimensions: 0 collapsed, 1/sqrt(D) isotropic."""
+    return unit_BD.std(dim=0, correction=0).mean()
+
+
+def _pairs(unit_BD: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance of every two different rows, each pair once, and whether they share a label."""
+    first_P, second_P = torch.triu_indices(len(unit_BD), len(unit_BD), offset=1, device=labels_B.device)
+    return torch.pdist(unit_BD).square(), labels_B[first_P] == labels_B[second_P]
+
+
+def collapse(found: Mapping[str, float]) -> str:
+    """What to tell people of `health`: that the features have collapsed, or nothing."""
+    rank = found.get("rank", math.inf)
+    return f"features have collapsed, their effective rank is {rank:.1f}" if rank < COLLAPSED else ""
+
+
+def monitored(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's card goes into its records; an older card has none of it."""
+    return {name: card[name] for name in KEPT if name in card}
