@@ -3,17 +3,24 @@
 Shapes: V views, T texts, L tokens, D features.
 """
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from open_clip import transformer
 from open_clip.tokenizer import SimpleTokenizer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from benchmark.distributed import total, world_size
+from benchmark.distributed import own_rows, total, world_size
 from benchmark.interfaces import Encoder
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def build_vit(encoder: Encoder) -> VisionTransformer:
@@ -41,36 +48,41 @@ class BatchNorm(nn.BatchNorm1d):
         centred_ND = rows_ND - mean_D
         variance_D = total(centred_ND.square().sum(0)) / count
         with torch.no_grad():
-            assert self.momentum is not None and self.running_mean is not None and self.running_var is not None
+            assert self.momentum and self.num_batches_tracked is not None
+            assert self.running_mean is not None and self.running_var is not None
             self.running_mean.lerp_(mean_D, self.momentum)
             self.running_var.lerp_(variance_D * count / (count - 1), self.momentum)
-            self.num_batches_tracked += 1
+            self.num_batches_tracked.add_(1)
         normalised_ND = centred_ND * (variance_D + self.eps).rsqrt()
         return normalised_ND * self.weight + self.bias if self.affine else normalised_ND
 
 
-class ProjectionHead(nn.Module):
-    """StableRep's head: three linear layers, batch norm and ReLU after the first two.
+class MLP(nn.Module):
+    """Linear layers with batch norm and ReLU between them.
 
-    As in the released code, batch statistics are taken per view slot (all first views, all second views, ...).
+    As in all released codes, batch statistics are taken per view slot (all first views, all second views, ...).
+    `plain`: without biases, and with a batch norm without scale and shift at the end, as MoCo v3 has it.
     """
 
-    def __init__(self, width: int, hidden: int, output: int) -> None:
+    def __init__(self, widths: Sequence[int], *, plain: bool = False) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(width, hidden),
-            BatchNorm(hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, hidden),
-            BatchNorm(hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, output),
-        )
+        layers: list[nn.Module] = []
+        for width, following in pairwise(widths):
+            layers += [nn.Linear(width, following, bias=not plain), BatchNorm(following), nn.ReLU(inplace=True)]
+        layers[-2:] = [BatchNorm(widths[-1], affine=False)] if plain else []
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, features_VD: Tensor, slots: int) -> Tensor:
         """Project (V, width) to (V, output); `slots` is the number of views per caption, adjacent in V."""
         projected = [self.layers(features_VD[slot::slots]) for slot in range(slots)]
         return torch.stack(projected, 1).flatten(0, 1)
+
+
+class ProjectionHead(MLP):
+    """StableRep's head: three linear layers, batch norm and ReLU after the first two."""
+
+    def __init__(self, width: int, hidden: int, output: int) -> None:
+        super().__init__((width, hidden, hidden, output))
 
 
 @dataclass(frozen=True)
@@ -104,3 +116,53 @@ class TextEncoder(nn.Module):
         device = self.transformer.token_embedding.weight.device
         embeddings_TD: Tensor = self.transformer(self.tokenizer(list(texts)).to(device))
         return embeddings_TD
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head: three linear layers with GELU, unit vectors, and their cosines with prototypes.
+
+    The cosine is DINO's weight-normalised last layer with its norm fixed to one.
+    """
+
+    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+        super().__init__()
+        linear = [nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, bottleneck)]
+        for layer in linear:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.layers = nn.Sequential(linear[0], nn.GELU(), linear[1], nn.GELU(), linear[2])
+        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck).uniform_(-1, 1))
+
+    def forward(self, features_VD: Tensor) -> Tensor:
+        """Unit vectors (V, bottleneck)."""
+        return F.normalize(self.layers(features_VD), dim=1)
+
+    def scores(self, z_VD: Tensor, frozen: Tensor | None = None) -> Tensor:
+        """Cosines (V, prototypes); no gradient goes to the prototypes where the scalar `frozen` is true."""
+        weight: Tensor = self.prototypes
+        if frozen is not None:
+            weight = torch.where(frozen, weight.detach(), weight)
+        return F.linear(z_VD, F.normalize(weight, dim=1))
+
+
+def momentum_copy(module: M) -> M:
+    """A copy that is not trained but follows."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(copied: nn.Module, module: nn.Module, momentum: float) -> None:
+    """Move each parameter of `copied` towards that of `module`, to momentum * old + (1 - momentum) * new."""
+    torch._foreach_lerp_(list(copied.parameters()), list(module.parameters()), 1 - momentum)
+    for old, new in zip(copied.buffers(), module.buffers(), strict=True):
+        old.copy_(new)
+
+
+def rising_momentum(base: float, progress: float) -> float:
+    """From `base` to one by half a cosine, as BYOL, MoCo v3 and DINO let it rise."""
+    return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
+
+
+def uniform_rows(count: int, width: int) -> Tensor:
+    """Uniform random numbers (count, width): of those that one process would draw for all rows, this one's share."""
+    return own_rows(torch.rand(count * world_size(), width))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from benchmark.distributed import gather, rank
+from benchmark.distributed import gather, mean, rank
 
 P = ParamSpec("P")
 
@@ -79,8 +79,8 @@ def masked_pixels(predicted_NPD: Tensor, target_NPD: Tensor, masked_NP: Tensor) 
     The target is normalised per patch (zero mean, unit variance), MAE's better variant. P patches, D pixel values.
     """
     target_NPD = target_NPD.float()
-    variance, mean = torch.var_mean(target_NPD, dim=2, keepdim=True)
-    error_NP = ((predicted_NPD.float() - (target_NPD - mean) / (variance + 1e-6).sqrt()) ** 2).mean(2)
+    variance_NP1, mean_NP1 = torch.var_mean(target_NPD, dim=2, keepdim=True)
+    error_NP = ((predicted_NPD.float() - (target_NPD - mean_NP1) / (variance_NP1 + 1e-6).sqrt()) ** 2).mean(2)
     return (error_NP * masked_NP).sum() / masked_NP.sum()
 
 
@@ -142,3 +142,33 @@ class _LogPartition(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         d_rows_ND, d_columns_MD, d_scale = ctx.saved_tensors
         return gradient * d_rows_ND, gradient * d_columns_MD, gradient * d_scale, None, None
+
+
+def other_view(rows_ND: Tensor) -> Tensor:
+    """Each row replaced by the other of its pair; rows 2 i and 2 i + 1 are a pair, such as two crops of an image."""
+    return rows_ND.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+@in_float32
+def regression(predicted_ND: Tensor, target_ND: Tensor) -> Tensor:
+    """Mean squared distance between unit vectors, 2 - 2 cos (BYOL, arXiv 2006.07733, equation 2): a scalar."""
+    p_ND, t_ND = F.normalize(predicted_ND.float(), dim=1), F.normalize(target_ND.float(), dim=1)
+    return 2 - 2 * (p_ND * t_ND).sum(1).mean()
+
+
+@in_float32
+def distillation(
+    student_NK: Tensor, teacher_NK: Tensor, centre_K: Tensor, student_temperature: float, teacher_temperature: Tensor
+) -> Tensor:
+    """Cross-entropy of the student with the centred, sharpened teacher (DINO, arXiv 2104.14294): of each row, (N,).
+
+    K prototypes. The centre is taken off the teacher only, and no gradient goes to the teacher.
+    """
+    target_NK = F.softmax((teacher_NK.detach().float() - centre_K) / teacher_temperature, dim=1)
+    return -(target_NK * F.log_softmax(student_NK.float() / student_temperature, dim=1)).sum(1)
+
+
+@torch.no_grad()
+def mean_row(rows_ND: Tensor) -> Tensor:
+    """Mean over the rows of all processes, (D,)."""
+    return mean(rows_ND.float().mean(0))

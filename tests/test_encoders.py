@@ -4,7 +4,7 @@ import timm
 import torch
 from torch import nn
 
-from benchmark.encoders import ProjectionHead, TextEncoder, TextTower, build_vit
+from benchmark.encoders import BatchNorm, ProjectionHead, TextEncoder, TextTower, build_vit
 from benchmark.interfaces import Encoder
 
 SMALL = Encoder(image_size=16, patch=8, width=32, depth=2, heads=2)
@@ -54,7 +54,7 @@ def test_projection_head_is_the_released_one():
     """Dossier of StableRep, 1.6: three linear layers with bias, batch norm and ReLU after the first two."""
     head = ProjectionHead(768, 4096, 256)
     kinds = [type(layer) for layer in head.layers]
-    assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
+    assert kinds == [nn.Linear, BatchNorm, nn.ReLU, nn.Linear, BatchNorm, nn.ReLU, nn.Linear]
     linear = [layer for layer in head.layers if isinstance(layer, nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in linear] == [(768, 4096), (4096, 4096), (4096, 256)]
     assert all(layer.bias is not None for layer in linear)
