@@ -102,7 +102,7 @@ class Log:
             if self._writer is not None:
                 self._writer.close()
         if self._run is not None:
-            self._run.finish(quiet=True)
+            self._run.finish()
         self._writer = self._run = None
 
     @contextmanager
@@ -146,8 +146,14 @@ def _wandb(folder: Path) -> Any:
     try:
         wandb = importlib.import_module("wandb")
         # A step that W&B has already is not taken again: what it would get is equal.
-        place = "/".join(folder.parts[-4:])
-        return wandb.init(project=project, dir=str(folder), id=name.read_text(), name=place, resume="allow")
+        return wandb.init(
+            project=project,
+            dir=str(folder),
+            id=name.read_text(),
+            name="/".join(folder.parts[-4:]),
+            resume="allow",
+            settings={"silent": True, "console": "off"},  # the terminal is the progress display's
+        )
     except Exception as error:  # whatever W&B raises over keys, modes, networks
         cure = "run `wandb login`, set WANDB_MODE=offline, or unset WANDB_PROJECT"
         raise UserError(f"WANDB_PROJECT is {project}, but W&B refuses ({error!s:.200}); {cure}") from None

@@ -13,6 +13,7 @@ from benchmark import measure, plugins, results
 from benchmark.errors import UserError
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score, Skipped
 from benchmark.measure import Measurement
+from tests import runs
 
 FACTS = {"weights_sha256": "a" * 64, "layer": "cls", "transform": {"mean": (0.5, 0.5)}, "precision": "float32"}
 MODEL = Pretrained("timm:tiny", "tiny", {"architecture": "tiny"})
@@ -237,3 +238,14 @@ def test_presets_have_names_of_their_own(name: str) -> None:
     evaluations = plugins.load("benchmark.evaluations", name, "evaluation").EVALUATIONS
     assert len({evaluation.preset for evaluation in evaluations}) == len(evaluations)
     assert len({results.protocol_hash(evaluation) for evaluation in evaluations}) == len(evaluations)
+
+
+def test_what_training_saw_goes_into_the_record_of_a_run_of_ours(tmp_path: Path) -> None:
+    seen = {"health": {"rank": 3.5}, "spikes": 1, "worst_spike": 40}
+    declared = runs.experiment("simclr")
+    subject = Subject()
+    measured = Measurement(subject, declared, 0, tmp_path, "cpu", content_sha256="c" * 64, monitored=seen)
+    measure.evaluate(measured, [("coin", COIN)], lambda *_: None)
+    (path,) = (tmp_path / "records").rglob("*.json")
+    training = results.read(path).training
+    assert training and {name: getattr(training, name) for name in seen} == seen

@@ -109,7 +109,7 @@ class Service:
     def log(self, scalars, step):
         self.steps.append((step, scalars))
 
-    def finish(self, quiet):
+    def finish(self):
         self.ends += 1
 
 

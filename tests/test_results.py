@@ -136,6 +136,17 @@ def test_a_record_says_what_was_scored_and_which_score_is_the_main_one(tmp_path:
     assert (record.model.views, record.training.revision) == (6000, "1.0")
 
 
+def test_what_training_saw_of_itself_is_kept_where_it_looked(tmp_path: Path) -> None:
+    seen = {"health": {"rank": 17.5, "uniformity": -2.5}, "spikes": 2, "worst_spike": 120}
+    record = make(monitored=seen)
+    assert results.read(results.write(record, tmp_path)) == record
+    assert {name: getattr(record.training, name) for name in seen} == seen
+    old = spoiled(tmp_path, lambda content: [content["training"].pop(name) for name in seen] and None)
+    assert results.read(old).training == make().training, "a record from before has none of it, and is valid"
+    with pytest.raises(UserError, match="plain finite values"):
+        make(monitored={"health": {"rank": math.nan}})
+
+
 @pytest.mark.parametrize("field", ["repo", "revision", "split", "n", "ids_sha256"])
 def test_no_record_without_what_it_was_measured_on(tmp_path: Path, field: str) -> None:
     def remove(content: dict[str, Any]) -> None:
