@@ -109,8 +109,15 @@ def run(
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="This seed, not the declared ones.")] = None,
     out: Out = Path("runs"),
     jobs: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = min(os.cpu_count() or 1, 4),
+    views_at_once: Annotated[
+        int | None, typer.Option(min=1, help="Views in memory at a time: slower by a third, the same result.")
+    ] = None,
+    deterministic: Annotated[bool, typer.Option(help="The same bits again, on the same machine.")] = False,
 ) -> None:
-    """Train and evaluate an experiment's methods; write one record per method, seed and evaluation."""
+    """Train and evaluate an experiment's methods; write one record per method, seed and evaluation.
+
+    Under `torchrun` or `accelerate launch` all processes train each run together.
+    """
     from benchmark import plugins
 
     declared: tuple[Experiment, ...] = plugins.load("benchmark.experiments", experiment, "experiment").EXPERIMENTS
@@ -121,11 +128,15 @@ def run(
     chosen = [e for e in declared if not only or e.method in only]
     seeds = [(e, s) for e in chosen for s in (e.seeds if seed is None else (seed,))]
 
-    from benchmark import runner
+    from benchmark import distributed, runner
     from benchmark.progress import Display
 
+    work, knobs = [runner.Job(e, s) for e, s in seeds], (views_at_once, deterministic)
     with Display() as display:
-        runner.run([runner.Job(e, s) for e, s in seeds], out, jobs, display.update)
+        if distributed.launched() > 1:
+            runner.run_together(work, out, knobs, display.update)
+        else:
+            runner.run(work, out, jobs, knobs, display.update)
     print(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
 
 

@@ -5,31 +5,49 @@ own rows against everybody's columns; gathering sums its gradient over processes
 averaged, so the step is that of one process with the whole batch. With one process nothing is sent.
 """
 
+import contextlib
 import datetime
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from benchmark.errors import UserError
+
+SPEAKING = ("gloo", "nccl", "connection", "socket", "tcpstore")
+"""Words by which an error of torch is one of communication."""
 TIMEOUT = datetime.timedelta(minutes=10)
 """How long a process waits for the others before it gives up."""
 
 
-def start() -> torch.device:
-    """Join the other processes, if a launcher started several; returns the device of this one."""
+def launched() -> int:
+    """Number of processes that a launcher started together with this one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def together() -> Iterator[torch.device]:
+    """Join the processes that a launcher started; gives the device of this one.
+
+    Raises:
+        UserError: another process ended, so this one cannot go on.
+    """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    return device
-
-
-def end() -> None:
-    """Leave the others."""
+    try:
+        if launched() > 1:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        yield device
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(word in str(error).lower() for word in SPEAKING):
+            raise
+        place = f"process {os.environ.get('RANK', '0')} of {launched()}"
+        raise UserError(f"{place} lost the others; the one that ended says why; run again to go on") from None
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -68,6 +86,47 @@ def mean(values: Tensor) -> Tensor:
 def own_rows(rows: Tensor) -> Tensor:
     """This process's share of rows that every process has all of."""
     return rows.chunk(world_size())[rank()]
+
+
+def any_of(condition: bool) -> bool:
+    """Whether it holds in any process; all get the same answer at the same step."""
+    if world_size() == 1:
+        return condition
+    held = torch.tensor(float(condition), device=_device())
+    dist.all_reduce(held)
+    return bool(held > 0)
+
+
+def same(value: int, what: str, cure: str) -> None:
+    """Refuse to go on where processes differ.
+
+    Raises:
+        UserError: `what` has other values in other processes.
+    """
+    if world_size() == 1:
+        return
+    values = [torch.empty((), dtype=torch.long, device=_device()) for _ in range(world_size())]
+    dist.all_gather(values, torch.tensor(value, device=_device()))
+    if len(found := sorted({int(each) for each in values})) > 1:
+        raise UserError(f"{what} differs between processes: {', '.join(map(str, found))}; {cure}")
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if world_size() > 1:
+        dist.all_reduce(torch.zeros((), device=_device()))
+
+
+@torch.no_grad()
+def copy_from_first(model: torch.nn.Module) -> None:
+    """Give every process the weights and buffers of the first."""
+    if world_size() > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -22,15 +22,18 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmark import measure, monitor, results, train
+from benchmark import checkpoint, distributed, measure, monitor, results, train
 from benchmark.augment import EvaluationTransform
 from benchmark.data import CaptionImages
 from benchmark.errors import UserError
 from benchmark.features import FrozenEncoder
+from benchmark.hardware import Hardware, usual
 from benchmark.interfaces import Experiment
 from benchmark.measure import Report
 from benchmark.mirror import dataset_folder
 
+Knobs = tuple[int | None, bool]
+"""Views at once, deterministic: see `benchmark.hardware.Hardware`."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -52,7 +55,7 @@ class Job:
         return results.place(self.experiment, self.seed)
 
 
-def run(jobs: Sequence[Job], out: Path, processes: int, report: Report) -> None:
+def run(jobs: Sequence[Job], out: Path, processes: int, knobs: Knobs, report: Report) -> None:
     """Train and evaluate `jobs`, `processes` at a time. A job that fails does not stop the others.
 
     Raises:
@@ -63,10 +66,14 @@ def run(jobs: Sequence[Job], out: Path, processes: int, report: Report) -> None:
     queue: SimpleQueue[tuple[str, int, int, str]] = context.SimpleQueue()
     stop = context.Event()
     failures: dict[str, str] = {}
-    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(queue, stop)) as pool:
+    devices = context.SimpleQueue()
+    for number in range(processes):
+        devices.put(number)
+    start = (queue, stop, devices, processes)
+    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=start) as pool:
         try:
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # workers are born with it: signals are for the parent
-            pending = {pool.submit(_run_job, job, out): job for job in jobs}
+            pending = {pool.submit(_run_job, job, out, knobs): job for job in jobs}
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             while pending:
                 done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -104,12 +111,17 @@ def _end(pool: ProcessPoolExecutor) -> None:
 
 _queue: "SimpleQueue[tuple[str, int, int, str]]"
 _stop: "Event"
+_processes: int
 
 
-def _start(queue: "SimpleQueue[tuple[str, int, int, str]]", stop: "Event") -> None:
-    """Give a worker process its line to the parent."""
-    global _queue, _stop
-    _queue, _stop = queue, stop
+def _start(
+    queue: "SimpleQueue[tuple[str, int, int, str]]", stop: "Event", devices: "SimpleQueue[int]", processes: int
+) -> None:
+    """Give a worker process its line to the parent, and a GPU where there are some."""
+    global _queue, _stop, _processes
+    _queue, _stop, _processes = queue, stop, processes
+    if torch.cuda.is_available():
+        torch.cuda.set_device(devices.get() % torch.cuda.device_count())
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     threadpool_limits(1)
@@ -123,9 +135,8 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _run_job(job: Job, out: Path) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train_and_evaluate(job, out, device, _report)
+def _run_job(job: Job, out: Path, knobs: Knobs) -> None:
+    train_and_evaluate(job, out, usual(*knobs, processes=_processes), _report, _stop.is_set)
 
 
 def _report(name: str, done: int, total: int, note: str) -> None:
@@ -134,19 +145,50 @@ def _report(name: str, done: int, total: int, note: str) -> None:
     _queue.put((name, done, total, note))
 
 
-def train_and_evaluate(job: Job, out: Path, device: torch.device, report: Report) -> None:
+def run_together(jobs: Sequence[Job], out: Path, knobs: Knobs, report: Report) -> None:
+    """Train `jobs`, each in turn, by all processes that a launcher started; then the first evaluates them alone.
+
+    Raises:
+        UserError: a job failed, or another process ended.
+        KeyboardInterrupt: the processes were told to end; the state is saved.
+    """
+    told = threading.Event()
+    before = {number: signal.signal(number, lambda *_: told.set()) for number in SIGNALS}
+    with distributed.together() as device:
+        first, world = distributed.rank() == 0, distributed.world_size()
+        hardware = usual(*knobs, processes=min(world, max(torch.cuda.device_count(), 1)))
+        folders = [train_job(job, out, hardware, report if first else _silent, told.is_set) for job in jobs]
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    for job, folder in zip(jobs, folders) if first else ():
+        evaluate(job, folder, out, device, report)
+
+
+def _silent(*_: object) -> None:
+    """A report to nobody."""
+
+
+def train_and_evaluate(
+    job: Job, out: Path, hardware: Hardware, report: Report, stop: Callable[[], bool] = lambda: False
+) -> None:
     """Bring one job to its end: weights below `out/train`, a record per evaluation below `out/records`.
 
     Raises:
         UserError: a dataset is missing, a folder belongs to another configuration, the loss is not finite, ...
     """
+    evaluate(job, train_job(job, out, hardware, report, stop), out, hardware.device, report)
+
+
+def train_job(job: Job, out: Path, hardware: Hardware, report: Report, stop: Callable[[], bool]) -> Path:
+    """Train one job; returns its folder."""
     experiment = job.experiment
     folder = out / "train" / job.place
     data_folder = dataset_folder(experiment.dataset, experiment.revision)
     total = experiment.schedule.steps * experiment.schedule.batch_views
 
-    def trained(views: int, loss: float, rate: float) -> None:
-        report(job.label, views, total, f"loss {loss:.3f}, {rate:,.0f} views/s")
+    def trained(views: int, loss: float, rate: float, note: str) -> None:
+        words = [f"loss {loss:.3f}", f"{rate:,.0f} views/s", note]
+        report(job.label, views, total, ", ".join(filter(None, words)))
 
     train.train(
         experiment,
@@ -154,15 +196,16 @@ def train_and_evaluate(job: Job, out: Path, device: torch.device, report: Report
         CaptionImages(data_folder, experiment.revision),
         folder,
         fingerprint=results.fingerprint(experiment),
-        device=device,
         report=trained,
+        hardware=hardware,
+        stop=stop,
     )
-    evaluate(job, folder, out, device, report)
+    return folder
 
 
 def evaluate(job: Job, folder: Path, out: Path, device: torch.device, report: Report) -> None:
     """The default preset of every evaluation on the trained run in `folder`, as far as its records are not there."""
-    experiment, card = job.experiment, train.read_card(folder)
+    experiment, card = job.experiment, checkpoint.read_card(folder)
     model, weights_sha256 = train.load_trained(experiment, job.seed, folder, device)
     subject = FrozenEncoder(
         model,

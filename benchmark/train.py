@@ -1,41 +1,33 @@
 """The only training loop. A step depends on experiment, seed, step and the state before it: a resumed run is exact.
 
-Folder of a run:
-
-    state.safetensors      weights, optimiser moments and step of an unfinished run, replaced as it goes on
-    metrics.jsonl          a line per logged step
-    model.safetensors      the trained weights
-    model.json             what they are; written last, so that its existence means the run is finished
+One process or many do the same step (`benchmark.distributed`); the first of them writes the files of the run's folder
+(`benchmark.checkpoint`, `benchmark.monitor`).
 """
 
-import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmark import atomic
+from benchmark import checkpoint, distributed, monitor
 from benchmark.data import Batches, CaptionImages, RawBatch, step_seed
 from benchmark.encoders import build_vit
 from benchmark.errors import UserError
+from benchmark.hardware import Hardware
 from benchmark.interfaces import AdamW, Batch, Experiment, Model
 
-Report = Callable[[int, float, float], None]
-"""Told views seen, loss and views per second."""
+Report = Callable[[int, float, float, str], None]
+"""Told views seen, loss, views per second, and what people should worry about."""
 
-CARD = {"content_sha256", "fingerprint", "seconds", "weights_sha256"}
-"""What is read of model.json."""
-
+ON_CPU = Hardware()
 LOG_EVERY = 10
 """Steps between lines of metrics.jsonl."""
+LOOK_EVERY = 50
+"""Steps between looks at the features of a batch, which cost an encoder's forward pass of at most 512 views."""
 
 
 def build_model(experiment: Experiment, seed: int) -> Model:
@@ -53,6 +45,14 @@ def learning_rate(optimizer: AdamW, batch_views: int, step: int, steps: int) -> 
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
+def weight_decay(optimizer: AdamW, step: int, steps: int) -> float:
+    """Constant, or half a cosine to the final value over the whole schedule."""
+    if optimizer.final_weight_decay is None:
+        return optimizer.weight_decay
+    change = optimizer.weight_decay - optimizer.final_weight_decay
+    return optimizer.final_weight_decay + change * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
 def train(
     experiment: Experiment,
     seed: int,
@@ -60,242 +60,174 @@ def train(
     folder: Path,
     *,
     fingerprint: str,
-    device: torch.device,
     report: Report,
+    hardware: Hardware = ON_CPU,
+    stop: Callable[[], bool] = lambda: False,
     save_seconds: float = 30.0,
-    workers: int = 0,
 ) -> None:
     """Train `experiment` into `folder`, going on from its last state; returns at once if it is finished.
 
     Raises:
-        UserError: the folder belongs to another configuration, or the loss is not finite.
-        KeyboardInterrupt: passed on; where `report` raised it, between two steps, the state is saved first.
+        UserError: the folder belongs to another configuration, or the loss is not finite, or memory is short.
+        KeyboardInterrupt: where `stop()` became true, or `report` raised it, between two steps: the state is saved.
     """
-    if finished(folder, fingerprint):
+    if checkpoint.finished(folder, fingerprint):
         return
-    model = build_model(experiment, seed).to(device)
-    settings = experiment.settings.optimizer
-    seconds = 0.0
-    if settings is not None:
-        run = _Run(experiment, seed, model, _optimizer(model, settings), folder, fingerprint)
-        run.resume(device)
-        batches = Batches(data, experiment.settings.sampling, experiment.schedule, experiment.encoder.image_size, seed)
-        _loop(run, settings, batches, device, report, save_seconds=save_seconds, workers=workers)
-        seconds = run.seconds
-    content = data.manifest.content_sha256
-    _finish(
-        experiment, seed, model, folder, {"fingerprint": fingerprint, "seconds": seconds, "content_sha256": content}
-    )
+    model = build_model(experiment, seed).to(hardware.device)
+    card = {"experiment": experiment.name, "seed": seed, "fingerprint": fingerprint, "seconds": 0.0, "views": 0}
+    card["content_sha256"] = data.manifest.content_sha256
+    if experiment.settings.optimizer is not None:
+        run = _Run(experiment, seed, model, data, folder, fingerprint, hardware)
+        _loop(run, report, stop, save_seconds)
+        views = experiment.schedule.steps * experiment.schedule.batch_views
+        card |= {"seconds": run.seconds, "views": views, "health": run.last_look(), **run.spikes.card()}
+    if distributed.rank() == 0:
+        checkpoint.finish(folder, model, card)
+    distributed.wait()
 
 
-def _loop(
-    run: "_Run",
-    settings: AdamW,
-    batches: Batches,
-    device: torch.device,
-    report: Report,
-    *,
-    save_seconds: float,
-    workers: int,
-) -> None:
-    batch_views, steps = run.experiment.schedule.batch_views, len(batches)
+def _loop(run: "_Run", report: Report, stop: Callable[[], bool], save_seconds: float) -> None:
+    batch_views, steps = run.experiment.schedule.batch_views, len(run.batches)
     saved = logged = ticked = time.monotonic()
     done = run.step
+    note = ""
     run.model.train()
-    for batch in _batches(batches, run.step, workers):
-        lr = learning_rate(settings, batch_views, run.step, steps)
-        scalars = _step(run, batch.views_on(device), lr)
-        run.step += 1
-        now = time.monotonic()
-        run.seconds += now - ticked
-        ticked = now
-        if run.step % LOG_EVERY == 0 or run.step == steps:
-            rate = (run.step - done) * batch_views / max(now - logged, 1e-9)
-            run.log(scalars | {"lr": lr, "views_per_second": rate})
-            try:
-                report(run.step * batch_views, scalars["loss"], rate)
-            except KeyboardInterrupt:
-                run.save()
-                raise
-            logged, done = now, run.step
-        if now - saved > save_seconds:
-            run.save()
-            saved = now
-
-
-def _batches(batches: Batches, start: int, workers: int) -> Iterator[RawBatch]:
     try:
-        yield from DataLoader(batches, batch_size=None, sampler=range(start, len(batches)), num_workers=workers)
+        for raw in run.following():
+            batch = raw.views_on(run.hardware.device)
+            scalars = run.one(batch)
+            now = time.monotonic()
+            run.seconds += now - ticked
+            ticked = now
+            if run.step % LOG_EVERY == 0 or run.step == steps:
+                rate = (run.step - done) * batch_views / max(now - logged, 1e-9)
+                looked = run.look(batch) if run.step % LOOK_EVERY == 0 else {}
+                note = monitor.collapse(looked) if looked else note
+                run.log.write(run.step, run.step * batch_views, scalars | {"views_per_second": rate} | looked)
+                try:
+                    report(run.step * batch_views, scalars["loss"], rate, note or run.spikes.note)
+                except KeyboardInterrupt:
+                    run.save()
+                    raise
+                logged, done = now, run.step
+            stopped = distributed.any_of(stop())
+            if stopped or now - saved > save_seconds:
+                run.save()
+                saved = now
+            if stopped:
+                raise KeyboardInterrupt
+    finally:
+        run.log.close()
+
+
+def _batches(batches: Batches, start: int, hardware: Hardware) -> Iterator[RawBatch]:
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=hardware.workers,
+        pin_memory=hardware.gpu,
+    )
+    try:
+        yield from loader
     except UserError as error:  # of a worker: torch puts the traceback into the message
         raise UserError(str(error).rpartition("UserError: ")[2]) from None
-
-
-def _step(run: "_Run", batch: Batch, lr: float) -> dict[str, float]:
-    """One optimiser step; returns the logged scalars.
-
-    Raises:
-        UserError: the loss is not finite.
-    """
-    torch.manual_seed(step_seed(run.seed, run.step))
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr
-    losses = run.model.loss(batch)
-    scalars = {name: float(value.detach()) for name, value in losses.items()}
-    if not math.isfinite(scalars["loss"]):
-        raise UserError(
-            f"{run.experiment.name} seed {run.seed}: the loss is {scalars['loss']} at step {run.step} "
-            f"(learning rate {lr:.2g}); lower the learning rate or lengthen the warm-up"
-        )
-    run.optimizer.zero_grad(set_to_none=True)
-    losses["loss"].backward()
-    run.optimizer.step()
-    run.model.after_step((run.step + 1) / run.experiment.schedule.steps)
-    return scalars
 
 
 def _optimizer(model: Model, settings: AdamW) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices and larger, not on biases, norms and scalars."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim >= 2], "decays": True, "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "decays": False, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas)
+    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, fused=parameters[0].is_cuda or None)
 
 
 class _Run:
-    """What changes from step to step, and its file."""
+    """What changes from step to step."""
 
     def __init__(
         self,
         experiment: Experiment,
         seed: int,
         model: Model,
-        optimizer: torch.optim.AdamW,
+        data: CaptionImages,
         folder: Path,
         fingerprint: str,
+        hardware: Hardware,
     ) -> None:
-        self.experiment, self.seed, self.model, self.optimizer = experiment, seed, model, optimizer
-        self.folder, self.fingerprint = folder, fingerprint
-        self.step = 0
-        self.seconds = 0.0
+        settings, schedule = experiment.settings, experiment.schedule
+        assert settings.optimizer is not None
+        self.experiment, self.seed, self.folder, self.hardware = experiment, seed, folder, hardware
+        self.model, self.settings = model, settings.optimizer
+        self.optimizer = _optimizer(model, settings.optimizer)
+        share = (distributed.rank(), distributed.world_size())
+        self.batches = Batches(data, settings.sampling, schedule, experiment.encoder.image_size, seed, *share)
+        self.fingerprint = fingerprint
+        if distributed.rank() == 0:
+            checkpoint.sweep(folder)
+        facts = checkpoint.load(folder, model, self.optimizer, fingerprint, hardware.device)
+        self.step = int(facts.get("step", 0))
+        self.seconds = float(facts.get("seconds", 0.0))
         """Time spent in training, earlier tries counted in."""
+        self.spikes = monitor.Spikes(f"{experiment.name} seed {seed}", json.loads(facts.get("spikes", "{}")))
+        self.log = monitor.Log(folder, self.step)
+        distributed.same(self.step, f"the step that {folder} goes on from", "name an --out that all nodes see")
+        distributed.copy_from_first(model)
+        model.views_at_once = hardware.views_at_once
+        hardware.prepare(model)
+
+    def following(self) -> Iterator[RawBatch]:
+        """The batches that are left."""
+        return _batches(self.batches, self.step, self.hardware)
+
+    def one(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step; returns the logged scalars, means over processes.
+
+        Raises:
+            UserError: loss or gradient are not finite, or memory is short; weights are those before the step.
+        """
+        steps, batch_views = len(self.batches), self.experiment.schedule.batch_views
+        torch.manual_seed(step_seed(self.seed, self.step))
+        lr = learning_rate(self.settings, batch_views, self.step, steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+            if group["decays"]:
+                group["weight_decay"] = weight_decay(self.settings, self.step, steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.hardware.computing(len(batch.images_V3HW)):
+            losses = self.model.loss(batch)
+            losses["loss"].backward()
+        distributed.average_gradients(self.model)
+        limit = self.settings.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_((p for p in self.model.parameters() if p.grad is not None), limit)
+        values = distributed.mean(torch.stack([*(value.detach().float() for value in losses.values()), norm.float()]))
+        scalars = dict(zip((*losses, "gradient_norm"), values.tolist(), strict=True))
+        self.spikes.check(self.step, scalars["loss"], scalars["gradient_norm"], lr)
+        self.optimizer.step()
+        self.step += 1
+        self.model.after_step(self.step / steps)
+        return scalars | {"lr": lr}
+
+    @torch.no_grad()
+    def look(self, batch: Batch) -> dict[str, float]:
+        """How the encoder's features of a batch are doing."""
+        rows = slice(0, monitor.ROWS)
+        with self.hardware.computing(monitor.ROWS):
+            features_BD = self.model.encode_images(batch.images_V3HW[rows])
+        return monitor.health(features_BD, batch.caption_ids_V[rows])
+
+    def last_look(self) -> dict[str, float]:
+        """The same when all is done, of the last batch."""
+        return self.look(self.batches[len(self.batches) - 1].views_on(self.hardware.device))
 
     def save(self) -> None:
-        """Replace the state file."""
-        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
-        metadata = {"fingerprint": self.fingerprint, "step": str(self.step), "seconds": str(self.seconds)}
-        _save(self.folder / "state.safetensors", tensors, metadata)
-
-    def resume(self, device: torch.device) -> None:
-        """Load the state file, if there is one; forget what was logged after it, and what a kill left half-written."""
-        path = self.folder / "state.safetensors"
-        for left in self.folder.glob(".*.tmp"):
-            left.unlink()
-        if path.exists():
-            metadata, tensors = _load(path, device)
-            check_fingerprint(path, metadata.get("fingerprint", "none"), self.fingerprint)
-            self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
-            self.model.load_state_dict(_below("model", tensors))
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in _below("optimizer", tensors).items():
-                index, moment = name.split("/")
-                state.setdefault(int(index), {})[moment] = tensor
-            self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
-        log = self.folder / "metrics.jsonl"
-        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-        try:
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{log} is damaged ({error}); remove it, or the folder to start again") from None
-        atomic.write_bytes(log, "".join(kept).encode())
-
-    def log(self, scalars: dict[str, float]) -> None:
-        """Append a line to metrics.jsonl."""
-        line = {"step": self.step, "views": self.step * self.experiment.schedule.batch_views, **scalars}
-        path = self.folder / "metrics.jsonl"
-        try:
-            with path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; free some space and run again to go on") from None
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
-
-
-def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write `tensors` atomically; not by `save_file`, which leaves a temporary file of its own when it is killed."""
-    atomic.write_bytes(path, safetensors.torch.save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata))
-
-
-def _load(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(path, "pt", device=str(device)) as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable checkpoint ({error}); remove {path.parent} to start again") from None
-
-
-def check_fingerprint(path: Path, found: str, wanted: str) -> None:
-    """Refuse files of another configuration.
-
-    Raises:
-        UserError: the fingerprints differ; shows both.
-    """
-    if found != wanted:
-        raise UserError(
-            f"{path} belongs to another configuration: fingerprint {found[:12]}, wanted {wanted[:12]}; "
-            "choose another --out or raise the experiment's version"
-        )
-
-
-def finished(folder: Path, fingerprint: str) -> bool:
-    """Whether the run in `folder` is finished.
-
-    Raises:
-        UserError: it belongs to another configuration.
-    """
-    path = folder / "model.json"
-    if not path.exists():
-        return False
-    check_fingerprint(path, read_card(folder)["fingerprint"], fingerprint)
-    return True
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """`model.json` of a finished run.
-
-    Raises:
-        UserError: absent or malformed.
-    """
-    path = folder / "model.json"
-    try:
-        card = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not the card of a finished run ({error}); remove it and run again") from None
-    if not isinstance(card, dict) or (missing := CARD - card.keys()):
-        found = "no object" if not isinstance(card, dict) else f"no {', '.join(sorted(missing))}"
-        raise UserError(f"{path} is not the card of a finished run ({found} in it); remove it and run again")
-    return card
-
-
-def _finish(experiment: Experiment, seed: int, model: Model, folder: Path, more: dict[str, Any]) -> None:
-    weights = folder / "model.safetensors"
-    _save(weights, model.state_dict())
-    trained = experiment.settings.optimizer is not None
-    card = {
-        "experiment": experiment.name,
-        "seed": seed,
-        **more,
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "views": experiment.schedule.steps * experiment.schedule.batch_views if trained else 0,
-    }
-    atomic.write_json(folder / "model.json", card)
-    (folder / "state.safetensors").unlink(missing_ok=True)
+        """Replace the state."""
+        if distributed.rank() == 0:
+            facts = {"fingerprint": self.fingerprint, "seconds": str(self.seconds)}
+            facts["spikes"] = json.dumps(self.spikes.state())
+            checkpoint.save(self.folder, self.model, self.optimizer, self.step, len(self.batches), facts)
 
 
 def load_trained(experiment: Experiment, seed: int, folder: Path, device: torch.device) -> tuple[Model, str]:
@@ -304,15 +236,7 @@ def load_trained(experiment: Experiment, seed: int, folder: Path, device: torch.
     Raises:
         UserError: the weights are missing, damaged or of another model.
     """
-    card = read_card(folder)
-    weights = folder / "model.safetensors"
-    _, tensors = _load(weights, device)
-    found = hashlib.sha256(weights.read_bytes()).hexdigest()
-    if found != card["weights_sha256"]:
-        raise UserError(
-            f"{weights} has sha256 {found[:12]}, its card says {card['weights_sha256'][:12]}; "
-            f"remove {folder} and run again"
-        )
+    tensors, sha256 = checkpoint.read_weights(folder, device)
     model = build_model(experiment, seed).to(device)
     model.load_state_dict(tensors)
-    return model.eval(), found
+    return model.eval(), sha256

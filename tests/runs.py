@@ -5,8 +5,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmark import plugins, results, train
 from benchmark.data import CaptionImages
 from benchmark.encoders import TextTower
@@ -46,8 +44,7 @@ def experiment(method: str = "stablerep", steps: int = STEPS, **changes: Any) ->
 def train_here(declared: Experiment, data: CaptionImages, folder: Path, seed: int = 0, **options: Any) -> bytes:
     """Train in this process; returns the bytes of the trained weights."""
     options = {"report": lambda *_: None} | options
-    fingerprint, cpu = results.fingerprint(declared), torch.device("cpu")
-    train.train(declared, seed, data, folder, fingerprint=fingerprint, device=cpu, **options)
+    train.train(declared, seed, data, folder, fingerprint=results.fingerprint(declared), **options)
     return (folder / "model.safetensors").read_bytes()
 
 

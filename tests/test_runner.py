@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmark import measure, plugins, results, runner, train
+from benchmark import checkpoint, measure, plugins, results, runner, train
 from benchmark.errors import UserError
 from benchmark.evaluations import few_shot
 from benchmark.runner import Job
@@ -98,7 +98,7 @@ def test_every_evaluation_of_a_job_has_its_record(job: Job, finished: Path, smal
         assert (found.model.layer, found.model.transform["size"]) == ("cls", job.experiment.encoder.image_size)
         assert found.training
         assert found.training.content_sha256 == content
-        assert found.seconds["train"] == train.read_card(finished / "train" / job.place)["seconds"] > 0
+        assert found.seconds["train"] == checkpoint.read_card(finished / "train" / job.place)["seconds"] > 0
         measured = [part for part in found.results.values() if isinstance(part, results.Measured)]
         assert {part.environment.device for part in measured} <= {"cpu"}
     assert len(results.read_all(finished / "records")) == 2 * len(EVALUATIONS)

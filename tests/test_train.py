@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmark import plugins, results, train
+from benchmark import checkpoint, plugins, results, train
 from benchmark.data import Batches, CaptionImages
 from benchmark.errors import UserError
 from benchmark.experiments import smoke
+from benchmark.hardware import Hardware
 from benchmark.interfaces import AdamW, Batch, Experiment, Method, Model
 from benchmark.sampling import Sampling
 from tests import killed
@@ -38,7 +39,7 @@ class Stop:
     def __init__(self, step: int) -> None:
         self.views = step * BATCH
 
-    def __call__(self, views: int, loss: float, rate: float) -> None:
+    def __call__(self, views: int, loss: float, rate: float, note: str) -> None:
         if views >= self.views:
             raise KeyboardInterrupt
 
@@ -49,7 +50,8 @@ def interrupted(declared: Experiment, data: CaptionImages, folder: Path, step: i
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    """Of the files of a run, but for TensorBoard's and older states."""
+    return {path.name for path in folder.iterdir()} - {"tensorboard", "states"}
 
 
 # The schedule
@@ -156,12 +158,12 @@ def test_the_loop_shows_the_model_every_view_of_the_schedule(
         declared = experiment(method)
         train_here(declared, small_data, tmp_path / method)
         assert sum(seen) == declared.schedule.views
-        assert train.read_card(tmp_path / method)["views"] == declared.schedule.views
+        assert checkpoint.read_card(tmp_path / method)["views"] == declared.schedule.views
 
 
 def test_without_an_optimizer_nothing_is_trained(small_data: CaptionImages, tmp_path: Path) -> None:
     train_here(experiment("untrained"), small_data, tmp_path, seed=3)
-    assert train.read_card(tmp_path)["views"] == 0
+    assert checkpoint.read_card(tmp_path)["views"] == 0
     first = train.build_model(experiment("untrained"), 3).state_dict()
     assert all(torch.equal(first[name], tensor) for name, tensor in load_file(tmp_path / "model.safetensors").items())
 
@@ -179,7 +181,7 @@ def test_a_finished_run_is_weights_a_card_and_metrics(small_data: CaptionImages,
     assert [line["views"] for line in lines] == [step * BATCH for step in (10, 20, 30, 40, 45)]
     assert all(math.isfinite(line["loss"]) and line["views_per_second"] > 0 for line in lines)
     assert len({line["loss"] for line in lines}) == len(lines)
-    assert told == [(line["views"], line["loss"], line["views_per_second"]) for line in lines]
+    assert told == [(line["views"], line["loss"], line["views_per_second"], "") for line in lines]
 
 
 def test_seeds_and_settings_decide_the_weights(small_data: CaptionImages, tmp_path: Path) -> None:
@@ -196,7 +198,7 @@ def test_seeds_and_settings_decide_the_weights(small_data: CaptionImages, tmp_pa
 def test_the_number_of_workers_changes_nothing(method: str, small_dataset: Path, tmp_path: Path) -> None:
     declared = experiment(method, steps=12)
     runs = [
-        train_here(declared, CaptionImages(small_dataset, RECIPE.revision), tmp_path / str(workers), workers=workers)
+        train_here(declared, CaptionImages(small_dataset, RECIPE.revision), tmp_path / str(workers), hardware=Hardware(workers=workers))
         for workers in (0, 2)
     ]
     assert runs[0] == runs[1]
@@ -209,7 +211,7 @@ def test_an_error_in_a_worker_reads_as_one_without(small_dataset: Path, tmp_path
 
     data = Damaged(small_dataset, RECIPE.revision)
     with pytest.raises(UserError, match=r"^row \d+ does not decode$"):
-        train_here(experiment("simclr"), data, tmp_path, workers=1)
+        train_here(experiment("simclr"), data, tmp_path, hardware=Hardware(workers=1))
 
 
 def test_a_finished_run_is_not_trained_again(
@@ -298,10 +300,10 @@ def test_an_interrupt_inside_a_step_does_not_spoil_the_state(
 def test_time_spent_is_added_up_over_tries(small_data: CaptionImages, tmp_path: Path) -> None:
     declared = experiment("simclr")
     interrupted(declared, small_data, tmp_path, step=30)
-    with train.safe_open(tmp_path / "state.safetensors", "pt") as state:
+    with checkpoint.safe_open(tmp_path / "state.safetensors", "pt") as state:
         earlier = float(state.metadata()["seconds"])
     train_here(declared, small_data, tmp_path)
-    assert train.read_card(tmp_path)["seconds"] > earlier > 0
+    assert checkpoint.read_card(tmp_path)["seconds"] > earlier > 0
 
 
 # What is refused
@@ -373,7 +375,7 @@ def test_damaged_weights_are_not_loaded(small_data: CaptionImages, tmp_path: Pat
     declared = experiment("simclr", steps=10)
     train_here(declared, small_data, tmp_path)
     model, sha256 = train.load_trained(declared, 0, tmp_path, CPU)
-    assert sha256 == train.read_card(tmp_path)["weights_sha256"]
+    assert sha256 == checkpoint.read_card(tmp_path)["weights_sha256"]
     assert not model.training
     weights = tmp_path / "model.safetensors"
     content = bytearray(weights.read_bytes())

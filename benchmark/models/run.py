@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import plugins, results, train
+from benchmark import checkpoint, plugins, results, train
 from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.interfaces import Experiment
@@ -19,7 +19,7 @@ EXPERIMENTS = "benchmark.experiments"
 
 def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     folder = Path(name)
-    card = train.read_card(folder)
+    card = checkpoint.read_card(folder)
     experiment = _declared(folder, str(card["fingerprint"]), card.get("experiment"))
     seed = card.get("seed")
     if not isinstance(seed, int):

@@ -1,0 +1,173 @@
+"""A run's files: its state while it goes on, its weights and their card when it is finished.
+
+    state.safetensors            weights, optimiser moments and step, replaced as the run goes on
+    states/<step>.safetensors    earlier states to go back to: the newest `KEPT`, a tenth of the schedule apart
+    model.safetensors            the trained weights
+    model.json                   what they are; written last, so that its existence means the run is finished
+
+To go back before a loss that left its course, remove the states after it: a run goes on from the newest that is left.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from benchmark import atomic
+from benchmark.errors import UserError
+
+STATE, STATES, WEIGHTS, CARD = "state.safetensors", "states", "model.safetensors", "model.json"
+KEPT = 3
+APART = 0.1
+"""Share of the schedule between two states that are kept."""
+REQUIRED = {"content_sha256", "fingerprint", "seconds", "weights_sha256"}
+"""What is read of a card."""
+
+
+def save(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, steps: int, facts: Mapping[str, str]
+) -> None:
+    """Replace the state; `facts` are kept with it, and so is an older state now and then."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
+    _write(folder / STATE, tensors, {"step": str(step), **facts})
+    kept = _kept(folder)
+    if step - (int(kept[-1].stem) if kept else 0) < APART * steps:
+        return
+    with atomic.replacing(folder / STATES / f"{step:09d}.safetensors") as temporary:
+        shutil.copyfile(folder / STATE, temporary)
+    for old in _kept(folder)[:-KEPT]:
+        old.unlink()
+
+
+def load(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str, device: torch.device
+) -> dict[str, str]:
+    """Load the newest state into model and optimiser; returns its facts and `step`, nothing where there is no state.
+
+    Raises:
+        UserError: the state is damaged, or of another configuration.
+    """
+    path = next((path for path in (folder / STATE, *reversed(_kept(folder))) if path.exists()), None)
+    if path is None:
+        return {}
+    facts, tensors = read(path, device)
+    check_fingerprint(path, facts.get("fingerprint", "none"), fingerprint)
+    model.load_state_dict(_below("model", tensors))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _below("optimizer", tensors).items():
+        index, moment = name.split("/")
+        state.setdefault(int(index), {})[moment] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return facts
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a kill left half-written."""
+    for left in (*folder.glob(".*.tmp"), *folder.glob(f"{STATES}/.*.tmp")):
+        left.unlink(missing_ok=True)
+
+
+def finish(folder: Path, model: nn.Module, card: Mapping[str, Any]) -> None:
+    """Write weights and card, and remove the states."""
+    _write(folder / WEIGHTS, model.state_dict())
+    sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    atomic.write_json(folder / CARD, {**card, "weights_sha256": sha256})
+    (folder / STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder / STATES, ignore_errors=True)
+
+
+def finished(folder: Path, fingerprint: str) -> bool:
+    """Whether the run in `folder` is finished.
+
+    Raises:
+        UserError: it belongs to another configuration.
+    """
+    if not (folder / CARD).exists():
+        return False
+    check_fingerprint(folder / CARD, read_card(folder)["fingerprint"], fingerprint)
+    return True
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """`model.json` of a finished run.
+
+    Raises:
+        UserError: absent or malformed.
+    """
+    path = folder / CARD
+    try:
+        card = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not the card of a finished run ({error}); remove it and run again") from None
+    if not isinstance(card, dict) or (missing := REQUIRED - card.keys()):
+        found = "no object" if not isinstance(card, dict) else f"no {', '.join(sorted(missing))}"
+        raise UserError(f"{path} is not the card of a finished run ({found} in it); remove it and run again")
+    return card
+
+
+def read_weights(folder: Path, device: torch.device) -> tuple[dict[str, Tensor], str]:
+    """The weights of a finished run, and their SHA-256.
+
+    Raises:
+        UserError: they are missing, damaged, or not those of the card.
+    """
+    card, path = read_card(folder), folder / WEIGHTS
+    _, tensors = read(path, device)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != card["weights_sha256"]:
+        raise UserError(
+            f"{path} has sha256 {found[:12]}, its card says {card['weights_sha256'][:12]}; "
+            f"remove {folder} and run again"
+        )
+    return tensors, found
+
+
+def check_fingerprint(path: Path, found: str, wanted: str) -> None:
+    """Refuse files of another configuration.
+
+    Raises:
+        UserError: the fingerprints differ; shows both.
+    """
+    if found != wanted:
+        raise UserError(
+            f"{path} belongs to another configuration: fingerprint {found[:12]}, wanted {wanted[:12]}; "
+            "choose another --out or raise the experiment's version"
+        )
+
+
+def read(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file.
+
+    Raises:
+        UserError: it is not whole.
+    """
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        older = f"{path} to go on from an older state, or " if _kept(path.parent) else ""
+        cure = f"remove {older}{path.parent} to start again"
+        raise UserError(f"{path} is not a readable checkpoint ({error}); {cure}") from None
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write `tensors` atomically; not by `save_file`, which leaves a temporary file of its own when it is killed."""
+    atomic.write_bytes(path, safetensors.torch.save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata))
+
+
+def _kept(folder: Path) -> list[Path]:
+    """Older states, the oldest first."""
+    return sorted((folder / STATES).glob("[0-9]*.safetensors"))
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}

@@ -1,0 +1,72 @@
+"""How a run uses the machine it is on: nothing here is science, and nothing of it is part of a fingerprint."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from open_clip.transformer import ResidualAttentionBlock
+from timm.models.vision_transformer import Block
+from torch import nn
+
+from benchmark.errors import UserError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Device and knobs of a run."""
+
+    device: torch.device = torch.device("cpu")
+    views_at_once: int | None = None
+    """As in `interfaces.Model`: views that an encoder sees at a time; None: the whole batch."""
+    workers: int = 0
+    """Processes that read and decode."""
+    deterministic: bool = False
+    """The same bits on the same machine, at some cost on a GPU; a CPU with one thread gives them anyway."""
+
+    @property
+    def gpu(self) -> bool:
+        """Whether it is one: then networks compute in bfloat16, compiled."""
+        return self.device.type == "cuda"
+
+    @property
+    def precision(self) -> str:
+        """Of the networks' products; weights, norms, losses and optimiser are float32 anywhere."""
+        return "bfloat16" if self.gpu else "float32"
+
+    def prepare(self, model: nn.Module) -> None:
+        """Compile the blocks of transformers where that pays; names and values of weights stay."""
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        if self.gpu:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for module in model.modules():
+                if isinstance(module, Block | ResidualAttentionBlock):
+                    module.compile()
+
+    @contextlib.contextmanager
+    def computing(self, views: int) -> Iterator[None]:
+        """Around a model's loss, forward and backward, of so many views.
+
+        Raises:
+            UserError: it does not fit the device.
+        """
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.gpu):
+                yield
+        except torch.OutOfMemoryError:
+            size = min(views, self.views_at_once or views)
+            raise UserError(
+                f"{self.device} is out of memory with {size} of {views} views at once; give --views-at-once "
+                f"{max(size // 2, 1)}, which changes no result, or use more processes"
+            ) from None
+
+
+def usual(views_at_once: int | None = None, deterministic: bool = False, processes: int = 1) -> Hardware:
+    """What suits this machine, of which `processes` share it."""
+    if not torch.cuda.is_available():
+        return Hardware(torch.device("cpu"), views_at_once, 0, deterministic)
+    workers = min(16, (os.cpu_count() or 1) // max(processes, 1))
+    return Hardware(torch.device("cuda", torch.cuda.current_device()), views_at_once, workers, deterministic)
