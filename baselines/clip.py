@@ -55,7 +55,7 @@ class CLIPModel(Model):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean of both directions."""
         images_VD = self.image_projection(self.encode_images(batch.images_V3HW))
-        loss = image_text(images_VD, self.text(batch.texts), batch.text_of_V, self.logit_scale.exp())
+        loss = image_text(images_VD, self.sliced(self.text, batch.texts), batch.text_of_V, self.logit_scale.exp())
         return {"loss": loss, "logit_scale": self.logit_scale.exp()}
 
     def after_step(self, progress: float) -> None:

@@ -13,6 +13,7 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from benchmark.encoders import uniform_rows
 from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.losses import masked_pixels
 from benchmark.sampling import Augmentation, Sampling
@@ -61,13 +62,14 @@ class MAEModel(Model):
         """Squared error of the hidden patches, in normalised pixels."""
         images = batch.images_V3HW
         masked_VP = self.mask(len(images)).to(images.device)
-        return {"loss": masked_pixels(self.paint(images, masked_VP), self.patches(images), masked_VP)}
+        painted_VPD = self.sliced(self.paint, images, masked_VP)
+        return {"loss": masked_pixels(painted_VPD, self.patches(images), masked_VP)}
 
     def mask(self, count: int) -> Tensor:
         """True for hidden patches, (V, P): the same number in every view, drawn uniformly."""
         patches = self.vit.patch_embed.num_patches
         hidden = int(patches * self.method.hidden_share)
-        return torch.rand(count, patches).argsort(1).argsort(1) < hidden
+        return uniform_rows(count, patches).argsort(1).argsort(1) < hidden
 
     def patches(self, images_V3HW: Tensor) -> Tensor:
         """Pixels of each patch, (V, P, 3 * patch**2)."""

@@ -3,7 +3,7 @@
 Chen, Kornblith, Norouzi, Hinton. A Simple Framework for Contrastive Learning of Visual Representations. ICML 2020,
 arXiv 2002.05709; with the head, temperature and optimiser of StableRep's released code, whose SimCLR baseline this is.
 
-Departures: batch normalisation is per process.
+Departures: labels are image ids rather than positions in the batch.
 """
 
 from dataclasses import dataclass, replace

@@ -5,7 +5,7 @@ Representation Learners. NeurIPS 2023, arXiv 2306.00984. Defaults: CC12M and Red
 (six of ten images per caption, 8,192 views a step).
 
 Departures: no random down-sampling (the released runs have models with and without; set `augmentation.downsample`
-to 0.05 for it); batch normalisation is per process; labels are caption ids rather than positions in the batch.
+to 0.05 for it); labels are caption ids rather than positions in the batch.
 """
 
 from dataclasses import dataclass, replace

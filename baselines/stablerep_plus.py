@@ -62,7 +62,7 @@ class StableRepPlusModel(Model):
         features_VD = self.encode_images(batch.images_V3HW)
         projected_VD = self.head(features_VD, self.method.sampling.views)
         image = multi_positive(projected_VD, batch.caption_ids_V, self.method.temperature)
-        texts_TD = self.text(batch.texts)
+        texts_TD = self.sliced(self.text, batch.texts)
         text = image_text(self.image_projection(features_VD), texts_TD, batch.text_of_V, self.logit_scale.exp())
         return {"loss": image + text, "image_loss": image, "text_loss": text}
 

@@ -48,7 +48,10 @@ def check_is_seeded(method: Method) -> None:
 
 
 def check_learns(method: Method) -> None:
-    """The loss is a finite scalar, reaches the encoder, and falls on a batch seen again and again."""
+    """The loss is a finite scalar, reaches the encoder, and falls on a batch seen again and again.
+
+    Without `after_step` between steps: what moving averages make of the same batch stands still.
+    """
     if method.optimizer is None:
         return
     model = build(method).train()
@@ -64,11 +67,12 @@ def check_learns(method: Method) -> None:
         reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in model.vit.blocks.parameters()]
         _require(any(reached), "no gradient reaches the encoder's blocks")
         optimizer.step()
-        model.after_step(1.0)
         losses.append(values["loss"].item())
     _require(
         losses[-1] < losses[0], f"the loss does not fall on a repeated batch ({losses[0]:.3f} to {losses[-1]:.3f})"
     )
+    model.after_step(1.0)
+    _require(bool(model.loss(toy_batch(method))["loss"].isfinite()), "the loss is not finite after after_step()")
 
 
 @torch.no_grad()

@@ -131,7 +131,7 @@ class PrototypeHead(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.layers = nn.Sequential(linear[0], nn.GELU(), linear[1], nn.GELU(), linear[2])
-        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck).uniform_(-1, 1))
+        self.prototypes = nn.Parameter(nn.Linear(bottleneck, prototypes, bias=False).weight.detach())
 
     def forward(self, features_VD: Tensor) -> Tensor:
         """Unit vectors (V, bottleneck)."""

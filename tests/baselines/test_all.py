@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from open_clip.transformer import TextTransformer
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import Block
 
 import baselines
 from benchmark import contract, plugins
 from benchmark.encoders import TextTower, build_vit
 from benchmark.interfaces import Encoder, Method
-from benchmark.sampling import SIMCLR, WEAK, Sampling
+from benchmark.sampling import SIMCLR, WEAK, Augmentation, Sampling
+from tests.baselines.training import distances, trained
 
 NAMES = plugins.names("baselines")
 METHODS: dict[str, Method] = {name: plugins.load("baselines", name, "method").METHOD for name in NAMES}
@@ -19,7 +23,10 @@ each = pytest.mark.parametrize("name", NAMES)
 
 
 def test_the_paper_and_its_baselines_are_there():
-    assert {"stablerep", "stablerep_plus", "simclr", "clip", "mae", "untrained"} <= set(NAMES)
+    assert {"stablerep", "stablerep_plus", "simclr", "clip", "supcon", "mae", "byol", "mocov3", "dino", "slip"} <= set(
+        NAMES
+    )
+    assert "untrained" in NAMES
 
 
 @each
@@ -49,29 +56,47 @@ def test_is_a_frozen_declaration_whose_defaults_are_the_method(name):
 
 @each
 def test_tiny_keeps_what_the_method_is(name):
-    """Narrower, another learning rate, fewer hidden patches where there are few; all else stays."""
+    """Narrower, another learning rate and momentum, fewer hidden patches where there are few; all else stays."""
     method, tiny = METHODS[name], METHODS[name].tiny()
     changed = {field.name for field in fields(method) if getattr(method, field.name) != getattr(tiny, field.name)}
     assert type(tiny) is type(method)
-    assert changed <= {"optimizer", "hidden", "output", "text", "joint", "width", "depth", "heads", "hidden_share"}
+    narrower = {"hidden", "output", "text", "joint", "width", "depth", "heads", "bottleneck", "prototypes"}
+    assert changed <= narrower | {"optimizer", "momentum", "hidden_share"}
     if method.optimizer:
         assert replace(tiny.optimizer, base_lr=0, base_views=0) == replace(method.optimizer, base_lr=0, base_views=0)
     sizes = [sum(p.numel() for p in contract.build(m).parameters()) for m in (tiny, method)]
     assert sizes[0] < sizes[1] / 4 or method.optimizer is None
 
 
+BYOL = (
+    Augmentation(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, blur=1.0),
+    Augmentation(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, blur=0.1, solarize=0.2),
+)
+DINO = replace(BYOL[0], scale=(0.14, 1.0)), replace(BYOL[1], scale=(0.14, 1.0))
 PAPER = {
     "stablerep": (Sampling(images=6), 3.2e-3, 0.1, (0.9, 0.98), 0.5 / 15),
     "stablerep_plus": (Sampling(images=6, text=True), 3.2e-3, 0.1, (0.9, 0.98), 0.5 / 15),
     "simclr": (Sampling(crops=2), 3.2e-3, 0.1, (0.9, 0.98), 0.5 / 15),
     "clip": (Sampling(text=True, augmentation=WEAK), 1e-3, 0.5, (0.9, 0.98), 1 / 35),
     "mae": (None, 1.5e-4 * 32, 0.05, (0.9, 0.95), 40 / 800),
-}
+    "supcon": (Sampling(images=3, crops=2), 3.2e-3, 0.1, (0.9, 0.98), 0.5 / 15),
+    "byol": (Sampling(crops=2, augmentation=BYOL[0], further=BYOL[1:]), 1.6e-3, 0.03, (0.9, 0.999), 40 / 300),
+    "mocov3": (Sampling(crops=2, augmentation=BYOL[0], further=BYOL[1:]), 2.4e-3, 0.1, (0.9, 0.999), 40 / 300),
+    "dino": (Sampling(crops=2, augmentation=DINO[0], further=DINO[1:]), 8e-3, 0.04, (0.9, 0.999), 10 / 300),
+    "slip": (
+        Sampling(crops=3, text=True, augmentation=WEAK, further=(SIMCLR, SIMCLR)), 2e-3, 0.1, (0.9, 0.98), 1 / 25,
+    ),
+}  # fmt: skip
 """Sampling, learning rate at 8,192 views a step, weight decay, betas, share of warm-up.
 
 StableRep: dossier, 1.4 and 1.6 (README command of the released code; 0.5 of 15 epochs of warm-up). SimCLR: the same
 code with one image and two crops (1.3). CLIP: LaCLIP's command (1.6). MAE: its paper's table 8, 800 epochs.
+SupCon: as StableRep. MoCo v3: released command (ViT-B, 4,096 images of two views: 1.5e-4 x 16). BYOL: the same study's,
+1e-4 x 16. DINO: main_dino.py, 5e-4 x 16. SLIP: released command (3e-3 at 4,096 images of three views, so x 2/3).
 """
+
+OTHER = {"mocov3": {"temperature": 0.2}, "dino": {"hidden": 2048}}
+"""Settings in which a method is not as the others."""
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -90,7 +115,7 @@ def test_defaults_are_the_papers(name):
         ("text", TextTower()),
         ("joint", 512),
     ):
-        assert getattr(method, setting, value) == value
+        assert getattr(method, setting, value) == OTHER.get(name, {}).get(setting, value)
 
 
 def test_mae_defaults_are_the_papers():
@@ -103,17 +128,43 @@ def test_mae_defaults_are_the_papers():
     assert mae.sampling.views == 1 and not mae.sampling.text
 
 
+@pytest.mark.parametrize(("name", "momentum"), [("byol", 0.996), ("mocov3", 0.99), ("dino", 0.996)])
+def test_momentum_is_the_papers(name, momentum):
+    assert METHODS[name].momentum == momentum
+
+
+def test_dino_defaults_are_the_papers():
+    """main_dino.py; temperature of the 300-epoch run."""
+    dino = METHODS["dino"]
+    assert (dino.prototypes, dino.hidden, dino.bottleneck) == (65536, 2048, 256)
+    assert (dino.student_temperature, dino.teacher_temperatures, dino.centre_momentum) == (0.1, (0.04, 0.07), 0.9)
+    assert (dino.temperature_warmup * 300, dino.frozen * 300) == (30, 1)
+    assert (dino.optimizer.final_weight_decay, dino.optimizer.clip_norm) == (0.4, 3.0)
+    assert {name for name in NAMES if (o := METHODS[name].optimizer) and (o.clip_norm or o.final_weight_decay)} == {
+        "dino"
+    }
+
+
+def test_slip_weighs_both_losses_alike():
+    assert METHODS["slip"].scale == 1.0
+
+
 def test_contrastive_methods_share_simclrs_augmentation():
     assert {name for name in NAMES if METHODS[name].sampling.augmentation == SIMCLR} >= {
         "stablerep",
         "stablerep_plus",
         "simclr",
+        "supcon",
     }
 
 
 VIT_B = 85_798_656
 HEAD = 768 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 256 + 256 + 4 * 4096
 TEXT = (49408 + 77 + 512 + 2) * 512 + 12 * (12 * 512**2 + 13 * 512)
+LINEAR = 768 * 4096 + 4096 * 256  # the two layers of BYOL's projector, without biases
+BYOL_HEADS = 2 * (LINEAR + 3 * 4096 + 256) + (256 * 4096 + 4096 * 256 + 3 * 4096 + 256)
+MOCO_HEADS = 2 * (LINEAR + 4096 * 4096 + 4 * 4096) + (256 * 4096 + 4096 * 256 + 2 * 4096)
+DINO_HEAD = (768 + 1 + 2048 + 1) * 2048 + (2048 + 1) * 256 + 65536 * 256
 DECODER = 8 * (12 * 512**2 + 13 * 512) + 2 * 512
 PARAMETERS = {
     "stablerep": VIT_B + HEAD,
@@ -121,8 +172,14 @@ PARAMETERS = {
     "stablerep_plus": VIT_B + HEAD + TEXT + 768 * 512 + 1,
     "clip": VIT_B + TEXT + 768 * 512 + 1,
     "mae": VIT_B + (768 * 512 + 512) + 512 + 197 * 512 + DECODER + (512 * 768 + 768),
+    "supcon": VIT_B + HEAD,
+    "byol": 2 * VIT_B + BYOL_HEADS,
+    "mocov3": 2 * VIT_B + MOCO_HEADS,
+    "dino": 2 * (VIT_B + DINO_HEAD),
+    "slip": VIT_B + HEAD + TEXT + 768 * 512 + 1,
     "untrained": VIT_B,
 }
+"""Momentum copies counted in."""
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -171,6 +228,74 @@ def test_order_of_captions_in_the_batch_is_of_no_account(name):
     )
     model = contract.build(method).train()
     torch.testing.assert_close(model.loss(turned)["loss"], model.loss(batch)["loss"], rtol=1e-4, atol=1e-5)
+
+
+@each
+def test_a_batch_in_slices_gives_the_same_loss_and_gradients(name):
+    """And no network sees more than a slice: momentum encoders and text towers neither."""
+    method = METHODS[name].tiny()
+    if method.optimizer is None:
+        pytest.skip("nothing is trained")
+    found, seen = [], []
+    for size in (None, 5):
+        model = contract.build(method).train()
+        model.views_at_once = size
+        for module in model.modules():
+            if isinstance(module, PatchEmbed | Block | TextTransformer):
+                module.register_forward_pre_hook(lambda module, tensors: seen[-1].append(len(tensors[0])))
+        seen.append([])
+        torch.manual_seed(0)
+        loss = model.loss(contract.toy_batch(method))["loss"]
+        loss.backward()
+        found.append((loss, {key: p.grad for key, p in model.named_parameters()}))
+    assert max(seen[0]) == method.sampling.views * contract.CAPTIONS > 5 and max(seen[1]) == 5
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-5)
+
+
+@each
+def test_a_run_that_is_killed_goes_on_exactly(name):
+    """All that decides the next step is in the state: momentum copies, centres, how far the schedule is."""
+    method = METHODS[name].tiny()
+    if method.optimizer is None:
+        pytest.skip("nothing is trained")
+    torch.manual_seed(0)
+    whole = contract.build(method).train()
+    half = contract.build(method, seed=1).train()
+    for step in range(4):
+        if step == 2:
+            half.load_state_dict(whole.state_dict())
+        for model in (whole, half)[: 1 + (step >= 2)]:
+            torch.manual_seed(step)
+            model.zero_grad()
+            model.loss(contract.toy_batch(method, seed=step))["loss"].backward()
+            with torch.no_grad():
+                for p in model.parameters():
+                    if p.grad is not None:
+                        p.sub_(0.1 * p.grad)
+            model.after_step((step + 1) / 40)
+    assert all(torch.equal(half.state_dict()[key], value) for key, value in whole.state_dict().items())
+
+
+@each
+def test_what_is_trained_gets_a_gradient_in_every_step(name):
+    """Zero where it is frozen, but not None: processes average what they have, and a resumed optimiser has it all."""
+    method = METHODS[name].tiny()
+    if method.optimizer is None:
+        pytest.skip("nothing is trained")
+    model = contract.build(method).train()
+    model.loss(contract.toy_batch(method))["loss"].backward()
+    assert [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert [key for key, p in model.named_parameters() if not p.requires_grad and p.grad is not None] == []
+
+
+@pytest.mark.parametrize("name", ["byol", "dino", "mocov3", "simclr", "slip", "stablerep", "supcon"])
+def test_views_of_a_caption_end_up_close_and_captions_apart(name):
+    """On pictures not seen before, and without collapse: captions are at least as far from each other as at first."""
+    method = METHODS[name].tiny()
+    model = trained(method, steps=100, lr=5e-4) if name == "dino" else trained(method)
+    (near, far), (near_before, far_before) = distances(model, method), distances(contract.build(method), method)
+    assert far > far_before and near < near_before / 2
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if hasattr(METHODS[name], "joint")])

@@ -1,0 +1,117 @@
+"""DINO: a student learns its teacher's choice among prototypes on the other view; the teacher follows the student.
+
+Caron et al. Emerging Properties in Self-Supervised Vision Transformers. ICCV 2021, arXiv 2104.14294. Defaults: the
+released code's (5e-4 for 256 images, which are 512 views; weight decay 0.04 to 0.4, clipping at 3, teacher momentum
+0.996 to 1, centre momentum 0.9, weight-normalised last layer) with the teacher's temperature of the 300-epoch ViT run:
+0.04 to 0.07 over 30 epochs, 10 epochs of warm-up, last layer frozen for one.
+
+Departures: two global crops and no local ones, so that a view costs the same for all methods, with the wider range of
+scales that the code advises then (from 0.14); the student is evaluated, not the teacher; no stochastic depth; gradients
+are clipped together, not each parameter's by itself; the temperature rises by steps, not by epochs; the learning rate
+ends at zero, not at 1e-6; the crop is resized bilinearly.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from benchmark.encoders import PrototypeHead, follow, momentum_copy, rising_momentum
+from benchmark.interfaces import AdamW, Batch, Method, Model
+from benchmark.losses import distillation, mean_row, other_view
+from benchmark.sampling import Augmentation, Sampling
+
+FIRST = Augmentation(scale=(0.14, 1.0), saturation=0.2, blur=1.0)
+SECOND = replace(FIRST, blur=0.1, solarize=0.2)
+
+
+@dataclass(frozen=True)
+class DINO(Method):
+    """Hyper-parameters of DINO; what lasts for some epochs is a share of the schedule."""
+
+    sampling: Sampling = Sampling(crops=2, augmentation=FIRST, further=(SECOND,))
+    optimizer: AdamW = AdamW(
+        base_lr=5e-4,
+        base_views=512,
+        weight_decay=0.04,
+        betas=(0.9, 0.999),
+        warmup=10 / 300,
+        final_weight_decay=0.4,
+        clip_norm=3.0,
+    )
+    prototypes: int = 65_536
+    hidden: int = 2048
+    bottleneck: int = 256
+    student_temperature: float = 0.1
+    teacher_temperatures: tuple[float, float] = (0.04, 0.07)
+    """At the start, and after `temperature_warmup`; linear between."""
+    temperature_warmup: float = 30 / 300
+    momentum: float = 0.996
+    """Of the teacher at the start; it rises to one."""
+    centre_momentum: float = 0.9
+    frozen: float = 1 / 300
+    """How long the prototypes of the student stay as they are."""
+
+    def build(self, vit: VisionTransformer) -> Model:
+        """ViT and head, and a teacher of both."""
+        return DINOModel(vit, self)
+
+    def tiny(self) -> Self:
+        """A narrow head, few prototypes, a learning rate for short runs, and a teacher that keeps up with them."""
+        optimizer = replace(self.optimizer, base_lr=1e-3, base_views=240)
+        return replace(self, momentum=0.9, prototypes=256, hidden=256, bottleneck=64, optimizer=optimizer)
+
+
+class DINOModel(Model):
+    """Student and teacher; pairs of views are adjacent."""
+
+    centre: Tensor
+    batch_centre: Tensor
+    progress: Tensor
+
+    def __init__(self, vit: VisionTransformer, method: DINO) -> None:
+        super().__init__(vit)
+        self.method = method
+        self.head = PrototypeHead(vit.embed_dim, method.hidden, method.bottleneck, method.prototypes)
+        self.teacher_vit, self.teacher_head = momentum_copy(vit), momentum_copy(self.head)
+        self.register_buffer("centre", torch.zeros(method.prototypes))
+        self.register_buffer("batch_centre", torch.zeros(method.prototypes), persistent=False)
+        self.register_buffer("progress", torch.zeros(()))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of the student on each view with the teacher on the other."""
+        teacher_VD = self.teach(batch.images_V3HW)
+        losses_V = self.sliced(self.cross_entropy, self.encode_images(batch.images_V3HW), other_view(teacher_VD))
+        return {"loss": losses_V.mean()}
+
+    @torch.no_grad()
+    def teach(self, images_V3HW: Tensor) -> Tensor:
+        """Unit vectors (V, bottleneck) of the teacher; keeps what the centre needs of them."""
+        teacher_VD: Tensor = self.teacher_head(self.sliced(self.teacher_vit, images_V3HW))
+        self.batch_centre = self.teacher_head.scores(mean_row(teacher_VD)).float()  # the mean of all scores: linear
+        return teacher_VD
+
+    def cross_entropy(self, features_VD: Tensor, teacher_VD: Tensor) -> Tensor:
+        """Of each row, (V,): student's features before its head, teacher's after."""
+        student_VK = self.head.scores(self.head(features_VD), self.progress < self.method.frozen)
+        teacher_VK = self.teacher_head.scores(teacher_VD)
+        temperatures = self.method.student_temperature, self.teacher_temperature()
+        return distillation(student_VK, teacher_VK, self.centre, *temperatures)
+
+    def teacher_temperature(self) -> Tensor:
+        """Of the coming step."""
+        start, end = self.method.teacher_temperatures
+        return start + (end - start) * (self.progress / self.method.temperature_warmup).clamp(max=1)
+
+    def after_step(self, progress: float) -> None:
+        """Teacher and centre follow; the next step's temperature and freezing depend on `progress`."""
+        momentum = rising_momentum(self.method.momentum, progress)
+        follow(self.teacher_vit, self.vit, momentum)
+        follow(self.teacher_head, self.head, momentum)
+        self.centre.lerp_(self.batch_centre, 1 - self.method.centre_momentum)
+        self.progress.fill_(progress)
+
+
+METHOD = DINO()

@@ -1,0 +1,81 @@
+"""MoCo v3: each view's query finds, among the keys of the batch, the key of the other view.
+
+Chen, Xie, He. An Empirical Study of Training Self-Supervised Vision Transformers. ICCV 2021, arXiv 2104.02057.
+Defaults: the released ViT-B run (300 epochs, 40 of them warm-up; 1.5e-4 for 256 images, which are 512 views; weight
+decay 0.1, temperature 0.2, momentum 0.99 rising to 1, a frozen patch projection, BYOL's augmentations).
+
+Departures: positional embeddings are learned and the patch projection starts as timm's, as in all methods here; biases
+and norms do not decay.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from benchmark.encoders import MLP, follow, momentum_copy, rising_momentum
+from benchmark.interfaces import AdamW, Batch, Method, Model
+from benchmark.losses import contrast
+from benchmark.sampling import Augmentation, Sampling
+
+FIRST = Augmentation(saturation=0.2, blur=1.0)
+SECOND = replace(FIRST, blur=0.1, solarize=0.2)
+
+
+@dataclass(frozen=True)
+class MoCoV3(Method):
+    """Hyper-parameters of MoCo v3."""
+
+    sampling: Sampling = Sampling(crops=2, augmentation=FIRST, further=(SECOND,))
+    optimizer: AdamW = AdamW(base_lr=1.5e-4, base_views=512, weight_decay=0.1, betas=(0.9, 0.999), warmup=40 / 300)
+    temperature: float = 0.2
+    momentum: float = 0.99
+    """Of the keys' encoder at the start; it rises to one."""
+    hidden: int = 4096
+    output: int = 256
+
+    def build(self, vit: VisionTransformer) -> Model:
+        """ViT, projector and predictor; momentum copies of the first two."""
+        return MoCoV3Model(vit, self)
+
+    def tiny(self) -> Self:
+        """Narrow heads, a learning rate for short runs, and a momentum encoder that keeps up with them."""
+        optimizer = replace(self.optimizer, base_lr=3e-3, base_views=240)
+        return replace(self, momentum=0.9, hidden=256, output=64, optimizer=optimizer)
+
+
+class MoCoV3Model(Model):
+    """Encoder of queries and, following it, encoder of keys; pairs of views are adjacent."""
+
+    def __init__(self, vit: VisionTransformer, method: MoCoV3) -> None:
+        super().__init__(vit)
+        self.method = method
+        vit.patch_embed.requires_grad_(False)
+        width, hidden, output = vit.embed_dim, method.hidden, method.output
+        self.projector = MLP((width, hidden, hidden, output), plain=True)
+        self.predictor = MLP((output, hidden, output), plain=True)
+        self.key_vit, self.key_projector = momentum_copy(vit), momentum_copy(self.projector)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """InfoNCE of first views with second views and the reverse, times twice the temperature."""
+        queries_VD = self.predictor(self.projector(self.encode_images(batch.images_V3HW), 2), 2)
+        keys_VD = self.keys(batch.images_V3HW)
+        first = contrast(queries_VD[0::2], keys_VD[1::2], self.method.temperature)
+        second = contrast(queries_VD[1::2], keys_VD[0::2], self.method.temperature)
+        return {"loss": 2 * self.method.temperature * (first + second)}
+
+    @torch.no_grad()
+    def keys(self, images_V3HW: Tensor) -> Tensor:
+        """What the momentum encoder makes of each view, (V, output)."""
+        return self.key_projector(self.sliced(self.key_vit, images_V3HW), 2)
+
+    def after_step(self, progress: float) -> None:
+        """The encoder of keys follows."""
+        momentum = rising_momentum(self.method.momentum, progress)
+        follow(self.key_vit, self.vit, momentum)
+        follow(self.key_projector, self.projector, momentum)
+
+
+METHOD = MoCoV3()
