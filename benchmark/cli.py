@@ -12,6 +12,7 @@ import typer
 
 from benchmark.cli_data import SCENES_EVALUATION, data
 from benchmark.cli_evaluate import episodes, evaluate
+from benchmark.cli_push import push
 from benchmark.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.command()(evaluate)
 app.command()(episodes)
+app.command()(push)
 
 INTERRUPTED = 130
 """What typer returns in the place of a KeyboardInterrupt."""
@@ -91,6 +93,7 @@ def list_all() -> None:
     kinds = {
         "methods": plugins.names("baselines"),
         "experiments": plugins.names("benchmark.experiments"),
+        "sizes of an experiment but smoke": ["smoke", *recipe.SIZES],
         "captions": list(caption_sources.sources()),
         "datasets to build": [*recipe.names(), SCENES_EVALUATION],
         "sizes of a dataset": list(recipe.SIZES),
@@ -104,7 +107,9 @@ def list_all() -> None:
 
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="A file of benchmark/experiments, such as smoke.")],
+    experiment: Annotated[
+        str, typer.Argument(help="smoke; main, language, ablations with a size: main-10k; ablations-smoke-images.")
+    ],
     only: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="This seed, not the declared ones.")] = None,
     out: Out = Path("runs"),

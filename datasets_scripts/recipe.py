@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from benchmark import plugins
 from benchmark.errors import UserError, unknown
@@ -153,12 +153,12 @@ def _declared() -> dict[str, Recipe]:
 
 
 def find(name: str, data: Path = Path("data")) -> Recipe:
-    """The recipe called `<recipe>[-<size>][-<guidance>]`, such as `cc3m`, `cc3m-10k`, `cc3m-100k-mixed` or `cc3m-w2`.
+    """The recipe called `<recipe>[-<captions>][-l<images>][-<guidance>]`, such as `cc3m`, `cc3m-10k`, `cc3m-25k-l4-w2`.
 
-    Its captions are read below `data`. A recipe is also found by the name of its dataset (`scenes-toy` is `toy`).
+    What it reads is read below `data`. A recipe is also found by the name of its dataset (`scenes-toy` is `toy`).
 
     Raises:
-        UserError: no such recipe, size or guidance.
+        UserError: no such recipe, or no such variant of it.
     """
     declared = _declared()
     known = {recipe.name: recipe for recipe in declared.values()} | declared
@@ -166,22 +166,64 @@ def find(name: str, data: Path = Path("data")) -> Recipe:
     if base is None:
         raise unknown("recipe", name, list(declared))
     recipe = known[base]
-    size, guidance, surplus = _variant(name.removeprefix(base).split("-")[1:])
+    count, images, guidance, surplus = _variant(name.removeprefix(base).split("-")[1:])
     if surplus:
-        choices = f"a size ({', '.join(SIZES)}), then a guidance ({', '.join(GUIDANCE)}, w2, w7.5, ...), or neither"
-        raise UserError(f"unknown variant {surplus!r} of recipe {base}; choose {choices}")
-    captions = recipe.captions.limited(SIZES[size]) if size else recipe.captions
-    if captions != recipe.captions:  # a recipe that has all captions is its own full size
-        recipe = replace(recipe, name=f"{recipe.name}-{size}", captions=captions)
+        sizes = f"captions ({', '.join(SIZES)}, or another number such as 500 or 25k)"
+        choices = (
+            f"{sizes}, then images per caption (l1, l4, ...), then a guidance ({', '.join(GUIDANCE)}, w2, w7.5, ...)"
+        )
+        raise UserError(f"unknown variant {surplus!r} of recipe {base}; choose {choices}; each may be left out")
+    captions = recipe.captions.limited(_number(count)) if count else recipe.captions
+    if captions != recipe.captions:  # a recipe that has it already is called by its own name
+        recipe = replace(recipe, name=f"{recipe.name}-{count}", captions=captions)
+    if images and int(images[1:]) != recipe.images_per_caption:
+        recipe = replace(recipe, name=f"{recipe.name}-{images}", images_per_caption=int(images[1:]))
     if guidance:
         values = GUIDANCE.get(guidance) or (float(guidance[1:]),)
         recipe = replace(recipe, name=f"{recipe.name}-{guidance}", guidance=values)
-    return replace(recipe, captions=recipe.captions.below(data))
+    return replace(recipe, captions=recipe.captions.below(data), draw=_below(recipe.draw, data))
 
 
-def _variant(words: list[str]) -> tuple[str, str, str]:
-    """Size, guidance, and what is neither, of the words behind a recipe's name; each may be empty."""
-    size = words.pop(0) if words and words[0] in SIZES else ""
-    known = words and (words[0] in GUIDANCE or re.fullmatch(r"w(0|[1-9]\d*)(\.\d*[1-9])?", words[0]))
-    guidance = words.pop(0) if known else ""
-    return size, guidance, "-".join(words)
+def count_word(count: int) -> str:
+    """A number of captions as names of datasets have it: 500, 25k, 1m; the one way to write it."""
+    if count % 1_000_000 == 0:
+        return f"{count // 1_000_000}m"
+    return f"{count // 1_000}k" if count % 1_000 == 0 else str(count)
+
+
+def _number(word: str) -> int | None:
+    """The captions that a word asks for; None is all."""
+    if word in SIZES:
+        return SIZES[word]
+    return int(word.rstrip("km")) * {"k": 1_000, "m": 1_000_000}.get(word[-1], 1)
+
+
+def _variant(words: list[str]) -> tuple[str, str, str, str]:
+    """Captions, images per caption, guidance, and what is none of them, of the words behind a recipe's name."""
+    found = []
+    for fits in (_is_count, re.compile(r"l[1-9]\d{0,2}").fullmatch, _is_guidance):
+        found.append(words.pop(0) if words and fits(words[0]) else "")
+    count, images, guidance = found
+    return count, images, guidance, "-".join(words)
+
+
+def _is_count(word: str) -> bool:
+    plain = re.fullmatch(r"[1-9]\d{0,8}[km]?", word)
+    return word in SIZES or (plain is not None and count_word(_number(word) or 0) == word)
+
+
+def _is_guidance(word: str) -> bool:
+    return word in GUIDANCE or re.fullmatch(r"w(0|[1-9]\d*)(\.\d*[1-9])?", word) is not None
+
+
+@runtime_checkable
+class Located(Protocol):
+    """A `TextToImage` that reads files below the data folder."""
+
+    def below(self, root: Path) -> TextToImage:
+        """The same below another data folder."""
+        ...
+
+
+def _below(draw: TextToImage, data: Path) -> TextToImage:
+    return draw.below(data) if isinstance(draw, Located) else draw

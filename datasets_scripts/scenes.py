@@ -8,7 +8,7 @@ Caption and seed give an image. The caption fixes what it says; the seed draws t
 the exact hue, light, clutter and noise. Two images of a caption therefore share its meaning and nothing else, which
 is what multi-positive learning needs. It stands in for a trained text-to-image model, and for real images.
 
-Edges are anti-aliased from signed distances (formulas after Inigo Quilez' 2D distance functions, rewritten).
+Edges are anti-aliased from signed distances (`shapes`).
 Coordinates: x to the right, y down, in pixels; P window pixels, HW image.
 """
 
@@ -17,11 +17,12 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from benchmark.errors import UserError
-from datasets_scripts import marks
+from datasets_scripts import marks, shapes
 from datasets_scripts.text_to_image import Cost, Drawn, Terms
 
 VERSION = 2
@@ -44,7 +45,7 @@ COLOURS = {
 }
 """Word -> range of hue, degrees."""
 TEXTURES = ("plain", "striped", "dotted", "checkered")
-SHAPES = ("circle", "ring", "triangle", "square", "star", "cross", "heart", "crescent")
+SHAPES = tuple(shapes.DISTANCE)
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 """Words -> direction from the second object to the first."""
 BACKGROUNDS = ("a plain wall", "a brick wall", "grass", "sand", "water", "the night sky")
@@ -145,10 +146,33 @@ class Rendering:
     """x, y, width, height around each object, int64 (objects, 4)."""
 
 
-def render(caption: str, seed: int) -> Rendering:
-    """Draw `caption`; the same caption and 64-bit seed give the same image."""
+class _Guided(np.random.Generator):
+    """Draws every factor of a scene nearer to the middle of its range; pixels of clutter and noise as they are."""
+
+    def __init__(self, seed: int, spread: float) -> None:
+        super().__init__(np.random.Philox(key=seed))
+        self.spread = spread
+
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
+        """As the original, within the middle `spread` of the range."""
+        return (low + high) / 2 + self.spread * (super().uniform(low, high, size) - (low + high) / 2)
+
+    def random(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
+        """As the original; a handful of numbers are factors, more are pixels."""
+        drawn = super().random(size, dtype, out)
+        return 0.5 + self.spread * (drawn - 0.5) if isinstance(size, int) else drawn
+
+
+def render(caption: str, seed: int, guidance: float = 1.0) -> Rendering:
+    """Draw `caption`; the same caption, 64-bit seed and guidance give the same image.
+
+    Guidance w is an analogue of a diffusion model's, not a measurement of one: as a larger w trades diversity for
+    fidelity there, here it narrows the spread of everything that the caption leaves open but clutter and noise
+    (position, rotation, size within its word, hue within its colour, tone, light) to w ** -0.5 of its range. At w = 1
+    all of the range is drawn, and below 1 too: the caption stays true at every guidance.
+    """
     described = parse(caption)
-    rng = np.random.Generator(np.random.Philox(key=seed))
+    rng = np.random.Generator(np.random.Philox(key=seed)) if guidance <= 1 else _Guided(seed, guidance**-0.5)
     radii = [rng.uniform(*SIZES[o.size]) for o in described.objects]
     centres = _place(described, radii, rng)
     canvas = _background(described.background, rng)
@@ -199,7 +223,7 @@ def _draw(
     angle = np.radians(ROTATION * angle)
     cos, sin = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
     u_P, v_P = cos * x_P + sin * y_P, cos * y_P - sin * x_P
-    alpha_P = np.clip(0.5 - np.float32(radius) * _DISTANCE[thing.shape](u_P, v_P), 0, 1)
+    alpha_P = np.clip(0.5 - np.float32(radius) * shapes.DISTANCE[thing.shape](u_P, v_P), 0, 1)
     hue, saturation, value = rng.uniform(*COLOURS[thing.colour]), rng.uniform(0.5, 0.75), rng.uniform(0.9, 1.0)
     bright_3 = _rgb(hue, saturation, value)
     dark_P = _texture(thing.texture, x_P, y_P, np.radians(45 + 25 * texture_angle), phase)
@@ -225,55 +249,6 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
     """HSV (degrees, fraction, fraction) to float32 RGB in [0, 1]."""
     k_3 = (np.array([5.0, 3.0, 1.0]) + hue / 60) % 6
     return (value - value * saturation * np.clip(np.minimum(k_3, 4 - k_3), 0, 1)).astype(np.float32)
-
-
-def _circle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.hypot(u, v) - 0.92
-
-
-def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.abs(np.hypot(u, v) - 0.72) - 0.26
-
-
-def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u), np.abs(v)) - 0.7
-
-
-def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.float32(0.866) * np.abs(u) - 0.5 * v, v) - 0.5
-
-
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    u, v = np.abs(u), np.abs(v)
-    return np.maximum(np.minimum(u, v) - 0.27, np.maximum(u, v) - 0.95)
-
-
-def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Five points: fold the plane into one tenth, then one edge from tip to notch."""
-    tenth = np.pi / 5
-    angle = np.abs((np.arctan2(u, -v) + tenth) % (2 * tenth) - tenth)
-    length = np.hypot(u, v)
-    tip, notch = np.array([1.0, 0.0]), 0.44 * np.array([np.cos(tenth), np.sin(tenth)])
-    normal = np.array([notch[1] - tip[1], tip[0] - notch[0]])
-    normal = (normal / np.hypot(*normal)).astype(np.float32)
-    return normal[0] * (length * np.cos(angle) - 1) + normal[1] * length * np.sin(angle)
-
-
-def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    scale = np.float32(1.55)
-    u, v = np.abs(u) / scale, (np.float32(0.85) - v) / scale
-    lobe = np.hypot(u - 0.25, v - 0.75) - np.float32(np.sqrt(2) / 4)
-    half = 0.5 * np.maximum(u + v, 0)
-    body = np.sqrt(np.minimum(u**2 + (v - 1) ** 2, (u - half) ** 2 + (v - half) ** 2)) * np.sign(u - v)
-    return np.where(u + v > 1, lobe, body) * scale
-
-
-def _crescent(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.hypot(u, v) - 0.97, np.float32(0.78) - np.hypot(u - 0.5, v))
-
-
-_DISTANCE = {name: globals()[f"_{name}"] for name in SHAPES}
-"""Shape -> signed distance in units of the radius; every shape lies inside the unit circle."""
 
 
 def _background(name: str, rng: np.random.Generator) -> np.ndarray:
@@ -325,7 +300,7 @@ TERMS = Terms(
 
 @dataclass(frozen=True)
 class Scenes:
-    """The renderer as what draws a dataset; guidance has no meaning in it."""
+    """The renderer as what draws a dataset; what guidance means to it, `render` says."""
 
     name: str = f"scenes-{VERSION}"
     terms: tuple[Terms, ...] = ()
@@ -336,6 +311,5 @@ class Scenes:
 
     def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
         """One SIZE x SIZE rendering per caption."""
-        del guidance
-        for caption, seed in zip(captions, seeds, strict=True):
-            yield Drawn(render(caption, seed).image)
+        for caption, seed, value in zip(captions, seeds, guidance, strict=True):
+            yield Drawn(render(caption, seed, value).image)

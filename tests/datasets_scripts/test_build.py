@@ -65,7 +65,7 @@ def mispaired(table):
     """Rows in which an image is not a drawing of the row's caption from the stored seed."""
     wrong = []
     for number, row in enumerate(table.to_pylist()):
-        drawn = [scenes.render(row[schema.CAPTION], seed).image for seed in row[schema.SEEDS]]
+        drawn = [scenes.render(row[schema.CAPTION], *how).image for how in zip(row[schema.SEEDS], row[schema.GUIDANCE])]
         stored = [pixels(image["bytes"]) for image in row[schema.IMAGES]]
         if not all(np.abs(image - shown).mean() < 8 for image, shown in zip(drawn, stored, strict=True)):
             wrong.append(number)
@@ -270,9 +270,9 @@ def test_datasets_reads_the_folder(small_dataset, tmp_path):
         assert row[schema.SEEDS] == [image_seed(RECIPE.revision, caption.caption_id, index) for index in range(IMAGES)]
         assert row[schema.GUIDANCE] == [image_guidance((2, 8, 4), caption.caption_id, index) for index in range(IMAGES)]
         assert row[schema.STATUS] == ["ok"] * IMAGES
-        for image, seed in zip(row[schema.IMAGES], row[schema.SEEDS], strict=True):
+        for image, *how in zip(row[schema.IMAGES], row[schema.SEEDS], row[schema.GUIDANCE], strict=True):
             assert isinstance(image, Image.Image) and image.size == (64, 64)
-            drawn = scenes.render(caption.text, seed).image.astype(int)
+            drawn = scenes.render(caption.text, *how).image.astype(int)
             assert np.abs(np.asarray(image).astype(int) - drawn).mean() < 8
 
 

@@ -117,6 +117,12 @@ def test_guidance_schedules_are_the_papers():
         ("scenes-toy", "scenes-toy", 2048, (1,)),
         ("toy-10k", "scenes-toy-10k", 10_000, (1,)),
         ("toy-full", "scenes-toy-full", 6_282_240, (1,)),
+        ("toy-500", "scenes-toy-500", 500, (1,)),
+        ("toy-real-600", "scenes-toy-real-600", 600, (1,)),
+        ("cc3m-25k", "cc3m-25k", 25_000, (2, 3)),
+        ("laion-50m-3m", "laion-50m-3m", 3_000_000, (2, 3)),
+        ("laion-50m-50m", "laion-50m", 50_000_000, (2, 3)),
+        ("cc3m-2700k-l1-w8", "cc3m-2700k-l1-w8", 2_700_000, (8,)),
     ],
 )
 def test_a_name_says_recipe_size_and_guidance(name, dataset, captions, guidance):
@@ -126,7 +132,44 @@ def test_a_name_says_recipe_size_and_guidance(name, dataset, captions, guidance)
 
 def test_ten_images_a_caption_and_two_for_laion():
     images = {name: recipe.find(name).images_per_caption for name in recipe.names()}
-    assert images == {"cc12m": 10, "cc3m": 10, "laion-50m": 2, "redcaps": 10, "toy": 10}
+    assert images == {"cc12m": 10, "cc3m": 10, "laion-50m": 2, "redcaps": 10, "toy": 10, "toy-real": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "images"),
+    [
+        ("cc3m-25k-l4", "cc3m-25k-l4", 4),
+        ("cc3m-l1", "cc3m-l1", 1),
+        ("cc3m-10k-l10", "cc3m-10k", 10),  # its own number: the same dataset
+        ("laion-50m-l2-mixed", "laion-50m-mixed", 2),
+        ("toy-500-l4", "scenes-toy-500-l4", 4),
+        ("scenes-toy-500-l4-w2", "scenes-toy-500-l4-w2", 4),
+    ],
+)
+def test_a_name_says_images_per_caption(name, dataset, images):
+    found = recipe.find(name)
+    assert (found.name, found.images_per_caption) == (dataset, images)
+    assert recipe.find(found.name).revision == found.revision if "toy" in name else True
+
+
+def test_images_per_caption_are_part_of_the_revision():
+    revisions = {recipe.find(f"toy{variant}").revision for variant in ("", "-l1", "-l4", "-500", "-500-l4", "-w1")}
+    assert len(revisions) == 6
+    assert recipe.find("toy-l10").revision == recipe.find("toy").revision
+
+
+@pytest.mark.parametrize(
+    ("count", "word"),
+    [(1, "1"), (500, "500"), (1_000, "1k"), (1_250, "1250"), (337_500, "337500"), (2_700_000, "2700k")],
+)
+def test_a_number_of_captions_has_one_word(count, word):
+    assert recipe.count_word(count) == word
+    assert recipe.find(f"cc3m-{word}").captions.expected == count
+
+
+def test_the_toy_dataset_is_what_it_was():
+    """Guidance and number of images came later; the pixels of guidance 1 and this revision are those of before."""
+    assert recipe.find("toy").revision == "30d21ab04d99674f7ac71e6254a50ee4a62c7b2f"
 
 
 def test_every_recipe_has_every_size():
@@ -139,9 +182,18 @@ def test_every_recipe_has_every_size():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("cc4m", "unknown recipe 'cc4m'; choose one of: cc12m, cc3m, laion-50m, redcaps, toy"),
-        ("cc3m-20k", "unknown variant '20k' of recipe cc3m; choose a size"),
-        ("cc3m-10k-w", "unknown variant 'w' of recipe cc3m; choose a size"),
+        ("cc4m", "unknown recipe 'cc4m'; choose one of: cc12m, cc3m, laion-50m, redcaps, toy, toy-real"),
+        ("cc3m-many", "unknown variant 'many' of recipe cc3m; choose captions"),
+        ("cc3m-1000k", "unknown variant '1000k' of recipe cc3m"),  # 1m
+        ("cc3m-2000", "unknown variant '2000' of recipe cc3m"),  # 2k
+        ("cc3m-0", "unknown variant '0' of recipe cc3m"),
+        ("cc3m-05k", "unknown variant '05k' of recipe cc3m"),
+        ("cc3m-10k-w", "unknown variant 'w' of recipe cc3m; choose captions"),
+        ("cc3m-l0", "unknown variant 'l0' of recipe cc3m"),
+        ("cc3m-l04", "unknown variant 'l04' of recipe cc3m"),
+        ("cc3m-l4-10k", "unknown variant '10k' of recipe cc3m"),
+        ("cc3m-w2-l4", "unknown variant 'l4' of recipe cc3m"),
+        ("laion-50m-60m", "wanted 60,000,000 captions of laion, there are 50,000,000"),
         ("cc3m-mixed-10k", "unknown variant '10k' of recipe cc3m"),
         ("cc3m-100k-10k", "unknown variant '10k' of recipe cc3m"),
         ("cc3m-w7.50", "unknown variant 'w7.50' of recipe cc3m"),

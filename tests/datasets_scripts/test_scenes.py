@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmark.errors import UserError
-from datasets_scripts import scenes
+from datasets_scripts import scenes, toy_real
 from tests.datasets_scripts import measure
 
 SIGNATURES = {2: (6383, 8104, -2356, 3561, 2851, 3915, -352, -1192)}
@@ -224,3 +224,73 @@ def test_changed_picture_needs_a_new_version():
         f"version {scenes.VERSION} of the world drew other pictures: raise scenes.VERSION, "
         f"and write SIGNATURES = {{<the new version>: {found}}}"
     )
+
+
+# Guidance
+
+
+def factors(guidance):
+    """Where the object of one caption lies and what hue it has, over 150 seeds, (150, 3)."""
+    found = []
+    for seed in range(150):
+        drawn = scenes.render("a large red plain circle on sand", seed, guidance)
+        x, y, width, height = drawn.boxes[0]
+        found.append((x + width / 2, y + height / 2, *drawn.image[drawn.masks[0] > 0.99].mean(0)[:2]))
+    return np.array(found)
+
+
+def test_without_guidance_pictures_are_what_they_were():
+    caption = scenes.scene(scenes.CAPTIONS // 2).caption
+    for guidance in (0.0, 0.5, 1, 1.0):
+        assert scenes.render(caption, 11, guidance).image.tobytes() == scenes.render(caption, 11).image.tobytes()
+
+
+def test_guidance_trades_diversity_for_what_the_caption_says():
+    """The spread of places and colours is w ** -0.5 of what it was, around the same middle."""
+    free, guided = factors(1.0), factors(4.0)
+    ratio = guided.std(0) / free.std(0)
+    assert (abs(ratio[:2] - 0.5) < 0.1).all(), ratio
+    assert (ratio[2:] < 0.75).all(), ratio
+    assert (abs(guided.mean(0) - free.mean(0))[:2] < 0.5).all()
+    spread = [
+        np.stack([scenes.render("a small blue plain ring on grass", seed, w).image for seed in range(40)]).std(0).mean()
+        for w in (1, 2, 4, 10)
+    ]
+    assert spread == sorted(spread, reverse=True)
+
+
+def test_a_caption_is_true_at_every_guidance():
+    rng = np.random.default_rng(5)
+    for number, index in enumerate(rng.choice(scenes.CAPTIONS, 120, replace=False)):
+        said = scenes.scene(int(index))
+        rendering = scenes.render(said.caption, number, (2.0, 8.0, 12.0)[number % 3])
+        assert measure.scene(rendering.image, rendering.masks) == said
+
+
+def test_a_dataset_has_the_guidance_that_it_says():
+    caption = scenes.scene(7).caption
+    drawn = list(scenes.Scenes()([caption] * 2, [5, 5], [1.0, 8.0]))
+    assert (drawn[0].image == scenes.render(caption, 5).image).all()
+    assert (drawn[1].image == scenes.render(caption, 5, 8.0).image).all()
+    assert (drawn[0].image != drawn[1].image).any()
+
+
+# The stand-in for real images
+
+
+def test_a_quarter_of_real_captions_has_one_word_of_the_first_object_wrong():
+    captions = [caption.text for caption in toy_real.RECIPE.captions][:1_000]
+    wrong = 0
+    for seed, caption in enumerate(captions):
+        said, seen = scenes.parse(caption), scenes.parse(toy_real.seen(caption, seed))
+        words = [getattr(said.first, word) != getattr(seen.first, word) for word in vars(said.first)]
+        assert sum(words) <= 1
+        assert scenes.replace(seen, first=said.first) == said
+        wrong += sum(words)
+    assert abs(wrong / 1_000 - toy_real.WRONG) < 0.05
+
+
+def test_a_real_picture_shows_what_is_seen_and_no_guidance():
+    for seed, caption in enumerate(list(toy_real.RECIPE.captions)[:40]):
+        (drawn,) = toy_real.RECIPE.draw([caption.text], [seed], [8.0])
+        assert (drawn.image == scenes.render(toy_real.seen(caption.text, seed), seed).image).all()
