@@ -2,9 +2,23 @@ import open_clip
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from benchmark.encoders import BatchNorm, ProjectionHead, TextEncoder, TextTower, build_vit
+from benchmark import distributed, encoders
+from benchmark.encoders import (
+    MLP,
+    BatchNorm,
+    ProjectionHead,
+    PrototypeHead,
+    TextEncoder,
+    TextTower,
+    build_vit,
+    follow,
+    momentum_copy,
+    rising_momentum,
+    uniform_rows,
+)
 from benchmark.interfaces import Encoder
 
 SMALL = Encoder(image_size=16, patch=8, width=32, depth=2, heads=2)
@@ -142,3 +156,95 @@ def test_all_of_the_text_tower_is_trained(text):
     untouched = [name for name, p in text.named_parameters() if p.grad is None or not p.grad.any()]
     text.zero_grad(set_to_none=True)
     assert not untouched
+
+
+def test_a_plain_mlp_is_moco_v3s():
+    """No biases; a batch norm without scale and shift at the end; statistics per view slot all the same."""
+    torch.manual_seed(0)
+    head = MLP((8, 16, 16, 4), plain=True).train()
+    kinds = [type(layer) for layer in head.layers]
+    assert kinds == [nn.Linear, BatchNorm, nn.ReLU, nn.Linear, BatchNorm, nn.ReLU, nn.Linear, BatchNorm]
+    assert all(layer.bias is None for layer in head.layers if isinstance(layer, nn.Linear))
+    assert [layer.affine for layer in head.layers if isinstance(layer, BatchNorm)] == [True, True, False]
+    projected = head(torch.randn(12, 8), 2)
+    for slot in (projected[0::2], projected[1::2]):
+        torch.testing.assert_close(slot.mean(0), torch.zeros(4), rtol=0, atol=1e-5)
+
+
+def test_an_mlp_of_three_widths_is_byols():
+    kinds = [type(layer) for layer in MLP((8, 16, 4)).layers]
+    assert kinds == [nn.Linear, BatchNorm, nn.ReLU, nn.Linear]
+
+
+def test_prototypes_are_directions_and_scores_cosines():
+    """DINO's weight-normalised last layer, g fixed to one."""
+    torch.manual_seed(0)
+    head, features = PrototypeHead(8, 16, 6, 20), torch.randn(5, 8)
+    z = head(features)
+    torch.testing.assert_close(z.norm(dim=1), torch.ones(5))
+    wanted = torch.stack([F.cosine_similarity(z, prototype[None]) for prototype in head.prototypes], 1)
+    torch.testing.assert_close(head.scores(z), wanted)
+    last = nn.utils.parametrizations.weight_norm(nn.Linear(6, 20, bias=False))
+    last.parametrizations.weight.original0.data.fill_(1)
+    last.parametrizations.weight.original1.data.copy_(head.prototypes)
+    torch.testing.assert_close(head.scores(z), last(z))
+    head.prototypes.data.mul_(torch.rand(20, 1) + 0.5)
+    torch.testing.assert_close(head.scores(z), wanted)
+    assert [type(layer) for layer in head.layers] == [nn.Linear, nn.GELU, nn.Linear, nn.GELU, nn.Linear]
+
+
+def test_frozen_prototypes_get_a_gradient_of_zero_and_let_it_pass():
+    torch.manual_seed(0)
+    head, features = PrototypeHead(8, 16, 6, 20), torch.randn(5, 8)
+    for frozen in (True, False):
+        head.zero_grad()
+        head.scores(head(features), torch.tensor(frozen)).square().sum().backward()
+        assert head.prototypes.grad.any() == (not frozen)
+        assert head.layers[0].weight.grad.any()
+
+
+def test_a_momentum_copy_lags_exactly():
+    torch.manual_seed(0)
+    head = MLP((4, 8, 3)).train()
+    copied = momentum_copy(head)
+    assert not any(p.requires_grad for p in copied.parameters()) and all(p.requires_grad for p in head.parameters())
+    before = [p.clone() for p in copied.parameters()]
+    with torch.no_grad():
+        for p in head.parameters():
+            p.add_(torch.randn_like(p))
+    assert all(torch.equal(p, old) for p, old in zip(copied.parameters(), before)), "the copy shares its weights"
+    head(torch.randn(6, 4), 2)
+    follow(copied, head, 0.9)
+    for now, old, new in zip(copied.parameters(), before, head.parameters()):
+        torch.testing.assert_close(now, 0.9 * old + 0.1 * new)
+        assert not torch.equal(now, old)
+    assert all(torch.equal(now, new) for now, new in zip(copied.buffers(), head.buffers()))
+    kept = [p.clone() for p in copied.parameters()]
+    follow(copied, head, 1.0)
+    assert all(torch.equal(p, old) for p, old in zip(copied.parameters(), kept))
+    follow(copied, head, 0.0)
+    assert all(torch.equal(p, new) for p, new in zip(copied.parameters(), head.parameters()))
+
+
+def test_momentum_rises_to_one_by_half_a_cosine():
+    """BYOL: 1 - (1 - base) (cos(pi k / K) + 1) / 2."""
+    assert [rising_momentum(0.996, progress) for progress in (0, 0.5, 1)] == pytest.approx([0.996, 0.998, 1.0])
+    assert rising_momentum(0.99, 1 / 3) == pytest.approx(1 - 0.01 * 0.75)
+
+
+def test_random_rows_of_one_process_are_torchs():
+    torch.manual_seed(0)
+    wanted = torch.rand(5, 7)
+    torch.manual_seed(0)
+    assert torch.equal(uniform_rows(5, 7), wanted)
+
+
+def test_random_rows_of_several_processes_are_those_of_one(monkeypatch):
+    torch.manual_seed(0)
+    wanted = torch.rand(6, 7)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    monkeypatch.setattr(encoders, "world_size", lambda: 3)
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        torch.manual_seed(0)
+        assert torch.equal(uniform_rows(2, 7), wanted[2 * rank : 2 * rank + 2])

@@ -5,7 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmark.losses import image_text, masked_pixels, multi_positive
+from benchmark.losses import (
+    contrast,
+    distillation,
+    image_text,
+    masked_pixels,
+    mean_row,
+    multi_positive,
+    other_view,
+    regression,
+)
 
 LABELS = torch.tensor([3, 3, 7, 3, 7, 7, 9, 9])
 
@@ -138,6 +147,9 @@ def test_half_precision_comes_in_and_float32_goes_on(monkeypatch, dtype):
         lambda z, t, s: multi_positive(z, LABELS, 0.01),
         lambda z, t, s: image_text(z, t, own, s),
         lambda z, t, s: masked_pixels(z[None], 9 * z[None] + 1, torch.ones(1, 8, dtype=torch.bool)),
+        lambda z, t, s: regression(z, z.flip(0)),
+        lambda z, t, s: distillation(z, z.flip(0), torch.zeros(6), 0.01, torch.tensor(0.01)).mean(),
+        lambda z, t, s: contrast(z, z.flip(0), 0.01),
     ):
         found, wanted = loss(halves, texts, scale), loss(halves.float(), texts.float(), scale.float())
         assert found.dtype == torch.float32
@@ -246,3 +258,87 @@ def test_target_is_normalised_per_patch():
     torch.testing.assert_close(masked_pixels(predicted, brighter, masked), wanted, rtol=1e-4, atol=1e-4)
     flat = masked_pixels(torch.zeros_like(target), torch.ones_like(target), masked)
     assert flat.item() == 0.0, "a flat patch must not divide by zero"
+
+
+def test_the_other_view_is_the_other_of_its_pair():
+    assert other_view(torch.arange(6)[:, None]).flatten().tolist() == [1, 0, 3, 2, 5, 4]
+    assert torch.equal(other_view(other_view(rows())), rows())
+
+
+def test_regression_is_the_squared_distance_of_unit_vectors():
+    """BYOL's equation 2, as loops."""
+    total = 0.0
+    for p, t in zip(rows(), rows(seed=1)):
+        total += sum(float((a - b) ** 2) for a, b in zip(p / p.norm(), t / t.norm()))
+    assert regression(rows(), rows(seed=1)).item() == pytest.approx(total / 8, abs=1e-10)
+
+
+def test_regression_goes_from_zero_to_four_whatever_the_lengths():
+    assert regression(rows(), 5 * rows()).item() == pytest.approx(0, abs=1e-12)
+    assert regression(rows(), -0.1 * rows()).item() == pytest.approx(4, abs=1e-12)
+
+
+def naive_distillation(student, teacher, centre, student_temperature, teacher_temperature):
+    losses = []
+    for s, t in zip(student.tolist(), teacher.tolist()):
+        wanted = [math.exp((value - c) / teacher_temperature) for value, c in zip(t, centre.tolist())]
+        found = [math.exp(value / student_temperature) for value in s]
+        losses.append(-sum(w / sum(wanted) * math.log(f / sum(found)) for w, f in zip(wanted, found)))
+    return losses
+
+
+@pytest.mark.parametrize("teacher_temperature", [0.04, 0.07, 1.0])
+def test_distillation_is_a_double_loop(teacher_temperature):
+    """DINO's algorithm 1, row by row."""
+    student, teacher, centre = rows().tanh(), rows(seed=1).tanh(), rows(1, seed=2)[0] / 3
+    found = distillation(student, teacher, centre, 0.1, torch.tensor(teacher_temperature))
+    wanted = naive_distillation(student, teacher, centre, 0.1, torch.tensor(teacher_temperature).item())
+    assert found.tolist() == pytest.approx(wanted, abs=1e-9)
+
+
+def test_the_centre_is_taken_off_the_teacher_only():
+    student, teacher, centre = rows(), rows(seed=1), rows(1, seed=2)[0]
+    wanted = distillation(student, teacher - centre, torch.zeros(6), 0.1, torch.tensor(0.07))
+    torch.testing.assert_close(distillation(student, teacher, centre, 0.1, torch.tensor(0.07)), wanted)
+    both = distillation(student - centre, teacher - centre, torch.zeros(6), 0.1, torch.tensor(0.07))
+    assert not torch.allclose(both, wanted)
+
+
+def test_a_student_that_knows_its_teacher_is_left_with_the_teachers_entropy():
+    """The least that a cross-entropy can be."""
+    teacher, centre = rows(), rows(1, seed=2)[0]
+    target = F.softmax((teacher - centre) / 0.07, dim=1)
+    best = distillation(0.1 / 0.07 * (teacher - centre), teacher, centre, 0.1, torch.tensor(0.07, dtype=torch.float64))
+    torch.testing.assert_close(best, -(target * target.log()).sum(1))
+    for seed in range(5):
+        assert (distillation(rows(seed=seed), teacher, centre, 0.1, torch.tensor(0.07)) >= best).all()
+
+
+def test_no_gradient_goes_to_the_teacher_or_its_centre():
+    student, teacher, centre = rows().requires_grad_(), rows(seed=1).requires_grad_(), rows(1)[0]
+    distillation(student, teacher, centre, 0.1, torch.tensor(0.07)).mean().backward()
+    assert teacher.grad is None and student.grad.abs().sum() > 0
+
+
+def test_gradients_of_regression_and_distillation():
+    teacher, centre, temperature = rows(seed=1), rows(1, seed=2)[0], torch.tensor(0.5)
+    assert torch.autograd.gradcheck(lambda p: regression(p, teacher), rows().requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda s: distillation(s, teacher, centre, 0.5, temperature), rows().requires_grad_()
+    )
+
+
+def test_mean_row_is_the_mean_and_carries_no_gradient():
+    leaf = rows().requires_grad_()
+    torch.testing.assert_close(mean_row(leaf), rows().mean(0))
+    assert not mean_row(leaf).requires_grad
+
+
+def test_contrast_is_a_double_loop():
+    """InfoNCE: among the keys of the batch, one's own; no other row is a positive, one's own key no negative."""
+    q, k = [[row / row.norm() for row in rows(seed=seed)] for seed in (0, 1)]
+    total = 0.0
+    for i in range(8):
+        scores = [math.exp(float(q[i] @ k[j]) / 0.2) for j in range(8)]
+        total -= math.log(scores[i] / sum(scores))
+    assert contrast(rows(), rows(seed=1), 0.2).item() == pytest.approx(total / 8, abs=1e-9)
