@@ -1,0 +1,115 @@
+"""Two processes do the step of one, and when one of them ends the others say so."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from benchmark import distributed, plugins
+from benchmark.data import CaptionImages
+from benchmark.errors import UserError
+from tests import together
+
+ROOT = Path(__file__).parents[1]
+TRAINED = [
+    name
+    for name in plugins.names("baselines")
+    if plugins.load("baselines", name, "method").METHOD.optimizer is not None
+]
+
+
+def launch(dataset: Path, out: Path, *methods: str, **environment: str) -> subprocess.Popen[str]:
+    """Two processes of `tests.together`."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tests.together", str(out), *methods]
+    variables = os.environ | {"SYNREP_DATA": str(dataset.parents[1]), "OMP_NUM_THREADS": "1"} | environment
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and errors, within a minute: nothing hangs."""
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of a launcher, by their rank."""
+    found = [child for child in psutil.Process(process.pid).children() if "tests.together" in child.cmdline()]
+    return sorted(found, key=lambda child: int(child.environ()["RANK"]))
+
+
+@pytest.fixture(scope="module")
+def shared(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """First steps of all methods, done by two processes."""
+    out = tmp_path_factory.mktemp("together")
+    code, errors = ended(launch(small_dataset, out, *TRAINED))
+    assert code == 0, errors
+    return out
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_two_processes_do_the_step_of_one(method: str, shared: Path, small_data: CaptionImages) -> None:
+    """Losses, gradients, batch statistics and moving averages, whatever the method."""
+    found = torch.load(shared / f"gradients-{method}.pt")
+    wanted = together.first_step(method, small_data)
+    for there, here in zip(found, wanted):
+        assert there.keys() == here.keys()
+    largest = max(gradient.abs().max() for gradient in wanted[1].values())
+    for there, here, scale in zip(found, wanted, (1, largest, 1)):
+        for name, value in here.items():
+            torch.testing.assert_close(there[name] / scale, value / scale, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(small_dataset: Path, tmp_path: Path) -> None:
+    """Its weights are, bit for bit, those of two processes that nobody disturbed."""
+    for out, kills in (("undisturbed", 0), ("killed", 1)):
+        for _ in range(kills):
+            run = launch(small_dataset, tmp_path / out, "stablerep", STEPS="30", SLOW="0.1")
+            assert run.stdout
+            for _ in range(4):
+                run.stdout.readline()
+            workers(run)[1].kill()
+            code, errors = ended(run)
+            assert code != 0
+            assert "process 0: UserError('process 0 of 2 lost the others" in errors
+        code, errors = ended(launch(small_dataset, tmp_path / out, "stablerep", STEPS="30"))
+        assert code == 0, errors
+    weights = [path.read_bytes() for path in sorted(tmp_path.rglob("model.safetensors"))]
+    assert len(weights) == 2
+    assert weights[0] == weights[1]
+
+
+def test_sigterm_saves_and_ends_all(small_dataset: Path, tmp_path: Path) -> None:
+    run = launch(small_dataset, tmp_path, "simclr", STEPS="200", SLOW="0.05")
+    assert run.stdout
+    for _ in range(5):
+        run.stdout.readline()
+    run.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    code, errors = ended(run)
+    assert code != 0
+    assert time.monotonic() - began < 25
+    assert list(tmp_path.rglob("state.safetensors")), errors
+    assert not list(tmp_path.rglob("model.json"))
+
+
+def test_one_process_sends_nothing() -> None:
+    rows = torch.randn(3, 2, requires_grad=True)
+    assert distributed.gather(rows) is rows
+    assert distributed.total(rows) is rows
+    assert torch.equal(distributed.own_rows(rows), rows)
+    assert (distributed.world_size(), distributed.rank(), distributed.any_of(True)) == (1, 0, True)
+
+
+def test_errors_that_are_not_of_communication_pass() -> None:
+    with pytest.raises(RuntimeError, match="shape"), distributed.together():
+        raise RuntimeError("wrong shape")
+    with pytest.raises(UserError, match="process 0 of 1 lost the others"), distributed.together():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
