@@ -136,12 +136,13 @@ def _table(*rows: Sequence[str]) -> str:
 
 def _what(repo: str, experiment: Experiment, parameters: int) -> str:
     size = experiment.encoder
+    pixels = f"{size.image_size} x {size.image_size}"
     return f"""# {escaped(repo)}
 
-An image encoder, trained by SynRep-Bench: method **{escaped(experiment.method)}**, dataset {escaped(experiment.dataset)}.
-It is a ViT of {parameters:,} parameters: patches of {size.patch} pixels, width {size.width}, depth {size.depth},
-{size.heads} heads, images of {size.image_size} x {size.image_size} pixels. Its output is the CLS token after the final
-norm, {size.width} numbers per image; there is no classifier and no text tower.
+An image encoder, trained by SynRep-Bench: method **{escaped(experiment.method)}**, dataset
+{escaped(experiment.dataset)}. It is a ViT of {parameters:,} parameters: patches of {size.patch} pixels, width
+{size.width}, depth {size.depth}, {size.heads} heads, images of {pixels} pixels. Its output is the CLS token after the
+final norm, {size.width} numbers per image; there is no classifier and no text tower.
 """
 
 
