@@ -93,7 +93,7 @@ def list_all() -> None:
     kinds = {
         "methods": plugins.names("baselines"),
         "experiments": plugins.names("benchmark.experiments"),
-        "sizes of an experiment but smoke": ["smoke", *recipe.SIZES],
+        "sizes of an experiment": ["smoke", *recipe.SIZES],
         "captions": list(caption_sources.sources()),
         "datasets to build": [*recipe.names(), SCENES_EVALUATION],
         "sizes of a dataset": list(recipe.SIZES),
@@ -118,20 +118,24 @@ def run(
         int | None, typer.Option(min=1, help="Views in memory at a time: slower by a third, the same result.")
     ] = None,
     deterministic: Annotated[bool, typer.Option(help="The same bits again, on the same machine.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Start nothing; print what each run costs.")] = False,
 ) -> None:
     """Train and evaluate an experiment's methods; write one record per method, seed and evaluation.
 
     Under `torchrun` or `accelerate launch` all processes train each run together.
     """
-    from benchmark import plugins
+    from benchmark.experiments import _find
 
-    declared: tuple[Experiment, ...] = plugins.load("benchmark.experiments", experiment, "experiment").EXPERIMENTS
+    declared = _find.find(experiment)
     methods = [e.method for e in declared]
     for method in only or []:
         if method not in methods:
             raise unknown(f"method of experiment {experiment}", method, methods)
     chosen = [e for e in declared if not only or e.method in only]
     seeds = [(e, s) for e in chosen for s in (e.seeds if seed is None else (seed,))]
+    if plan:
+        _print_plan(chosen, seed)
+        return
 
     from benchmark import distributed, runner
     from benchmark.progress import Display
@@ -143,6 +147,19 @@ def run(
         else:
             runner.run(work, out, jobs, knobs, display.update)
     print(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
+
+
+def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
+    from benchmark import plan
+    from datasets_scripts import estimate, recipe
+
+    def expected_bytes(repo: str) -> int | None:
+        try:
+            return estimate.estimate(recipe.find(repo.rpartition("/")[2])).bytes
+        except UserError:
+            return None
+
+    print(plan.text([plan.Run(e, len(e.seeds) if seed is None else 1) for e in chosen], expected_bytes))
 
 
 @app.command()

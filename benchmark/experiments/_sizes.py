@@ -52,7 +52,7 @@ class Size:
     """For the ablation of the encoder's size."""
     batch_views: int
     views: int | Mapping[str, tuple[int, int, int]]
-    """Of the shortest of three schedules, the others being its multiples; or all three of each corpus, as in the paper."""
+    """Of the shortest of three schedules, which the others multiply; or of all three, by corpus, as in the paper."""
     parts: tuple[int, ...]
     """Captions, where their number is what is studied."""
     world: str = ""
