@@ -4,6 +4,7 @@ The folder holds weights and a card with the fingerprint of the declaration they
 the one in `benchmark/experiments` with that fingerprint.
 """
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from benchmark import checkpoint, plugins, results, train
 from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
+from benchmark.experiments import _find
 from benchmark.interfaces import Experiment
 from benchmark.models._way import Freeze, LoadedModel, Way, chosen_layer
 
@@ -36,11 +38,7 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
 
 
 def _declared(folder: Path, fingerprint: str, name: object) -> Experiment:
-    declared: list[Experiment] = [
-        experiment
-        for module in plugins.names(EXPERIMENTS)
-        for experiment in plugins.load(EXPERIMENTS, module, "experiment").EXPERIMENTS
-    ]
+    declared = _candidates(str(name))
     for experiment in declared:
         if results.fingerprint(experiment) == fingerprint:
             return experiment
@@ -49,6 +47,15 @@ def _declared(folder: Path, fingerprint: str, name: object) -> Experiment:
     if same:
         raise UserError(f"{found}; declared {', '.join(same)}; take the code it was trained with, or train again")
     raise UserError(f"{found}; no experiment of that name is declared, only: {', '.join(e.name for e in declared)}")
+
+
+def _candidates(name: str) -> list[Experiment]:
+    """Everything that is declared once, and of what is declared by size the comparison that the name begins with."""
+    files = [plugins.load(EXPERIMENTS, file, "experiment").EXPERIMENTS for file in plugins.names(EXPERIMENTS)]
+    found = [experiment for declared in files if not callable(declared) for experiment in declared]
+    with contextlib.suppress(UserError):
+        found += [experiment for experiment in _find.find(name.partition("/")[0]) if experiment not in found]
+    return found
 
 
 def _is_at(path: Path) -> bool:

@@ -67,6 +67,15 @@ def test_a_run_of_another_declaration_is_one_line_with_both_fingerprints(folder,
     assert load(str(folder)).origin.version == 1
 
 
+def test_a_run_that_is_declared_by_size_is_found_by_its_comparison(folder, small_data, tmp_path, monkeypatch) -> None:
+    from benchmark.experiments import main
+
+    named = runs.experiment("simclr", steps=1, name="main-smoke-scenes-1x/simclr-syn")
+    monkeypatch.setattr(main, "EXPERIMENTS", lambda size: iter([named] if size.name == "smoke" else []))
+    runs.train_here(named, small_data, tmp_path / "sized")
+    assert load(str(tmp_path / "sized")).origin == named
+
+
 def test_a_run_that_is_damaged_is_one_line(folder) -> None:
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
