@@ -88,7 +88,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_memory_is_linear_in_the_batch() -> None:
-    """No tensor of 65,536 rows is larger than a chunk or than the features: a matrix of all pairs has 4.3e9 elements."""
+    """With 65,536 columns no tensor is larger than a chunk: a matrix of all pairs would have 4.3e9 elements."""
     count = 65_536
     features = torch.randn(count, 2, generator=torch.Generator().manual_seed(0))[:256].requires_grad_()
     columns = torch.randn(count, 2)

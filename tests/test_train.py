@@ -75,6 +75,69 @@ def test_without_warm_up_it_begins_at_the_peak() -> None:
     assert train.learning_rate(replace(OPTIMIZER, warmup=0.0), 512, 0, 100) == pytest.approx(2e-4)
 
 
+def test_weight_decay_stays_or_goes_by_half_a_cosine() -> None:
+    assert train.weight_decay(OPTIMIZER, 70, 100) == 0.1
+    rising = replace(OPTIMIZER, weight_decay=0.04, final_weight_decay=0.4)
+    expected = {0: 0.04, 25: 0.04 + 0.36 * (1 - math.sqrt(0.5)) / 2, 50: 0.22, 100: 0.4}
+    assert {step: train.weight_decay(rising, step, 100) for step in expected} == pytest.approx(expected)
+
+
+@dataclass(frozen=True)
+class Sum(Method):
+    """Its loss is a multiple of one weight's sum, to some power, so that its gradient is known."""
+
+    sampling: Sampling = Sampling()
+    optimizer: AdamW = AdamW(base_lr=1.0, base_views=BATCH, weight_decay=0.0, betas=(0.0, 0.0), warmup=0.0)
+    height: float = 7.0
+    power: float = 1.0
+
+    def build(self, vit: Any) -> Model:
+        class SumModel(Model):
+            def loss(model, batch: Batch) -> dict[str, Tensor]:
+                return {"loss": (self.height * model.vit.cls_token.sum()) ** self.power}
+
+        return SumModel(vit)
+
+
+@pytest.mark.parametrize("limit", [None, 3.0, 1e6])
+def test_the_gradient_is_clipped_to_its_norm(
+    limit: float | None, small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def watched(optimizer: Any) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    settings = replace(Sum(), optimizer=replace(Sum().optimizer, clip_norm=limit))
+    train_here(experiment("simclr", steps=2, settings=settings), small_data, tmp_path)
+    whole = 7.0 * math.sqrt(32)
+    assert norms == pytest.approx([min(whole, limit or whole)] * 2, rel=1e-4)
+    assert metrics(tmp_path)[-1]["gradient_norm"] == pytest.approx(whole)
+
+
+def test_the_loop_steps_at_the_weight_decay_of_its_step(
+    small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    step = torch.optim.AdamW.step
+
+    def watched(optimizer: Any) -> None:
+        used.append([group["weight_decay"] for group in optimizer.param_groups])
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    declared = experiment("simclr", steps=4)
+    assert declared.settings.optimizer
+    rising = replace(declared.settings.optimizer, weight_decay=0.0, final_weight_decay=1.0)
+    train_here(replace(declared, settings=replace(declared.settings, optimizer=rising)), small_data, tmp_path)
+    assert [decayed for decayed, _ in used] == pytest.approx([0.0, 0.5 - math.sqrt(0.125), 0.5, 0.5 + math.sqrt(0.125)])
+    assert {free for _, free in used} == {0.0}
+
+
 def test_the_loop_steps_at_the_learning_rate_of_its_step(small_data: CaptionImages, tmp_path: Path) -> None:
     declared = experiment("simclr")
     train_here(declared, small_data, tmp_path)
@@ -198,7 +261,12 @@ def test_seeds_and_settings_decide_the_weights(small_data: CaptionImages, tmp_pa
 def test_the_number_of_workers_changes_nothing(method: str, small_dataset: Path, tmp_path: Path) -> None:
     declared = experiment(method, steps=12)
     runs = [
-        train_here(declared, CaptionImages(small_dataset, RECIPE.revision), tmp_path / str(workers), hardware=Hardware(workers=workers))
+        train_here(
+            declared,
+            CaptionImages(small_dataset, RECIPE.revision),
+            tmp_path / str(workers),
+            hardware=Hardware(workers=workers),
+        )
         for workers in (0, 2)
     ]
     assert runs[0] == runs[1]
@@ -444,6 +512,48 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(small_data: CaptionImages
     for method in ("simclr", "untrained"):
         with pytest.raises(UserError, match=f"cannot write {tmp_path}/file/run/.*: Not a directory"):
             train_here(experiment(method), small_data, tmp_path / "file" / "run")
+
+
+# What is watched
+
+
+def test_health_and_spikes_are_in_the_card_and_the_log(
+    small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "LOOK_EVERY", 20)
+    train_here(experiment("stablerep"), small_data, tmp_path)
+    card, lines = checkpoint.read_card(tmp_path), metrics(tmp_path)
+    assert set(card["health"]) == {"rank", "alignment", "uniformity", "spread"}
+    assert [line["step"] for line in lines if "rank" in line] == [20, 40]
+    assert 1 <= card["health"]["rank"] <= BATCH
+    assert card["health"] == {name: lines[3][name] for name in card["health"]}, "the card is of the last weights"
+    assert card["spikes"] == 0
+
+
+def test_a_collapse_is_told(small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "LOOK_EVERY", 10)
+    encode = Model.encode_images
+    monkeypatch.setattr(Model, "encode_images", lambda model, images: 0 * encode(model, images) + 1)
+    notes = []
+    train_here(experiment("stablerep"), small_data, tmp_path, report=lambda *words: notes.append(words[3]))
+    assert notes == ["features have collapsed, their effective rank is 1.0"] * 4
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(small_data: CaptionImages, tmp_path: Path) -> None:
+    declared = experiment("simclr", settings=Sum(height=0.0, power=0.5))
+    with pytest.raises(UserError, match=r"the gradient's norm is nan at step 0 "):
+        train_here(declared, small_data, tmp_path)
+
+
+def test_stop_saves_between_two_steps(small_data: CaptionImages, tmp_path: Path) -> None:
+    declared = experiment("stablerep")
+    undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
+    asked = iter([False] * 6 + [True])
+    with pytest.raises(KeyboardInterrupt):
+        train_here(declared, small_data, tmp_path / "run", stop=lambda: next(asked))
+    facts, _ = checkpoint.read(tmp_path / "run" / "state.safetensors", CPU)
+    assert facts["step"] == "7"
+    assert train_here(declared, small_data, tmp_path / "run") == undisturbed
 
 
 # The fingerprint

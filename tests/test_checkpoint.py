@@ -1,0 +1,58 @@
+"""Older states to go back to."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import checkpoint
+from benchmark.data import CaptionImages
+from benchmark.errors import UserError
+from tests.runs import experiment, metrics, train_here
+from tests.test_train import interrupted
+
+CPU = torch.device("cpu")
+
+
+def saved(folder: Path, step: int, steps: int = 100) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoint.save(folder, model, optimizer, step, steps, {"fingerprint": "a"})
+
+
+def states(folder: Path) -> list[int]:
+    return [int(path.stem) for path in checkpoint._kept(folder)]
+
+
+def test_the_newest_three_are_kept_a_tenth_of_the_schedule_apart(tmp_path: Path) -> None:
+    for step in (3, 9, 10, 15, 19, 20, 21, 35, 44, 45, 60):
+        saved(tmp_path, step)
+    assert states(tmp_path) == [35, 45, 60]
+    facts, _ = checkpoint.read(tmp_path / checkpoint.STATE, CPU)
+    assert facts == {"step": "60", "fingerprint": "a"}
+
+
+def test_a_run_goes_on_from_the_newest_state_that_is_left(small_data: CaptionImages, tmp_path: Path) -> None:
+    declared = experiment("stablerep")
+    undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
+    run = tmp_path / "run"
+    interrupted(declared, small_data, run, step=30, save_seconds=0.0)
+    assert states(run)[-1] >= 24
+    (run / checkpoint.STATE).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"remove .*state\.safetensors to go on from an older state, or"):
+        train_here(declared, small_data, run)
+    (run / checkpoint.STATE).unlink()
+    first = checkpoint._kept(run)[-1]
+    told: list[int] = []
+    assert train_here(declared, small_data, run, report=lambda views, *_: told.append(views)) == undisturbed
+    assert told[0] // 24 > int(first.stem), "it did not go on from there"
+    assert [line["step"] for line in metrics(run)] == [10, 20, 30, 40]
+    assert not (run / checkpoint.STATES).exists(), "a finished run keeps no states"
+
+
+def test_what_a_kill_left_half_written_is_removed(small_data: CaptionImages, tmp_path: Path) -> None:
+    for name in (".state.safetensors.1.a.tmp", "states/.000000010.safetensors.1.a.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    train_here(experiment("simclr", steps=10), small_data, tmp_path)
+    assert not list(tmp_path.rglob("*.tmp"))

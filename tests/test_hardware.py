@@ -1,0 +1,105 @@
+"""The knobs of a machine, and what is said when it is too small."""
+
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+
+from benchmark import hardware, train
+from benchmark.data import CaptionImages
+from benchmark.errors import UserError
+from benchmark.hardware import Hardware
+from benchmark.interfaces import Model
+from tests.runs import BATCH, experiment, metrics, train_here
+
+
+def test_a_cpu_computes_in_float32_and_compiles_nothing() -> None:
+    here = Hardware()
+    assert (here.precision, here.gpu) == ("float32", False)
+    with here.computing(8):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with mock.patch.object(nn.Module, "compile") as compiled:
+        here.prepare(train.build_model(experiment("clip"), 0))
+    compiled.assert_not_called()
+
+
+def test_a_gpu_computes_in_bfloat16_and_compiles_every_block() -> None:
+    there = Hardware(torch.device("cuda"))
+    assert there.precision == "bfloat16"
+    model = train.build_model(experiment("stablerep_plus"), 0)
+    names = list(model.state_dict())
+    with mock.patch.object(nn.Module, "compile") as compiled:
+        there.prepare(model)
+    depth = len(model.vit.blocks) + len(model.text.transformer.transformer.resblocks)
+    assert compiled.call_count == depth == 2
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize(("given", "advice"), [(None, 12), (6, 3), (1, 1)])
+def test_out_of_memory_is_one_line_that_names_the_knob(given: int | None, advice: int) -> None:
+    line = rf"{given or BATCH} of 24 views at once; give --views-at-once {advice},"
+    with pytest.raises(UserError, match=line) as said, Hardware(views_at_once=given).computing(BATCH):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert "\n" not in str(said.value)
+
+
+def test_out_of_memory_within_a_run_keeps_the_weights_before_the_step(
+    small_data: CaptionImages, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = Model.encode_images
+
+    def greedy(model: Model, images: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and len(calls) == 15:
+            raise torch.OutOfMemoryError
+        calls.append(1)
+        return encode(model, images)
+
+    calls: list[int] = []
+    declared = experiment("simclr")
+    undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="views-at-once"):
+        patch.setattr(Model, "encode_images", greedy)
+        train_here(declared, small_data, tmp_path / "run", save_seconds=0.0)
+    assert train_here(declared, small_data, tmp_path / "run", hardware=Hardware(views_at_once=None)) == undisturbed
+
+
+@pytest.mark.parametrize("method", ["stablerep", "mae", "stablerep_plus"])
+def test_views_at_once_change_memory_not_results(method: str, small_data: CaptionImages, tmp_path) -> None:
+    """Negatives, batch statistics and masks are those of the whole batch."""
+    declared = experiment(method, steps=10)
+    train_here(declared, small_data, tmp_path / "whole")
+    seen = []
+    block = train.build_model(declared, 0).vit.blocks[0].__class__
+    forward = block.forward
+
+    def counted(self, tokens, **rest):  # type: ignore[no-untyped-def]
+        seen.append(len(tokens))
+        return forward(self, tokens, **rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block, "forward", counted)
+        train_here(declared, small_data, tmp_path / "sliced", hardware=Hardware(views_at_once=5))
+    assert max(seen[:-1]) == 5
+    first, second = metrics(tmp_path / "whole")[0], metrics(tmp_path / "sliced")[0]
+    for name in ("loss", "gradient_norm"):
+        assert first[name] == pytest.approx(second[name], rel=1e-3)
+
+
+def test_a_deterministic_run_says_so_to_torch(small_data: CaptionImages, tmp_path) -> None:
+    try:
+        first = train_here(
+            experiment("stablerep_plus", steps=5), small_data, tmp_path / "a", hardware=Hardware(deterministic=True)
+        )
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert first == train_here(experiment("stablerep_plus", steps=5), small_data, tmp_path / "b")
+
+
+def test_processes_of_a_gpu_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(hardware.os, "cpu_count", lambda: 64)
+    assert hardware.usual(processes=8) == Hardware(torch.device("cuda", 3), None, 8, False)
+    assert hardware.usual(7, True, processes=1) == Hardware(torch.device("cuda", 3), 7, 16, True)
