@@ -38,7 +38,9 @@ class Layout(StrEnum):
 
 @data.command()
 def captions(
-    source: Annotated[str, typer.Argument(help="cc3m, cc12m, redcaps, laion; or a file, folder or Hub dataset.")],
+    source: Annotated[
+        str, typer.Argument(help="cc3m, cc12m, redcaps, laion, cc3m-real, ...; or a file, folder or Hub dataset.")
+    ],
     origin: Annotated[str | None, typer.Option(help="File, folder or Hub dataset of a named source.")] = None,
     column: Annotated[str | None, typer.Option(help="Column of captions, where the source is not a named one.")] = None,
     root: Root = DATA,
@@ -55,7 +57,7 @@ def captions(
             raise UserError(
                 f"wanted no --column for {source}, whose captions are in {own}; found {column}; leave it out"
             )
-        found, place = known[source], origin or known[source].repo
+        found, place = known[source], origin or known[source].repo or caption_sources.by_hand(known[source], root)
     else:
         if origin is not None:
             raise UserError(f"--origin is for one of {', '.join(known)}; {source} is none of them, so leave it out")

@@ -19,6 +19,7 @@ from PIL import Image
 
 from benchmark import schema
 from benchmark.errors import UserError
+from datasets_scripts import marks
 from datasets_scripts.examine import MARK, File, Finding, Findings, Row, look, of_captions, rows_at, scan
 from datasets_scripts.generate import encode
 from datasets_scripts.recipe import Recipe, image_guidance, revision_of
@@ -258,9 +259,10 @@ def _draw_again(recipe: Recipe, rows: list[tuple[str, Row]], findings: Findings)
             continue
         new = encode(again.image, recipe.draw.source_type)
         mark = MARK.search(stored["bytes"])
-        if not mark or mark[1].decode() != recipe.draw.source_type:
-            found = mark[1].decode() if mark else "not marked"
-            findings.add("source type", f"{where}, image {k}: is {found}, wanted {recipe.draw.source_type}")
+        found = mark[1].decode() if mark else marks.NOT_SYNTHETIC
+        if found != recipe.draw.source_type:
+            said, wanted = found or "not marked", recipe.draw.source_type or "no mark"
+            findings.add("source type", f"{where}, image {k}: is {said}, wanted {wanted}")
         if scan(stored["bytes"]) == scan(new):
             yield True, 0, 0.0
             continue

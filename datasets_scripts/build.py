@@ -134,6 +134,8 @@ def start(recipe: Recipe, data: Path, c2pa: marks.C2PA | None = None) -> Work | 
     revision = recipe.revision
     if not ((folder / schema.MANIFEST).exists() or recipe.captions.expected):
         raise UserError(f"recipe {recipe.name} has no captions; give it some")
+    if c2pa and not recipe.draw.source_type:
+        raise UserError(f"C2PA signatures say that an image is synthetic, {recipe.name} is real; leave --c2pa out")
     if c2pa:
         c2pa(generate.encode(np.zeros((8, 8, 3), np.uint8), recipe.draw.source_type), recipe.draw.source_type, "a test")
     finished = claim(folder, revision, recipe.declaration(), c2pa is not None)

@@ -7,12 +7,16 @@ A file says by its suffix how it is read:
     .csv             with a header, quoted as RFC 4180 says
     .parquet         by the names of its columns
     .json, .zip      RedCaps: an object with a list of `annotations`, or a zip of such files
+    .tar             WebDataset: files of a pair side by side, <key>.jpg and <key>.txt or <key>.json; the row's id is
+                     where the image lies, <tar>:<offset>:<length>
 
 Bytes that are no UTF-8 arrive as lone surrogates (Python's "surrogateescape"), so that one bad row costs one row.
 """
 
 import csv
+import itertools
 import json
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +56,9 @@ def read(source: Source, files: Sequence[Path]) -> Iterator[Row]:
             raise UserError(f"cannot read {path} as {path.suffix} ({reason}); fetch it again") from error
 
 
-_DAMAGE = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, csv.Error, pa.ArrowException)
+_DAMAGE = (
+    OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError, csv.Error, pa.ArrowException,
+)  # fmt: skip
 """What the readers raise at damage; RuntimeError is an encrypted zip."""
 
 
@@ -248,10 +254,47 @@ def _annotations(source: Source, where: str, content: bytes) -> Iterator[Row]:
             yield "", None  # without its text: an entry names its author
 
 
+IMAGES = ("jpg", "jpeg", "png", "webp")
+"""Endings of an image in a tar."""
+
+
+def _tar(source: Source, path: Path) -> Iterator[Row]:
+    with tarfile.open(path, "r:") as archive:
+        members = (member for member in archive if member.isreg() and not Path(member.name).name.startswith("."))
+        for _, pair in itertools.groupby(members, lambda member: _key(member.name)[0]):
+            files = {_key(member.name)[1].lower(): member for member in pair}
+            image = next((files[ending] for ending in IMAGES if ending in files), None)
+            place = f"{path.name}:{image.offset_data}:{image.size}" if image else None
+            yield _caption(source, path, archive, files), place
+
+
+def _key(name: str) -> tuple[str, str]:
+    """What the files of a pair share, and the ending: both sides of the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, ending = file.partition(".")
+    return folder + slash + stem, ending
+
+
+def _caption(source: Source, path: Path, archive: tarfile.TarFile, files: dict[str, tarfile.TarInfo]) -> str:
+    if member := files.get("txt") or files.get("json"):
+        content = archive.extractfile(member)
+        text = _decoded(content.read()) if content else ""
+        if "txt" in files:
+            return text
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: {member.name} is damaged JSON ({error}); fetch it again") from error
+        names = [name for name in (*source.caption, "caption") if isinstance(document, dict) and name in document]
+        return str(document[names[0]] or "") if names else ""
+    return ""
+
+
 _READERS: dict[str, Callable[[Source, Path], Iterator[Row]]] = {
     ".tsv": _tsv,
     ".csv": _csv,
     ".parquet": _parquet,
     ".json": _json,
     ".zip": _zip,
+    ".tar": _tar,
 }

@@ -34,6 +34,8 @@ class Source:
     revision: str | None = None
     files: str = "*"
     """Pattern of its files in `repo`."""
+    folder: str | None = None
+    """Below the data folder, where its files lie that are fetched by hand."""
     paper_before: int | None = None
     """Captions whose image the StableRep paper had (arXiv 2306.00984): never the whole list."""
     paper_after: int | None = None
@@ -52,6 +54,20 @@ def sources() -> dict[str, Source]:
     modules = [importlib.import_module(f"datasets_scripts.{name}") for name in plugins.names("datasets_scripts")]
     declared = [module.SOURCE for module in modules if hasattr(module, "SOURCE")]
     return {source.name: source for source in declared}
+
+
+def by_hand(source: Source, root: Path) -> str | None:
+    """Where the files of a source lie that nobody distributes; None for a source without such a place.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    if source.folder and not (root / source.folder).exists():
+        raise UserError(
+            f"no folder {root / source.folder}; put the tars of real images there (WebDataset: <key>.jpg with <key>.txt "
+            "or <key>.json, as img2dataset writes them), or link it, or give --data"
+        )
+    return str(root / source.folder) if source.folder else None
 
 
 def place(text: str) -> Path | str:

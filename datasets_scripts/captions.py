@@ -249,6 +249,12 @@ class Prepared:
         return f"{self.source.name} {self._read_report()['sha256']}{part}"
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """The files, or the dataset's commit, that they were read from."""
+        found: dict[str, Any] = self._read_report()["origin"]
+        return found
+
+    @property
     def terms(self) -> tuple[Terms, ...]:
         """The source's."""
         return (self.source.terms,)

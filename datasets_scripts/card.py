@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark import schema
+from datasets_scripts import marks
 from datasets_scripts.text_to_image import Terms
 
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
@@ -16,6 +17,21 @@ SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
 TASKS = ("image-feature-extraction", "zero-shot-image-classification", "text-to-image")
 TAGS = ("synthetic", "stablerep", "synrep-bench", "image", "text")
 PUNCTUATION = re.compile(f"([{re.escape(string.punctuation)}])")
+
+
+SYNTHETIC = """\
+**Every image is synthetic**: computed from a caption, for learning visual representations as in StableRep
+([arXiv 2306.00984](https://arxiv.org/abs/2306.00984)); none is a photograph. One row is one caption with all of its
+images; an image that could not be drawn is null, and `status` says why."""
+REAL = """\
+**Every image is real**: downloaded with its caption, for comparison with synthetic ones as in StableRep
+([arXiv 2306.00984](https://arxiv.org/abs/2306.00984)); none was generated, and none is marked as synthetic. One row is
+one caption with its image, at the size that synthetic ones are stored in; an image that does not decode is null, and
+`status` says so. Seeds and guidance have no meaning here."""
+MARKED = """
+**Mark of origin**: every image file says in its XMP that it is synthetic (IPTC digital source type
+`trainedAlgorithmicMedia` where a trained model drew it, `algorithmicMedia` where a program did); keep the mark.
+"""
 
 
 def card(
@@ -36,11 +52,12 @@ def card(
     from huggingface_hub import DatasetCardData
 
     name = manifest.repo.split("/")[-1]
+    synthetic = marks.is_synthetic(manifest.recipe)
     fields: dict[str, Any] = {
-        "pretty_name": f"{name}: synthetic images from captions",
+        "pretty_name": f"{name}: {'synthetic' if synthetic else 'real'} images from captions",
         "language": ["en"],
         **licence(manifest.repo, terms),
-        "tags": list(TAGS),
+        "tags": [tag for tag in TAGS if synthetic or tag != "synthetic"],
         "task_categories": list(TASKS),
         "size_categories": [size_category(sum(manifest.rows.values()))],
         "source_datasets": ["original"],
@@ -56,7 +73,7 @@ def card(
         _what(manifest, statistics, samples),
         _recipe(manifest, statistics),
         _loading(manifest),
-        _terms(terms),
+        _terms(terms) + (MARKED if synthetic else ""),
         _citation(manifest),
     )
     return f"---\n{yaml}\n---\n" + "\n".join(parts)
@@ -131,9 +148,7 @@ def _what(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequen
     shown = f"\nSome captions:\n{shown}\n" if shown else ""
     return f"""# {manifest.repo}
 
-**Every image is synthetic**: computed from a caption, for learning visual representations as in StableRep
-([arXiv 2306.00984](https://arxiv.org/abs/2306.00984)); none is a photograph. One row is one caption with all of its
-images; an image that could not be drawn is null, and `status` says why.
+{SYNTHETIC if marks.is_synthetic(manifest.recipe) else REAL}
 
 Made by SynRep-Bench; revision `{manifest.revision}` of its recipe.
 
@@ -200,9 +215,6 @@ def _terms(terms: Sequence[Terms]) -> str:
 The dataset is under the terms of everything that it is made from, all at once:
 
 {listed}
-
-**Mark of origin**: every image file says in its XMP that it is synthetic (IPTC digital source type
-`trainedAlgorithmicMedia` where a trained model drew it, `algorithmicMedia` where a program did); keep the mark.
 """
 
 

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from benchmark import schema
+from datasets_scripts import marks
 from datasets_scripts.generate import COLUMNS
-from datasets_scripts.marks import VOCABULARY
 from datasets_scripts.recipe import caption_id, image_guidance, image_seed
 from datasets_scripts.shards import sha256
 from datasets_scripts.text_to_image import OK
@@ -31,7 +31,7 @@ SHOWN = 10
 BLANK = 2.0
 """An image is blank where no channel's standard deviation is more: levels of 255."""
 LISTS = (schema.IMAGES, schema.SEEDS, schema.GUIDANCE, schema.STATUS, schema.NSFW)
-MARK = re.compile(rf'DigitalSourceType="{re.escape(VOCABULARY)}(\w+)"'.encode())
+MARK = re.compile(rf'DigitalSourceType="{re.escape(marks.VOCABULARY)}(\w+)"'.encode())
 
 Row = dict[str, Any]
 
@@ -78,6 +78,8 @@ class File:
     """What one Parquet file tells."""
 
     name: str
+    synthetic: bool = True
+    """Whether its images are to be marked as such; real ones must not be."""
     findings: Findings = field(default_factory=Findings)
     rows: int = 0
     ids: "array[int]" = field(default_factory=lambda: array("q"))
@@ -99,7 +101,7 @@ def of_captions(manifest: schema.Manifest) -> bool:
 
 def look(folder: Path, manifest: schema.Manifest, name: str, last: bool) -> File:
     """Examine one Parquet file with its index; `last` is the one that may end with a smaller unit."""
-    seen = File(name)
+    seen = File(name, marks.is_synthetic(manifest.recipe))
     if (found := sha256(folder / name)) != manifest.files[name]:
         seen.findings.add("checksum", f"{name}: sha256 {found[:12]}, the manifest says {manifest.files[name][:12]}")
     try:
@@ -212,8 +214,10 @@ def _look_at_image(content: bytes | None, where: str, seen: File) -> int:
     if (image.format, image.mode) != ("JPEG", "RGB"):
         seen.findings.add("format", f"{where}: is {image.format} {image.mode}, wanted JPEG RGB")
     mark = MARK.search(image.info.get("xmp", b""))
-    if not mark:
+    if not mark and seen.synthetic:
         seen.findings.add("mark", f"{where}: its XMP does not say that it is synthetic")
+    if mark and not seen.synthetic:
+        seen.findings.add("mark", f"{where}: its XMP says that it is synthetic, but it is a real image")
     for trait in [("size", "{}x{}".format(*image.size)), *([("source type", mark[1].decode())] if mark else [])]:
         seen.traits[trait] += 1
         seen.places.setdefault(trait, where)

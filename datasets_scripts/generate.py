@@ -42,9 +42,10 @@ COLUMNS = pa.schema(
 
 
 def encode(image_HW3: np.ndarray, source_type: str) -> bytes:
-    """JPEG bytes of a uint8 RGB image, marked as synthetic in XMP."""
+    """JPEG bytes of a uint8 RGB image, marked as synthetic in XMP; a real one (`marks.NOT_SYNTHETIC`) is not marked."""
     buffer = io.BytesIO()
-    Image.fromarray(image_HW3).save(buffer, "JPEG", quality=JPEG_QUALITY, xmp=marks.xmp(source_type))
+    mark = {"xmp": marks.xmp(source_type)} if source_type else {}
+    Image.fromarray(image_HW3).save(buffer, "JPEG", quality=JPEG_QUALITY, **mark)
     return buffer.getvalue()
 
 

@@ -6,6 +6,7 @@ A C2PA signature holds a time and a random number, so signed images differ in th
 
 import functools
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,17 @@ TRAINED = "trainedAlgorithmicMedia"
 """Made by a model that was trained on sampled content."""
 ALGORITHMIC = "algorithmicMedia"
 """Made by an algorithm that was trained on nothing."""
+NOT_SYNTHETIC = ""
+"""No mark: a real image."""
+REAL = "real images"
+"""How the name of what "draws" them begins, in a recipe."""
 
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+
+
+def is_synthetic(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe's declaration is of synthetic images, which carry a mark."""
+    return not str(recipe.get("text_to_image", "")).startswith(REAL)
 
 
 def xmp(source_type: str) -> bytes:

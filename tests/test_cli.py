@@ -23,7 +23,7 @@ from tests.tables.conftest import measured, record
 
 REPOSITORY = Path(__file__).parents[1]
 SYNREP = Path(sys.executable).with_name("synrep")
-METHODS = "choose one of: clip, mae, simclr, stablerep, stablerep_plus, untrained"
+METHODS = f"choose one of: {', '.join(plugins.names('baselines'))}"
 
 Synrep = Callable[..., tuple[int, str, str]]
 
@@ -108,9 +108,15 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
             "data nosuch",
             ["'nosuch'", "choose one of: captions, estimate, build, check, sheet, publish, download, export"],
         ),
-        ("data build nosuch", ["recipe 'nosuch'", "choose one of: cc12m, cc3m, laion-50m, redcaps, toy"]),
+        (
+            "data build nosuch",
+            [
+                "recipe 'nosuch'",
+                "choose one of: cc12m, cc12m-real, cc3m, cc3m-real, laion-50m, laion-50m-real, redcaps, ",
+            ],
+        ),
         ("data build toy nosuch", ["recipe 'nosuch'"]),
-        ("data build toy-11k", ["unknown variant '11k' of recipe toy", "a size (10k, 100k, 1m, full)"]),
+        ("data build toy-1000k", ["unknown variant '1000k' of recipe toy", "choose captions (10k, 100k, 1m, full, or"]),
         ("data build toy --share 3", ["wanted --share RANK/WORLD_SIZE", "0/8", "found '3'"]),
         ("data build toy --share 8/8", ["wanted --share RANK/WORLD_SIZE", "found '8/8'"]),
         ("data build toy --on moon", ["--on", "'here', 'slurm', 'ray'"]),
@@ -120,7 +126,13 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("data build toy --on slurm --set partition", ["wanted --set NAME=VALUE", "'partition'"]),
         ("data build cc3m-10k", ["captions of cc3m are not prepared", "run `synrep data captions cc3m`"]),
         ("data estimate cc4m", ["recipe 'cc4m'", "choose one of"]),
-        ("data captions cc4m", ["cc4m is not one of cc12m, cc3m, laion, redcaps", "--column"]),
+        (
+            "data captions cc4m",
+            [
+                "cc4m is not one of cc12m, cc12m-real, cc3m, cc3m-real, laion, laion-real, redcaps, redcaps-real",
+                "--column",
+            ],
+        ),
         ("data captions nosuch.csv --column text", ["no file or folder nosuch.csv"]),
         ("data check nosuch", ["nosuch"]),
         ("data sheet nosuch", ["nosuch"]),
@@ -129,7 +141,16 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("data download org/name --revision main", ["HF_HUB_OFFLINE=1"]),
         ("data export nosuch --to webdataset --out x", ["nosuch"]),
         ("data export nosuch --to tar --out x", ["--to", "'webdataset', 'imagefolder'"]),
-        ("run nosuch", ["experiment 'nosuch'", "choose one of: smoke"]),
+        ("run nosuch", ["experiment 'nosuch'", "choose one of: ablations, language, main, smoke"]),
+        (
+            "run main",
+            ["experiment main has a size, found 'none'", "main-smoke, main-10k, main-100k, main-1m, main-full"],
+        ),
+        ("run main-11k", ["experiment main has a size, found '11k'", "choose one of: main-smoke"]),
+        ("run smoke-10k", ["experiment 'smoke-10k'", "choose one of: ablations, language, main, smoke"]),
+        ("run ablations-smoke-x", ["comparison of experiment ablations-smoke 'ablations-smoke-x'", "-smoke-images, "]),
+        ("run main-10k --only mae", ["method of experiment main-10k 'mae'", "choose one of"]),
+        ("data captions cc3m-real", ["no folder data/originals/cc3m-wds", "put the tars of real images there"]),
         ("run smoke --only nosuch", ["method of experiment smoke 'nosuch'", METHODS]),
         ("run smoke --only simclr --only nosuch", ["'nosuch'", METHODS]),
         ("check nosuch", ["method 'nosuch'", METHODS]),
@@ -177,8 +198,10 @@ def test_list_names_every_plug_in(synrep: Synrep) -> None:
     assert lines["experiments"].split(", ") == plugins.names("benchmark.experiments")
     assert lines["evaluations"].split(", ") == plugins.names("benchmark.evaluations")
     assert lines["tables"].split(", ") == plugins.names("benchmark.tables")
-    assert lines["datasets to build"] == "cc12m, cc3m, laion-50m, redcaps, toy, scenes-evaluation"
-    assert lines["captions"] == "cc12m, cc3m, laion, redcaps"
+    recipes = "cc12m, cc12m-real, cc3m, cc3m-real, laion-50m, laion-50m-real, redcaps, redcaps-real, toy, toy-real"
+    assert lines["datasets to build"] == f"{recipes}, scenes-evaluation"
+    assert lines["captions"] == "cc12m, cc12m-real, cc3m, cc3m-real, laion, laion-real, redcaps, redcaps-real"
+    assert lines["sizes of an experiment"] == "smoke, 10k, 100k, 1m, full"
 
 
 # Records and tables

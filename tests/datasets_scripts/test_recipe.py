@@ -132,7 +132,8 @@ def test_a_name_says_recipe_size_and_guidance(name, dataset, captions, guidance)
 
 def test_ten_images_a_caption_and_two_for_laion():
     images = {name: recipe.find(name).images_per_caption for name in recipe.names()}
-    assert images == {"cc12m": 10, "cc3m": 10, "laion-50m": 2, "redcaps": 10, "toy": 10, "toy-real": 1}
+    synthetic = {"cc12m": 10, "cc3m": 10, "laion-50m": 2, "redcaps": 10, "toy": 10}
+    assert images == synthetic | {f"{name}-real": 1 for name in synthetic}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,10 @@ def test_every_recipe_has_every_size():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("cc4m", "unknown recipe 'cc4m'; choose one of: cc12m, cc3m, laion-50m, redcaps, toy, toy-real"),
+        (
+            "cc4m",
+            "unknown recipe 'cc4m'; choose one of: cc12m, cc12m-real, cc3m, cc3m-real, laion-50m, laion-50m-real, ",
+        ),
         ("cc3m-many", "unknown variant 'many' of recipe cc3m; choose captions"),
         ("cc3m-1000k", "unknown variant '1000k' of recipe cc3m"),  # 1m
         ("cc3m-2000", "unknown variant '2000' of recipe cc3m"),  # 2k
