@@ -1,19 +1,18 @@
 """Views from images, a batch at a time: SimCLR's augmentations as StableRep uses them, and the evaluation transform.
 
-Crop, antialiased bilinear resize, flip and random down-sampling are linear and separable, so a view is
-`rows @ image @ columns^T` with two small matrices per view; so is the blur. Photometric steps follow torchvision's
-definitions, each view with its own factors and its own order. Every step equals torchvision's on the same parameters
-(see the tests); only the source of randomness differs: one generator per batch.
-
-`draw` draws what is random, on the CPU; `apply` makes the views, on a CPU or a GPU, the same ones but for rounding.
+`draw` draws what is random, on the CPU, from one generator per batch; `apply` makes the views, on a CPU or a GPU, the
+same ones but for rounding. Every step equals torchvision's on the same parameters (see the tests), in the order random
+down-sampling, crop, flip, colour jitter, grayscale, blur, solarization.
 
 Departures from StableRep: the blur is a true Gaussian, not PIL's box approximation, and its sigma scales with the view.
 
-Shapes: B images, V views, HW image pixels, S view size, R rows of a resize matrix.
+Shapes: B images, V views, HW image pixels, S view size, X what is in a row: columns and colours. An image is "turned"
+when its columns come first: (S, 3, S).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,20 +20,25 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from benchmark import colour
+from benchmark.resample import Taps, blur_taps, resize_taps
 from benchmark.sampling import Augmentation
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Of ImageNet, for RGB in [0, 1]."""
 
+AT_ONCE = {"cpu": 2**16, "cuda": 2**24}
+"""Pixels of the views made at a time: few stay in a core's cache, many occupy a GPU and take about 1 GB of it."""
+
 _RATIO = (3 / 4, 4 / 3)
 _TRIES = 10
 
 
-def normalise(images_B3HW: Tensor) -> Tensor:
-    """RGB in [0, 1] -> zero mean and unit variance over ImageNet."""
+def normalise(images_B3HW: Tensor, out: Tensor | None = None) -> Tensor:
+    """RGB in [0, 1] -> zero mean and unit variance over ImageNet, in `out` if it is given."""
     mean, std = (torch.tensor(v).view(3, 1, 1).to(images_B3HW.device, non_blocking=True) for v in (MEAN, STD))
-    return (images_B3HW - mean) / std
+    return torch.sub(images_B3HW, mean, out=out).div_(std)
 
 
 @dataclass(frozen=True)
@@ -154,32 +158,55 @@ def apply(images_B3HW: Tensor, views: Views, size: int) -> Tensor:
 
     Runs where the images are. `views` stays on the CPU, where rows are chosen, so that a GPU is never waited for.
     """
-    device = images_B3HW.device
-    height, width = images_B3HW.shape[2:]
+    device, (height, width) = images_B3HW.device, images_B3HW.shape[2:]
+    images_BHW3, per_image = images_B3HW.permute(0, 2, 3, 1), len(views) // len(images_B3HW)
     here = views.to(device, non_blocking=True)
     top_V, left_V, crop_height_V, crop_width_V = here.box_V4.unbind(1)
-    rows_VSH = resize_matrix(top_V, crop_height_V, height, size)
-    columns_VSW = resize_matrix(left_V, crop_width_V, width, size)
-    for small in views.small_V.unique().tolist():
-        if small:
-            mine = _rows(views.small_V == small, device)
-            rows_VSH[mine] @= downsample_matrix(height, small * height // min(height, width), device)
-            columns_VSW[mine] @= downsample_matrix(width, small * width // min(height, width), device)
-    columns_VSW = torch.where(here.flipped_V[:, None, None], columns_VSW.flip(1), columns_VSW)
-    images_V3HW = (images_B3HW.float() / 255).repeat_interleave(len(views) // len(images_B3HW), 0)
-    views_V3SS = (rows_VSH[:, None] @ images_V3HW @ columns_VSW[:, None].mT).clamp_(0, 1)
-    _photometric(views_V3SS, views, here)
-    if len(mine := _rows(views.sigma_V > 0, device)):
-        blur_VSS = blur_matrix(here.sigma_V[mine] * (size / 224), size)[:, None]
-        views_V3SS[mine] = blur_VSS @ views_V3SS[mine] @ blur_VSS.mT
-    if len(mine := _rows(views.solarized_V, device)):
-        views_V3SS[mine] = solarize(views_V3SS[mine])
-    return normalise(views_V3SS)
+    rows = resize_taps(top_V, crop_height_V, height, size)
+    columns = resize_taps(left_V, crop_width_V, width, size).flipped(here.flipped_V)
+    blurs = blur_taps(here.sigma_V * (size / 224), size)
+    views_V3SS = torch.empty(len(views), 3, size, size, device=device)
+    at_once = max(1, AT_ONCE.get(device.type, AT_ONCE["cuda"]) // size**2)
+    for start in range(0, len(views), at_once):
+        now = slice(start, min(start + at_once, len(views)))
+        part = views[now]
+        top, left, bottom, right = _bounds(part, height, width)
+        first, last = now.start // per_image, (now.stop - 1) // per_image + 1
+        pixels_VHW3 = images_BHW3[first:last, top:bottom, left:right].float().div_(255)
+        if len(part) > last - first:
+            image_V = torch.arange(now.start, now.stop, device=device) // per_image - first
+            pixels_VHW3 = pixels_VHW3.index_select(0, image_V)
+        pixels_VHX = _downsampled(pixels_VHW3.flatten(2), part.small_V, height, width)
+        turned_VS3S = _resized(pixels_VHX, rows.of(now, top), columns.of(now, left))
+        normalise(_finished(turned_VS3S, part, blurs.of(now)), views_V3SS[now])
+    return views_V3SS
 
 
-def _rows(chosen_V: Tensor, device: torch.device) -> Tensor:
-    """Numbers of the chosen rows: unlike a mask, indexing by them does not make the CPU wait for a GPU."""
-    return chosen_V.nonzero()[:, 0].to(device, non_blocking=True)
+def _bounds(views: Views, height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right of what the views see of their images."""
+    if any(views.small_V.tolist()):
+        return 0, 0, height, width
+    tops, lefts, heights, widths = zip(*views.box_V4.tolist(), strict=True)
+    return min(tops), min(lefts), max(map(sum, zip(tops, heights))), max(map(sum, zip(lefts, widths)))
+
+
+def _finished(images_VS3S: Tensor, views: Views, blurs: Taps) -> Tensor:
+    """Views from turned, cropped images: all that follows the crop."""
+    parts, blurred = (blurs.index_VSK, blurs.weight_VSK), (views.sigma_V > 0).tolist()
+    turned_VSX = _change(_coloured(images_VS3S, views).flatten(2), blurred, _blurred, *parts)
+    images_VXS = _change(turned_VSX.mT.contiguous(), blurred, _blurred_planes, *parts)
+    return _change(images_VXS.unflatten(1, (3, -1)), views.solarized_V.tolist(), colour.solarize)
+
+
+def _change(images_VX: Tensor, chosen: list[bool], function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """`function` of the chosen images and their rows, the others as they are; may write into `images_VX`."""
+    if all(chosen):
+        return function(images_VX, *rows)
+    if any(chosen):
+        mine = torch.tensor([row for row, its in enumerate(chosen) if its])
+        mine = mine.to(images_VX.device, non_blocking=True)
+        images_VX.index_copy_(0, mine, function(images_VX.index_select(0, mine), *(part[mine] for part in rows)))
+    return images_VX
 
 
 def random_crops(
@@ -208,93 +235,58 @@ def random_crops(
     return top_V, left_V, crop_height_V, crop_width_V
 
 
-def resize_matrix(start_V: Tensor, length_V: Tensor, source: int, size: int) -> Tensor:
-    """Matrices (V, size, source) that cut [start, start + length) out of `source` pixels and resize it to `size`.
-
-    The antialiased bilinear filter of PIL and torchvision: a triangle as wide as an output pixel, at least one pixel,
-    cut off at the border of the crop and normalised.
-    """
-    step_V11 = (length_V.float() / size)[:, None, None]
-    device = start_V.device
-    centre_VR1 = (torch.arange(size, device=device).float() + 0.5)[None, :, None] * step_V11
-    position_V1H = torch.arange(source, device=device)[None, None, :] - start_V[:, None, None]
-    weight = 1 - (position_V1H + 0.5 - centre_VR1).abs() / step_V11.clamp(min=1)
-    inside = (position_V1H >= 0) & (position_V1H < length_V[:, None, None])
-    weight = weight.clamp(min=0) * inside
-    return weight / weight.sum(2, keepdim=True)
+def _resized(images_VHX: Tensor, rows: Taps, columns: Taps) -> Tensor:
+    """Images (V, H, W * 3), resized and turned, so that both times whole rows are added: (V, columns, 3, rows)."""
+    tall_VXS = rows(images_VHX).mT.contiguous()
+    return columns(tall_VXS.view(len(tall_VXS), -1, 3 * tall_VXS.shape[2])).unflatten(2, (3, -1))
 
 
-def downsample_matrix(source: int, small: int, device: torch.device | None = None) -> Tensor:
-    """The matrix (source, source) that resizes `source` pixels to `small` and back."""
-    zero, whole, less = (torch.full((1,), length, device=device) for length in (0, source, small))
-    return resize_matrix(zero, less, small, source)[0] @ resize_matrix(zero, whole, source, small)[0]
+def _downsampled(images_VHX: Tensor, small_V: Tensor, height: int, width: int) -> Tensor:
+    """Those with a short side to go to are resized to it, and back."""
+
+    def whole(count: int, source: int, size: int) -> Taps:
+        length_V = torch.full((count,), source, device=images_VHX.device)
+        return resize_taps(torch.zeros_like(length_V), length_V, source, size)
+
+    def down_and_up(images_VHX: Tensor, low: int, narrow: int) -> Tensor:
+        for rows, columns in (((height, low), (width, narrow)), ((low, height), (narrow, width))):
+            count = len(images_VHX)
+            turned_VW3H = _resized(images_VHX, whole(count, *rows), whole(count, *columns))
+            images_VHX = turned_VW3H.permute(0, 3, 1, 2).flatten(2)
+        return images_VHX
+
+    wanted = small_V.tolist()
+    for small in sorted(set(wanted) - {0}):
+        low, narrow = (small * side // min(height, width) for side in (height, width))
+        images_VHX = _change(images_VHX, [its == small for its in wanted], partial(down_and_up, low=low, narrow=narrow))
+    return images_VHX
 
 
-def blur_matrix(sigma_V: Tensor, size: int) -> Tensor:
-    """Matrices (V, size, size) of a Gaussian blur with reflected borders; sigma in pixels."""
-    device = sigma_V.device
-    radius = min(size - 1, 2 * int(np.ceil(2.0 * size / 224)) + 1)
-    offset_K = torch.arange(-radius, radius + 1, device=device)
-    kernel_VK = torch.exp(-0.5 * (offset_K / sigma_V[:, None]) ** 2)
-    kernel_VK /= kernel_VK.sum(1, keepdim=True)
-    source_SK = (torch.arange(size, device=device)[:, None] + offset_K).abs()
-    source_SK = torch.where(source_SK >= size, 2 * (size - 1) - source_SK, source_SK)
-    matrix_VSS = torch.zeros(len(sigma_V), size, size, device=device)
-    target = source_SK.expand(len(sigma_V), -1, -1)
-    return matrix_VSS.scatter_add_(2, target, kernel_VK[:, None].expand(-1, size, -1).contiguous())
+def _blurred(images_VSX: Tensor, index_VSK: Tensor, weight_VSK: Tensor) -> Tensor:
+    return Taps(index_VSK, weight_VSK)(images_VSX)
 
 
-def _photometric(views_V3SS: Tensor, views: Views, here: Views) -> None:
-    """Colour jitter in a random order per view, then random grayscale, in place."""
+def _blurred_planes(images_VXS: Tensor, index_VSK: Tensor, weight_VSK: Tensor) -> Tensor:
+    """Along the rows of each colour of images (V, 3 * S, S)."""
+    size = images_VXS.shape[2]
+    parts = (part.repeat_interleave(3, 0) for part in (index_VSK, weight_VSK))
+    return _blurred(images_VXS.view(-1, size, size), *parts).view_as(images_VXS)
+
+
+def _coloured(images_VS3S: Tensor, views: Views) -> Tensor:
+    """Colour jitter in a random order per view, then random grayscale, of turned images."""
+
+    def turned(function: Callable[..., Tensor], images_VS3S: Tensor, *amounts_V: Tensor) -> Tensor:
+        return function(images_VS3S.permute(0, 2, 3, 1), *amounts_V).permute(0, 3, 1, 2)
+
+    factor_V4 = views.factor_V4.to(images_VS3S.device, non_blocking=True)
+    functions = (colour.brightness, colour.contrast, colour.saturation, colour.hue)
+    orders = [order if jitter else None for jitter, order in zip(views.jitter_V.tolist(), views.order_V4.tolist())]
     for turn in range(4):
-        for index, function in enumerate((brightness, contrast, saturation, hue)):
-            mine = _rows(views.jitter_V & (views.order_V4[:, turn] == index), views_V3SS.device)
-            if len(mine):
-                views_V3SS[mine] = function(views_V3SS[mine], here.factor_V4[mine, index])
-    if len(mine := _rows(views.grey_V, views_V3SS.device)):
-        views_V3SS[mine] = _luma(views_V3SS[mine]).expand(-1, 3, -1, -1)
-
-
-def brightness(images_B3HW: Tensor, factor_B: Tensor) -> Tensor:
-    """Multiply by `factor`."""
-    return (images_B3HW * factor_B.view(-1, 1, 1, 1)).clamp_(0, 1)
-
-
-def contrast(images_B3HW: Tensor, factor_B: Tensor) -> Tensor:
-    """Blend with the mean grey of the image."""
-    mean = _luma(images_B3HW).mean((1, 2, 3), keepdim=True)
-    return torch.lerp(mean, images_B3HW, factor_B.view(-1, 1, 1, 1)).clamp_(0, 1)
-
-
-def saturation(images_B3HW: Tensor, factor_B: Tensor) -> Tensor:
-    """Blend with the grey image."""
-    return torch.lerp(_luma(images_B3HW), images_B3HW, factor_B.view(-1, 1, 1, 1)).clamp_(0, 1)
-
-
-def hue(images_B3HW: Tensor, shift_B: Tensor) -> Tensor:
-    """Turn the hue by `shift` of a full circle, in HSV."""
-    high, low = images_B3HW.amax(1), images_B3HW.amin(1)
-    chroma = high - low
-    red, green, blue = images_B3HW.unbind(1)
-    safe = chroma.clamp(min=1e-12)
-    sector = torch.where(
-        high == red,
-        (green - blue) / safe,
-        torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    sector = sector + 6 * shift_B.view(-1, 1, 1)
-    k_B3HW = (torch.stack((sector + 5, sector + 3, sector + 1), 1)) % 6
-    return high[:, None] - chroma[:, None] * torch.minimum(k_B3HW, 4 - k_B3HW).clamp_(0, 1)
-
-
-def solarize(images_B3HW: Tensor) -> Tensor:
-    """Invert what is at least one half."""
-    return torch.where(images_B3HW >= 0.5, 1 - images_B3HW, images_B3HW)
-
-
-def _luma(images_B3HW: Tensor) -> Tensor:
-    red, green, blue = images_B3HW.unbind(1)
-    return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
+        for index in sorted({order[turn] for order in orders if order}):
+            mine = [order is not None and order[turn] == index for order in orders]
+            images_VS3S = _change(images_VS3S, mine, partial(turned, functions[index]), factor_V4[:, index])
+    return _change(images_VS3S, views.grey_V.tolist(), partial(turned, colour.grey))
 
 
 def _uniform(shape: int | tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator) -> Tensor:

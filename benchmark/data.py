@@ -10,6 +10,7 @@ Shapes: C captions, l images per caption, B images, V views, HW pixels.
 import hashlib
 import io
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmark import schema
 from benchmark.augment import Views, apply, draw
@@ -29,6 +31,7 @@ from benchmark.interfaces import Batch, Schedule
 from benchmark.sampling import Sampling
 
 SPLIT = "train"
+_RGB = ImageReadMode.RGB
 
 
 class CaptionImages:
@@ -108,8 +111,11 @@ class CaptionImages:
         Raises:
             UserError: the bytes are not an image; names file, row and image.
         """
+        content = self.content(row, index)
+        with suppress(RuntimeError):  # not JPEG, or a damaged one: Pillow reads the one, and knows what the other lacks
+            return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), _RGB).permute(1, 2, 0).numpy()
         try:
-            with Image.open(io.BytesIO(self.content(row, index))) as image:
+            with Image.open(io.BytesIO(content)) as image:
                 return np.asarray(image.convert("RGB"))
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             shard, place = self._place(row)

@@ -10,41 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from torchvision.transforms import v2
 
 from benchmark import atomic
-from benchmark.augment import augment
 from benchmark.losses import multi_positive
-from benchmark.sampling import SIMCLR
 from datasets_scripts import scenes
-from tests import speed_datasets, speed_evaluations, speed_probe
+from tests import speed_datasets, speed_evaluations, speed_probe, speed_training
 from tests.timing import REPEATS, row, seconds
 
 OUT = Path("results/speed/cpu.md")
-
-
-def augmenting() -> str:
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (120, 3, 64, 64), dtype=np.uint8))
-    generator = torch.Generator().manual_seed(0)
-    pipeline = v2.Compose(
-        [
-            v2.RandomResizedCrop(32, antialias=True),
-            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
-            v2.RandomGrayscale(0.2),
-            v2.RandomApply([v2.GaussianBlur(3, (0.1, 2.0))], 0.5),
-            v2.RandomHorizontalFlip(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
-    )
-    what = "SimCLR views, 64 to 32 pixels; beside torchvision, an image at a time"
-    return row(
-        what,
-        "views/s",
-        len(images),
-        lambda: augment(images, SIMCLR, 32, generator),
-        lambda: torch.stack([pipeline(image) for image in images]),
-    )
 
 
 def loss() -> str:
@@ -73,7 +46,7 @@ def rendering() -> str:
 def main() -> None:
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        rows = [rendering(), *speed_datasets.rows(row), augmenting(), loss(), *speed_evaluations.rows(row)]
+        rows = [rendering(), *speed_datasets.rows(row), *speed_training.rows(row), loss(), *speed_evaluations.rows(row)]
     rows += speed_probe.rows()
     cores = f"one core (the sweeps: two) of {platform.machine()}"
     where = f"{datetime.date.today()}, {cores}, torch {torch.__version__}, CPU."
