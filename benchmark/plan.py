@@ -3,7 +3,7 @@
 Arithmetic is counted by PyTorch's FLOP counter on a method's own loss, forward and backward, so that momentum copies,
 text towers and decoders are in it. Counted is a batch of two captions through ViTs of one and two blocks: every further
 block costs as much. What grows with the square of a batch (similarities) is therefore left out: of ViT-B/16 in batches
-of 8,256 views it is 0.02 %. Evaluations are left out too.
+of 8,256 views they are 0.01 %. Evaluations are left out too.
 
 GPU-hours are that arithmetic over a card's dense bf16 peak times `SHARE`, where reading images does not hold it up.
 """

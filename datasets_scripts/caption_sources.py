@@ -64,8 +64,8 @@ def by_hand(source: Source, root: Path) -> str | None:
     """
     if source.folder and not (root / source.folder).exists():
         raise UserError(
-            f"no folder {root / source.folder}; put the tars of real images there (WebDataset: <key>.jpg with <key>.txt "
-            "or <key>.json, as img2dataset writes them), or link it, or give --data"
+            f"no folder {root / source.folder}; put the tars of real images there (WebDataset: <key>.jpg with "
+            "<key>.txt or <key>.json, as img2dataset writes them), or link it, or give --data"
         )
     return str(root / source.folder) if source.folder else None
 

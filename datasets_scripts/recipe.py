@@ -178,8 +178,8 @@ def find(name: str, data: Path = Path("data")) -> Recipe:
         recipe = replace(recipe, name=f"{recipe.name}-{count}", captions=captions)
     if images and int(images[1:]) != recipe.images_per_caption:
         recipe = replace(recipe, name=f"{recipe.name}-{images}", images_per_caption=int(images[1:]))
-    if guidance:
-        values = GUIDANCE.get(guidance) or (float(guidance[1:]),)
+    values = (GUIDANCE.get(guidance) or (float(guidance[1:]),)) if guidance else recipe.guidance
+    if values != recipe.guidance:
         recipe = replace(recipe, name=f"{recipe.name}-{guidance}", guidance=values)
     return replace(recipe, captions=recipe.captions.below(data), draw=_below(recipe.draw, data))
 

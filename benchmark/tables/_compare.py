@@ -140,7 +140,9 @@ def provenance(runs: Sequence[Run]) -> list[str]:
     trained = [run for run in runs if run.records[0].model.views]
     if trained:
         data = _by_value(trained, _training)
-        lines.append(f"Training: {trained[0].records[0].model.views:,} views for every trained method, on {data}.")
+        views = _by_value(trained, lambda record: f"{record.model.views:,} views")
+        alike = len({record.model.views for run in trained for record in run.records}) == 1
+        lines.append(f"Training: {views}{' for every trained method' if alike else ''}, on {data}.")
     lines.append(f"Encoder: {_by_value(runs, lambda record: _words(record.model.encoder))}.")
     for name in dataset_names(runs):
         found = [result for run in runs for result in run.measured(name)]

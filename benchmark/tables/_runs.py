@@ -1,5 +1,6 @@
 """Records of one evaluation -> one run per row; refuses what a table must not mix."""
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -33,14 +34,15 @@ class Run:
 
 
 def select(records: Iterable[Record], evaluation: str) -> list[Run]:
-    """The rows of one evaluation, `untrained` last; every dataset in them may be compared.
+    """The rows of one evaluation by method and name, numbers by value, `untrained` last; all datasets may be compared.
 
     Raises:
         UserError: the records differ in something that a table must not mix.
     """
 
-    def experiment(record: Record) -> tuple[str, str, int]:
-        return record.experiment.method, record.experiment.name, record.experiment.version
+    def experiment(record: Record) -> tuple[str, list[tuple[int, str]], str, int]:
+        name = record.experiment.name
+        return record.experiment.method, _by_number(name), name, record.experiment.version
 
     chosen = [record for record in records if record.evaluation.name == evaluation]
     chosen.sort(key=lambda record: (record.experiment.method == "untrained", experiment(record), record.seed))
@@ -55,6 +57,12 @@ def select(records: Iterable[Record], evaluation: str) -> list[Run]:
     return [Run(_label(group[0], [other[0] for other in groups]), group) for group in groups]
 
 
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """A key by which l2 comes before l10, and 600 before 2k."""
+    parts = re.findall(r"(\d+)(?:([km])(?![a-z0-9]))?|(\D+)", name)
+    return [(int(number or 0) * {"k": 1_000, "m": 1_000_000}.get(unit, 1), rest) for number, unit, rest in parts]
+
+
 def dataset_names(runs: Sequence[Run]) -> list[str]:
     """Every dataset of the records, in alphabetical order."""
     return sorted({name for run in runs for record in run.records for name in record.results})
@@ -64,7 +72,9 @@ def _refuse_mixed(records: Sequence[Record]) -> None:
     _one_value(records, "presets", lambda record: record.evaluation.preset)
     _one_value(records, "evaluation versions", lambda record: record.evaluation.version)
     _one_value(records, "protocol hashes", lambda record: record.evaluation.protocol)
-    _one_value([record for record in records if record.model.views], "views seen", lambda record: record.model.views)
+    trained = [record for record in records if record.model.views]
+    if len({record.experiment.method for record in trained}) > 1:  # one method may be compared with itself, longer
+        _one_value(trained, "views seen", lambda record: record.model.views)
     same: dict[str, Callable[[Measured], Hashable]] = {
         "dataset repos": lambda result: result.dataset.repo,
         "dataset revisions": lambda result: result.dataset.revision,
@@ -96,9 +106,17 @@ def _where(record: Record) -> str:
 
 
 def _label(record: Record, others: Sequence[Record]) -> str:
-    """The method; with the experiment where that is not enough, and the version where that is not enough either."""
+    """The method where that is enough, else the experiment; and the version where that is not enough either.
+
+    In one folder all rows are named alike: if a method has several there, then all by their experiment's last word.
+    """
     own = record.experiment
-    names = {other.experiment.name for other in others if other.experiment.method == own.method}
+    names: dict[str, set[str]] = {}
+    for other in others:
+        names.setdefault(other.experiment.method, set()).add(other.experiment.name)
     versions = [other.experiment.version for other in others if other.experiment.name == own.name]
-    label = own.method if len(names) == 1 else own.name
+    if len({name.rpartition("/")[0] for of_method in names.values() for name in of_method}) > 1:
+        label = own.method if len(names[own.method]) == 1 else own.name
+    else:
+        label = own.method if all(len(of_method) == 1 for of_method in names.values()) else own.name.rpartition("/")[2]
     return label if len(versions) == 1 else f"{label} v{own.version}"

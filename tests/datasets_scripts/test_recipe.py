@@ -154,9 +154,10 @@ def test_a_name_says_images_per_caption(name, dataset, images):
 
 
 def test_images_per_caption_are_part_of_the_revision():
-    revisions = {recipe.find(f"toy{variant}").revision for variant in ("", "-l1", "-l4", "-500", "-500-l4", "-w1")}
+    revisions = {recipe.find(f"toy{variant}").revision for variant in ("", "-l1", "-l4", "-500", "-500-l4", "-w2")}
     assert len(revisions) == 6
-    assert recipe.find("toy-l10").revision == recipe.find("toy").revision
+    assert recipe.find("toy-l10").revision == recipe.find("toy-w1").revision == recipe.find("toy").revision
+    assert recipe.find("cc3m-10k-small").name == "cc3m-10k"
 
 
 @pytest.mark.parametrize(

@@ -308,3 +308,48 @@ def test_datasets_that_are_not_on_the_machine_share_a_footnote(record: Make, mea
     notes = linear_probe.build([record("clip", scores)]).footnotes
     assert "Not measured, not on the machine: cars, pets." in notes
     assert "Not measured: stl10: row 3 is broken." in notes
+
+
+# Ablations
+
+
+def labels(records: Sequence[Record]) -> list[str]:
+    return [cells[0].text for cells in linear_probe.build(records).rows][:-2]
+
+
+def test_rows_of_one_folder_are_named_alike_and_numbers_are_in_order(record: Make, measured: Make) -> None:
+    """Not 10, 2, 4; each row by its own name, also that of the only row of its method."""
+    of = {"l10": "stablerep", "l2": "stablerep", "l1": "simclr", "l4": "stablerep", "l8": "stablerep"}
+    names = {f"ablations-smoke-images/{method}-{word}": method for word, method in of.items()}
+    records = [
+        record(method, {"digits": measured(0.5)}, name=name, dataset=f"synrep-bench/{name[-3:]}", revision=name)
+        for name, method in names.items()
+    ]
+    expected = ["simclr-l1", "stablerep-l2", "stablerep-l4", "stablerep-l8", "stablerep-l10"]
+    for _ in range(5):
+        random.shuffle(records)
+        assert labels(records) == expected
+    note = next(line for line in linear_probe.build(records).footnotes if line.startswith("Training"))
+    assert "6,000 views for every trained method" in note
+    assert all(word in note for word in expected)  # each beside its own dataset
+
+
+def test_counts_of_captions_are_in_order_whatever_their_word(record: Make, measured: Make) -> None:
+    words = ("1m", "50m", "3m", "200k", "2k", "600", "10m", "2500")
+    records = [record("clip", {"digits": measured(0.5)}, name=f"language-full-captions/clip-{word}") for word in words]
+    ordered = ("600", "2k", "2500", "200k", "1m", "3m", "10m", "50m")
+    assert labels(records) == [f"clip-{word}" for word in ordered]
+
+
+def test_one_method_may_be_compared_with_itself_trained_longer(record: Make, measured: Make) -> None:
+    def trained(word: str, views: int, method: str = "stablerep") -> Record:
+        name = f"ablations-smoke-epochs/{method}-{word}"
+        made: Record = record(method, {"digits": measured(0.5)}, name=name, views=views)
+        return made
+
+    records = [trained("2x", 12_000), trained("1x", 6_000), trained("3x", 18_000)]
+    assert labels(records) == ["stablerep-1x", "stablerep-2x", "stablerep-3x"]
+    note = next(line for line in linear_probe.build(records).footnotes if line.startswith("Training"))
+    assert "12,000 views (stablerep-2x)" in note and "for every" not in note
+    with pytest.raises(UserError, match="cannot mix views seen"):
+        linear_probe.build([*records, trained("1x", 6_000, "clip")])
