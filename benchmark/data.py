@@ -9,6 +9,7 @@ Shapes: C captions, l images per caption, B images, V views, HW pixels.
 
 import hashlib
 import io
+import os
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -102,8 +103,8 @@ class CaptionImages:
         path = self._files[shard]
         if path not in self._open:
             self._open[path] = path.open("rb")
-        self._open[path].seek(offset)
-        return self._open[path].read(length)
+        # Not seek and read: workers that are forked share the position.
+        return os.pread(self._open[path].fileno(), int(length), int(offset))
 
     def image(self, row: int, index: int) -> np.ndarray:
         """Image `index` of a caption, uint8 RGB (H, W, 3).

@@ -1,0 +1,175 @@
+"""Batches: shared by several processes, raw on the way to the device, and what is refused."""
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from benchmark.augment import MEAN, STD, apply
+from benchmark.data import Batches, CaptionImages, RawBatch
+from benchmark.errors import UserError
+from benchmark.interfaces import Batch, Schedule
+from benchmark.sampling import SIMCLR, WEAK, Augmentation, Sampling
+from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, read_number
+
+CPU = torch.device("cpu")
+VIEWS, STEPS, SIZE = 72, 4, 16
+SAMPLING = Sampling(images=3, crops=2, text=True, augmentation=replace(SIMCLR, downsample=0.3, solarize=0.3))
+"""Twelve captions in a batch."""
+TENSORS = ("images_V3HW", "caption_ids_V", "image_ids_V")
+
+
+def batches(data: CaptionImages, sampling: Sampling = SAMPLING, views: int = VIEWS, **more: int) -> Batches:
+    return Batches(data, sampling, Schedule(STEPS * views, views), SIZE, 0, **more)
+
+
+def tensors(raw: RawBatch) -> Iterator[Tensor]:
+    yield from (raw.images_B3HW, raw.caption_ids_V, raw.image_ids_V, raw.text_of_V)
+    yield from vars(raw.views).values()
+
+
+def same(first: Batch, second: Batch) -> bool:
+    names = (*TENSORS, "text_of_V")
+    return first.texts == second.texts and all(torch.equal(getattr(first, n), getattr(second, n)) for n in names)
+
+
+# Several processes
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize(
+    "sampling",
+    [SAMPLING, replace(SAMPLING, images=4, crops=1, text=False), replace(SAMPLING, further=(WEAK,)), Sampling()],
+    ids=["3 x 2", "4 x 1", "two augmentations", "1 x 1"],
+)
+def test_the_shares_of_all_processes_are_the_batch_of_one(
+    world: int, sampling: Sampling, small_data: CaptionImages
+) -> None:
+    """Bit for bit, in the order of ranks, whichever step."""
+    whole = batches(small_data, sampling)
+    shared = [batches(small_data, sampling, rank=rank, world=world) for rank in range(world)]
+    for step in (0, 3):
+        wanted = whole[step].views_on(CPU)
+        raw = [part[step] for part in shared]
+        assert [len(part.images_B3HW) for part in raw] == [VIEWS // sampling.crops // world] * world
+        parts = [part.views_on(CPU) for part in raw]
+        for name in TENSORS:
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(wanted, name))
+        assert [text for part in parts for text in part.texts] == wanted.texts
+        if sampling.text:
+            starts = [row * len(wanted.texts) // world for row in range(world)]
+            texts_of = torch.cat([start + part.text_of_V for start, part in zip(starts, parts)])
+            assert torch.equal(texts_of, wanted.text_of_V)
+
+
+def test_a_process_decodes_only_its_share(small_data: CaptionImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[int, int]] = []
+    image = small_data.image
+    monkeypatch.setattr(small_data, "image", lambda row, index: read.append((row, index)) or image(row, index))
+    _ = [batches(small_data, rank=rank, world=3)[1] for rank in range(3)]
+    assert len(read) == len(set(read)) == VIEWS // SAMPLING.crops
+
+
+@pytest.mark.parametrize(("world", "multiple"), [(5, 30), (7, 42), (24, 144)])
+def test_a_batch_that_cannot_be_shared(world: int, multiple: int, small_data: CaptionImages) -> None:
+    wanted = rf"^a batch of 72 views has 12 captions, which {world} processes .*; use a multiple of {multiple} views"
+    with pytest.raises(UserError, match=wanted):
+        batches(small_data, world=world)
+
+
+# Raw batches
+
+
+def test_a_raw_batch_holds_each_image_once_as_bytes(numbered_dataset: Path) -> None:
+    data = CaptionImages(numbered_dataset, NUMBERED.revision)
+    raw = batches(data)[2]
+    assert raw.images_B3HW.shape == (36, 3, 16, 16) and raw.images_B3HW.dtype == torch.uint8
+    shown = [read_number(colour) for colour in raw.images_B3HW.float().mean((2, 3)).tolist()]
+    assert [number * IMAGES + index for number, index in shown] == raw.image_ids_V[::2].tolist()
+    assert len(raw.views) == 72
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_raw_batch_can_be_sent_to_another_process(workers: int, small_data: CaptionImages) -> None:
+    made = batches(small_data)
+    wanted = [made[step].views_on(CPU) for step in range(STEPS)]
+    loaded = DataLoader(made, batch_size=None, sampler=range(STEPS), num_workers=workers)
+    assert all(same(raw.views_on(CPU), batch) for raw, batch in zip(loaded, wanted, strict=True))
+    assert same(pickle.loads(pickle.dumps(made[1])).views_on(CPU), wanted[1])
+
+
+def test_all_of_a_raw_batch_is_pinned(small_data: CaptionImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be no GPU here: what asks for pinned memory gets a copy instead, and is counted."""
+    pinned: list[Tensor] = []
+
+    def pin(values: Tensor) -> Tensor:
+        pinned.append(values.clone())
+        return pinned[-1]
+
+    raw = batches(small_data)[1]
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    found = raw.pin_memory()
+    assert {id(values) for values in tensors(found)} == {id(values) for values in pinned}
+    assert same(found.views_on(CPU), raw.views_on(CPU))
+
+
+def test_everything_of_a_batch_goes_to_the_device(small_data: CaptionImages) -> None:
+    batch = batches(small_data)[1].views_on(torch.device("meta"))
+    assert {getattr(batch, name).device.type for name in (*TENSORS, "text_of_V")} == {"meta"}
+
+
+# Crops of their own
+
+
+def test_crop_c_is_made_by_augmentation_c(small_data: CaptionImages) -> None:
+    """The first crop in colour, the second grey, the third in two colours: both stay apart in the batch."""
+    plain = Augmentation(scale=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
+    further = (replace(plain, grayscale=1.0), replace(plain, solarize=1.0))
+    sampling = Sampling(images=2, crops=3, augmentation=plain, further=further)
+    batch = batches(small_data, sampling)[0].views_on(CPU)
+    images = batch.images_V3HW * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    colourful = (images.amax(1) - images.amin(1)).amax((1, 2)) > 0.05
+    inverted = images.amax((1, 2, 3)) < 0.51
+    assert colourful[0::3].all() and not colourful[1::3].any() and colourful[2::3].all()
+    assert inverted[2::3].all() and not inverted[0::3].any()
+
+
+def test_a_batch_is_its_images_and_its_views(small_data: CaptionImages) -> None:
+    raw = batches(small_data)[1]
+    assert torch.equal(raw.views_on(CPU).images_V3HW, apply(raw.images_B3HW, raw.views, SIZE))
+
+
+# What is refused, in one line
+
+
+def refused(data: CaptionImages, sampling: Sampling, views: int = VIEWS) -> str:
+    with pytest.raises(UserError) as error:
+        batches(data, sampling, views)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_dataset_with_one_image_per_caption(small_data: CaptionImages) -> None:
+    small_data.images_per_caption = 1
+    found = refused(small_data, SAMPLING)
+    assert "wants 3 images per caption" in found and "has 1, as datasets of real images do" in found
+
+
+@pytest.mark.parametrize("nothing", ["", "  \n", None])
+def test_captions_without_text_for_a_method_with_text(nothing: Any, small_dataset: Path) -> None:
+    data = CaptionImages(small_dataset, RECIPE.revision)
+    data.captions = list(data.captions)
+    data.captions[7] = data.captions[90] = nothing
+    found = refused(data, SAMPLING)
+    assert "wants text" in found and f"none for 2 of its {CAPTIONS} captions (the first is row 7)" in found
+    batches(data, replace(SAMPLING, text=False))
+
+
+def test_more_augmentations_than_crops(small_data: CaptionImages) -> None:
+    assert "2 crops per image, 3 augmentations" in refused(small_data, replace(SAMPLING, further=(WEAK, WEAK)))
