@@ -90,7 +90,7 @@ class DINOModel(Model):
     def teach(self, images_V3HW: Tensor) -> Tensor:
         """Unit vectors (V, bottleneck) of the teacher; keeps what the centre needs of them."""
         teacher_VD: Tensor = self.teacher_head(self.sliced(self.teacher_vit, images_V3HW))
-        self.batch_centre = self.teacher_head.scores(mean_row(teacher_VD)).float()  # the mean of all scores: linear
+        self.batch_centre = self.teacher_head.scores(mean_row(teacher_VD))  # the mean of all scores: they are linear
         return teacher_VD
 
     def cross_entropy(self, features_VD: Tensor, teacher_VD: Tensor) -> Tensor:

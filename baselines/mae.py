@@ -82,7 +82,7 @@ class MAEModel(Model):
         tokens_VPD = vit.patch_embed(images_V3HW) + vit.pos_embed[:, 1:]
         visible_VKD = tokens_VPD[~masked_VP].view(count, -1, tokens_VPD.shape[2])
         cls_V1D = (vit.cls_token + vit.pos_embed[:, :1]).expand(count, -1, -1)
-        encoded = self.embed(vit.norm(vit.blocks(torch.cat((cls_V1D, visible_VKD), 1))))
+        encoded = self.embed(vit.norm(vit.blocks(torch.cat((cls_V1D, visible_VKD), 1)))).to(self.mask_token.dtype)
         full_VPD = self.mask_token.expand(count, masked_VP.shape[1], -1).masked_scatter(
             ~masked_VP[..., None], encoded[:, 1:]
         )

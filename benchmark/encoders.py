@@ -138,11 +138,15 @@ class PrototypeHead(nn.Module):
         return F.normalize(self.layers(features_VD), dim=1)
 
     def scores(self, z_VD: Tensor, frozen: Tensor | None = None) -> Tensor:
-        """Cosines (V, prototypes); no gradient goes to the prototypes where the scalar `frozen` is true."""
+        """Cosines (V, prototypes), in float32: temperatures and the centre leave small differences of them.
+
+        No gradient goes to the prototypes where the scalar `frozen` is true.
+        """
         weight: Tensor = self.prototypes
         if frozen is not None:
             weight = torch.where(frozen, weight.detach(), weight)
-        return F.linear(z_VD, F.normalize(weight, dim=1))
+        with torch.autocast(z_VD.device.type, enabled=False):
+            return F.linear(z_VD.float(), F.normalize(weight, dim=1))
 
 
 def momentum_copy(module: M) -> M:

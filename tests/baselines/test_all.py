@@ -254,6 +254,26 @@ def test_a_batch_in_slices_gives_the_same_loss_and_gradients(name):
 
 
 @each
+def test_half_precision_changes_little(name):
+    """As networks compute on a GPU; what the model keeps stays in float32."""
+    method = METHODS[name].tiny()
+    if method.optimizer is None:
+        pytest.skip("nothing is trained")
+    found = []
+    for half in (False, True):
+        model = contract.build(method).train()
+        for step in range(2):
+            torch.manual_seed(0)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                loss = model.loss(contract.toy_batch(method))["loss"]
+                loss.backward()
+            model.after_step((step + 1) / 10)
+            found.append(loss.item())
+        assert {value.dtype for value in model.state_dict().values()} <= {torch.float32, torch.int64}
+    assert found[2:] == pytest.approx(found[:2], rel=0.02)
+
+
+@each
 def test_a_run_that_is_killed_goes_on_exactly(name):
     """All that decides the next step is in the state: momentum copies, centres, how far the schedule is."""
     method = METHODS[name].tiny()
