@@ -8,6 +8,8 @@ from pathlib import Path
 
 from benchmark.errors import MissingDataset
 
+BUILT = "synrep-bench/"
+"""Of datasets that a recipe of this package builds, by their own name."""
 ORIGINALS = "originals"
 """Instead of an organisation: the folder of the files that are fetched by hand."""
 
@@ -31,8 +33,11 @@ def dataset_folder(repo: str, revision: str, cure: str = "") -> Path:
 
 
 def _cure(repo: str, revision: str) -> str:
-    if repo.startswith("synrep-bench/scenes"):
+    name = repo.removeprefix(BUILT)
+    if name == "scenes-toy" or (name.startswith("scenes-") and not name.startswith("scenes-toy-")):
         return "build it with `synrep data build toy scenes-evaluation`"
+    if name != repo:
+        return f"build it with `synrep data build {name}`"
     if repo.startswith(f"{ORIGINALS}/"):
         return "its files are fetched by hand: `synrep data download --all-evaluations` says which and from where"
     return f"run `synrep data download {repo} --revision {revision}`"

@@ -2,6 +2,7 @@ import pytest
 
 from benchmark.errors import MissingDataset, UserError
 from benchmark.mirror import dataset_folder, roots
+from datasets_scripts import recipe
 
 
 @pytest.fixture
@@ -50,6 +51,13 @@ def test_missing_dataset_says_how_to_get_it(machine):
         dataset_folder("org/name", "0123abc")
     assert "`synrep data download org/name --revision 0123abc`" in str(told.value)
     assert isinstance(told.value, UserError) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["scenes-toy-2k-l1", "scenes-toy-real", "cc12m-10k-w2", "cc3m-real-1m"])
+def test_missing_datasets_of_a_recipe_are_built_by_their_name(machine, name):
+    recipe.find(name)  # there is one
+    with pytest.raises(MissingDataset, match=rf"build it with `synrep data build {name}`"):
+        dataset_folder(f"synrep-bench/{name}", "r")
 
 
 @pytest.mark.parametrize("name", ["scenes-toy", "scenes-objects"])

@@ -1,0 +1,309 @@
+"""Every official experiment at every size: that it can be run, that it compares what it says, and at equal compute."""
+
+import json
+import re
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from benchmark import plugins, results, schema
+from benchmark.encoders import build_vit
+from benchmark.errors import UserError
+from benchmark.experiments import _sizes, smoke
+from benchmark.experiments._find import find
+from benchmark.experiments._sizes import SIZES, UNPREPARED
+from benchmark.interfaces import Experiment, Method
+from datasets_scripts import recipe
+from datasets_scripts.captions import Prepared
+from datasets_scripts.real_images import RealImages
+from datasets_scripts.recipe import Recipe
+
+FILES = ("ablations", "language", "main")
+EVERY = [f"{file}-{size}" for file in FILES for size in SIZES]
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No dataset and no captions are on this machine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SYNREP_DATA", raising=False)
+
+
+def recipe_of(experiment: Experiment) -> Recipe:
+    return recipe.find(experiment.dataset.rpartition("/")[2])
+
+
+def comparisons(experiments: tuple[Experiment, ...]) -> dict[str, list[Experiment]]:
+    groups = groupby(experiments, lambda each: each.name.split("/")[0])
+    return {name: list(group) for name, group in groups}
+
+
+def is_real(experiment: Experiment) -> bool:
+    return "-real" in experiment.dataset
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_names_are_unique_lower_case_and_say_file_size_and_method(name: str) -> None:
+    declared = find(name)
+    names = [each.name for each in declared]
+    assert len(set(names)) == len(names) > 4
+    for each in declared:
+        assert re.fullmatch(rf"{name}-[a-z0-9-]+/{each.method}-[a-z0-9]+", each.name)
+    assert len(comparisons(declared)) == len({each.split("/")[0] for each in names})  # side by side
+
+
+def test_no_two_files_or_sizes_share_a_name() -> None:
+    names = [each.name for name in (*EVERY, "smoke") for each in find(name)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_run_can_be_run(name: str) -> None:
+    """A batch holds whole captions, the dataset has enough of them, and enough images of each."""
+    for each in find(name):
+        data, sampling = recipe_of(each), each.settings.sampling
+        assert data.repo == each.dataset
+        captions = each.schedule.captions_per_batch(sampling)
+        assert 2 <= captions <= data.captions.expected, each.name
+        assert sampling.images <= data.images_per_caption, each.name
+        assert each.schedule.steps >= 300
+        assert sampling.augmentations
+        assert type(each.settings).__module__ == f"baselines.{each.method}"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_compute_is_equal_within_a_comparison(name: str) -> None:
+    for comparison, rows in comparisons(find(name)).items():
+        one_method = len({row.method for row in rows}) == 1
+        if not (comparison.endswith("-epochs") and one_method):
+            assert len({row.schedule for row in rows}) == 1, comparison
+        if not (comparison.endswith("-encoder") and one_method):
+            assert len({row.encoder for row in rows}) == 1, comparison
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_real_images_are_one_per_caption_and_for_methods_that_need_no_more(name: str) -> None:
+    real = [each for each in find(name) if is_real(each)]
+    assert real
+    for each in real:
+        assert each.settings.sampling.images == recipe_of(each).images_per_caption == 1
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_real_and_synthetic_differ_in_the_dataset_alone(name: str) -> None:
+    pairs = {each.name.removesuffix("-real"): each for each in find(name) if each.name.endswith("-real")}
+    found = {each.name: each for each in find(name)}
+    for stem, real in pairs.items():
+        if synthetic := found.get(f"{stem}-syn"):
+            same = replace(synthetic, name=real.name, dataset=real.dataset, revision=real.revision)
+            assert same == real and synthetic.dataset != real.dataset
+            assert recipe_of(synthetic).images_per_caption == 1
+            assert recipe_of(synthetic).captions.expected == recipe_of(real).captions.expected
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_revision_is_the_recipes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every caption list were prepared."""
+    monkeypatch.setattr(Prepared, "version", property(lambda self: f"{self.source.name} {self.count}"))
+    monkeypatch.setattr(RealImages, "name", property(lambda self: "real images of some tars"))
+    declared = find(name)
+    assert [each.revision for each in declared] == [recipe_of(each).revision for each in declared]
+    of = {each.dataset: each.revision for each in declared}
+    assert len(set(of.values())) == len(of)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_fingerprints_are_those_of_another_call_and_tell_runs_apart(name: str) -> None:
+    once, again = find(name), find(name)
+    assert [results.fingerprint(each) for each in once] == [results.fingerprint(each) for each in again]
+    assert len({results.fingerprint(each) for each in once}) == len(once)
+    assert results.fingerprint(once[0]) != results.fingerprint(replace(once[0], revision="another"))
+
+
+# What is compared
+
+
+def test_methods_of_the_main_tables() -> None:
+    expected = {"simclr-real", "simclr-syn", "clip-real", "clip-syn", "stablerep-syn"}
+    for size in SIZES:
+        groups = comparisons(find(f"main-{size}"))
+        corpora = ("scenes",) if size == "smoke" else ("cc12m", "redcaps")
+        assert list(groups) == [f"main-{size}-{corpus}-{times}x" for corpus in corpora for times in (1, 2, 3)]
+        assert all({row.name.split("/")[1] for row in rows} == expected for rows in groups.values())
+
+
+def test_schedules_at_full_size_are_the_released_readmes() -> None:
+    """35, 70 and 105 epochs of two views of 10.0 M and 11.7 M pairs, as near as whole epochs of StableRep come."""
+    epochs = {"cc12m": (10.0e6, [37.35, 77.19, 114.54]), "redcaps": (11.7e6, [35.0, 72.7, 107.7])}
+    for corpus, (pairs, wanted) in epochs.items():
+        for times, expected in enumerate(wanted, 1):
+            (schedule,) = {each.schedule for each in find(f"main-full-{corpus}-{times}x")}
+            assert schedule.batch_views == 32 * 43 * 6
+            assert schedule.views / 2 / pairs == pytest.approx(expected, abs=0.05)
+
+
+def test_longer_schedules_are_multiples_where_nothing_is_published() -> None:
+    for size in ("smoke", "10k", "100k", "1m"):
+        views = [each.schedule.views for each in find(f"ablations-{size}-epochs")]
+        assert [count / views[0] for count in views] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_images_per_caption_are_varied_at_a_fixed_number_of_images(size: str) -> None:
+    rows = find(f"ablations-{size}-images")
+    data = [recipe_of(row) for row in rows]
+    assert [each.images_per_caption for each in data] == [1, 2, 4, 8, 10]
+    assert {each.images_per_caption * each.captions.expected for each in data} == {SIZES[size].images}
+    assert [row.method for row in rows] == ["simclr", *["stablerep"] * 4]
+    assert [row.settings.sampling.images for row in rows] == [1, 2, 4, 6, 6]
+    assert [row.settings.sampling.views for row in rows] == [2, 2, 4, 6, 6]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_positives_are_varied_in_a_fixed_batch_of_one_dataset(size: str) -> None:
+    rows = find(f"ablations-{size}-positives")
+    assert [row.settings.sampling.images for row in rows] == [2, 4, 6, 8, 10]
+    assert len({(row.dataset, row.schedule) for row in rows}) == 1
+    assert len({replace(row.settings, sampling=rows[0].settings.sampling) for row in rows}) == 1
+    assert recipe_of(rows[0]).images_per_caption == 10
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_guidance_and_encoders_are_varied_alone(size: str) -> None:
+    rows = find(f"ablations-{size}-guidance")
+    assert [recipe_of(row).guidance for row in rows] == [recipe.GUIDANCE[key] for key in ("small", "large", "mixed")]
+    assert len({replace(row, name="", dataset="", revision="") for row in rows}) == 1
+    base, large = find(f"ablations-{size}-encoder")
+    assert replace(large, name=base.name, encoder=base.encoder) == base
+    assert sum(p.numel() for p in build_vit(large.encoder).parameters()) > 2 * sum(
+        p.numel() for p in build_vit(base.encoder).parameters()
+    )
+    clips = find(f"language-{size}-guidance")
+    assert [recipe_of(row).guidance for row in clips[1:]] == [(float(w),) for w in (1, 2, 3, 4, 6, 8, 10)]
+    assert is_real(clips[0]) and {row.method for row in clips} == {"clip"}
+
+
+def test_figure_3_has_five_methods_on_two_corpora() -> None:
+    groups = comparisons(find("ablations-full"))
+    for corpus in ("cc3m", "cc12m"):
+        rows = groups[f"ablations-full-real-{corpus}"]
+        assert {row.method for row in rows} == {"simclr", "mae", "byol", "mocov3", "dino"}
+        guidance = {row.method: recipe_of(row).guidance for row in rows if not is_real(row)}
+        assert guidance == dict.fromkeys(("simclr", "byol", "mocov3", "dino"), (8.0,)) | {"mae": (6.0,)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_captions_are_counted_alike_for_both_methods(size: str) -> None:
+    rows = find(f"language-{size}-captions")
+    counts = {
+        method: [recipe_of(row).captions.expected for row in rows if row.method == method]
+        for method in ("stablerep_plus", "clip")
+    }
+    assert counts["stablerep_plus"] == counts["clip"] == sorted(counts["clip"])
+    assert all(row.settings.sampling.images == 2 for row in rows if row.method == "stablerep_plus")
+    assert len(counts["clip"]) == (5 if size == "full" else 3)
+
+
+def test_the_papers_encoders_at_full_size() -> None:
+    base, large = (row.encoder for row in find("ablations-full-encoder"))
+    millions = [sum(p.numel() for p in build_vit(each).parameters()) / 1e6 for each in (base, large)]
+    assert millions == pytest.approx([85.8, 303.3], abs=0.1)
+
+
+# Methods at their sizes
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if "smoke" not in name])
+def test_methods_are_their_papers_but_for_what_is_studied(name: str) -> None:
+    for each in find(name):
+        method: Method = plugins.load("baselines", each.method, "method").METHOD
+        sampling = replace(each.settings.sampling, images=method.sampling.images)
+        downsample = sampling.augmentation.downsample
+        assert downsample == (0.05 if each.method == "stablerep" and name.startswith("main") else 0.0)
+        sampling = replace(sampling, augmentation=replace(sampling.augmentation, downsample=0.0))
+        assert replace(each.settings, sampling=sampling) == method
+
+
+@pytest.mark.parametrize("name", plugins.names("baselines"))
+def test_strong_crops_keep_the_object_in_the_embedded_world(name: str) -> None:
+    """Also the second, third, ... crop of a method; others stay as they are, and so does everything else."""
+    method: Method = plugins.load("baselines", name, "method").METHOD
+    own, made = method.tiny(), _sizes.tiny(method)
+    pairs = list(zip(own.sampling.augmentations, made.sampling.augmentations, strict=True))
+    for before, after in pairs:
+        strong = before.jitter > 0
+        assert (after.scale, after.flip) == (((0.6, 1.0), 0.0) if strong else (before.scale, before.flip))
+        assert replace(after, scale=before.scale, flip=before.flip) == before
+    assert replace(made, sampling=own.sampling) == own
+    (declared,) = [each for each in smoke.EXPERIMENTS if each.method == name]
+    assert declared.settings == made
+
+
+def test_asymmetric_methods_are_among_those_tried() -> None:
+    further = {name: plugins.load("baselines", name, "method").METHOD.sampling.further for name in ("byol", "dino")}
+    assert all(len(each) == 1 and each[0].jitter > 0 for each in further.values())
+
+
+# Captions that are not here
+
+
+def test_without_captions_a_revision_says_so_and_the_toy_worlds_are_known() -> None:
+    assert {each.revision for each in find("main-10k")} == {UNPREPARED}
+    assert UNPREPARED not in {each.revision for name in FILES for each in find(f"{name}-smoke")}
+
+
+def test_captions_are_found_in_the_local_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `data/` lacks them."""
+    monkeypatch.setenv("SYNREP_DATA", str(tmp_path / "mirror"))
+    version = property(lambda self: "mirrored" if self.root == tmp_path / "mirror" else self._read_report()["sha256"])
+    monkeypatch.setattr(Prepared, "version", version)
+    declared = find("ablations-10k-positives")[0]
+    assert declared.revision == recipe.find("cc3m-10k", tmp_path / "mirror").revision != UNPREPARED
+
+
+def test_a_dataset_that_is_here_without_its_captions_has_its_own_revision(tmp_path: Path) -> None:
+    made = recipe.find("cc3m-10k")
+    declaration = {
+        "name": made.name, "version": 1, "captions": "of another machine", "images_per_caption": 10,
+        "guidance": [2.0, 3.0], "seed": 0,
+    }  # fmt: skip
+    folder = tmp_path / "data" / made.repo
+    folder.mkdir(parents=True)
+
+    def write(**changes: object) -> str:
+        manifest = schema.Manifest(made.repo, "f" * 40, {"train": 9}, 10, {}, declaration | changes)
+        (folder / schema.MANIFEST).write_text(json.dumps(manifest.as_json()))
+        return find("ablations-10k-positives")[0].revision
+
+    assert write() == "f" * 40
+    assert write(guidance=[8.0, 10.0]) == write(images_per_caption=4) == write(version=2) == UNPREPARED
+
+
+# Names that are none
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nosuch", "unknown experiment 'nosuch'; choose one of: ablations, language, main, smoke"),
+        ("main", "experiment main has a size, found 'none'; choose one of: main-smoke, main-10k, "),
+        ("main-", "experiment main has a size, found 'none'"),
+        ("main-2k", "experiment main has a size, found '2k'"),
+        ("mainly-10k", "unknown experiment 'mainly-10k'"),
+        ("smoke-10k", "unknown experiment 'smoke-10k'"),
+        ("main-10k-cc3m-1x", "unknown comparison of experiment main-10k 'main-10k-cc3m-1x'; choose one of: "),
+        ("_sizes", "unknown experiment '_sizes'"),
+    ],
+)  # fmt: skip
+def test_an_unknown_experiment_is_one_line_with_the_choices(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        find(name)
+
+
+def test_a_comparison_is_a_part_of_its_file() -> None:
+    assert find("smoke") == smoke.EXPERIMENTS
+    whole = find("ablations-smoke")
+    parts = [find(name) for name in comparisons(whole)]
+    assert tuple(each for part in parts for each in part) == whole
