@@ -20,7 +20,7 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
-from huggingface_hub import CommitOperationAdd, HfApi, RepoFile, constants, errors, get_token, hf_hub_download
+from huggingface_hub import CommitOperationAdd, HfApi, RepoFile, constants, errors, get_token
 
 from benchmark import atomic, measure, release_card, results
 from benchmark.augment import EvaluationTransform
@@ -263,7 +263,7 @@ def _require_same(api: HfApi, repo: str, commit: str, release: Release) -> None:
     if CONFIG not in files or not files <= set(FILES):
         raise UserError(f"{repo} holds other files than a release ({', '.join(sorted(files))}); {cure}")
     with tempfile.TemporaryDirectory() as cache:
-        path = hf_hub_download(repo, CONFIG, revision=commit, cache_dir=cache, token=api.token)
+        path = api.hf_hub_download(repo, CONFIG, revision=commit, cache_dir=cache)
         held = json.loads(Path(path).read_text())
     held, mine = held.get("synrep", {}) if isinstance(held, dict) else {}, release.identity
     if not isinstance(held, dict) or not held:
@@ -288,7 +288,7 @@ def _read_back(api: HfApi, folder: Path, repo: str, commit: str) -> None:
             found = lfs.sha256
         else:
             with tempfile.TemporaryDirectory() as cache:
-                path = hf_hub_download(repo, name, revision=commit, cache_dir=cache, token=api.token)
+                path = api.hf_hub_download(repo, name, revision=commit, cache_dir=cache)
                 found = sha256(Path(path))
         if found != (wanted := sha256(folder / name)):
             both = f"sha256 {found[:12]}, wanted {wanted[:12]}"
