@@ -12,29 +12,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmark import atomic
-from benchmark.losses import multi_positive
 from datasets_scripts import scenes
-from tests import speed_datasets, speed_evaluations, speed_probe, speed_training
+from tests import speed_datasets, speed_evaluations, speed_losses, speed_probe, speed_processes, speed_training
 from tests.timing import REPEATS, row, seconds
 
 OUT = Path("results/speed/cpu.md")
-
-
-def loss() -> str:
-    features = torch.randn(1024, 128, requires_grad=True)
-    labels = torch.arange(171).repeat_interleave(6)[:1024]
-
-    def supcon() -> None:
-        z = torch.nn.functional.normalize(features, dim=1)
-        logits = z @ z.T / 0.1
-        logits = logits - logits.max(1, keepdim=True).values.detach()
-        others = 1 - torch.eye(len(z))
-        positive = (labels[:, None] == labels).float() * others
-        log_q = logits - torch.log((logits.exp() * others).sum(1, keepdim=True))
-        (-(positive * log_q).sum(1) / positive.sum(1).clamp(min=1)).mean().backward()
-
-    what = "`multi_positive`, 1,024 x 128, forward and backward; beside a plain SupCon"
-    return row(what, "losses/s", 1, lambda: multi_positive(features, labels, 0.1).backward(), supcon)
 
 
 def rendering() -> str:
@@ -46,8 +28,8 @@ def rendering() -> str:
 def main() -> None:
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        rows = [rendering(), *speed_datasets.rows(row), *speed_training.rows(row), loss(), *speed_evaluations.rows(row)]
-    rows += speed_probe.rows()
+        rows = [rendering(), *speed_datasets.rows(row), *speed_training.rows(row), *speed_evaluations.rows(row)]
+    rows += [*speed_losses.rows(), *speed_processes.rows(), *speed_probe.rows()]
     cores = f"one core (the sweeps: two) of {platform.machine()}"
     where = f"{datetime.date.today()}, {cores}, torch {torch.__version__}, CPU."
     head = ["# Speed on a CPU", "", f"{where} Shared machine: read the ratios.", ""]
