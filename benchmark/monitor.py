@@ -35,7 +35,7 @@ from benchmark.errors import UserError
 METRICS, TENSORBOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb"
 
 WINDOW = 100
-"""Logged losses that the next one is compared with: enough for a median and a deviation that single values do not
+"""Losses that the next one is compared with: enough for a median and a deviation that single values do not
 move, few against a schedule, over which the loss falls."""
 FEWEST = 20
 """Losses before anything is called a spike: the first ones fall too fast to be a course."""
@@ -175,7 +175,7 @@ class Spikes:
         self._worst = int(state.get("worst", 0))
 
     def check(self, step: int, loss: float, gradient_norm: float | None, lr: float) -> None:
-        """Look at a logged step; `gradient_norm` is None where it was not computed.
+        """Look at a step; `gradient_norm` is None where it was not computed.
 
         Raises:
             UserError: loss or gradient are not finite.

@@ -148,7 +148,7 @@ class TrainingPart(Part):
     health: dict[Text, float] = Field(default_factory=dict)
     """What the features of its last batches looked like (`monitor.health`); empty where nobody looked."""
     spikes: Count | None = None
-    """Logged losses far above those before them; None where nobody counted."""
+    """Losses far above those before them; None where nobody counted."""
     worst_spike: Count | None = None
     """The step of the highest of them."""
 

@@ -36,6 +36,7 @@ def test_every_link_of_the_readme_leads_somewhere() -> None:
         "results/README.md",
         "docs/datasets.md",
         "docs/evaluation.md",
+        "docs/training.md",
     ):
         place = ROOT / document
         for target in re.findall(r"\]\(((?!http)[^)#]+)\)", place.read_text()):
