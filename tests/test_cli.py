@@ -103,7 +103,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("nosuch", ["'nosuch'", "choose one of: evaluate, episodes, list, run, tables, validate, check, data"]),
+        ("nosuch", ["'nosuch'", "choose one of: evaluate, episodes, push, list, run, tables, validate, check, data"]),
         (
             "data nosuch",
             ["'nosuch'", "choose one of: captions, estimate, build, check, sheet, publish, download, export"],
@@ -157,7 +157,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("check _private", ["method '_private'", METHODS]),
         ("run smoke --nosuch 3", ["--nosuch", "`synrep run`", "choose one of: --only, --seed, --out, --jobs"]),
         ("tables --nosuch", ["--nosuch", "choose one of: --records, --out, --check"]),
-        ("--nosuch", ["--nosuch", "choose one of: evaluate, episodes, list, run"]),
+        ("--nosuch", ["--nosuch", "choose one of: evaluate, episodes, push, list, run"]),
         ("run", ["Missing argument 'experiment'", "see `synrep run --help`"]),
         ("run smoke --out", ["--out", "requires an argument"]),
         ("run smoke surplus", ["surplus", "see `synrep run --help`"]),
@@ -407,6 +407,27 @@ _generator = torch.Generator()
     monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path)])
     importlib.invalidate_caches()
     assert_one_line(synrep("check", name), said)
+
+
+# What it would cost
+
+
+def test_a_plan_starts_nothing_and_says_what_is_missing(
+    synrep: Synrep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SYNREP_DATA", raising=False)
+    code, shown, error = synrep("run", "ablations-smoke-images", "--only", "stablerep", "--plan")
+    assert (code, error) == (0, "")
+    rows = [line.split() for line in shown.splitlines() if line.startswith("ablations-smoke-images/")]
+    assert [row[0].partition("-images/stablerep-")[2] for row in rows] == ["l2", "l4", "l8", "l10"]
+    assert {row[2] for row in rows} == {"no"}
+    assert "4 runs, 163,200 views, " in shown
+    built = shown.splitlines()[-1].partition("synrep data build ")[2].split()
+    assert built == ["scenes-toy-1k-l2", "scenes-toy-500-l4", "scenes-toy-250-l8", "scenes-toy-200"]
+    assert list(tmp_path.iterdir()) == []
+    assert "3 runs" in synrep("run", "smoke", "--only", "simclr", "--plan")[1]  # its three seeds
+    assert "1 runs" in synrep("run", "smoke", "--only", "simclr", "--seed", 5, "--plan")[1]
 
 
 # A run that is stopped

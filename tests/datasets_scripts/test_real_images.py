@@ -144,6 +144,22 @@ def test_the_revision_is_of_every_tar(tars):
     assert recipe.find("cc3m-real", tars).revision != before
 
 
+def test_the_revision_is_of_the_images_too(tars):
+    """Other pixels in the same place, of the same captions, are another dataset."""
+    prepare(tars)
+    chosen = recipe.find("cc3m-real", tars)
+    before, captions_before = chosen.revision, chosen.captions.version
+    path = folder(tars) / "00000.tar"
+    content = bytearray(path.read_bytes())
+    content[512 + 400] ^= 1  # within the first image, behind its header in the tar
+    path.write_bytes(content)
+    for file in chosen.captions.folder.iterdir():
+        file.unlink()
+    prepare(tars)
+    assert chosen.captions.version == captions_before
+    assert chosen.revision != before
+
+
 def test_an_image_that_does_not_decode_is_null_with_its_reason(tmp_path):
     files = {"a.jpg": picture((200, 9, 9)), "a.txt": b"good", "b.jpg": b"no image", "b.txt": b"bad"}
     tar(folder(tmp_path) / "0.tar", files)
