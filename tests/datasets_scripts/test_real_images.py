@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,7 +125,18 @@ def test_no_real_image_is_marked_as_synthetic_and_the_card_says_real(built):
     assert marks.is_synthetic(recipe.find("toy-real").declaration())
 
 
-def test_check_finds_no_fault_and_a_mark_that_should_not_be(built, monkeypatch):
+def test_check_finds_a_mark_on_a_real_image(tars):
+    prepare(tars)
+    chosen = recipe.find("cc3m-real", tars)
+    marked = replace(chosen, draw=replace(chosen.draw, source_type=marks.TRAINED))
+    found = audit.check(build.build(marked, tars, [""], silent), silent)
+    assert {finding.rule for finding in found if finding.error} == {"mark"}
+    assert "says that it is synthetic, but it is a real image" in found[0].text
+    again = audit.sample(tars / chosen.repo, chosen, 5, silent)
+    assert {finding.rule for finding in again.findings} == {"source type"}
+
+
+def test_check_finds_no_fault_but_missing_marks_where_images_are_said_to_be_synthetic(built, monkeypatch):
     assert [finding for finding in audit.check(built, silent) if finding.error] == []
     sampled = audit.sample(built, recipe.find("cc3m-real", built.parents[1]), 5, silent)
     assert (sampled.images, sampled.equal, sampled.findings) == (5, 5, [])
