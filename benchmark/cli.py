@@ -143,9 +143,9 @@ def run(
     work, knobs = [runner.Job(e, s) for e, s in seeds], (views_at_once, deterministic)
     with Display() as display:
         if distributed.launched() > 1:
-            runner.run_together(work, out, knobs, display.update)
+            runner.run_together(work, out, display.update, knobs)
         else:
-            runner.run(work, out, jobs, knobs, display.update)
+            runner.run(work, out, jobs, display.update, knobs)
     print(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
 
 

@@ -34,6 +34,7 @@ from benchmark.mirror import dataset_folder
 
 Knobs = tuple[int | None, bool]
 """Views at once, deterministic: see `benchmark.hardware.Hardware`."""
+USUAL: Knobs = (None, False)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -55,7 +56,7 @@ class Job:
         return results.place(self.experiment, self.seed)
 
 
-def run(jobs: Sequence[Job], out: Path, processes: int, knobs: Knobs, report: Report) -> None:
+def run(jobs: Sequence[Job], out: Path, processes: int, report: Report, knobs: Knobs = USUAL) -> None:
     """Train and evaluate `jobs`, `processes` at a time. A job that fails does not stop the others.
 
     Raises:
@@ -145,7 +146,7 @@ def _report(name: str, done: int, total: int, note: str) -> None:
     _queue.put((name, done, total, note))
 
 
-def run_together(jobs: Sequence[Job], out: Path, knobs: Knobs, report: Report) -> None:
+def run_together(jobs: Sequence[Job], out: Path, report: Report, knobs: Knobs = USUAL) -> None:
     """Train `jobs`, each in turn, by all processes that a launcher started; then the first evaluates them alone.
 
     Raises:

@@ -439,7 +439,7 @@ def test_a_stopped_run_goes_on_from_the_line_it_printed(
     """Ctrl-C (to the whole group of processes), then SIGTERM (to the command alone), then to its end."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SYNREP_DATA", str(small_dataset.parents[1]))
-    steps = 200
+    steps = 500
     source = f"from tests.runs import experiment\nEXPERIMENTS = (experiment('stablerep', {steps}), experiment('mae'))"
     env = with_plug_in("little", source, tmp_path)
     folder = tmp_path / "my runs" / "train" / "test" / "stablerep" / "1" / "7"

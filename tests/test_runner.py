@@ -14,11 +14,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from benchmark import checkpoint, measure, plugins, results, runner, train
 from benchmark.errors import UserError
 from benchmark.evaluations import few_shot
+from benchmark.hardware import Hardware
 from benchmark.runner import Job
 from benchmark.schema import read_manifest
 from tests.evaluations.doubles import write_scenes
@@ -38,7 +38,7 @@ def silent(*_: object) -> None:
 
 
 def bring_to_end(job: Job, out: Path) -> None:
-    runner.train_and_evaluate(job, out, torch.device("cpu"), silent)
+    runner.train_and_evaluate(job, out, Hardware(), silent)
 
 
 def record(out: Path, job: Job, evaluation: str) -> results.Record:

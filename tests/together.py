@@ -71,7 +71,7 @@ def main(out: Path, methods: list[str]) -> None:
         runner.train.train = functools.partial(train.train, save_seconds=0.0)  # type: ignore[assignment]
         runner.evaluate = lambda *_: None  # type: ignore[assignment]
         jobs = [runner.Job(runs.experiment(method, int(steps)), 0) for method in methods]
-        runner.run_together(jobs, out, (None, False), told)
+        runner.run_together(jobs, out, told)
         return
     data = CaptionImages(dataset_folder(RECIPE.repo, RECIPE.revision), RECIPE.revision)
     with distributed.together():
