@@ -8,7 +8,8 @@ released code's (5e-4 for 256 images, which are 512 views; weight decay 0.04 to 
 Departures: two global crops and no local ones, so that a view costs the same for all methods, with the wider range of
 scales that the code advises then (from 0.14); the student is evaluated, not the teacher; no stochastic depth; gradients
 are clipped together, not each parameter's by itself; the temperature rises by steps, not by epochs; the learning rate
-ends at zero, not at 1e-6; the crop is resized bilinearly.
+ends at zero, not at 1e-6; frozen prototypes have a gradient of zero, which AdamW counts, not none; the crop is resized
+bilinearly.
 """
 
 from dataclasses import dataclass, replace

@@ -61,15 +61,18 @@ class MAEModel(Model):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error of the hidden patches, in normalised pixels."""
         images = batch.images_V3HW
-        masked_VP = self.mask(len(images)).to(images.device)
-        painted_VPD = self.sliced(self.paint, images, masked_VP)
-        return {"loss": masked_pixels(painted_VPD, self.patches(images), masked_VP)}
+        return {"loss": self.sliced(self.error, images, self.mask(len(images))).mean()}
+
+    def error(self, images_V3HW: Tensor, masked_VP: Tensor) -> Tensor:
+        """Of each view, (V,)."""
+        return masked_pixels(self.paint(images_V3HW, masked_VP), self.patches(images_V3HW), masked_VP)
 
     def mask(self, count: int) -> Tensor:
         """True for hidden patches, (V, P): the same number in every view, drawn uniformly."""
         patches = self.vit.patch_embed.num_patches
         hidden = int(patches * self.method.hidden_share)
-        return uniform_rows(count, patches).argsort(1).argsort(1) < hidden
+        noise_VP = uniform_rows(count, patches).to(self.mask_token.device)
+        return noise_VP.argsort(1).argsort(1) < hidden
 
     def patches(self, images_V3HW: Tensor) -> Tensor:
         """Pixels of each patch, (V, P, 3 * patch**2)."""

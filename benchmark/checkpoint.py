@@ -62,10 +62,12 @@ def load(
     facts, tensors = read(path, device)
     check_fingerprint(path, facts.get("fingerprint", "none"), fingerprint)
     model.load_state_dict(_below("model", tensors))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _below("optimizer", tensors).items():
-        index, moment = name.split("/")
-        state.setdefault(int(index), {})[moment] = tensor
+        index, moment = int(name.split("/")[0]), name.split("/")[1]
+        like = parameters[index] if tensor.ndim else tensor  # laid out so, a fused optimiser takes it
+        state.setdefault(index, {})[moment] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     return facts
 

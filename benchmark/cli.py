@@ -113,7 +113,7 @@ def run(
     only: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="This seed, not the declared ones.")] = None,
     out: Out = Path("runs"),
-    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side.")] = min(os.cpu_count() or 1, 4),
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side; else one per GPU, or four.")] = None,
     views_at_once: Annotated[
         int | None, typer.Option(min=1, help="Views in memory at a time: slower by a third, the same result.")
     ] = None,
@@ -145,8 +145,9 @@ def run(
         if distributed.launched() > 1:
             runner.run_together(work, out, display.update, knobs)
         else:
-            runner.run(work, out, jobs, display.update, knobs)
-    print(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
+            runner.run(work, out, jobs or runner.usual_jobs(), display.update, knobs)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
 
 
 def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
@@ -206,3 +207,7 @@ def check(method: Annotated[str, typer.Argument(help="A file of baselines/.")]) 
     for name, test in contract.CHECKS.items():
         test(tiny)
         print(f"ok  {name}")
+
+
+if __name__ == "__main__":
+    main()

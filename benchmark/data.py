@@ -182,6 +182,18 @@ class Batches(Dataset[RawBatch]):
         share = self.captions // world
         self._share = slice(rank * share, (rank + 1) * share)
         self.steps_per_epoch = len(self._usable) // self.captions
+        self._order: tuple[int, np.ndarray] | None = None
+        """An epoch and its order, which is that of many steps."""
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_order": None}
+
+    @property
+    def bytes(self) -> int:
+        """Of a raw batch, about."""
+        row = int(self._usable[0])
+        one = self.data.image(row, int(self.data.drawn(row)[0])).nbytes
+        return one * self.sampling.images * (self._share.stop - self._share.start)
 
     def _check(self, world: int) -> None:
         data, sampling = self.data, self.sampling
@@ -214,8 +226,9 @@ class Batches(Dataset[RawBatch]):
     def rows(self, step: int) -> np.ndarray:
         """Dataset rows of the captions of a batch."""
         epoch, turn = divmod(step, self.steps_per_epoch)
-        order = philox(self.seed, epoch).permutation(self._usable)
-        return order[turn * self.captions : (turn + 1) * self.captions]
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, philox(self.seed, epoch).permutation(self._usable)
+        return self._order[1][turn * self.captions : (turn + 1) * self.captions]
 
     def images_of(self, step: int, row: int) -> np.ndarray:
         """Which m of a caption's l images are seen at `step`: drawn by (seed, epoch, caption id) alone.

@@ -38,6 +38,8 @@ def together() -> Iterator[torch.device]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
+        if local >= (there := torch.cuda.device_count()):
+            raise UserError(f"wanted a GPU for each process, found {there}; start {there} processes on this machine")
         torch.cuda.set_device(device)
     try:
         if launched() > 1:

@@ -42,7 +42,7 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, rows_ND: Tensor) -> Tensor:
         """Normalise (N, D)."""
         if not self.training or world_size() == 1:
-            return super().forward(rows_ND)
+            return super().forward(rows_ND.float())
         rows_ND, count = rows_ND.float(), len(rows_ND) * world_size()
         mean_D = total(rows_ND.sum(0)) / count
         centred_ND = rows_ND - mean_D

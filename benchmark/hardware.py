@@ -41,26 +41,31 @@ class Hardware:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         if self.gpu:
+            torch._dynamo.reset()  # else what earlier models compiled counts against this one
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for module in model.modules():
                 if isinstance(module, Block | ResidualAttentionBlock):
                     module.compile()
 
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """Around what networks compute."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.gpu)
+
     @contextlib.contextmanager
-    def computing(self, views: int) -> Iterator[None]:
-        """Around a model's loss, forward and backward, of so many views.
+    def guarding(self, views: int) -> Iterator[None]:
+        """Around a step of so many views.
 
         Raises:
             UserError: it does not fit the device.
         """
         try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.gpu):
-                yield
+            yield
         except torch.OutOfMemoryError:
             size = min(views, self.views_at_once or views)
+            smaller = f"give --views-at-once {size // 2}, which changes no result, or " if size > 1 else ""
             raise UserError(
-                f"{self.device} is out of memory with {size} of {views} views at once; give --views-at-once "
-                f"{max(size // 2, 1)}, which changes no result, or use more processes"
+                f"{self.device} is out of memory with {size} of {views} views at once; {smaller}use more processes for "
+                "a run, or fewer --jobs"
             ) from None
 
 

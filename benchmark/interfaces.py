@@ -7,6 +7,7 @@ Shapes: V views in a batch, C captions, B images, T texts, D features, HW pixels
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -109,10 +110,11 @@ class Model(nn.Module):
         A slice's activations are computed again in the backward pass, so memory is that of one slice, while a loss
         sees the whole batch: cached gradients (Gao et al., arXiv 2101.06983) by checkpoints.
         """
-        size = self.views_at_once
-        if size is None or len(rows[0]) <= size:
+        count = -(-len(rows[0]) // (self.views_at_once or len(rows[0])))
+        if count == 1:
             return network(*rows)
-        slices = [tuple(part[start : start + size] for part in rows) for start in range(0, len(rows[0]), size)]
+        bounds = [len(rows[0]) * number // count for number in range(count + 1)]
+        slices = [tuple(part[start:end] for part in rows) for start, end in pairwise(bounds)]
         if not torch.is_grad_enabled():
             return torch.cat([network(*part) for part in slices])
         return torch.cat([checkpoint(network, *part, use_reentrant=False) for part in slices])

@@ -74,14 +74,14 @@ def contrast(queries_ND: Tensor, keys_ND: Tensor, temperature: float) -> Tensor:
 
 @in_float32
 def masked_pixels(predicted_NPD: Tensor, target_NPD: Tensor, masked_NP: Tensor) -> Tensor:
-    """Mean squared error over masked patches only (MAE, arXiv 2111.06377): a scalar.
+    """Mean squared error of each row over its masked patches only (MAE, arXiv 2111.06377): (N,).
 
     The target is normalised per patch (zero mean, unit variance), MAE's better variant. P patches, D pixel values.
     """
     target_NPD = target_NPD.float()
     variance_NP1, mean_NP1 = torch.var_mean(target_NPD, dim=2, keepdim=True)
     error_NP = ((predicted_NPD.float() - (target_NPD - mean_NP1) / (variance_NP1 + 1e-6).sqrt()) ** 2).mean(2)
-    return (error_NP * masked_NP).sum() / masked_NP.sum()
+    return (error_NP * masked_NP).sum(1) / masked_NP.sum(1)
 
 
 def _contrastive(
@@ -132,7 +132,8 @@ class _LogPartition(torch.autograd.Function):
             if needed:
                 share_R1 = weight_N[mine, None] / sum_R1
                 torch.mm(s_RM, columns_MD, out=d_rows_ND[mine]).mul_(share_R1 * scale)
-                d_columns_MD.addmm_(s_RM.T, scaled_RD * share_R1)
+                if ctx.needs_input_grad[1]:
+                    d_columns_MD.addmm_(s_RM.T, scaled_RD * share_R1)
         if needed:
             ctx.save_for_backward(d_rows_ND, d_columns_MD, (d_rows_ND * rows_ND).sum() / scale)
         return total

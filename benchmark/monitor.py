@@ -159,6 +159,10 @@ def _wandb(folder: Path) -> Any:
         raise UserError(f"WANDB_PROJECT is {project}, but W&B refuses ({error!s:.200}); {cure}") from None
 
 
+class Diverged(UserError):
+    """Loss or gradient are not finite: all processes say so at the same step."""
+
+
 class Spikes:
     """A guard over losses: stops at one that is not finite, counts those far above the ones before.
 
@@ -178,11 +182,11 @@ class Spikes:
         """Look at a step; `gradient_norm` is None where it was not computed.
 
         Raises:
-            UserError: loss or gradient are not finite.
+            Diverged: loss or gradient are not finite.
         """
         for what, value in (("loss", loss), ("gradient's norm", gradient_norm)):
             if value is not None and not math.isfinite(value):
-                raise UserError(
+                raise Diverged(
                     f"{self._run}: the {what} is {value} at step {step} (learning rate {lr:.2g}); "
                     "lower the learning rate or lengthen the warm-up"
                 )

@@ -94,9 +94,13 @@ def run(jobs: Sequence[Job], out: Path, processes: int, report: Report, knobs: K
             raise
         finally:
             _end(pool)
+    _raise(failures, len(jobs))
+
+
+def _raise(failures: dict[str, str], count: int) -> None:
     if failures:
         reasons = "; ".join(dict.fromkeys(failures.values()))
-        raise UserError(f"{len(failures)} of {len(jobs)} runs failed ({', '.join(failures)}): {reasons}")
+        raise UserError(f"{len(failures)} of {count} runs failed ({', '.join(failures)}): {reasons}")
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
@@ -146,11 +150,18 @@ def _report(name: str, done: int, total: int, note: str) -> None:
     _queue.put((name, done, total, note))
 
 
+def usual_jobs() -> int:
+    """Runs side by side: one on each GPU; without one, on each of up to four cores."""
+    return torch.cuda.device_count() or min(os.cpu_count() or 1, 4)
+
+
 def run_together(jobs: Sequence[Job], out: Path, report: Report, knobs: Knobs = USUAL) -> None:
     """Train `jobs`, each in turn, by all processes that a launcher started; then the first evaluates them alone.
 
+    A job that diverges does not stop the others.
+
     Raises:
-        UserError: a job failed, or another process ended.
+        UserError: some jobs diverged; told when the others are done. Or one cannot begin, or another process ended.
         KeyboardInterrupt: the processes were told to end; the state is saved.
     """
     told = threading.Event()
@@ -158,11 +169,17 @@ def run_together(jobs: Sequence[Job], out: Path, report: Report, knobs: Knobs = 
     with distributed.together() as device:
         first, world = distributed.rank() == 0, distributed.world_size()
         hardware = usual(*knobs, processes=min(world, max(torch.cuda.device_count(), 1)))
-        folders = [train_job(job, out, hardware, report if first else _silent, told.is_set) for job in jobs]
+        folders, failures = {}, {}
+        for job in jobs:
+            try:
+                folders[job] = train_job(job, out, hardware, report if first else _silent, told.is_set)
+            except monitor.Diverged as error:
+                failures[job.label] = str(error)
     for number, handler in before.items():
         signal.signal(number, handler)
-    for job, folder in zip(jobs, folders) if first else ():
+    for job, folder in folders.items() if first else ():
         evaluate(job, folder, out, device, report)
+    _raise(failures, len(jobs))
 
 
 def _silent(*_: object) -> None:

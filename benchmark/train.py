@@ -6,6 +6,7 @@ One process or many do the same step (`benchmark.distributed`); the first of the
 
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,8 +25,13 @@ Report = Callable[[int, float, float, str], None]
 """Told views seen, loss, views per second, and what people should worry about."""
 
 ON_CPU = Hardware()
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+IN_FLIGHT = 2**33
+"""Bytes of batches that workers may hold ready, two each."""
 LOG_EVERY = 10
 """Steps between lines of metrics.jsonl."""
+SAVING = 20
+"""Times as long as a save took is trained before the next one: it costs at most a twentieth."""
 LOOK_EVERY = 50
 """Steps between looks at the features of a batch, which cost an encoder's forward pass of at most 512 views."""
 
@@ -71,7 +77,7 @@ def train(
         UserError: the folder belongs to another configuration, or the loss is not finite, or memory is short.
         KeyboardInterrupt: where `stop()` became true, or `report` raised it, between two steps: the state is saved.
     """
-    if checkpoint.finished(folder, fingerprint):
+    if distributed.any_of(checkpoint.finished(folder, fingerprint)):
         return
     model = build_model(experiment, seed).to(hardware.device)
     card = {"experiment": experiment.name, "seed": seed, "fingerprint": fingerprint, "seconds": 0.0, "views": 0}
@@ -89,13 +95,14 @@ def train(
 def _loop(run: "_Run", report: Report, stop: Callable[[], bool], save_seconds: float) -> None:
     batch_views, steps = run.experiment.schedule.batch_views, len(run.batches)
     saved = logged = ticked = time.monotonic()
-    done = run.step
+    saving, done = 0.0, run.step
     note = ""
     run.model.train()
     try:
         for raw in run.following():
-            batch = raw.views_on(run.hardware.device)
-            scalars = run.one(batch)
+            with run.hardware.guarding(len(raw.caption_ids_V)):
+                batch = raw.views_on(run.hardware.device)
+                scalars, stopped = run.one(batch, stop())
             now = time.monotonic()
             run.seconds += now - ticked
             ticked = now
@@ -110,10 +117,10 @@ def _loop(run: "_Run", report: Report, stop: Callable[[], bool], save_seconds: f
                     run.save()
                     raise
                 logged, done = now, run.step
-            stopped = distributed.any_of(stop())
-            if stopped or now - saved > save_seconds:
+            if stopped or now - saved > max(save_seconds, SAVING * saving):
                 run.save()
-                saved = now
+                saved = time.monotonic()
+                saving = saved - now
             if stopped:
                 raise KeyboardInterrupt
     finally:
@@ -125,13 +132,20 @@ def _batches(batches: Batches, start: int, hardware: Hardware) -> Iterator[RawBa
         batches,
         batch_size=None,
         sampler=range(start, len(batches)),
-        num_workers=hardware.workers,
+        num_workers=min(hardware.workers, max(1, IN_FLIGHT // (2 * batches.bytes))) if hardware.workers else 0,
         pin_memory=hardware.gpu,
     )
     try:
-        yield from loader
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # workers are born with it: signals are not for them
+        read = iter(loader)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield from read
     except UserError as error:  # of a worker: torch puts the traceback into the message
         raise UserError(str(error).rpartition("UserError: ")[2]) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(f"a process that reads images died, perhaps of lack of memory: {error}; run again") from None
 
 
 def _optimizer(model: Model, settings: AdamW) -> torch.optim.AdamW:
@@ -167,6 +181,7 @@ class _Run:
         self.fingerprint = fingerprint
         if distributed.rank() == 0:
             checkpoint.sweep(folder)
+        hardware.prepare(model)
         facts = checkpoint.load(folder, model, self.optimizer, fingerprint, hardware.device)
         self.step = int(facts.get("step", 0))
         self.seconds = float(facts.get("seconds", 0.0))
@@ -176,17 +191,16 @@ class _Run:
         distributed.same(self.step, f"the step that {folder} goes on from", "name an --out that all nodes see")
         distributed.copy_from_first(model)
         model.views_at_once = hardware.views_at_once
-        hardware.prepare(model)
 
     def following(self) -> Iterator[RawBatch]:
         """The batches that are left."""
         return _batches(self.batches, self.step, self.hardware)
 
-    def one(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step; returns the logged scalars, means over processes.
+    def one(self, batch: Batch, stop: bool = False) -> tuple[dict[str, float], bool]:
+        """One optimiser step; returns the logged scalars, means over processes, and whether any is told to stop.
 
         Raises:
-            UserError: loss or gradient are not finite, or memory is short; weights are those before the step.
+            Diverged: loss or gradient are not finite; weights are those before the step.
         """
         steps, batch_views = len(self.batches), self.experiment.schedule.batch_views
         torch.manual_seed(step_seed(self.seed, self.step))
@@ -196,27 +210,28 @@ class _Run:
             if group["decays"]:
                 group["weight_decay"] = weight_decay(self.settings, self.step, steps)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.hardware.computing(len(batch.images_V3HW)):
+        with self.hardware.computing():
             losses = self.model.loss(batch)
             losses["loss"].backward()
         distributed.average_gradients(self.model)
         limit = self.settings.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_((p for p in self.model.parameters() if p.grad is not None), limit)
-        values = distributed.mean(torch.stack([*(value.detach().float() for value in losses.values()), norm.float()]))
-        scalars = dict(zip((*losses, "gradient_norm"), values.tolist(), strict=True))
+        told = [*(value.detach().float() for value in losses.values()), norm.float(), norm.new_tensor(stop).float()]
+        *values, stopping = distributed.mean(torch.stack(told)).tolist()
+        scalars = dict(zip((*losses, "gradient_norm"), values, strict=True))
         self.spikes.check(self.step, scalars["loss"], scalars["gradient_norm"], lr)
         self.optimizer.step()
         self.step += 1
         self.model.after_step(self.step / steps)
-        return scalars | {"lr": lr}
+        return scalars | {"lr": lr}, stopping > 0
 
     @torch.no_grad()
     def look(self, batch: Batch) -> dict[str, float]:
-        """How the encoder's features of a batch are doing."""
+        """How the encoder's features of a batch are doing, the first of all its rows."""
         rows = slice(0, monitor.ROWS)
-        with self.hardware.computing(monitor.ROWS):
+        with self.hardware.computing():
             features_BD = self.model.encode_images(batch.images_V3HW[rows])
-        return monitor.health(features_BD, batch.caption_ids_V[rows])
+        return monitor.health(distributed.gather(features_BD), distributed.gather(batch.caption_ids_V[rows]))
 
     def last_look(self) -> dict[str, float]:
         """The same when all is done, of the last batch."""

@@ -38,7 +38,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "benchmark/distributed.py": LEAVES,
     "benchmark/losses.py": ("benchmark.distributed", *LEAVES),
     "benchmark/encoders.py": ("benchmark.distributed", "benchmark.interfaces", *LEAVES),
-    "baselines/*": ("benchmark.interfaces", "benchmark.sampling", "benchmark.encoders", "benchmark.losses", *LEAVES),
+    "baselines/*": (
+        "benchmark.interfaces", "benchmark.sampling", "benchmark.encoders", "benchmark.losses", "benchmark.distributed",
+        *LEAVES,
+    ),
     "datasets_scripts/*": ("benchmark.schema", "datasets_scripts*", *LEAVES),
     "benchmark/evaluations/_catalog.py": ("benchmark.interfaces", "benchmark.mirror", "benchmark.schema", *LEAVES),
     "benchmark/evaluations/*": ("benchmark.interfaces", "benchmark.features", "benchmark.evaluations._*", *LEAVES),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmark import data
 from benchmark.augment import MEAN, STD, apply
 from benchmark.data import Batches, CaptionImages, RawBatch
 from benchmark.errors import UserError
@@ -173,3 +174,26 @@ def test_captions_without_text_for_a_method_with_text(nothing: Any, small_datase
 
 def test_more_augmentations_than_crops(small_data: CaptionImages) -> None:
     assert "2 crops per image, 3 augmentations" in refused(small_data, replace(SAMPLING, further=(WEAK, WEAK)))
+
+
+# Read by workers
+
+
+def test_the_order_of_an_epoch_is_drawn_once_and_does_not_travel(
+    small_data: CaptionImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = batches(small_data)
+    wanted = [batches(small_data).rows(step).tolist() for step in range(20)]
+    drawn = []
+    permutation = data.philox
+    monkeypatch.setattr(data, "philox", lambda *key: drawn.append(key) or permutation(*key))
+    assert [found.rows(step).tolist() for step in range(20)] == wanted
+    assert drawn == [(0, 0), (0, 1)]
+    assert found.rows(0).tolist() == wanted[0], "an earlier epoch is not a later one"
+    assert pickle.loads(pickle.dumps(found))._order is None
+
+
+def test_a_batch_knows_its_bytes(small_data: CaptionImages) -> None:
+    found = batches(small_data)
+    assert found.bytes == found[0].images_B3HW.nbytes
+    assert batches(small_data, rank=1, world=2).bytes == found.bytes // 2

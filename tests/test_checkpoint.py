@@ -1,11 +1,12 @@
 """Older states to go back to."""
 
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmark import checkpoint
+from benchmark import checkpoint, train
 from benchmark.data import CaptionImages
 from benchmark.errors import UserError
 from tests.runs import experiment, metrics, train_here
@@ -56,3 +57,39 @@ def test_what_a_kill_left_half_written_is_removed(small_data: CaptionImages, tmp
         (tmp_path / name).touch()
     train_here(experiment("simclr", steps=10), small_data, tmp_path)
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_moments_lie_as_their_parameters(tmp_path: Path) -> None:
+    """A fused optimiser pairs them by memory, and weights that are channels_last would move by others' moments."""
+
+    def made() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        model = torch.nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+        return model, torch.optim.AdamW(model.parameters())
+
+    model, optimizer = made()
+    model(torch.randn(1, 3, 5, 5)).square().sum().backward()
+    optimizer.step()
+    checkpoint.save(tmp_path, model, optimizer, 1, 2, {"fingerprint": "a"})
+    other, restored = made()
+    checkpoint.load(tmp_path, other, restored, "a", CPU)
+    for parameter, mine in zip(other.parameters(), model.parameters()):
+        assert torch.equal(parameter, mine)
+        for name in ("exp_avg", "exp_avg_sq"):
+            moment = restored.state[parameter][name]
+            assert moment.stride() == parameter.stride() == mine.stride()
+            assert torch.equal(moment, optimizer.state[mine][name])
+
+
+def test_saving_takes_a_twentieth_of_the_time_at_most(
+    small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+
+    def slow(*arguments: object) -> None:
+        saved.append(arguments[3])
+        time.sleep(0.2)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    began = time.monotonic()
+    train_here(experiment("simclr", steps=60), small_data, tmp_path, save_seconds=0.0)
+    assert 1 <= len(saved) <= 1 + (time.monotonic() - began) / (train.SAVING * 0.2)

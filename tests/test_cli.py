@@ -497,3 +497,10 @@ def group_is_empty(group: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_the_module_is_the_command() -> None:
+    """As launchers start it."""
+    command = [sys.executable, "-m", "benchmark.cli", "run", "no-such-experiment"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert_one_line((ran.returncode, ran.stdout, ran.stderr), "unknown experiment")

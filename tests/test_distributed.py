@@ -11,10 +11,10 @@ import psutil
 import pytest
 import torch
 
-from benchmark import distributed, plugins
+from benchmark import checkpoint, distributed, plugins, results, runner
 from benchmark.data import CaptionImages
 from benchmark.errors import UserError
-from tests import together
+from tests import runs, together
 
 ROOT = Path(__file__).parents[1]
 TRAINED = [
@@ -86,6 +86,25 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(small
     assert weights[0] == weights[1]
 
 
+def test_a_run_goes_on_with_another_number_of_processes(
+    small_dataset: Path, small_data: CaptionImages, tmp_path: Path
+) -> None:
+    """The steps are those of one process, but for the order of sums."""
+    declared = runs.experiment("stablerep", 30)
+    runs.train_here(declared, small_data, tmp_path / "undisturbed")
+    folder = tmp_path / "train" / runner.Job(declared, 0).place
+    asked = iter([False] * 14 + [True])
+    with pytest.raises(KeyboardInterrupt):
+        runs.train_here(declared, small_data, folder, stop=lambda: next(asked))
+    code, errors = ended(launch(small_dataset, tmp_path, "stablerep", STEPS="30"))
+    assert code == 0, errors
+    found, wanted = runs.metrics(folder), runs.metrics(tmp_path / "undisturbed")
+    assert [line["step"] for line in found] == [10, *range(16, 31)]
+    assert found[5]["step"] == wanted[1]["step"] == 20
+    assert found[5]["loss"] == pytest.approx(wanted[1]["loss"], rel=1e-3)
+    assert checkpoint.read_card(folder)["fingerprint"] == results.fingerprint(declared)
+
+
 def test_sigterm_saves_and_ends_all(small_dataset: Path, tmp_path: Path) -> None:
     run = launch(small_dataset, tmp_path, "simclr", STEPS="200", SLOW="0.05")
     assert run.stdout
@@ -98,6 +117,18 @@ def test_sigterm_saves_and_ends_all(small_dataset: Path, tmp_path: Path) -> None
     assert time.monotonic() - began < 25
     assert list(tmp_path.rglob("state.safetensors")), errors
     assert not list(tmp_path.rglob("model.json"))
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(small_dataset: Path, tmp_path: Path) -> None:
+    """Also one that is not trained at all, and two that are, in one go."""
+    run = launch(small_dataset, tmp_path, "untrained", "simclr", "mae", STEPS="4", DIVERGES="simclr")
+    code, errors = ended(run)
+    assert code != 0
+    assert errors.count("1 of 3 runs failed (test/simclr seed 0): test/simclr seed 0: the loss is nan at step 2") == 2
+    finished = {path.parts[-4] for path in tmp_path.rglob("model.json")}
+    assert finished == {"untrained", "mae"}
+    code, errors = ended(launch(small_dataset, tmp_path, "untrained", "simclr", "mae", STEPS="4"))
+    assert code == 0, errors
 
 
 def test_one_process_sends_nothing() -> None:

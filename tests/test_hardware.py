@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmark import hardware, train
-from benchmark.data import CaptionImages
+from benchmark.data import CaptionImages, RawBatch
 from benchmark.errors import UserError
 from benchmark.hardware import Hardware
 from benchmark.interfaces import Model
@@ -17,7 +17,7 @@ from tests.runs import BATCH, experiment, metrics, train_here
 def test_a_cpu_computes_in_float32_and_compiles_nothing() -> None:
     here = Hardware()
     assert (here.precision, here.gpu) == ("float32", False)
-    with here.computing(8):
+    with here.computing():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     with mock.patch.object(nn.Module, "compile") as compiled:
         here.prepare(train.build_model(experiment("clip"), 0))
@@ -36,10 +36,11 @@ def test_a_gpu_computes_in_bfloat16_and_compiles_every_block() -> None:
     assert list(model.state_dict()) == names
 
 
-@pytest.mark.parametrize(("given", "advice"), [(None, 12), (6, 3), (1, 1)])
-def test_out_of_memory_is_one_line_that_names_the_knob(given: int | None, advice: int) -> None:
-    line = rf"{given or BATCH} of 24 views at once; give --views-at-once {advice},"
-    with pytest.raises(UserError, match=line) as said, Hardware(views_at_once=given).computing(BATCH):
+@pytest.mark.parametrize(("given", "half"), [(None, 12), (7, 3), (1, None)])
+def test_out_of_memory_is_one_line_that_names_the_knob(given: int | None, half: int | None) -> None:
+    cure = f"give --views-at-once {half}, which changes no result, or " if half else ""
+    line = rf"cpu is out of memory with {given or BATCH} of 24 views at once; {cure}use more processes for a run"
+    with pytest.raises(UserError, match=line) as said, Hardware(views_at_once=given).guarding(BATCH):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     assert "\n" not in str(said.value)
 
@@ -62,6 +63,19 @@ def test_out_of_memory_within_a_run_keeps_the_weights_before_the_step(
         patch.setattr(Model, "encode_images", greedy)
         train_here(declared, small_data, tmp_path / "run", save_seconds=0.0)
     assert train_here(declared, small_data, tmp_path / "run", hardware=Hardware(views_at_once=None)) == undisturbed
+
+
+@pytest.mark.parametrize("place", ["views", "step"])
+def test_memory_may_end_anywhere_in_a_step(
+    place: str, small_data: CaptionImages, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    owner, name = {"views": (RawBatch, "views_on"), "step": (torch.optim.AdamW, "step")}[place]
+    monkeypatch.setattr(owner, name, ended)
+    with pytest.raises(UserError, match="out of memory"):
+        train_here(experiment("simclr"), small_data, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["stablerep", "mae", "stablerep_plus"])

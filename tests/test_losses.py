@@ -146,7 +146,7 @@ def test_half_precision_comes_in_and_float32_goes_on(monkeypatch, dtype):
     for loss in (
         lambda z, t, s: multi_positive(z, LABELS, 0.01),
         lambda z, t, s: image_text(z, t, own, s),
-        lambda z, t, s: masked_pixels(z[None], 9 * z[None] + 1, torch.ones(1, 8, dtype=torch.bool)),
+        lambda z, t, s: masked_pixels(z[None], 9 * z[None] + 1, torch.ones(1, 8, dtype=torch.bool))[0],
         lambda z, t, s: regression(z, z.flip(0)),
         lambda z, t, s: distillation(z, z.flip(0), torch.zeros(6), 0.01, torch.tensor(0.01)).mean(),
         lambda z, t, s: contrast(z, z.flip(0), 0.01),
@@ -219,15 +219,16 @@ def pixels(seed=0):
     return rows(15, 7, seed).view(3, 5, 7), rows(15, 7, seed + 1).view(3, 5, 7), masked
 
 
-def test_masked_pixels_is_the_mean_over_hidden_patches():
+def test_masked_pixels_is_the_mean_over_the_hidden_patches_of_each_row():
     predicted, target, masked = pixels()
-    errors = []
+    errors = [[], [], []]
     for image, patch in masked.nonzero().tolist():
         values = target[image, patch]
         wanted = (values - values.mean()) / (values.var(unbiased=True) + 1e-6).sqrt()
-        errors.append(((predicted[image, patch] - wanted) ** 2).mean())
-    assert len(errors) == 6
-    torch.testing.assert_close(masked_pixels(predicted, target, masked), torch.stack(errors).mean())
+        errors[image].append(((predicted[image, patch] - wanted) ** 2).mean())
+    assert [len(each) for each in errors] == [2, 1, 3]
+    means = torch.stack([torch.stack(each).mean() for each in errors])
+    torch.testing.assert_close(masked_pixels(predicted, target, masked), means)
 
 
 def test_visible_patches_are_not_scored():
@@ -235,28 +236,28 @@ def test_visible_patches_are_not_scored():
     predicted, target, masked = pixels()
     other_predicted, other_target, _ = pixels(seed=5)
     visible = ~masked[..., None]
-    wanted = masked_pixels(predicted, target, masked)
+    wanted = masked_pixels(predicted, target, masked).mean()
     changed = torch.where(visible, other_predicted, predicted), torch.where(visible, other_target, target)
-    assert masked_pixels(*changed, masked) == wanted
+    assert masked_pixels(*changed, masked).mean() == wanted
     for image, patch in masked.nonzero().tolist():
         moved = predicted.clone()
         moved[image, patch] += 1
-        assert masked_pixels(moved, target, masked) != wanted
+        assert masked_pixels(moved, target, masked).mean() != wanted
 
 
 def test_gradient_reaches_hidden_patches_only():
     predicted, target, masked = pixels()
     predicted.requires_grad_()
-    masked_pixels(predicted, target, masked).backward()
+    masked_pixels(predicted, target, masked).mean().backward()
     assert torch.equal(predicted.grad.abs().sum(2) > 0, masked)
 
 
 def test_target_is_normalised_per_patch():
     predicted, target, masked = pixels()
-    wanted = masked_pixels(predicted, target, masked)
+    wanted = masked_pixels(predicted, target, masked).mean()
     brighter = target * torch.rand(3, 5, 1).double().add(0.5) + torch.rand(3, 5, 1).double()
-    torch.testing.assert_close(masked_pixels(predicted, brighter, masked), wanted, rtol=1e-4, atol=1e-4)
-    flat = masked_pixels(torch.zeros_like(target), torch.ones_like(target), masked)
+    torch.testing.assert_close(masked_pixels(predicted, brighter, masked).mean(), wanted, rtol=1e-4, atol=1e-4)
+    flat = masked_pixels(torch.zeros_like(target), torch.ones_like(target), masked).mean()
     assert flat.item() == 0.0, "a flat patch must not divide by zero"
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -280,6 +282,38 @@ def test_an_error_in_a_worker_reads_as_one_without(small_dataset: Path, tmp_path
     data = Damaged(small_dataset, RECIPE.revision)
     with pytest.raises(UserError, match=r"^row \d+ does not decode$"):
         train_here(experiment("simclr"), data, tmp_path, hardware=Hardware(workers=1))
+
+
+def test_signals_are_not_for_the_workers(small_dataset: Path, tmp_path: Path) -> None:
+    """A launcher signals whole groups of processes; the state must be saved although workers got it too."""
+    asked = []
+
+    def stop() -> bool:
+        if len(asked) == 5:
+            for child in psutil.Process().children():
+                child.send_signal(signal.SIGTERM)
+        asked.append(len(asked) > 8)
+        return asked[-1]
+
+    data = CaptionImages(small_dataset, RECIPE.revision)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(experiment("simclr"), data, tmp_path, hardware=Hardware(workers=2), stop=stop)
+    assert (tmp_path / "state.safetensors").exists()
+
+
+def test_a_worker_that_is_killed_is_one_line(small_dataset: Path, tmp_path: Path) -> None:
+    asked = []
+
+    def stop() -> bool:
+        if len(asked) == 5:
+            for child in psutil.Process().children():
+                child.kill()
+        asked.append(len(asked))
+        return False
+
+    data = CaptionImages(small_dataset, RECIPE.revision)
+    with pytest.raises(UserError, match="a process that reads images died, perhaps of lack of memory"):
+        train_here(experiment("simclr", steps=400), data, tmp_path, hardware=Hardware(workers=2), stop=stop)
 
 
 def test_a_finished_run_is_not_trained_again(

@@ -1,11 +1,13 @@
 """Processes that share batches: `torchrun --nproc-per-node W -m tests.together OUT METHOD...`, data in $SYNREP_DATA.
 
 Writes `gradients-METHOD.pt` below OUT: losses, averaged gradients and buffers of a first step; with STEPS in the
-environment, it trains each method for so many steps instead, SLOW seconds longer each.
+environment, it trains each method for so many steps instead, SLOW seconds longer each; the method that DIVERGES names
+has a loss that is not finite at the third.
 """
 
 import contextlib
 import functools
+import math
 import os
 import sys
 import time
@@ -16,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmark import distributed, runner, train
+from benchmark import distributed, monitor, runner, train
 from benchmark.data import Batches, CaptionImages
 from benchmark.errors import UserError
 from benchmark.mirror import dataset_folder
@@ -62,6 +64,15 @@ def told(_name: str, views: int, *_: object) -> None:
     """The report of the first process: one line for each step."""
     print(views, flush=True)
     time.sleep(float(os.environ.get("SLOW", "0")))
+
+
+def diverge(losses: monitor.Spikes, step: int, loss: float, *rest: float | None) -> None:
+    """In the place of the guard over losses."""
+    name = os.environ.get("DIVERGES")
+    check(losses, step, math.nan if step == 2 and name and name in losses._run else loss, *rest)
+
+
+check, monitor.Spikes.check = monitor.Spikes.check, diverge  # type: ignore[method-assign]
 
 
 def main(out: Path, methods: list[str]) -> None:

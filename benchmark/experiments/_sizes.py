@@ -19,9 +19,6 @@ VERSION = 1
 UNPREPARED = "its-captions-are-not-prepared"
 """The revision of a dataset whose captions are not on this machine: it is the hash of a recipe and its captions."""
 
-VIEWS_IN_BATCH = 120
-"""A batch of a multiple of it holds whole captions of 1, 2, 3, 4, 5, 6, 8 or 10 views."""
-
 
 def tiny(method: Method) -> Method:
     """A method as it runs in the embedded world: its `tiny()`, in which strong crops keep the object and its side.
@@ -51,6 +48,8 @@ class Size:
     larger: Encoder
     """For the ablation of the encoder's size."""
     batch_views: int
+    even_batch_views: int
+    """That methods of 1 to 6, 8 or 10 views per caption fill, on as many processes as the size is meant for."""
     views: int | Mapping[str, tuple[int, int, int]]
     """Of the shortest of three schedules, which the others multiply; or of all three, by corpus, as in the paper."""
     parts: tuple[int, ...]
@@ -79,8 +78,7 @@ class Size:
     def schedule(self, corpus: str, times: int = 1, even: bool = False) -> Schedule:
         """One of the three schedules; `even`: in batches that methods of 1 to 6, 8 or 10 views per caption fill."""
         views = self.views * times if isinstance(self.views, int) else self.views[corpus][times - 1]
-        batch = self.batch_views // VIEWS_IN_BATCH * VIEWS_IN_BATCH if even else self.batch_views
-        return Schedule(views, batch)
+        return Schedule(views, self.even_batch_views if even else self.batch_views)
 
     def experiment(
         self,
@@ -153,6 +151,7 @@ SIZES = {
             encoder=Encoder(image_size=32, patch=8, width=128, depth=4, heads=4),
             larger=Encoder(image_size=32, patch=8, width=192, depth=6, heads=6),
             batch_views=120,
+            even_batch_views=120,
             views=40_800,
             parts=(200, 600, 2_000),
             world="toy",
@@ -164,6 +163,7 @@ SIZES = {
             encoder=replace(_SMALL, image_size=112, patch=14),
             larger=replace(_BASE, image_size=112, patch=14),
             batch_views=480,
+            even_batch_views=480,
             views=2_400_000,
             parts=(1_000, 3_000, 10_000),
         ),
@@ -174,6 +174,7 @@ SIZES = {
             encoder=_SMALL,
             larger=_BASE,
             batch_views=1_440,
+            even_batch_views=1_440,
             views=7_200_000,
             parts=(10_000, 30_000, 100_000),
         ),
@@ -184,6 +185,7 @@ SIZES = {
             encoder=_BASE,
             larger=_LARGE,
             batch_views=3_840,
+            even_batch_views=3_840,
             views=72_000_000,
             parts=(100_000, 300_000, 1_000_000),
         ),
@@ -194,6 +196,7 @@ SIZES = {
             encoder=_BASE,
             larger=_LARGE,
             batch_views=8_256,  # 32 GPUs x 43 captions x 6, as in the released README
+            even_batch_views=7_680,  # 64 GPUs x 120
             views={
                 # The released README's 15, 31, 46 and 13, 27, 40 epochs over captions: the paper's 35, 70, 105.
                 "cc12m": _CC12M,

@@ -8,8 +8,8 @@ full size); l = 1 is SimCLR. How many of them a batch takes is not published: he
 paper takes for them. Its hyper-parameters for BYOL, MoCo v3 and DINO are not published: here each method's own paper's.
 
 CC3M but for `encoder` and `epochs`, which are of CC12M, and Figure 3, which is of both; neither the down-sampling
-augmentation nor, in the paper, batch norm before the classifier. Batches are of 8,160 views at full size (the paper:
-8,192), which divide by 2, 4, 6, 8 and 10.
+augmentation nor, in the paper, batch norm before the classifier. Batches are of 7,680 views at full size (the paper:
+8,192), which divide by 2, 4, 6, 8 and 10 on up to 64 processes.
 """
 
 from collections.abc import Iterator

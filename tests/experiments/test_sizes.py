@@ -122,6 +122,12 @@ def test_fingerprints_are_those_of_another_call_and_tell_runs_apart(name: str) -
     assert results.fingerprint(once[0]) != results.fingerprint(replace(once[0], revision="another"))
 
 
+@pytest.mark.parametrize(("size", "processes"), [("100k", 1), ("1m", 8), ("full", 8), ("full", 32), ("full", 64)])
+def test_the_processes_that_a_size_is_meant_for_share_its_batches(size: str, processes: int) -> None:
+    for row in find(f"ablations-{size}") + (find(f"main-{size}") if processes < 64 else ()):
+        assert row.schedule.captions_per_batch(row.settings.sampling) % processes == 0, row.name
+
+
 # What is compared
 
 
