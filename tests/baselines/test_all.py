@@ -248,7 +248,7 @@ def test_a_batch_in_slices_gives_the_same_loss_and_gradients(name):
         loss = model.loss(contract.toy_batch(method))["loss"]
         loss.backward()
         found.append((loss, {key: p.grad for key, p in model.named_parameters()}))
-    assert max(seen[0]) == method.sampling.views * contract.CAPTIONS > 5 and max(seen[1]) == 5
+    assert max(seen[0]) == method.sampling.views * contract.CAPTIONS > 5 >= max(seen[1])
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-5)
 
