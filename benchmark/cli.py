@@ -127,7 +127,7 @@ def run(
     from benchmark.experiments import _find
 
     declared = _find.find(experiment)
-    methods = [e.method for e in declared]
+    methods = sorted({e.method for e in declared})
     for method in only or []:
         if method not in methods:
             raise unknown(f"method of experiment {experiment}", method, methods)

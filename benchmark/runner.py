@@ -34,6 +34,8 @@ from benchmark.mirror import dataset_folder
 
 Knobs = tuple[int | None, bool]
 """Views at once, deterministic: see `benchmark.hardware.Hardware`."""
+TOLD = 3
+"""Failed runs, and reasons, that the last line names: it is one line."""
 USUAL: Knobs = (None, False)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -99,8 +101,10 @@ def run(jobs: Sequence[Job], out: Path, processes: int, report: Report, knobs: K
 
 def _raise(failures: dict[str, str], count: int) -> None:
     if failures:
-        reasons = "; ".join(dict.fromkeys(failures.values()))
-        raise UserError(f"{len(failures)} of {count} runs failed ({', '.join(failures)}): {reasons}")
+        names, reasons = list(failures), list(dict.fromkeys(failures.values()))
+        shown = ", ".join(names[:TOLD]) + (f" and {len(names) - TOLD} more" if len(names) > TOLD else "")
+        others = f"; and {len(reasons) - TOLD} other reasons" if len(reasons) > TOLD else ""
+        raise UserError(f"{len(failures)} of {count} runs failed ({shown}): {'; '.join(reasons[:TOLD])}{others}")
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
