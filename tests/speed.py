@@ -34,12 +34,13 @@ def main() -> None:
     where = f"{datetime.date.today()}, {cores}, torch {torch.__version__}, CPU."
     head = ["# Speed on a CPU", "", f"{where} Shared machine: read the ratios.", ""]
     table = ["| what | ours | the straightforward way | ratio |", "|:--|--:|--:|--:|", *rows]
-    gpu = ["", "Drawing with Stable Diffusion is measured by `python -m tests.speed_gpu` where there is a GPU."]
+    scripts = "`python -m tests.speed_gpu` and `python -m tests.speed_gpu_training`"
+    gpu = ["", f"Drawing with Stable Diffusion and training StableRep on a GPU are measured by {scripts}."]
     text = "\n".join([*head, *table, *gpu]) + "\n"
     atomic.write_bytes(OUT, text.encode())
     print(text)
     if not torch.cuda.is_available():
-        print("There is none here, so it was not measured.")
+        print("There is none here, so that was not measured.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""Training on a GPU: as on a CPU, and exact where it is asked to be."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark.data import CaptionImages
+from benchmark.hardware import Hardware
+from tests.runs import experiment, metrics, train_here
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")]
+METHODS = ["stablerep_plus", "mae", "dino", "byol"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_steps_are_those_of_a_cpu(method: str, small_data: CaptionImages, tmp_path: Path) -> None:
+    """Up to bfloat16."""
+    declared = experiment(method, steps=10)
+    train_here(declared, small_data, tmp_path / "cpu")
+    train_here(declared, small_data, tmp_path / "gpu", hardware=Hardware(torch.device("cuda"), workers=2))
+    there, here = metrics(tmp_path / "gpu")[-1], metrics(tmp_path / "cpu")[-1]
+    assert there["loss"] == pytest.approx(here["loss"], rel=0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_deterministic_run_goes_on_exactly(method: str, small_data: CaptionImages, tmp_path: Path) -> None:
+    """Layouts of moments, momentum copies, compiled blocks."""
+    declared, exact = experiment(method, steps=20), Hardware(torch.device("cuda"), deterministic=True)
+    try:
+        undisturbed = train_here(declared, small_data, tmp_path / "undisturbed", hardware=exact)
+        asked = iter([False] * 8 + [True])
+        with pytest.raises(KeyboardInterrupt):
+            train_here(declared, small_data, tmp_path / "run", hardware=exact, stop=lambda: next(asked))
+        assert train_here(declared, small_data, tmp_path / "run", hardware=exact) == undisturbed
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_views_at_once_take_less_memory(small_data: CaptionImages, tmp_path: Path) -> None:
+    peaks = []
+    for size in (None, 4):
+        torch.cuda.reset_peak_memory_stats()
+        there = Hardware(torch.device("cuda"), views_at_once=size)
+        train_here(experiment("stablerep", steps=3), small_data, tmp_path / str(size), hardware=there)
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert peaks[1] < peaks[0]
