@@ -1,5 +1,8 @@
 """The knobs of a machine, and what is said when it is too small."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -98,6 +101,31 @@ def test_views_at_once_change_memory_not_results(method: str, small_data: Captio
     first, second = metrics(tmp_path / "whole")[0], metrics(tmp_path / "sliced")[0]
     for name in ("loss", "gradient_norm"):
         assert first[name] == pytest.approx(second[name], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["stablerep_plus", "mae", "dino"])
+@pytest.mark.filterwarnings("ignore:.*pin_memory")
+def test_compiled_blocks_compute_the_same(
+    method: str, small_data: CaptionImages, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced as for a GPU, within slices, momentum copies and text towers; run without a compiler of C++."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = functools.partial(torch.compile, backend=backend)
+    monkeypatch.setattr(Hardware, "gpu", True)
+    found = []
+    for compiling in (lambda function: function, compiled):
+        monkeypatch.setattr(torch, "compile", compiling)
+        here = Hardware(views_at_once=7)
+        train_here(experiment(method, steps=3), small_data, tmp_path / str(len(found)), hardware=here)
+        found.append(metrics(tmp_path / str(len(found)))[-1])
+    assert graphs
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-4)
+    assert found[0]["gradient_norm"] == pytest.approx(found[1]["gradient_norm"], rel=1e-2)
 
 
 def test_a_deterministic_run_says_so_to_torch(small_data: CaptionImages, tmp_path) -> None:
