@@ -109,10 +109,11 @@ def _loop(run: "_Run", report: Report, stop: Callable[[], bool], save_seconds: f
             if run.step % LOG_EVERY == 0 or run.step == steps:
                 rate = (run.step - done) * batch_views / max(now - logged, 1e-9)
                 looked = run.look(batch) if run.step % LOOK_EVERY == 0 else {}
-                note = monitor.collapse(looked) if looked else note
+                if looked:
+                    note = monitor.collapse(looked) or f"rank {looked['rank']:.0f}"
                 run.log.write(run.step, run.step * batch_views, scalars | {"views_per_second": rate} | looked)
                 try:
-                    report(run.step * batch_views, scalars["loss"], rate, note or run.spikes.note)
+                    report(run.step * batch_views, scalars["loss"], rate, ", ".join(filter(None, (note, run.spikes.note))))
                 except KeyboardInterrupt:
                     run.save()
                     raise
