@@ -112,8 +112,9 @@ def _loop(run: "_Run", report: Report, stop: Callable[[], bool], save_seconds: f
                 if looked:
                     note = monitor.collapse(looked) or f"rank {looked['rank']:.0f}"
                 run.log.write(run.step, run.step * batch_views, scalars | {"views_per_second": rate} | looked)
+                notes = ", ".join(filter(None, (note, run.spikes.note)))
                 try:
-                    report(run.step * batch_views, scalars["loss"], rate, ", ".join(filter(None, (note, run.spikes.note))))
+                    report(run.step * batch_views, scalars["loss"], rate, notes)
                 except KeyboardInterrupt:
                     run.save()
                     raise
