@@ -56,6 +56,8 @@ def kill_after(child: int, state: Path, rng: random.Random) -> None:
     before = _inode(state)
     for _ in range(rng.randint(1, 3)):
         while (now := _inode(state)) == before:
+            if os.waitpid(child, os.WNOHANG) != (0, 0):
+                sys.exit("the run ended before it was killed; give it more steps")
             time.sleep(0.0002)
         before = now
     time.sleep(rng.uniform(0, 0.04))
@@ -76,5 +78,5 @@ def _step(state: Path) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train.LOG_EVERY = LOG_EVERY
+    train.LOG_EVERY, train.SAVING = LOG_EVERY, 0
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -33,7 +33,10 @@ def test_the_newest_three_are_kept_a_tenth_of_the_schedule_apart(tmp_path: Path)
     assert facts == {"step": "60", "fingerprint": "a"}
 
 
-def test_a_run_goes_on_from_the_newest_state_that_is_left(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_the_newest_state_that_is_left(
+    small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "SAVING", 0)
     declared = experiment("stablerep")
     undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
     run = tmp_path / "run"

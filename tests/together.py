@@ -78,7 +78,7 @@ check, monitor.Spikes.check = monitor.Spikes.check, diverge  # type: ignore[meth
 def main(out: Path, methods: list[str]) -> None:
     """First steps, or whole runs."""
     if steps := os.environ.get("STEPS"):
-        train.LOG_EVERY = 1
+        train.LOG_EVERY, train.SAVING = 1, 0
         runner.train.train = functools.partial(train.train, save_seconds=0.0)  # type: ignore[assignment]
         runner.evaluate = lambda *_: None  # type: ignore[assignment]
         jobs = [runner.Job(runs.experiment(method, int(steps)), 0) for method in methods]
