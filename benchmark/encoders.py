@@ -17,7 +17,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from benchmark.distributed import own_rows, total, world_size
+from benchmark.distributed import gather, own_rows, world_size
 from benchmark.interfaces import Encoder
 
 M = TypeVar("M", bound=nn.Module)
@@ -37,24 +37,33 @@ def build_vit(encoder: Encoder) -> VisionTransformer:
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation with the statistics of all processes; torch's own is for GPUs only."""
+    """Batch normalisation with the statistics of all processes; torch's own is for GPUs only.
 
-    def forward(self, rows_ND: Tensor) -> Tensor:
-        """Normalise (N, D)."""
-        if not self.training or world_size() == 1:
-            return super().forward(rows_ND.float())
-        rows_ND, count = rows_ND.float(), len(rows_ND) * world_size()
-        mean_D = total(rows_ND.sum(0)) / count
-        centred_ND = rows_ND - mean_D
-        variance_D = total(centred_ND.square().sum(0)) / count
+    Each process sends mean and scatter of its rows, which make those of all rows without cancellation (Chan, Golub,
+    LeVeque, 1979).
+    """
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Normalise (N, D), or (N, S, D) with statistics of each slot s by itself."""
+        rows, processes = rows.float(), world_size()
+        if rows.ndim == 3 and (processes == 1 or not self.training):
+            return torch.stack([super(BatchNorm, self).forward(slot_ND) for slot_ND in rows.unbind(1)], 1)
+        if processes == 1 or not self.training:
+            return super().forward(rows)
+        own_mean = rows.mean(0)
+        own_scatter = (rows - own_mean).square().sum(0)
+        means, scatters = gather(torch.stack((own_mean, own_scatter))[None]).unbind(1)
+        count, mean = len(rows) * processes, means.mean(0)
+        variance = (scatters.sum(0) + len(rows) * (means - mean).square().sum(0)) / count
         with torch.no_grad():
             assert self.momentum and self.num_batches_tracked is not None
             assert self.running_mean is not None and self.running_var is not None
-            self.running_mean.lerp_(mean_D, self.momentum)
-            self.running_var.lerp_(variance_D * count / (count - 1), self.momentum)
-            self.num_batches_tracked.add_(1)
-        normalised_ND = centred_ND * (variance_D + self.eps).rsqrt()
-        return normalised_ND * self.weight + self.bias if self.affine else normalised_ND
+            for mean_D, variance_D in zip(mean.view(-1, self.num_features), variance.view(-1, self.num_features)):
+                self.running_mean.lerp_(mean_D, self.momentum)
+                self.running_var.lerp_(variance_D * count / (count - 1), self.momentum)
+                self.num_batches_tracked.add_(1)
+        normalised = (rows - mean) * (variance + self.eps).rsqrt()
+        return normalised * self.weight + self.bias if self.affine else normalised
 
 
 class MLP(nn.Module):
@@ -74,8 +83,8 @@ class MLP(nn.Module):
 
     def forward(self, features_VD: Tensor, slots: int) -> Tensor:
         """Project (V, width) to (V, output); `slots` is the number of views per caption, adjacent in V."""
-        projected = [self.layers(features_VD[slot::slots]) for slot in range(slots)]
-        return torch.stack(projected, 1).flatten(0, 1)
+        projected: Tensor = self.layers(features_VD.unflatten(0, (-1, slots)))
+        return projected.flatten(0, 1)
 
 
 class ProjectionHead(MLP):
