@@ -284,13 +284,20 @@ def test_an_error_in_a_worker_reads_as_one_without(small_dataset: Path, tmp_path
         train_here(experiment("simclr"), data, tmp_path, hardware=Hardware(workers=1))
 
 
+def readers() -> list[psutil.Process]:
+    """The workers that read and decode: forks of this process."""
+    here = psutil.Process()
+    return [child for child in here.children() if child.cmdline() == here.cmdline()]
+
+
 def test_signals_are_not_for_the_workers(small_dataset: Path, tmp_path: Path) -> None:
     """A launcher signals whole groups of processes; the state must be saved although workers got it too."""
     asked = []
 
     def stop() -> bool:
         if len(asked) == 5:
-            for child in psutil.Process().children():
+            assert len(readers()) == 2
+            for child in readers():
                 child.send_signal(signal.SIGTERM)
         asked.append(len(asked) > 8)
         return asked[-1]
@@ -306,7 +313,7 @@ def test_a_worker_that_is_killed_is_one_line(small_dataset: Path, tmp_path: Path
 
     def stop() -> bool:
         if len(asked) == 5:
-            for child in psutil.Process().children():
+            for child in readers():
                 child.kill()
         asked.append(len(asked))
         return False
