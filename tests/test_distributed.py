@@ -34,8 +34,8 @@ def launch(dataset: Path, out: Path, *methods: str, **environment: str) -> subpr
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and errors, within a minute: nothing hangs."""
-    _, errors = process.communicate(timeout=60)
+    """Exit code and errors, within two minutes: nothing hangs."""
+    _, errors = process.communicate(timeout=120)
     return process.returncode, errors
 
 
@@ -114,7 +114,7 @@ def test_sigterm_saves_and_ends_all(small_dataset: Path, tmp_path: Path) -> None
     began = time.monotonic()
     code, errors = ended(run)
     assert code != 0
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 60
     assert list(tmp_path.rglob("state.safetensors")), errors
     assert not list(tmp_path.rglob("model.json"))
 
