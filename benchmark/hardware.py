@@ -27,13 +27,8 @@ class Hardware:
 
     @property
     def gpu(self) -> bool:
-        """Whether it is one: then networks compute in bfloat16, compiled."""
+        """Whether it is one: then networks are compiled, and their products are bfloat16; all else stays float32."""
         return self.device.type == "cuda"
-
-    @property
-    def precision(self) -> str:
-        """Of the networks' products; weights, norms, losses and optimiser are float32 anywhere."""
-        return "bfloat16" if self.gpu else "float32"
 
     def prepare(self, model: nn.Module) -> None:
         """Compile the blocks of transformers where that pays; names and values of weights stay."""

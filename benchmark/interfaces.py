@@ -84,11 +84,6 @@ class Batch:
     text_of_V: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     """Row of `texts` that each view belongs to."""
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`."""
-        images, captions = self.images_V3HW.to(device), self.caption_ids_V.to(device)
-        return Batch(images, captions, self.image_ids_V.to(device), self.texts, self.text_of_V.to(device))
-
 
 class Model(nn.Module):
     """A network in training: it knows its own loss, and how to encode an image afterwards."""

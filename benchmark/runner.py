@@ -31,13 +31,13 @@ from benchmark.hardware import Hardware, usual
 from benchmark.interfaces import Experiment
 from benchmark.measure import Report
 from benchmark.mirror import dataset_folder
+from benchmark.train import SIGNALS
 
 Knobs = tuple[int | None, bool]
 """Views at once, deterministic: see `benchmark.hardware.Hardware`."""
 TOLD = 3
 """Failed runs, and reasons, that the last line names: it is one line."""
 USUAL: Knobs = (None, False)
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
