@@ -1,6 +1,7 @@
 """The `synrep` command as a user meets it: what it prints, how it fails, and how it goes on."""
 
 import importlib
+import math
 import os
 import shlex
 import signal
@@ -482,8 +483,9 @@ def start(words: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
 
 
 def wait_for_step(step: int, folder: Path, child: subprocess.Popen[str]) -> None:
+    """Until the line of the first logged step (every tenth) that is not before ``step`` is written."""
     log = folder / "metrics.jsonl"
-    while not log.exists() or log.read_text().count("\n") < step // 10:
+    while not log.exists() or log.read_text().count("\n") < math.ceil(step / 10):
         assert child.poll() is None, child.communicate()
         time.sleep(0.02)
 
