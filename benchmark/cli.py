@@ -13,6 +13,7 @@ import typer
 from benchmark.cli_data import SCENES_EVALUATION, data
 from benchmark.cli_evaluate import episodes, evaluate
 from benchmark.cli_push import push
+from benchmark.cli_results import tables, validate
 from benchmark.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ app.add_typer(data, name="data")
 app.command()(evaluate)
 app.command()(episodes)
 app.command()(push)
+app.command()(tables)
+app.command()(validate)
 
 INTERRUPTED = 130
 """What typer returns in the place of a KeyboardInterrupt."""
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for everything a run writes; run again to go on.")]
-Records = Annotated[Path, typer.Option("--records", help="Folder of records.")]
 
 
 def main() -> NoReturn:
@@ -161,38 +163,6 @@ def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
             return None
 
     print(plan.text([plan.Run(e, len(e.seeds) if seed is None else 1) for e in chosen], expected_bytes))
-
-
-@app.command()
-def tables(
-    records: Records = Path("results/records"),
-    out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("results/tables"),
-    check: Annotated[bool, typer.Option(help="Write nothing; exit with 2 if a table is not up to date.")] = False,
-) -> None:
-    """Write the comparison tables as Markdown, CSV and LaTeX, one folder per experiment file, and print them."""
-    from benchmark import results
-    from benchmark.tables import _render
-
-    groups: dict[str, list[results.Record]] = {}
-    for record in results.read_all(records):
-        groups.setdefault(record.experiment.name.split("/")[0], []).append(record)
-    for group, found in groups.items():
-        if not check:
-            for path in _render.write_tables(found, out / group):
-                if path.suffix == ".md":
-                    print(path.read_text())
-        elif stale := _render.check_tables(found, out / group):
-            raise UserError(f"{out / group}: {', '.join(stale)}; run `synrep tables --records {records} --out {out}`")
-        else:
-            print(f"{out / group}: up to date with {len(found)} records")
-
-
-@app.command()
-def validate(records: Annotated[Path, typer.Argument(help="Folder of records.")]) -> None:
-    """Check every record in a folder by the rules that tables rely on."""
-    from benchmark import results
-
-    print(f"{records}: {len(results.read_all(records))} valid records")
 
 
 @app.command()

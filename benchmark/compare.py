@@ -17,8 +17,8 @@ from benchmark import results
 from benchmark.errors import UserError
 from benchmark.interfaces import Evaluation
 from benchmark.measure import Measurement
+from benchmark.pairs import RESAMPLINGS
 
-RESAMPLINGS = 1000
 SAME = ("row", "label", "unit", "episode")
 """Columns that do not depend on the model."""
 
@@ -65,20 +65,30 @@ def differences(
                 continue
             if a.dataset != b.dataset:
                 raise UserError(f"{name}: {both} were measured on different samples of {dataset}; evaluate both again")
-            columns = [
-                _read(one.out / "predictions" / one.place / own, part) for one, part in ((first, a), (second, b))
-            ]
+            paths = [one.out / "predictions" / one.place / own for one in (first, second)]
+            columns = [predictions_of(path, part) for path, part in zip(paths, (a, b))]
             yield from _paired(name, evaluation, dataset, *columns)
 
 
-def _read(folder: Path, part: results.Measured) -> dict[str, np.ndarray]:
-    if part.predictions is None:
+def predictions_of(folder: Path, result: results.Measured) -> dict[str, np.ndarray]:
+    """The prediction columns of a result from the folder of its record's predictions.
+
+    Raises:
+        UserError: there are none, or they are not the record's.
+    """
+    if result.predictions is None:
         raise UserError(f"no predictions in the record that belongs to {folder}; evaluate again")
-    path = folder / part.predictions.file
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != part.predictions.sha256:
+    path = folder / result.predictions.file
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != result.predictions.sha256:
         raise UserError(f"{path} is missing or not the file of its record; evaluate again")
     table = pq.read_table(path)
     return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def replicates(evaluation: Evaluation, dataset: str, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every score of each of R resamplings (R,); the same samples for all models that answered the same ones."""
+    found = [evaluation.values(dataset, {key: part[rows] for key, part in columns.items()}) for rows in _drawn(columns)]
+    return {score: np.array([values[score] for values in found]) for score in found[0]}
 
 
 def _paired(
@@ -88,25 +98,20 @@ def _paired(
         if (column in a) != (column in b) or (column in a and not np.array_equal(a[column], b[column])):
             raise UserError(f"{name} on {dataset}: the models' predictions differ in {column}; evaluate both again")
     values_a, values_b = evaluation.values(dataset, a), evaluation.values(dataset, b)
-    samples = [np.array(list(_difference(evaluation, dataset, a, b, rows).values())) for rows in _drawn(a)]
-    low_S, high_S = np.quantile(np.stack(samples), [0.025, 0.975], axis=0)
-    for at, (score, value) in enumerate(values_a.items()):
+    drawn_a, drawn_b = replicates(evaluation, dataset, a), replicates(evaluation, dataset, b)
+    for score, value in values_a.items():
         other = values_b[score]
-        low, high = min(float(low_S[at]), value - other), max(float(high_S[at]), value - other)
+        low, high = np.quantile(drawn_a[score] - drawn_b[score], [0.025, 0.975])
+        low, high = min(float(low), value - other), max(float(high), value - other)
         yield Difference(name, evaluation.preset, dataset, score, value, other, low, high)
 
 
-def _difference(
-    evaluation: Evaluation, dataset: str, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], rows: np.ndarray
-) -> dict[str, float]:
-    first, second = (evaluation.values(dataset, {key: part[rows] for key, part in x.items()}) for x in (a, b))
-    return {score: first[score] - second[score] for score in first}
-
-
 def _drawn(columns: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
-    """Rows of each resampling, whole units at a time."""
+    """Rows of each resampling, whole units at a time; other labels or units draw other ones."""
     n = len(next(iter(columns.values())))
-    generator = np.random.Generator(np.random.Philox(key=0))
+    same = [np.ascontiguousarray(columns[name]) for name in SAME if name in columns]
+    digest = hashlib.sha256(b"".join(part.astype(np.int64).tobytes() for part in same))
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest.digest()[:16], "little")))
     if "unit" not in columns:
         for _ in range(RESAMPLINGS):
             yield generator.integers(0, n, n)

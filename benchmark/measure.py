@@ -69,6 +69,24 @@ def presets(name: str) -> dict[str, Evaluation]:
     return {evaluation.preset: evaluation for evaluation in evaluations}
 
 
+def protocol(record: results.Record) -> Evaluation:
+    """The protocol that a record followed, with which its predictions are scored again.
+
+    Raises:
+        UserError: this code has no such evaluation or preset, or another version of it.
+    """
+    own = record.evaluation
+    found = presets(own.name).get(own.preset)
+    if found is None:
+        raise unknown(f"preset of {own.name}", own.preset, list(presets(own.name)))
+    if results.protocol_hash(found) != own.protocol:
+        raise UserError(
+            f"the record follows {own.name} {own.preset} version {own.version} with hash {own.protocol[:12]}, this "
+            f"code has version {found.version} with hash {results.protocol_hash(found)[:12]}; evaluate again"
+        )
+    return found
+
+
 def chosen(on: Sequence[str], preset: str | None, datasets: Sequence[str]) -> list[tuple[str, Evaluation]]:
     """Evaluations by name, all where `on` is empty; in one preset each, on some of their datasets.
 

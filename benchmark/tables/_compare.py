@@ -3,16 +3,19 @@
 Rows: methods in alphabetical order, `untrained` last, then the chance level and the sample size.
 A dataset that no method was measured on has no column but a footnote with the reason.
 Cells: mean over seeds in percent ± the sample standard deviation over seeds; with one seed ± half of the 95 % interval
-of the test sample. Bold: the best mean of a column, and every mean that is shown as the same number.
+of the test sample. Bold: the best mean of a column, where the paired interval of its difference to every other one
+leaves out zero (`benchmark.pairs`); where some do not, the best and those that it is not told apart from have a star.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from string import ascii_lowercase
 from typing import Any
 
+from benchmark.pairs import Pairs
 from benchmark.results import Measured, Record, ScorePart
+from benchmark.tables._material import Material
 from benchmark.tables._render import NO_VALUE, Cell, Table
 from benchmark.tables._runs import Run, dataset_names, select
 
@@ -64,7 +67,7 @@ def main_scores(dataset: str) -> list[Column]:
 
 
 def compare(
-    records: Iterable[Record],
+    material: Material,
     evaluation: str,
     title: str,
     captions: tuple[str, ...],
@@ -75,20 +78,19 @@ def compare(
     Raises:
         UserError: presets, versions, protocols, views, or what a column was measured on differ between the records.
     """
-    runs = select(records, evaluation)
+    runs = select(material.records, evaluation)
     names = dataset_names(runs)
     measured = [name for name in names if any(run.measured(name) for run in runs)]
     columns = [column for name in measured or names for column in columns_of(name)]
     notes = Notes()
-    best = [_best(runs, column) for column in columns]
+    leads = [_lead(runs, column, material.pairs) for column in columns]
     rows = [
-        (Cell(run.label), Cell(str(len(run.records))), *(_cell(run, *pair, notes) for pair in zip(columns, best)))
+        (Cell(run.label), Cell(str(len(run.records))), *(_cell(run, *pair, notes) for pair in zip(columns, leads)))
         for run in runs
     ]
     if rows:
         rows.append((Cell("chance"), Cell(""), *(_of_main(runs, column, _chance) for column in columns)))
         rows.append((Cell("n"), Cell(""), *(_of_main(runs, column, _n) for column in columns)))
-    overlap = any(cell.text.endswith(" *") for row in rows for cell in row)
     return Table(
         title=title,
         captions=captions,
@@ -97,8 +99,8 @@ def compare(
         rows=tuple(rows),
         footnotes=(
             *notes.lines(),
-            "Bold: the best mean of a column.",
-            *reading(runs, overlap),
+            *reading(runs),
+            *_marks(leads),
             *provenance(runs),
             *(_unmeasured(runs, [name for name in names if measured and name not in measured])),
         )
@@ -114,7 +116,7 @@ def mean_and_spread(scores: Sequence[ScorePart]) -> str:
     return f"{100 * fmean(values):.1f} ± {100 * spread:.1f}"
 
 
-def reading(runs: Sequence[Run], overlap: bool = False) -> list[str]:
+def reading(runs: Sequence[Run]) -> list[str]:
     """Footnotes: how to read the numbers, as far as it applies."""
     seeds = {len(run.measured(name)) for run in runs for name in dataset_names(runs)} - {0}
     lines = ["Scores in percent."]
@@ -122,8 +124,6 @@ def reading(runs: Sequence[Run], overlap: bool = False) -> list[str]:
         lines.append("± with several seeds: sample standard deviation over seeds.")
     if 1 in seeds:
         lines.append("± with one seed: half of the 95 % interval of the test sample.")
-    if overlap:
-        lines.append("* 95 % interval of the test sample (mean over seeds) overlaps that of the best in the column.")
     return lines
 
 
@@ -174,28 +174,57 @@ def _scores(run: Run, column: Column) -> list[ScorePart]:
     return [scores[name] for scores, name in found if name in scores]
 
 
-def _best(runs: Sequence[Run], column: Column) -> list[ScorePart]:
-    """The scores of the first run with the highest mean."""
-    if column.share:
-        return []
-    return max((_scores(run, column) for run in runs), key=_shown_mean, default=[])
+@dataclass(frozen=True)
+class _Lead:
+    """Who leads a column: one run alone, or several that are not told apart."""
+
+    best: Run | None = None
+    level: tuple[Run, ...] = ()
+    """Not told apart from the best."""
+    unknown: bool = False
+    """Some difference is not known."""
 
 
-def _shown_mean(scores: Sequence[ScorePart]) -> float:
-    return round(100 * fmean(score.value for score in scores), 1) if scores else -1.0
+def _lead(runs: Sequence[Run], column: Column, pairs: Pairs) -> _Lead:
+    """The run with the highest mean, and those that its paired difference does not tell it apart from."""
+    scored = [run for run in runs if _scores(run, column)]
+    if column.share or not scored:
+        return _Lead()
+    best = max(scored, key=lambda run: fmean(score.value for score in _scores(run, column)))
+    score = column.score or best.measured(column.dataset)[0].main
+    found = {
+        run: pairs.difference(best.records, run.records, [(column.dataset, score)]) for run in scored if run is not best
+    }
+    level = tuple(run for run, apart in found.items() if apart and not apart.told_apart)
+    return _Lead(best, level, unknown=None in found.values())
 
 
-def _cell(run: Run, column: Column, best: list[ScorePart], notes: Notes) -> Cell:
+def _marks(leads: Sequence[_Lead]) -> list[str]:
+    """Footnotes: what bold and stars say."""
+    lines = []
+    if any(lead.best for lead in leads):
+        lines.append(
+            "Bold: the best mean of a column, told apart from every other: the 95 % interval of the paired difference "
+            "over samples and seeds leaves out zero (no correction for the number of comparisons)."
+        )
+    if any(lead.level for lead in leads):
+        lines.append("* the best mean of a column and those it is not told apart from.")
+    if any(lead.unknown for lead in leads):
+        lines.append("Without bold and stars where a paired difference is not known: it takes the predictions.")
+    return lines
+
+
+def _cell(run: Run, column: Column, lead: _Lead, notes: Notes) -> Cell:
     mark = notes.mark(run.gap(column.dataset))
     if column.share:
         return _share(run, column, mark)
     scores = _scores(run, column)
     if not scores:
         return Cell(f"{NO_VALUE}{mark}")
-    label = _class_label(run, column)
-    bold = _shown_mean(scores) == _shown_mean(best)
-    near = not bold and fmean(score.high for score in scores) >= fmean(score.low for score in best)
-    return Cell(f"{mean_and_spread(scores)}{label}{mark}{' *' if near else ''}", bold)
+    star = run in lead.level or (run is lead.best and lead.level)
+    alone = run is lead.best and not lead.level
+    shown = f"{mean_and_spread(scores)}{_class_label(run, column)}{mark}"
+    return Cell(f"{shown} *" if star and not lead.unknown else shown, bold=alone and not lead.unknown)
 
 
 def _share(run: Run, column: Column, mark: str) -> Cell:

@@ -1,15 +1,13 @@
 """Zero-shot accuracy over groups of people, or groups in the same format: mean, best and worst group per method."""
 
-from collections.abc import Iterable
-
-from benchmark.results import Record
 from benchmark.tables._compare import Column, compare
+from benchmark.tables._material import Material
 from benchmark.tables._render import Table
 
 TITLE = "Zero-shot groups: mean, best and worst"
 
 
-def build(records: Iterable[Record]) -> Table:
+def build(material: Material) -> Table:
     """The table of all `fairface` records; `fairface_classes` has every group.
 
     Raises:
@@ -19,7 +17,7 @@ def build(records: Iterable[Record]) -> Table:
         "Recall of each group as one class: its mean over groups, and the best and worst group; n counts test images. "
         "The worst of many groups is a minimum of noisy numbers: see the recall of every group before ranking by it."
     )
-    return compare(records, "fairface", TITLE, (caption,), _columns)
+    return compare(material, "fairface", TITLE, (caption,), _columns)
 
 
 def _columns(dataset: str) -> list[Column]:

@@ -1,23 +1,23 @@
 """Zero-shot recall of every group, with its sample size: groups against methods."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from benchmark.errors import UserError
-from benchmark.results import Record
 from benchmark.tables._compare import mean_and_spread, provenance, reading
+from benchmark.tables._material import Material
 from benchmark.tables._render import NO_VALUE, Cell, Table
 from benchmark.tables._runs import Run, dataset_names, select
 
 TITLE = "Zero-shot groups: recall of every group"
 
 
-def build(records: Iterable[Record]) -> Table:
+def build(material: Material) -> Table:
     """The groups of all `fairface` records; methods without any measurement are named below, with the reason.
 
     Raises:
         UserError: the records cannot stand in one table, or count a group differently.
     """
-    runs = select(records, "fairface")
+    runs = select(material.records, "fairface")
     names = dataset_names(runs)
     shown = [run for run in runs if any(run.measured(name) for name in names)]
     gaps = [f"{run.label} on {name}: {gap}." for name in names for run in runs if (gap := run.gap(name))]

@@ -1,15 +1,13 @@
 """Few-shot classification on frozen features: methods against datasets."""
 
-from collections.abc import Iterable
-
-from benchmark.results import Record
 from benchmark.tables._compare import compare
+from benchmark.tables._material import Material
 from benchmark.tables._render import Table
 
 TITLE = "Few-shot classification"
 
 
-def build(records: Iterable[Record]) -> Table:
+def build(material: Material) -> Table:
     """The table of all `few_shot` records.
 
     Raises:
@@ -19,4 +17,4 @@ def build(records: Iterable[Record]) -> Table:
         "Mean accuracy over fixed episodes, the same for every method; n counts episodes, and the interval is over "
         "episodes of these images."
     )
-    return compare(records, "few_shot", TITLE, (caption,))
+    return compare(material, "few_shot", TITLE, (caption,))

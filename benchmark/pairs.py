@@ -1,0 +1,212 @@
+"""Which models are told apart: paired differences of main and other scores over samples and seeds, kept in a file.
+
+Two models answered the same samples, so the noise of the sample largely cancels in the difference. In each of 1,000
+resamplings the same samples are drawn for both (`compare.replicates`), and for each model one seed fewer than it has,
+with replacement, which makes the variance over seeds that of their mean (Rao and Wu, 1988, JASA 83). The interval of
+the difference is between the 2.5 and 97.5 % quantiles. A model with one seed says nothing about seeds.
+
+The per-sample predictions lie beside the records. What was found is kept in `comparisons.csv`, a line for each
+difference under a hash of the predictions it was made from, so that tables are made again without predictions, and a
+changed record or predictions file makes its line useless.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from benchmark import atomic
+from benchmark.errors import UserError
+from benchmark.record import Measured, Record, sha256_of
+
+RESAMPLINGS = 1000
+VERSION = 1
+"""Of how a difference is made; another one makes the stored lines useless."""
+
+Column = tuple[str, str]
+"""Dataset and score."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference as a fraction of one, with its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A difference, first - second, as the file holds it."""
+
+    key: str
+    evaluation: str
+    preset: str
+    columns: str
+    """`dataset score`, several joined by a semicolon: the difference is that of their mean."""
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+
+
+class Pairs:
+    """The differences there are: those in `store`, and those that `predictions` give, which are remembered."""
+
+    def __init__(self, store: Path | None = None, predictions: Path | None = None) -> None:
+        self._store, self._predictions = store, predictions
+        self._new: dict[str, Line] = {}
+        self._replicates: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+        self.missing = 0
+        """Differences that were asked for and could not be made."""
+
+    @classmethod
+    def beside(cls, records: Path) -> "Pairs":
+        """Of a folder of records, whose siblings are `predictions/` and `comparisons.csv`."""
+        return cls(records.parent / "comparisons.csv", records.parent / "predictions")
+
+    def difference(
+        self, first: Sequence[Record], second: Sequence[Record], columns: Sequence[Column]
+    ) -> Interval | None:
+        """How far the mean over `columns` of one model (a record per seed) is above that of another; None: not known.
+
+        Raises:
+            UserError: predictions that are not those of the record, or of other samples.
+        """
+        if not columns or any(not _parts(records, name) for records in (first, second) for name, _ in columns):
+            return None
+        key = _key(first, second, columns)
+        line = self._new.get(key) or self._stored.get(key) or self._made(key, first, second, columns)
+        self.missing += line is None
+        return Interval(line.difference, line.low, line.high) if line else None
+
+    def save(self) -> None:
+        """Add what was made to the file, sorted."""
+        if self._store is None or not self._new:
+            return
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Line))
+        lines = (self._stored | self._new).values()
+        writer.writerows(sorted((astuple(line) for line in lines), key=lambda row: (*row[1:], row[0])))
+        atomic.write_bytes(self._store, out.getvalue().encode())
+
+    @cached_property
+    def _stored(self) -> dict[str, Line]:
+        if self._store is None or not self._store.is_file():
+            return {}
+        try:
+            with self._store.open(newline="") as file:
+                header, *rows = csv.reader(file)
+                if header != [field.name for field in fields(Line)]:
+                    raise ValueError(header)
+                return {row[0]: _line(row) for row in rows}
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self._store} is not a file of comparisons; remove it: synrep tables makes it") from error
+
+    def _made(
+        self, key: str, first: Sequence[Record], second: Sequence[Record], columns: Sequence[Column]
+    ) -> Line | None:
+        drawn = []
+        for records in (first, second):
+            of_columns = [self._run(records, *column) for column in columns]
+            if any(part is None for part in of_columns):
+                return None
+            drawn.append(np.mean([part for part in of_columns if part is not None], axis=0))
+        value = _mean(first, columns) - _mean(second, columns)
+        low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
+        one = first[0].evaluation
+        line = Line(
+            key,
+            one.name,
+            one.preset,
+            columns="; ".join(map(" ".join, columns)),
+            first=_name(first),
+            second=_name(second),
+            difference=round(value, 6),
+            low=round(float(min(low, value)), 6),
+            high=round(float(max(high, value)), 6),
+        )
+        self._new[key] = line
+        return line
+
+    def _run(self, records: Sequence[Record], dataset: str, score: str) -> np.ndarray | None:
+        """What the mean over seeds of a model is in each resampling (R,)."""
+        replicates = [self._replicated(record, dataset) for record in records if _parts([record], dataset)]
+        found = [each[score] for each in replicates if each]
+        if len(found) < len(replicates):
+            return None
+        seeds_SR = np.stack(found)
+        count = len(seeds_SR)
+        if count == 1:
+            return seeds_SR[0]
+        generator = np.random.Generator(np.random.Philox(key=int(records[0].experiment.fingerprint[:32], 16)))
+        drawn_RS = generator.integers(0, count, (RESAMPLINGS, count - 1))
+        return seeds_SR[drawn_RS.T, np.arange(RESAMPLINGS)].mean(axis=0)
+
+    def _replicated(self, record: Record, dataset: str) -> dict[str, np.ndarray] | None:
+        result = record.results[dataset]
+        assert isinstance(result, Measured)
+        if self._predictions is None or result.predictions is None:
+            return None
+        folder = self._predictions / place(record) / f"{record.evaluation.name}.{record.evaluation.preset}"
+        if not (folder / result.predictions.file).is_file():
+            return None
+        at = (result.predictions.sha256, dataset)
+        if at not in self._replicates:
+            from benchmark import compare, measure  # the protocols take seconds, stored differences none
+
+            columns = compare.predictions_of(folder, result)
+            self._replicates[at] = compare.replicates(measure.protocol(record), dataset, columns)
+        return self._replicates[at]
+
+
+def _name(records: Sequence[Record]) -> str:
+    return f"{records[0].experiment.name} v{records[0].experiment.version}"
+
+
+def _line(row: Sequence[str]) -> Line:
+    key, evaluation, preset, columns, first, second, *numbers = row
+    difference, low, high = map(float, numbers)
+    return Line(key, evaluation, preset, columns, first, second, difference, low, high)
+
+
+def place(record: Record) -> str:
+    """The folder of a record's model below `records/` and `predictions/`."""
+    return f"{record.experiment.name}/{record.experiment.version}/{record.seed}"
+
+
+def _parts(records: Iterable[Record], dataset: str) -> list[Measured]:
+    found = (record.results.get(dataset) for record in records)
+    return [result for result in found if isinstance(result, Measured)]
+
+
+def _mean(records: Sequence[Record], columns: Sequence[Column]) -> float:
+    of_columns = [np.mean([part.scores[score].value for part in _parts(records, name)]) for name, score in columns]
+    return float(np.mean(of_columns))
+
+
+def _key(first: Sequence[Record], second: Sequence[Record], columns: Sequence[Column]) -> str:
+    """A hash of all that the difference is made from."""
+
+    def made_from(records: Sequence[Record]) -> list[list[str]]:
+        return [
+            [part.predictions.sha256 if part.predictions else "" for part in _parts(records, name)]
+            for name, _ in columns
+        ]
+
+    protocol = first[0].evaluation.protocol
+    ids = [_parts(first, name)[0].dataset.ids_sha256 for name, _ in columns]
+    whole = [VERSION, RESAMPLINGS, protocol, columns, ids, made_from(first), made_from(second)]
+    return sha256_of(whole)[:32]

@@ -1,0 +1,17 @@
+"""What a table is made from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from benchmark.pairs import Pairs
+from benchmark.published import Published
+from benchmark.record import Record
+
+
+@dataclass(frozen=True)
+class Material:
+    """Records, the paired differences between their models, and the numbers that others published."""
+
+    records: Sequence[Record]
+    pairs: Pairs = field(default_factory=Pairs)
+    published: Sequence[Published] = ()
