@@ -99,7 +99,7 @@ class Pairs:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(field.name for field in fields(Line))
         lines = (self._stored | self._new).values()
-        writer.writerows(sorted((astuple(line) for line in lines), key=lambda row: (*row[1:], row[0])))
+        writer.writerows(astuple(line) for line in sorted(lines, key=lambda line: (*astuple(line)[1:], line.key)))
         atomic.write_bytes(self._store, out.getvalue().encode())
 
     @cached_property
@@ -120,7 +120,7 @@ class Pairs:
     ) -> Line | None:
         drawn = []
         for records in (first, second):
-            of_columns = [self._run(records, *column) for column in columns]
+            of_columns = [self._run(records, dataset, score) for dataset, score in columns]
             if any(part is None for part in of_columns):
                 return None
             drawn.append(np.mean([part for part in of_columns if part is not None], axis=0))

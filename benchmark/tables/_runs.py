@@ -9,7 +9,7 @@ from benchmark.errors import UserError
 from benchmark.results import Measured, Record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One row: the records of one experiment for one evaluation, in the order of their seeds."""
 
