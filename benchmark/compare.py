@@ -8,12 +8,10 @@ narrower than what two separate intervals suggest. Samples that belong together 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from benchmark import results
+from benchmark import predictions, results
 from benchmark.errors import UserError
 from benchmark.interfaces import Evaluation
 from benchmark.measure import Measurement
@@ -66,23 +64,8 @@ def differences(
             if a.dataset != b.dataset:
                 raise UserError(f"{name}: {both} were measured on different samples of {dataset}; evaluate both again")
             paths = [one.out / "predictions" / one.place / own for one in (first, second)]
-            columns = [predictions_of(path, part) for path, part in zip(paths, (a, b))]
+            columns = [predictions.read(path, part) for path, part in zip(paths, (a, b))]
             yield from _paired(name, evaluation, dataset, *columns)
-
-
-def predictions_of(folder: Path, result: results.Measured) -> dict[str, np.ndarray]:
-    """The prediction columns of a result from the folder of its record's predictions.
-
-    Raises:
-        UserError: there are none, or they are not the record's.
-    """
-    if result.predictions is None:
-        raise UserError(f"no predictions in the record that belongs to {folder}; evaluate again")
-    path = folder / result.predictions.file
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != result.predictions.sha256:
-        raise UserError(f"{path} is missing or not the file of its record; evaluate again")
-    table = pq.read_table(path)
-    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def replicates(evaluation: Evaluation, dataset: str, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

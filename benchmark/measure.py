@@ -4,7 +4,6 @@ Below the output folder: `records/<model>/<evaluation>.<preset>.json`, written a
 `predictions/<model>/<evaluation>.<preset>/<dataset>.parquet`, from which its scores can be made again.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from benchmark import atomic, plugins, results
+from benchmark import plugins, predictions, results
 from benchmark.errors import UserError, unknown
 from benchmark.evaluations._splits import present
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Skipped, Subject
@@ -169,7 +166,7 @@ class _Record:
         if not isinstance(result, results.Measured) or result.predictions is None:
             return False
         path = self._folder / result.predictions.file
-        whole = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == result.predictions.sha256
+        whole = path.is_file() and predictions.sha256(path) == result.predictions.sha256
         return whole and result.dataset.revision == (present(dataset) or result.dataset.revision)
 
     def keep(self, scores: Mapping[str, DatasetScores | Skipped]) -> None:
@@ -219,7 +216,4 @@ class _Record:
         self._changed = False
 
     def _write_predictions(self, dataset: str, columns: Mapping[str, np.ndarray]) -> results.Predictions:
-        path = self._folder / f"{dataset}.parquet"
-        with atomic.replacing(path) as temporary:
-            pq.write_table(pa.table({key: pa.array(values) for key, values in columns.items()}), temporary)
-        return results.Predictions(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        return predictions.write(self._folder / f"{dataset}.parquet", columns)

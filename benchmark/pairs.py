@@ -165,9 +165,9 @@ class Pairs:
             return None
         at = (result.predictions.sha256, dataset)
         if at not in self._replicates:
-            from benchmark import compare, measure  # the protocols take seconds, stored differences none
+            from benchmark import compare, measure, predictions  # the protocols take seconds, stored differences none
 
-            columns = compare.predictions_of(folder, result)
+            columns = predictions.read(folder, result)
             self._replicates[at] = compare.replicates(measure.protocol(record), dataset, columns)
         return self._replicates[at]
 

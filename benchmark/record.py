@@ -235,10 +235,19 @@ Result = Annotated[
 ]
 
 
+class Seal(Part):
+    """Hashes over all else in a record's file; see `benchmark.seal`."""
+
+    sha256: Sha256
+    leaves: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]*$")]
+
+
 class Record(Part):
     """One measurement: an experiment, a seed, a preset of an evaluation."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
+    seal: Seal | None = Field(default=None, exclude=True)
+    """Of a file; a record in memory has none."""
     experiment: ExperimentPart
     seed: Count
     evaluation: EvaluationPart

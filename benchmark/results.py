@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from benchmark import seal
 from benchmark.atomic import write_json
 from benchmark.errors import UserError
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Score, Skipped
@@ -49,10 +50,15 @@ __all__ = [
     "read_all",
     "record_path",
     "write",
+    "write_sealed",
 ]
 
 PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scikit-learn", "pillow")
 CODE = ("benchmark", "baselines", "datasets_scripts")
+SCHEMA = 3
+OLDER = (2,)
+LIMIT = 4 * 2**20
+"""Bytes of a record that is still opened; those of a thousand classes have a tenth of it."""
 
 
 def fingerprint(origin: Experiment | Pretrained) -> str:
@@ -166,21 +172,44 @@ def write(record: Record, folder: Path) -> Path:
             f"record {path} has fingerprint {stored}, the new one {experiment.fingerprint}; "
             f"{own} or choose another folder"
         )
-    write_json(path, record.model_dump(mode="json"))
+    write_sealed(path, record.model_dump(mode="json"))
     return path
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a record's JSON atomically, with its seal."""
+    write_json(path, {**content, seal.FIELD: seal.seal(content).model_dump()})
 
 
 def read(path: Path) -> Record:
     """The record in a file.
 
     Raises:
-        UserError: no file, empty, truncated, not a record, or a record that breaks a rule; names file and field.
+        UserError: no file, too large, empty, truncated, not a record, one of an older schema, changed since it was
+            written, or one that breaks a rule; names file and field.
     """
     try:
-        content = path.read_text(encoding="utf-8")
+        size = path.stat().st_size
+        content = path.read_text(encoding="utf-8") if size <= LIMIT else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"record {path} cannot be read: {error}; restore or remove the file") from error
-    return _validated(content, str(path), "remove the file and evaluate again")
+    if size > LIMIT:
+        raise UserError(f"record {path} has {size:,} bytes, wanted at most {LIMIT:,}; remove the file")
+    cure = "remove the file and evaluate again"
+    plain = _parsed(content, str(path), cure)
+    if isinstance(plain, dict):
+        if (version := plain.get("schema_version")) in OLDER:
+            raise UserError(
+                f"record {path} has schema {version}, this code reads {SCHEMA}; make new ones with "
+                f"`synrep results migrate FOLDER`"
+            )
+        if version == SCHEMA and (changed := seal.broken(plain)):
+            more = f" (and {len(changed) - 5} more)" if len(changed) > 5 else ""
+            raise UserError(
+                f"record {path} was changed since it was written: {', '.join(changed[:5])}{more}; restore the file, or "
+                "remove it and evaluate again"
+            )
+    return _validated(content, str(path), cure)
 
 
 def read_all(folder: Path) -> list[Record]:
@@ -195,17 +224,24 @@ def read_all(folder: Path) -> list[Record]:
     return [read(path) for path in paths]
 
 
-def _validated(content: str, what: str, cure: str) -> Record:
+def _parsed(content: str, what: str, cure: str) -> Any:
+    """The plain JSON; None where it is none, which validation tells better."""
     if not content.strip():
         raise UserError(f"record {what} is empty; {cure}")
     try:
-        record = Record.model_validate_json(content)
-        json.loads(content, parse_constant=_no_number)
-    except ValidationError as error:
-        raise UserError(f"record {what}: {_first_problem(error)}; {cure}") from error
+        return json.loads(content, parse_constant=_no_number)
+    except json.JSONDecodeError:
+        return None
     except ValueError as error:
         raise UserError(f"record {what}: {error}; {cure}") from error
-    return record
+
+
+def _validated(content: str, what: str, cure: str) -> Record:
+    try:
+        record = Record.model_validate_json(content)
+    except ValidationError as error:
+        raise UserError(f"record {what}: {_first_problem(error)}; {cure}") from error
+    return record.model_copy(update={seal.FIELD: None})
 
 
 def _no_number(name: str) -> None:

@@ -1,0 +1,231 @@
+"""A folder of records, checked: what they say, that they fit together, and that their predictions give their scores.
+
+Every record by itself: its seal, its schema and its own hashes (`benchmark.results.read`), that it lies where it says
+it belongs, that this code knows its protocol, and that the predictions beside it give every score, every class's score
+and the chance level again. All records together: one declaration under each name, one set of weights for each run, one
+content for each revision of a dataset. And where the files of a run lie beside the records (`train/`, `features/`),
+the chain through them: dataset, training, features, record.
+"""
+
+import json
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmark import measure, predictions, results
+from benchmark.errors import UserError
+from benchmark.features import sha256_json
+from benchmark.interfaces import Evaluation
+from benchmark.pairs import place
+from benchmark.results import Measured, Record
+
+TOLERANCE = 1e-9
+"""Between a score and what its predictions give: both are float64, sums may come in another order."""
+
+Official = Callable[[Record], str | None]
+"""The fingerprint that this code declares for the run a record names; None where it declares none."""
+
+Found = list[tuple[Path, Record]]
+
+
+def problems(records: Path, official: Official = lambda _: None) -> Iterator[str]:
+    """What is wrong with a folder of records and the predictions beside it, a line each, beginning with the file.
+
+    Raises:
+        UserError: no records there.
+    """
+    yield from strays(records, {".json"})
+    paths = [path for path in sorted(records.rglob("*.json")) if not path.is_symlink()]
+    if not paths:
+        raise UserError(f"no records in {records}; run an experiment first or name another folder")
+    found: Found = []
+    for path in paths:
+        try:
+            found.append((path, results.read(path)))
+        except UserError as error:
+            yield str(error)
+    folder = records.parent / "predictions"
+    used = set()
+    for path, record in found:
+        own = path_of(record)
+        if path != records / own:
+            yield f"{path}: this record belongs at {records / own}; of two for one place keep one"
+        yield from (f"{path}: {problem}" for problem in _rescored(record, folder / own.with_suffix("")))
+        used |= {folder / own.with_suffix("") / r.predictions.file for r in _measured(record).values() if r.predictions}
+        if (declared := official(record)) and declared != record.experiment.fingerprint:
+            yield (
+                f"{path}: experiment.fingerprint is {record.experiment.fingerprint[:12]}, but {record.experiment.name} "
+                f"version {record.experiment.version} is declared as {declared[:12]}; give the run a name of its own"
+            )
+    yield from strays(folder, {".parquet"}, used)
+    yield from _together(found)
+    yield from _chain(records.parent, found)
+
+
+def path_of(record: Record) -> Path:
+    """Where a record belongs below a folder of records."""
+    return results.record_path(Path(), place(record), record.evaluation.name, record.evaluation.preset)
+
+
+def strays(folder: Path, endings: set[str], wanted: set[Path] | None = None) -> Iterator[str]:
+    """Links and files that do not belong into a folder of records or predictions."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            yield f"{path}: a link, wanted a file of its own; put the file in its place"
+        elif path.is_file() and (path.suffix not in endings or path.name.startswith(".")):
+            yield f"{path}: wanted only files that end with {', '.join(endings)}; remove it"
+        elif path.is_file() and wanted is not None and path not in wanted:
+            yield f"{path}: belongs to no record; remove it or add its record"
+
+
+def _measured(record: Record) -> dict[str, Measured]:
+    return {name: result for name, result in record.results.items() if isinstance(result, Measured)}
+
+
+def _rescored(record: Record, folder: Path) -> Iterator[str]:
+    """What the predictions do not bear out."""
+    try:
+        evaluation = measure.protocol(record)
+    except UserError as error:
+        yield f"evaluation: {error}"
+        return
+    for dataset, result in _measured(record).items():
+        field = f"results.{dataset}"
+        try:
+            columns = predictions.read(folder, result)
+            values = evaluation.values(dataset, columns)
+        except UserError as error:
+            yield f"{field}.predictions: {error}"
+            continue
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            yield f"{field}.predictions: not the columns of {record.evaluation.name} ({error!r}); evaluate again"
+            continue
+        if set(values) != set(result.scores):
+            yield f"{field}.scores: has {sorted(result.scores)}, its predictions give {sorted(values)}; evaluate again"
+        yield from _differ(f"{field}.scores", {k: part.value for k, part in result.scores.items()}, values)
+        yield from _by_class(field, result, columns)
+        yield from _constant(field, evaluation, dataset, result, columns)
+
+
+def _differ(field: str, stored: Mapping[str, float], computed: Mapping[str, float]) -> Iterator[str]:
+    for name in stored.keys() & computed.keys():
+        if abs(stored[name] - computed[name]) > TOLERANCE:
+            yield f"{field}.{name}.value: is {stored[name]}, its predictions give {computed[name]}; evaluate again"
+
+
+def _by_class(field: str, result: Measured, columns: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Sizes of classes, and the share of right answers in each, where an answer is a class."""
+    if not {"label", "prediction"} <= columns.keys():
+        return
+    label_N, right_N = columns["label"], columns["label"] == columns["prediction"]
+    if len(label_N) != result.dataset.n:
+        yield f"{field}.dataset.n: is {result.dataset.n}, its predictions have {len(label_N)} rows; evaluate again"
+    names = result.details.get("classes")
+    if not result.per_class or not isinstance(names, list):
+        return
+    for k, name in enumerate(names):
+        stored, of_class_N = result.per_class.get(str(name)), label_N == k
+        if stored is None or not of_class_N.any():
+            continue
+        if stored.n != of_class_N.sum():
+            yield f"{field}.per_class.{name}.n: is {stored.n}, its predictions have {of_class_N.sum()}; evaluate again"
+        yield from _differ(f"{field}.per_class", {name: stored.value}, {name: float(right_N[of_class_N].mean())})
+
+
+def _constant(
+    field: str, evaluation: Evaluation, dataset: str, result: Measured, columns: Mapping[str, np.ndarray]
+) -> Iterator[str]:
+    """A model that always answers the same must not score above chance."""
+    if {"label", "prediction"} <= columns.keys():
+        constants = [{"prediction": np.full_like(columns["label"], k)} for k in np.unique(columns["label"])]
+    elif "margin" in columns:
+        constants = [{"margin": np.zeros_like(columns["margin"])}]
+    else:
+        return
+    best = max(evaluation.values(dataset, {**columns, **constant})[result.main] for constant in constants)
+    if best > result.chance + TOLERANCE:
+        yield f"{field}.chance: is {result.chance}, but a constant answer scores {best}; evaluate again"
+
+
+def _together(found: Found) -> Iterator[str]:
+    """What two records of the same thing must share."""
+    yield from _one(
+        found, "experiment.fingerprint", lambda r: (r.experiment.name, r.experiment.version),
+        lambda r: r.experiment.fingerprint, "conflicting declarations under one name; raise the version or rename one",
+    )  # fmt: skip
+    yield from _one(
+        found, "model.weights_sha256", lambda r: (r.experiment.fingerprint, r.seed, r.model.layer),
+        lambda r: r.model.weights_sha256, "two sets of weights for one run; evaluate the run anew",
+    )  # fmt: skip
+    trained = [(path, record) for path, record in found if record.training and record.training.content_sha256]
+    yield from _one(
+        trained, "training.content_sha256", lambda r: r.training and (r.training.repo, r.training.revision),
+        lambda r: r.training and r.training.content_sha256, "two contents of one revision; check the dataset",
+    )  # fmt: skip
+    for name in sorted({name for _, record in found for name in _measured(record)}):
+        having = [(path, record) for path, record in found if name in _measured(record)]
+        what, which = partial(_source, name=name), partial(_samples, name=name)
+        yield from _one(
+            having, f"results.{name}.dataset", what, which, "two contents of one revision; check the dataset"
+        )
+
+
+def _source(record: Record, name: str) -> Hashable:
+    part = _measured(record)[name].dataset
+    return record.evaluation.name, part.repo, part.revision, part.split
+
+
+def _samples(record: Record, name: str) -> Hashable:
+    part = _measured(record)[name].dataset
+    return part.n, part.ids_sha256
+
+
+def _one(
+    found: Sequence[tuple[Path, Record]],
+    field: str,
+    of: Callable[[Record], Hashable],
+    value: Callable[[Record], Hashable],
+    cure: str,
+) -> Iterator[str]:
+    """Records of the same thing with different values; each is compared with the first."""
+    first: dict[Hashable, tuple[Path, Hashable]] = {}
+    for path, record in found:
+        known, here = first.setdefault(of(record), (path, value(record))), value(record)
+        if known[1] != here:
+            yield f"{path}: {field} is {here}, in {known[0]} it is {known[1]}: {cure}"
+
+
+def _chain(out: Path, found: Found) -> Iterator[str]:
+    """The files of a run that lie beside its records: model.json, weights, feature store."""
+    runs = {place(record): (path, record) for path, record in found if record.training}
+    for name, (path, record) in sorted(runs.items()):
+        folder = out / "train" / name
+        if (card := _json(folder / "model.json")) is not None:
+            said = {
+                "fingerprint": record.experiment.fingerprint,
+                "seed": record.seed,
+                "weights_sha256": record.model.weights_sha256,
+                "content_sha256": record.training and record.training.content_sha256,
+            }
+            for key, value in said.items():
+                if key in card and card[key] != value:
+                    yield f"{path}: {key} is {value}, {folder / 'model.json'} says {card[key]}; evaluate the run anew"
+            weights = folder / "model.safetensors"
+            if weights.is_file() and predictions.sha256(weights) != record.model.weights_sha256:
+                yield f"{weights}: not the weights that {path} was measured on; train and evaluate the run anew"
+        for store in sorted((out / "features" / name).glob("*/key.json")):
+            facts = _json(store)
+            if facts is None or sha256_json(facts) != store.parent.name:
+                yield f"{store}: does not fit its folder; remove the folder"
+            elif facts.get("weights_sha256") != record.model.weights_sha256:
+                yield f"{store}: features of other weights than {path} names; remove the folder"
+
+
+def _json(path: Path) -> dict[str, object] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
