@@ -1,12 +1,16 @@
 """Numbers that others published, each with its source and how sure it is; what is not there stays empty."""
 
 import csv
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 from benchmark.errors import UserError
 
 FILE = Path("results/published.csv")
+FACTS = Path("results/published_facts.csv")
 CONFIDENCE = ("primary", "primary (other protocol)", "secondary", "derived", "doubtful")
 
 
@@ -31,32 +35,68 @@ class Published:
     confidence: str
 
 
+@dataclass(frozen=True)
+class Fact:
+    """One number about a dataset or a device, in its own unit, as a line of its file has it."""
+
+    subject: str
+    fact: str
+    """`captions before` or `after` de-duplication, `images per caption`, `image size` (pixels), `seconds per image`."""
+    value: float
+    source: str
+    confidence: str
+
+
 def read(path: Path) -> tuple[Published, ...]:
     """The published numbers, in the order of the file.
 
     Raises:
         UserError: no such file, other columns, or a value that is no percentage; names the line.
     """
+    found = []
+    for number, line in _lines(path, Published):
+        if not 0 <= line.value <= 100:
+            raise UserError(f"{path} line {number} has value {line.value}, wanted a percentage; mend that line")
+        found.append(line)
+    return tuple(found)
+
+
+def read_facts(path: Path) -> tuple[Fact, ...]:
+    """The published facts, in the order of the file.
+
+    Raises:
+        UserError: no such file, other columns, or a value that is not above zero; names the line.
+    """
+    found = []
+    for number, line in _lines(path, Fact):
+        if not 0 < line.value < math.inf:
+            raise UserError(f"{path} line {number} has value {line.value}, wanted one above zero; mend that line")
+        found.append(line)
+    return tuple(found)
+
+
+Line = TypeVar("Line", Published, Fact)
+
+
+def _lines(path: Path, kind: type[Line]) -> Iterator[tuple[int, Line]]:
+    """Each line with its number."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}; restore it from git or name another file") from error
-    names = [field.name for field in fields(Published)]
+    names = [field.name for field in fields(kind)]
     if not rows or rows[0] != names:
         raise UserError(f"{path} has the columns {rows[0] if rows else []}, wanted {names}; restore it from git")
-    return tuple(_line(path, number, dict(zip(names, row))) for number, row in enumerate(rows[1:], 2))
-
-
-def _line(path: Path, number: int, row: dict[str, str]) -> Published:
-    try:
-        value = float(row.pop("value"))
-        found = Published(value=value, **row)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} line {number} is not one number with its source; mend that line") from error
-    if not 0 <= value <= 100 or found.confidence not in CONFIDENCE:
-        raise UserError(
-            f"{path} line {number} has value {value} and confidence {found.confidence!r}; wanted a percentage and one "
-            f"of {', '.join(CONFIDENCE)}"
-        )
-    return found
+    for number, row in enumerate(rows[1:], 2):
+        try:
+            texts: dict[str, Any] = dict(zip(names, row, strict=True))
+            line = kind(**texts | {"value": float(texts["value"])})
+        except ValueError as error:
+            raise UserError(f"{path} line {number} is not one number with its source; mend that line") from error
+        if not line.source or line.confidence not in CONFIDENCE:
+            raise UserError(
+                f"{path} line {number} has source {line.source!r} and confidence {line.confidence!r}; wanted a source "
+                f"and one of {', '.join(CONFIDENCE)}"
+            )
+        yield number, line

@@ -83,9 +83,9 @@ def compare(
     measured = [name for name in names if any(run.measured(name) for run in runs)]
     columns = [column for name in measured or names for column in columns_of(name)]
     notes = Notes()
-    leads = [_lead(runs, column, material.pairs) for column in columns]
+    leads = [leading(runs, column, material.pairs) for column in columns]
     rows = [
-        (Cell(run.label), Cell(str(len(run.records))), *(_cell(run, *pair, notes) for pair in zip(columns, leads)))
+        (Cell(run.label), Cell(str(len(run.records))), *(cell(run, *pair, notes) for pair in zip(columns, leads)))
         for run in runs
     ]
     if rows:
@@ -100,7 +100,7 @@ def compare(
         footnotes=(
             *notes.lines(),
             *reading(runs),
-            *_marks(leads),
+            *marks(leads, runs),
             *provenance(runs),
             *(_unmeasured(runs, [name for name in names if measured and name not in measured])),
         )
@@ -109,11 +109,17 @@ def compare(
     )
 
 
+def spread(scores: Sequence[ScorePart]) -> tuple[float, float]:
+    """Mean of one score per seed, and its spread, in percent."""
+    values = [score.value for score in scores]
+    half = stdev(values) if len(values) > 1 else (scores[0].high - scores[0].low) / 2
+    return 100 * fmean(values), 100 * half
+
+
 def mean_and_spread(scores: Sequence[ScorePart]) -> str:
     """One score per seed as `63.4 ± 0.5`, in percent."""
-    values = [score.value for score in scores]
-    spread = stdev(values) if len(values) > 1 else (scores[0].high - scores[0].low) / 2
-    return f"{100 * fmean(values):.1f} ± {100 * spread:.1f}"
+    mean, half = spread(scores)
+    return f"{mean:.1f} ± {half:.1f}"
 
 
 def reading(runs: Sequence[Run]) -> list[str]:
@@ -169,13 +175,14 @@ def _unmeasured(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
     return [f"Not measured, not on the machine: {', '.join(absent)}.", *others] if absent else others
 
 
-def _scores(run: Run, column: Column) -> list[ScorePart]:
+def scores_of(run: Run, column: Column) -> list[ScorePart]:
+    """What a column shows of a run, from the seeds that have it."""
     found = ((result.scores, column.score or result.main) for result in run.measured(column.dataset))
     return [scores[name] for scores, name in found if name in scores]
 
 
 @dataclass(frozen=True)
-class _Lead:
+class Lead:
     """Who leads a column: one run alone, or several that are not told apart."""
 
     best: Run | None = None
@@ -185,21 +192,21 @@ class _Lead:
     """Some difference is not known."""
 
 
-def _lead(runs: Sequence[Run], column: Column, pairs: Pairs) -> _Lead:
+def leading(runs: Sequence[Run], column: Column, pairs: Pairs) -> Lead:
     """The run with the highest mean, and those that its paired difference does not tell it apart from."""
-    scored = [run for run in runs if _scores(run, column)]
+    scored = [run for run in runs if scores_of(run, column)]
     if column.share or not scored:
-        return _Lead()
-    best = max(scored, key=lambda run: fmean(score.value for score in _scores(run, column)))
+        return Lead()
+    best = max(scored, key=lambda run: fmean(score.value for score in scores_of(run, column)))
     score = column.score or best.measured(column.dataset)[0].main
     found = {
         run: pairs.difference(best.records, run.records, [(column.dataset, score)]) for run in scored if run is not best
     }
     level = tuple(run for run, apart in found.items() if apart and not apart.told_apart)
-    return _Lead(best, level, unknown=None in found.values())
+    return Lead(best, level, unknown=None in found.values())
 
 
-def _marks(leads: Sequence[_Lead]) -> list[str]:
+def marks(leads: Sequence[Lead], runs: Sequence[Run]) -> list[str]:
     """Footnotes: what bold and stars say."""
     lines = []
     if any(lead.best for lead in leads):
@@ -209,16 +216,19 @@ def _marks(leads: Sequence[_Lead]) -> list[str]:
         )
     if any(lead.level for lead in leads):
         lines.append("* the best mean of a column and those it is not told apart from.")
+    if any(lead.best for lead in leads) and any(len(run.records) == 1 for run in runs):
+        lines.append("A method with one seed: the interval is over samples only, and says nothing about other seeds.")
     if any(lead.unknown for lead in leads):
         lines.append("Without bold and stars where a paired difference is not known: it takes the predictions.")
     return lines
 
 
-def _cell(run: Run, column: Column, lead: _Lead, notes: Notes) -> Cell:
+def cell(run: Run, column: Column, lead: Lead, notes: Notes) -> Cell:
+    """What a run has in a column, with the mark of what it lacks."""
     mark = notes.mark(run.gap(column.dataset))
     if column.share:
         return _share(run, column, mark)
-    scores = _scores(run, column)
+    scores = scores_of(run, column)
     if not scores:
         return Cell(f"{NO_VALUE}{mark}")
     star = run in lead.level or (run is lead.best and lead.level)

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmark.pairs import Pairs
-from benchmark.published import Published
+from benchmark.published import Fact, Published
 from benchmark.record import Record
 
 
 @dataclass(frozen=True)
 class Material:
-    """Records, the paired differences between their models, and the numbers that others published."""
+    """Records, the paired differences between their models, and what others published."""
 
     records: Sequence[Record]
     pairs: Pairs = field(default_factory=Pairs)
     published: Sequence[Published] = ()
+    facts: Sequence[Fact] = ()

@@ -42,7 +42,7 @@ def select(records: Iterable[Record], evaluation: str) -> list[Run]:
 
     def experiment(record: Record) -> tuple[str, list[tuple[int, str]], str, int]:
         name = record.experiment.name
-        return record.experiment.method, _by_number(name), name, record.experiment.version
+        return record.experiment.method, by_number(name), name, record.experiment.version
 
     chosen = [record for record in records if record.evaluation.name == evaluation]
     chosen.sort(key=lambda record: (record.experiment.method == "untrained", experiment(record), record.seed))
@@ -57,7 +57,7 @@ def select(records: Iterable[Record], evaluation: str) -> list[Run]:
     return [Run(_label(group[0], [other[0] for other in groups]), group) for group in groups]
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
+def by_number(name: str) -> list[tuple[int, str]]:
     """A key by which l2 comes before l10, and 600 before 2k."""
     parts = re.findall(r"(\d+)(?:([km])(?![a-z0-9]))?|(\D+)", name)
     return [(int(number or 0) * {"k": 1_000, "m": 1_000_000}.get(unit, 1), rest) for number, unit, rest in parts]
