@@ -9,7 +9,7 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -212,16 +212,31 @@ def read(path: Path) -> Record:
     return _validated(content, str(path), cure)
 
 
-def read_all(folder: Path) -> list[Record]:
-    """Every record below a folder, in the order of their paths.
+def read_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> list[Record]:
+    """Every record below a folder once, in the order of their places; `report` is told of copies.
 
     Raises:
-        UserError: no folder, no record in it, or a file that is not a valid record.
+        UserError: no folder, no record in it, a file that is not a valid record, or two records for one place.
     """
     paths = sorted(folder.rglob("*.json"))
     if not paths:
         raise UserError(f"no records in {folder}; run an experiment first or name another folder")
-    return [read(path) for path in paths]
+    found: dict[tuple[str | int, ...], tuple[Path, Record]] = {}
+    for path in paths:
+        record = read(path)
+        other, known = found.setdefault(_cell(record), (path, record))
+        if other is path:
+            continue
+        if known != record:
+            raise UserError(f"{path} and {other} are two records for one place; keep one of them")
+        report(f"{path} is a copy of {other}; it counts once")
+    return [found[cell][1] for cell in sorted(found)]
+
+
+def _cell(record: Record) -> tuple[str | int, ...]:
+    """Of all that may be there once."""
+    own, of = record.evaluation, record.experiment
+    return of.name, of.version, record.seed, own.name, own.preset
 
 
 def _parsed(content: str, what: str, cure: str) -> Any:

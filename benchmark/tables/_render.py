@@ -15,9 +15,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from benchmark import tables
+from benchmark import plugins, tables
 from benchmark.atomic import write_bytes
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown
 from benchmark.tables._material import Material
 
 NO_VALUE = "\N{EN DASH}"
@@ -127,9 +127,12 @@ def build_tables(material: Material) -> dict[str, Table]:
         UserError: the records cannot stand in one table; the message says why.
     """
     built = {}
+    known = plugins.names("benchmark.evaluations")
     for evaluation, preset in sorted(
         {(record.evaluation.name, record.evaluation.preset) for record in material.records}
     ):
+        if evaluation not in known:
+            raise unknown("evaluation", evaluation, known)
         alike = [r for r in material.records if (r.evaluation.name, r.evaluation.preset) == (evaluation, preset)]
         for name in table_names():
             table: Table = importlib.import_module(f"{tables.__name__}.{name}").build(replace(material, records=alike))
