@@ -26,6 +26,8 @@ class Place:
 
     mean: float | None
     """Of the main scores, as a fraction of one."""
+    spread: float | None
+    """Sample standard deviation of the mean over seeds; with one seed half of its 95 % interval over samples."""
     average_rank: float | None
     """1 is best; equal models share the mean of their places."""
     borda: float
@@ -50,21 +52,33 @@ def main_scores(models: Sequence[Seeds]) -> list[Column]:
 def places(models: Sequence[Seeds], pairs: Pairs) -> list[Place]:
     """The place of each model, in the order given."""
     columns = main_scores(models)
+    if not columns:
+        return [Place(None, None, None, 0.0, 0, None) for _ in models]
     score_MC = scores(models, columns)
-    complete_M = ~np.isnan(score_MC).any(axis=1) if columns else np.zeros(len(models), dtype=bool)
     mean_M, rank_M, borda_M = score_MC.mean(axis=1), ranks(score_MC).mean(axis=1), borda(score_MC)
-    complete = [at for at, whole in enumerate(complete_M) if whole]
-    order = dict(zip(complete, groups([models[at] for at in complete], columns, pairs)))
+    complete = [at for at in range(len(models)) if not np.isnan(score_MC[at]).any()]
+    group_of = dict(zip(complete, groups([models[at] for at in complete], columns, pairs)))
     return [
         Place(
-            mean=float(mean_M[at]) if at in order else None,
-            average_rank=float(rank_M[at]) if at in order else None,
+            mean=float(mean_M[at]) if at in group_of else None,
+            spread=_spread(records, columns) if at in group_of else None,
+            average_rank=float(rank_M[at]) if at in group_of else None,
             borda=float(borda_M[at]),
             datasets=int((~np.isnan(score_MC[at])).sum()),
-            group=order.get(at),
+            group=group_of.get(at),
         )
-        for at in range(len(models))
+        for at, records in enumerate(models)
     ]
+
+
+def _spread(records: Seeds, columns: Sequence[Column]) -> float:
+    of_seed_S = scores([[record] for record in records], columns).mean(axis=1)
+    whole_S = of_seed_S[~np.isnan(of_seed_S)]
+    if len(whole_S) > 1:
+        return float(whole_S.std(ddof=1))
+    found = [(r, score) for record in records for name, score in columns if (r := record.results.get(name))]
+    parts = [r.scores[score] for r, score in found if isinstance(r, Measured)]
+    return float(np.sqrt(sum(((part.high - part.low) / 2) ** 2 for part in parts)) / len(parts))
 
 
 def scores(models: Sequence[Seeds], columns: Sequence[Column]) -> np.ndarray:

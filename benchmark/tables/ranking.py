@@ -1,7 +1,7 @@
 """All models of a comparison in an order, for each protocol: mean, average rank, Borda count, and who is told apart."""
 
 from benchmark import ranking
-from benchmark.tables._compare import provenance
+from benchmark.tables._compare import provenance, reading
 from benchmark.tables._material import Material
 from benchmark.tables._render import NO_VALUE, Cell, Table
 from benchmark.tables._runs import select
@@ -35,7 +35,7 @@ def build(material: Material) -> Table:
                 Cell(str(place.group or NO_VALUE)),
                 Cell(run.label),
                 Cell(str(len(run.records))),
-                Cell(NO_VALUE if place.mean is None else f"{100 * place.mean:.1f}"),
+                Cell(_mean(place)),
                 Cell(NO_VALUE if place.average_rank is None else f"{place.average_rank:.2f}"),
                 Cell(f"{place.borda:g}"),
                 Cell(f"{place.datasets} of {len(names)}"),
@@ -47,7 +47,14 @@ def build(material: Material) -> Table:
             "over samples and seeds (no correction for the number of comparisons). Within a group order means little.",
             "Mean (in percent) and average rank (1 is best) only of models that were measured on every dataset.",
             "Borda count: on each dataset a point for every model below, half a point for an equal one.",
+            *reading([run for _, run in rows])[1:],
             provenance(runs)[0],
         ),
         name=f"ranking_{evaluation}",
     )
+
+
+def _mean(place: ranking.Place) -> str:
+    if place.mean is None or place.spread is None:
+        return NO_VALUE
+    return f"{100 * place.mean:.1f} ± {100 * place.spread:.1f}"
