@@ -12,6 +12,7 @@ import typer
 
 from benchmark.cli_data import SCENES_EVALUATION, data
 from benchmark.cli_evaluate import episodes, evaluate
+from benchmark.cli_exchange import results, submit
 from benchmark.cli_push import push
 from benchmark.cli_results import tables, validate
 from benchmark.errors import UserError, unknown
@@ -26,11 +27,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data, name="data")
+app.add_typer(results, name="results")
 app.command()(evaluate)
 app.command()(episodes)
 app.command()(push)
 app.command()(tables)
 app.command()(validate)
+app.command()(submit)
 
 INTERRUPTED = 130
 """What typer returns in the place of a KeyboardInterrupt."""

@@ -7,9 +7,10 @@ Large files go by Xet (`xet=True`), with `hf_xet` reading and writing a folder t
 plain Git LFS (`xet=False`: batch, then PUT). What is spoken, all below `/api` unless it starts with another name:
 
     GET  whoami-v2                                who the token is
-    POST repos/create                             {name, organization, type, visibility} -> {url}; 409 where it exists
+    POST repos/create                             {name, organization, type, visibility} -> {url}; 409 where it exists;
+                                                  a static Space begins with a page of the Hub's own
     POST validate-yaml                            {content} -> {errors, warnings}
-    GET  {kind}/{id}[/revision/{rev}]             sha, siblings, ...; {kind} is models or datasets
+    GET  {kind}/{id}[/revision/{rev}]             sha, siblings, ...; {kind} is models, datasets or spaces
     GET  {kind}/{id}/tree/{rev}[/{folder}]        files with size, git oid, LFS sha256 and Xet hash
     POST {kind}/{id}/paths-info/{rev}             the same of some paths
     GET  {kind}/{id}/refs                         branches and tags
@@ -17,8 +18,8 @@ plain Git LFS (`xet=False`: batch, then PUT). What is spoken, all below `/api` u
     POST {kind}/{id}/preupload/{rev}              {files: [{path, size}]} -> "lfs" or "regular", and its oid
     GET  {kind}/{id}/xet-(read|write)-token/{rev}
     POST {kind}/{id}/commit/{rev}                 lines of JSON: header, file, lfsFile, deletedFile, deletedFolder
-    POST [datasets/]{id}.git/info/lfs/objects/batch, then PUT objects/{sha256}
-    GET, HEAD [datasets/]{id}/resolve/{rev}/{path}   with Range
+    POST [{kind}/]{id}.git/info/lfs/objects/batch, then PUT objects/{sha256}
+    GET, HEAD [{kind}/]{id}/resolve/{rev}/{path}     with Range; models have no {kind} in both
 
 {rev} is a sha, a branch or a tag. Errors carry `X-Error-Code`, by which the clients know them. Writing needs the token;
 a token that is wrong is refused everywhere.
@@ -46,6 +47,12 @@ import yaml
 LARGE = (".parquet", ".npy", ".png", ".safetensors", ".bin")
 """As in the `.gitattributes` of a new repository; other files are large from LARGE_BYTES on."""
 LARGE_BYTES = 10_000_000
+STATIC = {
+    "README.md": "---\ntitle: New\nsdk: static\n---\n\nCheck out the configuration reference\n",
+    "index.html": "<h1>Welcome to your static Space!</h1>\n",
+    "style.css": "body { padding: 2rem; }\n",
+}
+"""What a new static Space holds."""
 CUT = 0
 """Instead of a status: the connection is cut without an answer."""
 
@@ -351,12 +358,13 @@ def create(hub: Hub, request: Request, known: bool) -> Answer:
     kind, name = asked.get("type", "model") + "s", f"{owner}/{asked['name']}"
     if owner not in hub.owners:
         return refusal(403, "Forbidden", f'You don\'t have the rights to create a {kind[:-1]} under "{owner}"')
-    url = {"url": f"{hub.address}/{kind}/{name}" if kind == "datasets" else f"{hub.address}/{name}"}
+    url = {"url": f"{hub.address}/{name}" if kind == "models" else f"{hub.address}/{kind}/{name}"}
     if (kind, name) in hub.repos:
         return Answer(409, url | {"error": "You already created this repo"})
     repo = hub.repos[kind, name] = Repo(private=asked.get("visibility") == "private")
     attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE)
-    repo.commit({".gitattributes": hub.keep(".gitattributes", attributes.encode())}, "initial commit")
+    files = {".gitattributes": attributes} | (STATIC if asked.get("sdk") == "static" else {})
+    repo.commit({path: hub.keep(path, text.encode()) for path, text in files.items()}, "initial commit")
     return Answer(body=url)
 
 
@@ -389,7 +397,7 @@ def entry(path: str, file: File) -> dict[str, Any]:
 
 
 def info(hub: Hub, request: Request, repo: Repo, rev: str) -> Answer:
-    name = re.sub(r"/api/(models|datasets)/|/revision/.*", "", request.path)
+    name = re.sub(r"/api/(models|datasets|spaces)/|/revision/.*", "", request.path)
     siblings = [{"rfilename": path} for path in sorted(repo.revisions[rev])]
     body = {
         "_id": "0",
@@ -509,7 +517,7 @@ def resolve(hub: Hub, request: Request, repo: Repo, rev: str, path: str) -> Answ
     if file.large:
         headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(file.size)}
     if file.xet and hub.xet:
-        place = re.sub(r"^/(?!datasets/)", "/models/", request.path.split("/resolve/")[0])
+        place = re.sub(r"^/(?!datasets/|spaces/)", "/models/", request.path.split("/resolve/")[0])
         headers |= {"X-Xet-Hash": file.xet}
         headers |= {"Link": f'<{hub.address}/api{place}/xet-read-token/{rev}>; rel="xet-auth"'}
     content = (hub.store / file.sha256).read_bytes()
@@ -520,8 +528,8 @@ def resolve(hub: Hub, request: Request, repo: Repo, rev: str, path: str) -> Answ
     return Answer(200, content, headers)
 
 
-KIND = r"/api/(?P<kind>models|datasets)/(?P<id>[^/]+(?:/[^/]+)?)"
-PAGE = r"/(?P<kind>datasets/)?(?P<id>[^/]+(?:/[^/]+)?)"
+KIND = r"/api/(?P<kind>models|datasets|spaces)/(?P<id>[^/]+(?:/[^/]+)?)"
+PAGE = r"/(?P<kind>datasets/|spaces/)?(?P<id>[^/]+(?:/[^/]+)?)"
 REV = r"(?P<rev>refs/[^/]+/[^/]+|[^/]+)"
 ROUTES: list[tuple[str, Callable[..., Answer]]] = [
     (r"GET /api/whoami-v2", whoami),

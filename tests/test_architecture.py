@@ -140,7 +140,7 @@ def assigned(path: str) -> set[str]:
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
-@pytest.mark.parametrize("path", [f"benchmark/cli{part}.py" for part in ("", "_data", "_evaluate", "_push")])
+@pytest.mark.parametrize("path", [f"benchmark/cli{part}.py" for part in ("", "_data", "_evaluate", "_exchange", "_push")])
 def test_the_command_imports_nothing_of_ours_before_it_runs_but_errors(path: str) -> None:
     top = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
     found = {name for node in top for name in imports(node)}

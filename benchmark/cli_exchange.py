@@ -1,0 +1,59 @@
+"""`synrep results push | pull` and `synrep submit`: records from and to others."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+results = typer.Typer(help="Records on the Hub, in a dataset repository that many fill.", no_args_is_help=True)
+
+Repo = Annotated[str, typer.Argument(help="ORG/NAME of the dataset repository on the Hub.")]
+Results = Annotated[Path, typer.Option("--results", help="Folder that holds records/ and predictions/.")]
+
+
+@results.command()
+def push(
+    repo: Repo,
+    folder: Results = Path("results"),
+    private: Annotated[bool, typer.Option("--private", help="Only for those who may see the repository.")] = False,
+) -> None:
+    """Add the records here to those on the Hub, with a table of all of them; nothing there is replaced."""
+    from benchmark import exchange
+
+    commit = exchange.push(repo, folder, _problems, private=private, report=print)
+    print(f"{repo}@{commit}")
+    print(f'read it: datasets.load_dataset("{repo}", revision="{commit}")')
+
+
+@results.command()
+def pull(
+    repo: Repo,
+    folder: Results = Path("results"),
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
+) -> None:
+    """Add the records on the Hub to those here, each after a check; nothing here is replaced."""
+    from benchmark import exchange
+
+    exchange.pull(repo, folder, revision, report=print)
+    print(f"check them together: synrep validate {folder / 'records'}")
+
+
+def submit(
+    runs: Annotated[Path, typer.Argument(help="What --out of `synrep run` or `synrep evaluate` named.")],
+    folder: Results = Path("results"),
+) -> None:
+    """Check a run's records and copy them into this checkout, ready for a pull request."""
+    from benchmark import submit
+
+    if submit.submit(runs, folder, _problems, report=print):
+        print("next: synrep tables")
+        print(f"      git add {folder} && git commit -m 'Record ...'")
+        print("      push the branch and open a pull request; its template says what to fill in")
+
+
+def _problems(records: Path) -> Iterator[str]:
+    """By the rules of `synrep validate`."""
+    from benchmark import validate
+
+    return validate.problems(records)

@@ -1,0 +1,293 @@
+"""Records on the Hub, in a dataset repository that many fill, and the leaderboard page in a Space.
+
+The repository holds records and predictions by their paths in `results/` (`benchmark.entries`), all records as one
+table, and a card. Both directions add what is missing and never replace or delete a record: the same path with other
+content is a conflict, which is told and left alone.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import RepoFile, SpaceCardData
+
+from benchmark import atomic, entries, hub, predictions, records_table, results
+from benchmark.entries import Entry
+from benchmark.errors import UserError
+from benchmark.submit import ready
+
+Report = Callable[[str], None]
+"""Takes a line for the user."""
+Files = dict[str, RepoFile]
+T = TypeVar("T")
+
+TABLE, CARD, PAGE = "records.parquet", "README.md", "index.html"
+OWN = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.md"}
+"""Files that any repository may have."""
+MARK = "<!-- written by synrep site -->"
+"""By this a Space is known to be ours."""
+TEMPLATE, NEW = {CARD, PAGE, "style.css"}, "Welcome to your static Space!"
+"""What the Hub puts into a new static Space."""
+TEXT = 2**20
+"""Bytes of a file that is looked into."""
+THREADS = 8
+"""Downloads at a time; a record is small, so most of it is waiting."""
+
+
+def push(repo: str, folder: Path, check: entries.Check, *, private: bool, report: Report) -> str:
+    """Add the records and predictions below `folder` to a dataset repository in one commit, and compare what is there.
+
+    Returns:
+        The commit; the present one where nothing was missing.
+
+    Raises:
+        UserError: the folder does not keep the rules, the repository is of something else or holds other content under
+            one path, or the Hub refuses or cannot be reached. The lines before it say more.
+    """
+    place = hub.Repository.opened(repo, "dataset", writes=True)
+    found = ready(folder, check, report)
+    with place.explained():
+        place.create(private=private)
+    try:
+        return _push(place, found, folder, report)
+    except hub.Moved:
+        report(f"{place} was changed by somebody else meanwhile; comparing again")
+        return _push(place, found, folder, report)
+
+
+def _push(place: hub.Repository, found: Sequence[Entry], folder: Path, report: Report) -> str:
+    with place.explained(), tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary)
+        head = place.commit()
+        there = place.files(head)
+        if strange := sorted(path for path in there if not _is_ours(path)):
+            raise UserError(f"{place} holds {strange[0]}, which is of no record; choose a repository for records alone")
+        conflicts = list(_conflicts(place, head, there, found, folder))
+        for line in conflicts:
+            report(line)
+        if conflicts:
+            cure = "raise the experiment's version, or look at both by `synrep results pull --results` another folder"
+            raise UserError(f"{place} has {len(conflicts)} of these files with other content, nothing is sent; {cure}")
+        missing = {path: folder / path for one in found for path in one.files if path not in there}
+        records = {one.path: one.record for one in (*found, *_others(place, head, there, found, staged))}
+        atomic.write_bytes(staged / TABLE, records_table.parquet(records))
+        atomic.write_bytes(staged / CARD, records_table.card(place.name, records, TABLE).encode())
+        made = {path: staged / path for path in (TABLE, CARD)}
+        changed = {path: file for path, file in made.items() if not _holds(place, head, there, path, file)}
+        new = sum(one.path in missing for one in found)
+        if not missing and not changed:
+            report(f"{place} has all {len(found)} records; nothing to do")
+            return head
+        report(f"sending {new} new records to {place}, which then has {len(records)}")
+        return place.write({**missing, **changed}, f"{new} records of SynRep-Bench", head)
+
+
+def _is_ours(path: str) -> bool:
+    return path in {*OWN, TABLE, CARD} or path.startswith((f"{entries.RECORDS}/", f"{entries.PREDICTIONS}/"))
+
+
+def _conflicts(place: hub.Repository, head: str, there: Files, found: Sequence[Entry], folder: Path) -> Iterator[str]:
+    """A line for each record that is there with other content, or for other predictions of the same one."""
+    for one in found:
+        differing = [path for path in one.files if path in there and not hub.same(there[path], folder / path)]
+        if one.path in differing:
+            _require_small(there[one.path], results.LIMIT)
+            with tempfile.TemporaryDirectory() as temporary:
+                held = place.fetch(one.path, head, Path(temporary)).read_bytes()
+            if differs := entries.difference((folder / one.path).read_bytes(), held, (str(folder), place.name)):
+                yield f"{one.path}: {differs}"
+                continue
+        yield from (f"{path}: not the file that {one.path} names" for path in differing if path != one.path)
+
+
+def _others(place: hub.Repository, head: str, there: Files, found: Sequence[Entry], staged: Path) -> Iterator[Entry]:
+    """The repository's records that are not here."""
+    mine = {one.path for one in found}
+
+    def other(path: str) -> Entry:
+        _require_small(there[path], results.LIMIT)
+        place.fetch(path, head, staged)
+        try:
+            return entries.entry(staged, path)
+        except UserError as error:
+            raise UserError(f"{place} holds a broken record: {_named(error, staged)}") from None
+
+    return _side_by_side(other, [path for path in sorted(there) if _is_record(path) and path not in mine])
+
+
+def _holds(place: hub.Repository, head: str, there: Files, path: str, file: Path) -> bool:
+    """Whether the repository has this file; a table of another pyarrow is the same if its rows are."""
+    if path not in there or hub.same(there[path], file):
+        return path in there
+    if path != TABLE:
+        return False
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            held = pq.read_table(place.fetch(path, head, Path(temporary)))
+        except pa.ArrowException:
+            return False
+    return bool(held.equals(pq.read_table(file)))
+
+
+def pull(repo: str, folder: Path, revision: str, report: Report) -> int:
+    """Add a dataset repository's records and predictions at a revision to those below `folder`, each after a check.
+
+    What was added stays where it stops; the next call goes on.
+
+    Returns:
+        How many files are new.
+
+    Raises:
+        UserError: some records may not enter or are here with other content, when all others are added; the Hub
+            refuses or cannot be reached.
+    """
+    place = hub.Repository.opened(repo, "dataset", writes=False)
+    with place.explained(revision):
+        head = place.commit(revision)
+        there = place.files(head)
+        paths = [path for path in sorted(there) if _is_record(path)]
+        report(f"{place} at {head}: {len(paths)} records")
+        if not paths:
+            raise UserError(f"{place} holds no records at {revision}; choose another repository or revision")
+        taken = list(_side_by_side(lambda path: _take(place, head, there, path, folder), paths))
+    left = [line for one in taken for line in one.left]
+    for line in left:
+        report(line)
+    new = sum(one.new for one in taken)
+    same = sum(not one.new and not one.left for one in taken)
+    report(f"{new} files are new in {folder}; {same} of {len(paths)} records were there")
+    if left:
+        raise UserError(f"{len(left)} files of {place} (there) were left alone, see above; all others are in {folder}")
+    return new
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What became of a record: how many files are new, and why others were left alone."""
+
+    new: int = 0
+    left: tuple[str, ...] = ()
+
+
+def _take(place: hub.Repository, head: str, there: Files, path: str, folder: Path) -> _Taken:
+    """Bring one record and its predictions, check them, and add what is missing."""
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary)
+        try:
+            source = folder if (folder / path).is_file() and hub.same(there[path], folder / path) else staged
+            if source == staged:
+                _require_small(there[path], results.LIMIT)
+                place.fetch(path, head, staged)
+            one = entries.entry(source, path)
+            compared = entries.compare(one, source, folder, (place.name, str(folder)))
+            if compared.conflicts:
+                return _Taken(left=compared.conflicts)
+            for file in compared.missing:
+                if file not in there:
+                    raise UserError(f"{file} is missing, but {path} names it")
+                _require_small(there[file], predictions.LIMIT)
+                if file != path:
+                    place.fetch(file, head, staged)
+            entries.require_predictions(one, staged, compared.missing)
+        except UserError as error:
+            return _Taken(left=(_named(error, staged),))
+        entries.copy({file: one.files[file] for file in compared.missing}, staged, folder)
+    return _Taken(new=len(compared.missing))
+
+
+def _is_record(path: str) -> bool:
+    return entries.RECORD.fullmatch(path) is not None
+
+
+def _require_small(file: RepoFile, limit: int) -> None:
+    if file.size > limit:
+        raise UserError(f"{file.path} has {file.size:,} bytes, wanted at most {limit:,}")
+
+
+def _named(error: UserError, staged: Path) -> str:
+    """What is wrong with a file, by its path in the repository."""
+    return str(error).replace(f"{staged}/", "")
+
+
+def _side_by_side(work: Callable[[str], T], paths: Sequence[str]) -> Iterator[T]:
+    """What `work` gives for each path, in order; the first failure stops those that have not begun."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        yield from pool.map(work, paths)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def publish_space(folder: Path, repo: str, report: Report) -> str:
+    """Make a static Space show the site in `folder`, in one commit, and compare what is there.
+
+    Returns:
+        The commit; the present one where nothing changed.
+
+    Raises:
+        UserError: the folder is no site, the Space is of something else, or the Hub refuses or cannot be reached.
+    """
+    site = _site(folder)
+    place = hub.Repository.opened(repo, "space", writes=True)
+    with place.explained(), tempfile.TemporaryDirectory() as temporary:
+        card = Path(temporary) / "site" / CARD
+        atomic.write_bytes(card, _space_card().encode())
+        place.create()
+        head = place.commit()
+        there = place.files(head)
+        _require_ours(place, head, there)
+        files = {**site, CARD: card}
+        changed = {path: file for path, file in files.items() if path not in there or not hub.same(there[path], file)}
+        gone = sorted(path for path in there if path not in files and path not in OWN)
+        if not changed and not gone:
+            report(f"{place} shows this site already; nothing to do")
+            return head
+        report(f"sending {len(changed)} files to {place}")
+        return place.write(changed, "The leaderboard of SynRep-Bench", head, gone)
+
+
+def _site(folder: Path) -> dict[str, Path]:
+    """Path in the Space -> file."""
+    if not (folder / PAGE).is_file():
+        raise UserError(f"{folder} holds no {PAGE}; name the folder that `synrep site` wrote")
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise UserError(f"{path} is a link; put the file itself in its place")
+        if path.is_file() and not path.name.startswith("."):
+            found[path.relative_to(folder).as_posix()] = path
+    return found
+
+
+def _space_card() -> str:
+    data = SpaceCardData(
+        title="SynRep-Bench",
+        emoji="📊",
+        colorFrom="indigo",
+        colorTo="green",
+        sdk="static",
+        app_file=PAGE,
+        pinned=False,
+        license="apache-2.0",
+        short_description="Representations learned from synthetic images",
+        tags=["synrep-bench", "leaderboard"],
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{MARK}\n\nThe page is made from records; changes here are overwritten.\n"
+
+
+def _require_ours(place: hub.Repository, head: str, there: Files) -> None:
+    """The Space is empty, as the Hub made it, or holds a site of ours."""
+    files = there.keys() - OWN
+    with tempfile.TemporaryDirectory() as temporary:
+        for path, mark in ((CARD, MARK), (PAGE, NEW)):
+            if path in files and there[path].size < TEXT:
+                content = place.fetch(path, head, Path(temporary)).read_text(encoding="utf-8", errors="replace")
+                if mark in content and (path == CARD or files <= TEMPLATE):
+                    return
+    if files:
+        raise UserError(f"{place} holds something else ({', '.join(sorted(files)[:5])}); choose another name")

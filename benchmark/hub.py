@@ -1,0 +1,168 @@
+"""A repository on the Hub: its files at a commit, one commit of ours, and the client's errors as one line each."""
+
+import contextlib
+import errno
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    RepoFile,
+    constants,
+    errors,
+    get_token,
+)
+from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # listed by its stub alone
+from huggingface_hub.utils.sha import git_hash
+
+from benchmark.errors import UserError
+
+NAME = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9][\w.-]*/\w([\w.-]*\w)?", re.ASCII)
+AGAIN = "run again: what was transferred is kept"
+
+
+class Moved(UserError):
+    """Somebody else made a commit since the files were listed; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A dataset or a Space."""
+
+    api: HfApi
+    name: str
+    kind: str
+    """`dataset` or `space`."""
+
+    @classmethod
+    def opened(cls, name: str, kind: str, *, writes: bool) -> Self:
+        """With the user's token, which writing needs; nothing is asked of the Hub yet.
+
+        Raises:
+            UserError: no ORG/NAME in the Hub's letters, no network wanted, or no token.
+        """
+        if not NAME.fullmatch(name):
+            found = " ".join(name.split())
+            raise UserError(f"wanted the {kind}'s name on the Hub as ORG/NAME, found {found!r}")
+        if constants.HF_HUB_OFFLINE:
+            raise UserError(f"HF_HUB_OFFLINE=1 keeps everything off the network; unset it (wanted: {kind} {name})")
+        token = get_token()
+        if writes and not token:
+            raise UserError(f"writing to {kind} {name} needs a token; run `hf auth login` or set HF_TOKEN")
+        disable_progress_bars()  # one bar for each of thousands of small files says nothing
+        return cls(HfApi(token=token), name, kind)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+    def create(self, *, private: bool = False) -> None:
+        """Make it where it is not there; a Space is a static one.
+
+        Raises:
+            UserError: it is to be private and is public.
+        """
+        sdk = "static" if self.kind == "space" else None
+        self.api.create_repo(self.name, repo_type=self.kind, private=private, exist_ok=True, space_sdk=sdk)
+        if private and not self.api.repo_info(self.name, repo_type=self.kind).private:
+            raise UserError(f"{self} is to be private, but it exists and is public; choose another name")
+
+    def commit(self, revision: str = "main") -> str:
+        """The commit that a branch, a tag or a commit is."""
+        return str(self.api.repo_info(self.name, repo_type=self.kind, revision=revision).sha)
+
+    def files(self, commit: str) -> dict[str, RepoFile]:
+        """Path -> what the Hub says of the file."""
+        listed = self.api.list_repo_tree(self.name, repo_type=self.kind, revision=commit, recursive=True)
+        return {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
+
+    def fetch(self, path: str, commit: str, folder: Path) -> Path:
+        """Bring a file below `folder`, to the path that it has in the repository."""
+        fetched = self.api.hf_hub_download(self.name, path, repo_type=self.kind, revision=commit, local_dir=folder)
+        return Path(fetched)
+
+    def write(self, files: Mapping[str, Path], message: str, parent: str, gone: Iterable[str] = ()) -> str:
+        """Write and delete files in one commit on top of `parent`, and compare what is there then; the commit.
+
+        Raises:
+            UserError: the Hub holds something else afterwards.
+        """
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [*map(CommitOperationDelete, gone)]
+        operations += [CommitOperationAdd(path, file) for path, file in files.items()]
+        commit = str(
+            self.api.create_commit(
+                self.name, operations, repo_type=self.kind, commit_message=message, parent_commit=parent
+            ).oid
+        )
+        there = self.files(commit)
+        for path, file in files.items():
+            if path not in there or not same(there[path], file):
+                raise UserError(f"{path} in {self} at {commit} is not what was sent; run again to send it anew")
+        return commit
+
+    @contextlib.contextmanager
+    def explained(self, revision: str = "main") -> Iterator[None]:
+        """Turn what the client raises into one line; what is not known stays as it is.
+
+        Raises:
+            Moved: a commit was made meanwhile.
+            UserError: the Hub refuses, cannot be reached, or has no such thing.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None:
+                if line := _line(cause, str(self), revision):
+                    raise (Moved if _status(cause) == 412 else UserError)(line) from None
+                cause = cause.__cause__ or cause.__context__
+            raise
+
+
+def same(there: RepoFile, file: Path) -> bool:
+    """Whether the Hub holds a file's content, by the checksum that it lists."""
+    content = file.read_bytes()
+    return there.lfs.sha256 == hashlib.sha256(content).hexdigest() if there.lfs else there.blob_id == git_hash(content)
+
+
+def _line(error: BaseException, what: str, revision: str) -> str | None:  # noqa: C901, PLR0911
+    """What to tell of an error; None where another one in its chain may say more."""
+    text, status = str(error), _status(error)
+    match error:
+        case errors.GatedRepoError():
+            return f"{what} is gated; ask for access on its page, then run `hf auth login` or set HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            return f"{what} has no revision {revision}, or no longer; its page lists those that it has"
+        case errors.HfHubHTTPError() if status == 401 and "Invalid credentials" in text:
+            return f"the Hub does not know this token; run `hf auth login` or set HF_TOKEN (wanted: {what})"
+        case errors.RepositoryNotFoundError():
+            return f"there is no {what}, or this token may not see it; check the name, or run `hf auth login`"
+        case errors.HfHubHTTPError() if status in (401, 403):
+            return f"this token may not do that to {what}; take one with the right to write to it"
+        case errors.HfHubHTTPError() if status == 412:
+            return f"{what} was changed by somebody else meanwhile; run again"
+        case errors.HfHubHTTPError() if status == 429 or status >= 500:
+            return f"the Hub answers {status} for {what}, also after several tries; {AGAIN}"
+        case errors.HfHubHTTPError():
+            return f"the Hub answers {status} for {what}: {(text.splitlines() or [''])[-1][:300]}"
+        case OSError() if error.errno == errno.ENOSPC or "No space left" in text:
+            return f"the disk is full; free some space and {AGAIN}"
+        case ValueError() if text.startswith("Invalid metadata in README.md"):
+            return f"the Hub refuses the card of {what}: {' '.join(text.splitlines()[1:])[:300]}"
+        case ConnectionError() | TimeoutError():
+            return f"the Hub cannot be reached for {what}; check the network and {AGAIN}"
+    if type(error).__module__.startswith("httpx"):
+        return f"the Hub cannot be reached for {what}; check the network and {AGAIN}"
+    return None
+
+
+def _status(error: BaseException) -> int:
+    """Of an answer, or 0."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0))

@@ -1,0 +1,77 @@
+"""The outcome of a run goes below `results/` of a checkout, from which it is proposed by a pull request."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from benchmark import entries
+from benchmark.errors import UserError
+
+Report = Callable[[str], None]
+"""Takes a line for the user."""
+
+
+def submit(runs: Path, target: Path, check: entries.Check, report: Report) -> int:
+    """Check the records and predictions below `runs` and copy those that `target` has not; all of them or none.
+
+    Returns:
+        How many records are new.
+
+    Raises:
+        UserError: there are none, or something may not enter; the lines before it say what.
+    """
+    if not (target / entries.RECORDS).is_dir():
+        raise UserError(
+            f"there is no {target / entries.RECORDS}; run in the checkout, or name its results by --results"
+        )
+    found = ready(runs, check, report)
+    compared = [entries.compare(one, runs, target, (str(runs), str(target))) for one in found]
+    conflicts = [line for one in compared for line in one.conflicts]
+    cure = "raise the experiment's version, or leave out what is there"
+    _refuse(conflicts, f"{runs} and {target} have other content under one path; {cure}", report)
+    sums = {path: sha256 for one in found for path, sha256 in one.files.items()}
+    paths = sorted((path for one in compared for path in one.missing), key=lambda path: path.startswith("records/"))
+    files = {path: sums[path] for path in paths}
+    if files:
+        together = list(_together(files, runs, target, check))
+        _refuse(together, f"{runs} does not fit what is in {target}; mend the lines above", report)
+        entries.copy(files, runs, target)
+    new = sum(one.path in files for one in found)
+    ignored = len(entries.others(runs, found))
+    report(f"{new} records are new in {target}, {len(found) - new} were there; {ignored} other files are ignored")
+    return new
+
+
+def ready(folder: Path, check: entries.Check, report: Report) -> list[entries.Entry]:
+    """The entries of a folder that keeps all rules.
+
+    Raises:
+        UserError: it has no records, or does not keep them; the lines before it say what.
+    """
+    found, problems = entries.collected(folder, check)
+    _refuse(problems, f"{folder} does not keep the rules; mend the lines above", report)
+    if not found:
+        raise UserError(f"no records in {folder / entries.RECORDS}; name the folder that --out named when it was run")
+    return found
+
+
+def _refuse(lines: list[str], what: str, report: Report) -> None:
+    for line in lines:
+        report(line)
+    if lines:
+        raise UserError(f"{len(lines)} problem{'s' * (len(lines) > 1)}, nothing was taken: {what}")
+
+
+def _together(files: Mapping[str, str], runs: Path, target: Path, check: entries.Check) -> Iterator[str]:
+    """What would be wrong with `target` if it had the new files, by their own paths."""
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary)
+        for part in (entries.RECORDS, entries.PREDICTIONS):
+            if (target / part).is_dir():
+                shutil.copytree(target / part, staged / part, symlinks=True)
+        entries.copy(files, runs, staged)
+        named = re.compile(re.escape(f"{staged}/") + r"([^\s:;,]*)")
+        for line in check(staged / entries.RECORDS):
+            yield named.sub(lambda match: str((runs if match[1] in files else target) / match[1]), line)
