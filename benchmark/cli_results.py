@@ -1,5 +1,8 @@
-"""`synrep tables`, `synrep validate`: what comes out of records."""
+"""`synrep tables`, `synrep validate`, `synrep results migrate`: what comes out of records, and whether they hold."""
 
+import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +28,7 @@ def tables(
     from benchmark.tables._material import Material
 
     groups: dict[str, list[Record]] = {}
-    for record in results.read_all(records):
+    for record in results.read_all(records, report=tell):
         groups.setdefault(record.experiment.name.split("/")[0], []).append(record)
     pairs = Pairs.beside(records)
     for group, found in groups.items():
@@ -42,8 +45,60 @@ def tables(
         pairs.save()
 
 
-def validate(records: Annotated[Path, typer.Argument(help="Folder of records.")]) -> None:
-    """Check every record in a folder by the rules that tables rely on."""
-    from benchmark import results
+def validate(path: Annotated[Path, typer.Argument(help="Folder of records, or one that holds records/.")]) -> None:
+    """Check records as CI does: each by itself, all together, and against the predictions beside them."""
+    from benchmark import validate
 
-    print(f"{records}: {len(results.read_all(records))} valid records")
+    records = path / "records" if (path / "records").is_dir() else path
+    found = list(problems(records))
+    for problem in found:
+        print(problem)
+    if found:
+        count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
+        raise UserError(f"{count} in {records}; mend or remove what is named, nothing was changed")
+    print(f"{records}: {validate.counts(records)}")
+
+
+def problems(records: Path) -> Iterator[str]:
+    """What is wrong with a folder of records, a line each; official runs must be as this code declares them."""
+    from benchmark import validate
+
+    return validate.problems(records, _declared)
+
+
+def migrate(
+    records: Annotated[Path, typer.Argument(help="Folder of records of schema 2, with predictions/ beside it.")],
+    out: Annotated[Path, typer.Option(help="Folder for the new records/ and predictions/.")],
+) -> None:
+    """Make records of this schema from older ones, in another folder; nothing that was measured changes."""
+    from benchmark import migrate
+
+    count = migrate.migrate(records, out)
+    print(f"{out}: {count} records; check them: synrep validate {out / 'records'}")
+
+
+def tell(line: str) -> None:
+    """A note that is no part of the output."""
+    print(line, file=sys.stderr)
+
+
+def _declared(record: "Record") -> str | None:
+    """The fingerprint that this code declares for the official run of that name and version, if there is one.
+
+    The revision of a dataset whose captions are not on this machine is not known, nor the fingerprint of its runs.
+    """
+    own = record.experiment
+    return _fingerprints(own.name.split("/")[0]).get((own.name, own.version))
+
+
+@cache
+def _fingerprints(comparison: str) -> dict[tuple[str, int], str]:
+    from benchmark import results
+    from benchmark.experiments import _find, _sizes
+
+    try:
+        found = _find.find(comparison)
+    except UserError:
+        return {}
+    known = (experiment for experiment in found if experiment.revision != _sizes.UNPREPARED)
+    return {(experiment.name, experiment.version): results.fingerprint(experiment) for experiment in known}

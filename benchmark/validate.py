@@ -40,14 +40,15 @@ def problems(records: Path, official: Official = lambda _: None) -> Iterator[str
     paths = [path for path in sorted(records.rglob("*.json")) if not path.is_symlink()]
     if not paths:
         raise UserError(f"no records in {records}; run an experiment first or name another folder")
+    folder = records.parent / "predictions"
     found: Found = []
+    used = set()
     for path in paths:
         try:
             found.append((path, results.read(path)))
         except UserError as error:
             yield str(error)
-    folder = records.parent / "predictions"
-    used = set()
+            used |= set((folder / path.relative_to(records).with_suffix("")).glob("*"))
     for path, record in found:
         own = path_of(record)
         if path != records / own:
@@ -62,6 +63,13 @@ def problems(records: Path, official: Official = lambda _: None) -> Iterator[str
     yield from strays(folder, {".parquet"}, used)
     yield from _together(found)
     yield from _chain(records.parent, found)
+
+
+def counts(records: Path) -> str:
+    """How much there is in a folder that has no problems."""
+    number = len(list(records.rglob("*.json")))
+    scored = len(list((records.parent / "predictions").rglob("*.parquet")))
+    return f"{number:,} valid record{'s' if number != 1 else ''}, scored again from {scored:,} predictions files"
 
 
 def path_of(record: Record) -> Path:

@@ -222,7 +222,7 @@ def test_tables_are_written_printed_and_checked(records: Path, synrep: Synrep) -
     code, shown, _ = synrep("tables", "--records", records, "--out", out)
     assert code == 0
     written = sorted(out.rglob("*.md"))
-    assert [path.name for path in written] == ["linear_probe.synrep.md"]
+    assert [path.name for path in written] == ["linear_probe.synrep.md", "ranking_linear_probe.synrep.md"]
     assert written[0].read_text() in shown
     assert synrep("tables", "--records", records, "--out", out, "--check")[0] == 0
     written[0].write_text(written[0].read_text().replace("70", "71"))

@@ -120,7 +120,7 @@ def test_predictions_that_are_not_those_of_the_record_are_refused(tmp_path: Path
     path = tmp_path / "predictions/pretrained/b/1/0/share.plain/coin.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"x")
-    with pytest.raises(UserError, match=r"b/1/0/share.plain/coin.parquet is missing or not the file of its record"):
+    with pytest.raises(UserError, match=r"b/1/0/share.plain/coin.parquet is not the file of its record"):
         list(differences(*pair, [("share", Share())]))
     path.unlink()
     with pytest.raises(UserError, match="is missing"):

@@ -96,11 +96,11 @@ def with_score(**changes: Any) -> Scores:
 
 
 def spoiled(tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> Path:
-    """A record's file after `spoil` had its way with the JSON."""
+    """A record's file after `spoil` had its way with the JSON and sealed it anew."""
     path = tmp_path / "spoiled.json"
     content = make().model_dump(mode="json")
     spoil(content)
-    path.write_text(json.dumps(content))
+    results.write_sealed(path, content)
     return path
 
 

@@ -12,20 +12,35 @@ import pytest
 from benchmark.errors import UserError
 from benchmark.interfaces import DatasetIdentity, Score, Skipped
 from benchmark.results import Record
-from benchmark.tables import few_shot, linear_probe
-from benchmark.tables._render import (
-    NO_VALUE,
-    Cell,
-    Table,
-    build_tables,
-    check_tables,
-    csv,
-    latex,
-    markdown,
-    write_tables,
-)
+from benchmark.tables import _render, few_shot, linear_probe, ranking
+from benchmark.tables._material import Material
+from benchmark.tables._render import NO_VALUE, Cell, Table, csv, latex, markdown
+from tests.tables.differences import Known
 
 Make = Callable[..., Any]
+
+
+def material(records: Sequence[Record], half: float = 0.02) -> Material:
+    """Records, and paired differences that are known to within `half`."""
+    return Material(records, Known(half))
+
+
+def probe(records: Sequence[Record], half: float = 0.02) -> Table:
+    return linear_probe.build(material(records, half))
+
+
+def build_tables(records: Sequence[Record]) -> dict[str, Table]:
+    """All tables but the rankings, which are tried on their own."""
+    built = _render.build_tables(material(records))
+    return {name: table for name, table in built.items() if not name.startswith("ranking_")}
+
+
+def write_tables(records: Sequence[Record], out: Path) -> list[Path]:
+    return _render.write(_render.files(material(records)), out)
+
+
+def check_tables(records: Sequence[Record], out: Path) -> list[str]:
+    return _render.check(_render.files(material(records)), out)
 
 
 def row(table: Table, label: str) -> dict[str, Cell]:
@@ -54,7 +69,7 @@ def smoke(record: Make, measured: Make) -> list[Record]:
 
 
 def test_mean_and_sample_standard_deviation_over_seeds(smoke: list[Record]) -> None:
-    table = linear_probe.build(smoke)
+    table = probe(smoke)
     values = np.array([0.912, 0.934, 0.921]) * 100
     cells = row(table, "stablerep")
     assert cells["digits"].text.startswith(f"{values.mean():.1f} ± {values.std(ddof=1):.1f}")
@@ -65,7 +80,7 @@ def test_mean_and_sample_standard_deviation_over_seeds(smoke: list[Record]) -> N
 
 def test_one_seed_shows_half_of_the_interval(record: Make, measured: Make) -> None:
     scores = dataclasses.replace(measured(0.5), scores={"top1": Score(0.5, 360, 0.42, 0.6)})
-    table = linear_probe.build([record("clip", {"digits": scores})])
+    table = probe([record("clip", {"digits": scores})])
     assert row(table, "clip")["digits"].text == "50.0 ± 9.0"
     assert any("one seed: half of the 95 % interval" in note for note in table.footnotes)
     assert not any("over seeds" in note for note in table.footnotes)
@@ -74,34 +89,48 @@ def test_one_seed_shows_half_of_the_interval(record: Make, measured: Make) -> No
 def test_rows_are_alphabetical_with_untrained_chance_and_n_last(
     smoke: list[Record], record: Make, measured: Make
 ) -> None:
-    table = linear_probe.build([record("vicreg", {"digits": measured(0.5)}), *smoke])
+    table = probe([record("vicreg", {"digits": measured(0.5)}), *smoke])
     assert [cells[0].text for cells in table.rows] == ["clip", "stablerep", "vicreg", "untrained", "chance", "n"]
     assert row(table, "chance")["digits"].text == "10.0"
     assert row(table, "n")["digits"].text == "360"
 
 
 def test_the_best_mean_is_bold_and_no_other(smoke: list[Record]) -> None:
-    assert bold(linear_probe.build(smoke), "digits") == ["clip"]
-    assert "**93.0 ± 2.0**" in markdown(linear_probe.build(smoke))
-    assert r"\textbf{93.0 $\pm$ 2.0}" in latex(linear_probe.build(smoke))
+    table = probe(smoke, half=0.005)
+    assert bold(table, "digits") == ["clip"]
+    assert "**93.0 ± 2.0**" in markdown(table)
+    assert r"\textbf{93.0 $\pm$ 2.0}" in latex(table)
 
 
-def test_means_shown_as_the_same_number_are_all_bold(record: Make, measured: Make) -> None:
-    scores = {"clip": 0.93, "mae": 0.9304, "simclr": 0.9289}
-    table = linear_probe.build([record(name, {"digits": measured(value)}) for name, value in scores.items()])
-    assert bold(table, "digits") == ["clip", "mae"]
+def starred(table: Table) -> list[str]:
+    return [cells[0].text for cells in table.rows if cells[2].text.endswith("*")]
 
 
-def test_a_star_marks_what_the_test_sample_cannot_tell_from_the_best(record: Make, measured: Make) -> None:
+def test_the_best_is_bold_only_where_the_paired_interval_tells_it_from_every_other(
+    record: Make, measured: Make
+) -> None:
     scores = {"clip": 0.93, "mae": 0.90, "simclr": 0.88}
-    table = linear_probe.build([record(name, {"digits": measured(value)}) for name, value in scores.items()])
-    starred = [cells[0].text for cells in table.rows if cells[2].text.endswith("*")]
-    assert starred == ["mae"], "0.90 + 0.02 reaches 0.93 - 0.02, 0.88 + 0.02 does not"
-    assert any(note.startswith("*") for note in table.footnotes)
+    records = [record(name, {"digits": measured(value)}) for name, value in scores.items()]
+    assert (bold(probe(records, 0.029), "digits"), starred(probe(records, 0.029))) == (["clip"], [])
+    assert (bold(probe(records, 0.031), "digits"), starred(probe(records, 0.031))) == ([], ["clip", "mae"])
+    assert any(note.startswith("*") for note in probe(records, 0.031).footnotes)
+    assert not any(note.startswith("*") for note in probe(records, 0.029).footnotes)
+
+
+def test_an_interval_that_ends_at_zero_is_a_tie(record: Make, measured: Make) -> None:
+    records = [record(name, {"digits": measured(value)}) for name, value in (("clip", 0.75), ("mae", 0.5))]
+    assert (bold(probe(records, 0.25), "digits"), starred(probe(records, 0.25))) == ([], ["clip", "mae"])
+
+
+def test_nothing_is_marked_where_a_difference_is_not_known(record: Make, measured: Make) -> None:
+    records = [record(name, {"digits": measured(value)}) for name, value in (("clip", 0.9), ("mae", 0.5))]
+    table = linear_probe.build(Material(records))
+    assert (bold(table, "digits"), starred(table)) == ([], [])
+    assert any("not known: it takes the predictions" in note for note in table.footnotes)
 
 
 def test_a_dataset_that_nobody_was_measured_on_is_a_footnote_with_its_reason(smoke: list[Record]) -> None:
-    table = linear_probe.build(smoke)
+    table = probe(smoke)
     assert "cifar10" not in table.columns
     assert [n for n in table.footnotes if "mirror" in n] == ["Not measured: cifar10: cifar10 is not in the mirror."]
 
@@ -109,13 +138,13 @@ def test_a_dataset_that_nobody_was_measured_on_is_a_footnote_with_its_reason(smo
 def test_a_skipped_dataset_is_a_dash_with_its_reason_once(record: Make, measured: Make) -> None:
     gap = {"digits": measured(0.5), "cifar10": Skipped("not in the mirror")}
     able = record("mae", {"digits": measured(0.5), "cifar10": measured(0.5)})
-    table = linear_probe.build([record("clip", gap), record("simclr", gap), able])
+    table = probe([record("clip", gap), record("simclr", gap), able])
     assert {row(table, label)["cifar10"].text for label in ("clip", "simclr")} == {dash("a")}
     assert [note for note in table.footnotes if "mirror" in note] == ["(a) not in the mirror"]
 
 
 def test_different_reasons_get_different_letters(record: Make, measured: Make) -> None:
-    table = linear_probe.build(
+    table = probe(
         [
             record("clip", {"digits": Skipped("first")}),
             record("mae", {"digits": Skipped("second")}),
@@ -132,7 +161,7 @@ def test_different_reasons_get_different_letters(record: Make, measured: Make) -
 
 
 def test_a_seed_without_the_dataset_is_told(record: Make, measured: Make) -> None:
-    table = linear_probe.build(
+    table = probe(
         [
             record("clip", {"digits": measured(0.5)}, seed=0),
             record("clip", {"digits": measured(0.6)}, seed=1),
@@ -144,7 +173,7 @@ def test_a_seed_without_the_dataset_is_told(record: Make, measured: Make) -> Non
 
 
 def test_footnotes_say_protocol_training_and_dataset(smoke: list[Record]) -> None:
-    notes = "\n".join(linear_probe.build(smoke).footnotes)
+    notes = "\n".join(probe(smoke).footnotes)
     assert f"evaluation linear_probe, version 1, preset synrep, hash {smoke[0].evaluation.protocol[:12]}" in notes
     assert "shots 5" in notes
     assert "6,000 views for every trained method, on synrep-bench/scenes @ 1.0" in notes
@@ -153,7 +182,7 @@ def test_footnotes_say_protocol_training_and_dataset(smoke: list[Record]) -> Non
 
 def test_methods_trained_on_other_data_are_told_apart(record: Make, measured: Make) -> None:
     scores = {"digits": measured(0.5)}
-    notes = linear_probe.build([record("clip", scores), record("mae", scores, dataset="synrep-bench/real")]).footnotes
+    notes = probe([record("clip", scores), record("mae", scores, dataset="synrep-bench/real")]).footnotes
     assert any("synrep-bench/real @ 1.0 (mae); synrep-bench/scenes @ 1.0 (clip)" in note for note in notes)
 
 
@@ -164,13 +193,14 @@ def test_two_experiments_of_one_method_are_two_rows(record: Make, measured: Make
         record("mae", {"digits": measured(0.6)}),
         record("mae", {"digits": measured(0.7)}, version=2),
     ]
-    labels = [cells[0].text for cells in linear_probe.build(records).rows]
+    labels = [cells[0].text for cells in probe(records).rows]
     assert labels == ["ablations/clip-text", "smoke/clip", "mae v1", "mae v2", "chance", "n"]
 
 
 def test_the_same_records_give_the_same_bytes(smoke: list[Record], tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in write_tables(smoke, tmp_path)}
-    assert set(files) == {"linear_probe.synrep.md", "linear_probe.synrep.csv", "linear_probe.synrep.tex"}
+    tables = ("linear_probe.synrep", "ranking_linear_probe.synrep")
+    assert set(files) == {f"{name}.{ending}" for name in tables for ending in ("md", "csv", "tex")}
     for seed in range(5):
         shuffled = random.Random(seed).sample(smoke, len(smoke))
         results = [record.model_copy(update={"results": dict(reversed(record.results.items()))}) for record in shuffled]
@@ -183,12 +213,12 @@ def test_dates_and_machines_do_not_show(smoke: list[Record]) -> None:
         record.model_copy(update={"created": record.created.replace(year=1999), "seconds": {"probe": 3.0}})
         for record in smoke
     ]
-    assert markdown(linear_probe.build(elsewhere)) == markdown(linear_probe.build(smoke))
+    assert markdown(probe(elsewhere)) == markdown(probe(smoke))
 
 
 def refused(records: Sequence[Record], what: str) -> None:
     with pytest.raises(UserError, match=what) as caught:
-        linear_probe.build(records)
+        probe(records)
     assert "smoke/clip" in str(caught.value)
 
 
@@ -200,7 +230,7 @@ def test_presets_versions_and_knobs_do_not_mix(record: Make, measured: Make, kno
     others = ((Later(), "versions"), (knobs(preset="lgssl"), "presets"), (knobs(shots=1), "protocol hashes"))
     for protocol, what in others:
         refused([first, record("mae", {"digits": measured(0.5)}, protocol=protocol)], what)
-    linear_probe.build([first, record("mae", {"digits": measured(0.5)}, protocol=knobs(datasets=("digits",)))])
+    probe([first, record("mae", {"digits": measured(0.5)}, protocol=knobs(datasets=("digits",)))])
 
 
 @pytest.mark.parametrize(
@@ -218,7 +248,7 @@ def test_datasets_that_differ_do_not_mix(record: Make, measured: Make, change: d
     other: DatasetIdentity = dataclasses.replace(same.dataset, **change)
     changed = dataclasses.replace(same, dataset=other)
     refused([record("clip", {"digits": same}), record("mae", {"digits": changed})], what)
-    linear_probe.build([record("clip", {"digits": same}), record("mae", {"other": changed})])
+    probe([record("clip", {"digits": same}), record("mae", {"other": changed})])
 
 
 def test_scores_of_another_kind_do_not_mix(record: Make, measured: Make) -> None:
@@ -230,7 +260,7 @@ def test_scores_of_another_kind_do_not_mix(record: Make, measured: Make) -> None
 def test_only_untrained_may_differ_in_views(record: Make, measured: Make) -> None:
     scores = {"digits": measured(0.5)}
     refused([record("clip", scores), record("mae", scores, views=12000)], "views")
-    linear_probe.build([record("clip", scores), record("untrained", scores, views=12000)])
+    probe([record("clip", scores), record("untrained", scores, views=12000)])
 
 
 def test_seeds_of_two_configurations_do_not_mix(record: Make, measured: Make) -> None:
@@ -246,8 +276,8 @@ def test_one_seed_counts_once(record: Make, measured: Make) -> None:
 def test_each_table_takes_its_own_evaluation(record: Make, measured: Make, smoke: list[Record]) -> None:
     records = [*smoke, record("clip", {"digits": measured(0.7, name="accuracy", n=600)}, evaluation="few_shot")]
     assert set(build_tables(records)) == {"linear_probe.synrep", "few_shot.synrep"}
-    assert row(few_shot.build(records), "clip")["digits"].text == "70.0 ± 2.0"
-    assert row(few_shot.build(records), "n")["digits"].text == "600"
+    assert row(few_shot.build(material(records)), "clip")["digits"].text == "70.0 ± 2.0"
+    assert row(few_shot.build(material(records)), "n")["digits"].text == "600"
     assert build_tables([]) == {}
 
 
@@ -283,14 +313,15 @@ def test_check_names_stale_missing_and_extra_files(smoke: list[Record], tmp_path
     (tmp_path / "knn.csv").write_text("method\n")
     name = "linear_probe.synrep"
     assert check_tables(smoke, tmp_path) == [f"missing: {name}.tex", "extra: knn.csv", f"stale: {name}.md"]
-    assert check_tables(smoke[:-1], tmp_path)[-2:] == [f"stale: {name}.csv", f"stale: {name}.md"]
+    stale = [line for line in check_tables(smoke[:-1], tmp_path) if "ranking" not in line]
+    assert stale[-2:] == [f"stale: {name}.csv", f"stale: {name}.md"]
     with pytest.raises(UserError, match="no folder"):
         check_tables(smoke, tmp_path / "none")
 
 
 def test_text_cannot_break_out_of_its_cell(record: Make, measured: Make) -> None:
     evil = "a | b\n# <script>`x`</script> [l](u) *s* $x$ 50% & c_d {e} \\"
-    table = linear_probe.build([record("clip", {"digits": measured(0.5), evil: Skipped(evil)})])
+    table = probe([record("clip", {"digits": measured(0.5), evil: Skipped(evil)})])
     page = markdown(table)
     grid = [line for line in page.splitlines() if line.startswith("|")]
     unescaped = {line.replace(r"\|", "").count("|") for line in grid}
@@ -305,16 +336,48 @@ def test_text_cannot_break_out_of_its_cell(record: Make, measured: Make) -> None
 def test_datasets_that_are_not_on_the_machine_share_a_footnote(record: Make, measured: Make) -> None:
     absent = Skipped("dataset org/x is neither in data/ nor in $SYNREP_DATA; get it")
     scores = {"digits": measured(0.5), "cars": absent, "pets": absent, "stl10": Skipped("row 3 is broken")}
-    notes = linear_probe.build([record("clip", scores)]).footnotes
+    notes = probe([record("clip", scores)]).footnotes
     assert "Not measured, not on the machine: cars, pets." in notes
     assert "Not measured: stl10: row 3 is broken." in notes
+
+
+def test_an_evaluation_that_there_is_not_is_one_line(record: Make, measured: Make) -> None:
+    with pytest.raises(UserError, match=r"unknown evaluation 'linear_prob'.*linear_probe"):
+        build_tables([record("clip", {"digits": measured(0.5)}, evaluation="linear_prob")])
+
+
+# Ranking
+
+
+def test_a_ranking_has_groups_means_and_counts_and_leaves_out_who_was_not_measured(
+    record: Make, measured: Make
+) -> None:
+    def scores(first: float, second: float) -> dict[str, Any]:
+        return {"a": measured(first), "b": measured(second)}
+
+    records = [
+        record("clip", scores(0.5, 0.6)),
+        record("mae", scores(0.6, 0.61)),
+        record("simclr", {"a": measured(0.9), "b": Skipped("no")}),
+        record("slip", {"a": Skipped("no"), "b": Skipped("no")}),
+        record("byol", scores(0.2, 0.2)),
+    ]
+    table = ranking.build(material(records, half=0.06))
+    texts = [[cell.text for cell in cells] for cells in table.rows]
+    assert texts == [
+        ["1", "mae", "1", "60.5 ± 1.4", "1.50", "4", "2 of 2"],
+        ["1", "clip", "1", "55.0 ± 1.4", "2.50", "2", "2 of 2"],
+        ["2", "byol", "1", "20.0 ± 1.4", "3.50", "0", "2 of 2"],
+        [NO_VALUE, "simclr", "1", NO_VALUE, NO_VALUE, "3", "1 of 2"],
+    ]
+    assert table.name == "ranking_linear_probe"
 
 
 # Ablations
 
 
 def labels(records: Sequence[Record]) -> list[str]:
-    return [cells[0].text for cells in linear_probe.build(records).rows][:-2]
+    return [cells[0].text for cells in probe(records).rows][:-2]
 
 
 def test_rows_of_one_folder_are_named_alike_and_numbers_are_in_order(record: Make, measured: Make) -> None:
@@ -329,7 +392,7 @@ def test_rows_of_one_folder_are_named_alike_and_numbers_are_in_order(record: Mak
     for _ in range(5):
         random.shuffle(records)
         assert labels(records) == expected
-    note = next(line for line in linear_probe.build(records).footnotes if line.startswith("Training"))
+    note = next(line for line in probe(records).footnotes if line.startswith("Training"))
     assert "6,000 views for every trained method" in note
     assert all(word in note for word in expected)  # each beside its own dataset
 
@@ -349,7 +412,7 @@ def test_one_method_may_be_compared_with_itself_trained_longer(record: Make, mea
 
     records = [trained("2x", 12_000), trained("1x", 6_000), trained("3x", 18_000)]
     assert labels(records) == ["stablerep-1x", "stablerep-2x", "stablerep-3x"]
-    note = next(line for line in linear_probe.build(records).footnotes if line.startswith("Training"))
+    note = next(line for line in probe(records).footnotes if line.startswith("Training"))
     assert "12,000 views (stablerep-2x)" in note and "for every" not in note
     with pytest.raises(UserError, match="cannot mix views seen"):
-        linear_probe.build([*records, trained("1x", 6_000, "clip")])
+        probe([*records, trained("1x", 6_000, "clip")])

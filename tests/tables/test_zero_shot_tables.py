@@ -9,7 +9,9 @@ import pytest
 from benchmark.errors import UserError
 from benchmark.interfaces import DatasetScores, Score, Skipped
 from benchmark.tables import aro, fairface, fairface_classes
+from benchmark.tables._material import Material
 from benchmark.tables._render import NO_VALUE, Table, csv, markdown
+from tests.tables.differences import Known
 
 Make = Callable[..., Any]
 NO_TEXT = Skipped("the method has no text tower")
@@ -44,7 +46,7 @@ def test_best_and_worst_group_are_named_with_their_interval(record: Make, groups
         record("clip", {"scenes-groups": groups()}, evaluation="fairface"),
         record("simclr", {"scenes-groups": NO_TEXT}, evaluation="fairface"),
     ]
-    table = fairface.build(records)
+    table = fairface.build(Material(records))
     assert table.columns == ("method", "seeds", "scenes-groups: mean", "best", "worst")
     assert texts(table) == {
         "clip": ["1", "50.0 ± 5.0", "90.0 ± 13.5 (red ball)", "20.0 ± 15.0 (blue cube)"],
@@ -61,13 +63,13 @@ def test_a_worst_group_that_changes_with_the_seed_is_not_named(record: Make, gro
         record("clip", {"scenes-groups": groups(worst=worst)}, seed=seed, evaluation="fairface")
         for seed, worst in enumerate(("blue cube", "green cone"))
     ]
-    assert texts(fairface.build(records))["clip"][2:] == ["90.0 ± 0.0 (red ball)", "20.0 ± 0.0 (varies)"]
+    assert texts(fairface.build(Material(records)))["clip"][2:] == ["90.0 ± 0.0 (red ball)", "20.0 ± 0.0 (varies)"]
 
 
 def test_the_demo_never_calls_its_groups_fairface(record: Make, groups: Make) -> None:
     records = [record("clip", {"scenes-groups": groups()}, evaluation="fairface")]
     for build in (fairface.build, fairface_classes.build):
-        assert "FairFace" not in markdown(build(records))
+        assert "FairFace" not in markdown(build(Material(records)))
 
 
 def test_every_group_has_its_recall_and_its_n(record: Make, groups: Make) -> None:
@@ -79,7 +81,7 @@ def test_every_group_has_its_recall_and_its_n(record: Make, groups: Make) -> Non
         record("simclr", {"scenes-groups": NO_TEXT}, evaluation="fairface"),
         record("stablerep_plus", {"scenes-groups": groups(recall=0.4)}, evaluation="fairface"),
     ]
-    table = fairface_classes.build(records)
+    table = fairface_classes.build(Material(records))
     assert table.columns == ("dataset", "group", "n", "clip", "stablerep_plus")
     assert [[cell.text for cell in cells[1:]] for cells in table.rows] == [
         ["blue cube", "30", "25.0 ± 7.1", "40.0 ± 15.0"],
@@ -95,12 +97,12 @@ def test_a_group_counted_differently_is_refused(record: Make, groups: Make) -> N
         record("mae", {"scenes-groups": other}, evaluation="fairface"),
     ]
     with pytest.raises(UserError, match="blue cube"):
-        fairface_classes.build(records)
+        fairface_classes.build(Material(records))
 
 
 def test_without_any_measured_group_there_is_no_table_of_groups(record: Make) -> None:
     records = [record("simclr", {"scenes-groups": NO_TEXT}, evaluation="fairface")]
-    assert fairface_classes.build(records).rows == ()
+    assert fairface_classes.build(Material(records)).rows == ()
 
 
 def test_ties_stand_beside_the_accuracy(record: Make, measured: Make) -> None:
@@ -114,7 +116,7 @@ def test_ties_stand_beside_the_accuracy(record: Make, measured: Make) -> None:
         record("collapsed", {"scenes-relation": captions(0.0, 200)}, evaluation="aro"),
         record("mae", {"scenes-relation": NO_TEXT}, evaluation="aro"),
     ]
-    table = aro.build(records)
+    table = aro.build(Material(records, Known(0.1)))
     assert table.columns == ("method", "seeds", "scenes-relation", "ties")
     assert texts(table) == {
         "clip": ["2", "60.0 ± 0.0", "2.5"],

@@ -1,0 +1,105 @@
+"""Records of schema 2 become records of schema 3: what was measured stays, what is broken is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmark import migrate, predictions, results
+from benchmark.errors import UserError
+from benchmark.validate import problems
+from tests.test_cli import Synrep, assert_one_line, synrep
+
+__all__ = ["synrep"]
+
+ROOT = Path(__file__).parents[1] / "results"
+MODEL = "smoke/clip/2/0"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """Records as schema 2 had them: without seals, their predictions in plain Parquet."""
+    for path in sorted((ROOT / "records" / MODEL).glob("*.json")):
+        content: dict[str, Any] = json.loads(path.read_text())
+        del content["seal"]
+        content["schema_version"] = 2
+        for result in content["results"].values():
+            if stored := result.get("predictions"):
+                place = Path("predictions") / MODEL / path.stem / stored["file"]
+                (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+                columns = predictions.read_file(ROOT / place)
+                pq.write_table(pa.table({name: pa.array(part) for name, part in columns.items()}), tmp_path / place)
+                stored["sha256"] = predictions.sha256(tmp_path / place)
+        new = tmp_path / "records" / MODEL / path.name
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps(content, indent=2, sort_keys=True))
+    return tmp_path
+
+
+def without_files(record: results.Record) -> dict[str, Any]:
+    content = record.model_dump(mode="json")
+    for result in content["results"].values():
+        if result.get("predictions"):
+            del result["predictions"]["sha256"]
+    return content
+
+
+def test_what_was_measured_stays(old: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    assert migrate.migrate(old / "records", out) == 8
+    assert {path: path.read_bytes() for path in before} == before
+    assert list(problems(out / "records")) == []
+    for path in sorted((ROOT / "records" / MODEL).glob("*.json")):
+        new = results.read(out / path.relative_to(ROOT))
+        assert without_files(new) == without_files(results.read(path))
+    for path in (ROOT / "predictions" / MODEL).rglob("*.parquet"):
+        columns, again = predictions.read_file(path), predictions.read_file(out / path.relative_to(ROOT))
+        assert all(np.array_equal(columns[name], again[name]) for name in columns)
+
+
+def test_migrating_again_and_records_of_this_schema_change_nothing(old: Path, tmp_path: Path) -> None:
+    migrate.migrate(old / "records", tmp_path / "new")
+    migrate.migrate(old / "records", tmp_path / "new")
+    migrate.migrate(tmp_path / "new/records", tmp_path / "newer")
+    for path in (tmp_path / "new").rglob("*.json"):
+        assert (tmp_path / "newer" / path.relative_to(tmp_path / "new")).read_bytes() == path.read_bytes()
+
+
+def refused(old: Path, what: str) -> None:
+    with pytest.raises(UserError, match=what) as caught:
+        migrate.migrate(old / "records", old / "new")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_broken_is_refused(old: Path) -> None:
+    path = old / "records" / MODEL / "aro.synrep-strict.json"
+    whole = path.read_text()
+    path.write_text(whole[:100])
+    refused(old, r"aro.synrep-strict.json cannot be read")
+    path.write_text(whole.replace('"schema_version": 2', '"schema_version": 1'))
+    refused(old, "has schema 1; those of .* can be migrated")
+    path.write_text(whole.replace('"low": 0.', '"low": 1.', 1))
+    refused(old, r"aro.synrep-strict.json: field")
+    path.write_text(whole)
+    file = old / "predictions" / MODEL / "aro.synrep-strict" / "scenes-order.parquet"
+    shutil.copy(file.with_name("scenes-relation.parquet"), file)
+    refused(old, "scenes-order.parquet is not the file of its record")
+    file.unlink()
+    refused(old, r"scenes-order.parquet is missing")
+    refused(old / "nothing", "no records in")
+
+
+def test_the_reader_names_the_command_and_the_command_does_it(old: Path, synrep: Synrep) -> None:
+    for command in (("tables", "--records"), ("validate",)):
+        error = synrep(*command, old / "records")
+        assert "schema 2, this code reads 3; make new ones with `synrep results migrate FOLDER`" in "".join(error[1:])
+        assert error[0] == 2
+    code, shown, _ = synrep("results", "migrate", old / "records", "--out", old / "new")
+    assert (code, shown) == (0, f"{old / 'new'}: 8 records; check them: synrep validate {old / 'new/records'}\n")
+    assert_one_line(synrep("results", "migrate", old / "no", "--out", old / "new"), "no records in")

@@ -1,0 +1,89 @@
+"""Predictions: what is written is what is read, in few bytes, and what is not the record's file is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmark import predictions
+from benchmark.errors import UserError
+from tests.tables.conftest import measured, record
+
+N = 10_000
+COLUMNS = {
+    "row": np.arange(N),
+    "label": np.arange(N) % 10,
+    "prediction": np.where(np.arange(N) % 3, np.arange(N) % 10, -1),
+    "large": np.arange(N)[::-1] * 2**40,
+    "margin": np.linspace(-1, 1, N),
+    "single": np.linspace(0, 1, N, dtype=np.float32),
+    "right": np.arange(N) % 2 == 0,
+    "name": np.array(["a", "b"])[np.arange(N) % 2],
+}
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    predictions.write(tmp_path / "a.parquet", COLUMNS)
+    found = predictions.read_file(tmp_path / "a.parquet")
+    assert list(found) == list(COLUMNS)
+    for name, values in COLUMNS.items():
+        assert np.array_equal(found[name], values), name
+    assert found["label"].dtype == found["prediction"].dtype == found["large"].dtype == np.int64
+    assert (found["margin"].dtype, found["single"].dtype) == (np.float64, np.float32)
+
+
+@pytest.mark.parametrize("end", [2**7, 2**15, 2**31])
+def test_integers_at_the_ends_of_a_type_are_kept(tmp_path: Path, end: int) -> None:
+    for values in ([-end, 0], [end - 1, 0], [end, -1], [-end - 1, 5]):
+        predictions.write(tmp_path / "a.parquet", {"x": np.array(values)})
+        assert predictions.read_file(tmp_path / "a.parquet")["x"].tolist() == values
+
+
+def test_no_rows_are_no_rows(tmp_path: Path) -> None:
+    predictions.write(tmp_path / "a.parquet", {"x": np.array([], dtype=np.int64)})
+    assert predictions.read_file(tmp_path / "a.parquet")["x"].tolist() == []
+
+
+def test_it_is_a_tenth_of_plain_parquet(tmp_path: Path) -> None:
+    columns = {name: COLUMNS[name] for name in ("row", "label", "prediction")}
+    predictions.write(tmp_path / "a.parquet", columns)
+    pq.write_table(pa.table(columns), tmp_path / "plain.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < (tmp_path / "plain.parquet").stat().st_size / 10
+
+
+def test_the_same_columns_give_the_same_bytes(tmp_path: Path) -> None:
+    first, second = (predictions.write(tmp_path / name, COLUMNS) for name in ("a.parquet", "b.parquet"))
+    assert first.sha256 == second.sha256 == predictions.sha256(tmp_path / "a.parquet")
+
+
+def test_what_is_not_the_file_of_the_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = predictions.write(tmp_path / "digits.parquet", {"x": np.arange(5)})
+    scored = record("clip", {"digits": measured(0.5)}).results["digits"]
+    with pytest.raises(UserError, match="no predictions in the record"):
+        predictions.read(tmp_path, scored)
+    result = scored.model_copy(update={"predictions": stored})
+    assert predictions.read(tmp_path, result)["x"].tolist() == [0, 1, 2, 3, 4]
+    path = tmp_path / "digits.parquet"
+    whole = bytearray(path.read_bytes())
+    for at in range(len(whole)):
+        changed = whole.copy()
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=r"digits.parquet is not the file of its record: its sha256 is \w{12}"):
+            predictions.read(tmp_path, result)
+    path.write_bytes(whole)
+    monkeypatch.setattr(predictions, "LIMIT", len(whole) - 1)
+    with pytest.raises(UserError, match="wanted at most"):
+        predictions.read(tmp_path, result)
+    path.unlink()
+    with pytest.raises(UserError, match=r"digits.parquet is missing"):
+        predictions.read(tmp_path, result)
+
+
+def test_a_file_that_is_no_parquet_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 and more")
+    with pytest.raises(UserError, match=r"x.parquet cannot be read as Parquet") as caught:
+        predictions.read_file(tmp_path / "x.parquet")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,103 @@
+"""Rankings against what SciPy and a loop make of the same numbers, and groups against an oracle."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import rankdata
+
+from benchmark import ranking
+from benchmark.interfaces import Skipped
+from benchmark.pairs import Pairs
+from tests.tables.conftest import measured, record
+from tests.tables.differences import Known
+
+GAPS = np.array([[0.5, 0.25, 0.75], [0.5, 0.5, np.nan], [0.125, 0.5, 0.25], [np.nan, np.nan, np.nan]])
+
+
+def models(scores: Any, seeds: int = 1) -> list[list[Any]]:
+    """A model for each row of scores, NaN skipped; further seeds score 0.01 more each."""
+    return [
+        [
+            record(
+                f"m{at}",
+                {f"d{c}": Skipped("no") if np.isnan(v) else measured(v + seed / 100) for c, v in enumerate(row)},
+                seed=seed,
+            )
+            for seed in range(seeds)
+        ]
+        for at, row in enumerate(scores)
+    ]
+
+
+def test_a_borda_count_is_what_a_loop_counts() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        score_MC = generator.integers(0, 4, (6, 5)) / 4
+        score_MC[generator.random((6, 5)) < 0.2] = np.nan
+        expected = np.zeros(6)
+        for own, other, column in itertools.product(range(6), range(6), range(5)):
+            if own != other and not np.isnan(score_MC[[own, other], column]).any():
+                difference = score_MC[own, column] - score_MC[other, column]
+                expected[own] += 1 if difference > 0 else 0.5 if difference == 0 else 0
+        assert ranking.borda(score_MC).tolist() == expected.tolist()
+
+
+def test_ranks_are_those_of_what_was_measured() -> None:
+    ranks = ranking.ranks(GAPS)
+    assert ranks[:, 0].tolist()[:3] == [1.5, 1.5, 3.0]
+    assert ranks[:3, 1].tolist() == [3.0, 1.5, 1.5]
+    assert ranks[[0, 2], 2].tolist() == [1.0, 2.0]
+    assert np.isnan(ranks[3]).all() and np.isnan(ranks[1, 2])
+    whole = np.random.default_rng(1).integers(0, 5, (7, 4)) / 5
+    assert np.array_equal(ranking.ranks(whole), rankdata(-whole, axis=0))
+
+
+def test_mean_and_average_rank_are_of_complete_models_only() -> None:
+    places = ranking.places(models(GAPS), Known(0.01))
+    assert [place.mean for place in places] == [pytest.approx(0.5), None, pytest.approx(0.875 / 3), None]
+    assert [place.average_rank for place in places] == [pytest.approx(5.5 / 3), None, pytest.approx(6.5 / 3), None]
+    assert [place.datasets for place in places] == [3, 2, 3, 0]
+    assert [place.borda for place in places] == [2.5, 3.0, 1.5, 0.0]
+    assert [place.group for place in places] == [1, None, 2, None]
+
+
+def test_the_spread_of_a_mean_is_over_seeds_or_over_samples() -> None:
+    (three,) = ranking.places(models([[0.5, 0.25]], seeds=3), Known(0.1))
+    assert three.mean == pytest.approx(0.385) and three.spread == pytest.approx(0.01)
+    (one,) = ranking.places(models([[0.5, 0.25]]), Known(0.1))
+    assert one.spread == pytest.approx(0.02 / np.sqrt(2))
+
+
+def groups(means: Sequence[float], half: float) -> list[int | None]:
+    return [place.group for place in ranking.places(models([[mean] for mean in means]), Known(half))]
+
+
+def test_a_group_is_what_is_not_told_apart_from_its_first() -> None:
+    assert groups([0.5, 0.9, 0.8, 0.55, 0.85], 0.11) == [2, 1, 1, 2, 1]
+    assert groups([0.9, 0.8, 0.7, 0.6], 0.125) == [1, 1, 2, 2], "0.8 and 0.7 are neighbours in two groups"
+    assert groups([0.9, 0.8, 0.7], 0.01) == [1, 2, 3]
+    assert groups([0.75, 0.5], 0.25) == [1, 1], "an interval that ends at zero tells nothing apart"
+    assert groups([0.4], 0.1) == [1]
+
+
+def test_without_differences_there_are_no_groups() -> None:
+    places = ranking.places(models([[0.9], [0.5]]), Pairs())
+    assert [place.group for place in places] == [None, None]
+    assert [place.average_rank for place in places] == [1.0, 2.0]
+
+
+def test_nothing_measured_is_no_place() -> None:
+    (place,) = ranking.places(models([[np.nan]]), Pairs())
+    assert (place.mean, place.borda, place.datasets, place.group) == (None, 0.0, 0, None)
+    assert ranking.places([], Pairs()) == []
+
+
+def test_the_order_of_models_changes_no_place() -> None:
+    found = models([[0.9, 0.1], [0.5, 0.4], [0.7, 0.2], [0.6, 0.1]])
+    expected = dict(zip("abcd", ranking.places(found, Known(0.05))))
+    for order in itertools.permutations(range(4)):
+        places = ranking.places([found[at] for at in order], Known(0.05))
+        assert {"abcd"[at]: place for at, place in zip(order, places)} == expected

@@ -1,0 +1,283 @@
+"""A folder of records that was tampered with: whatever is changed, by whom and how well, is named."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from benchmark import predictions, results
+from benchmark.features import sha256_json
+from benchmark.record import sha256_of
+from benchmark.validate import problems
+from tests.test_cli import Synrep, assert_one_line, synrep
+
+__all__ = ["synrep"]
+
+ROOT = Path(__file__).parents[1] / "results"
+MODELS = ("smoke/stablerep_plus/2/0", "smoke/stablerep_plus/2/1", "smoke/clip/2/0")
+PROBE = "smoke/stablerep_plus/2/0/linear_probe.synclr"
+CAPTIONS = "smoke/stablerep_plus/2/0/aro.synrep-strict"
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three runs of the committed records, with their predictions."""
+    for kind in ("records", "predictions"):
+        for model in MODELS:
+            shutil.copytree(ROOT / kind / model, tmp_path / kind / model)
+    return tmp_path
+
+
+def found(folder: Path) -> list[str]:
+    return list(problems(folder / "records"))
+
+
+def forge(folder: Path, change: Change, name: str = PROBE) -> Path:
+    """A record that was changed and sealed anew, by somebody who knows how."""
+    path = folder / "records" / f"{name}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    results.write_sealed(path, content)
+    return path
+
+
+def the_one(folder: Path, *words: str) -> None:
+    """There is one problem, of one line, with these words."""
+    (problem,) = found(folder)
+    assert "\n" not in problem
+    for word in words:
+        assert word in problem
+
+
+def test_records_as_they_were_written_have_no_problem(folder: Path) -> None:
+    assert found(folder) == []
+
+
+def score(content: dict[str, Any], value: float, dataset: str = "digits", name: str = "top1") -> None:
+    content["results"][dataset]["scores"][name] |= {"value": value, "high": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        (lambda c: score(c, 0.866), PROBE, ["results.digits.scores.top1.value: is 0.866, its predictions give 0.865"]),
+        (lambda c: score(c, 0.8651, name="mean_per_class"), PROBE, ["results.digits.scores.mean_per_class.value"]),
+        (lambda c: score(c, 0.9, "scenes-order", "micro"), CAPTIONS, ["results.scenes-order.scores.micro.value"]),
+        (lambda c: c["results"]["digits"]["per_class"]["3"].update(value=0.75), PROBE, ["digits.per_class.3.value"]),
+        (lambda c: c["results"]["digits"]["per_class"]["3"].update(n=56), PROBE, ["digits.per_class.3.n: is 56"]),
+        (lambda c: c["results"]["digits"].update(chance=0.1), PROBE, ["digits.chance: is 0.1, but a constant answer"]),
+        (lambda c: c["results"]["digits"]["scores"].pop("mean_per_class"), PROBE, ["digits.scores: has ['top1']"]),
+        (lambda c: c["results"]["digits"].update(predictions=None), PROBE, ["digits.predictions: no predictions"]),
+        (lambda c: c["results"]["digits"]["dataset"].update(n=601), PROBE, ["digits.dataset.n: is 601", "600 rows"]),
+    ],
+)  # fmt: skip
+def test_a_record_that_was_forged_and_sealed_anew_is_named(
+    folder: Path, change: Change, name: str, words: list[str]
+) -> None:
+    path = forge(folder, change, name)
+    problems_found = [line for line in found(folder) if "belongs to no record" not in line]
+    assert problems_found[0].startswith(f"{path}: ")
+    for word in words:
+        assert any(word in line for line in problems_found)
+
+
+def test_a_revision_that_others_contradict_is_named(folder: Path) -> None:
+    """The dataset trained on, in all places of one record; and the one measured on."""
+
+    def training(content: dict[str, Any]) -> None:
+        content["training"]["content_sha256"] = "0" * 64
+
+    forge(folder, training)
+    assert any("training.content_sha256 is 0000" in line for line in found(folder))
+
+    def measured(content: dict[str, Any]) -> None:
+        content["training"]["content_sha256"] = results.read(
+            folder / f"records/{CAPTIONS}.json"
+        ).training.content_sha256  # type: ignore[union-attr]
+        content["results"]["cifar10"]["dataset"]["ids_sha256"] = "0" * 64
+
+    forge(folder, measured)
+    assert any("results.cifar10.dataset is (10000, '0000" in line for line in found(folder))
+
+
+def test_weights_and_declarations_that_others_contradict_are_named(folder: Path) -> None:
+    forge(folder, lambda c: c["model"].update(weights_sha256="0" * 64))
+    lines = found(folder)
+    assert lines and all(
+        "model.weights_sha256 is" in line and "two sets of weights for one run" in line for line in lines
+    )
+
+    def declaration(content: dict[str, Any]) -> None:
+        content["model"]["weights_sha256"] = results.read(folder / f"records/{CAPTIONS}.json").model.weights_sha256
+        content["experiment"]["declaration"]["settings"]["temperature"] = 0.2
+        content["experiment"]["fingerprint"] = sha256_of(content["experiment"]["declaration"])
+
+    path = forge(folder, declaration)
+    lines = found(folder)
+    assert any("conflicting declarations under one name" in line for line in lines)
+    other = list(problems(folder / "records", official=lambda record: "f" * 64))
+    assert any(line.startswith(f"{path}: experiment.fingerprint") and "is declared as ffff" in line for line in other)
+
+
+@pytest.mark.parametrize("name", [PROBE, CAPTIONS])
+def test_any_digit_of_a_predictions_file_is_named(folder: Path, name: str) -> None:
+    (path, *_) = sorted((folder / "predictions" / name).glob("*.parquet"))
+    whole = path.read_bytes()
+    for at in range(0, len(whole), len(whole) // 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        the_one(folder, f"results.{path.stem}.predictions: {path} is not the file of its record")
+    path.unlink()
+    the_one(folder, f"{path} is missing")
+
+
+def test_predictions_that_were_forged_with_their_record_give_other_scores(folder: Path) -> None:
+    path = folder / "predictions" / PROBE / "digits.parquet"
+    columns = predictions.read_file(path)
+    columns["prediction"][columns["label"] == 3] = 3
+    stored = predictions.write(path, columns)
+    forge(folder, lambda c: c["results"]["digits"].update(predictions=stored.model_dump()))
+    lines = found(folder)
+    assert [word for line in lines for word in line.split() if word.startswith("results.")] == [
+        "results.digits.scores.top1.value:",
+        "results.digits.scores.mean_per_class.value:",
+        "results.digits.per_class.3.value:",
+    ] or {line.split(": ")[1] for line in lines} == {
+        "results.digits.scores.top1.value",
+        "results.digits.scores.mean_per_class.value",
+        "results.digits.per_class.3.value",
+    }
+    pq.write_table(pq.read_table(path).drop_columns(["prediction"]), path)
+    forge(folder, lambda c: c["results"]["digits"]["predictions"].update(sha256=predictions.sha256(path)))
+    the_one(folder, "results.digits.predictions: not the columns of linear_probe")
+
+
+def test_two_records_for_one_place_and_strays_are_named(folder: Path) -> None:
+    own = folder / "records" / f"{PROBE}.json"
+    copy = own.with_name("copy.json")
+    shutil.copy(own, copy)
+    the_one(folder, f"{copy}: this record belongs at {own}; of two for one place keep one")
+    copy.unlink()
+    notes = own.with_name("notes.txt")
+    notes.write_text("x")
+    the_one(folder, f"{notes}: wanted only files that end with .json")
+    notes.unlink()
+    more = folder / "predictions" / PROBE / "more.parquet"
+    more.write_bytes(b"x")
+    the_one(folder, f"{more}: belongs to no record")
+
+
+def test_links_are_named_and_not_followed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    path = folder / "records" / f"{PROBE}.json"
+    shutil.move(path, outside / "x.json")
+    path.symlink_to(outside / "x.json")
+    (folder / "records" / "loop").symlink_to(folder)
+    lines = [line for line in found(folder) if "belongs to no record" not in line]
+    assert lines == [
+        f"{each}: a link, wanted a file of its own; put the file in its place"
+        for each in (folder / "records" / "loop", path)
+    ]
+    assert any("belongs to no record" in line for line in found(folder))
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "smoke/../../x", "/etc/x", "a//b", ".hidden"])
+def test_a_name_that_leaves_the_folder_is_refused(folder: Path, name: str) -> None:
+    def rename(content: dict[str, Any]) -> None:
+        content["experiment"]["name"] = content["experiment"]["declaration"]["name"] = name
+        content["experiment"]["fingerprint"] = sha256_of(content["experiment"]["declaration"])
+
+    forge(folder, rename)
+    assert any("experiment.name" in line for line in found(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["evaluation"].update(name="linear_prob"), ["evaluation:", "'linear_prob'"]),
+        (lambda c: c["evaluation"].update(preset="synrep"), ["field evaluation: the protocol hash"]),
+        (lambda c: c.update(schema_version=2), ["schema 2", "`synrep results migrate FOLDER`"]),
+        (lambda c: c.update(schema_version=1), ["schema_version", "found 1"]),
+    ],
+)
+def test_what_this_code_does_not_know_is_named(folder: Path, change: Change, words: list[str]) -> None:
+    forge(folder, change)
+    lines = found(folder)
+    for word in words:
+        assert any(word in line for line in lines), lines
+
+
+def test_another_version_of_a_protocol_is_not_scored_with_this_one(folder: Path) -> None:
+    def older(content: dict[str, Any]) -> None:
+        own = content["evaluation"]
+        own["version"] = 1
+        own["protocol"] = sha256_of({name: own[name] for name in ("version", "preset", "knobs")})
+
+    forge(folder, older)
+    the_one(folder, "evaluation: the record follows linear_probe synclr version 1", "this code has version 2")
+
+
+def test_nan_and_huge_files_are_one_line(folder: Path) -> None:
+    path = folder / "records" / f"{PROBE}.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"value": 0.865', '"value": NaN', 1))
+    assert any(line.startswith(f"record {path}: it holds NaN") for line in found(folder))
+    path.write_text(whole + " " * results.LIMIT)
+    assert any(line.startswith(f"record {path} has ") and "bytes, wanted at most" in line for line in found(folder))
+
+
+def test_the_chain_through_the_files_of_a_run(folder: Path) -> None:
+    """model.json, weights, features: each link that breaks is named."""
+    record = results.read(folder / "records" / f"{PROBE}.json")
+    run = folder / "train" / MODELS[0]
+    run.mkdir(parents=True)
+    (run / "model.safetensors").write_bytes(b"weights")
+    assert found(folder) == [] or all("not the weights" in line for line in found(folder))
+    card = {
+        "fingerprint": record.experiment.fingerprint,
+        "seed": 0,
+        "weights_sha256": record.model.weights_sha256,
+        "content_sha256": record.training.content_sha256 if record.training else None,
+    }
+    for key in card:
+        (run / "model.json").write_text(json.dumps({**card, key: "other"}))
+        assert any(f": {key} is " in line and "says other" in line for line in found(folder)), key
+    (run / "model.json").write_text(json.dumps(card))
+    the_one(folder, f"{run / 'model.safetensors'}: not the weights")
+    (run / "model.safetensors").unlink()
+    assert found(folder) == []
+    for key, said in (({"weights_sha256": "0" * 64}, "features of other weights"), (None, "does not fit its folder")):
+        store = folder / "features" / MODELS[0] / (sha256_json(key) if key else "0" * 64)
+        store.mkdir(parents=True)
+        (store / "key.json").write_text(json.dumps(key or {"weights_sha256": record.model.weights_sha256}))
+        the_one(folder, said)
+        shutil.rmtree(store)
+    whole = {"weights_sha256": record.model.weights_sha256}
+    store = folder / "features" / MODELS[0] / sha256_json(whole)
+    store.mkdir(parents=True)
+    (store / "key.json").write_text(json.dumps(whole))
+    assert found(folder) == []
+
+
+def test_the_command_prints_each_problem_and_counts_them(folder: Path, synrep: Synrep) -> None:
+    assert synrep("validate", folder)[:2] == (
+        0,
+        f"{folder / 'records'}: 24 valid records, scored again from {predictions_of(folder)} predictions files\n",
+    )
+    forge(folder, lambda c: score(c, 0.5))
+    forge(folder, lambda c: score(c, 0.9, "scenes-order", "micro"), CAPTIONS)
+    code, shown, error = synrep("validate", folder / "records")
+    assert (code, len(shown.splitlines())) == (2, 2)
+    assert error.startswith(f"synrep: 2 problems in {folder / 'records'}; ")
+    assert_one_line((code, "", error), "2 problems")
+    assert_one_line(synrep("validate", folder / "nothing"), "no records in")
+
+
+def predictions_of(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder / "predictions"))
