@@ -15,6 +15,7 @@ from benchmark.cli_evaluate import episodes, evaluate
 from benchmark.cli_exchange import results, submit
 from benchmark.cli_push import push
 from benchmark.cli_results import tables, validate
+from benchmark.cli_site import site
 from benchmark.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ app.command()(evaluate)
 app.command()(episodes)
 app.command()(push)
 app.command()(tables)
+app.command()(site)
 app.command()(validate)
 app.command()(submit)
 

@@ -48,6 +48,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "benchmark/tables/*": (
         "benchmark.results", "benchmark.record", "benchmark.tables", "benchmark.tables._*", *LEAVES,
     ),
+    "benchmark/site/*": (
+        "benchmark.results", "benchmark.record", "benchmark.ranking", "benchmark.pairs", "benchmark.site.*", *LEAVES,
+    ),
     "benchmark/models/*": (*CORE, "benchmark.models._*", "benchmark.experiments._find"),
     "benchmark/experiments/*": (
         "benchmark.interfaces", "benchmark.sampling", "benchmark.mirror", "benchmark.schema",
@@ -140,7 +143,9 @@ def assigned(path: str) -> set[str]:
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
-@pytest.mark.parametrize("path", [f"benchmark/cli{part}.py" for part in ("", "_data", "_evaluate", "_exchange", "_push")])
+@pytest.mark.parametrize(
+    "path", [f"benchmark/cli{part}.py" for part in ("", "_data", "_evaluate", "_exchange", "_push", "_site")]
+)
 def test_the_command_imports_nothing_of_ours_before_it_runs_but_errors(path: str) -> None:
     top = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
     found = {name for node in top for name in imports(node)}

@@ -1,0 +1,192 @@
+"use strict";
+// The page of one model: what it is, every score of every seed, why others are missing, and where all of it comes from.
+
+async function showModel(model) {
+  const place = $("model");
+  if (!model) {
+    place.replaceChildren(el("h1", {}, "No such model"), el("p", {}, "No record of this page is of that name and version. ",
+      el("a", { href: address("") }, "All models")));
+    document.title = "No such model – SynRep-Bench";
+    return;
+  }
+  document.title = `${cut(visible(model.label), 80)} – SynRep-Bench`;
+  const more = await details();
+  if (route[1] !== model) return; // another page was asked for in between
+  const found = page.protocols.map((protocol, at) => ({ protocol, of: more.protocols[at], rows: rowsOfModel(more.protocols[at], model) }))
+    .filter(({ rows }) => rows.length);
+  place.replaceChildren(el("article", {},
+    el("p", { class: "back" }, el("a", { href: address("") }, "All models")),
+    el("h1", {}, bdi(model.label)),
+    el("p", { class: "lead" }, el("bdi", {}, visible(model.name)), `, version ${model.version}`),
+    facts(model),
+    command(model.command),
+    el("h2", {}, "Standing"), standing(model, found),
+    el("h2", {}, "Scores"), found.map((each) => scores(more, model, each)),
+    el("h2", {}, "Records"), records(more, model, found)));
+}
+
+const rowsOfModel = (of, model) => of.models.flatMap((owner, row) => (owner === model.at ? [row] : []));
+
+function facts(model) {
+  const pair = (name, value) => value === null ? null : el("div", {}, el("dt", {}, name), el("dd", {}, value));
+  const data = model.data && [bdi(model.data), el("span", { class: "sub" }, bdi(`revision ${cut(model.revision, 200)}`))];
+  return el("dl", { class: "facts" },
+    pair("Method", bdi(model.method)),
+    pair("Trained on", data ?? (model.source && bdi(model.source))),
+    pair("Images", `${model.kind}${model.images ? `, ${whole(model.images)} distinct` : ""}`),
+    pair("Language", model.language),
+    pair("Encoder", bdi(model.encoder)),
+    pair("Views seen", model.views === null ? "not known" : whole(model.views) + (model.batch && model.views ? `, in batches of ${whole(model.batch)}` : "")),
+    pair("Read by evaluations", bdi(`${model.layer}, ${model.precision}`)),
+    pair("Fingerprint", el("code", {}, model.fingerprint)));
+}
+
+function command(line) {
+  const code = el("code", { tabindex: "0" }, visible(line));
+  const status = el("span", { class: "sr", role: "status" });
+  const copy = async (event) => {
+    let done = true;
+    try {
+      await navigator.clipboard.writeText(line);
+    } catch {
+      getSelection().selectAllChildren(code); // where a page may not write, a user still can
+      done = false;
+    }
+    event.target.textContent = done ? "Copied" : "Selected";
+    status.textContent = event.target.textContent;
+    setTimeout(() => (event.target.textContent = "Copy"), 1500);
+  };
+  return el("div", { class: "command" }, el("span", { class: "label" }, "Repeat it"), code, el("button", { type: "button", click: copy }, "Copy"), status);
+}
+
+function standing(model, found) {
+  const rows = found.map(({ protocol }) => [protocol, protocol.places.models.indexOf(model.at)]).filter(([, at]) => at >= 0);
+  if (!rows.length) return el("p", {}, "Nothing was measured.");
+  return table("Standing among all models of each protocol", ["protocol", "mean", "average rank", "Borda", "group", "datasets", "models"],
+    rows.map(([protocol, at]) => {
+      const { mean, spread, rank, borda, group, datasets, models: others } = protocol.places;
+      const all = protocol.columns.filter((column) => column.ranked).length;
+      return [el("bdi", {}, protocolName(protocol)), mean[at] === null ? "–" : `${percent(mean[at])} ± ${percent(spread[at])}`, rank[at] === null ? "–" : rank[at].toFixed(1),
+        borda[at].toFixed(1), group[at] ?? "–", `${datasets[at]} of ${all}`, whole(others.length)];
+    }), "numbers");
+}
+
+function scores(more, model, { protocol, of, rows }) {
+  const seeds = rows.map((row) => of.seeds[row]);
+  const told = (shown) => protocol.columns.flatMap((column, at) => scoreLines(more, column, of.results[at], rows, shown));
+  const main = (name, column, result) => name === column.main || name in result.picked;
+  const lines = told(main);
+  const others = told((...of) => !main(...of));
+  const groups = protocol.columns.flatMap((column, at) => groupLines(column, of.results[at], rows));
+  const skipped = new Map();
+  for (const row of rows) {
+    for (const [name, why] of more.reasons[of.skipped[row]]) skipped.set(`${name} ${why}`, [name, why, [...(skipped.get(`${name} ${why}`)?.[2] ?? []), of.seeds[row]]]);
+  }
+  const heads = seeds.map((seed) => `seed ${seed}`);
+  return el("section", { class: "protocol" },
+    el("h3", {}, protocolName(protocol), " ", el("span", { class: "sub" }, `version ${protocol.version}, hash ${protocol.hash}`)),
+    lines.length ? table(`Scores of ${protocolName(protocol)}`, ["dataset", "score", "mean", ...heads, "n", "chance"], lines, "numbers scores") : el("p", {}, "Nothing was measured."),
+    others.length ? fold(`Other scores (${others.length})`, () => table(`Other scores of ${protocolName(protocol)}`, ["dataset", "score", "mean", ...heads, "n", "chance"], others, "numbers scores")) : null,
+    groups.length ? fold(`Every group (${groups.length})`, () => table(`Groups of ${protocolName(protocol)}`, ["dataset", "group", "mean", ...heads, "n"], groups, "numbers scores")) : null,
+    fold("Repeat this evaluation", () => command(again(model, protocol, seeds[0]))),
+    skipped.size ? fold(`Not measured (${plural(distinct([...skipped.values()].map(([name]) => name)).length, "dataset")})`, () =>
+      table("Not measured", ["dataset", "reason", "seeds"], [...skipped.values()].map(([name, why, which]) =>
+        [bdi(more.texts[name]), bdi(more.texts[why]), which.length === rows.length ? "all" : which.join(", ")]), "reasons")) : null);
+}
+
+// Of a model trained here the run's folder is named, as `synrep run` leaves it; the shell takes what it does not know.
+function again(model, protocol, seed) {
+  const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
+  const place = model.source ?? `runs/train/${model.name}/${model.version}/${seed}`;
+  return `synrep evaluate ${quoted(place)} --on ${quoted(protocol.evaluation)} --preset ${quoted(protocol.preset)}`;
+}
+
+function fold(title, content) {
+  const node = el("details", {}, el("summary", {}, title));
+  node.addEventListener("toggle", () => {
+    if (node.open && node.childElementCount === 1) node.append(content());
+  });
+  return node;
+}
+
+// The values of one score for the rows of a model: [value, low, high, n] each, or null.
+function valuesOf(result, score, rows) {
+  return rows.map((row) => {
+    const at = result.rows.indexOf(row);
+    if (at < 0 || score.value[at] === null) return null;
+    const value = score.value[at];
+    return { at, value, low: value - score.low[at], high: value + score.high[at], n: Array.isArray(score.n) ? score.n[at] : score.n };
+  });
+}
+
+const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
+
+function averaged(found) {
+  const there = found.filter(Boolean);
+  if (!there.length) return null;
+  const [value, low, high] = ["value", "low", "high"].map((name) => Math.round(mean(there.map((each) => each[name]))));
+  const spread = there.length > 1
+    ? Math.sqrt(there.reduce((sum, each) => sum + (each.value - mean(there.map((one) => one.value))) ** 2, 0) / (there.length - 1))
+    : (high - low) / 2;
+  return { value, low, high, spread, n: distinct(there.map((each) => each.n)), seeds: there.length };
+}
+
+// The worst and the best of many classes never stand without their interval.
+const summary = (all, picked) =>
+  picked ? `${percent(all.value)} ${interval(all.low, all.high)}` : `${percent(all.value)} ± ${percent(all.spread)}`;
+
+const single = (each) => each ? [percent(each.value), " ", el("span", { class: "spread" }, interval(each.low, each.high))] : "–";
+
+function scoreLines(more, column, result, rows, shown) {
+  const names = Object.keys(result.scores).filter((name) => shown(name, column, result));
+  return names.sort((a, b) => (b === column.main) - (a === column.main)).flatMap((name) => {
+    const score = result.scores[name];
+    const found = valuesOf(result, score, rows);
+    const all = averaged(found);
+    if (!all) return [];
+    const picked = result.picked[name];
+    const which = (each) => picked && each && more.texts[picked[each.at]] ? el("span", { class: "sub" }, bdi(more.texts[picked[each.at]])) : null;
+    const main = name === column.main;
+    return [[el("bdi", {}, visible(column.dataset), column.ranked ? "" : ` @ ${visible(column.revision)}`),
+      bdi(words(name)), summary(all, picked), ...found.map((each) => [single(each), which(each)]),
+      all.n.map(whole).join(", "), main ? percent(column.chance) : ""].map((content, at) => el(at ? "td" : "th", at ? {} : { scope: "row" }, content))];
+  });
+}
+
+function groupLines(column, result, rows) {
+  return Object.entries(result.classes).flatMap(([name, score]) => {
+    const found = valuesOf(result, score, rows);
+    const all = averaged(found);
+    return all ? [[bdi(column.dataset), bdi(name), summary(all), ...found.map((each) => el("td", {}, single(each))), all.n.map(whole).join(", ")]] : [];
+  });
+}
+
+function recordLink(model, protocol, seed) {
+  const path = `${model.name}/${model.version}/${seed}/${protocol.evaluation}.${protocol.preset}.json`;
+  const shownPath = el("bdi", {}, `${protocol.evaluation}.${visible(protocol.preset)}.json`);
+  if (page.url === null) return el("span", { title: visible(path) }, shownPath);
+  return el("a", { href: `${page.url}/${path.split("/").map(encodeURIComponent).join("/")}`, rel: "noreferrer" }, shownPath);
+}
+
+function records(more, model, found) {
+  const rows = found.flatMap(({ protocol, of, rows }) => rows.map((row) => ({ protocol, of, row })));
+  const hash = (text, row) => text.slice(row * 12, row * 12 + 12).trim() || "–";
+  const told = distinct(rows.map(({ of, row }) => `seed ${of.seeds[row]}: ${more.texts[of.training[row]]}`)).filter((line) => !line.endsWith(": "));
+  const results = rows.flatMap(({ protocol, of, row }) => protocol.columns.flatMap((column, at) => {
+    const place = of.results[at].rows.indexOf(row);
+    return place < 0 ? [] : [[bdi(column.dataset), el("bdi", {}, protocolName(protocol)), of.seeds[row],
+      el("code", {}, hash(of.results[at].predictions, place)), bdi(more.texts[of.results[at].environment[place]])]];
+  }));
+  const environments = distinct(results.map((line) => line[4].textContent));
+  return [
+    el("p", {}, "Hashes are cut to twelve digits; a record has all of them, with its settings and details."),
+    table("Records", ["record", "seed", "created", "training", "evaluation", "weights", "data", "protocol"],
+      rows.map(({ protocol, of, row }) => [recordLink(model, protocol, of.seeds[row]), of.seeds[row], more.texts[of.created[row]],
+        seconds(of.train[row]), seconds(of.seconds[row]), el("code", {}, hash(of.weights, row)), el("code", {}, hash(of.content, row)),
+        el("code", {}, protocol.hash)]), "records"),
+    told.length ? [el("h3", {}, "What training told of itself"), el("ul", { class: "plainlist" }, told.sort(collator.compare).map((line) => el("li", {}, bdi(line))))] : null,
+    environments.length ? [el("h3", {}, "Where the numbers were made"), el("ul", { class: "plainlist" }, environments.map((line) => el("li", {}, bdi(line))))] : null,
+    results.length ? fold(`Predictions and environment of every result (${whole(results.length)})`, () =>
+      table("Results", ["dataset", "protocol", "seed", "predictions", "environment"], results, "reasons")) : null,
+  ];
+}

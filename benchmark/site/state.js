@@ -1,0 +1,114 @@
+"use strict";
+// What is chosen, kept behind the # of the address, so that every view can be linked; it works from a file too.
+
+const FILTERS = ["data", "kind", "encoder", "language", "folder"];
+const KEPT = ["q", ...FILTERS, "sort", "dir", "show", "parts", "y", "x", "on", "models"];
+const ALL = "all";
+const state = Object.fromEntries(KEPT.map((name) => [name, ""]));
+let models = [];
+let route = ["table"];
+
+function address(path) {
+  const kept = new URLSearchParams();
+  for (const name of KEPT) if (state[name] !== "") kept.set(name, state[name]);
+  const query = kept.toString();
+  return `#/${path}${query ? `?${query}` : ""}`;
+}
+
+const pathOf = { table: "", cost: "cost", groups: "groups" };
+
+// After a change on the page: the same page under its new address, without a step in the history.
+function remember() {
+  if (route[0] in pathOf) history.replaceState(null, "", address(pathOf[route[0]]));
+  link();
+}
+
+function link() {
+  for (const each of document.querySelectorAll("nav a, .brand")) {
+    const name = each.dataset.page ?? "table";
+    each.href = address(pathOf[name]);
+    if (each.dataset.page) {
+      if (name === route[0]) each.setAttribute("aria-current", "page");
+      else each.removeAttribute("aria-current");
+    }
+  }
+}
+
+// The address -> route and state. What it does not name has its default; what it says wrongly is left out.
+function read() {
+  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const parts = path.split("/").filter(Boolean);
+  if (parts[0] === "model" && parts.length > 2) {
+    let name = "";
+    try {
+      name = parts.slice(1, -1).map(decodeURIComponent).join("/");
+    } catch {
+      // not an encoded name: no model has it
+    }
+    route = ["model", models.find((model) => model.name === name && String(model.version) === parts.at(-1))];
+    return;
+  }
+  route = [parts[0] in pathOf ? parts[0] : "table"];
+  const given = new URLSearchParams(query);
+  for (const name of KEPT) state[name] = given.get(name) ?? "";
+}
+
+const valueOf = { data: (model) => model.data ?? "not known" };
+for (const name of FILTERS) valueOf[name] ??= (model) => model[name];
+
+function chosen() {
+  const asked = state.q.toLowerCase().split(/\s+/).filter(Boolean);
+  const set = FILTERS.filter((name) => state[name] !== "");
+  return models.filter((model) =>
+    set.every((name) => valueOf[name](model) === state[name]) && asked.every((word) => model.search.includes(word)));
+}
+
+function prepareFilters(changed) {
+  const form = $("filters");
+  for (const name of FILTERS) {
+    const values = distinct(models.map(valueOf[name])).sort(collator.compare);
+    const label = (value) => cut(visible(name === "data" ? last(value) || value : value || "(none)"), 60);
+    $(name).append(el("option", { value: "" }, ALL), ...values.map((value, at) => el("option", { value: at + 1 }, label(value))));
+    $(name).addEventListener("change", (event) => {
+      state[name] = event.target.value === "" ? "" : values[event.target.value - 1];
+      changed();
+    });
+    $(name).show = (value) => {
+      $(name).value = value === "" ? "" : String(values.indexOf(value) + 1);
+      if ($(name).selectedIndex < 0) {
+        state[name] = "";
+        $(name).value = "";
+      }
+    };
+  }
+  prepareFold();
+  $("q").addEventListener("input", (event) => {
+    state.q = event.target.value.trim();
+    changed();
+  });
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", (event) => {
+    event.preventDefault();
+    for (const name of KEPT) state[name] = "";
+    showFilters();
+    changed();
+  });
+}
+
+// On a phone the lists are folded: the table shall be seen without scrolling past them.
+function prepareFold() {
+  $("fold").addEventListener("click", () => {
+    const open = $("fold").getAttribute("aria-expanded") !== "true";
+    $("fold").setAttribute("aria-expanded", String(open));
+  });
+}
+
+function showFilters() {
+  if (document.activeElement !== $("q") || state.q === "") $("q").value = state.q;
+  for (const name of FILTERS) $(name).show(state[name]);
+  if (FILTERS.some((name) => state[name] !== "")) $("fold").setAttribute("aria-expanded", "true");
+}
+
+function showCount(count) {
+  $("count").textContent = `${whole(count)} of ${plural(models.length, "model")}`;
+}

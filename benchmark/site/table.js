@@ -1,0 +1,342 @@
+"use strict";
+// The leaderboard: which columns there are, in which order models stand, and how a cell looks.
+
+const FIRST_COLUMNS = 24; // shown unless chosen otherwise: the protocols that fit into so many
+const FIRST_ROWS = 40; // drawn at once; the others follow without holding up the page
+const MORE_ROWS = 80;
+let groups = []; // of columns
+let shown = []; // columns, from left to right
+let cells = new Map(); // model -> its row, for the columns that are shown
+let drawing = 0;
+
+const nothing = () => el("span", { class: "none" }, "–");
+
+function prepareTable() {
+  const plain = (id, label, width, value, text) => ({ id, label, width, value, text, first: "asc" });
+  groups = [
+    {
+      key: "model",
+      title: "Model",
+      columns: [
+        plain("data", "trained on", 150, (m) => m.data && last(m.data), (m) => (m.data ? bdi(last(m.data)) : nothing())),
+        plain("kind", "images", 112, (m) => m.kind, (m) => m.kind),
+        { ...plain("views", "views", 76, (m) => m.views, (m) => short(m.views)), number: true, first: "desc" },
+        { ...plain("seeds", "seeds", 62, (m) => m.seeds, (m) => m.seeds), number: true, first: "desc" },
+      ],
+    },
+    ...page.protocols.filter((protocol) => protocol.columns.length).map(protocolGroup),
+  ];
+}
+
+function protocolGroup(protocol) {
+  const key = protocolId(protocol);
+  const by = (list, owners) => {
+    const found = new Array(models.length).fill(null);
+    owners.forEach((model, at) => (found[model] = list[at]));
+    return found;
+  };
+  const places = protocol.places;
+  const place = (id, label, field, first, text, width = 66) => {
+    const values = by(places[field], places.models);
+    const show = (m) => (values[m.at] === null ? nothing() : text(values[m.at], places.models.indexOf(m.at)));
+    return { id: `${key}:${id}`, label, width, values, value: (m) => values[m.at], text: show, first, number: true, place: true, protocol };
+  };
+  const columns = protocol.columns.map((column, at) => {
+    const values = by(column.mean, column.models);
+    const places = by(column.models.map((_, at) => at), column.models);
+    return {
+      id: columnId(protocol, at),
+      label: visible(column.dataset),
+      sub: visible(words(column.main)) + (column.ranked ? "" : ` @ ${visible(column.revision)}`),
+      width: 100,
+      values,
+      value: (m) => values[m.at],
+      text: (m) => score(column, places[m.at]),
+      first: "desc",
+      number: true,
+      column,
+      protocol,
+      place_of: (m) => places[m.at],
+    };
+  });
+  return {
+    key,
+    protocol,
+    title: protocolName(protocol),
+    columns: [
+      place("mean", "mean", "mean", "desc", (v, at) => [percent(v), el("span", { class: "spread" }, ` ±${percent(places.spread[at])}`)], 96),
+      place("rank", "average rank", "rank", "asc", (v) => v.toFixed(1), 82),
+      place("borda", "Borda", "borda", "desc", (v) => v.toFixed(1), 72),
+      place("group", "group", "group", "asc", (v) => String(v)),
+      ...columns,
+    ],
+  };
+}
+
+function score(column, at) {
+  if (at === null) return nothing();
+  const alone = column.best === column.models[at];
+  const level = column.level.includes(column.models[at]);
+  const mean = percent(column.mean[at]);
+  const behind = column.extreme ? interval(column.low[at], column.high[at]) : `±${percent(column.spread[at])}`;
+  const partly = column.seeds[at] < column.of[at] ? ` ${column.seeds[at]}/${column.of[at]}` : null;
+  return [
+    el(alone ? "strong" : "span", { class: "value" }, mean),
+    el("sup", { "aria-hidden": "true" }, level ? "*" : ""),
+    alone ? quiet(" best") : level ? quiet(" not told apart from the best") : null,
+    el("span", { class: "spread" }, ` ${behind}`),
+    partly && el("span", { class: "partly", title: "seeds that have it" }, partly),
+  ];
+}
+
+// Which columns
+
+function defaultKeys() {
+  const keys = innerWidth < 640 ? [] : ["model"]; // a phone has room for scores or for facts
+  let count = 0;
+  for (const group of groups.slice(1)) {
+    count += group.columns.length;
+    if (count > group.columns.length && count > FIRST_COLUMNS) break;
+    keys.push(group.key);
+  }
+  return keys;
+}
+
+function shownKeys() {
+  if (state.show === "") return defaultKeys();
+  const asked = state.show.split(",");
+  return groups.map((group) => group.key).filter((key) => asked.includes(encodeURIComponent(key)));
+}
+
+function chooseColumns() {
+  const keys = shownKeys();
+  const part = (column) => state.parts === "" || !column.protocol || (state.parts === "means") === Boolean(column.place);
+  shown = groups.filter((group) => keys.includes(group.key)).flatMap((group) => group.columns.filter(part));
+}
+
+function chooser() {
+  const keys = shownKeys();
+  const set = (next) => {
+    const same = next.length === defaultKeys().length && defaultKeys().every((key) => next.includes(key));
+    state.show = same ? "" : next.map(encodeURIComponent).join(",") || "none";
+    rebuild();
+  };
+  const chip = (label, checked, change, title) =>
+    el("label", { class: "chip", title }, el("input", { type: "checkbox", checked, change }), el("span", {}, cut(label, 60)));
+  const parts = ["means", "datasets"].map((name) =>
+    chip(name === "means" ? "means and ranks" : "single datasets", state.parts === "" || state.parts === name, (event) => {
+      const other = name === "means" ? "datasets" : "means";
+      state.parts = event.target.checked ? "" : other;
+      rebuild();
+    }));
+  const every = groups.map((group) => chip(group.title, keys.includes(group.key), (event) =>
+    set(groups.map((each) => each.key).filter((key) => (key === group.key ? event.target.checked : shownKeys().includes(key)))), group.key));
+  return el("div", { class: "choose" },
+    el("fieldset", {}, el("legend", {}, "Columns"), every),
+    el("fieldset", {}, el("legend", {}, "Of each"), parts));
+}
+
+// In which order
+
+function sorted(list) {
+  const column = sortColumn();
+  const down = (state.dir || column.first) === "desc" ? -1 : 1;
+  const compare = (a, b) => (column.number ? a - b : collator.compare(a, b));
+  return list.map((model) => [model, column.value(model)]).sort(([a, x], [b, y]) => {
+    if (x === null || y === null) return (x === null) - (y === null) || a.order - b.order; // missing ones are always last
+    return down * compare(x, y) || a.order - b.order;
+  }).map(([model]) => model);
+}
+
+const nameColumn = { id: "name", label: "model", value: (m) => m.name, first: "asc" };
+
+function sortColumn() {
+  const all = groups.flatMap((group) => group.columns);
+  return [nameColumn, ...all].find((column) => column.id === state.sort)
+    ?? all.find((column) => column.place && column.values.some((value) => value !== null)) ?? nameColumn;
+}
+
+function sortBy(column) {
+  const now = sortColumn() === column ? state.dir || column.first : "";
+  state.sort = column.id;
+  state.dir = now === column.first ? (now === "asc" ? "desc" : "asc") : "";
+  for (const head of document.querySelectorAll("#table thead [data-id]")) markSorted(head);
+  drawRows();
+  remember();
+}
+
+function markSorted(head) {
+  const column = sortColumn();
+  const way = (state.dir || column.first) === "desc" ? "descending" : "ascending";
+  if (head.dataset.id === column.id) head.setAttribute("aria-sort", way);
+  else head.removeAttribute("aria-sort");
+}
+
+// Drawing
+
+function rebuild() {
+  const focused = document.activeElement?.closest?.(".chip")?.textContent;
+  showTable();
+  remember();
+  for (const chip of document.querySelectorAll(".chip")) if (chip.textContent === focused) chip.firstChild.focus();
+}
+
+function showTable() {
+  const scrolled = document.querySelector("#table .board")?.scrollLeft ?? 0;
+  chooseColumns();
+  cells = new Map();
+  const width = shown.reduce((sum, column) => sum + column.width, 0);
+  const board = el("div", { class: "scroll board", tabindex: "0", role: "region", "aria-label": "Leaderboard" },
+    el("table", {},
+      el("caption", { class: "sr" }, "Models by protocol and dataset; headings sort."),
+      el("colgroup", {}, el("col", { class: "name" }), shown.map((column) => el("col", { width: column.width }))),
+      head(), el("tbody", {}), foot()));
+  board.firstChild.style.setProperty("--columns", `${width}px`);
+  $("table").replaceChildren(chooser(), board, notes());
+  board.scrollLeft = scrolled;
+  prepareTips(board.querySelector("tbody"));
+  drawRows();
+}
+
+function head() {
+  const kinds = groups.map((group) => [group, shown.filter((column) => group.columns.includes(column))]).filter(([, of]) => of.length);
+  const button = (column, attributes) => {
+    const node = el("th", { scope: "col", "data-id": column.id, ...attributes },
+      el("button", { type: "button", title: column.label.length > 24 ? column.label : null, click: () => sortBy(column) },
+        el("span", { class: "label" }, el("bdi", {}, column.label)), column.sub && el("span", { class: "sub" }, column.sub)));
+    markSorted(node);
+    return node;
+  };
+  const first = (group, column) => (group.columns.includes(column) && column === kinds.find(([g]) => g === group)[1][0] ? "edge" : "");
+  return el("thead", {},
+    el("tr", {},
+      button(nameColumn, { class: "name", rowspan: 2 }),
+      kinds.map(([group, of]) => el("th", { scope: "colgroup", colspan: of.length, class: "edge" },
+        el("span", { class: "title", title: group.title }, group.title),
+        group.protocol && el("span", { class: "sub" }, `version ${group.protocol.version} · ${group.protocol.hash.slice(0, 6)}`)))),
+    el("tr", {}, kinds.flatMap(([group, of]) =>
+      of.map((column) => button(column, { class: `${column.number ? "number" : "text"} ${first(group, column)}` })))));
+}
+
+function foot() {
+  const row = (label, value) => el("tr", {}, el("th", { scope: "row", class: "name" }, label),
+    shown.map((column) => el("td", { class: "number" }, column.column ? value(column.column) : "")));
+  return el("tfoot", {}, row("chance", (column) => percent(column.chance)), row("test samples", (column) => whole(column.n)));
+}
+
+function rowOf(model) {
+  let row = cells.get(model.at);
+  if (!row) {
+    row = el("tr", {}, el("th", { scope: "row", class: "name" },
+      el("a", { href: model.href, title: model.name.length > 40 ? cut(visible(model.name), 2000) : null }, bdi(model.label)),
+      el("span", { class: "sub" }, el("bdi", {}, `${visible(model.folder)} · v${model.version}`))),
+    shown.map((column, at) => {
+      const edge = at && column.protocol !== shown[at - 1].protocol ? " edge" : "";
+      return el("td", { class: (column.number ? "number" : "text") + edge }, column.text(model));
+    }));
+    row.model = model;
+    cells.set(model.at, row);
+  }
+  return row;
+}
+
+function drawRows() {
+  const order = sorted(chosen());
+  const body = document.querySelector("#table tbody");
+  const token = ++drawing;
+  showCount(order.length);
+  if (!order.length) {
+    body.replaceChildren(el("tr", {}, el("td", { colspan: shown.length + 1, class: "empty" }, "No model fits; take a filter away.")));
+    return;
+  }
+  body.replaceChildren(...order.slice(0, FIRST_ROWS).map(rowOf));
+  const next = (from) => {
+    if (token !== drawing || from >= order.length) return;
+    body.append(...order.slice(from, from + MORE_ROWS).map(rowOf));
+    setTimeout(next, 0, from + MORE_ROWS);
+  };
+  setTimeout(next, 0, FIRST_ROWS);
+}
+
+// Tips
+
+function prepareTips(body) {
+  const show = (event) => {
+    const cell = event.target.closest("td");
+    const column = cell && shown[cell.cellIndex - 1];
+    if (!column?.protocol || !cell.parentNode.model) return tip(null);
+    const model = cell.parentNode.model;
+    tip(column.column ? told(column, model) : toldPlace(column, model), cell.getBoundingClientRect());
+    if (column.column && column.place_of(model) === null) {
+      details().then((more) => {
+        if (cell.matches(":hover")) tip([...told(column, model), whyNot(more, column, model)], cell.getBoundingClientRect());
+      });
+    }
+  };
+  body.addEventListener("pointerover", show);
+  body.addEventListener("click", show);
+  body.addEventListener("pointerleave", () => tip(null));
+}
+
+function told(column, model) {
+  const of = column.column;
+  const at = column.place_of(model);
+  const head = `${model.label} on ${cut(of.dataset, 60)}`;
+  if (at === null) return [head, "not measured"];
+  const many = of.seeds[at] > 1;
+  return [
+    head,
+    `${words(of.main)} ${percent(of.mean[at])} ± ${percent(of.spread[at])} ${many ? "over seeds" : "(half of the interval)"}`,
+    `95 % interval ${interval(of.low[at], of.high[at])}${many ? ", mean of the seeds" : ""}`,
+    `n ${whole(of.n)} · ${of.seeds[at]} of ${plural(of.of[at], "seed")} · chance ${percent(of.chance)}`,
+    ...(of.level.includes(model.at) ? ["not told apart from the best"] : []),
+    ...(of.best === model.at ? ["told apart from every other model"] : []),
+  ];
+}
+
+function toldPlace(column, model) {
+  const places = column.protocol.places;
+  const at = places.models.indexOf(model.at);
+  if (at < 0) return [model.label, "not measured"];
+  const all = column.protocol.columns.filter((each) => each.ranked).length;
+  const complete = places.mean[at] !== null;
+  return [`${model.label}, ${protocolName(column.protocol)}`, `${places.datasets[at]} of ${plural(all, "dataset")}`,
+    ...(complete ? [] : ["no mean and no rank: a dataset is missing"]),
+    ...(complete && places.group[at] === null ? ["no group: the paired differences are not known"] : [])];
+}
+
+function whyNot(more, column, model) {
+  const of = more.protocols[page.protocols.indexOf(column.protocol)];
+  const name = more.texts.indexOf(column.column.dataset);
+  const rows = of.models.map((owner, row) => (owner === model.at ? row : -1)).filter((row) => row >= 0);
+  const reasons = rows.flatMap((row) => more.reasons[of.skipped[row]]).filter(([dataset]) => dataset === name).map(([, why]) => more.texts[why]);
+  if (rows.length && !reasons.length) return "measured on another version of the dataset, or not asked for";
+  return cut(distinct(reasons).join("; ") || "not evaluated", 300);
+}
+
+// What the numbers mean
+
+function notes() {
+  const used = groups.filter((group) => group.protocol && shown.some((column) => column.protocol === group.protocol));
+  const level = used.some(({ protocol }) => protocol.columns.some((column) => column.level.length));
+  const alone = used.some(({ protocol }) => protocol.columns.some((column) => column.best !== null));
+  const item = (...content) => el("li", {}, content);
+  return el("div", { class: "notes" },
+    el("ul", {},
+      item("Scores in percent. ± with several seeds is their sample standard deviation, with one seed half of the 95 % interval of the test sample. n and intervals are in the tip of a cell and on the page of a model."),
+      item("Mean and average rank: of models that have every dataset of a protocol. Borda: a point for every model below on each dataset. Group: models of one group are not told apart from its first by the paired 95 % interval; groups, ranks and marks are among all models of a protocol, whatever is filtered."),
+      alone ? item(el("strong", {}, "Bold"), ": the best of a column, told apart from every other model.") : null,
+      level ? item("* the best of a column and those that are not told apart from it.") : null,
+      alone || level ? null : item("No bold, no stars and no groups where the paired differences are not known: they take the predictions of every model.")),
+    el("details", {}, el("summary", {}, "Protocols and datasets"), used.map(({ protocol }) => about(protocol))));
+}
+
+function about(protocol) {
+  return [
+    el("h3", {}, protocolName(protocol)),
+    el("p", {}, el("bdi", {}, `Version ${protocol.version}, hash ${protocol.hash}${protocol.knobs ? `: ${visible(protocol.knobs)}` : ""}.`)),
+    table(`Datasets of ${protocolName(protocol)}`, ["dataset", "score", "repository", "revision", "split", "images", "n", "chance", "ids"],
+      protocol.columns.map((column) => [bdi(column.dataset), bdi(words(column.main)), bdi(column.repo), bdi(column.revision),
+        bdi(column.split), whole(column.images), whole(column.n), percent(column.chance), column.ids])),
+  ];
+}

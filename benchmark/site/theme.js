@@ -1,0 +1,24 @@
+"use strict";
+// The theme that was chosen on an earlier visit, before anything is drawn. A page in a frame may have no storage.
+const theme = {
+  chosen() {
+    try {
+      return localStorage.getItem("synrep-theme");
+    } catch {
+      return null;
+    }
+  },
+  set(name) {
+    document.documentElement.dataset.theme = name;
+    try {
+      localStorage.setItem("synrep-theme", name);
+    } catch {
+      // it holds for this visit
+    }
+  },
+  get dark() {
+    const name = document.documentElement.dataset.theme;
+    return name ? name === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  },
+};
+if (["dark", "light"].includes(theme.chosen())) document.documentElement.dataset.theme = theme.chosen();
