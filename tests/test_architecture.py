@@ -51,6 +51,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "benchmark/site/*": (
         "benchmark.results", "benchmark.record", "benchmark.ranking", "benchmark.pairs", "benchmark.site.*", *LEAVES,
     ),
+    "benchmark/paper/*": (
+        "benchmark.results", "benchmark.record", "benchmark.published", "benchmark.pairs", "benchmark.ranking",
+        "benchmark.tables", "benchmark.tables._*", "benchmark.paper._*", *LEAVES,
+    ),
     "benchmark/models/*": (*CORE, "benchmark.models._*", "benchmark.experiments._find"),
     "benchmark/experiments/*": (
         "benchmark.interfaces", "benchmark.sampling", "benchmark.mirror", "benchmark.schema",
@@ -116,6 +120,9 @@ def test_a_file_imports_what_the_design_allows(path: str) -> None:
         ("benchmark/evaluations/new.py", "from benchmark import mirror"),
         ("benchmark/tables/new.py", "from benchmark.tables import aro"),
         ("benchmark/tables/new.py", "from benchmark.interfaces import Score"),
+        ("benchmark/paper/new.py", "from benchmark.paper import table_1"),
+        ("benchmark/paper/new.py", "from benchmark.tables import linear_probe"),
+        ("benchmark/paper/new.py", "from benchmark.evaluations import aro"),
         ("benchmark/experiments/new.py", "from benchmark import train"),
         ("benchmark/models/new.py", "from benchmark.models import timm"),
         ("benchmark/models/new.py", "from benchmark.experiments import smoke"),
@@ -162,6 +169,7 @@ def test_the_command_imports_nothing_of_ours_before_it_runs_but_errors(path: str
         ("benchmark/experiments", {"EXPERIMENTS"}),
         ("benchmark/models", {"MODEL"}),
         ("benchmark/tables", {"TITLE"}),
+        ("benchmark/paper", {"TITLE"}),
     ],
 )
 def test_a_plug_in_declares_what_its_folder_is_for(folder: str, declares: set[str]) -> None:
