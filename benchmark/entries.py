@@ -43,7 +43,7 @@ class Entry:
 
     path: str
     record: Record
-    files: Mapping[str, str]
+    files: dict[str, str]
     """Path -> SHA-256: the predictions as the record says, then the record's own file."""
 
 

@@ -35,6 +35,8 @@ TEMPLATE, NEW = {CARD, PAGE, "style.css"}, "Welcome to your static Space!"
 """What the Hub puts into a new static Space."""
 TEXT = 2**20
 """Bytes of a file that is looked into."""
+TOLD = 500
+"""Records between two lines of progress."""
 THREADS = 8
 """Downloads at a time; a record is small, so most of it is waiting."""
 
@@ -154,15 +156,18 @@ def pull(repo: str, folder: Path, revision: str, report: Report) -> int:
         report(f"{place} at {head}: {len(paths)} records")
         if not paths:
             raise UserError(f"{place} holds no records at {revision}; choose another repository or revision")
-        taken = list(_side_by_side(lambda path: _take(place, head, there, path, folder), paths))
-    left = [line for one in taken for line in one.left]
-    for line in left:
+        taken: list[_Taken] = []
+        for one in _side_by_side(lambda path: _take(place, head, there, path, folder), paths):
+            taken.append(one)
+            if len(taken) % TOLD == 0:
+                report(f"{len(taken)} of {len(paths)} records")
+    for line in (line for one in taken for line in one.left):
         report(line)
-    new = sum(one.new for one in taken)
+    new, left = sum(one.new for one in taken), sum(bool(one.left) for one in taken)
     same = sum(not one.new and not one.left for one in taken)
     report(f"{new} files are new in {folder}; {same} of {len(paths)} records were there")
     if left:
-        raise UserError(f"{len(left)} files of {place} (there) were left alone, see above; all others are in {folder}")
+        raise UserError(f"{left} of {len(paths)} records of {place} were left alone, see above; all others are here")
     return new
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from benchmark import entries, measure, predictions, results, submit, validate
 from benchmark.errors import UserError
+from benchmark.experiments import smoke
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Pretrained, Score, Skipped
 from tests.test_cli import assert_one_line, synrep
 
@@ -185,6 +186,15 @@ def test_a_declaration_that_differs_from_one_in_the_checkout_is_refused(sides):
     new = str(sides.runs / ONE.replace("/0/", "/1/"))
     lines = sides.refused("conflicting declarations under one name", new, str(sides.results / ONE))
     assert len(lines) == 2 and "/tmp" not in lines[0].replace(str(sides.runs), "").replace(str(sides.results), "")
+
+
+def test_a_run_under_an_official_name_is_as_declared(sides, synrep):
+    official = next(declared for declared in smoke.EXPERIMENTS if declared.method == "simclr")
+    write(sides.runs, replace(official, schedule=replace(official.schedule, views=60)))
+    before = tree(sides.results)
+    code, said, error = synrep("submit", sides.runs, "--results", sides.results)
+    assert_one_line((code, said, error), "1 problem, nothing was taken")
+    assert f"smoke/simclr version {official.version} is declared as" in said and tree(sides.results) == before
 
 
 @pytest.mark.parametrize("name", [ONE, OF_ONE, "records/pretrained", "predictions", "records"])
