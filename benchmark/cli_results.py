@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,10 @@ from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from benchmark.results import Record
+    from benchmark.tables._material import Material
+
+PAPER = "paper"
+"""The folder of tables that are made from all records."""
 
 Records = Annotated[Path, typer.Option("--records", help="Folder of records.")]
 
@@ -21,28 +26,43 @@ def tables(
     out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("results/tables"),
     check: Annotated[bool, typer.Option(help="Write nothing; exit with 2 if a table is not up to date.")] = False,
 ) -> None:
-    """Write the comparison tables as Markdown, CSV and LaTeX, one folder per experiment file, and print them."""
+    """Write the comparison tables, one folder per experiment file, and the paper's in another; print them."""
     from benchmark import results
-    from benchmark.pairs import Pairs
+    from benchmark.paper import _build
     from benchmark.tables import _render
-    from benchmark.tables._material import Material
 
+    material = _material(results.read_all(records, report=tell), records)
     groups: dict[str, list[Record]] = {}
-    for record in results.read_all(records, report=tell):
+    for record in material.records:
         groups.setdefault(record.experiment.name.split("/")[0], []).append(record)
-    pairs = Pairs.beside(records)
-    for group, found in groups.items():
-        expected = _render.files(Material(found, pairs))
+    expected = {group: _render.files(replace(material, records=found)) for group, found in groups.items()}
+    expected[PAPER] = _build.files(material)
+    for group, files in expected.items():
         if not check:
-            for path in _render.write(expected, out / group):
+            for path in _render.write(files, out / group):
                 if path.suffix == ".md":
                     print(path.read_text())
-        elif stale := _render.check(expected, out / group):
+        elif stale := _render.check(files, out / group):
             raise UserError(f"{out / group}: {', '.join(stale)}; run `synrep tables --records {records} --out {out}`")
         else:
-            print(f"{out / group}: up to date with {len(found)} records")
+            print(f"{out / group}: up to date with {len(groups.get(group, material.records))} records")
     if not check:
-        pairs.save()
+        material.pairs.save()
+
+
+def _material(found: "list[Record]", records: Path) -> "Material":
+    """These records with what lies beside their folder: comparisons, predictions, published numbers and facts."""
+    from benchmark import published
+    from benchmark.pairs import Pairs
+    from benchmark.tables._material import Material
+
+    numbers, facts = (records.parent / file.name for file in (published.FILE, published.FACTS))
+    return Material(
+        found,
+        Pairs.beside(records),
+        published.read(numbers) if numbers.is_file() else (),
+        published.read_facts(facts) if facts.is_file() else (),
+    )
 
 
 def validate(path: Annotated[Path, typer.Argument(help="Folder of records, or one that holds records/.")]) -> None:

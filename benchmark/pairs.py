@@ -11,7 +11,9 @@ changed record or predictions file makes its line useless.
 """
 
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
@@ -21,7 +23,7 @@ import numpy as np
 
 from benchmark import atomic
 from benchmark.errors import UserError
-from benchmark.record import Measured, Record, sha256_of
+from benchmark.record import Measured, Record
 
 RESAMPLINGS = 1000
 VERSION = 1
@@ -209,4 +211,4 @@ def _key(first: Sequence[Record], second: Sequence[Record], columns: Sequence[Co
     protocol = first[0].evaluation.protocol
     ids = [_parts(first, name)[0].dataset.ids_sha256 for name, _ in columns]
     whole = [VERSION, RESAMPLINGS, protocol, columns, ids, made_from(first), made_from(second)]
-    return sha256_of(whole)[:32]
+    return hashlib.sha256(json.dumps(whole, separators=(",", ":")).encode()).hexdigest()[:32]

@@ -281,6 +281,8 @@ def canonical_json(value: Any) -> str:
         UserError: the value holds something that JSON cannot, such as NaN.
     """
     try:
+        if isinstance(value, BaseModel):  # its names are texts already
+            return json.dumps(value.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
         plain = json.loads(json.dumps(value, default=_plain, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise UserError(f"a record takes plain finite values; {error}: convert or drop that value") from error

@@ -5,22 +5,20 @@ beside its fingerprint; the fingerprint is compared, never part of the path. A r
 was measured on cannot be made and cannot be read.
 """
 
+import gc
 import json
 import math
-import platform
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from benchmark import seal
 from benchmark.atomic import write_json
+from benchmark.environment import environment
 from benchmark.errors import UserError
-from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Score, Skipped
 from benchmark.record import (
     Environment,
     Measured,
@@ -32,6 +30,9 @@ from benchmark.record import (
     protocol_of,
     sha256_of,
 )
+
+if TYPE_CHECKING:  # torch takes seconds, and records are read without it
+    from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Score, Skipped
 
 __all__ = [
     "Environment",
@@ -53,26 +54,24 @@ __all__ = [
     "write_sealed",
 ]
 
-PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scikit-learn", "pillow")
-CODE = ("benchmark", "baselines", "datasets_scripts")
 SCHEMA = 3
 OLDER = (2,)
 LIMIT = 4 * 2**20
 """Bytes of a record that is still opened; those of a thousand classes have a tenth of it."""
 
 
-def fingerprint(origin: Experiment | Pretrained) -> str:
+def fingerprint(origin: "Experiment | Pretrained") -> str:
     """SHA-256 of the declaration without its list of seeds: any changed setting changes it, a further seed does not."""
     return sha256_of(_declaration(origin))
 
 
-def place(origin: Experiment | Pretrained, seed: int) -> str:
+def place(origin: "Experiment | Pretrained", seed: int) -> str:
     """The folder of a model's records, such as `smoke/mae/1/0`."""
     declared = _declaration(origin)
     return f"{declared['name']}/{declared['version']}/{seed}"
 
 
-def protocol_hash(evaluation: Evaluation) -> str:
+def protocol_hash(evaluation: "Evaluation") -> str:
     """SHA-256 of version, preset and knobs; the list of datasets is left out."""
     return protocol_of(evaluation.version, evaluation.preset, _knobs(evaluation))
 
@@ -82,32 +81,13 @@ def content_hash(record: Record) -> str:
     return sha256_of(record)
 
 
-def environment(device: str) -> Environment:
-    """This machine's Python, packages and code state; `device` in words, such as `cpu` or `NVIDIA H100`."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    commit = _git("rev-parse", "HEAD")
-    return Environment(
-        python=platform.python_version(),
-        platform=platform.platform(),
-        packages=packages,
-        device=device,
-        commit=commit,
-        dirty=commit is not None and bool(_git("status", "--porcelain", "--", *CODE)),
-    )
-
-
 def from_scores(
-    scores: Mapping[str, DatasetScores | Skipped | Measured | NotMeasured],
+    scores: "Mapping[str, DatasetScores | Skipped | Measured | NotMeasured]",
     *,
-    origin: Experiment | Pretrained,
+    origin: "Experiment | Pretrained",
     seed: int,
     name: str,
-    evaluation: Evaluation,
+    evaluation: "Evaluation",
     facts: Mapping[str, Any],
     content_sha256: str | None,
     environment: Environment,
@@ -124,6 +104,8 @@ def from_scores(
     Raises:
         UserError: something required is missing or out of range; the message names the field.
     """
+    from benchmark.interfaces import Experiment
+
     declared, files = _declaration(origin), predictions or {}
     trained = None
     if isinstance(origin, Experiment):
@@ -222,8 +204,7 @@ def read_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> li
     if not paths:
         raise UserError(f"no records in {folder}; run an experiment first or name another folder")
     found: dict[tuple[str | int, ...], tuple[Path, Record]] = {}
-    for path in paths:
-        record = read(path)
+    for path, record in zip(paths, _read_each(paths)):
         other, known = found.setdefault(_cell(record), (path, record))
         if other is path:
             continue
@@ -231,6 +212,17 @@ def read_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> li
             raise UserError(f"{path} and {other} are two records for one place; keep one of them")
         report(f"{path} is a copy of {other}; it counts once")
     return [found[cell][1] for cell in sorted(found)]
+
+
+def _read_each(paths: Sequence[Path]) -> Iterator[Record]:
+    """Without the collector, which would walk all records read so far over and over: a third of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield from map(read, paths)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _cell(record: Record) -> tuple[str | int, ...]:
@@ -277,8 +269,10 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _result(
-    result: DatasetScores | Skipped | Measured | NotMeasured, file: Predictions | None, environment: Environment
+    result: "DatasetScores | Skipped | Measured | NotMeasured", file: Predictions | None, environment: Environment
 ) -> Any:
+    from benchmark.interfaces import Skipped
+
     if isinstance(result, Measured | NotMeasured):
         return result
     if isinstance(result, Skipped):
@@ -295,7 +289,7 @@ def _result(
     }
 
 
-def _score(name: str, score: Score) -> dict[str, Any]:
+def _score(name: str, score: "Score") -> dict[str, Any]:
     """A score without rounding error: Wilson's upper end for a perfect score may come out as 1 - 1e-16."""
     value, low, high = float(score.value), float(score.low), float(score.high)
     if not all(map(math.isfinite, (value, low, high))):
@@ -307,8 +301,10 @@ def _score(name: str, score: Score) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "n": score.n}
 
 
-def _declaration(origin: Experiment | Pretrained) -> dict[str, Any]:
+def _declaration(origin: "Experiment | Pretrained") -> dict[str, Any]:
     declaration: dict[str, Any] = json.loads(canonical_json(origin))
+    from benchmark.interfaces import Pretrained
+
     if isinstance(origin, Pretrained):
         slug = declaration.pop("slug")
         return {"name": f"pretrained/{slug}", "version": 1, "method": slug, **declaration}
@@ -316,22 +312,15 @@ def _declaration(origin: Experiment | Pretrained) -> dict[str, Any]:
     return declaration
 
 
-def _views(origin: Experiment | Pretrained) -> int | None:
+def _views(origin: "Experiment | Pretrained") -> int | None:
+    from benchmark.interfaces import Pretrained
+
     if isinstance(origin, Pretrained):
         return None
     return 0 if origin.settings.optimizer is None else origin.schedule.views
 
 
-def _knobs(evaluation: Evaluation) -> dict[str, Any]:
+def _knobs(evaluation: "Evaluation") -> dict[str, Any]:
     knobs: dict[str, Any] = json.loads(canonical_json(evaluation))
     del knobs["datasets"], knobs["preset"]
     return knobs
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says about this checkout, or None where there is none."""
-    command = ("git", "-C", str(Path(__file__).parents[1]), *arguments)
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -7,11 +7,12 @@ whoever makes a record anew also seals it anew, so what is claimed is checked ag
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
-from benchmark.record import Seal, canonical_json, sha256_of
+from benchmark.record import Seal
 
 DIGITS = 4
 FIELD = "seal"
@@ -20,7 +21,7 @@ FIELD = "seal"
 def seal(content: Mapping[str, Any]) -> Seal:
     """The seal of a record's JSON; one that it already has is left out."""
     open_ = {name: value for name, value in content.items() if name != FIELD}
-    return Seal(sha256=sha256_of(open_), leaves="".join(_digest(*leaf) for leaf in leaves(open_)))
+    return Seal(sha256=_sha256(open_), leaves="".join(_digest(*leaf) for leaf in leaves(open_)))
 
 
 def broken(content: Mapping[str, Any]) -> list[str]:
@@ -29,7 +30,7 @@ def broken(content: Mapping[str, Any]) -> list[str]:
     if not isinstance(found, dict) or set(found) != {"sha256", "leaves"}:
         return [FIELD]
     open_ = {name: value for name, value in content.items() if name != FIELD}
-    if found["sha256"] == sha256_of(open_):
+    if found["sha256"] == _sha256(open_):
         return []
     paths, digests = [], []
     for path, value in leaves(open_):
@@ -49,8 +50,17 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(value[name], f"{path}.{name}" if path else name)
 
 
+def _text(content: Any) -> str:
+    """The canonical text of plain JSON."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(_text(content).encode()).hexdigest()
+
+
 def _digest(path: str, value: Any) -> str:
-    return hashlib.sha256(f"{path}={canonical_json(value)}".encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(f"{path}={_text(value)}".encode()).hexdigest()[:DIGITS]
 
 
 def _changed(paths: list[str], digests: list[str], stored: list[str]) -> Iterator[str]:

@@ -67,7 +67,7 @@ def _declared(number: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
         }, None  # fmt: skip
     repo, revision = f"synrep-bench/{DATA[number % len(DATA)]}", _sha(number % len(DATA))[:40]
     declared = {
-        "name": f"main-{number % 5}-comparison/method-{number}",
+        "name": f"main-{number % 40}-comparison/method-{number}",
         "version": 1,
         "method": f"method{number % 11}",
         "settings": {"optimizer": {"base_lr": 0.001}, "sampling": {"images": 6, "crops": 1, "text": number % 3 == 0}},

@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "benchmark/evaluations/_catalog.py": ("benchmark.interfaces", "benchmark.mirror", "benchmark.schema", *LEAVES),
     "benchmark/evaluations/*": ("benchmark.interfaces", "benchmark.features", "benchmark.evaluations._*", *LEAVES),
     "benchmark/tables/*": (
-        "benchmark.results", "benchmark.record", "benchmark.tables", "benchmark.tables._*", *LEAVES,
+        "benchmark.results", "benchmark.record", "benchmark.pairs", "benchmark.published", "benchmark.ranking",
+        "benchmark.tables", "benchmark.tables._*", *LEAVES,
     ),
     "benchmark/site/*": (
         "benchmark.results", "benchmark.record", "benchmark.ranking", "benchmark.pairs", "benchmark.site.*", *LEAVES,

@@ -124,7 +124,8 @@ def mean_and_spread(scores: Sequence[ScorePart]) -> str:
 
 def reading(runs: Sequence[Run]) -> list[str]:
     """Footnotes: how to read the numbers, as far as it applies."""
-    seeds = {len(run.measured(name)) for run in runs for name in dataset_names(runs)} - {0}
+    names = dataset_names(runs)
+    seeds = {len(run.measured(name)) for run in runs for name in names} - {0}
     lines = ["Scores in percent."]
     if max(seeds, default=0) > 1:
         lines.append("± with several seeds: sample standard deviation over seeds.")
@@ -168,7 +169,8 @@ def _training(record: Record) -> str:
 
 def _unmeasured(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
     """Footnotes: datasets that no method was measured on, and why, told by those that were measured elsewhere."""
-    able = [run for run in runs if any(run.measured(name) for name in dataset_names(runs))]
+    names = dataset_names(runs)
+    able = [run for run in runs if any(run.measured(name) for name in names)]
     reasons = {name: "; ".join(dict.fromkeys(run.gap(name) for run in able)) for name in datasets}
     absent = [name for name, reason in reasons.items() if ABSENT in reason]
     others = [f"Not measured: {name}: {reason}." for name, reason in reasons.items() if name not in absent]

@@ -161,13 +161,15 @@ def files(material: Material) -> dict[str, bytes]:
 
 
 def write(expected: Mapping[str, bytes], out: Path) -> list[Path]:
-    """Write these files to `out`, each whole; the paths.
+    """Write these files to `out`, each whole, where it does not hold them already; the paths.
 
     Raises:
         UserError: `out` cannot be written.
     """
     for name, content in expected.items():
-        write_bytes(out / name, content)
+        path = out / name
+        if not path.is_file() or path.read_bytes() != content:
+            write_bytes(path, content)
     return [out / name for name in expected]
 
 

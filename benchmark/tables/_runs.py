@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby, pairwise
 
 from benchmark.errors import UserError
@@ -57,6 +58,7 @@ def select(records: Iterable[Record], evaluation: str) -> list[Run]:
     return [Run(_label(group[0], [other[0] for other in groups]), group) for group in groups]
 
 
+@cache
 def by_number(name: str) -> list[tuple[int, str]]:
     """A key by which l2 comes before l10, and 600 before 2k."""
     parts = re.findall(r"(\d+)(?:([km])(?![a-z0-9]))?|(\D+)", name)
@@ -86,16 +88,17 @@ def _refuse_mixed(records: Sequence[Record]) -> None:
         "sample sizes": lambda result: result.scores[result.main].n,
     }
     for name in sorted({name for record in records for name in record.results}):
+        having = [record for record in records if isinstance(record.results.get(name), Measured)]
         for what, value in same.items():
-            having = [record for record in records if isinstance(record.results.get(name), Measured)]
             _one_value(having, f"{what} of {name}", lambda record, name=name, value=value: value(record.results[name]))
 
 
 def _one_value(records: Sequence[Record], what: str, value: Callable[..., Hashable]) -> None:
+    first = value(records[0]) if records else None
     for record in records[1:]:
-        if value(record) != value(records[0]):
+        if value(record) != first:
             raise UserError(
-                f"one table cannot mix {what}: {value(records[0])} in {_where(records[0])}, {value(record)} in "
+                f"one table cannot mix {what}: {first} in {_where(records[0])}, {value(record)} in "
                 f"{_where(record)}; run them alike, or keep them in separate folders of records"
             )
 
