@@ -333,7 +333,7 @@ function notes() {
 
 function about(protocol) {
   return [
-    el("h3", {}, protocolName(protocol)),
+    el("h2", { class: "minor" }, protocolName(protocol)),
     el("p", {}, el("bdi", {}, `Version ${protocol.version}, hash ${protocol.hash}${protocol.knobs ? `: ${visible(protocol.knobs)}` : ""}.`)),
     table(`Datasets of ${protocolName(protocol)}`, ["dataset", "score", "repository", "revision", "split", "images", "n", "chance", "ids"],
       protocol.columns.map((column) => [bdi(column.dataset), bdi(words(column.main)), bdi(column.repo), bdi(column.revision),

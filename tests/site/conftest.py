@@ -1,0 +1,95 @@
+"""A real browser, where there is one, and the pages that it opens; what it complains of fails the test."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Page as Tab
+
+from tests.site.made import few, hostile, made
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclass
+class Visit:
+    """A tab, the file that it shows, and what happened in it."""
+
+    tab: Tab
+    file: Path
+    said: list[str] = field(default_factory=list)
+    """On the console, and errors of scripts."""
+    asked: list[str] = field(default_factory=list)
+    """Addresses that were requested."""
+
+    def go(self, view: str = "") -> "Visit":
+        """Open a view of the page, as by its link, and wait until it is drawn."""
+        self.tab.goto("about:blank")
+        self.tab.goto(f"{self.file.as_uri()}{view}")
+        self.tab.wait_for_selector("html[data-ready]")
+        if view.startswith("#/model") or view.startswith("#/groups"):
+            self.tab.wait_for_selector("#model h1, #groups h1")
+        return self
+
+    def texts(self, selector: str) -> list[str]:
+        """The texts of all that fits, without surrounding blanks."""
+        return [text.strip() for text in self.tab.locator(selector).all_text_contents()]
+
+    @property
+    def names(self) -> list[str]:
+        """The models of the leaderboard, from the top."""
+        return self.texts("#table tbody th a")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium of this machine."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        pytest.skip(f"no browser: wanted one of {', '.join(NAMES)}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Name -> a page."""
+    place = tmp_path_factory.mktemp("site")
+    found = {"few": made(few()), "hostile": made(hostile()), "none": made(few()[:1])}
+    paths = {name: place / name / "index.html" for name in found}
+    for name, path in paths.items():
+        path.parent.mkdir()
+        path.write_text(found[name].html, encoding="utf-8")
+    return paths
+
+
+@pytest.fixture
+def visit(browser: Browser, files: dict[str, Path]) -> Iterator[Callable[..., Visit]]:
+    """Opens a page in a tab of its own; afterwards it must have asked for nothing else, and complained of nothing."""
+    opened: list[tuple[BrowserContext, Visit]] = []
+
+    def visit(name: str = "few", view: str = "", width: int = 1280, script: str = "", **options: Any) -> Visit:
+        context = browser.new_context(viewport={"width": width, "height": 800}, offline=True, **options)
+        if script:
+            context.add_init_script(script)
+        seen = Visit(context.new_page(), files[name])
+        seen.tab.set_default_timeout(10_000)
+        seen.tab.on("console", lambda message: seen.said.append(f"{message.type}: {message.text}"))
+        seen.tab.on("pageerror", lambda error: seen.said.append(str(error)))
+        seen.tab.on("request", lambda request: seen.asked.append(request.url))
+        seen.tab.on("dialog", lambda dialog: seen.said.append(f"dialog {dialog.message}"))
+        opened.append((context, seen))
+        return seen.go(view)
+
+    yield visit
+    for context, seen in opened:
+        context.close()
+        assert seen.said == []
+        others = {url.partition("#")[0] for url in seen.asked if not url.startswith("data:")} - {"about:blank"}
+        assert others == {seen.file.as_uri()}
