@@ -104,7 +104,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("nosuch", ["'nosuch'", "choose one of: evaluate, episodes, push, list, run, tables, validate, check, data"]),
+        ("nosuch", ["'nosuch'", "choose one of: list, run, evaluate, episodes, tables, site, validate, submit, push, check, data, results"]),
         (
             "data nosuch",
             ["'nosuch'", "choose one of: captions, estimate, build, check, sheet, publish, download, export"],
@@ -221,7 +221,7 @@ def test_tables_are_written_printed_and_checked(records: Path, synrep: Synrep) -
     out = records.parent / "tables"
     code, shown, _ = synrep("tables", "--records", records, "--out", out)
     assert code == 0
-    written = sorted(out.rglob("*.md"))
+    written = sorted((out / "smoke").glob("*.md"))
     assert [path.name for path in written] == ["linear_probe.synrep.md", "ranking_linear_probe.synrep.md"]
     assert written[0].read_text() in shown
     assert synrep("tables", "--records", records, "--out", out, "--check")[0] == 0
@@ -232,6 +232,23 @@ def test_tables_are_written_printed_and_checked(records: Path, synrep: Synrep) -
     assert written[0].read_bytes() == before
     written[0].unlink()
     assert_one_line(synrep("tables", "--records", records, "--out", out, "--check"), "missing: linear_probe.synrep.md")
+
+
+def test_the_paper_s_tables_take_what_is_published_beside_the_records(records: Path, synrep: Synrep) -> None:
+    words = ("tables", "--records", records, "--out", records.parent / "tables")
+    paper = records.parent / "tables/paper"
+    assert synrep(*words)[0] == 0
+    assert [path.name for path in sorted(paper.glob("*.md"))] == ["datasets.md"]
+    for name in ("published.csv", "published_facts.csv"):
+        (records.parent / name).write_bytes((REPOSITORY / "results" / name).read_bytes())
+    assert_one_line(synrep(*words, "--check"), "missing: costs.csv", "stale: datasets.md")
+    code, shown, _ = synrep(*words)
+    assert code == 0 and (paper / "table_1.md").read_text() in shown and (paper / "figure_6.svg").is_file()
+    assert synrep(*words, "--check")[0] == 0
+    (paper / "figure_6.png").write_bytes(b"")
+    assert_one_line(synrep(*words, "--check"), "paper: stale: figure_6.png")
+    (records.parent / "published.csv").write_text("table\n")
+    assert_one_line(synrep(*words), "published.csv has the columns ['table']")
 
 
 def test_validate_counts_the_records(records: Path, synrep: Synrep) -> None:

@@ -57,7 +57,7 @@ def _published(material: Material, notes: Notes) -> Iterator[tuple[str, ...]]:
 
 def _measured(records: Sequence[Record]) -> Iterator[tuple[str, ...]]:
     models: dict[tuple[str, int], dict[int, list[Record]]] = {}
-    for record in unique(records):
+    for record in unique(record for record in records if record.seconds):
         own = record.experiment
         models.setdefault((own.name, own.version), {}).setdefault(record.seed, []).append(record)
     for name, version in sorted(models, key=lambda key: (by_number(key[0]), key)):
