@@ -19,7 +19,7 @@ from tests import runs
 from tests.hub import CUT, Hub
 from tests.test_cli import assert_one_line, synrep
 from tests.test_release import hub
-from tests.test_submit import OF_ONE, ONE, model, tree, write
+from tests.test_submit import OF_ONE, ONE, lie, model, tree, write
 
 __all__ = ["hub", "synrep"]
 
@@ -235,6 +235,12 @@ def test_records_that_break_the_rules_are_not_sent(hub, said, here):
     (here / OF_ONE).unlink()
     (here / OF_ONE).symlink_to(here / ONE)
     assert "is a link" in said("push", REPO, "--results", here, fails=True)[0]
+
+
+def test_scores_that_the_predictions_do_not_give_are_not_sent(hub, said, here):
+    lie(here / ONE)
+    assert "is 0.9, its predictions give 0.66" in said("push", REPO, "--results", here, fails=True)[0]
+    assert hub.repos == {}
 
 
 def test_a_broken_record_there_is_named_and_no_table_is_made_without_it(hub, pushed, said, tmp_path):

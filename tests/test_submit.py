@@ -13,6 +13,7 @@ from benchmark import entries, measure, predictions, results, submit, validate
 from benchmark.errors import UserError
 from benchmark.experiments import smoke
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Pretrained, Score, Skipped
+from tests import runs
 from tests.test_cli import assert_one_line, synrep
 
 __all__ = ["synrep"]
@@ -50,6 +51,14 @@ def write(out, origin=None, right=20, seed=0, evaluation=KNN, weights="a", path=
         return results.write(record, out / "records")
     results.write_sealed(out / "records" / f"{path}.json", record.model_dump(mode="json"))
     return out / "records" / f"{path}.json"
+
+
+def lie(path):
+    """Raise a score of a record, and seal it anew."""
+    content = json.loads(path.read_text())
+    scores = content["results"]["digits"]["scores"]
+    scores[next(iter(scores))] |= {"value": 0.9, "high": 1.0}
+    results.write_sealed(path, {name: part for name, part in content.items() if name != "seal"})
 
 
 def tree(folder):
@@ -171,11 +180,16 @@ def test_one_bad_record_keeps_the_good_ones_out(sides):
 
 
 def test_a_score_that_the_predictions_do_not_give_is_refused(sides):
-    content = json.loads((sides.runs / ONE).read_text())
-    scores = content["results"]["digits"]["scores"]
-    scores[next(iter(scores))] |= {"value": 0.9, "high": 1.0}
-    results.write_sealed(sides.runs / ONE, {name: part for name, part in content.items() if name != "seal"})
+    lie(sides.runs / ONE)
     sides.refused("is 0.9, its predictions give 0.666")
+
+
+def test_the_files_of_the_run_beside_the_records_are_checked_too(sides):
+    origin = runs.experiment("clip", steps=2)
+    write(sides.runs, origin, weights="f")
+    (sides.runs / "train" / results.place(origin, 0)).mkdir(parents=True)
+    (sides.runs / "train" / results.place(origin, 0) / "model.json").write_text(json.dumps({"weights_sha256": "0"}))
+    sides.refused("model.json says 0; evaluate the run anew")
 
 
 def test_a_declaration_that_differs_from_one_in_the_checkout_is_refused(sides):
