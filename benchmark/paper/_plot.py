@@ -103,7 +103,7 @@ def points(comparison: Comparison, column: Column, axis: Axis) -> Iterator[Point
             continue
         if number := row.numbers.get(column):
             yield Point(row, axis.place(row), number.value, 0.0)
-        elif scores := row.scores(column):
+        elif scores := row.scores.get(column):
             yield Point(row, axis.place(row), *spread(scores))
 
 

@@ -35,6 +35,8 @@ class Row:
     """What else tells it from the other rows, such as `w=8` or `images l10`."""
     numbers: Mapping[Column, Published] = field(default_factory=dict)
     runs: Mapping[Protocol, Run] = field(default_factory=dict)
+    scores: Mapping[Column, list[ScorePart]] = field(default_factory=dict)
+    """What was measured, a score per seed."""
 
     @property
     def source(self) -> str:
@@ -50,11 +52,6 @@ class Row:
     def seeds(self) -> int:
         """Seeds of the run that has most; none where it is published."""
         return max((len(run.records) for run in self.runs.values()), default=0)
-
-    def scores(self, column: Column) -> list[ScorePart]:
-        """What was measured in a column, a score per seed."""
-        run = self.runs.get(column.protocol)
-        return _compare.scores_of(run, shown(column)) if run else []
 
 
 def shown(column: Column) -> _compare.Column:
@@ -95,14 +92,10 @@ def compare(
     """
     order = {name: at for at, name in enumerate(dict.fromkeys(canonical(n.method) for n in material.published))}
     above = list(_published_rows(published))
-    below = [
-        row
-        for row in _measured_rows(material.records, folders, {want.evaluation for want in wanted}, order)
-        if keep(row) and any(_columns_of(row, wanted))
-    ]
+    below = [row for row in _measured_rows(material.records, folders, wanted, order) if row.scores and keep(row)]
     places = {name: at for at, name in enumerate(dict.fromkeys(want.dataset for want in wanted))}
     found = dict.fromkeys(column for row in above for column in row.numbers)
-    measured = {column for row in below for column in _columns_of(row, wanted)}
+    measured = {column for row in below for column in row.scores}
     found |= dict.fromkeys(sorted(measured - found.keys(), key=lambda column: (column.dataset, column.protocol)))
     names = [want.score for want in wanted]
 
@@ -148,8 +141,9 @@ def _published_rows(numbers: Iterable[Published]) -> Iterator[Row]:
 
 
 def _measured_rows(
-    records: Sequence[Record], folders: Sequence[str], evaluations: set[str], order: Mapping[str, int]
+    records: Sequence[Record], folders: Sequence[str], wanted: Sequence[Wanted], order: Mapping[str, int]
 ) -> list[Row]:
+    evaluations = {want.evaluation for want in wanted}
     chosen = unique(
         record
         for record in records
@@ -173,10 +167,10 @@ def _measured_rows(
         first = next(at for at, each in enumerate(folders) if fnmatchcase(folder, each))
         return first, by_number(folder), order.get(canonical(method), len(order)), method, by_number(last), version
 
-    return [_measured_row(runs) for _, runs in sorted(rows.items(), key=rank)]
+    return [_measured_row(runs, wanted) for _, runs in sorted(rows.items(), key=rank)]
 
 
-def _measured_row(runs: Mapping[Protocol, Run]) -> Row:
+def _measured_row(runs: Mapping[Protocol, Run], wanted: Sequence[Wanted]) -> Row:
     record = next(iter(runs.values())).records[0]
     own, training, views = record.experiment, record.training, record.model.views
     folder, _, last = own.name.partition("/")
@@ -188,6 +182,7 @@ def _measured_row(runs: Mapping[Protocol, Run]) -> Row:
         schedule=f"{views:,} views" if views is not None else "",
         variant="" if variant in {"", "real", "syn"} else f"{folder.rpartition('-')[2]} {variant}",
         runs=runs,
+        scores=dict(_scores(runs, wanted)),
     )
 
 
@@ -207,21 +202,21 @@ def _folder(record: Record) -> str:
     return record.experiment.name.partition("/")[0]
 
 
-def _columns_of(row: Row, wanted: Sequence[Wanted]) -> Iterator[Column]:
-    """The columns in which a measured row has a number."""
-    for protocol, run in row.runs.items():
+def _scores(runs: Mapping[Protocol, Run], wanted: Sequence[Wanted]) -> Iterator[tuple[Column, list[ScorePart]]]:
+    """The columns in which there is something, with what there is."""
+    for protocol, run in runs.items():
         for want in wanted:
             if want.evaluation == protocol.evaluation and (measured := run.measured(want.dataset)):
                 column = Column(want.dataset, want.score or measured[0].main, protocol)
-                if row.scores(column):
-                    yield column
+                if found := _compare.scores_of(run, shown(column)):
+                    yield column, found
 
 
 def _refuse_mixed(column: Column, rows: Sequence[Row]) -> None:
     """Refuse a column whose rows differ in what was asked, or in what they were measured on."""
     owners: dict[object, str] = {}
     for row in rows:
-        if not row.scores(column):
+        if column not in row.scores:
             continue
         run = row.runs[column.protocol]
         for measured in run.measured(column.dataset):

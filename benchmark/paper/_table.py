@@ -53,12 +53,12 @@ def _head(row: Row) -> tuple[Cell, ...]:
 def _cell(row: Row, column: Column, lead: Lead, notes: Notes) -> Cell:
     if number := row.numbers.get(column):
         return Cell(f"{number.value:.1f}{source_mark(number.confidence, number.source, notes)}")
-    return cell(row.runs[column.protocol], shown(column), lead, notes) if row.scores(column) else Cell("")
+    return cell(row.runs[column.protocol], shown(column), lead, notes) if column in row.scores else Cell("")
 
 
 def _runs(comparison: Comparison, column: Column) -> list[Run]:
     """The measured runs of a column."""
-    return [row.runs[column.protocol] for row in comparison.rows if row.scores(column)]
+    return [row.runs[column.protocol] for row in comparison.rows if column in row.scores]
 
 
 def _n(runs: Sequence[Run], column: Column) -> str:
