@@ -14,7 +14,7 @@ from benchmark.cli_data import SCENES_EVALUATION, data
 from benchmark.cli_evaluate import episodes, evaluate
 from benchmark.cli_exchange import results, submit
 from benchmark.cli_push import push
-from benchmark.cli_results import tables, validate
+from benchmark.cli_results import migrate, tables, validate
 from benchmark.cli_site import site
 from benchmark.errors import UserError, unknown
 
@@ -27,16 +27,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(data, name="data")
-app.add_typer(results, name="results")
-app.command()(evaluate)
-app.command()(episodes)
-app.command()(push)
-app.command()(tables)
-app.command()(site)
-app.command()(validate)
-app.command()(submit)
-
 INTERRUPTED = 130
 """What typer returns in the place of a KeyboardInterrupt."""
 
@@ -91,7 +81,6 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-@app.command(name="list")
 def list_all() -> None:
     """Methods, experiments, recipes, evaluations and tables that there are."""
     from benchmark import plugins
@@ -107,12 +96,12 @@ def list_all() -> None:
         "guidance of a dataset": [*recipe.GUIDANCE, "w2, w7.5, ..."],
         "evaluations": plugins.names("benchmark.evaluations"),
         "tables": plugins.names("benchmark.tables"),
+        "tables and figures of the paper": plugins.names("benchmark.paper"),
     }
     for kind, names in kinds.items():
         print(f"{kind}: {', '.join(names)}")
 
 
-@app.command()
 def run(
     experiment: Annotated[
         str, typer.Argument(help="smoke; main, language, ablations with a size: main-10k; ablations-smoke-images.")
@@ -170,7 +159,6 @@ def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
     print(plan.text([plan.Run(e, len(e.seeds) if seed is None else 1) for e in chosen], expected_bytes))
 
 
-@app.command()
 def check(method: Annotated[str, typer.Argument(help="A file of baselines/.")]) -> None:
     """Check that a method keeps the contract: seeded, finite, learning, independent of the batch."""
     from benchmark import plugins
@@ -183,6 +171,15 @@ def check(method: Annotated[str, typer.Argument(help="A file of baselines/.")]) 
         test(tiny)
         print(f"ok  {name}")
 
+
+app.command(name="list")(list_all)
+app.add_typer(data, name="data")
+for command in (run, evaluate, episodes, tables, site, validate, submit):  # in the order of use
+    app.command()(command)
+results.command()(migrate)
+app.add_typer(results, name="results")
+for command in (push, check):
+    app.command()(command)
 
 if __name__ == "__main__":
     main()

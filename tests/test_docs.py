@@ -1,0 +1,176 @@
+"""Every command that a document shows is one; those for the three kinds of users are executed as they stand."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from benchmark import cli, results
+from tests.hub import Hub
+from tests.test_cli import SYNREP, Synrep, synrep
+from tests.test_release import finished, hub, pushed, run
+
+__all__ = ["finished", "hub", "pushed", "run", "synrep"]
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+MODELS = ("smoke/stablerep_plus/2/0", "smoke/clip/2/0", "smoke/clip/2/1")
+
+
+def shown(text: str) -> Iterator[str]:
+    """The commands in a text's code blocks, without what explains them."""
+    for block in re.findall(r"^ *```(?:sh|bash)?\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            command = re.split(r"\s+#|;", line.strip())[0]
+            if command.startswith("synrep "):
+                yield command
+
+
+def inline(text: str) -> Iterator[str]:
+    """Commands in the middle of a sentence."""
+    yield from (" ".join(found.split()) for found in re.findall(r"`(synrep [^`]+)`", text))
+
+
+def words_of(command: str) -> list[list[str]]:
+    """The words of a command; several where it stands for several, explained after two spaces."""
+    if "|" in command:
+        before, *others = re.split(r" +\| +", re.split(r" {2,}(?!\|)", command)[0])
+        start, last = before.rsplit(" ", 1)
+        return [[*shlex.split(start)[1:], name.split()[0], "?"] for name in (last, *others)]
+    return [shlex.split(re.split(r" {2,}", command)[0] if not re.search(r" {2,}--", command) else command)[1:]]
+
+
+def parsed(words: list[str]) -> None:
+    """Fails where the command line has no such command or option."""
+    command = typer.main.get_command(cli.app)
+    context = command.make_context("synrep", ["list"])
+    while hasattr(command, "commands"):
+        command, words = command.get_command(context, words[0]) or pytest.fail(f"no command {words}"), words[1:]
+    if words != ["?"]:
+        command.make_context("synrep", list(words), parent=context)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_in_a_code_block_has_the_words_that_the_command_line_knows(document: str) -> None:
+    commands = list(shown((ROOT / document).read_text()))
+    assert commands or document == "CONTRIBUTING.md"
+    for command in commands:
+        for words in words_of(command):
+            parsed(words)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_in_a_sentence_exists(document: str) -> None:
+    for command in inline((ROOT / document).read_text()):
+        for words in words_of(command):
+            options = [word.partition("=")[0] for word in words if word.startswith("--")]
+            names = [word for word in words if word.islower() and word.isidentifier()][:2]
+            found = typer.main.get_command(cli.app)
+            while hasattr(found, "commands") and names:
+                found = found.commands.get(names.pop(0)) or pytest.fail(f"{document}: no command {command!r}")
+            known = {option for parameter in found.params for option in parameter.opts}
+            assert set(options) <= known | {"--help"}, f"{document}: {command}"
+
+
+def test_a_command_that_is_none_is_found() -> None:
+    for wrong in ("tables --chek", "sight", "data bild toy", "site --out", "results pull"):
+        with pytest.raises((Exception, pytest.fail.Exception)):
+            parsed(wrong.split())
+    text = "```\nsynrep a --b  # c\nsynrep d \\\n  --e\n```\n`synrep f\ng` and\n```python\nsynrep h\n```"
+    assert list(shown(text)) == ["synrep a --b", "synrep d    --e"]
+    assert list(inline("`synrep f\ng` and")) == ["synrep f g"]
+    assert words_of("synrep data a | b | c") == [["data", "a", "?"], ["data", "b", "?"], ["data", "c", "?"]]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a fresh clone has it: some of the committed results."""
+    for kind in ("records", "predictions"):
+        for model in MODELS:
+            shutil.copytree(ROOT / "results" / kind / model, tmp_path / "clone/results" / kind / model)
+    for name in ("published.csv", "published_facts.csv"):
+        shutil.copy(ROOT / "results" / name, tmp_path / "clone/results" / name)
+    monkeypatch.chdir(tmp_path / "clone")
+    return tmp_path / "clone"
+
+
+def section(document: str, title: str = "") -> list[str]:
+    """The commands of a document, or of one of its sections."""
+    text = (ROOT / document).read_text()
+    return list(shown(text.split(f"\n## {title}\n")[1].split("\n## ")[0] if title else text))
+
+
+@pytest.fixture
+def executed(synrep: Synrep, hub: Hub, tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Executes commands; what each printed. Those with a model of the Hub in a process that knows only that Hub."""
+
+    def call(commands: list[str], **values: str) -> dict[str, str]:
+        printed = {}
+        for command in commands:
+            (words,) = words_of(command)
+            filled = [word.replace("<commit>", values.get(word.partition("@")[0], values["commit"])) for word in words]
+            if any(word.startswith("hub:") for word in filled):
+                env = hub.environment(tmp_path / "home")
+                ran = subprocess.run([SYNREP, *filled], env=env, capture_output=True, text=True, check=False)
+                code, out, error = ran.returncode, ran.stdout, ran.stderr
+            else:
+                code, out, error = synrep(*filled)
+            assert code == 0, f"{command}: {error}"
+            printed[command] = out
+        return printed
+
+    return call
+
+
+def test_the_three_ways_of_the_readme(
+    checkout: Path,
+    hub: Hub,
+    run: Path,
+    pushed: Callable[..., str],
+    small_dataset: Path,
+    synrep: Synrep,
+    executed: Callable[..., dict[str, str]],
+) -> None:
+    """In their order: a dataset from the Hub, a model of the Hub measured and submitted, the tables and the page."""
+    model = pushed(run, "me/my-encoder")
+    assert synrep("data", "publish", small_dataset, "--repo", "me/cc3m-10k")[0] == 0
+    commands = section("README.md", "Three ways in")
+    assert [command.split()[1] for command in commands] == [
+        "data", "data", "evaluate", "tables", "validate", "submit", "validate", "tables", "site",
+    ]  # fmt: skip
+    printed = executed(commands, commit=hub.repo("me/cc3m-10k").refs["main"], **{"hub:me/my-encoder": model})
+    assert (checkout / "data/me/cc3m-10k").is_dir()
+    measured = results.read_all(checkout / "runs/records")
+    assert {record.evaluation.name for record in measured} == {"linear_probe", "few_shot"}
+    assert printed["synrep validate runs"].startswith("runs/records: 2 valid records, scored again from 2")
+    assert len(results.read_all(checkout / "results/records")) == 8 * len(MODELS) + 2, "submitted to this checkout"
+    tables = checkout / "results/tables"
+    assert (tables / "smoke/linear_probe.synclr.md").read_text() in printed["synrep tables"]
+    assert (tables / "pretrained/few_shot.ssl-transfer.md").is_file()
+    assert (checkout / "site/index.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_commands_about_results(checkout: Path, hub: Hub, executed: Callable[..., dict[str, str]]) -> None:
+    """As they stand, for somebody whose colleague has pushed records before."""
+    push = "synrep results push me/records"
+    commands = section("docs/results.md")
+    assert push in commands
+    shutil.move(checkout / "results/records/smoke/clip/2/1", checkout / "record")
+    shutil.move(checkout / "results/predictions/smoke/clip/2/1", checkout / "predictions")
+    executed([push], commit="")
+    shutil.move(checkout / "record", checkout / "results/records/smoke/clip/2/1")
+    shutil.move(checkout / "predictions", checkout / "results/predictions/smoke/clip/2/1")
+    shutil.rmtree(checkout / "results/records/smoke/stablerep_plus")
+    shutil.rmtree(checkout / "results/predictions/smoke/stablerep_plus")
+    printed = executed(commands, commit="")
+    assert "smoke" in printed["synrep tables --check"]
+    assert len(results.read_all(checkout / "results/records")) == 8 * len(MODELS), "pulled"
+    there = [
+        path for path in hub.repo("me/records").revisions[hub.repo("me/records").refs["main"]] if "records/" in path
+    ]
+    assert len(there) == 8 * len(MODELS), "pushed"
