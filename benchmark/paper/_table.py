@@ -89,8 +89,8 @@ def _reading(comparison: Comparison, leads: Sequence[Lead]) -> list[str]:
         )
     if any(column.dataset.startswith(WORLD) for column in columns):
         lines.append(
-            f"{WORLD}*: evaluation sets of the embedded world, small drawings. They have columns of their own and cannot "
-            "be compared with published numbers, which are of photographs."
+            f"{WORLD}*: evaluation sets of the embedded world, small drawings. They have columns of their own and "
+            "cannot be compared with published numbers, which are of photographs."
         )
     if len(views) > 1:
         lines.append("Measured rows differ in views seen: bold is not about methods at equal compute.")
