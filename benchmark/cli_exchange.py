@@ -1,10 +1,11 @@
 """`synrep results push | pull` and `synrep submit`: records from and to others."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from benchmark.cli_results import problems
 
 results = typer.Typer(help="Records on the Hub, in a dataset repository that many fill.", no_args_is_help=True)
 
@@ -21,7 +22,7 @@ def push(
     """Add the records here to those on the Hub, with a table of all of them; nothing there is replaced."""
     from benchmark import exchange
 
-    commit = exchange.push(repo, folder, _problems, private=private, report=print)
+    commit = exchange.push(repo, folder, problems, private=private, report=print)
     print(f"{repo}@{commit}")
     print(f'read it: datasets.load_dataset("{repo}", revision="{commit}")')
 
@@ -46,14 +47,7 @@ def submit(
     """Check a run's records and copy them into this checkout, ready for a pull request."""
     from benchmark import submit
 
-    if submit.submit(runs, folder, _problems, report=print):
+    if submit.submit(runs, folder, problems, report=print):
         print("next: synrep tables")
         print(f"      git add {folder} && git commit -m 'Record ...'")
         print("      push the branch and open a pull request; its template says what to fill in")
-
-
-def _problems(records: Path) -> Iterator[str]:
-    """By the rules of `synrep validate`."""
-    from benchmark import validate
-
-    return validate.problems(records)
