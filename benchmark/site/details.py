@@ -80,10 +80,11 @@ def _results(found: Sequence[tuple[int, Measured]], texts: Texts) -> dict[str, A
 def _scores(parts: Sequence[ScorePart | None]) -> dict[str, Any]:
     """A score of every record; the ends of the interval as their distances from the value, one n if all have it."""
     sizes = {part.n for part in parts if part}
+    found = [part and (units(part.value), units(part.low), units(part.high)) for part in parts]
     return {
-        "value": [part and units(part.value) for part in parts],
-        "low": [part and units(part.value) - units(part.low) for part in parts],
-        "high": [part and units(part.high) - units(part.value) for part in parts],
+        "value": [each and each[0] for each in found],
+        "low": [each and each[0] - each[1] for each in found],
+        "high": [each and each[2] - each[0] for each in found],
         "n": sizes.pop() if len(sizes) == 1 else [part and part.n for part in parts],
     }
 

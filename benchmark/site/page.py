@@ -7,9 +7,10 @@ and no request at all. The same records give the same bytes, in whatever order t
 """
 
 import base64
-import gzip
+import functools
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -50,11 +51,12 @@ def page(records: Iterable[Record], pairs: Pairs, sources: Sources, records_url:
     models, twice = collect(records)
     found = protocols(models)
     count = sum(len(model.records) for model in models)
+    known = functools.cache(sources)
     shown = {
         "unit": UNIT,
         "records": count,
         "url": records_url,
-        "models": _columns([described(model, sources) for model in models]),
+        "models": _columns([described(model, known) for model in models]),
         "protocols": [table(protocol, pairs) for protocol in found],
     }
     return Page(_html(shown, details(found), models, count), len(models), count, twice)
@@ -100,6 +102,6 @@ def _allowed(content: str) -> str:
 
 
 def _packed(value: Any) -> str:
-    """JSON, compressed, as Base64; without a time of day, so that it is the same every time."""
+    """JSON, compressed, as Base64. Zlib's format names neither a time of day nor a system, as gzip's does."""
     content = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
-    return base64.b64encode(gzip.compress(content, compresslevel=9, mtime=0)).decode()
+    return base64.b64encode(zlib.compress(content, level=9)).decode()

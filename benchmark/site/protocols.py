@@ -139,8 +139,11 @@ def table(protocol: Protocol, pairs: Pairs) -> dict[str, Any]:
 
 def units(value: float) -> int:
     """A fraction of one as an integer of the page, which rounds to the same tenth of a percent as in the tables."""
+    exact = round(value / UNIT)
+    if not 49 <= exact % 100 <= 51:  # not between two tenths
+        return exact
     tenths = round(float(f"{100 * value:.1f}") * 10)
-    return min(max(round(value / UNIT), 100 * tenths - 50), 100 * tenths + 49)
+    return min(max(exact, 100 * tenths - 50), 100 * tenths + 49)
 
 
 def measured(record: Record) -> list[tuple[str, Measured]]:

@@ -2,9 +2,9 @@
 
 import base64
 import dataclasses
-import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -130,5 +130,5 @@ def hostile() -> list[Record]:
 def data(html: str, name: str = "shown") -> dict[str, Any]:
     """What a page holds: `shown` or `more`."""
     (packed,) = re.findall(rf'<script type="text/plain" id="{name}">([^<]*)</script>', html)
-    content: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(packed)))
+    content: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed)))
     return content
