@@ -178,8 +178,8 @@ for command in (run, evaluate, episodes, tables, site, validate, submit):  # in 
     app.command()(command)
 results.command()(migrate)
 app.add_typer(results, name="results")
-for command in (push, check):
-    app.command()(command)
+app.command()(push)
+app.command()(check)
 
 if __name__ == "__main__":
     main()

@@ -67,7 +67,8 @@ class Pairs:
     """The differences there are: those in `store`, and those that `predictions` give, which are remembered."""
 
     def __init__(self, store: Path | None = None, predictions: Path | None = None) -> None:
-        self._store, self._predictions = store, predictions
+        self._store = store
+        self._predictions = predictions if predictions and predictions.is_dir() else None
         self._new: dict[str, Line] = {}
         self._replicates: dict[tuple[str, str], dict[str, np.ndarray]] = {}
         self.missing = 0

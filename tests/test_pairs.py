@@ -47,9 +47,8 @@ def test_the_difference_is_that_of_means_and_its_interval_that_of_an_oracle(tmp_
     generator = np.random.default_rng(0)
     shared = 0.1 * generator.normal(size=400)
     one, other = (answers(mean, 1, 0.0, generator, shared) for mean in (0.6, 0.58))
-    found = Pairs.beside(tmp_path / "records").difference(
-        written(tmp_path, "clip", one), written(tmp_path, "mae", other), [COLUMN]
-    )
+    models = [written(tmp_path, "clip", one), written(tmp_path, "mae", other)]
+    found = Pairs.beside(tmp_path / "records").difference(*models, [COLUMN])
     assert found
     difference_N = one[0] - other[0]
     half = 1.96 * difference_N.std() / np.sqrt(400)

@@ -9,9 +9,11 @@ leaves out zero (`benchmark.pairs`); where some do not, the best and those that 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
+from statistics import fmean
 from string import ascii_lowercase
 from typing import Any
+
+import numpy as np
 
 from benchmark.pairs import Pairs
 from benchmark.results import Measured, Record, ScorePart
@@ -112,7 +114,7 @@ def compare(
 def spread(scores: Sequence[ScorePart]) -> tuple[float, float]:
     """Mean of one score per seed, and its spread, in percent."""
     values = [score.value for score in scores]
-    half = stdev(values) if len(values) > 1 else (scores[0].high - scores[0].low) / 2
+    half = float(np.std(values, ddof=1)) if len(values) > 1 else (scores[0].high - scores[0].low) / 2
     return 100 * fmean(values), 100 * half
 
 

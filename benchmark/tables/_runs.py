@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import groupby, pairwise
 
 from benchmark.errors import UserError
@@ -19,8 +19,16 @@ class Run:
 
     def measured(self, dataset: str) -> list[Measured]:
         """What there is on `dataset`, from the seeds that have it."""
-        found = (record.results.get(dataset) for record in self.records)
-        return [result for result in found if isinstance(result, Measured)]
+        return self._measured.get(dataset, [])
+
+    @cached_property
+    def _measured(self) -> dict[str, list[Measured]]:
+        found: dict[str, list[Measured]] = {}
+        for record in self.records:
+            for name, result in record.results.items():
+                if isinstance(result, Measured):
+                    found.setdefault(name, []).append(result)
+        return found
 
     def gap(self, dataset: str) -> str:
         """Why `dataset` lacks some seed; empty where it does not."""

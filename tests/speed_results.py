@@ -1,0 +1,130 @@
+"""Ten thousand records become tables and a page: how long, how large, and beside the peers that make tables.
+
+`python -m tests.speed_results`. mteb (`ResultCache.load_results(...).to_dataframe()`) and lm-eval (`make_table`) are
+measured in the same run where they are installed; they read and print far less of each result, and check less of it.
+"""
+
+import importlib.util
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmark import results
+from tests.many_records import records
+from tests.timing import seconds
+
+COUNT = 10_000
+SYNREP = [sys.executable, "-m", "benchmark.cli"]
+GOALS = {"tables": 10, "site": 20}
+
+
+def ours(folder: Path) -> Iterator[str]:
+    """Both commands, as a user starts them; the tables also when nothing has changed."""
+
+    def command(*words: str) -> Callable[[], object]:
+        return lambda: subprocess.run([*SYNREP, *words], check=True, capture_output=True)
+
+    for record in records(COUNT):
+        results.write(record, folder / "records")
+    named = ["--records", str(folder / "records"), "--out"]
+    for name, goal in GOALS.items():
+        took = seconds(command(name, *named, str(folder / name)))
+        yield f"| `synrep {name}`, {COUNT:,} records (goal {goal} s) | {took:.1f} s | | |"
+    took = seconds(command("tables", *named, str(folder / "tables"), "--check"))
+    yield f"| `synrep tables --check`, {COUNT:,} records | {took:.1f} s | | |"
+    size = (folder / "site/index.html").stat().st_size
+    yield f"| the page of {COUNT:,} records (goal 5 MB) | {size / 1e6:.2f} MB | | |"
+
+
+def page(folder: Path) -> str:
+    """From navigation to the first frame with the table in it, in a real Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.site.conftest import NAMES
+
+    chromium = next(filter(None, map(shutil.which, NAMES)), None)
+    if not chromium:
+        return "| the page interactive | no Chromium here: not measured | | |"
+    drawn = "new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(performance.now()))))"
+    with sync_playwright() as play, play.chromium.launch(executable_path=chromium, args=["--no-sandbox"]) as browser:
+        took = []
+        for _ in range(5):
+            tab = browser.new_page()
+            tab.goto((folder / "site/index.html").as_uri())
+            tab.wait_for_selector("#table tbody tr")
+            took.append(tab.evaluate(drawn))
+            tab.close()
+    return f"| the page of {COUNT:,} records interactive (goal 1,000 ms), median of 5 | {sorted(took)[2]:,.0f} ms | | |"
+
+
+def mteb(folder: Path, mine: float) -> str:
+    """The same number of results, a file each, of tasks that it knows."""
+    import mteb  # type: ignore[import-not-found]
+
+    names = [
+        task.metadata.name for task in mteb.get_tasks(task_types=["ImageClassification", "ZeroShotClassification"])
+    ]
+    count = 0
+    for at in range(-(-COUNT // len(names))):
+        place = folder / "results" / f"org__model-{at}" / "1"
+        place.mkdir(parents=True)
+        (place / "model_meta.json").write_text(json.dumps({"name": f"org/model-{at}", "revision": "1"}))
+        for name in names[: COUNT - count]:
+            score = {"hf_subset": "default", "languages": ["eng-Latn"], "main_score": random.random()}
+            content = {"dataset_revision": "1", "task_name": name, "mteb_version": mteb.__version__,
+                       "scores": {"test": [score]}, "evaluation_time": 1.0, "kg_co2_emissions": None}  # fmt: skip
+            (place / f"{name}.json").write_text(json.dumps(content))
+            count += 1
+
+    def table() -> str:
+        found = mteb.ResultCache(folder).load_results(require_model_meta=False, include_remote=False)
+        frame = found.to_dataframe()
+        assert frame.shape[0] * (frame.shape[1] - 1) >= COUNT, frame.shape
+        return str(frame.to_markdown())
+
+    took = seconds(table)
+    return beside(f"mteb {mteb.__version__}: results of 200 bytes to one table", mine, took)
+
+
+def lm_eval(mine: float) -> str:
+    """One printed table with a row for each result."""
+    from importlib.metadata import version
+
+    from lm_eval.utils import make_table  # type: ignore[import-not-found]
+
+    names = [f"task_{at}" for at in range(COUNT)]
+    content = {
+        "results": {name: {"acc,none": random.random(), "acc_stderr,none": 0.01} for name in names},
+        "versions": dict.fromkeys(names, 1),
+        "n-shot": dict.fromkeys(names, 0),
+    }
+    took = seconds(lambda: make_table(content))
+    return beside(f"lm-eval {version('lm_eval')}: results in memory to one table", mine, took)
+
+
+def beside(what: str, mine: float, took: float) -> str:
+    return f"| tables beside {what} | {mine:.1f} s | {took:.1f} s | {took / mine:.1f}x |"
+
+
+def rows() -> Iterator[str]:
+    """Lines of the speed table."""
+    with tempfile.TemporaryDirectory() as name:
+        own = list(ours(Path(name)))
+        yield from own
+        yield page(Path(name))
+    mine = float(own[0].split("|")[2].split()[0])
+    with tempfile.TemporaryDirectory() as name:
+        here = importlib.util.find_spec
+        yield mteb(Path(name), mine) if here("mteb") else "| tables beside mteb | not installed: not measured | | |"
+        yield lm_eval(mine) if here("lm_eval") else "| tables beside lm-eval | not installed: not measured | | |"
+
+
+if __name__ == "__main__":
+    print("| what | ours | theirs | ratio |", "|:--|--:|--:|--:|", sep="\n")
+    for line in rows():
+        print(line)
