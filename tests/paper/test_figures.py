@@ -119,13 +119,22 @@ def test_the_legend_lies_within_the_figure(drawn: list[Figure]) -> None:
 
 def test_the_settings_of_whoever_draws_stay_and_do_not_matter(drawn: list[Figure]) -> None:
     expected = importlib.import_module("benchmark.paper.figure_6").plot(material(SMOKE))
-    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.fonttype": "none"}):
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "yellow", "svg.fonttype": "none"}):
         before = dict(matplotlib.rcParams)
         assert importlib.import_module("benchmark.paper.figure_6").plot(material(SMOKE)) == expected
         assert dict(matplotlib.rcParams) == before
 
 
+def test_a_series_has_one_colour_in_all_panels(drawn: list[Figure]) -> None:
+    for axes in panels("figure_6", drawn).values():
+        lines = [container.lines[0] for container in axes.containers]  # type: ignore[attr-defined]
+        above = max(lines, key=lambda line: line.get_ydata()[-1])
+        assert same_color(above.get_color(), _plot.COLOURS[0]), "of StableRep+, whether published or measured"
+
+
 def test_a_name_is_no_formula(drawn: list[Figure]) -> None:
-    odd = [replace(number, method="$x$") for number in NUMBERS if number.table == "fig6"]
+    odd = [
+        replace(number, method=r"$\frac$") for number in NUMBERS if number.table == "fig6" and number.method == "CLIP"
+    ]
     panels("figure_6", drawn, published=odd, records=[])
-    assert "$x$ (published)" in [text.get_text() for text in drawn[-1].legends[0].get_texts()]
+    assert r"$\frac$ (published)" in [text.get_text() for text in drawn[-1].legends[0].get_texts()]

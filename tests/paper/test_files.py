@@ -68,7 +68,7 @@ print(hashlib.sha256(b"".join(name.encode() + found[name] for name in sorted(fou
 
 
 def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
-    (tmp_path / "rc").write_text("font.size: 20\nsvg.fonttype: none\nlines.linewidth: 9\n")
+    (tmp_path / "rc").write_text("font.size: 20\nsvg.fonttype: none\naxes.facecolor: yellow\n")
     found = _build.files(material(SMOKE))
     own = hashlib.sha256(b"".join(name.encode() + found[name] for name in sorted(found))).hexdigest()
     for seed in ("1", "2"):
