@@ -221,11 +221,8 @@ def _named(error: UserError, staged: Path) -> str:
 
 def _side_by_side(work: Callable[[str], T], paths: Sequence[str]) -> Iterator[T]:
     """What `work` gives for each path, in order; the first failure stops those that have not begun."""
-    pool = ThreadPoolExecutor(THREADS)
-    try:
+    with ThreadPoolExecutor(THREADS) as pool:
         yield from pool.map(work, paths)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def publish_space(folder: Path, repo: str, report: Report) -> str:
