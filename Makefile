@@ -9,6 +9,7 @@ demo: .venv/installed
 	$(BIN)/synrep data build toy scenes-evaluation
 	$(BIN)/synrep run smoke --out $(DEMO)
 	$(BIN)/synrep tables --records $(DEMO)/records --out $(DEMO)/tables
+	$(BIN)/synrep site --records $(DEMO)/records --out $(DEMO)/site
 
 test: lint tables-check
 	$(BIN)/pytest
@@ -18,7 +19,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 tables-check: .venv/installed
-	$(BIN)/synrep validate results/records
+	$(BIN)/synrep validate results
 	$(BIN)/synrep tables --check
 
 .venv/installed: pyproject.toml constraints.txt

@@ -239,6 +239,8 @@ def _parsed(content: str, what: str, cure: str) -> Any:
         return json.loads(content, parse_constant=_no_number)
     except json.JSONDecodeError:
         return None
+    except RecursionError as error:
+        raise UserError(f"record {what} is nested too deeply; {cure}") from error
     except ValueError as error:
         raise UserError(f"record {what}: {error}; {cure}") from error
 

@@ -354,6 +354,11 @@ def test_a_number_that_is_none_is_one_line(tmp_path: Path) -> None:
     assert "NaN" in one_line_error(path)
 
 
+def test_a_file_nested_without_end_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    assert "nested too deeply" in one_line_error(tmp_path / "deep.json")
+
+
 def test_a_truncated_record_is_one_line(tmp_path: Path) -> None:
     path = results.write(make(), tmp_path)
     content = path.read_bytes()
