@@ -232,6 +232,17 @@ def test_a_figure_of_two_methods_leaves_out_the_others() -> None:
     assert any("MAE" in note and "panel" in note for note in build("figure_2", *SMOKE).footnotes)
 
 
+def test_seeds_of_two_protocols_in_turn_are_kept_apart() -> None:
+    own = [
+        run("main-full-cc12m-1x/simclr-syn", {"imagenet": value}, protocol, seed=seed)
+        for seed, value in ((0, 0.5), (1, 0.6))
+        for protocol in (STABLEREP, BN)
+    ]
+    cells = row(build("table_1", *own), source="measured")
+    assert cells["seeds"].text == "2"
+    assert set(numbers(cells).values()) == {"55.0 ± 7.1"} and len(numbers(cells)) == 2
+
+
 # Bold
 
 
