@@ -71,7 +71,8 @@ TABLES: dict[str, Callable[[dict[str, str]], bool]] = {
     "table_4": lambda line: line["table"] == "4",
     "table_5a": lambda line: line["table"] == "5a",
     "table_6": lambda line: (
-        line["table"] == "readme" and line["method"] == "StableRep" and line["variant"] in {"plain", "bn"}
+        line["table"] == "6"
+        or (line["table"] == "readme" and line["method"] == "StableRep" and line["variant"] in {"plain", "bn"})
     ),
     "table_7": lambda line: line["table"] in {"7", "aro"},
     "figure_2": lambda line: line["table"] == "fig2a",
