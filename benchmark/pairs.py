@@ -89,9 +89,10 @@ class Pairs:
         Raises:
             UserError: predictions that are not those of the record, or of other samples.
         """
-        if not columns or any(not _parts(records, name) for records in (first, second) for name, _ in columns):
+        parts = [[_parts(records, name) for name, _ in columns] for records in (first, second)]
+        if not columns or not all(map(all, parts)):
             return None
-        key = _key(first, second, columns)
+        key = _key(first[0].evaluation.protocol, columns, parts)
         line = self._new.get(key) or self._stored.get(key) or self._made(key, first, second, columns)
         self.missing += line is None
         return Interval(line.difference, line.low, line.high) if line else None
@@ -214,16 +215,12 @@ def _half(over_samples: float, over_seeds: Sequence[tuple[float, int]]) -> float
     return float(t.ppf(0.975, total**2 / known if known else np.inf) * np.sqrt(total))
 
 
-def _key(first: Sequence[Record], second: Sequence[Record], columns: Sequence[Column]) -> str:
-    """A hash of all that the difference is made from."""
-
-    def made_from(records: Sequence[Record]) -> list[list[str]]:
-        return [
-            [part.predictions.sha256 if part.predictions else "" for part in _parts(records, name)]
-            for name, _ in columns
-        ]
-
-    protocol = first[0].evaluation.protocol
-    ids = [_parts(first, name)[0].dataset.ids_sha256 for name, _ in columns]
-    whole = [VERSION, RESAMPLINGS, protocol, columns, ids, made_from(first), made_from(second)]
+def _key(protocol: str, columns: Sequence[Column], parts: Sequence[Sequence[Sequence[Measured]]]) -> str:
+    """A hash of all that the difference is made from; `parts` are results by model, column and seed."""
+    ids = [of_seeds[0].dataset.ids_sha256 for of_seeds in parts[0]]
+    made_from = [
+        [[part.predictions.sha256 if part.predictions else "" for part in of_seeds] for of_seeds in of_model]
+        for of_model in parts
+    ]
+    whole = [VERSION, RESAMPLINGS, protocol, columns, ids, *made_from]
     return hashlib.sha256(json.dumps(whole, separators=(",", ":")).encode()).hexdigest()[:32]

@@ -9,9 +9,9 @@ groups need not be told apart themselves, and there is no correction for the num
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
-from scipy.stats import rankdata
 
 from benchmark.pairs import Column, Pairs
 from benchmark.record import Measured, Record
@@ -87,21 +87,26 @@ def scores(models: Sequence[Seeds], columns: Sequence[Column]) -> np.ndarray:
     def mean(records: Seeds, dataset: str, score: str) -> float:
         results = (record.results.get(dataset) for record in records)
         found = [r.scores[score].value for r in results if isinstance(r, Measured) and score in r.scores]
-        return float(np.mean(found)) if found else np.nan
+        return fmean(found) if found else np.nan
 
     return np.array([[mean(records, *column) for column in columns] for records in models]).reshape(len(models), -1)
 
 
 def ranks(score_MC: np.ndarray) -> np.ndarray:
     """The rank in each column (M, C), 1 the highest; equal scores share the mean of their ranks, NaN has none."""
-    return rankdata(-score_MC, axis=0, nan_policy="omit") if score_MC.size else score_MC
+    here_MC = ~np.isnan(score_MC)
+    return np.where(here_MC, here_MC.sum(axis=0) - _points(score_MC), np.nan)
 
 
 def borda(score_MC: np.ndarray) -> np.ndarray:
     """Points of each model (M,): a point for every measured model below it in a column, half a one for an equal one."""
-    above_MMC = (score_MC[:, None] > score_MC[None]) + 0.5 * (score_MC[:, None] == score_MC[None])
-    own_MC = 0.5 * ~np.isnan(score_MC)
-    return above_MMC.sum(axis=(1, 2)) - own_MC.sum(axis=1)
+    return _points(score_MC).sum(axis=1)
+
+
+def _points(score_MC: np.ndarray) -> np.ndarray:
+    """Borda points in each column (M, C); none where nothing was measured."""
+    below_MMC = (score_MC[:, None] > score_MC[None]) + 0.5 * (score_MC[:, None] == score_MC[None])
+    return below_MMC.sum(axis=1) - 0.5 * ~np.isnan(score_MC)
 
 
 def groups(models: Sequence[Seeds], columns: Sequence[Column], pairs: Pairs) -> list[int | None]:

@@ -101,3 +101,13 @@ def test_the_order_of_models_changes_no_place() -> None:
     for order in itertools.permutations(range(4)):
         places = ranking.places([found[at] for at in order], Known(0.05))
         assert {"abcd"[at]: place for at, place in zip(order, places)} == expected
+
+
+def test_the_same_scores_in_another_order_of_seeds_are_a_tie() -> None:
+    """Sums of floating-point numbers depend on their order; means over seeds must not."""
+    values = (0.1, 0.2, 0.3, 0.7)
+    columns = [("d", "top1")]
+    made = [[record("m", {"d": measured(value)}, seed=at) for at, value in enumerate(order)] for order in
+            itertools.permutations(values)]  # fmt: skip
+    assert len(set(ranking.scores(made, columns)[:, 0])) == 1
+    assert len({sum(order) for order in itertools.permutations(values)}) > 1

@@ -9,11 +9,10 @@ leaves out zero (`benchmark.pairs`); where some do not, the best and those that 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import sqrt
 from statistics import fmean
 from string import ascii_lowercase
 from typing import Any
-
-import numpy as np
 
 from benchmark.pairs import Pairs
 from benchmark.results import Measured, Record, ScorePart
@@ -114,8 +113,10 @@ def compare(
 def spread(scores: Sequence[ScorePart]) -> tuple[float, float]:
     """Mean of one score per seed, and its spread, in percent."""
     values = [score.value for score in scores]
-    half = float(np.std(values, ddof=1)) if len(values) > 1 else (scores[0].high - scores[0].low) / 2
-    return 100 * fmean(values), 100 * half
+    mean = fmean(values)
+    if len(values) == 1:
+        return 100 * mean, 50 * (scores[0].high - scores[0].low)
+    return 100 * mean, 100 * sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def mean_and_spread(scores: Sequence[ScorePart]) -> str:
@@ -259,10 +260,10 @@ def _class_label(run: Run, column: Column) -> str:
 
 def _of_main(runs: Sequence[Run], column: Column, show: Callable[[Measured], str]) -> Cell:
     """A cell of the rows below the methods; they say something about main scores only."""
-    found = [result for run in runs for result in run.measured(column.dataset)]
-    if not found or column.share or column.score not in {"", found[0].main}:
+    found = next((result for run in runs for result in run.measured(column.dataset)), None)
+    if found is None or column.share or column.score not in {"", found.main}:
         return Cell("")
-    return Cell(show(found[0]))
+    return Cell(show(found))
 
 
 def _chance(result: Measured) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from itertools import groupby, pairwise
 
 from benchmark.errors import UserError
@@ -58,7 +58,7 @@ def select(records: Iterable[Record], evaluation: str) -> list[Run]:
     _refuse_mixed(chosen)
     groups = [tuple(group) for _, group in groupby(chosen, experiment)]
     for group in groups:
-        _one_value(group, "configurations of one experiment", lambda record: record.experiment.fingerprint)
+        _one_value(group, lambda record: {"configurations of one experiment": record.experiment.fingerprint})
         seeds = [record.seed for record in group]
         for earlier, later in pairwise(seeds):
             if earlier == later:
@@ -79,35 +79,44 @@ def dataset_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _refuse_mixed(records: Sequence[Record]) -> None:
-    _one_value(records, "presets", lambda record: record.evaluation.preset)
-    _one_value(records, "evaluation versions", lambda record: record.evaluation.version)
-    _one_value(records, "protocol hashes", lambda record: record.evaluation.protocol)
+    _one_value(records, _protocol)
     trained = [record for record in records if record.model.views]
     if len({record.experiment.method for record in trained}) > 1:  # one method may be compared with itself, longer
-        _one_value(trained, "views seen", lambda record: record.model.views)
-    same: dict[str, Callable[[Measured], Hashable]] = {
-        "dataset repos": lambda result: result.dataset.repo,
-        "dataset revisions": lambda result: result.dataset.revision,
-        "splits": lambda result: result.dataset.split,
-        "sizes": lambda result: result.dataset.n,
-        "ids hashes": lambda result: result.dataset.ids_sha256,
-        "chance levels": lambda result: result.chance,
-        "main scores": lambda result: result.main,
-        "sample sizes": lambda result: result.scores[result.main].n,
-    }
+        _one_value(trained, lambda record: {"views seen": record.model.views})
     for name in sorted({name for record in records for name in record.results}):
         having = [record for record in records if isinstance(record.results.get(name), Measured)]
-        for what, value in same.items():
-            _one_value(having, f"{what} of {name}", lambda record, name=name, value=value: value(record.results[name]))
+        _one_value(having, partial(_samples, name=name))
 
 
-def _one_value(records: Sequence[Record], what: str, value: Callable[..., Hashable]) -> None:
-    first = value(records[0]) if records else None
+def _protocol(record: Record) -> dict[str, Hashable]:
+    own = record.evaluation
+    return {"presets": own.preset, "evaluation versions": own.version, "protocol hashes": own.protocol}
+
+
+def _samples(record: Record, name: str) -> dict[str, Hashable]:
+    result = record.results[name]
+    assert isinstance(result, Measured)
+    return {
+        f"dataset repos of {name}": result.dataset.repo,
+        f"dataset revisions of {name}": result.dataset.revision,
+        f"splits of {name}": result.dataset.split,
+        f"sizes of {name}": result.dataset.n,
+        f"ids hashes of {name}": result.dataset.ids_sha256,
+        f"chance levels of {name}": result.chance,
+        f"main scores of {name}": result.main,
+        f"sample sizes of {name}": result.scores[result.main].n,
+    }
+
+
+def _one_value(records: Sequence[Record], facts: Callable[[Record], dict[str, Hashable]]) -> None:
+    """Refuses records that differ in a fact, by its name."""
+    first = facts(records[0]) if records else {}
     for record in records[1:]:
-        if value(record) != first:
+        if (own := facts(record)) != first:
+            what = next(name for name in first if own[name] != first[name])
             raise UserError(
-                f"one table cannot mix {what}: {first} in {_where(records[0])}, {value(record)} in "
-                f"{_where(record)}; run them alike, or keep them in separate folders of records"
+                f"one table cannot mix {what}: {first[what]} in {_where(records[0])}, {own[what]} in {_where(record)}; "
+                "run them alike, or keep them in separate folders of records"
             )
 
 
