@@ -104,7 +104,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("nosuch", ["'nosuch'", "choose one of: list, run, evaluate, episodes, tables, site, validate, submit, push, check, "]),
+        ("nosuch", ["'nosuch'", "choose one of: list, run, evaluate, episodes, tables, site, validate, submit, "]),
         (
             "data nosuch",
             ["'nosuch'", "choose one of: captions, estimate, build, check, sheet, publish, download, export"],
