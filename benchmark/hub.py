@@ -23,7 +23,7 @@ from huggingface_hub.utils.sha import git_hash
 
 from benchmark.errors import UserError
 
-NAME = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9][\w.-]*/\w([\w.-]*\w)?", re.ASCII)
+NAME = re.compile(r"(?!.*(\.\.|--|\.git\Z))[A-Za-z0-9]([\w.-]{,94}\w)?/\w([\w.-]{,94}\w)?", re.ASCII)
 AGAIN = "run again: what was transferred is kept"
 
 
@@ -33,12 +33,12 @@ class Moved(UserError):
 
 @dataclass(frozen=True)
 class Repository:
-    """A dataset or a Space."""
+    """A model, a dataset or a Space."""
 
     api: HfApi
     name: str
     kind: str
-    """`dataset` or `space`."""
+    """`model`, `dataset` or `space`."""
 
     @classmethod
     def opened(cls, name: str, kind: str, *, writes: bool) -> Self:
@@ -47,15 +47,14 @@ class Repository:
         Raises:
             UserError: no ORG/NAME in the Hub's letters, no network wanted, or no token.
         """
-        if not NAME.fullmatch(name):
-            found = " ".join(name.split())
-            raise UserError(f"wanted the {kind}'s name on the Hub as ORG/NAME, found {found!r}")
+        require_name(name, kind)
         if constants.HF_HUB_OFFLINE:
             raise UserError(f"HF_HUB_OFFLINE=1 keeps everything off the network; unset it (wanted: {kind} {name})")
         token = get_token()
         if writes and not token:
             raise UserError(f"writing to {kind} {name} needs a token; run `hf auth login` or set HF_TOKEN")
-        disable_progress_bars()  # one bar for each of thousands of small files says nothing
+        if kind != "model":
+            disable_progress_bars()  # one bar for each of thousands of small files says nothing
         return cls(HfApi(token=token), name, kind)
 
     def __str__(self) -> str:
@@ -126,10 +125,23 @@ class Repository:
             raise
 
 
+def require_name(name: str, kind: str) -> None:
+    """Refuse what is no name on the Hub.
+
+    Raises:
+        UserError: not ORG/NAME in the Hub's letters.
+    """
+    if not NAME.fullmatch(name):
+        found = " ".join(name.split())
+        raise UserError(f"wanted the {kind}'s name on the Hub as ORG/NAME, found {found!r}")
+
+
 def same(there: RepoFile, file: Path) -> bool:
     """Whether the Hub holds a file's content, by the checksum that it lists."""
-    content = file.read_bytes()
-    return there.lfs.sha256 == hashlib.sha256(content).hexdigest() if there.lfs else there.blob_id == git_hash(content)
+    if not there.lfs:
+        return there.blob_id == git_hash(file.read_bytes())
+    with file.open("rb") as content:
+        return there.lfs.sha256 == hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _line(error: BaseException, what: str, revision: str) -> str | None:  # noqa: C901, PLR0911

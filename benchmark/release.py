@@ -7,12 +7,10 @@ The folder of a release:
     README.md            see `benchmark.release_card`
 """
 
-import contextlib
 import hashlib
 import json
-import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,8 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
-from huggingface_hub import CommitOperationAdd, HfApi, RepoFile, constants, errors, get_token
 
-from benchmark import atomic, measure, release_card, results
+from benchmark import atomic, hub, measure, release_card, results
 from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.features import FrozenEncoder
@@ -39,7 +36,6 @@ OWN = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", CARD}
 """Files of a repository that holds no model yet."""
 TOLERANCE = 1e-5
 """Between features of timm and of the run, which are those of one network."""
-REPO = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9][\w.-]*/\w([\w.-]*\w)?", re.ASCII)
 
 ARCHITECTURES = {
     (16, 192, 12, 3): "vit_tiny_patch16_224",
@@ -97,9 +93,7 @@ def require_repo(repo: str) -> None:
     Raises:
         UserError: not ORG/NAME in the Hub's letters.
     """
-    if not REPO.fullmatch(repo):
-        found = " ".join(repo.split())
-        raise UserError(f"--repo wants the model's name on the Hub as ORG/NAME, found {found!r}")
+    hub.require_name(repo, "model")
 
 
 def records_beside(folder: Path, experiment: Experiment, seed: int) -> Path | None:
@@ -229,42 +223,28 @@ def push(release: Release, repo: str, *, private: bool, report: Report) -> str:
         UserError: the repository holds another model, the Hub refuses or cannot be reached, or what it holds
             afterwards is something else.
     """
-    if constants.HF_HUB_OFFLINE:
-        raise UserError("HF_HUB_OFFLINE=1 keeps everything off the network; unset it to push, or write to a folder")
-    if not (token := get_token()):
-        raise UserError(f"pushing {repo} needs a token; run `hf auth login` or set HF_TOKEN, or look at it by --to")
-    api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as temporary, _explained(repo):
+    place = hub.Repository.opened(repo, "model", writes=True)
+    with tempfile.TemporaryDirectory() as temporary, place.explained():
         folder = Path(temporary) / "release"
         stage(release, repo, folder)
-        api.create_repo(repo, private=private, exist_ok=True)
-        there = api.model_info(repo)
-        if private and not there.private:
-            raise UserError(f"{repo} is to be private, but it exists and is public; choose another name")
-        _require_same(api, repo, str(there.sha), release)
+        place.create(private=private)
+        head = place.commit()
+        _require_same(place, head, release)
         report(f"uploading to {repo}")
-        commit = api.create_commit(
-            repo,
-            [CommitOperationAdd(name, folder / name) for name in FILES],
-            commit_message=f"{results.place(release.experiment, release.seed)} of SynRep-Bench",
-            parent_commit=there.sha,
-        ).oid
-        report(f"reading back {repo} at {commit}")
-        _read_back(api, folder, repo, commit)
-    return commit
+        message = f"{results.place(release.experiment, release.seed)} of SynRep-Bench"
+        return place.write({name: folder / name for name in FILES}, message, head)
 
 
-def _require_same(api: HfApi, repo: str, commit: str, release: Release) -> None:
+def _require_same(place: hub.Repository, head: str, release: Release) -> None:
     """The repository is empty, or holds this run or an older version of its experiment."""
-    files = {file.path for file in api.list_repo_tree(repo, revision=commit) if file.path not in OWN}
+    repo, files = place.name, place.files(head).keys() - OWN
     if not files:
         return
     cure = "choose another --repo"
     if CONFIG not in files or not files <= set(FILES):
-        raise UserError(f"{repo} holds other files than a release ({', '.join(sorted(files))}); {cure}")
-    with tempfile.TemporaryDirectory() as cache:
-        path = api.hf_hub_download(repo, CONFIG, revision=commit, cache_dir=cache)
-        held = json.loads(Path(path).read_text())
+        raise UserError(f"{repo} holds other files than a release ({', '.join(sorted(files)[:5])}); {cure}")
+    with tempfile.TemporaryDirectory() as temporary:
+        held = json.loads(place.fetch(CONFIG, head, Path(temporary)).read_text())
     held, mine = held.get("synrep", {}) if isinstance(held, dict) else {}, release.identity
     if not isinstance(held, dict) or not held:
         raise UserError(f"{repo} holds a model that is no release of SynRep-Bench; {cure}")
@@ -276,52 +256,3 @@ def _require_same(api: HfApi, repo: str, commit: str, release: Release) -> None:
         raise UserError(f"{repo} holds {found}, which is newer than {wanted}; {cure}")
     if held["version"] == mine["version"] and held.get("fingerprint") != mine["fingerprint"]:
         raise UserError(f"{repo} holds {found} of another declaration; raise the experiment's version or {cure}")
-
-
-def _read_back(api: HfApi, folder: Path, repo: str, commit: str) -> None:
-    listed = api.list_repo_tree(repo, revision=commit)
-    there = {file.path: file for file in listed if isinstance(file, RepoFile)}
-    for name in FILES:
-        if name not in there:
-            raise UserError(f"{name} is not in {repo} at {commit}; run again to push it anew")
-        if lfs := there[name].lfs:
-            found = lfs.sha256
-        else:
-            with tempfile.TemporaryDirectory() as cache:
-                path = api.hf_hub_download(repo, name, revision=commit, cache_dir=cache)
-                found = sha256(Path(path))
-        if found != (wanted := sha256(folder / name)):
-            both = f"sha256 {found[:12]}, wanted {wanted[:12]}"
-            raise UserError(f"{name} in {repo} at {commit} has {both}; run again to push it anew")
-
-
-@contextlib.contextmanager
-def _explained(repo: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into one line; what is not known stays as it is."""
-    try:
-        yield
-    except errors.HfHubHTTPError as error:
-        raise UserError(_refusal(repo, error)) from None
-    except errors.HTTPError as error:  # type: ignore[attr-defined]  # that of the httpx it has
-        raise UserError(
-            f"the Hub cannot be reached for {repo} ({error!s:.200}); check the network and run again"
-        ) from None
-    except errors.HFValidationError:
-        raise UserError(f"{repo} is no name of a model on the Hub; choose another --repo") from None
-    except ConnectionError:
-        raise UserError(f"the Hub cannot be reached for {repo}; check the network and run again") from None
-    except ValueError as error:
-        if not str(error).startswith("Invalid metadata in README.md"):
-            raise
-        raise UserError(f"the Hub refuses the card of {repo}: {error!s:.300}") from None
-
-
-def _refusal(repo: str, error: errors.HfHubHTTPError) -> str:
-    status = int(getattr(error.response, "status_code", 0))
-    if status == 401 and "Invalid credentials" in str(error):
-        return f"the Hub does not know this token; run `hf auth login` or set HF_TOKEN (wanted: {repo})"
-    if status in (401, 403, 404):
-        return f"this token may not write to {repo}; take one with that right, or choose another --repo"
-    if status == 412:
-        return f"{repo} was changed by somebody else meanwhile; look at it and run again"
-    return f"the Hub answers {status} for {repo}: {(str(error).splitlines() or [''])[-1]:.300}; run again later"

@@ -394,9 +394,12 @@ def test_what_is_no_finished_run_is_one_line(run, tmp_path):
         release.stage(release.Release(untrained, 0, torch.nn.Identity(), "a" * 64, {}), REPO, tmp_path / "to")
 
 
-@pytest.mark.parametrize("name", ["pair", "a/b/c", "../x", "me/..", "me/a--b", "me/x y", "-/x", "me/x.", "me/x\n", ""])
+NO_NAMES = ["pair", "a/b/c", "../x", "me/..", "me/a--b", "me/x y", "-/x", "me-/x", "me/x.", "me/x.git", "me/x\n", ""]
+
+
+@pytest.mark.parametrize("name", [*NO_NAMES, "me/" + "x" * 97])
 def test_what_is_no_name_on_the_hub_is_one_line(name):
-    with pytest.raises(UserError, match="wants the model's name on the Hub as ORG/NAME") as raised:
+    with pytest.raises(UserError, match="wanted the model's name on the Hub as ORG/NAME") as raised:
         release.require_repo(name)
     assert "\n" not in str(raised.value)
 
@@ -404,7 +407,7 @@ def test_what_is_no_name_on_the_hub_is_one_line(name):
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"HF_TOKEN": None}, "pushing me/pair needs a token; run `hf auth login` or set HF_TOKEN"),
+        ({"HF_TOKEN": None}, "writing to model me/pair needs a token; run `hf auth login` or set HF_TOKEN"),
         ({"HF_HUB_OFFLINE": True}, "HF_HUB_OFFLINE=1 keeps everything off the network"),
         ({"HF_TOKEN": "hf_wrong"}, "the Hub does not know this token"),
     ],
@@ -422,7 +425,7 @@ def test_a_client_that_cannot_write_is_one_line(run, hub, refused, monkeypatch, 
 
 def test_a_name_of_others_is_one_line(run, hub, refused):
     line = refused(run, "others/pair")
-    assert line.startswith("this token may not write to others/pair")
+    assert line.startswith("this token may not do that to model others/pair")
 
 
 @pytest.mark.parametrize(("status", "said"), [(503, "the Hub answers 503"), (CUT, "the Hub cannot be reached")])
@@ -483,7 +486,7 @@ def test_models_and_files_of_others_are_left_alone(run, hub, pushed, refused, tm
 def test_a_hub_that_holds_something_else_afterwards_is_found_out(run, hub, refused, name):
     hub.corrupt = name
     line = refused(run)
-    assert line.startswith(f"{name} in {REPO} at ") and "has sha256" in line
+    assert line.startswith(f"{name} in model {REPO} at ") and "is not what was sent; run again" in line
 
 
 def test_a_repository_that_moves_on_meanwhile_is_not_overwritten(run, hub, refused, tmp_path):
