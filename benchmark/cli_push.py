@@ -19,9 +19,9 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Only for those who may see the repository.")] = False,
 ) -> None:
     """Publish a run's encoder as a model of timm, with a card that holds its scores; see it read back."""
-    from benchmark import release
+    from benchmark import hub, release
 
-    release.require_repo(repo)
+    hub.require_name(repo, "model")
     release.require_finished(run)
     ready = _opened(run, records)
     if to is not None:

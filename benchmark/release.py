@@ -87,15 +87,6 @@ def require_finished(folder: Path) -> None:
         raise UserError(f"{folder} is not a finished run: it has no model.json; `synrep run` again goes on with it")
 
 
-def require_repo(repo: str) -> None:
-    """Refuse what is no name on the Hub.
-
-    Raises:
-        UserError: not ORG/NAME in the Hub's letters.
-    """
-    hub.require_name(repo, "model")
-
-
 def records_beside(folder: Path, experiment: Experiment, seed: int) -> Path | None:
     """Where `synrep run` put the records of the run in `folder`; None where the folder was moved from there."""
     place = Path("train") / results.place(experiment, seed)
@@ -244,7 +235,7 @@ def _require_same(place: hub.Repository, head: str, release: Release) -> None:
     if CONFIG not in files or not files <= set(FILES):
         raise UserError(f"{repo} holds other files than a release ({', '.join(sorted(files)[:5])}); {cure}")
     with tempfile.TemporaryDirectory() as temporary:
-        held = json.loads(place.fetch(CONFIG, head, Path(temporary)).read_text())
+        held = _json(place.fetch(CONFIG, head, Path(temporary)))
     held, mine = held.get("synrep", {}) if isinstance(held, dict) else {}, release.identity
     if not isinstance(held, dict) or not held:
         raise UserError(f"{repo} holds a model that is no release of SynRep-Bench; {cure}")
@@ -256,3 +247,11 @@ def _require_same(place: hub.Repository, head: str, release: Release) -> None:
         raise UserError(f"{repo} holds {found}, which is newer than {wanted}; {cure}")
     if held["version"] == mine["version"] and held.get("fingerprint") != mine["fingerprint"]:
         raise UserError(f"{repo} holds {found} of another declaration; raise the experiment's version or {cure}")
+
+
+def _json(path: Path) -> object:
+    """What a file holds; None where that is no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        return None

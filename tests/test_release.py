@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from safetensors.torch import load_file
 
+from benchmark import hub as hub_client
 from benchmark import measure, release, release_card, results, train
 from benchmark.augment import MEAN, STD, EvaluationTransform
 from benchmark.errors import UserError
@@ -400,7 +401,7 @@ NO_NAMES = ["pair", "a/b/c", "../x", "me/..", "me/a--b", "me/x y", "-/x", "me-/x
 @pytest.mark.parametrize("name", [*NO_NAMES, "me/" + "x" * 97])
 def test_what_is_no_name_on_the_hub_is_one_line(name):
     with pytest.raises(UserError, match="wanted the model's name on the Hub as ORG/NAME") as raised:
-        release.require_repo(name)
+        hub_client.require_name(name, "model")
     assert "\n" not in str(raised.value)
 
 
@@ -467,6 +468,9 @@ def test_a_declaration_that_changed_without_a_new_version_does_not_take_the_plac
 def test_models_and_files_of_others_are_left_alone(run, hub, pushed, refused, tmp_path):
     foreign = tmp_path / "foreign"
     tiny.timm_repo(foreign)
+    hub.put(REPO, foreign)
+    assert refused(run).startswith("me/pair holds a model that is no release of SynRep-Bench")
+    (foreign / "config.json").write_text("{")
     hub.put(REPO, foreign)
     assert refused(run).startswith("me/pair holds a model that is no release of SynRep-Bench")
     (foreign / "config.json").unlink()
