@@ -154,7 +154,11 @@ def provenance(runs: Sequence[Run]) -> list[str]:
         alike = len({record.model.views for run in trained for record in run.records}) == 1
         lines.append(f"Training: {views}{' for every trained method' if alike else ''}, on {data}.")
     lines.append(f"Encoder: {_by_value(runs, lambda record: _words(record.model.encoder))}.")
-    for name in dataset_names(runs):
+    names = dataset_names(runs)
+    selected = [name for name in names if any(_test_selected(r) for run in runs for r in run.measured(name))]
+    if selected:
+        lines.append(f"TEST-SELECTED: the best of what was tried on the test split itself: {', '.join(selected)}.")
+    for name in names:
         found = [result for run in runs for result in run.measured(name)]
         if found:
             part = found[0].dataset
@@ -163,6 +167,10 @@ def provenance(runs: Sequence[Run]) -> list[str]:
                 f"{part.n:,} samples, ids {part.ids_sha256[:12]}."
             )
     return lines
+
+
+def _test_selected(result: Measured) -> bool:
+    return "THE TEST SPLIT" in str(result.details.get("selection"))
 
 
 def _training(record: Record) -> str:

@@ -1,7 +1,9 @@
 """Comparison tables: the arithmetic, what is bold, what is refused, and that the bytes do not depend on the order."""
 
 import dataclasses
+import inspect
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmark.errors import UserError
+from benchmark.evaluations import linear_probe as evaluations_linear_probe
 from benchmark.interfaces import DatasetIdentity, Score, Skipped
 from benchmark.results import Record
 from benchmark.tables import _render, few_shot, linear_probe, ranking
@@ -178,6 +181,19 @@ def test_footnotes_say_protocol_training_and_dataset(smoke: list[Record]) -> Non
     assert "shots 5" in notes
     assert "6,000 views for every trained method, on synrep-bench/scenes @ 1.0" in notes
     assert "digits: top1, synrep-bench/digits @ 1.7, split test, 360 samples, ids bbbbbbbbbbbb" in notes
+
+
+def test_what_was_chosen_on_the_test_split_is_told(record: Make, measured: Make) -> None:
+    """By the words of the evaluation that does so."""
+    rule = re.search(r'"(THE TEST SPLIT[^"]*)"', inspect.getsource(evaluations_linear_probe))
+    assert rule
+    chosen = dataclasses.replace(measured(0.5), details={"selection": f"best head and epoch on {rule[1]}; equal: none"})
+    clean = dataclasses.replace(measured(0.5), details={"selection": "highest top1 on 234 images held out of train"})
+    notes = probe([record("clip", {"digits": chosen, "cars": clean})]).footnotes
+    assert [note for note in notes if note.startswith("TEST-SELECTED")] == [
+        "TEST-SELECTED: the best of what was tried on the test split itself: digits."
+    ]
+    assert not any("TEST-SELECTED" in note for note in probe([record("clip", {"digits": clean})]).footnotes)
 
 
 def test_methods_trained_on_other_data_are_told_apart(record: Make, measured: Make) -> None:
