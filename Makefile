@@ -29,6 +29,7 @@ tables-check: .venv/installed
 
 speed: .venv/installed
 	$(BIN)/python -m tests.speed
+	$(BIN)/python -m tests.speed_results
 
 clean:
 	rm -rf runs data
