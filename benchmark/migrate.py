@@ -17,7 +17,8 @@ from benchmark.errors import UserError
 def migrate(records: Path, out: Path) -> int:
     """Write every record of a folder, and the predictions beside it, to `out/records` and `out/predictions`.
 
-    Records of this schema are taken over as they are. The number of records.
+    Records of this schema are taken over as they are. All are checked before the first is written. The number of
+    records.
 
     Raises:
         UserError: no records, or a record or predictions file that is not what it says.
@@ -25,8 +26,8 @@ def migrate(records: Path, out: Path) -> int:
     paths = sorted(records.rglob("*.json"))
     if not paths:
         raise UserError(f"no records in {records}; name another folder")
-    for path in paths:
-        content = _read(path)
+    contents = {path: _read(path) for path in paths}
+    for path, content in contents.items():
         own = path.relative_to(records).with_suffix("")
         for result in content["results"].values():
             if stored := result.get("predictions"):
@@ -39,17 +40,24 @@ def migrate(records: Path, out: Path) -> int:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """The JSON of a record that holds all that one of this schema does, but for its number and its seal."""
+    cure = "restore or remove the file"
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"record {path} cannot be read: {error}; restore or remove the file") from error
-    if content.get("schema_version") == results.SCHEMA:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"record {path} cannot be read: {error}; {cure}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"record {path} is {type(content).__name__}, wanted a JSON object; {cure}")
+    version = content.get("schema_version")
+    if version != results.SCHEMA and version not in results.OLDER:
+        raise UserError(f"record {path} has schema {version}; those of {results.OLDER} can be migrated: evaluate again")
+    try:
+        text = json.dumps({**content, "schema_version": results.SCHEMA}, allow_nan=False)
+    except ValueError as error:
+        raise UserError(f"record {path} holds a number that is not finite (NaN, or beyond 1e308); {cure}") from error
+    results.validated(text, str(path), cure)
+    if version == results.SCHEMA:
         results.read(path)
-    elif content.get("schema_version") not in results.OLDER:
-        raise UserError(
-            f"record {path} has schema {content.get('schema_version')}; those of {results.OLDER} can be migrated: "
-            "evaluate again"
-        )
     return content
 
 

@@ -20,6 +20,7 @@ from benchmark.atomic import write_json
 from benchmark.environment import environment
 from benchmark.errors import UserError
 from benchmark.record import (
+    DatasetPart,
     Environment,
     Measured,
     NotMeasured,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # torch takes seconds, and records are read without it
     from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Score, Skipped
 
 __all__ = [
+    "DatasetPart",
     "Environment",
     "Measured",
     "NotMeasured",
@@ -50,6 +52,7 @@ __all__ = [
     "read",
     "read_all",
     "record_path",
+    "validated",
     "write",
     "write_sealed",
 ]
@@ -131,7 +134,7 @@ def from_scores(
         "seconds": seconds or {},
         "created": datetime.now(UTC).date().isoformat(),
     }
-    return _validated(canonical_json(untyped), f"{declared['name']} seed {seed} {name}", "mend the evaluation")
+    return validated(canonical_json(untyped), f"{declared['name']} seed {seed} {name}", "mend the evaluation")
 
 
 def record_path(folder: Path, place: str, evaluation: str, preset: str) -> Path:
@@ -183,15 +186,17 @@ def read(path: Path) -> Record:
         if (version := plain.get("schema_version")) in OLDER:
             raise UserError(
                 f"record {path} has schema {version}, this code reads {SCHEMA}; make new ones with "
-                f"`synrep results migrate FOLDER`"
+                f"`synrep results migrate FOLDER --out NEW`"
             )
+        if isinstance(version, int) and 0 < version < SCHEMA:
+            raise UserError(f"record {path} has schema {version}, this code reads {SCHEMA}; evaluate again")
         if version == SCHEMA and (changed := seal.broken(plain)):
             more = f" (and {len(changed) - 5} more)" if len(changed) > 5 else ""
             raise UserError(
                 f"record {path} was changed since it was written: {', '.join(changed[:5])}{more}; restore the file, or "
                 "remove it and evaluate again"
             )
-    return _validated(content, str(path), cure)
+    return validated(content, str(path), cure)
 
 
 def read_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> list[Record]:
@@ -246,7 +251,12 @@ def _parsed(content: str, what: str, cure: str) -> Any:
         raise UserError(f"record {what}: {error}; {cure}") from error
 
 
-def _validated(content: str, what: str, cure: str) -> Record:
+def validated(content: str, what: str, cure: str) -> Record:
+    """The record in a JSON text, which is not asked for a seal.
+
+    Raises:
+        UserError: it is none, or breaks a rule; says `what` and the field, and the `cure`.
+    """
     try:
         record = Record.model_validate_json(content)
     except ValidationError as error:

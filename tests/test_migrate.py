@@ -1,7 +1,9 @@
 """Records of schema 2 become records of schema 3: what was measured stays, what is broken is refused."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +97,45 @@ def test_what_is_broken_is_refused(old: Path) -> None:
     refused(old / "nothing", "no records in")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda whole: "[]", "is list, wanted a JSON object"),
+        (lambda whole: json.dumps({"schema_version": 2}), "field experiment"),
+        (lambda whole: "[" * 200_000, "cannot be read"),
+        (lambda whole: whole.replace('"results"', '"result"'), "field results"),
+        (lambda whole: json.dumps(json.loads(whole) | {"results": 3}), "field results"),
+        (lambda whole: re.sub(r'("predictions": )\{[^}]*\}', r"\1 3", whole), "predictions: .*found 3"),
+        (lambda whole: whole.replace('"details": {', '"details": {"x": NaN,', 1), "not finite"),
+        (lambda whole: whole.replace('"details": {', '"details": {"x": 1e999,', 1), "not finite"),
+        (lambda whole: whole.replace('"scenes-order.parquet"', '"../secret.parquet"'), "file: .*'../secret"),
+        (lambda whole: whole.replace('"scenes-order.parquet"', '"/etc/passwd"'), "predictions.file: "),
+        (lambda whole: whole.replace('"scenes-order.parquet"', '"a/b.parquet"'), "predictions.file"),
+    ],
+)  # fmt: skip
+def test_what_is_no_record_is_one_line_and_nothing_is_opened_or_written(
+    change: Callable[[str], str], said: str, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sorted((old / "records" / MODEL).glob("*.json"))
+    paths[0].write_text(change(paths[0].read_text()))
+    paths[0].rename(paths[-1])  # the last one, as all are checked before the first is written
+    monkeypatch.setattr(predictions, "sha256", lambda path: pytest.fail(f"{path} was opened"))
+    refused(old, said)
+    assert not (old / "new").exists()
+
+
+def test_a_record_of_the_first_schema_cannot_be_migrated(old: Path) -> None:
+    path = old / "records" / MODEL / "aro.synrep-strict.json"
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    with pytest.raises(UserError, match="has schema 1, this code reads 3; evaluate again"):
+        results.read(path)
+
+
 def test_the_reader_names_the_command_and_the_command_does_it(old: Path, synrep: Synrep) -> None:
     for command in (("tables", "--records"), ("validate",)):
-        error = synrep(*command, old / "records")
-        assert "schema 2, this code reads 3; make new ones with `synrep results migrate FOLDER`" in "".join(error[1:])
-        assert error[0] == 2
+        code, *told = synrep(*command, old / "records")
+        wanted = "schema 2, this code reads 3; make new ones with `synrep results migrate FOLDER --out NEW`"
+        assert code == 2 and wanted in "".join(told)
     code, shown, _ = synrep("results", "migrate", old / "records", "--out", old / "new")
     assert (code, shown) == (0, f"{old / 'new'}: 8 records; check them: synrep validate {old / 'new/records'}\n")
     assert_one_line(synrep("results", "migrate", old / "no", "--out", old / "new"), "no records in")

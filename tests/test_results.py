@@ -274,7 +274,7 @@ def test_the_protocol_hash_sees_knobs_but_not_the_list_of_datasets() -> None:
         (("model", "encoder", "depth"), 12),
         (("training", "revision"), "2.0"),
         (("seed",), "0"),
-        (("schema_version",), 1),
+        (("schema_version",), 4),
         (("results", "digits", "predictions", "file"), "../digits.parquet"),
         (("model", "layer"), ""),
         (("training",), None),

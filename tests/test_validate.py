@@ -202,8 +202,8 @@ def test_a_name_that_leaves_the_folder_is_refused(folder: Path, name: str) -> No
     [
         (lambda c: c["evaluation"].update(name="linear_prob"), ["evaluation:", "'linear_prob'"]),
         (lambda c: c["evaluation"].update(preset="synrep"), ["field evaluation: the protocol hash"]),
-        (lambda c: c.update(schema_version=2), ["schema 2", "`synrep results migrate FOLDER`"]),
-        (lambda c: c.update(schema_version=1), ["schema_version", "found 1"]),
+        (lambda c: c.update(schema_version=2), ["schema 2", "`synrep results migrate FOLDER --out NEW`"]),
+        (lambda c: c.update(schema_version=1), ["has schema 1, this code reads 3; evaluate again"]),
     ],
 )
 def test_what_this_code_does_not_know_is_named(folder: Path, change: Change, words: list[str]) -> None:
