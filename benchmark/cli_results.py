@@ -28,26 +28,49 @@ def tables(
 ) -> None:
     """Write the comparison tables, one folder per experiment file, and the paper's in another; print them."""
     from benchmark import results
-    from benchmark.paper import _build
     from benchmark.tables import _render
 
     material = _material(results.read_all(records, report=tell), records)
+    expected = _files(material, out)
+    if check:
+        again = f"run `synrep tables --records {records} --out {out}`"
+        for group, files in expected.items():
+            if stale := _render.check(files, out / group):
+                raise UserError(f"{out / group}: {', '.join(stale)}; {again}")
+            found = [r for r in material.records if group in (PAPER, _comparison(r))]
+            print(f"{out / group}: up to date with {len(found)} records")
+        if extra := _render.extra_folders(expected, out):
+            raise UserError(f"{', '.join(map(str, extra))}: no record is of that comparison; {again}, or move it away")
+        return
+    for group, files in expected.items():
+        _render.write(files, out / group)
+        for name, content in files.items():
+            if name.endswith(".md"):
+                print(content.decode())
+    if left := _render.remove_extra(expected, out):
+        tell(f"no table has made these, they are left; move them away: {', '.join(map(str, left))}")
+    material.pairs.save(material.records)
+
+
+def _files(material: "Material", out: Path) -> dict[str, dict[str, bytes]]:
+    """Folder -> the files in it, of every comparison and of the paper."""
+    from benchmark.paper import _build
+    from benchmark.tables import _render
+
     groups: dict[str, list[Record]] = {}
     for record in material.records:
-        groups.setdefault(record.experiment.name.split("/")[0], []).append(record)
-    expected = {group: _render.files(replace(material, records=found)) for group, found in groups.items()}
-    expected[PAPER] = _build.files(material)
-    for group, files in expected.items():
-        if not check:
-            for path in _render.write(files, out / group):
-                if path.suffix == ".md":
-                    print(path.read_text())
-        elif stale := _render.check(files, out / group):
-            raise UserError(f"{out / group}: {', '.join(stale)}; run `synrep tables --records {records} --out {out}`")
-        else:
-            print(f"{out / group}: up to date with {len(groups.get(group, material.records))} records")
-    if not check:
-        material.pairs.save()
+        groups.setdefault(_comparison(record), []).append(record)
+    if PAPER in groups:
+        raise UserError(
+            f"{groups[PAPER][0].experiment.name} is of a comparison called {PAPER!r}, but {out / PAPER} has the "
+            "paper's tables; give the experiment another name"
+        )
+    files = {group: _render.files(replace(material, records=found)) for group, found in groups.items()}
+    return files | {PAPER: _build.files(material)}
+
+
+def _comparison(record: "Record") -> str:
+    return record.experiment.name.split("/")[0]
 
 
 def _material(found: "list[Record]", records: Path) -> "Material":

@@ -22,18 +22,18 @@ def site(
 ) -> None:
     """Write the leaderboard: one HTML file that works from a disk and asks for nothing outside itself."""
     from benchmark import atomic, results
+    from benchmark.cli_results import tell
     from benchmark.pairs import Pairs
     from benchmark.site.page import page
 
     link = _link(records, out, records_url, published=bool(publish))
     pairs = Pairs.beside(records)
-    made = page(results.read_all(records), pairs, _source, link)
-    pairs.save()
+    found = results.read_all(records, report=tell)
+    made = page(found, pairs, _source, link)
+    pairs.save(found)
     path = out / "index.html"
     content = made.html.encode()
     atomic.write_bytes(path, content)
-    if made.twice:
-        print(f"{made.twice} records came twice and count once")
     print(f"{path}: {made.models} models of {made.records} records, {len(content) / 1e6:.1f} MB")
     if publish:
         from benchmark.exchange import publish_space

@@ -68,6 +68,12 @@ def differences(
             yield from _paired(name, evaluation, dataset, *columns)
 
 
+def samples(columns: Mapping[str, np.ndarray]) -> str:
+    """A hash of what does not depend on the model: rows, labels, units, episodes."""
+    same = [np.ascontiguousarray(columns[name]) for name in SAME if name in columns]
+    return hashlib.sha256(b"".join(part.astype(np.int64).tobytes() for part in same)).hexdigest()
+
+
 def replicates(evaluation: Evaluation, dataset: str, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every score of each of R resamplings (R,); the same samples for all models that answered the same ones."""
     found = [evaluation.values(dataset, {key: part[rows] for key, part in columns.items()}) for rows in _drawn(columns)]
@@ -92,9 +98,9 @@ def _paired(
 def _drawn(columns: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
     """Rows of each resampling, whole units at a time; other labels or units draw other ones."""
     n = len(next(iter(columns.values())))
-    same = [np.ascontiguousarray(columns[name]) for name in SAME if name in columns]
-    digest = hashlib.sha256(b"".join(part.astype(np.int64).tobytes() for part in same))
-    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest.digest()[:16], "little")))
+    generator = np.random.Generator(
+        np.random.Philox(key=int.from_bytes(bytes.fromhex(samples(columns))[:16], "little"))
+    )
     if "unit" not in columns:
         for _ in range(RESAMPLINGS):
             yield generator.integers(0, n, n)

@@ -325,3 +325,11 @@ class Evaluation:
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The scores of `predictions`, by name: what `__call__` gave, without the model; also of resampled rows."""
         raise NotImplementedError
+
+    def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
+        """`values` with n and intervals, as `__call__` gave them."""
+        raise NotImplementedError
+
+    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
+        """What a model that knows nothing gets of the main score."""
+        raise NotImplementedError

@@ -5,7 +5,7 @@ Below the output folder: `records/<model>/<evaluation>.<preset>.json`, written a
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmark import plugins, predictions, results
 from benchmark.errors import UserError, unknown
+from benchmark.evaluations._catalog import dataset as catalogued
 from benchmark.evaluations._splits import present
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Skipped, Subject
 from benchmark.record import sha256_of
@@ -82,6 +83,18 @@ def protocol(record: results.Record) -> Evaluation:
             f"code has version {found.version} with hash {results.protocol_hash(found)[:12]}; evaluate again"
         )
     return found
+
+
+def strange(name: str, part: results.DatasetPart) -> Iterator[str]:
+    """What the dataset of a result has otherwise than the catalogue; a revision that was built here is not known."""
+    try:
+        row = catalogued(name)
+    except UserError as error:
+        yield str(error)
+        return
+    for what, own, wanted in (("repo", part.repo, row.repo), ("revision", part.revision, row.revision)):
+        if wanted and own != wanted:
+            yield f"{what} is {own}, the catalogue has {wanted}; evaluate again"
 
 
 def chosen(on: Sequence[str], preset: str | None, datasets: Sequence[str]) -> list[tuple[str, Evaluation]]:

@@ -16,7 +16,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,11 @@ from benchmark.record import Measured, Record
 RESAMPLINGS = 1000
 VERSION = 2
 """Of how a difference is made; another one makes the stored lines useless."""
+
+ROUNDED = 2e-6
+"""What six digits leave of a number."""
+AGAIN = 20
+"""Lines drawn at random whose intervals are made again to check a file."""
 
 Column = tuple[str, str]
 """Dataset and score."""
@@ -73,8 +79,8 @@ class Pairs:
         self._predictions = predictions if predictions and predictions.is_dir() else None
         self._new: dict[str, Line] = {}
         self._replicates: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-        self.missing = 0
-        """Differences that were asked for and could not be made."""
+        self._there: dict[str, bool] = {}
+        self._samples: dict[tuple[str, str, str], str] = {}
 
     @classmethod
     def beside(cls, records: Path) -> "Pairs":
@@ -89,24 +95,60 @@ class Pairs:
         Raises:
             UserError: predictions that are not those of the record, or of other samples.
         """
+        if not (self._has(first) and self._has(second)):
+            return None
         parts = [[_parts(records, name) for name, _ in columns] for records in (first, second)]
         if not columns or not all(map(all, parts)):
             return None
         key = _key(first[0].evaluation.protocol, columns, parts)
         line = self._new.get(key) or self._stored.get(key) or self._made(key, first, second, columns)
-        self.missing += line is None
         return Interval(line.difference, line.low, line.high) if line else None
 
-    def save(self) -> None:
-        """Add what was made to the file, sorted."""
+    def problems(self, records: Sequence[Record]) -> Iterator[str]:
+        """Lines of the file that are not of these records, or not what they give; of intervals a few are made again."""
+        models = _by_model(records)
+        known = []
+        for line in self._stored.values():
+            named = f"{self._store}: {line.first} - {line.second}, {line.evaluation} {line.columns}"
+            if (found := _of(line, models)) is None:
+                yield f"{named}: made from other records or predictions; remove the file, synrep tables makes it anew"
+                continue
+            first, second, columns = found
+            value = _mean(first, columns) - _mean(second, columns)
+            if not abs(line.difference - value) <= ROUNDED or not line.low <= line.difference <= line.high:
+                interval = f"{line.difference} in [{line.low}, {line.high}]"
+                yield f"{named}: {interval}, the records give {value:.6f}; remove the file"
+            else:
+                known.append((named, line, found))
+        for named, line, (first, second, columns) in random.sample(known, min(AGAIN, len(known))):
+            made = self._made(line.key, first, second, columns)
+            if made and not max(abs(made.low - line.low), abs(made.high - line.high)) <= ROUNDED:
+                again = f"the predictions give [{made.low}, {made.high}]"
+                yield f"{named}: [{line.low}, {line.high}], {again}; remove the file"
+
+    def save(self, records: Sequence[Record]) -> None:
+        """Add what was made to the file, sorted, and leave out what is of other records."""
         if self._store is None or not self._new:
             return
+        models = _by_model(records)
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(field.name for field in fields(Line))
-        lines = (self._stored | self._new).values()
+        lines = [line for line in (self._stored | self._new).values() if _of(line, models)]
         writer.writerows(astuple(line) for line in sorted(lines, key=lambda line: (*astuple(line)[1:], line.key)))
         atomic.write_bytes(self._store, out.getvalue().encode())
+
+    def _has(self, records: Sequence[Record]) -> bool:
+        """Whether there may be a difference of a model: soon told, since rankings ask for many that are not there."""
+        name, own = _name(records), records[0].experiment
+        if name not in self._there:
+            folder = self._predictions and self._predictions / own.name / str(own.version)
+            self._there[name] = name in self._named or bool(folder and folder.is_dir())
+        return self._there[name]
+
+    @cached_property
+    def _named(self) -> set[str]:
+        return {name for line in self._stored.values() for name in (line.first, line.second)}
 
     @cached_property
     def _stored(self) -> dict[str, Line]:
@@ -168,6 +210,11 @@ class Pairs:
             from benchmark import compare, measure, predictions  # the protocols take seconds, stored differences none
 
             columns = predictions.read(folder, result)
+            own = (record.evaluation.protocol, dataset, result.dataset.ids_sha256)
+            if self._samples.setdefault(own, compare.samples(columns)) != compare.samples(columns):
+                raise UserError(
+                    f"{folder / result.predictions.file} has other labels or samples than other models; evaluate again"
+                )
             self._replicates[at] = compare.replicates(measure.protocol(record), dataset, columns)
         return self._replicates[at]
 
@@ -180,6 +227,31 @@ def _line(row: Sequence[str]) -> Line:
     key, evaluation, preset, columns, first, second, *numbers = row
     difference, low, high = map(float, numbers)
     return Line(key, evaluation, preset, columns, first, second, difference, low, high)
+
+
+Models = dict[tuple[str, str, str], list[Record]]
+
+
+def _by_model(records: Iterable[Record]) -> Models:
+    """Evaluation, preset and a model's name -> its records, in the order of their seeds."""
+    found: Models = {}
+    for record in sorted(records, key=lambda record: record.seed):
+        found.setdefault((record.evaluation.name, record.evaluation.preset, _name([record])), []).append(record)
+    return found
+
+
+def _of(line: Line, models: Models) -> tuple[list[Record], list[Record], list[Column]] | None:
+    """The models and columns that a line is of; None where its key is that of something else."""
+    first, second = (models.get((line.evaluation, line.preset, name)) for name in (line.first, line.second))
+    pairs = [text.rpartition(" ") for text in line.columns.split("; ")]
+    columns = [(dataset, score) for dataset, _, score in pairs]
+    if not first or not second:
+        return None
+    parts = [[_parts(records, name) for name, _ in columns] for records in (first, second)]
+    known = all(score in part.scores for each in parts for (_, score), of in zip(columns, each) for part in of)
+    if not known or not all(map(all, parts)) or _key(first[0].evaluation.protocol, columns, parts) != line.key:
+        return None
+    return first, second, columns
 
 
 def place(record: Record) -> str:

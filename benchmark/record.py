@@ -112,7 +112,7 @@ class EvaluationPart(Part):
 
     name: Plain
     version: Count
-    preset: Text
+    preset: Plain
     knobs: dict[str, Any]
     protocol: Sha256
     """Over version, preset and knobs."""
@@ -255,7 +255,7 @@ class Record(Part):
     training: TrainingPart | None
     """None for a model that was trained elsewhere."""
     results: Annotated[dict[Text, Result], Field(min_length=1)]
-    seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    seconds: dict[str, Annotated[float, Field(ge=0, le=1e10)]] = Field(default_factory=dict)
     """Of `train`, and of each dataset."""
     created: date
 

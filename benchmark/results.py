@@ -190,7 +190,11 @@ def read(path: Path) -> Record:
             )
         if isinstance(version, int) and 0 < version < SCHEMA:
             raise UserError(f"record {path} has schema {version}, this code reads {SCHEMA}; evaluate again")
-        if version == SCHEMA and (changed := seal.broken(plain)):
+        try:
+            changed = seal.broken(plain) if version == SCHEMA else []
+        except ValueError as error:
+            raise UserError(f"record {path} holds a number without end, wanted finite ones; {cure}") from error
+        if changed:
             more = f" (and {len(changed) - 5} more)" if len(changed) > 5 else ""
             raise UserError(
                 f"record {path} was changed since it was written: {', '.join(changed[:5])}{more}; restore the file, or "

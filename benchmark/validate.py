@@ -1,10 +1,11 @@
 """A folder of records, checked: what they say, that they fit together, and that their predictions give their scores.
 
 Every record by itself: its seal, its schema and its own hashes (`benchmark.results.read`), that it lies where it says
-it belongs, that this code knows its protocol, and that the predictions beside it give every score, every class's score
-and the chance level again. All records together: one declaration under each name, one set of weights for each run, one
-content for each revision of a dataset. And where the files of a run lie beside the records (`train/`, `features/`),
-the chain through them: dataset, training, features, record.
+it belongs, that this code knows its protocol and its datasets, and that the predictions beside it give its scores again
+(`benchmark.rescore`). All records together: one declaration under each name, one set of weights for each run, one
+content for each revision of a dataset, the same labels for all models, and paired differences that are theirs. And
+where the files of a run lie beside the records (`train/`, `features/`), the chain through them: dataset, training,
+features, record.
 """
 
 import json
@@ -12,17 +13,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from benchmark import measure, predictions, results
+from benchmark import predictions, rescore, results
 from benchmark.errors import UserError
 from benchmark.features import sha256_json
-from benchmark.interfaces import Evaluation
-from benchmark.pairs import place
+from benchmark.pairs import Pairs, place
 from benchmark.results import Measured, Record
-
-TOLERANCE = 1e-9
-"""Between a score and what its predictions give: both are float64, sums may come in another order."""
 
 Official = Callable[[Record], str | None]
 """The fingerprint that this code declares for the run a record names; None where it declares none."""
@@ -42,7 +37,8 @@ def problems(records: Path, official: Official = lambda _: None) -> Iterator[str
         raise UserError(f"no records in {records}; run an experiment first or name another folder")
     folder = records.parent / "predictions"
     found: Found = []
-    used = set()
+    used: set[Path] = set()
+    samples: dict[tuple[Path, str], str] = {}
     for path in paths:
         try:
             found.append((path, results.read(path)))
@@ -53,7 +49,9 @@ def problems(records: Path, official: Official = lambda _: None) -> Iterator[str
         own = path_of(record)
         if path != records / own:
             yield f"{path}: this record belongs at {records / own}; of two for one place keep one"
-        yield from (f"{path}: {problem}" for problem in _rescored(record, folder / own.with_suffix("")))
+        scored = rescore.rescore(record, folder / own.with_suffix(""))
+        yield from (f"{path}: {problem}" for problem in scored.problems)
+        samples |= {(path, name): digest for name, digest in scored.samples.items()}
         used |= {folder / own.with_suffix("") / r.predictions.file for r in _measured(record).values() if r.predictions}
         if (declared := official(record)) and declared != record.experiment.fingerprint:
             yield (
@@ -61,8 +59,9 @@ def problems(records: Path, official: Official = lambda _: None) -> Iterator[str
                 f"version {record.experiment.version} is declared as {declared[:12]}; give the run a name of its own"
             )
     yield from strays(folder, {".parquet"}, used)
-    yield from _together(found)
+    yield from _together(found, samples)
     yield from _chain(records.parent, found)
+    yield from Pairs.beside(records).problems([record for _, record in found])
 
 
 def counts(records: Path) -> str:
@@ -92,76 +91,15 @@ def _measured(record: Record) -> dict[str, Measured]:
     return {name: result for name, result in record.results.items() if isinstance(result, Measured)}
 
 
-def _rescored(record: Record, folder: Path) -> Iterator[str]:
-    """What the predictions do not bear out."""
-    try:
-        evaluation = measure.protocol(record)
-    except UserError as error:
-        yield f"evaluation: {error}"
-        return
-    for dataset, result in _measured(record).items():
-        field = f"results.{dataset}"
-        try:
-            columns = predictions.read(folder, result)
-            values = evaluation.values(dataset, columns)
-        except UserError as error:
-            yield f"{field}.predictions: {error}"
-            continue
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            yield f"{field}.predictions: not the columns of {record.evaluation.name} ({error!r}); evaluate again"
-            continue
-        if set(values) != set(result.scores):
-            yield f"{field}.scores: has {sorted(result.scores)}, its predictions give {sorted(values)}; evaluate again"
-        yield from _differ(f"{field}.scores", {k: part.value for k, part in result.scores.items()}, values)
-        yield from _by_class(field, result, columns)
-        yield from _constant(field, evaluation, dataset, result, columns)
-
-
-def _differ(field: str, stored: Mapping[str, float], computed: Mapping[str, float]) -> Iterator[str]:
-    for name in stored.keys() & computed.keys():
-        if abs(stored[name] - computed[name]) > TOLERANCE:
-            yield f"{field}.{name}.value: is {stored[name]}, its predictions give {computed[name]}; evaluate again"
-
-
-def _by_class(field: str, result: Measured, columns: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """Sizes of classes, and the share of right answers in each, where an answer is a class."""
-    if not {"label", "prediction"} <= columns.keys():
-        return
-    label_N, right_N = columns["label"], columns["label"] == columns["prediction"]
-    if len(label_N) != result.dataset.n:
-        yield f"{field}.dataset.n: is {result.dataset.n}, its predictions have {len(label_N)} rows; evaluate again"
-    names = result.details.get("classes")
-    if not result.per_class or not isinstance(names, list):
-        return
-    for k, name in enumerate(names):
-        stored, of_class_N = result.per_class.get(str(name)), label_N == k
-        if stored is None or not of_class_N.any():
-            continue
-        if stored.n != of_class_N.sum():
-            yield f"{field}.per_class.{name}.n: is {stored.n}, its predictions have {of_class_N.sum()}; evaluate again"
-        yield from _differ(f"{field}.per_class", {name: stored.value}, {name: float(right_N[of_class_N].mean())})
-
-
-def _constant(
-    field: str, evaluation: Evaluation, dataset: str, result: Measured, columns: Mapping[str, np.ndarray]
-) -> Iterator[str]:
-    """A model that always answers the same must not score above chance."""
-    if {"label", "prediction"} <= columns.keys():
-        constants = [{"prediction": np.full_like(columns["label"], k)} for k in np.unique(columns["label"])]
-    elif "margin" in columns:
-        constants = [{"margin": np.zeros_like(columns["margin"])}]
-    else:
-        return
-    best = max(evaluation.values(dataset, {**columns, **constant})[result.main] for constant in constants)
-    if best > result.chance + TOLERANCE:
-        yield f"{field}.chance: is {result.chance}, but a constant answer scores {best}; evaluate again"
-
-
-def _together(found: Found) -> Iterator[str]:
+def _together(found: Found, samples: Mapping[tuple[Path, str], str]) -> Iterator[str]:
     """What two records of the same thing must share."""
     yield from _one(
         found, "experiment.fingerprint", lambda r: (r.experiment.name, r.experiment.version),
         lambda r: r.experiment.fingerprint, "conflicting declarations under one name; raise the version or rename one",
+    )  # fmt: skip
+    yield from _one(
+        found, "model.transform", lambda r: (r.experiment.fingerprint, r.seed, r.model.layer, r.model.weights_sha256),
+        lambda r: (r.model.precision, sha256_json(r.model.transform)[:12]), "two transforms of one run; evaluate anew",
     )  # fmt: skip
     yield from _one(
         found, "model.weights_sha256", lambda r: (r.experiment.fingerprint, r.seed, r.model.layer),
@@ -178,6 +116,12 @@ def _together(found: Found) -> Iterator[str]:
         yield from _one(
             having, f"results.{name}.dataset", what, which, "two contents of one revision; check the dataset"
         )
+        digest = {id(record): samples[path, name][:12] for path, record in having if (path, name) in samples}
+        yield from _one(
+            [(path, record) for path, record in having if id(record) in digest], f"results.{name}.predictions",
+            partial(_protocol, name=name), partial(_digest, of=digest),
+            "other labels or samples than those that all models answer; evaluate again",
+        )  # fmt: skip
 
 
 def _source(record: Record, name: str) -> Hashable:
@@ -188,6 +132,14 @@ def _source(record: Record, name: str) -> Hashable:
 def _samples(record: Record, name: str) -> Hashable:
     part = _measured(record)[name].dataset
     return part.n, part.ids_sha256
+
+
+def _digest(record: Record, of: Mapping[int, str]) -> str:
+    return of[id(record)]
+
+
+def _protocol(record: Record, name: str) -> Hashable:
+    return record.evaluation.protocol, _measured(record)[name].dataset.ids_sha256
 
 
 def _one(

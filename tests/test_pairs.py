@@ -1,5 +1,6 @@
 """Paired differences over samples and seeds: against an oracle, their coverage, what is kept, and what is refused."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,17 +107,19 @@ def test_what_was_found_is_kept_and_used_without_predictions(tmp_path: Path) -> 
     ]
     first = Pairs.beside(tmp_path / "records")
     made = first.difference(*models, [COLUMN])
-    first.save()
+    first.save([*models[0], *models[1]])
     kept = (tmp_path / "comparisons.csv").read_bytes()
     for path in (tmp_path / "predictions").rglob("*.parquet"):
         path.unlink()
     again = Pairs.beside(tmp_path / "records")
     assert again.difference(*models, [COLUMN]) == made
-    again.save()
+    again.save([*models[0], *models[1]])
     assert (tmp_path / "comparisons.csv").read_bytes() == kept
-    assert again.difference(models[1], models[0], [COLUMN]) is None and again.missing == 1
+    assert again.difference(models[1], models[0], [COLUMN]) is None
     part = models[0][0].results["digits"]
     other = part.model_copy(update={"predictions": part.predictions.model_copy(update={"sha256": "0" * 64})})
+    shutil.rmtree(tmp_path / "predictions")
+    assert Pairs.beside(tmp_path / "records").difference(*models, [COLUMN]) == made
     changed = models[0][0].model_copy(update={"results": {"digits": other}})
     assert again.difference([changed, models[0][1]], models[1], [COLUMN]) is None, "another file, another difference"
 
@@ -128,7 +131,7 @@ def test_the_file_is_the_same_in_whatever_order_it_was_asked(tmp_path: Path) -> 
         found = Pairs.beside(tmp_path / "records")
         for at in order:
             found.difference(models[at], models[at - 1], [COLUMN])
-            found.save()
+            found.save([record for model in models for record in model])
         contents.append((tmp_path / "comparisons.csv").read_text())
         (tmp_path / "comparisons.csv").unlink()
     assert contents[0] == contents[1] and contents[0].count("\n") == 4

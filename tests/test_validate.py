@@ -4,13 +4,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark import predictions, results
+from benchmark import measure, predictions, results
+from benchmark.evaluations._scores import by_group
 from benchmark.features import sha256_json
 from benchmark.record import sha256_of
 from benchmark.validate import problems
@@ -72,7 +75,7 @@ def score(content: dict[str, Any], value: float, dataset: str = "digits", name: 
         (lambda c: score(c, 0.9, "scenes-order", "micro"), CAPTIONS, ["results.scenes-order.scores.micro.value"]),
         (lambda c: c["results"]["digits"]["per_class"]["3"].update(value=0.75), PROBE, ["digits.per_class.3.value"]),
         (lambda c: c["results"]["digits"]["per_class"]["3"].update(n=56), PROBE, ["digits.per_class.3.n: is 56"]),
-        (lambda c: c["results"]["digits"].update(chance=0.1), PROBE, ["digits.chance: is 0.1, but a constant answer"]),
+        (lambda c: c["results"]["digits"].update(chance=0.1), PROBE, ["digits.chance: is 0.1, its"]),
         (lambda c: c["results"]["digits"]["scores"].pop("mean_per_class"), PROBE, ["digits.scores: has ['top1']"]),
         (lambda c: c["results"]["digits"].update(predictions=None), PROBE, ["digits.predictions: no predictions"]),
         (lambda c: c["results"]["digits"]["dataset"].update(n=601), PROBE, ["digits.dataset.n: is 601", "600 rows"]),
@@ -86,6 +89,136 @@ def test_a_record_that_was_forged_and_sealed_anew_is_named(
     assert problems_found[0].startswith(f"{path}: ")
     for word in words:
         assert any(word in line for line in problems_found)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda c: c["results"]["digits"]["scores"]["top1"].update(low=0.86), "digits.scores.top1.low"),
+        (lambda c: c["results"]["digits"]["scores"]["top1"].update(high=0.87), "digits.scores.top1.high"),
+        (lambda c: c["results"]["digits"]["scores"]["top1"].update(n=10**40), "digits.scores.top1.n"),
+        (lambda c: c["results"]["digits"].update(chance=0.2), "digits.chance"),
+        (lambda c: c["results"]["digits"]["per_class"]["3"].update(low=0.1), "digits.per_class.3.low"),
+        (lambda c: c["results"]["digits"]["per_class"].pop("3"), "digits.per_class: has 9 classes"),
+        (lambda c: c["results"]["cifar10"]["dataset"].update(revision="0" * 40), "cifar10.dataset: revision is 0000"),
+        (lambda c: c["results"]["cifar10"]["dataset"].update(repo="me/cifar10"), "cifar10.dataset: repo is me/cifar10"),
+        (lambda c: c["results"].update(cifar11=c["results"].pop("cifar10")), "unknown dataset 'cifar11'"),
+        (lambda c: c["model"]["transform"].update(size=33), "model.transform is"),
+    ],
+)
+def test_what_else_was_forged_and_sealed_anew_is_named(folder: Path, change: Change, field: str) -> None:
+    forge(folder, change)
+    lines = found(folder)
+    assert any(field in line for line in lines), lines
+
+
+def columns_forged(
+    folder: Path, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], name: str, dataset: str
+) -> None:
+    """Predictions that were changed, and a record that names them and is sealed anew."""
+    path = folder / "predictions" / name / f"{dataset}.parquet"
+    stored = predictions.write(path, change(predictions.read_file(path)))
+    forge(folder, lambda c: c["results"][dataset].update(predictions=stored.model_dump()), name)
+
+
+FEW_SHOT = "smoke/stablerep_plus/2/0/few_shot.ssl-transfer"
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    [(PROBE, "digits"), (FEW_SHOT, "digits"), (CAPTIONS, "scenes-order"),
+     ("smoke/stablerep_plus/2/0/knn.dino", "digits"), ("smoke/stablerep_plus/2/0/retrieval.karpathy", "scenes-order"),
+     ("smoke/stablerep_plus/2/0/fairface.synrep-joint", "scenes-groups")],
+)  # fmt: skip
+def test_predictions_without_rows_or_columns_bear_nothing_out(folder: Path, name: str, dataset: str) -> None:
+    columns_forged(folder, lambda c: {k: v[:0] for k, v in c.items()}, name, dataset)
+    the_one(folder, f"results.{dataset}.predictions: they have no rows")
+    columns_forged(folder, lambda c: {"row": np.arange(600)}, name, dataset)
+    the_one(folder, f"results.{dataset}.predictions: not the columns of ")
+
+
+def test_a_number_that_is_none_bears_nothing_out(folder: Path) -> None:
+    def spoil(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {**columns, "accuracy": np.append(np.nan, columns["accuracy"][1:])}
+
+    columns_forged(folder, spoil, FEW_SHOT, "digits")
+    the_one(folder, "results.digits.predictions: column accuracy has values that are not finite")
+
+
+def test_labels_that_take_the_memory_of_a_count_are_refused(folder: Path) -> None:
+    def spoil(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {**columns, "label": np.append(10**15, columns["label"][1:])}
+
+    columns_forged(folder, spoil, PROBE, "digits")
+    the_one(folder, "results.digits.predictions: column label has 1000000000000000, too large")
+
+
+def test_true_labels_are_those_of_the_other_models(folder: Path) -> None:
+    """Somebody takes his predictions for labels, and all else fits."""
+    path = folder / "predictions" / PROBE / "digits.parquet"
+    columns = predictions.read_file(path)
+    columns["label"] = columns["prediction"]
+    stored = predictions.write(path, columns)
+    probe = next(iter(measure.presets("linear_probe").values()))
+    scores = probe.intervals("digits", columns)
+    classes = by_group(columns["label"], columns["label"] == columns["prediction"])
+
+    def perfect(content: dict[str, Any]) -> None:
+        content["results"]["digits"] |= {
+            "predictions": stored.model_dump(),
+            "scores": {name: asdict(score) for name, score in scores.items()},
+            "per_class": {name: asdict(score) for name, score in classes.items()},
+            "chance": probe.chance("digits", columns),
+        }
+
+    forge(folder, perfect)
+    lines = found(folder)
+    assert lines and all("results.digits.predictions is" in line for line in lines)
+    assert all("other labels or samples than those that all models answer" in line for line in lines)
+
+
+def test_paired_differences_that_were_changed_are_named(folder: Path, synrep: Synrep) -> None:
+    words = ("tables", "--records", folder / "records", "--out", folder / "tables")
+    assert synrep(*words)[0] == 0
+    file = folder / "comparisons.csv"
+    whole = file.read_text()
+    assert found(folder) == []
+    header, *rest = whole.splitlines()
+    first = next(line for line in rest if abs(float(line.split(",")[6])) > 0.001)
+    rest.remove(first)
+    *words, difference, low, high = first.split(",")
+    for numbers in ((-float(difference), low, high), (difference, "nan", high), (difference, high, low)):
+        file.write_text("\n".join([header, ",".join([*words, *map(str, numbers)]), *rest]) + "\n")
+        (line,) = found(folder)
+        assert line.startswith(f"{file}: smoke/") and line.endswith("; remove the file")
+    file.write_text("\n".join([header, ",".join([*words, difference, "-1.0", "1.0"])]) + "\n")
+    (line,) = found(folder)
+    assert "[-1.0, 1.0], the predictions give [" in line
+    file.write_text(whole.replace(words[0], "0" * 32))
+    (line,) = found(folder)
+    assert "made from other records or predictions" in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"n": 600', '"n": 1e999'), ('"low": 0.', '"low": -1e999, "x": 0.'), ('"train": ', '"train": 1e308, "x": ')],
+)
+def test_numbers_without_end_are_one_line(folder: Path, old: str, new: str) -> None:
+    path = folder / "records" / f"{PROBE}.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    (line,) = found(folder)
+    assert line.startswith(f"record {path}")
+
+
+@pytest.mark.parametrize("preset", ["x/../../evil", "../x", "a b", "x" + chr(0), "<script>"])
+def test_a_preset_that_is_a_path_is_refused(folder: Path, preset: str) -> None:
+    def rename(content: dict[str, Any]) -> None:
+        own = content["evaluation"]
+        own["preset"] = preset
+        own["protocol"] = sha256_of({name: own[name] for name in ("version", "preset", "knobs")})
+
+    forge(folder, rename)
+    assert any("field evaluation.preset" in line for line in found(folder))
 
 
 def test_a_revision_that_others_contradict_is_named(folder: Path) -> None:
@@ -144,14 +277,10 @@ def test_predictions_that_were_forged_with_their_record_give_other_scores(folder
     stored = predictions.write(path, columns)
     forge(folder, lambda c: c["results"]["digits"].update(predictions=stored.model_dump()))
     lines = found(folder)
-    assert [word for line in lines for word in line.split() if word.startswith("results.")] == [
-        "results.digits.scores.top1.value:",
-        "results.digits.scores.mean_per_class.value:",
-        "results.digits.per_class.3.value:",
-    ] or {line.split(": ")[1] for line in lines} == {
-        "results.digits.scores.top1.value",
-        "results.digits.scores.mean_per_class.value",
-        "results.digits.per_class.3.value",
+    assert {line.split(": ")[1] for line in lines} == {
+        f"results.digits.{score}.{part}"
+        for score in ("scores.top1", "scores.mean_per_class", "per_class.3")
+        for part in ("value", "low", "high")
     }
     pq.write_table(pq.read_table(path).drop_columns(["prediction"]), path)
     forge(folder, lambda c: c["results"]["digits"]["predictions"].update(sha256=predictions.sha256(path)))
@@ -273,9 +402,9 @@ def test_the_command_prints_each_problem_and_counts_them(folder: Path, synrep: S
     forge(folder, lambda c: score(c, 0.5))
     forge(folder, lambda c: score(c, 0.9, "scenes-order", "micro"), CAPTIONS)
     code, shown, error = synrep("validate", folder / "records")
-    assert (code, len(shown.splitlines())) == (2, 2)
-    assert error.startswith(f"synrep: 2 problems in {folder / 'records'}; ")
-    assert_one_line((code, "", error), "2 problems")
+    assert (code, len(shown.splitlines())) == (2, 3), "the score of one record, the score and its high end of the other"
+    assert error.startswith(f"synrep: 3 problems in {folder / 'records'}; ")
+    assert_one_line((code, "", error), "3 problems")
     assert_one_line(synrep("validate", folder / "nothing"), "no records in")
 
 

@@ -112,23 +112,39 @@ def values(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {metric: found.pop(metric), **found}
 
 
-def scored(task: Task, columns: Mapping[str, np.ndarray], details: Mapping[str, Any]) -> DatasetScores:
-    """Scores with intervals; chance is the best that a constant answer can do."""
-    value, n = values(task.row.name, columns), len(task.test)
-    details = {"classes": list(task.classes), **details}
-    if task.multilabel:
+def intervals(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, Score]:
+    """`values` with n and intervals."""
+    value = values(name, columns)
+    if "map11" in value:
         low, high = _map_interval(columns, value["map11"])
-        score = Score(value["map11"], n, min(low, value["map11"]), max(high, value["map11"]))
-        chance = float(np.mean([columns[f"label_{k}"].mean() for k in range(len(task.classes))]))
-        return DatasetScores(task.test.identity, {"map11": score}, chance, {}, details, columns)
+        n = len(columns["row"])
+        return {"map11": Score(value["map11"], n, min(low, value["map11"]), max(high, value["map11"]))}
     correct_N = columns["label"] == columns["prediction"]
-    names = [task.classes[label] for label in columns["label"]]
-    per_class = by_group(names, correct_N)
-    intervals = {"top1": wilson(int(correct_N.sum()), n), "mean_per_class": macro(list(per_class.values()))}
+    of_class = by_group(columns["label"], correct_N)
+    found = {"top1": wilson(int(correct_N.sum()), len(correct_N)), "mean_per_class": macro(list(of_class.values()))}
+    return {score: found[score] for score in value}
+
+
+def chance(name: str, columns: Mapping[str, np.ndarray]) -> float:
+    """The best that a constant answer can do."""
+    metric = dataset(name).metric
+    if metric == "map11":
+        classes = [column for column in columns if column.startswith("label_")]
+        return float(np.mean([columns[column].mean() for column in classes]))
     n_K = np.bincount(columns["label"])
-    chance = {"top1": float(n_K.max() / n), "mean_per_class": 1 / int((n_K > 0).sum())}[task.row.metric]
-    scores = {name: intervals[name] for name in value}
-    return DatasetScores(task.test.identity, scores, chance, per_class, details, columns)
+    return {"top1": float(n_K.max() / n_K.sum()), "mean_per_class": 1 / int((n_K > 0).sum())}[metric]
+
+
+def scored(task: Task, columns: Mapping[str, np.ndarray], details: Mapping[str, Any]) -> DatasetScores:
+    """Scores with intervals, and those of every class."""
+    name, details = task.row.name, {"classes": list(task.classes), **details}
+    per_class = {}
+    if not task.multilabel:
+        names = [task.classes[label] for label in columns["label"]]
+        per_class = by_group(names, columns["label"] == columns["prediction"])
+    return DatasetScores(
+        task.test.identity, intervals(name, columns), chance(name, columns), per_class, details, columns
+    )
 
 
 def average_precision(score_N: np.ndarray, positive_N: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:

@@ -110,7 +110,7 @@ def _binomial(uniform_RK: np.ndarray, n_K: np.ndarray, share_K: np.ndarray) -> n
     )
 
 
-def by_group(groups: Sequence[str], correct: np.ndarray) -> dict[str, Score]:
+def by_group(groups: Sequence[str] | np.ndarray, correct: np.ndarray) -> dict[str, Score]:
     """Share correct in each group, in the order of their names; `groups` and `correct` are a value per sample."""
     names, group_of_N = np.unique(np.asarray(groups), return_inverse=True)
     n = np.bincount(group_of_N)

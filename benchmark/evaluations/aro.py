@@ -26,7 +26,7 @@ import numpy as np
 from benchmark.errors import UserError
 from benchmark.evaluations import _captions, _clusters
 from benchmark.evaluations._aro_symmetric import SYMMETRIC
-from benchmark.evaluations._catalog import dataset
+from benchmark.evaluations._catalog import dataset as row_of
 from benchmark.evaluations._scores import over
 from benchmark.interfaces import DatasetScores, Evaluation, Score, Scores, Subject
 
@@ -76,7 +76,7 @@ class Aro(Evaluation):
         return over(self.datasets, lambda name: self._measure(subject, name))
 
     def _measure(self, subject: Subject, name: str) -> DatasetScores:
-        row, clean = dataset(name), _captions.pre_caption if name in CLEANED else str
+        row, clean = row_of(name), _captions.pre_caption if name in CLEANED else str
         found = _captions.margins(subject, row, clean, lambda group, rows: counts(name, group, rows))
         columns, per_class = found.columns, dict[str, Score]()
         details = {**found.details, "clean_up": "pre_caption, 30 words" if name in CLEANED else "none"}
@@ -90,11 +90,8 @@ class Aro(Evaluation):
                 columns["official"] = columns["group"] < len(official)
             per_class = _captions.per_group(correct_N, columns, official)
             details |= {"groups": len(found.names), "groups_official": len(official)}
-        scores = {
-            score: self._interval(score, correct_N, columns, value)
-            for score, value in self.values(name, columns).items()
-        }
-        return DatasetScores(found.identity, scores, 1 / len(row.captions), per_class, details, columns)
+        scores, chance = self.intervals(name, columns), self.chance(name, columns)
+        return DatasetScores(found.identity, scores, chance, per_class, details, columns)
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The scores again; groups without a row are left out of the means over groups."""
@@ -106,9 +103,20 @@ class Aro(Evaluation):
         first = self.main if self.main in found else "micro"
         return {first: found.pop(first), **found}
 
+    def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
+        """`values` with n and intervals."""
+        return {
+            score: self._interval(score, self.correct(dataset, predictions), predictions, value)
+            for score, value in self.values(dataset, predictions).items()
+        }
+
+    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:  # noqa: ARG002
+        """What knowing nothing gives."""
+        return 1 / len(row_of(dataset).captions)
+
     def correct(self, name: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Whether the true caption is preferred (N,)."""
-        tie_is_right = self.order_ties_right and len(dataset(name).captions) > 2
+        tie_is_right = self.order_ties_right and len(row_of(name).captions) > 2
         return columns["margin"] >= 0 if tie_is_right else columns["margin"] > 0
 
     def _interval(self, score: str, correct_N: np.ndarray, columns: Mapping[str, np.ndarray], value: float) -> Score:

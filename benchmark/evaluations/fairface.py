@@ -20,9 +20,9 @@ import numpy as np
 
 from benchmark.evaluations import _prompts
 from benchmark.evaluations._cosines import cosines
-from benchmark.evaluations._scores import extreme, macro, over, wilson
+from benchmark.evaluations._scores import by_group, extreme, macro, over, wilson
 from benchmark.evaluations._splits import open_split
-from benchmark.interfaces import DatasetScores, Evaluation, Scores, Subject
+from benchmark.interfaces import DatasetScores, Evaluation, Score, Scores, Subject
 
 FACES = ("fairface-0.25", "fairface-1.25")
 SCENES = "scenes-groups"
@@ -61,6 +61,22 @@ class FairFace(Evaluation):
             "micro": float(correct_N.mean()),
         }
 
+    def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
+        """`values` with n and intervals."""
+        right_N = predictions["label"] == predictions["prediction"]
+        recalls = list(by_group(predictions["label"], right_N).values())
+        found = {
+            "mean": macro(recalls),
+            "best": extreme(recalls, max),
+            "worst": extreme(recalls, min),
+            "micro": wilson(int(right_N.sum()), len(right_N)),
+        }
+        return {score: found[score] for score in self.values(dataset, predictions)}
+
+    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:  # noqa: ARG002
+        """What knowing nothing gives."""
+        return 1 / int((np.bincount(predictions["label"]) > 0).sum())
+
     def _measure(self, subject: Subject, name: str) -> DatasetScores:
         images, prompts = open_split(name, "test"), self.prompts(name)
         distinct = sorted(set(images.columns["label"]))
@@ -75,16 +91,10 @@ class FairFace(Evaluation):
         n_K = np.bincount(label_N)
         recalls = [wilson(int(right), int(n)) for right, n in zip(confusion_KK.diagonal(), n_K)]
         predictions = {"row": np.arange(len(images)), "label": label_N, "prediction": predicted_N}
-        intervals = {
-            "mean": macro(recalls),
-            "best": extreme(recalls, max),
-            "worst": extreme(recalls, min),
-            "micro": wilson(int(confusion_KK.trace()), len(images)),
-        }
         return DatasetScores(
             dataset=images.identity,
-            scores={score: intervals[score] for score in self.values(name, predictions)},
-            chance=1 / len(names),
+            scores=self.intervals(name, predictions),
+            chance=self.chance(name, predictions),
             per_class=dict(zip(names, recalls)),
             details={
                 "best_class": names[int(np.argmax([recall.value for recall in recalls]))],

@@ -31,7 +31,16 @@ from benchmark.evaluations._episodes import save as save_episodes
 from benchmark.evaluations._prototypes import margins
 from benchmark.evaluations._scores import mean_interval, over
 from benchmark.evaluations._splits import open_split
-from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, LabelledImages, Scores, Skipped, Subject
+from benchmark.interfaces import (
+    DatasetIdentity,
+    DatasetScores,
+    Evaluation,
+    LabelledImages,
+    Score,
+    Scores,
+    Skipped,
+    Subject,
+)
 
 __all__ = ["EVALUATIONS", "FewShot", "episodes", "read_episodes", "save_episodes"]
 
@@ -67,6 +76,14 @@ class FewShot(Evaluation):
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:  # noqa: ARG002
         """The mean over these episodes."""
         return {"accuracy": float(np.mean(predictions["accuracy"]))}
+
+    def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:  # noqa: ARG002
+        """`values` with n and intervals."""
+        return {"accuracy": mean_interval(predictions["accuracy"])}
+
+    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:  # noqa: ARG002
+        """What knowing nothing gives."""
+        return 1 / self.ways
 
     def splits(self, name: str) -> list[LabelledImages]:
         """What images are drawn from, in the order in which rows count through them."""
@@ -120,8 +137,6 @@ class FewShot(Evaluation):
             "accuracy": (margin_EWQ > 0).mean(axis=(1, 2)),
             "ties": (margin_EWQ == 0).sum(axis=(1, 2)),
         }
-        score = mean_interval(columns["accuracy"])
-        assert {"accuracy": score.value} == self.values(name, columns)
         details = {
             "classes": found.about["classes"],
             "classes_left_out": found.about["classes_left_out"],
@@ -129,7 +144,8 @@ class FewShot(Evaluation):
             "ties": int(columns["ties"].sum()),
         }
         identity = merged([images.identity for images in splits])
-        return DatasetScores(identity, {"accuracy": score}, 1 / self.ways, details=details, predictions=columns)
+        scores, chance = self.intervals(name, columns), self.chance(name, columns)
+        return DatasetScores(identity, scores, chance, details=details, predictions=columns)
 
 
 def merged(parts: Sequence[DatasetIdentity]) -> DatasetIdentity:

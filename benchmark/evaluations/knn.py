@@ -69,6 +69,21 @@ class Knn(Evaluation):
         metrics = next(iter(of_k.values()))
         return {self._name(metric, k): found[metric] for metric in metrics for k, found in of_k.items()}
 
+    def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
+        """`values` with n and intervals."""
+        return {
+            self._name(metric, k): score
+            for k in self.neighbours
+            if f"prediction_k{k}" in predictions
+            for metric, score in _classification.intervals(
+                dataset, {**predictions, "prediction": predictions[f"prediction_k{k}"]}
+            ).items()
+        }
+
+    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
+        """What knowing nothing gives."""
+        return _classification.chance(dataset, predictions)
+
     def _name(self, metric: str, k: int) -> str:
         return f"{metric}_k{k}_T{self.temperature:g}"
 
@@ -85,12 +100,7 @@ class Knn(Evaluation):
         found = vote(train_ND, task.target(task.train), test_ND, neighbours, self.temperature)
         columns = {"row": np.arange(len(task.test)), "label": task.target(task.test)}
         columns |= {f"prediction_k{k}": found[k] for k in neighbours}
-        scores: dict[str, Score] = {}
-        for k in neighbours:
-            of_k = _classification.scored(task, {**columns, "prediction": found[k]}, {})
-            scores |= {self._name(metric, k): score for metric, score in of_k.scores.items()}
-        value = self.values(name, columns)
-        assert {score: part.value for score, part in scores.items()} == value
+        value, scores = self.values(name, columns), self.intervals(name, columns)
         main = _classification.scored(task, {**columns, "prediction": found[neighbours[0]]}, {})
         details = {
             **main.details,

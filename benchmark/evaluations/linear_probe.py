@@ -32,12 +32,12 @@ from scipy.special import expit, logsumexp, softmax
 
 from benchmark.evaluations import _logistic
 from benchmark.evaluations._catalog import COPIES, ELEVEN
-from benchmark.evaluations._classification import Task, open_task, predictions, scored, values
+from benchmark.evaluations._classification import Task, chance, intervals, open_task, predictions, scored, values
 from benchmark.evaluations._logistic import Solution
 from benchmark.evaluations._scores import over
 from benchmark.evaluations._sgd_heads import Heads
 from benchmark.evaluations._splits import keyed
-from benchmark.interfaces import DatasetScores, Evaluation, Geometry, Scores, Subject
+from benchmark.interfaces import DatasetScores, Evaluation, Geometry, Score, Scores, Subject
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture", "scenes-relation-probe")
 ALL = ("digits", *SCENES, *ELEVEN, *COPIES, "imagenet", "stl10", "eurosat", "resisc45")
@@ -94,6 +94,14 @@ class LinearProbe(Evaluation):
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The scores of these predictions, the main one first."""
         return values(dataset, predictions)
+
+    def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
+        """`values` with n and intervals."""
+        return intervals(dataset, predictions)
+
+    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
+        """What knowing nothing gives."""
+        return chance(dataset, predictions)
 
     def _measure(self, subject: Subject, task: Task, seed: int) -> DatasetScores:
         raise NotImplementedError

@@ -62,6 +62,14 @@ class Retrieval(Evaluation):
         six = {name: float((weight_T * hit_T).sum() / weight_T.sum()) for name, (hit_T, weight_T) in hits.items()}
         return {"mean_recall": float(np.mean(list(six.values()))), **six}
 
+    def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
+        """`values` with n and intervals."""
+        return {name: _interval(name, value, predictions) for name, value in self.values(dataset, predictions).items()}
+
+    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:  # noqa: ARG002
+        """What knowing nothing gives."""
+        return _chance(np.bincount(predictions["unit"]))
+
     def _measure(self, subject: Subject, images: LabelledImages) -> DatasetScores:
         texts, image_T = _captions(images)
         images_ND, texts_TD = subject.image_embeddings(images), subject.text_embeddings(texts)
@@ -71,11 +79,10 @@ class Retrieval(Evaluation):
             "captions": np.bincount(image_T)[image_T],
             **ranks(images_ND, texts_TD, image_T),
         }
-        value = self.values(images.name, columns)
         return DatasetScores(
             dataset=images.identity,
-            scores={name: _interval(name, value[name], columns) for name in value},
-            chance=_chance(np.bincount(image_T)),
+            scores=self.intervals(images.name, columns),
+            chance=self.chance(images.name, columns),
             details={
                 "captions": len(texts),
                 "distinct_captions": len(set(texts)),

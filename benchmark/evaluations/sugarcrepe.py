@@ -16,7 +16,7 @@ import numpy as np
 from benchmark.evaluations import _captions, _clusters
 from benchmark.evaluations._catalog import dataset
 from benchmark.evaluations._scores import over
-from benchmark.interfaces import DatasetScores, Evaluation, Scores, Subject
+from benchmark.interfaces import DatasetScores, Evaluation, Score, Scores, Subject
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,24 @@ class SugarCrepe(Evaluation):
         """The scores again; types without a row are left out of the mean over types."""
         return _captions.means(predictions["margin"] > 0, predictions)
 
+    def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
+        """`values` with n and intervals."""
+        right_N = predictions["margin"] > 0
+        found = {"micro": _clusters.share(right_N, predictions["unit"])}
+        if "macro" in self.values(dataset, predictions):
+            found["macro"] = _clusters.macro(right_N, predictions["group"], predictions["unit"])
+        return found
+
+    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:  # noqa: ARG002
+        """What knowing nothing gives."""
+        return 0.5
+
     def _measure(self, subject: Subject, name: str) -> DatasetScores:
         found = _captions.margins(subject, dataset(name))
         columns, correct_N = found.columns, found.columns["margin"] > 0
-        scores = {"micro": _clusters.share(correct_N, columns["unit"])}
         types = _captions.per_group(correct_N, columns, found.names) if found.names else {}
-        if types:
-            scores["macro"] = _clusters.macro(correct_N, columns["group"], columns["unit"])
-        assert {score: part.value for score, part in scores.items()} == self.values(name, columns)
-        return DatasetScores(found.identity, scores, 0.5, types, found.details, columns)
+        scores, chance = self.intervals(name, columns), self.chance(name, columns)
+        return DatasetScores(found.identity, scores, chance, types, found.details, columns)
 
 
 EVALUATIONS = (SugarCrepe(),)

@@ -28,7 +28,7 @@ from benchmark.evaluations._catalog import dataset as row_of
 from benchmark.evaluations._cosines import cosines
 from benchmark.evaluations._scores import over, wilson
 from benchmark.evaluations._splits import open_split
-from benchmark.interfaces import DatasetScores, Evaluation, Scores, Subject
+from benchmark.interfaces import DatasetScores, Evaluation, Score, Scores, Subject
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture")
 REAL = (*ELEVEN, "imagenet", "stl10", "eurosat", "resisc45")
@@ -64,6 +64,17 @@ class ZeroShot(Evaluation):
             found["top5"] = float((predictions["rank"] <= NEAREST).mean())
         return found
 
+    def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
+        """`values` with n and intervals."""
+        found = _classification.intervals(dataset, predictions)
+        if "rank" in predictions:
+            found["top5"] = wilson(int((predictions["rank"] <= NEAREST).sum()), len(predictions["rank"]))
+        return found
+
+    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
+        """What knowing nothing gives."""
+        return _classification.chance(dataset, predictions)
+
     def _measure(self, subject: Subject, name: str) -> DatasetScores:
         images, prompts = open_split(name, "test"), self.prompts(name)
         # Nothing is trained, so the classes are those of the test split.
@@ -85,11 +96,7 @@ class ZeroShot(Evaluation):
         if len(task.classes) > NEAREST:
             own_N1 = np.take_along_axis(cosine_NK, columns["label"][:, None], axis=1)
             columns["rank"] = (cosine_NK >= own_N1).sum(axis=1)
-        found = _classification.scored(task, columns, details)
-        if "rank" not in columns:
-            return found
-        top5 = wilson(int((columns["rank"] <= NEAREST).sum()), len(images))
-        return replace(found, scores={**found.scores, "top5": top5})
+        return replace(_classification.scored(task, columns, details), scores=self.intervals(name, columns))
 
 
 EVALUATIONS = (ZeroShot(),)
