@@ -1,10 +1,12 @@
 """Models on one protocol of an evaluation, in an order: mean, average rank, Borda count, and who is told apart.
 
-The mean and the average rank are those of models that were measured on every dataset; nothing is filled in. A Borda
-count asks for no common scale: on each dataset a model gets a point for every measured model below it, and half a
-point for an equal one. Groups: in the order of the mean, all models that a paired interval (`benchmark.pairs`) does not
-tell apart from the first of a group belong to it, and the next one begins another. So two models of neighbouring
-groups need not be told apart themselves, and there is no correction for the number of comparisons.
+The mean and the average rank are those of complete models, which were measured on every dataset; nothing is filled in.
+Ranks are counted among complete models only, so that a model with a gap moves the rank of nobody. A Borda count asks
+for neither a common scale nor complete models: on each dataset a model gets a point for every measured model below it,
+complete or not, and half a point for an equal one. Groups: in the order of the mean, all complete models that a paired
+interval (`benchmark.pairs`) does not tell apart from the first of a group belong to it, and the next one begins
+another. So two models of neighbouring groups need not be told apart themselves, and there is no correction for the
+number of comparisons. A model whose difference to the first of the group is not known has no group, and begins none.
 """
 
 from collections.abc import Sequence
@@ -29,12 +31,34 @@ class Place:
     spread: float | None
     """Sample standard deviation of the mean over seeds; with one seed half of its 95 % interval over samples."""
     average_rank: float | None
-    """1 is best; equal models share the mean of their places."""
+    """1 is best, among those that have one; equal models share the mean of their places."""
     borda: float
     datasets: int
     """Measured, of those that any model was measured on."""
     group: int | None
-    """1 holds the best mean; None also where the differences are not known."""
+    """1 holds the best mean; None also where its difference to the first of the group is not known."""
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Who leads a column, by indices of the models."""
+
+    best: int | None = None
+    """The highest mean; None where fewer than two have one."""
+    level: tuple[int, ...] = ()
+    """Not told apart from the best."""
+    unknown: bool = False
+    """Some difference to the best is not known."""
+
+    @property
+    def alone(self) -> int | None:
+        """The best, if it is told apart from every other."""
+        return None if self.unknown or self.level else self.best
+
+    @property
+    def together(self) -> tuple[int, ...]:
+        """The best and those that are not told apart from it, in the order of the models; empty if it is alone."""
+        return () if self.best is None or self.unknown or not self.level else tuple(sorted((self.best, *self.level)))
 
 
 def main_scores(models: Sequence[Seeds]) -> list[Column]:
@@ -49,20 +73,33 @@ def main_scores(models: Sequence[Seeds]) -> list[Column]:
     return sorted(found.items())
 
 
+def lead(models: Sequence[Seeds], column: Column, pairs: Pairs) -> Lead:
+    """Who has the highest mean of a score, and who is not told apart from it; one model alone leads nobody."""
+    score_M = scores(models, [column])[:, 0]
+    scored = [at for at in range(len(models)) if not np.isnan(score_M[at])]
+    if len(scored) < 2:
+        return Lead()
+    best = max(scored, key=lambda at: float(score_M[at]))
+    found = {at: pairs.difference(models[best], models[at], [column]) for at in scored if at != best}
+    level = tuple(at for at, apart in found.items() if apart and not apart.told_apart)
+    return Lead(best, level, unknown=None in found.values())
+
+
 def places(models: Sequence[Seeds], pairs: Pairs) -> list[Place]:
     """The place of each model, in the order given."""
     columns = main_scores(models)
     if not columns:
         return [Place(None, None, None, 0.0, 0, None) for _ in models]
     score_MC = scores(models, columns)
-    mean_M, rank_M, borda_M = score_MC.mean(axis=1), ranks(score_MC).mean(axis=1), borda(score_MC)
+    mean_M, borda_M = score_MC.mean(axis=1), borda(score_MC)
     complete = [at for at in range(len(models)) if not np.isnan(score_MC[at]).any()]
+    rank_of = dict(zip(complete, ranks(score_MC[complete]).mean(axis=1)))
     group_of = dict(zip(complete, groups([models[at] for at in complete], columns, pairs)))
     return [
         Place(
             mean=float(mean_M[at]) if at in group_of else None,
             spread=_spread(records, columns) if at in group_of else None,
-            average_rank=float(rank_M[at]) if at in group_of else None,
+            average_rank=float(rank_of[at]) if at in group_of else None,
             borda=float(borda_M[at]),
             datasets=int((~np.isnan(score_MC[at])).sum()),
             group=group_of.get(at),
@@ -89,7 +126,9 @@ def scores(models: Sequence[Seeds], columns: Sequence[Column]) -> np.ndarray:
         found = [r.scores[score].value for r in results if isinstance(r, Measured) and score in r.scores]
         return fmean(found) if found else np.nan
 
-    return np.array([[mean(records, *column) for column in columns] for records in models]).reshape(len(models), -1)
+    return np.array([[mean(records, *column) for column in columns] for records in models]).reshape(
+        len(models), len(columns)
+    )
 
 
 def ranks(score_MC: np.ndarray) -> np.ndarray:
@@ -110,18 +149,25 @@ def _points(score_MC: np.ndarray) -> np.ndarray:
 
 
 def groups(models: Sequence[Seeds], columns: Sequence[Column], pairs: Pairs) -> list[int | None]:
-    """The group of each model by its mean over `columns`, on which all of them were measured."""
+    """The group of each model by its mean over `columns`, on which all of them were measured.
+
+    The first group begins with the best model of which any difference to a lower one is known.
+    """
     if not models or not columns:
         return [None] * len(models)
+    if len(models) == 1:
+        return [1]
     found: list[int | None] = [None] * len(models)
-    order = np.argsort(-scores(models, columns).mean(axis=1), kind="stable")
-    leader, group = int(order[0]), 1
-    for at in map(int, order):
-        if at != leader:
+    order = [int(at) for at in np.argsort(-scores(models, columns).mean(axis=1), kind="stable")]
+    for begun, first in enumerate(order, start=1):
+        leader, group = first, 1
+        for at in order[begun:]:
             apart = pairs.difference(models[leader], models[at], columns)
             if apart is None:
-                return [None] * len(models)
+                continue
             if apart.told_apart:
                 leader, group = at, group + 1
-        found[at] = group
+            found[first], found[at] = 1, group
+        if found[first]:
+            break
     return found

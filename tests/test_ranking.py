@@ -10,7 +10,8 @@ from scipy.stats import rankdata
 
 from benchmark import ranking
 from benchmark.interfaces import Skipped
-from benchmark.pairs import Pairs
+from benchmark.pairs import Column, Interval, Pairs
+from benchmark.record import Record
 from tests.tables.conftest import measured, record
 from tests.tables.differences import Known
 
@@ -58,10 +59,28 @@ def test_ranks_are_those_of_what_was_measured() -> None:
 def test_mean_and_average_rank_are_of_complete_models_only() -> None:
     places = ranking.places(models(GAPS), Known(0.01))
     assert [place.mean for place in places] == [pytest.approx(0.5), None, pytest.approx(0.875 / 3), None]
-    assert [place.average_rank for place in places] == [pytest.approx(5.5 / 3), None, pytest.approx(6.5 / 3), None]
+    assert [place.average_rank for place in places] == [pytest.approx(4 / 3), None, pytest.approx(5 / 3), None]
     assert [place.datasets for place in places] == [3, 2, 3, 0]
     assert [place.borda for place in places] == [2.5, 3.0, 1.5, 0.0]
     assert [place.group for place in places] == [1, None, 2, None]
+
+
+def test_average_ranks_are_among_complete_models_and_borda_counts_among_all() -> None:
+    generator = np.random.default_rng(2)
+    moved = 0
+    for _ in range(10):
+        score_MC = generator.integers(0, 4, (6, 3)) / 4
+        score_MC[generator.random((6, 3)) < 0.15] = np.nan
+        score_MC[0] = 0.5
+        places = ranking.places(models(score_MC), Known(0.1))
+        complete = np.flatnonzero(~np.isnan(score_MC).any(axis=1))
+        expected = dict(zip(complete.tolist(), rankdata(-score_MC[complete], axis=0).mean(axis=1)))
+        assert {at: p.average_rank for at, p in enumerate(places) if p.average_rank is not None} == pytest.approx(
+            expected
+        )
+        assert [place.borda for place in places] == ranking.borda(score_MC).tolist()
+        moved += len(complete) < 6
+    assert moved > 5
 
 
 def test_the_spread_of_a_mean_is_over_seeds_or_over_samples() -> None:
@@ -81,6 +100,51 @@ def test_a_group_is_what_is_not_told_apart_from_its_first() -> None:
     assert groups([0.9, 0.8, 0.7], 0.01) == [1, 2, 3]
     assert groups([0.75, 0.5], 0.25) == [1, 1], "an interval that ends at zero tells nothing apart"
     assert groups([0.4], 0.1) == [1]
+
+
+class Without(Known):
+    """No difference of these models is known, as their predictions are missing."""
+
+    def __init__(self, half: float, *missing: str) -> None:
+        super().__init__(half)
+        self.missing = {f"smoke/{name}" for name in missing}
+
+    def difference(
+        self, first: Sequence[Record], second: Sequence[Record], columns: Sequence[Column]
+    ) -> Interval | None:
+        if self.missing & {first[0].experiment.name, second[0].experiment.name}:
+            return None
+        return super().difference(first, second, columns)
+
+
+@pytest.mark.parametrize("missing", [(), (0,), (1,), (4,), (0, 1), (0, 2), (1, 3), (0, 1, 2), (0, 2, 4)])
+def test_a_model_whose_differences_are_not_known_has_no_group_and_the_others_those_without_it(
+    missing: tuple[int, ...],
+) -> None:
+    means = [0.9, 0.85, 0.7, 0.65, 0.4]
+    found = models([[mean] for mean in means])
+    places = ranking.places(found, Without(0.11, *(f"m{at}" for at in missing)))
+    there = [at for at in range(5) if at not in missing]
+    expected = dict(zip(there, groups([means[at] for at in there], 0.11)))
+    assert [place.group for place in places] == [expected.get(at) for at in range(5)]
+    assert [place.average_rank for place in places] == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_a_lead_is_alone_together_or_not_known() -> None:
+    found, column = models([[0.5], [np.nan], [0.9], [0.8]]), ("d0", "top1")
+    assert ranking.lead(found, column, Known(0.05)) == ranking.Lead(2)
+    level = ranking.lead(found, column, Known(0.1))
+    assert (level.best, level.level, level.alone, level.together) == (2, (3,), None, (2, 3))
+    alone = ranking.lead(found, column, Known(0.05))
+    assert (alone.alone, alone.together) == (2, ())
+    unknown = ranking.lead(found, column, Without(0.1, "m0"))
+    assert (unknown.best, unknown.level, unknown.unknown) == (2, (3,), True)
+    assert (unknown.alone, unknown.together) == (None, ())
+
+
+@pytest.mark.parametrize("scores", [[], [[0.5]], [[0.5], [np.nan]], [[np.nan]]])
+def test_with_nobody_to_be_ahead_of_there_is_no_lead(scores: Any) -> None:
+    assert ranking.lead(models(scores), ("d0", "top1"), Known(0.1)) == ranking.Lead()
 
 
 def test_without_differences_there_are_no_groups() -> None:

@@ -166,7 +166,7 @@ def _is(record: Record, column: Column) -> bool:
 def _column(protocol: Protocol, column: Column, pairs: Pairs) -> dict[str, Any]:
     having = protocol.having(column)
     cells = {index: _cell(records, column) for index, records in having.items()}
-    best, level = _lead(having, cells, column, pairs)
+    lead, owners = ranking.lead(list(having.values()), (column.dataset, column.main), pairs), list(having)
     return {
         **column._asdict(),
         "revision": column.revision[:HEX],
@@ -174,8 +174,8 @@ def _column(protocol: Protocol, column: Column, pairs: Pairs) -> dict[str, Any]:
         "chance": units(column.chance),
         "extreme": column.main in EXTREMES,
         "ranked": column in protocol.ranked,
-        "best": best,
-        "level": level,
+        "best": None if lead.alone is None else owners[lead.alone],
+        "level": [owners[at] for at in lead.together],
         "models": list(cells),
         **{field: [units(cell[field]) for cell in cells.values()] for field in ("mean", "spread", "low", "high")},
         "seeds": [len(records) for records in having.values()],
@@ -198,28 +198,6 @@ def _cell(records: Sequence[Record], column: Column) -> dict[str, float]:
         "low": low,
         "high": high,
     }
-
-
-def _lead(
-    having: dict[int, tuple[Record, ...]], cells: dict[int, dict[str, float]], column: Column, pairs: Pairs
-) -> tuple[int | None, list[int]]:
-    """The model that is alone in front, or None; and those that are not told apart from the best, with it.
-
-    Neither where a difference is not known, and where there is nobody to be ahead of.
-    """
-    best = max(cells, key=lambda index: cells[index]["mean"])
-    level = [best]
-    for index, records in having.items():
-        if index == best:
-            continue
-        apart = pairs.difference(having[best], records, [(column.dataset, column.main)])
-        if apart is None:
-            return None, []
-        if not apart.told_apart:
-            level.append(index)
-    if len(level) > 1:
-        return None, sorted(level)
-    return (best if len(cells) > 1 else None), []
 
 
 def _places(protocol: Protocol, pairs: Pairs) -> dict[str, Any]:

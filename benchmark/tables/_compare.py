@@ -4,7 +4,8 @@ Rows: methods in alphabetical order, `untrained` last, then the chance level and
 A dataset that no method was measured on has no column but a footnote with the reason.
 Cells: mean over seeds in percent ± the sample standard deviation over seeds; with one seed ± half of the 95 % interval
 of the test sample. Bold: the best mean of a column, where the paired interval of its difference to every other one
-leaves out zero (`benchmark.pairs`); where some do not, the best and those that it is not told apart from have a star.
+leaves out zero (`benchmark.ranking.lead`); where some do not, the best and those that it is not told apart from have a
+star.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from statistics import fmean
 from string import ascii_lowercase
 from typing import Any
 
+from benchmark import ranking
 from benchmark.pairs import Pairs
 from benchmark.results import Measured, Record, ScorePart
 from benchmark.tables._material import Material
@@ -196,40 +198,42 @@ def scores_of(run: Run, column: Column) -> list[ScorePart]:
 
 @dataclass(frozen=True)
 class Lead:
-    """Who leads a column: one run alone, or several that are not told apart."""
+    """Who is marked in a column, as `ranking.lead` has it."""
 
-    best: Run | None = None
-    level: tuple[Run, ...] = ()
-    """Not told apart from the best."""
+    alone: Run | None = None
+    """Bold."""
+    together: tuple[Run, ...] = ()
+    """With a star."""
     unknown: bool = False
-    """Some difference is not known."""
+    """Nobody is, as some difference is not known."""
 
 
 def leading(runs: Sequence[Run], column: Column, pairs: Pairs) -> Lead:
-    """The run with the highest mean, and those that its paired difference does not tell it apart from."""
-    scored = [run for run in runs if scores_of(run, column)]
-    if column.share or not scored:
+    """The run that leads a column alone, or those that do together; nobody leads a column of shares."""
+    measured = next((result for run in runs for result in run.measured(column.dataset)), None)
+    if column.share or measured is None:
         return Lead()
-    best = max(scored, key=lambda run: fmean(score.value for score in scores_of(run, column)))
-    score = column.score or best.measured(column.dataset)[0].main
-    found = {
-        run: pairs.difference(best.records, run.records, [(column.dataset, score)]) for run in scored if run is not best
-    }
-    level = tuple(run for run, apart in found.items() if apart and not apart.told_apart)
-    return Lead(best, level, unknown=None in found.values())
+    found = ranking.lead([run.records for run in runs], (column.dataset, column.score or measured.main), pairs)
+    alone = None if found.alone is None else runs[found.alone]
+    return Lead(alone, tuple(runs[at] for at in found.together), found.unknown)
 
 
 def marks(leads: Sequence[Lead], runs: Sequence[Run]) -> list[str]:
-    """Footnotes: what bold and stars say."""
+    """Footnotes: what bold and stars say, as far as there are any."""
     lines = []
-    if any(lead.best for lead in leads):
+    bold, starred = any(lead.alone for lead in leads), any(lead.together for lead in leads)
+    if bold:
         lines.append(
             "Bold: the best mean of a column, told apart from every other: the 95 % interval of the paired difference "
             "over samples and seeds leaves out zero (no correction for the number of comparisons)."
         )
-    if any(lead.level for lead in leads):
-        lines.append("* the best mean of a column and those it is not told apart from.")
-    if any(lead.best for lead in leads) and any(len(run.records) == 1 for run in runs):
+    if starred:
+        why = (
+            ": the 95 % interval of the paired difference over samples and seeds holds zero (no correction for the "
+            "number of comparisons)"
+        )
+        lines.append(f"* the best mean of a column and those it is not told apart from{'' if bold else why}.")
+    if (bold or starred) and any(len(run.records) == 1 for run in runs):
         lines.append("A method with one seed: the interval is over samples only, and says nothing about other seeds.")
     if any(lead.unknown for lead in leads):
         lines.append("Without bold and stars where a paired difference is not known: it takes the predictions.")
@@ -244,10 +248,8 @@ def cell(run: Run, column: Column, lead: Lead, notes: Notes) -> Cell:
     scores = scores_of(run, column)
     if not scores:
         return Cell(f"{NO_VALUE}{mark}")
-    star = run in lead.level or (run is lead.best and lead.level)
-    alone = run is lead.best and not lead.level
     shown = f"{mean_and_spread(scores)}{_class_label(run, column)}{mark}"
-    return Cell(f"{shown} *" if star and not lead.unknown else shown, bold=alone and not lead.unknown)
+    return Cell(f"{shown} *" if run in lead.together else shown, bold=run is lead.alone)
 
 
 def _share(run: Run, column: Column, mark: str) -> Cell:

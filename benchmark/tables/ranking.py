@@ -45,7 +45,7 @@ def build(material: Material) -> Table:
         footnotes=(
             "Group: not told apart from the first of the group by the 95 % interval of the paired difference of means, "
             "over samples and seeds (no correction for the number of comparisons). Within a group order means little.",
-            "Mean (in percent) and average rank (1 is best) only of models that were measured on every dataset.",
+            "Mean (in percent) and average rank (1 is best) of, and among, models that were measured on every dataset.",
             "Borda count: on each dataset a point for every model below, half a point for an equal one.",
             *reading([run for _, run in rows])[1:],
             provenance(runs)[0],

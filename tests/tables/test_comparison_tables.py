@@ -125,6 +125,35 @@ def test_an_interval_that_ends_at_zero_is_a_tie(record: Make, measured: Make) ->
     assert (bold(probe(records, 0.25), "digits"), starred(probe(records, 0.25))) == ([], ["clip", "mae"])
 
 
+def test_nothing_is_bold_where_there_is_nobody_to_be_ahead_of(record: Make, measured: Make) -> None:
+    absent = Skipped("no")
+    table = probe(
+        [
+            record("clip", {"digits": measured(0.9), "colours": absent}),
+            record("mae", {"digits": absent, "colours": measured(0.5)}),
+        ]
+    )
+    assert (bold(table, "digits"), bold(table, "colours")) == ([], [])
+    assert not any(note.startswith(("Bold", "*", "A method with one seed")) for note in table.footnotes)
+
+
+def test_footnotes_of_marks_are_there_where_a_cell_has_that_mark(record: Make, measured: Make) -> None:
+    def kinds(table: Table) -> list[str]:
+        notes = [note for note in table.footnotes if note.startswith(("Bold", "*", "A method with one seed"))]
+        assert sum("no correction for the number of comparisons" in note for note in notes) == bool(notes)
+        return [note.split()[0] for note in notes]
+
+    records = [record(name, {"digits": measured(value)}) for name, value in (("clip", 0.93), ("mae", 0.90))]
+    assert kinds(probe(records, 0.029)) == ["Bold:", "A"]
+    assert kinds(probe(records, 0.031)) == ["*", "A"]
+    assert kinds(linear_probe.build(Material(records))) == []
+    both = [
+        record(name, {"digits": measured(value), "colours": measured(other)})
+        for name, value, other in (("clip", 0.93, 0.9), ("mae", 0.90, 0.5))
+    ]
+    assert kinds(probe(both, 0.031)) == ["Bold:", "*", "A"]
+
+
 def test_nothing_is_marked_where_a_difference_is_not_known(record: Make, measured: Make) -> None:
     records = [record(name, {"digits": measured(value)}) for name, value in (("clip", 0.9), ("mae", 0.5))]
     table = linear_probe.build(Material(records))
@@ -381,9 +410,9 @@ def test_a_ranking_has_groups_means_and_counts_and_leaves_out_who_was_not_measur
     table = ranking.build(material(records, half=0.06))
     texts = [[cell.text for cell in cells] for cells in table.rows]
     assert texts == [
-        ["1", "mae", "1", "60.5 ± 1.4", "1.50", "4", "2 of 2"],
-        ["1", "clip", "1", "55.0 ± 1.4", "2.50", "2", "2 of 2"],
-        ["2", "byol", "1", "20.0 ± 1.4", "3.50", "0", "2 of 2"],
+        ["1", "mae", "1", "60.5 ± 1.4", "1.00", "4", "2 of 2"],
+        ["1", "clip", "1", "55.0 ± 1.4", "2.00", "2", "2 of 2"],
+        ["2", "byol", "1", "20.0 ± 1.4", "3.00", "0", "2 of 2"],
         [NO_VALUE, "simclr", "1", NO_VALUE, NO_VALUE, "3", "1 of 2"],
     ]
     assert table.name == "ranking_linear_probe"
