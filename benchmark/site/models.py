@@ -43,23 +43,14 @@ class Model:
         return self.records[0]
 
 
-def collect(records: Iterable[Record]) -> tuple[list[Model], int]:
-    """The models by name and version, in whatever order the records come; and how many records came twice.
+def collect(records: Iterable[Record]) -> list[Model]:
+    """The models by name and version, in whatever order the records come, each of them once (`results.read_all`).
 
     Raises:
-        UserError: two records of one measurement differ, or one name and version stands for two declarations.
+        UserError: one name and version stands for two declarations.
     """
-    found: dict[tuple[Any, ...], Record] = {}
-    twice = 0
-    for record in records:
-        place = _place(record)
-        if place in found:
-            twice += 1
-            if found[place] != record:
-                raise UserError(f"two records of {_words(record)} differ; keep one of them")
-        found[place] = record
     models: dict[tuple[str, int], list[Record]] = {}
-    for _, record in sorted(found.items()):
+    for record in sorted(records, key=_place):
         models.setdefault((record.experiment.name, record.experiment.version), []).append(record)
     for (name, version), own in models.items():
         prints = sorted({record.experiment.fingerprint[:12] for record in own})
@@ -67,7 +58,7 @@ def collect(records: Iterable[Record]) -> tuple[list[Model], int]:
             raise UserError(
                 f"{name} version {version} stands for several declarations ({', '.join(prints)}); give them versions"
             )
-    return [Model(name, version, tuple(own)) for (name, version), own in models.items()], twice
+    return [Model(name, version, tuple(own)) for (name, version), own in models.items()]
 
 
 def described(model: Model, sources: Sources) -> dict[str, Any]:
@@ -99,11 +90,6 @@ def described(model: Model, sources: Sources) -> dict[str, Any]:
 def _place(record: Record) -> tuple[Any, ...]:
     own, protocol = record.experiment, record.evaluation
     return (own.name, own.version, protocol.name, protocol.preset, protocol.version, protocol.protocol, record.seed)
-
-
-def _words(record: Record) -> str:
-    own, protocol = record.experiment, record.evaluation
-    return f"{own.name} version {own.version} seed {record.seed} {protocol.name} {protocol.preset}"
 
 
 def _kind(known: Source | None) -> str:

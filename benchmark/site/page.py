@@ -38,17 +38,15 @@ class Page:
     html: str
     models: int
     records: int
-    twice: int
-    """Records that came more than once; they count once."""
 
 
 def page(records: Iterable[Record], pairs: Pairs, sources: Sources, records_url: str | None) -> Page:
-    """The leaderboard of all records; `records_url` is where their folder lies, as a link of the page, or None.
+    """The leaderboard of records, each given once; `records_url` is where their folder lies, as a link, or None.
 
     Raises:
-        UserError: two records of one measurement differ, or one name stands for two declarations.
+        UserError: one name and version stands for two declarations.
     """
-    models, twice = collect(records)
+    models = collect(records)
     found = protocols(models)
     count = sum(len(model.records) for model in models)
     known = functools.cache(sources)
@@ -59,7 +57,7 @@ def page(records: Iterable[Record], pairs: Pairs, sources: Sources, records_url:
         "models": _columns([described(model, known) for model in models]),
         "protocols": [table(protocol, pairs) for protocol in found],
     }
-    return Page(_html(shown, details(found), models, count), len(models), count, twice)
+    return Page(_html(shown, details(found), models, count), len(models), count)
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
