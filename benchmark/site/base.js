@@ -39,6 +39,8 @@ function visible(text) {
 }
 
 const bdi = (text) => el("bdi", {}, visible(text));
+const LONG = 300; // characters, beyond which a text has a box of its own that scrolls, by keys too
+const boxed = (text) => (text.length > LONG ? el("bdi", { class: "long", tabindex: "0" }, visible(text)) : bdi(text));
 const cut = (text, length) => (text.length > length ? `${[...text].slice(0, length - 1).join("")}…` : text);
 const quiet = (text) => el("span", { class: "sr" }, text);
 

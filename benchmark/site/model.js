@@ -16,8 +16,8 @@ async function showModel(model) {
     .filter(({ rows }) => rows.length);
   place.replaceChildren(el("article", {},
     el("p", { class: "back" }, el("a", { href: address("") }, "All models")),
-    el("h1", {}, bdi(model.label)),
-    el("p", { class: "lead" }, el("bdi", {}, visible(model.name)), `, version ${model.version}`),
+    el("h1", {}, boxed(model.label)),
+    el("p", { class: "lead" }, boxed(model.name), `, version ${model.version}`),
     facts(model),
     command(model.command),
     el("h2", {}, "Standing"), standing(model, found),
@@ -29,15 +29,15 @@ const rowsOfModel = (of, model) => of.models.flatMap((owner, row) => (owner === 
 
 function facts(model) {
   const pair = (name, value) => value === null ? null : el("div", {}, el("dt", {}, name), el("dd", {}, value));
-  const data = model.data && [bdi(model.data), el("span", { class: "sub" }, bdi(`revision ${cut(model.revision, 200)}`))];
+  const data = model.data && [boxed(model.data), el("span", { class: "sub" }, boxed(`revision ${cut(model.revision, 200)}`))];
   return el("dl", { class: "facts" },
-    pair("Method", bdi(model.method)),
-    pair("Trained on", data ?? (model.source && bdi(model.source))),
+    pair("Method", boxed(model.method)),
+    pair("Trained on", data ?? (model.source && boxed(model.source))),
     pair("Images", `${model.kind}${model.images ? `, ${whole(model.images)} distinct` : ""}`),
     pair("Language", model.language),
-    pair("Encoder", bdi(model.encoder)),
+    pair("Encoder", boxed(model.encoder)),
     pair("Views seen", model.views === null ? "not known" : whole(model.views) + (model.batch && model.views ? `, in batches of ${whole(model.batch)}` : "")),
-    pair("Read by evaluations", bdi(`${model.layer}, ${model.precision}`)),
+    pair("Read by evaluations", boxed(`${model.layer}, ${model.precision}`)),
     pair("Fingerprint", el("code", {}, model.fingerprint)));
 }
 
@@ -66,7 +66,7 @@ function standing(model, found) {
     rows.map(([protocol, at]) => {
       const { mean, spread, rank, borda, group, datasets, models: others } = protocol.places;
       const all = protocol.columns.filter((column) => column.ranked).length;
-      return [el("bdi", {}, protocolName(protocol)), mean[at] === null ? "–" : `${percent(mean[at])} ± ${percent(spread[at])}`, rank[at] === null ? "–" : rank[at].toFixed(1),
+      return [boxed(protocolName(protocol)), mean[at] === null ? "–" : `${percent(mean[at])} ± ${percent(spread[at])}`, rank[at] === null ? "–" : rank[at].toFixed(1),
         borda[at].toFixed(1), group[at] ?? "–", `${datasets[at]} of ${all}`, whole(others.length)];
     }), "numbers");
 }
@@ -84,14 +84,14 @@ function scores(more, model, { protocol, of, rows }) {
   }
   const heads = seeds.map((seed) => `seed ${seed}`);
   return el("section", { class: "protocol" },
-    el("h3", {}, protocolName(protocol), " ", el("span", { class: "sub" }, `version ${protocol.version}, hash ${protocol.hash}`)),
+    el("h3", {}, boxed(protocolName(protocol)), " ", el("span", { class: "sub" }, `version ${protocol.version}, hash ${protocol.hash}`)),
     lines.length ? table(`Scores of ${protocolName(protocol)}`, ["dataset", "score", "mean", ...heads, "n", "chance"], lines, "numbers scores") : el("p", {}, "Nothing was measured."),
     others.length ? fold(`Other scores (${others.length})`, () => table(`Other scores of ${protocolName(protocol)}`, ["dataset", "score", "mean", ...heads, "n", "chance"], others, "numbers scores")) : null,
     groups.length ? fold(`Every group (${groups.length})`, () => table(`Groups of ${protocolName(protocol)}`, ["dataset", "group", "mean", ...heads, "n"], groups, "numbers scores")) : null,
     fold("Repeat this evaluation", () => command(again(model, protocol, seeds[0]))),
     skipped.size ? fold(`Not measured (${plural(distinct([...skipped.values()].map(([name]) => name)).length, "dataset")})`, () =>
       table("Not measured", ["dataset", "reason", "seeds"], [...skipped.values()].map(([name, why, which]) =>
-        [bdi(more.texts[name]), bdi(more.texts[why]), which.length === rows.length ? "all" : which.join(", ")]), "reasons")) : null);
+        [boxed(more.texts[name]), boxed(more.texts[why]), which.length === rows.length ? "all" : which.join(", ")]), "reasons")) : null);
 }
 
 // Of a model trained here the run's folder is named, as `synrep run` leaves it; the shell takes what it does not know.
@@ -145,10 +145,10 @@ function scoreLines(more, column, result, rows, shown) {
     const all = averaged(found);
     if (!all) return [];
     const picked = result.picked[name];
-    const which = (each) => picked && each && more.texts[picked[each.at]] ? el("span", { class: "sub" }, bdi(more.texts[picked[each.at]])) : null;
+    const which = (each) => picked && each && more.texts[picked[each.at]] ? el("span", { class: "sub" }, boxed(more.texts[picked[each.at]])) : null;
     const main = name === column.main;
-    return [[el("bdi", {}, visible(column.dataset), column.ranked ? "" : ` @ ${visible(column.revision)}`),
-      bdi(words(name)), summary(all, picked), ...found.map((each) => [single(each), which(each)]),
+    return [[boxed(column.dataset + (column.ranked ? "" : ` @ ${column.revision}`)),
+      boxed(words(name)), summary(all, picked), ...found.map((each) => [single(each), which(each)]),
       all.n.map(whole).join(", "), main ? percent(column.chance) : ""].map((content, at) => el(at ? "td" : "th", at ? {} : { scope: "row" }, content))];
   });
 }
@@ -157,15 +157,16 @@ function groupLines(column, result, rows) {
   return Object.entries(result.classes).flatMap(([name, score]) => {
     const found = valuesOf(result, score, rows);
     const all = averaged(found);
-    return all ? [[bdi(column.dataset), bdi(name), summary(all), ...found.map((each) => el("td", {}, single(each))), all.n.map(whole).join(", ")]] : [];
+    return all ? [[boxed(column.dataset), boxed(name), summary(all), ...found.map((each) => el("td", {}, single(each))), all.n.map(whole).join(", ")]] : [];
   });
 }
 
 function recordLink(model, protocol, seed) {
   const path = `${model.name}/${model.version}/${seed}/${protocol.evaluation}.${protocol.preset}.json`;
-  const shownPath = el("bdi", {}, `${protocol.evaluation}.${visible(protocol.preset)}.json`);
-  if (page.url === null) return el("span", { title: visible(path) }, shownPath);
-  return el("a", { href: `${page.url}/${path.split("/").map(encodeURIComponent).join("/")}`, rel: "noreferrer" }, shownPath);
+  const shownPath = el("bdi", {}, cut(`${protocol.evaluation}.${visible(protocol.preset)}.json`, 80));
+  const title = visible(path);
+  if (page.url === null) return el("span", { title }, shownPath);
+  return el("a", { href: `${page.url}/${path.split("/").map(encodeURIComponent).join("/")}`, rel: "noreferrer", title }, shownPath);
 }
 
 function records(more, model, found) {
@@ -174,8 +175,8 @@ function records(more, model, found) {
   const told = distinct(rows.map(({ of, row }) => `seed ${of.seeds[row]}: ${more.texts[of.training[row]]}`)).filter((line) => !line.endsWith(": "));
   const results = rows.flatMap(({ protocol, of, row }) => protocol.columns.flatMap((column, at) => {
     const place = of.results[at].rows.indexOf(row);
-    return place < 0 ? [] : [[bdi(column.dataset), el("bdi", {}, protocolName(protocol)), of.seeds[row],
-      el("code", {}, hash(of.results[at].predictions, place)), bdi(more.texts[of.results[at].environment[place]])]];
+    return place < 0 ? [] : [[boxed(column.dataset), boxed(protocolName(protocol)), of.seeds[row],
+      el("code", {}, hash(of.results[at].predictions, place)), boxed(more.texts[of.results[at].environment[place]])]];
   }));
   const environments = distinct(results.map((line) => line[4].textContent));
   return [
@@ -184,8 +185,8 @@ function records(more, model, found) {
       rows.map(({ protocol, of, row }) => [recordLink(model, protocol, of.seeds[row]), of.seeds[row], more.texts[of.created[row]],
         seconds(of.train[row]), seconds(of.seconds[row]), el("code", {}, hash(of.weights, row)), el("code", {}, hash(of.content, row)),
         el("code", {}, protocol.hash)]), "records"),
-    told.length ? [el("h3", {}, "What training told of itself"), el("ul", { class: "plainlist" }, told.sort(collator.compare).map((line) => el("li", {}, bdi(line))))] : null,
-    environments.length ? [el("h3", {}, "Where the numbers were made"), el("ul", { class: "plainlist" }, environments.map((line) => el("li", {}, bdi(line))))] : null,
+    told.length ? [el("h3", {}, "What training told of itself"), el("ul", { class: "plainlist" }, told.sort(collator.compare).map((line) => el("li", {}, boxed(line))))] : null,
+    environments.length ? [el("h3", {}, "Where the numbers were made"), el("ul", { class: "plainlist" }, environments.map((line) => el("li", {}, boxed(line))))] : null,
     results.length ? fold(`Predictions and environment of every result (${whole(results.length)})`, () =>
       table("Results", ["dataset", "protocol", "seed", "predictions", "environment"], results, "reasons")) : null,
   ];

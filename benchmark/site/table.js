@@ -302,7 +302,7 @@ function toldPlace(column, model) {
   const complete = places.mean[at] !== null;
   return [`${model.label}, ${protocolName(column.protocol)}`, `${places.datasets[at]} of ${plural(all, "dataset")}`,
     ...(complete ? [] : ["no mean and no rank: a dataset is missing"]),
-    ...(complete && places.group[at] === null ? ["no group: the paired differences are not known"] : [])];
+    ...(complete && places.group[at] === null ? ["no group: its paired difference to the first of the group is not known"] : [])];
 }
 
 function whyNot(more, column, model) {
@@ -324,19 +324,33 @@ function notes() {
   return el("div", { class: "notes" },
     el("ul", {},
       item("Scores in percent. ± with several seeds is their sample standard deviation, with one seed half of the 95 % interval of the test sample. n and intervals are in the tip of a cell and on the page of a model."),
-      item("Mean and average rank: of models that have every dataset of a protocol. Borda: a point for every model below on each dataset. Group: models of one group are not told apart from its first by the paired 95 % interval; groups, ranks and marks are among all models of a protocol, whatever is filtered."),
+      item("Mean and average rank: of, and among, the models that have every dataset of a protocol. Borda: among all that were measured, a point for every model below on each dataset. Group: models of one group, each with every dataset, are not told apart from its first by the paired 95 % interval. Whatever is filtered, none of these and no mark changes."),
+      pooled(used.map(({ protocol }) => protocol)).map((line) => item(line)),
       alone ? item(el("strong", {}, "Bold"), ": the best of a column, told apart from every other model.") : null,
       level ? item("* the best of a column and those that are not told apart from it.") : null,
       alone || level ? null : item("No bold, no stars and no groups where the paired differences are not known: they take the predictions of every model.")),
     el("details", {}, el("summary", {}, "Protocols and datasets"), used.map(({ protocol }) => about(protocol))));
 }
 
+// What models that are ranked together do not have in common, and what the intervals leave out.
+function pooled(protocols) {
+  const seeds = protocols.map(({ columns }) => distinct(columns.flatMap((column) => column.seeds)));
+  const views = protocols.map(({ columns }) => distinct(columns.flatMap((column) => column.models.map((at) => models[at].views))));
+  const several = (of) => of.some((values) => values.length > 1);
+  const differ = [several(views) ? "views seen" : null, several(seeds) ? "seeds" : null].filter(Boolean);
+  return [
+    differ.length ? `All models of a protocol are ranked together, though they differ in ${differ.join(" and in ")}: no place is one at equal compute.` : null,
+    seeds.flat().includes(1) ? "A model with one seed: the interval of its differences is over samples only, and says nothing about other seeds." : null,
+    "Marks and groups: no correction for the number of comparisons.",
+  ].filter(Boolean);
+}
+
 function about(protocol) {
   return [
-    el("h2", { class: "minor" }, protocolName(protocol)),
-    el("p", {}, el("bdi", {}, `Version ${protocol.version}, hash ${protocol.hash}${protocol.knobs ? `: ${visible(protocol.knobs)}` : ""}.`)),
+    el("h2", { class: "minor" }, boxed(protocolName(protocol))),
+    el("p", {}, boxed(`Version ${protocol.version}, hash ${protocol.hash}${protocol.knobs ? `: ${protocol.knobs}` : ""}.`)),
     table(`Datasets of ${protocolName(protocol)}`, ["dataset", "score", "repository", "revision", "split", "images", "n", "chance", "ids"],
-      protocol.columns.map((column) => [bdi(column.dataset), bdi(words(column.main)), bdi(column.repo), bdi(column.revision),
-        bdi(column.split), whole(column.images), whole(column.n), percent(column.chance), column.ids])),
+      protocol.columns.map((column) => [boxed(column.dataset), boxed(words(column.main)), boxed(column.repo), boxed(column.revision),
+        boxed(column.split), whole(column.images), whole(column.n), percent(column.chance), column.ids])),
   ];
 }

@@ -84,6 +84,16 @@ def test_bold_and_stars_are_on_those_that_have_them_and_on_nobody_else(visit: Op
     assert page.tab.locator("#table .notes").get_by_text("* the best of a column").is_visible()
 
 
+def test_the_notes_tell_what_models_of_one_pool_do_not_share(visit: Open) -> None:
+    notes = " ".join(visit().texts("#table .notes li"))
+    assert "they differ in views seen and in seeds" in notes
+    assert "A model with one seed: the interval of its differences is over samples only" in notes
+    assert "no correction for the number of comparisons" in notes
+    assert "of, and among, the models that have every dataset" in notes
+    alike = " ".join(visit("none").texts("#table .notes li"))
+    assert "they differ" not in alike and "A model with one seed" in alike
+
+
 def test_search_and_filters_narrow_the_rows_and_say_how_many_are_left(visit: Open) -> None:
     page = visit()
     page.tab.fill("#q", "SMOKE/c synthetic")

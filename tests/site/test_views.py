@@ -220,8 +220,28 @@ def test_hostile_texts_are_texts(visit: Open) -> None:
         assert heading in labels
         assert page.tab.evaluate("document.documentElement.scrollWidth") <= 1280
         assert page.tab.locator("#model img, #model b").count() == 0
+        for fold in page.tab.locator("#model summary").all():
+            fold.click()
+        assert page.tab.evaluate("document.documentElement.scrollHeight") < 4000, "a long text makes the page endless"
+        for box in page.tab.locator("#model .long").all():
+            assert box.evaluate("(box) => box.tabIndex === 0 && box.scrollHeight >= box.clientHeight")
         whole = [text for text in map(shown, HOSTILE.values()) if text.rpartition("/")[2] == heading]
         assert any(text in page.tab.inner_text("#model") for text in whole)
+
+
+def test_a_long_text_scrolls_by_keys_in_a_box_of_its_own(visit: Open) -> None:
+    page = visit("hostile", view="#/?q=" + "x" * 50)
+    page.go(page.tab.get_attribute("#table tbody th a", "href") or "")
+    boxes = page.tab.locator("#model .facts .long")
+    read = boxes.filter(has_text=f"{HOSTILE['long']}, {HOSTILE['long']}")  # layer and precision
+    assert boxes.count() >= 3 and read.count() == 1
+    assert len(read.inner_text()) == 2 * len(HOSTILE["long"]) + 2
+    assert read.evaluate("(box) => box.clientHeight < 200 && box.scrollHeight > 1000")
+    read.focus()
+    page.tab.keyboard.press("End")
+    page.tab.wait_for_timeout(500)
+    assert page.tab.evaluate("document.activeElement.matches('.long') && document.activeElement.scrollTop > 1000")
+    assert Axe().run(page.tab).violations_count == 0
 
 
 def test_a_text_that_turns_the_direction_turns_nothing_else(visit: Open) -> None:
@@ -254,7 +274,7 @@ def test_axe_finds_nothing_on_a_phone(visit: Open) -> None:
 def test_ten_thousand_records_are_a_small_page_that_answers_at_once(browser: Browser, tmp_path: Path) -> None:
     found = records(10_000)
     begun = time.perf_counter()
-    page = made(found, Pairs())
+    page = made(found, Pairs(Path("results/comparisons.csv")))  # of other models: no difference is known
     seconds = time.perf_counter() - begun
     size = len(page.html.encode())
     path = tmp_path / "index.html"
