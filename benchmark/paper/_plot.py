@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from benchmark.paper._protocols import Column
 from benchmark.paper._rows import Comparison, Row, canonical
@@ -113,7 +113,8 @@ def _figure(comparison: Comparison, axis: Axis) -> Figure:
     high = -(-len(columns) // wide)
     figure = Figure(figsize=(3.4 * wide, 2.7 * high), layout="constrained")
     names = list(dict.fromkeys(axis.series(row) for row in comparison.rows))
-    legend: dict[str, Any] = {}
+    legend: dict[str, tuple[int, Any]] = {}
+    """Of each label the number of points and the handle, from the panel with the most points."""
     for at, column in enumerate(columns):
         axes = figure.add_subplot(high, wide, at + 1)
         groups: dict[tuple[str, str, bool], list[Point]] = {}
@@ -123,9 +124,9 @@ def _figure(comparison: Comparison, axis: Axis) -> Figure:
         for (name, _, level), group in groups.items():
             style = names.index(name) % len(COLOURS)
             label, handle = _level(axes, group, style) if level else _line(axes, group, style, axis)
-            legend.setdefault(label, handle)
+            legend[label] = max(legend.get(label, (0, None)), (len(group), handle), key=lambda shown: shown[0])
         _dress(axes, column, axis, [p.x for group in groups.values() for p in group if p.x is not None])
-    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=wide)
+    figure.legend([handle for _, handle in legend.values()], legend.keys(), loc="outside lower center", ncols=wide)
     figure.set_figheight(2.7 * high + 0.2 * -(-len(legend) // wide))
     return figure
 
@@ -140,7 +141,7 @@ def _line(axes: Axes, group: list[Point], style: int, axis: Axis) -> tuple[str, 
         color=COLOURS[style],
         marker=MARKERS[style],
         markerfacecolor="white" if published else COLOURS[style],
-        linestyle=("--" if published else "-") if axis.joined else "none",
+        linestyle=("--" if published else "-") if axis.joined and len(group) > 1 else "none",
         capsize=2,
         elinewidth=0.8,
     )
@@ -167,4 +168,5 @@ def _dress(axes: Axes, column: Column, axis: Axis, used: list[float]) -> None:
     shown = {place: name for place, name in axis.ticks.items() if not axis.joined or place in used}
     axes.set_xticks(list(shown), list(shown.values()))
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
     axes.margins(x=0.08, y=0.12)

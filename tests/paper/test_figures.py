@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import same_color
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from benchmark.paper import _plot
 from tests.paper.records import NUMBERS, SMOKE, material, run
@@ -89,6 +90,42 @@ def test_guidance_is_the_place_and_real_images_are_a_level(drawn: list[Figure]) 
     assert [each[:2] for each in markers(imagenet)] == [(2.0, 34.9)] and levels(imagenet) == [40.2]
     found = markers(panels("figure_2", drawn)["imagenet linear top1, as published"])
     assert found == [(8.0, 62.0, None, False)]
+
+
+def styles(figure: Figure) -> dict[str, str]:
+    """Label -> line style, of what the legend shows beside it."""
+    found = {}
+    for column in figure.legends[0]._legend_handle_box.get_children():
+        for area, text in (item.get_children() for item in column.get_children()):
+            drawn = {str(line.get_linestyle()) for line in area.findobj(Line2D)} - {"None"}
+            found[text.get_text()] = drawn.pop() if drawn else "None"
+    return found
+
+
+def test_a_single_point_has_no_line_nor_has_its_label(drawn: list[Figure]) -> None:
+    panels("figure_2", drawn)
+    assert {label: style for label, style in styles(drawn[-1]).items() if "images" not in label} == {
+        "SimCLR (published)": "None", "simclr (measured)": "None",
+    }  # fmt: skip
+    for name in FIGURES:
+        for axes in panels(name, drawn).values():
+            for container in axes.containers:
+                line = container.lines[0]  # type: ignore[attr-defined]
+                assert (line.get_linestyle() == "None") == (len(line.get_xdata()) == 1 or name == "figure_3")
+
+
+def test_a_label_has_the_line_of_the_panel_where_there_is_one(drawn: list[Figure]) -> None:
+    own = run("language-full-captions/clip-3m", {"imagenet": 0.61}, ("linear_probe", "stablerep", 2), data="laion-real")
+    panels("figure_6", drawn, records=[own, *SMOKE])
+    assert styles(drawn[-1])["clip (measured)"] == "-"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_ticks_of_scores_are_round(name: str, drawn: list[Figure]) -> None:
+    for axes in panels(name, drawn).values():
+        with matplotlib.rc_context(_plot.STYLE):
+            step = float(np.diff(axes.get_yticks())[0])
+        assert f"{step:.0e}"[0] in "125" and f"{step:.3e}"[1:5] == ".000", step
 
 
 def test_real_and_synthetic_stand_beside_each_other(drawn: list[Figure]) -> None:
