@@ -1,8 +1,8 @@
 """Ten thousand records become tables and a page: how long, how large, and beside the peers that make tables.
 
-Part of `make speed`; the table goes to `results/speed/results.md`. Two peers are measured in the same run where they are
-installed, mteb (`load_results(...).to_dataframe()`) and lm-eval (`make_table`); they read and print far less of each
-result, and check less of it. Records have no predictions here: what paired differences take, once, is a row of its own.
+Part of `make speed`; the table goes to `results/speed/results.md`. Two peers are measured in the same run where they
+are installed, mteb (`load_results(...).to_dataframe()`) and lm-eval (`make_table`); they read and print far less of a
+result, and check less of it. Records have no predictions here: what paired differences take is a row of its own.
 """
 
 import datetime
