@@ -15,6 +15,7 @@ from huggingface_hub import DatasetCard, constants
 
 from benchmark import entries, exchange, predictions, records_table, results, validate
 from benchmark.errors import UserError
+from benchmark.evaluations._scores import wilson
 from tests import runs
 from tests.hub import CUT, Hub
 from tests.test_cli import assert_one_line, synrep
@@ -132,9 +133,9 @@ def test_a_row_says_what_its_record_says(hub, pushed, here):
     assert row == {
         **{"experiment": "test/clip", "version": 1, "method": "clip", "seed": 1, "path": path},
         **{"evaluation": "knn", "preset": "dino", "evaluation_version": 1, "protocol": record.evaluation.protocol},
-        **{"dataset": "digits", "dataset_repo": "synrep-bench/digits", "dataset_revision": "1.7", "split": "test"},
-        **{"score": "top1_k20_T0.07", "is_main": True, "value": 25 / 30, "low": pytest.approx(25 / 30 - 0.2)},
-        **{"high": pytest.approx(25 / 30 + 0.1), "n": 30, "chance": 0.1, "views": TRAINED.schedule.views},
+        **{"dataset": "digits", "dataset_repo": "scikit-learn/digits", "dataset_revision": "1.7", "split": "test"},
+        **{"score": "top1_k20_T0.07", "is_main": True, "value": 25 / 30, "low": pytest.approx(wilson(25, 30).low)},
+        **{"high": pytest.approx(wilson(25, 30).high), "n": 30, "chance": 0.1, "views": TRAINED.schedule.views},
         **{"training_repo": TRAINED.dataset, "training_revision": TRAINED.revision, "weights_sha256": "e" * 64},
         **{"layer": "cls", "predictions_sha256": part.predictions.sha256, "created": date.today()},
     } | {"created": record.created}

@@ -12,7 +12,8 @@ import pytest
 from benchmark import entries, measure, predictions, results, submit, validate
 from benchmark.errors import UserError
 from benchmark.experiments import smoke
-from benchmark.interfaces import DatasetIdentity, DatasetScores, Pretrained, Score, Skipped
+from benchmark.interfaces import DatasetIdentity, DatasetScores, Pretrained, Skipped
+from benchmark.record import sha256_of
 from tests import runs
 from tests.test_cli import assert_one_line, synrep
 
@@ -20,7 +21,7 @@ __all__ = ["synrep"]
 
 N = 30
 KNN = measure.presets("knn")["dino"]
-IDENTITY = DatasetIdentity("synrep-bench/digits", "1.7", "test", N, "b" * 64)
+IDENTITY = DatasetIdentity("scikit-learn/digits", "1.7", "test", N, "b" * 64)
 
 
 def model(slug="tiny", **encoder):
@@ -32,8 +33,7 @@ def write(out, origin=None, right=20, seed=0, evaluation=KNN, weights="a", path=
     origin = origin or model()
     label_N = np.arange(N) % 10
     columns = {"row": np.arange(N), "label": label_N, "prediction_k20": (label_N + (np.arange(N) >= right)) % 10}
-    values = evaluation.values("digits", columns)
-    scores = {name: Score(value, N, max(value - 0.2, 0.0), min(value + 0.1, 1.0)) for name, value in values.items()}
+    scores = evaluation.intervals("digits", columns)
     place = f"{results.place(origin, seed)}/knn.{evaluation.preset}"
     file = predictions.write(out / "predictions" / (path or place) / "digits.parquet", columns)
     record = results.from_scores(
@@ -241,12 +241,13 @@ def test_a_record_lies_where_it_says(sides, place):
 
 @pytest.mark.parametrize("preset", ["../../../../../x", "/x", "a b", "."])
 def test_a_record_cannot_name_a_place_outside(sides, preset):
-    evaluation = replace(KNN, preset=preset)
-    write(sides.runs, evaluation=evaluation, path="pretrained/tiny/1/0/knn.x")
-    sides.refused("says that its place is")
-    if preset == "a b":
-        write(sides.runs, evaluation=evaluation, path="pretrained/tiny/1/0/knn.a b")
-        sides.refused("knn.a b.json says that its place is")
+    path = sides.runs / ONE
+    content = {name: part for name, part in json.loads(path.read_text()).items() if name != "seal"}
+    own = content["evaluation"]
+    own["preset"] = preset
+    own["protocol"] = sha256_of({name: own[name] for name in ("version", "preset", "knobs")})
+    results.write_sealed(path, content)
+    sides.refused("field evaluation.preset")
 
 
 def test_huge_files_are_not_read(sides):
