@@ -1,0 +1,155 @@
+"""What may move only on purpose: fingerprints, revisions, protocol hashes, seeds, and the weights of a short run.
+
+`tests/pins.json` holds them. A change that moves one of them raises a version and says so in CHANGELOG.md; then
+`python -m tests.test_pins` writes the file anew. Hashes are compared exactly. Weights are compared by two numbers for
+each method, within what processors may round differently.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from benchmark import plugins, results
+from benchmark.data import CaptionImages, philox, step_seed
+from benchmark.evaluations import few_shot
+from benchmark.evaluations._splits import keyed
+from benchmark.experiments import _find
+from benchmark.experiments._sizes import SIZES
+from benchmark.interfaces import Skipped
+from datasets_scripts import captions, cc3m, recipe
+from datasets_scripts.build import build
+from tests import small
+from tests.runs import experiment, train_here
+
+FILE = Path(__file__).with_name("pins.json")
+ROWS = "A dog on a beach.\thttps://example.org/1\n  A  cat\thttps://example.org/2\nA dog on a beach.\thttps://example.org/3\n"
+
+
+def fingerprints() -> dict[str, str]:
+    """Every official run at every size, where no captions are prepared; of a size one hash over all its runs."""
+    found = {f"{run.name} v{run.version}": results.fingerprint(run) for run in _find.find("smoke")}
+    for file in ("main", "language", "ablations"):
+        for size in SIZES:
+            for run in _find.find(f"{file}-{size}"):
+                found[f"{run.name} v{run.version}"] = results.fingerprint(run)
+    return found
+
+
+def recipes() -> dict[str, Any]:
+    """The declaration of every recipe but its captions, and the whole revision of those of the toy world."""
+    found: dict[str, Any] = {}
+    for name in recipe.names():
+        for variant in ("", "-10k", "-25k-l4", "-full", "-mixed", "-1m-l2-w7.5"):
+            one = recipe.find(name + variant, Path("no-data"))
+            if name.startswith("toy"):
+                found[one.name] = one.revision
+            else:
+                draw = None if name.endswith("-real") else one.draw.name  # real images: hash of tars that are not here
+                declared = {"draw": draw, "images": one.images_per_caption, "guidance": list(one.guidance)}
+                found[one.name] = {**declared, "seed": one.seed, "version": one.version}
+    return found
+
+
+def prepared() -> dict[str, str]:
+    """Captions of a small list, and the revision of a recipe of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "list.tsv").write_text(ROWS)
+        one = recipe.find("cc3m", root)
+        report = captions.prepare(cc3m.SOURCE, root / "list.tsv", one.captions.folder, lambda _: None)
+        return {"sha256": report["sha256"], "version": one.captions.version, "revision": one.revision}
+
+
+def protocols() -> dict[str, str]:
+    """The hash of every preset of every evaluation."""
+    package = "benchmark.evaluations"
+    return {
+        f"{name} {evaluation.preset} v{evaluation.version}": results.protocol_hash(evaluation)
+        for name in plugins.names(package)
+        for evaluation in plugins.load(package, name, "evaluation").EVALUATIONS
+    }
+
+
+def seeds() -> dict[str, Any]:
+    """What everything random is drawn from."""
+    revision = "ab" * 20
+    episodes = few_shot.episodes("digits", "ssl-transfer", 3)
+    assert not isinstance(episodes, Skipped)
+    return {
+        "caption": recipe.caption_id("a dog on a beach"),
+        "images": [recipe.image_seed(revision, -5, index) for index in range(3)],
+        "guidance": [recipe.image_guidance((2.0, 3.0, 8.0), -7, index) for index in range(4)],
+        "steps": [step_seed(seed, step) for seed, step in ((0, 0), (0, 1), (2, 17))],
+        "order": philox(1, 2).permutation(12).tolist(),
+        "of a caption": philox(1, 2, -9).permutation(10).tolist(),
+        "keyed": [int(bits) for bits in keyed("epoch", "3").random_raw(3)],
+        "episodes": episodes.sha256,
+    }
+
+
+def weights(data: CaptionImages, folder: Path) -> dict[str, list[float]]:
+    """Of each method after three steps: the mean size of a weight, and a fixed random projection of all of them."""
+    found = {}
+    for name in plugins.names("baselines"):
+        train_here(experiment(name, steps=3), data, folder / name)
+        tensors = safetensors.numpy.load_file(folder / name / "model.safetensors")
+        flat = np.concatenate([tensors[key].astype(np.float64).ravel() for key in sorted(tensors)])
+        digest = hashlib.sha256(name.encode()).digest()
+        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:8], "big")))
+        signs = generator.choice([-1.0, 1.0], len(flat))
+        found[name] = [float(np.abs(flat).mean()), float(flat @ signs / np.sqrt(len(flat)))]
+    return found
+
+
+def open_small(root: Path) -> CaptionImages:
+    """The small dataset, built below `root`."""
+    return CaptionImages(build(small.RECIPE, root, [""], lambda *_: None), small.RECIPE.revision)
+
+
+def pins() -> dict[str, Any]:
+    return json.loads(FILE.read_text())
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without data."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SYNREP_DATA", raising=False)
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize("pinned", [fingerprints, recipes, prepared, protocols, seeds])
+def test_what_is_pinned_has_not_moved(pinned: Callable[[], Any]) -> None:
+    assert pinned() == pins()[pinned.__name__]
+
+
+def test_a_short_run_of_every_method_gives_the_same_weights(small_data: CaptionImages, tmp_path: Path) -> None:
+    wanted = pins()["weights"]
+    found = weights(small_data, tmp_path)
+    assert found.keys() == wanted.keys()
+    for name, numbers in found.items():
+        assert numbers == pytest.approx(wanted[name], rel=2e-4, abs=2e-5), name
+
+
+def main() -> None:
+    """Write the pins anew."""
+    torch.set_num_threads(1)
+    os.environ.pop("SYNREP_DATA", None)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        found = {each.__name__: each() for each in (fingerprints, recipes, prepared, protocols, seeds)}
+        found["weights"] = weights(open_small(Path("data")), Path(folder))
+    FILE.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
