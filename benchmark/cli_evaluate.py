@@ -28,7 +28,6 @@ def evaluate(
     datasets: Annotated[str, typer.Option(help="Only these, comma-separated.")] = "",
     out: Annotated[Path, typer.Option(help="Folder for features, predictions and records.")] = Path("runs"),
     compare: Annotated[bool, typer.Option("--compare", help="Print the paired differences of two models.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once; moves no score.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = min(os.cpu_count() or 1, 8),
 ) -> None:
     """Measure models that are frozen; what is measured already is not measured again."""
@@ -39,7 +38,7 @@ def evaluate(
     names = [name.strip() for name in datasets.split(",") if name.strip()]
     chosen = measure.chosen(on or (), preset, names)
     failures: list[str] = []
-    measured = [_measure(model, chosen, out, batch_size, workers, failures) for model in models]
+    measured = [_measure(model, chosen, out, workers, failures) for model in models]
     for one in measured:
         failures += _print_scores(one, chosen, names)
     if compare:
@@ -49,7 +48,7 @@ def evaluate(
 
 
 def _measure(
-    model: str, chosen: Chosen, out: Path, batch_size: int, workers: int, failures: list[str]
+    model: str, chosen: Chosen, out: Path, workers: int, failures: list[str]
 ) -> "Measurement":
     """The model with its records written; what failed of it is added to `failures`."""
     import torch
@@ -60,7 +59,7 @@ def _measure(
     from benchmark.progress import Display
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = load(model, store=out / "features", device=device, batch_size=batch_size, workers=workers)
+    loaded = load(model, store=out / "features", device=device, workers=workers)
     card, ours = loaded.training, isinstance(loaded.origin, Experiment)
     measured = measure.Measurement(
         loaded.subject,

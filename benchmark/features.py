@@ -1,12 +1,15 @@
 """A frozen encoder and its feature store: each image of a dataset goes through the network once, for all layers.
 
 Every evaluation reads from here, so probe, kNN, few-shot and zero-shot share one pass. A folder of the store belongs to
-one key: weights, transform, dataset (revision, split, ids), precision. It holds shards of 1,024 rows, each written
-whole or not at all, so that a pass which was killed goes on. Values are float16, and what is returned comes from those:
-a cold and a warm store give the same numbers. Neither batch size nor workers are in the key: they change nothing
-beyond that rounding.
+one key: weights, transform, dataset (revision, split, ids), precision, tile. It holds shards of 1,024 rows, each
+written whole or not at all, so that a pass which was killed goes on. Values are float16, and what is returned comes
+from those: a cold and a warm store give the same numbers.
 
-Shapes: B images in a batch, N images, M of them, T texts, D dimensions, HW pixels.
+A matrix product rounds differently for another number of rows. So the network always sees a tile: `TILE` images, a
+dataset's rows in their order from a multiple of `TILE` on, the last tile filled up with copies of its last image. The
+features of an image are therefore the same bits whatever the number of workers and however often a pass was killed.
+
+Shapes: B images in a tile, N images, M of them, T texts, D dimensions, HW pixels.
 """
 
 import hashlib
@@ -19,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -32,10 +35,14 @@ from benchmark.interfaces import EMBEDDING, Geometry, LabelledImages, Network
 
 STORED = np.float16
 SHARD = 1024
+"""Rows in a file of the store: whole tiles."""
+TILE = 64
+"""Images, or texts, in each forward pass; larger ones are slower on a CPU (256: by 30 %), and gain a GPU little."""
 AHEAD = 2
-"""Batches that are decoded while the network works on one."""
+"""Tiles that are decoded while the network works on one."""
 
 Layers = dict[str, np.ndarray]
+T = TypeVar("T")
 
 
 def sha256_json(value: Any) -> str:
@@ -59,7 +66,6 @@ class FrozenEncoder:
         layer: str | None = None,
         store: Path | None = None,
         device: str | torch.device = "cpu",
-        batch_size: int = 64,  # on a CPU, 30 % faster than 256
         workers: int = 0,
     ) -> None:
         self._device = torch.device(device)
@@ -67,7 +73,6 @@ class FrozenEncoder:
         self._network = cast(Network, network)
         self._transform = transform
         self._store = store
-        self._batch_size = batch_size
         self._workers = workers
         self._half = self._device.type == "cuda"
         self.sees_images = True
@@ -83,6 +88,7 @@ class FrozenEncoder:
             "layer": self._layer,
             "transform": asdict(transform),
             "precision": "bfloat16" if self._half else "float32",
+            "tile": TILE,
         }
 
     def features(self, images: LabelledImages, geometry: Geometry = Geometry()) -> np.ndarray:
@@ -114,9 +120,9 @@ class FrozenEncoder:
         self._require_texts()
         row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         distinct = list(row_of)
-        batches = [distinct[at : at + self._batch_size] for at in range(0, len(distinct), self._batch_size)]
+        tiles = [_filled(distinct[at : at + TILE]) for at in range(0, len(distinct), TILE)]
         embed = cast(Callable[[list[str]], Tensor], self._module.embed_texts)
-        embeddings_TD = np.concatenate([embed(batch).float().cpu().numpy() for batch in batches])
+        embeddings_TD = np.concatenate([embed(tile).float().cpu().numpy() for tile in tiles])[: len(distinct)]
         self.encoded["texts"] += len(distinct)
         if not np.isfinite(embeddings_TD).all():
             raise UserError("the text tower gives NaN or infinite values; check the checkpoint")
@@ -175,12 +181,12 @@ class FrozenEncoder:
     def _pass(self, images: LabelledImages, rows: Sequence[int], load: Callable[[int], Tensor]) -> Layers:
         """All layers of these rows, in float16."""
         parts: dict[str, list[np.ndarray]] = {layer: [] for layer in self.layers}
-        for images_B3HW in self._batches(rows, load):
+        for images_B3HW in self._tiles(rows, load):
             for layer, values_BD in self._encode(images_B3HW).items():
                 with np.errstate(over="ignore"):  # too large for float16: infinite, and refused below
                     parts[layer].append(values_BD.float().cpu().numpy().astype(STORED))
         self.encoded["images"] += len(rows)
-        values = {layer: np.concatenate(batches) for layer, batches in parts.items()}
+        values = {layer: np.concatenate(tiles)[: len(rows)] for layer, tiles in parts.items()}
         for layer, values_MD in values.items():
             bad = np.flatnonzero(~np.isfinite(values_MD).all(axis=1))
             if len(bad):
@@ -190,20 +196,20 @@ class FrozenEncoder:
                 )
         return values
 
-    def _batches(self, rows: Sequence[int], load: Callable[[int], Tensor]) -> Iterator[Tensor]:
-        """The images of these rows in order, decoded by the workers a few batches ahead."""
-        batches = [rows[at : at + self._batch_size] for at in range(0, len(rows), self._batch_size)]
+    def _tiles(self, rows: Sequence[int], load: Callable[[int], Tensor]) -> Iterator[Tensor]:
+        """The images of these rows in order, decoded by the workers a few tiles ahead."""
+        tiles = [rows[at : at + TILE] for at in range(0, len(rows), TILE)]
         if not self._workers:
-            yield from (torch.stack([load(row) for row in batch]) for batch in batches)
+            yield from (torch.stack(_filled([load(row) for row in tile])) for tile in tiles)
             return
         with ThreadPoolExecutor(self._workers) as pool:
             try:
-                waiting = deque([pool.submit(load, row) for row in batch] for batch in batches[:AHEAD])
-                for batch in (*batches[AHEAD:], *[[]] * AHEAD):
-                    if batch:
-                        waiting.append([pool.submit(load, row) for row in batch])
+                waiting = deque([pool.submit(load, row) for row in tile] for tile in tiles[:AHEAD])
+                for tile in (*tiles[AHEAD:], *[[]] * AHEAD):
+                    if tile:
+                        waiting.append([pool.submit(load, row) for row in tile])
                     if waiting:
-                        yield torch.stack([future.result() for future in waiting.popleft()])
+                        yield torch.stack(_filled([future.result() for future in waiting.popleft()]))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -213,6 +219,11 @@ class FrozenEncoder:
             images_B3HW = images_B3HW.pin_memory()
         with torch.autocast("cuda", torch.bfloat16, enabled=self._half):
             return self._network.image_layers(images_B3HW.to(self._device, non_blocking=True))
+
+
+def _filled(tile: list[T]) -> list[T]:
+    """A tile of `TILE` things, the last of them repeated."""
+    return tile + tile[-1:] * (TILE - len(tile))
 
 
 def _read(path: Path, layers: Sequence[str], rows: int, key: str) -> Layers | None:

@@ -283,7 +283,7 @@ class Subject(Protocol):
     sees_images: bool
     """False for stored features without a network."""
     facts: Mapping[str, Any]
-    """`weights_sha256`, `layer`, `transform`, `precision`: what a record says of it."""
+    """`weights_sha256`, `layer`, `transform`, `precision`, `tile`: what a record says of it."""
 
     def features(self, images: LabelledImages, geometry: Geometry = Geometry()) -> np.ndarray:
         """Encoder features (N, D), float32."""

@@ -134,6 +134,8 @@ class ModelPart(Part):
     """What evaluations read: `cls`, `pooled`, `output`."""
     transform: dict[str, Any]
     precision: Text
+    tile: Annotated[int, Field(gt=0)] | None = None
+    """Images in each forward pass; None: stored features, or recorded when it was not fixed."""
 
 
 class TrainingPart(Part):

@@ -99,7 +99,8 @@ def _together(found: Found, samples: Mapping[tuple[Path, str], str]) -> Iterator
     )  # fmt: skip
     yield from _one(
         found, "model.transform", lambda r: (r.experiment.fingerprint, r.seed, r.model.layer, r.model.weights_sha256),
-        lambda r: (r.model.precision, sha256_json(r.model.transform)[:12]), "two transforms of one run; evaluate anew",
+        lambda r: (r.model.precision, r.model.tile, sha256_json(r.model.transform)[:12]),
+        "two ways to encode images for one run; evaluate anew",
     )  # fmt: skip
     yield from _one(
         found, "model.weights_sha256", lambda r: (r.experiment.fingerprint, r.seed, r.model.layer),

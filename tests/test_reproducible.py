@@ -1,4 +1,4 @@
-"""Scores do not depend on batch size, workers or a kill: a real image-text model on copies of catalogued datasets."""
+"""Scores do not depend on workers or a kill: a real image-text model on copies of catalogued datasets."""
 
 import os
 import signal
@@ -46,14 +46,14 @@ def evaluate(out: Path, **how: Any) -> dict[str, Any]:
     }
 
 
-def test_batch_size_workers_and_kills_move_no_score(mirror: Path, tmp_path: Path) -> None:
-    one = evaluate(tmp_path / "one", batch_size=256, workers=1)
+def test_workers_and_kills_move_no_score(mirror: Path, tmp_path: Path) -> None:
+    one = evaluate(tmp_path / "one", workers=1)
     assert len(one) >= 14
-    assert evaluate(tmp_path / "two", batch_size=1, workers=4) == one
+    assert evaluate(tmp_path / "two", workers=4) == one
     killed = tmp_path / "killed"
     for _ in range(4):
         _killed_after_progress(killed)
-    assert evaluate(killed, batch_size=7, workers=2) == one
+    assert evaluate(killed, workers=2) == one
 
 
 def _killed_after_progress(out: Path) -> None:
@@ -62,7 +62,7 @@ def _killed_after_progress(out: Path) -> None:
     if child == 0:
         try:
             torch.set_num_threads(1)
-            evaluate(out, batch_size=5)
+            evaluate(out)
         finally:
             os._exit(0)
     while _files(out) <= before + 2 and os.waitpid(child, os.WNOHANG) == (0, 0):

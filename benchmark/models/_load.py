@@ -20,7 +20,6 @@ def load(
     *,
     store: Path | None = None,
     device: str | torch.device = "cpu",
-    batch_size: int = 64,
     workers: int = 0,
 ) -> LoadedModel:
     """The model that `spec` names: `WAY:NAME`, or a path; `#LAYER` behind it chooses the layer that evaluations read.
@@ -30,7 +29,7 @@ def load(
     """
     name, _, layer = spec.partition("#")
     way, rest = _way(name)
-    freeze = partial(_freeze, store=store, device=device, batch_size=batch_size, workers=workers)
+    freeze = partial(_freeze, store=store, device=device, workers=workers)
     return way.open(rest, layer or None, freeze)
 
 
@@ -58,7 +57,6 @@ def _freeze(
     layer: str | None,
     store: Path | None,
     device: str | torch.device,
-    batch_size: int,
     workers: int,
 ) -> FrozenEncoder:
     return FrozenEncoder(
@@ -68,6 +66,6 @@ def _freeze(
         layer=layer,
         store=store / place if store else None,
         device=device,
-        batch_size=batch_size,
+       
         workers=workers,
     )
