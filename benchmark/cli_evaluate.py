@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 
 if TYPE_CHECKING:
     from benchmark.interfaces import Evaluation
@@ -47,9 +47,7 @@ def evaluate(
         raise UserError("; ".join(dict.fromkeys(failures)))
 
 
-def _measure(
-    model: str, chosen: Chosen, out: Path, workers: int, failures: list[str]
-) -> "Measurement":
+def _measure(model: str, chosen: Chosen, out: Path, workers: int, failures: list[str]) -> "Measurement":
     """The model with its records written; what failed of it is added to `failures`."""
     import torch
 
@@ -85,14 +83,14 @@ def _print_scores(measured: "Measurement", chosen: Chosen, wanted: list[str]) ->
 
     from benchmark import results
 
-    rows, skipped = [], {}
+    rows, skipped = [], dict[str, results.NotMeasured]()
     for name, evaluation in chosen:
         path = results.record_path(measured.out / "records", measured.place, name, evaluation.preset)
         found = results.read(path).results
         for dataset in evaluation.datasets:
             result = found[dataset]
             if isinstance(result, results.NotMeasured):
-                skipped[f"{name} on {dataset}"] = result.skipped
+                skipped[f"{name} on {dataset}"] = result
                 continue
             score = result.scores[result.main]
             shown = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
@@ -102,18 +100,14 @@ def _print_scores(measured: "Measurement", chosen: Chosen, wanted: list[str]) ->
     if rows:
         print(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
     if wanted:
-        return [f"{what}: {reason}" for what, reason in skipped.items()]
+        return [f"{what}: {result.skipped}" for what, result in skipped.items()]
     reasons: dict[str, list[str]] = {}
-    for what, reason in skipped.items():
-        reasons.setdefault(_general(reason), []).append(what)
+    for what, result in skipped.items():
+        absent = result.code == SkipCode.MISSING_DATASET
+        reasons.setdefault("not on this machine" if absent else result.skipped, []).append(what)
     for reason, whats in reasons.items():
         print(f"not measured, {reason}: {', '.join(whats)}")
     return []
-
-
-def _general(reason: str) -> str:
-    """What a reason has in common with those of other datasets."""
-    return "not on this machine" if "neither in data/ nor in $SYNREP_DATA" in reason else reason
 
 
 def _print_differences(measured: "list[Measurement]", chosen: Chosen) -> None:

@@ -20,12 +20,11 @@ from typing import Any
 from benchmark import atomic, pairs, predictions, results
 from benchmark.errors import UserError
 from benchmark.record import Measured, Record
-from benchmark.seal import leaves
 
 RECORDS, PREDICTIONS = "records", "predictions"
 RECORD = re.compile(r"records(/[A-Za-z0-9][\w.-]*)+\.json", re.ASCII)
 """Path of a record in a folder or a repository; it holds no `..`."""
-LAST = ("seconds", "created", "seal", "schema_version")
+LAST = ("seconds", "created", "checksum", "schema_version")
 """Fields that say the least about why two records differ."""
 
 
@@ -174,6 +173,15 @@ def difference(first: bytes, second: bytes, names: Names) -> str:
         for field in (differing[0], "created")
     )
     return f"{differing[0]} is {values}{more}; created {dates}"
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Path and value of every leaf, in the order of the names; an empty mapping is a leaf, a list is one."""
+    if not isinstance(value, dict) or not value:
+        yield path, value
+        return
+    for name in sorted(value):
+        yield from leaves(value[name], f"{path}.{name}" if path else name)
 
 
 def _rank(name: str) -> tuple[bool, bool, int, bool, str]:

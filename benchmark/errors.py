@@ -3,6 +3,23 @@
 `synrep` prints it and exits with code 2.
 """
 
+from enum import StrEnum
+
+
+class SkipCode(StrEnum):
+    """Why a dataset was not measured, for programs; the reason beside it is for people and may be reworded."""
+
+    MISSING_DATASET = "missing-dataset"
+    """Not on this machine."""
+    NO_TEXT_TOWER = "no-text-tower"
+    """The evaluation asks for texts, the model embeds none."""
+    NO_NETWORK = "no-network"
+    """The evaluation encodes further images, the model is a folder of stored features."""
+    NOT_APPLICABLE = "not-applicable"
+    """The dataset lacks what the protocol needs, such as images per class."""
+    FAILED = "failed"
+    """An error; the same command tries again."""
+
 
 class UserError(Exception):
     """Something the user can mend: a name, a path, a file. The message is one line, without a traceback."""

@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 from benchmark.sampling import Sampling
 
 
@@ -247,6 +247,7 @@ class Skipped:
     """A dataset that could not be measured, and why; the reason is shown in the table."""
 
     reason: str
+    code: SkipCode
 
 
 Scores = Mapping[str, DatasetScores | Skipped]
@@ -314,9 +315,9 @@ class Evaluation:
     """Where the protocol comes from, as tables name it."""
     datasets: tuple[str, ...]
 
-    def skip(self, subject: Subject) -> str | None:
-        """Why this subject cannot be evaluated, or None."""
-        raise NotImplementedError
+    def skip(self, subject: Subject) -> Skipped | None:  # noqa: ARG002
+        """Why this subject cannot be evaluated; None: it can, as every encoder of images."""
+        return None
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:
         """Measure `subject` on every dataset; a missing dataset is `Skipped` with its reason."""
@@ -333,3 +334,14 @@ class Evaluation:
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
         """What a model that knows nothing gets of the main score."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ImageTextEvaluation(Evaluation):
+    """A protocol that compares images with texts in a joint space."""
+
+    def skip(self, subject: Subject) -> Skipped | None:
+        """A reason where there is no text tower."""
+        if subject.embeds_texts:
+            return None
+        return Skipped("no text tower, so images cannot be compared with texts", SkipCode.NO_TEXT_TOWER)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmark import plugins, predictions, results
-from benchmark.errors import UserError, unknown
+from benchmark.errors import SkipCode, UserError, unknown
 from benchmark.evaluations._catalog import dataset as catalogued
 from benchmark.evaluations._splits import present
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Skipped, Subject
@@ -139,12 +139,12 @@ def evaluate(measured: Measurement, evaluations: Sequence[tuple[str, Evaluation]
     done = 0
     for name, evaluation in evaluations:
         record = _Record(measured, name, evaluation)
-        reason = evaluation.skip(measured.subject)
+        skipped = evaluation.skip(measured.subject)
         for dataset in evaluation.datasets:
             report(f"{measured.place} evaluation", done, total, f"{name} {dataset}")
             done += 1
-            if reason:
-                record.keep({dataset: Skipped(reason)})
+            if skipped:
+                record.keep({dataset: skipped})
             elif not record.holds(dataset) and (failure := record.measure(dataset)):
                 failures.append(f"{name} on {dataset}: {failure}")
         record.write()
@@ -186,8 +186,8 @@ class _Record:
         """Take results over; what was skipped for the same reason before is no change."""
         for dataset, result in scores.items():
             stored = self._results.get(dataset)
-            reason = stored.skipped if isinstance(stored, results.NotMeasured) else None
-            if not isinstance(result, Skipped) or result.reason != reason:
+            known = Skipped(stored.skipped, stored.code) if isinstance(stored, results.NotMeasured) else None
+            if result != known:
                 self._results[dataset] = result
                 self._changed = True
 
@@ -197,7 +197,7 @@ class _Record:
         try:
             scores = replace(self._evaluation, datasets=(dataset,))(self._measured.subject)
         except UserError as error:
-            self.keep({dataset: Skipped(str(error))})
+            self.keep({dataset: Skipped(str(error), SkipCode.FAILED)})
             return str(error)
         self.keep(scores)
         if isinstance(result := scores[dataset], DatasetScores):

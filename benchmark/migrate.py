@@ -1,17 +1,32 @@
-"""Records of schema 2 -> records of schema 3, in another folder: sealed, their predictions stored small.
+"""Records of schema 3 -> records of schema 4, in another folder.
 
-Nothing that was measured changes. A predictions file is opened only where it has the sha256 that its record says; what
-is written is read back and must hold the same values.
+Schema 4 says by a code why a dataset was not measured, and which split a probe's penalty was selected on; one checksum
+takes the place of the seal. Nothing that was measured changes. A predictions file is copied only where it has the
+sha256 that its record says.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from benchmark import atomic, predictions, results
+from benchmark.errors import SkipCode, UserError
 
-from benchmark import predictions, results
-from benchmark.errors import UserError
+CODES = {
+    "neither in data/ nor in $SYNREP_DATA": SkipCode.MISSING_DATASET,
+    ", found none; ": SkipCode.MISSING_DATASET,
+    " wants in originals/": SkipCode.MISSING_DATASET,
+    "no text tower": SkipCode.NO_TEXT_TOWER,
+    "stored features only": SkipCode.NO_NETWORK,
+    "has several classes, a neighbour's vote has one": SkipCode.NOT_APPLICABLE,
+    "training images, fewer than": SkipCode.NOT_APPLICABLE,
+    "has no train split to take examples from": SkipCode.NOT_APPLICABLE,
+    "are needed": SkipCode.NOT_APPLICABLE,
+}
+"""What a reason of schema 3 held -> its code; any other reason was a failure."""
+SELECTED_ON_TEST = "THE TEST SPLIT"
+"""What the selection rule of a probe of schema 3 held where it used the test split."""
 
 
 def migrate(records: Path, out: Path) -> int:
@@ -28,19 +43,18 @@ def migrate(records: Path, out: Path) -> int:
         raise UserError(f"no records in {records}; name another folder")
     contents = {path: _read(path) for path in paths}
     for path, content in contents.items():
-        own = path.relative_to(records).with_suffix("")
+        own = path.relative_to(records)
         for result in content["results"].values():
             if stored := result.get("predictions"):
-                old, new = (folder / "predictions" / own / stored["file"] for folder in (records.parent, out))
-                result["predictions"] = _packed(old, new, stored)
-        content["schema_version"] = results.SCHEMA
-        results.write_sealed(out / "records" / path.relative_to(records), content)
-        results.read(out / "records" / path.relative_to(records))
+                file = Path("predictions") / own.with_suffix("") / stored["file"]
+                _copy(records.parent / file, out / file, stored["sha256"])
+        results.write_with_checksum(out / "records" / own, content)
+        results.read(out / "records" / own)
     return len(paths)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The JSON of a record that holds all that one of this schema does, but for its number and its seal."""
+    """The JSON of a record, as this schema has it, without a checksum."""
     cure = "restore or remove the file"
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -49,25 +63,41 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"record {path} is {type(content).__name__}, wanted a JSON object; {cure}")
     version = content.get("schema_version")
-    if version != results.SCHEMA and version not in results.OLDER:
+    if version == results.SCHEMA:
+        results.read(path)
+    elif version in results.OLDER:
+        content = {name: value for name, value in content.items() if name != "seal"}
+        content["schema_version"] = results.SCHEMA
+        if isinstance(content.get("results"), dict):
+            content["results"] = {name: _result(result) for name, result in content["results"].items()}
+    else:
         raise UserError(f"record {path} has schema {version}; those of {results.OLDER} can be migrated: evaluate again")
     try:
-        text = json.dumps({**content, "schema_version": results.SCHEMA}, allow_nan=False)
+        text = json.dumps(content, allow_nan=False)
     except ValueError as error:
         raise UserError(f"record {path} holds a number that is not finite (NaN, or beyond 1e308); {cure}") from error
     results.validated(text, str(path), cure)
-    if version == results.SCHEMA:
-        results.read(path)
     return content
 
 
-def _packed(old: Path, new: Path, stored: dict[str, str]) -> dict[str, str]:
+def _result(result: Any) -> Any:
+    """A result of schema 3 with what schema 4 adds; what is no result is left to validation."""
+    if not isinstance(result, dict):
+        return result
+    if isinstance(reason := result.get("skipped"), str):
+        found = (code for part, code in CODES.items() if part in reason)
+        return {**result, "code": next(found, SkipCode.FAILED)}
+    details = result.get("details")
+    if isinstance(details, dict) and "selection" in details:
+        selected_on = "test" if SELECTED_ON_TEST in str(details["selection"]) else "validation"
+        return {**result, "details": {**details, "selected_on": selected_on}}
+    return result
+
+
+def _copy(old: Path, new: Path, sha256: str) -> None:
     if not old.is_file():
         raise UserError(f"{old} is missing: its record cannot be migrated without; restore it or evaluate again")
-    if predictions.sha256(old) != stored["sha256"]:
+    if predictions.sha256(old) != sha256:
         raise UserError(f"{old} is not the file of its record; restore it or evaluate again")
-    columns = predictions.read_file(old)
-    written = predictions.write(new, columns)
-    again = predictions.read_file(new)
-    assert list(columns) == list(again) and all(np.array_equal(columns[name], again[name]) for name in columns)
-    return written.model_dump()
+    with atomic.replacing(new) as temporary:
+        shutil.copyfile(old, temporary)

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 
 
 def _not_blank(text: str) -> str:
@@ -224,6 +224,8 @@ class NotMeasured(Part):
     """A dataset without scores, and why."""
 
     skipped: Text
+    """The reason, for people."""
+    code: SkipCode
 
 
 def _kind(result: Any) -> str:
@@ -237,19 +239,12 @@ Result = Annotated[
 ]
 
 
-class Seal(Part):
-    """Hashes over all else in a record's file; see `benchmark.seal`."""
-
-    sha256: Sha256
-    leaves: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]*$")]
-
-
 class Record(Part):
     """One measurement: an experiment, a seed, a preset of an evaluation."""
 
-    schema_version: Literal[3] = 3
-    seal: Seal | None = Field(default=None, exclude=True)
-    """Of a file; a record in memory has none."""
+    schema_version: Literal[4] = 4
+    checksum: Sha256 | None = Field(default=None, exclude=True)
+    """SHA-256 over all else in the record's file (`benchmark.results.checksum`); a record in memory has none."""
     experiment: ExperimentPart
     seed: Count
     evaluation: EvaluationPart

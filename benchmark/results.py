@@ -5,17 +5,16 @@ beside its fingerprint; the fingerprint is compared, never part of the path. A r
 was measured on cannot be made and cannot be read.
 """
 
-import gc
+import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from benchmark import seal
 from benchmark.atomic import write_json
 from benchmark.environment import environment
 from benchmark.errors import UserError
@@ -43,6 +42,7 @@ __all__ = [
     "Predictions",
     "Record",
     "ScorePart",
+    "checksum",
     "content_hash",
     "environment",
     "fingerprint",
@@ -54,11 +54,13 @@ __all__ = [
     "record_path",
     "validated",
     "write",
-    "write_sealed",
+    "write_with_checksum",
 ]
 
-SCHEMA = 3
-OLDER = (2,)
+SCHEMA = 4
+OLDER = (3,)
+CHECKSUM = "checksum"
+"""Field of a record's file."""
 LIMIT = 4 * 2**20
 """Bytes of a record that is still opened; those of a thousand classes have a tenth of it."""
 
@@ -157,13 +159,20 @@ def write(record: Record, folder: Path) -> Path:
             f"record {path} has fingerprint {stored}, the new one {experiment.fingerprint}; "
             f"{own} or choose another folder"
         )
-    write_sealed(path, record.model_dump(mode="json"))
+    write_with_checksum(path, record.model_dump(mode="json"))
     return path
 
 
-def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a record's JSON atomically, with its seal."""
-    write_json(path, {**content, seal.FIELD: seal.seal(content).model_dump()})
+def write_with_checksum(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a record's JSON atomically, with its checksum."""
+    write_json(path, {**content, CHECKSUM: checksum(content)})
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a record's JSON without its checksum. It finds edits; somebody who makes a record anew has one too."""
+    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read(path: Path) -> Record:
@@ -191,13 +200,12 @@ def read(path: Path) -> Record:
         if isinstance(version, int) and 0 < version < SCHEMA:
             raise UserError(f"record {path} has schema {version}, this code reads {SCHEMA}; evaluate again")
         try:
-            changed = seal.broken(plain) if version == SCHEMA else []
+            intact = version != SCHEMA or plain.get(CHECKSUM) == checksum(plain)
         except ValueError as error:
             raise UserError(f"record {path} holds a number without end, wanted finite ones; {cure}") from error
-        if changed:
-            more = f" (and {len(changed) - 5} more)" if len(changed) > 5 else ""
+        if not intact:
             raise UserError(
-                f"record {path} was changed since it was written: {', '.join(changed[:5])}{more}; restore the file, or "
+                f"record {path} was changed since it was written: it does not have its checksum; restore the file, or "
                 "remove it and evaluate again"
             )
     return validated(content, str(path), cure)
@@ -213,7 +221,7 @@ def read_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> li
     if not paths:
         raise UserError(f"no records in {folder}; run an experiment first or name another folder")
     found: dict[tuple[str | int, ...], tuple[Path, Record]] = {}
-    for path, record in zip(paths, _read_each(paths)):
+    for path, record in zip(paths, map(read, paths)):
         other, known = found.setdefault(_cell(record), (path, record))
         if other is path:
             continue
@@ -221,18 +229,6 @@ def read_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> li
             raise UserError(f"{path} and {other} are two records for one place; keep one of them")
         report(f"{path} is a copy of {other}; it counts once")
     return [found[cell][1] for cell in sorted(found)]
-
-
-def _read_each(paths: Sequence[Path]) -> Iterator[Record]:
-    """Without the collector, which would walk all records read so far over and over, now and afterwards."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield from map(read, paths)
-        gc.freeze()
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _cell(record: Record) -> tuple[str | int, ...]:
@@ -256,7 +252,7 @@ def _parsed(content: str, what: str, cure: str) -> Any:
 
 
 def validated(content: str, what: str, cure: str) -> Record:
-    """The record in a JSON text, which is not asked for a seal.
+    """The record in a JSON text, which is not asked for a checksum.
 
     Raises:
         UserError: it is none, or breaks a rule; says `what` and the field, and the `cure`.
@@ -265,7 +261,7 @@ def validated(content: str, what: str, cure: str) -> Record:
         record = Record.model_validate_json(content)
     except ValidationError as error:
         raise UserError(f"record {what}: {_first_problem(error)}; {cure}") from error
-    return record.model_copy(update={seal.FIELD: None})
+    return record.model_copy(update={CHECKSUM: None})
 
 
 def _no_number(name: str) -> None:
@@ -293,7 +289,7 @@ def _result(
     if isinstance(result, Measured | NotMeasured):
         return result
     if isinstance(result, Skipped):
-        return {"skipped": result.reason}
+        return {"skipped": result.reason, "code": result.code}
     return {
         "dataset": result.dataset,
         "main": next(iter(result.scores), ""),

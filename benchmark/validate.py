@@ -1,8 +1,8 @@
 """A folder of records, checked: what they say, that they fit together, and that their predictions give their scores.
 
-Every record by itself: its seal, its schema and its own hashes (`benchmark.results.read`), that it lies where it says
-it belongs, that this code knows its protocol and its datasets, and that the predictions beside it give its scores again
-(`benchmark.rescore`). All records together: one declaration under each name, one set of weights for each run, one
+Every record by itself: its checksum, its schema and its own hashes (`benchmark.results.read`), that it lies where it
+says it belongs, that this code knows its protocol and its datasets, and that the predictions beside it give its scores
+again (`benchmark.rescore`). All records together: one declaration under each name, one set of weights for each run, one
 content for each revision of a dataset, the same labels for all models, and paired differences that are theirs. And
 where the files of a run lie beside the records (`train/`, `features/`), the chain through them: dataset, training,
 features, record.

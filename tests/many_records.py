@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Any
 
+from benchmark.errors import SkipCode
 from benchmark.record import Record, protocol_of, sha256_of
 
 SEEDS = (0, 1, 2)
@@ -86,12 +87,13 @@ def _record(
     preset, version, texts, datasets, scores = EVALUATIONS[evaluation]
     random_of = random.Random(f"{number} {seed} {evaluation}")
     knobs = {"standardise": True}
-    results: dict[str, Any] = {name: {"skipped": f"dataset {name} is not on this machine"} for name in ABSENT}
+    results: dict[str, Any] = {
+        name: {"skipped": f"dataset {name} is absent", "code": "missing-dataset"} for name in ABSENT
+    }
     able = not texts or number % 3 == 0
     for name in datasets:
-        results[name] = (
-            _measured(name, scores, random_of) if able else {"skipped": "no text tower, so captions cannot be compared"}
-        )
+        silent = {"skipped": "no text tower, so captions cannot be compared", "code": SkipCode.NO_TEXT_TOWER}
+        results[name] = _measured(name, scores, random_of) if able else silent
     return Record.model_validate(
         {
             "experiment": {

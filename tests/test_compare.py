@@ -33,9 +33,6 @@ class Share(Evaluation):
     preset: str = "plain"
     datasets: tuple[str, ...] = ("coin",)
 
-    def skip(self, subject: Any) -> str | None:
-        return None
-
     def __call__(self, subject: Any, seed: int = 0) -> Any:
         n = len(subject.columns["right"])
         columns = {"row": np.arange(n), **subject.columns}

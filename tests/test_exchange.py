@@ -351,9 +351,9 @@ def test_local_predictions_that_are_others_are_a_conflict(hub, pushed, said, her
 
 
 def elsewhere(content):
-    """The record, sealed anew, that says it is of another model."""
+    """The record, with its checksum, that says it is of another model."""
     changed = json.loads(content)
-    del changed["seal"]
+    del changed["checksum"]
     for part in (changed["experiment"], changed["experiment"]["declaration"]):
         part |= {"name": "pretrained/../../../evil"}
     return json.dumps(changed).encode()

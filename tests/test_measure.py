@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmark import measure, plugins, results
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score, Skipped
 from benchmark.measure import Measurement
 from tests import runs
@@ -36,8 +36,8 @@ class Coin(Evaluation):
     datasets: tuple[str, ...] = ("one", "two", "three")
     knob: int = 1
 
-    def skip(self, subject: Any) -> str | None:
-        return None if subject.embeds_texts else "no text tower"
+    def skip(self, subject: Any) -> Skipped | None:
+        return None if subject.embeds_texts else Skipped("no text tower", SkipCode.NO_TEXT_TOWER)
 
     def __call__(self, subject: Any, seed: int = 0) -> dict[str, Any]:
         found = {}
@@ -49,7 +49,7 @@ class Coin(Evaluation):
             found[dataset] = (
                 DatasetScores(identity, self._scores(answer), 0.5, predictions={"row": np.arange(4), "heads": answer})
                 if identity
-                else Skipped("dataset is neither in data/ nor in $SYNREP_DATA; get it")
+                else Skipped("dataset is neither in data/ nor in $SYNREP_DATA; get it", SkipCode.MISSING_DATASET)
             )
         return found
 

@@ -1,4 +1,4 @@
-"""Records of schema 2 become records of schema 3: what was measured stays, what is broken is refused."""
+"""Records of schema 3 become records of schema 4: what was measured stays, what is broken is refused."""
 
 import json
 import re
@@ -7,9 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from benchmark import migrate, predictions, results
@@ -25,30 +22,19 @@ MODEL = "smoke/clip/2/0"
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """Records as schema 2 had them: without seals, their predictions in plain Parquet."""
+    """Records as schema 3 had them: sealed, without codes, the split of a selection in words."""
+    shutil.copytree(ROOT / "predictions" / MODEL, tmp_path / "predictions" / MODEL)
     for path in sorted((ROOT / "records" / MODEL).glob("*.json")):
         content: dict[str, Any] = json.loads(path.read_text())
-        del content["seal"]
-        content["schema_version"] = 2
+        del content["checksum"]
+        content |= {"schema_version": 3, "seal": {"sha256": "0" * 64, "leaves": "0123"}}
         for result in content["results"].values():
-            if stored := result.get("predictions"):
-                place = Path("predictions") / MODEL / path.stem / stored["file"]
-                (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-                columns = predictions.read_file(ROOT / place)
-                pq.write_table(pa.table({name: pa.array(part) for name, part in columns.items()}), tmp_path / place)
-                stored["sha256"] = predictions.sha256(tmp_path / place)
+            result.pop("code", None)
+            result.get("details", {}).pop("selected_on", None)
         new = tmp_path / "records" / MODEL / path.name
         new.parent.mkdir(parents=True, exist_ok=True)
         new.write_text(json.dumps(content, indent=2, sort_keys=True))
     return tmp_path
-
-
-def without_files(record: results.Record) -> dict[str, Any]:
-    content = record.model_dump(mode="json")
-    for result in content["results"].values():
-        if result.get("predictions"):
-            del result["predictions"]["sha256"]
-    return content
 
 
 def test_what_was_measured_stays(old: Path, tmp_path: Path) -> None:
@@ -58,11 +44,41 @@ def test_what_was_measured_stays(old: Path, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
     assert list(problems(out / "records")) == []
     for path in sorted((ROOT / "records" / MODEL).glob("*.json")):
-        new = results.read(out / path.relative_to(ROOT))
-        assert without_files(new) == without_files(results.read(path))
+        assert results.read(out / path.relative_to(ROOT)) == results.read(path)
     for path in (ROOT / "predictions" / MODEL).rglob("*.parquet"):
-        columns, again = predictions.read_file(path), predictions.read_file(out / path.relative_to(ROOT))
-        assert all(np.array_equal(columns[name], again[name]) for name in columns)
+        assert (out / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("dataset a/b is neither in data/ nor in $SYNREP_DATA; run `synrep data download b`", "missing-dataset"),
+        ("no text tower, so captions cannot be found", "no-text-tower"),
+        ("stored features only: random crops need the network", "no-network"),
+        ("an image of voc2007 has several classes, a neighbour's vote has one", "not-applicable"),
+        ("3 classes of toy have 20 images; 5 are needed", "not-applicable"),
+        ("row 3 is broken; get it again", "failed"),
+    ],
+)
+def test_a_reason_gets_its_code(old: Path, reason: str, code: str) -> None:
+    path = old / "records" / MODEL / "knn.dino.json"
+    content = json.loads(path.read_text())
+    content["results"]["digits"] = {"skipped": reason}
+    path.write_text(json.dumps(content))
+    migrate.migrate(old / "records", old / "new")
+    result = results.read(old / "new/records" / MODEL / "knn.dino.json").results["digits"]
+    assert isinstance(result, results.NotMeasured) and (result.skipped, result.code) == (reason, code)
+
+
+@pytest.mark.parametrize(("words", "split"), [("THE TEST SPLIT, as the original", "test"), ("held out", "validation")])
+def test_the_split_of_a_selection_becomes_data(old: Path, words: str, split: str) -> None:
+    path = old / "records" / MODEL / "linear_probe.synclr.json"
+    content = json.loads(path.read_text())
+    content["results"]["digits"]["details"]["selection"] = f"best on {words}; equal: the first"
+    path.write_text(json.dumps(content))
+    migrate.migrate(old / "records", old / "new")
+    result = results.read(old / "new/records" / MODEL / "linear_probe.synclr.json").results["digits"]
+    assert isinstance(result, results.Measured) and result.details["selected_on"] == split
 
 
 def test_migrating_again_and_records_of_this_schema_change_nothing(old: Path, tmp_path: Path) -> None:
@@ -84,7 +100,7 @@ def test_what_is_broken_is_refused(old: Path) -> None:
     whole = path.read_text()
     path.write_text(whole[:100])
     refused(old, r"aro.synrep-strict.json cannot be read")
-    path.write_text(whole.replace('"schema_version": 2', '"schema_version": 1'))
+    path.write_text(whole.replace('"schema_version": 3', '"schema_version": 1'))
     refused(old, "has schema 1; those of .* can be migrated")
     path.write_text(whole.replace('"low": 0.', '"low": 1.', 1))
     refused(old, r"aro.synrep-strict.json: field")
@@ -101,7 +117,7 @@ def test_what_is_broken_is_refused(old: Path) -> None:
     ("change", "said"),
     [
         (lambda whole: "[]", "is list, wanted a JSON object"),
-        (lambda whole: json.dumps({"schema_version": 2}), "field experiment"),
+        (lambda whole: json.dumps({"schema_version": 3}), "field experiment"),
         (lambda whole: "[" * 200_000, "cannot be read"),
         (lambda whole: whole.replace('"results"', '"result"'), "field results"),
         (lambda whole: json.dumps(json.loads(whole) | {"results": 3}), "field results"),
@@ -126,15 +142,15 @@ def test_what_is_no_record_is_one_line_and_nothing_is_opened_or_written(
 
 def test_a_record_of_the_first_schema_cannot_be_migrated(old: Path) -> None:
     path = old / "records" / MODEL / "aro.synrep-strict.json"
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 1'))
-    with pytest.raises(UserError, match="has schema 1, this code reads 3; evaluate again"):
+    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 1'))
+    with pytest.raises(UserError, match="has schema 1, this code reads 4; evaluate again"):
         results.read(path)
 
 
 def test_the_reader_names_the_command_and_the_command_does_it(old: Path, synrep: Synrep) -> None:
     for command in (("tables", "--records"), ("validate",)):
         code, *told = synrep(*command, old / "records")
-        wanted = "schema 2, this code reads 3; make new ones with `synrep results migrate FOLDER --out NEW`"
+        wanted = "schema 3, this code reads 4; make new ones with `synrep results migrate FOLDER --out NEW`"
         assert code == 2 and wanted in "".join(told)
     code, shown, _ = synrep("results", "migrate", old / "records", "--out", old / "new")
     assert (code, shown) == (0, f"{old / 'new'}: 8 records; check them: synrep validate {old / 'new/records'}\n")

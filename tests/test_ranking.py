@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import rankdata
 
 from benchmark import ranking
+from benchmark.errors import SkipCode
 from benchmark.interfaces import Skipped
 from benchmark.pairs import Column, Interval, Pairs
 from benchmark.record import Record
@@ -24,7 +25,10 @@ def models(scores: Any, seeds: int = 1) -> list[list[Any]]:
         [
             record(
                 f"m{at}",
-                {f"d{c}": Skipped("no") if np.isnan(v) else measured(v + seed / 100) for c, v in enumerate(row)},
+                {
+                    f"d{c}": Skipped("no", SkipCode.FAILED) if np.isnan(v) else measured(v + seed / 100)
+                    for c, v in enumerate(row)
+                },
                 seed=seed,
             )
             for seed in range(seeds)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from benchmark import hub as hub_client
 from benchmark import measure, release, release_card, results, train
 from benchmark.augment import MEAN, STD, EvaluationTransform
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Encoder, Score, Skipped
 from benchmark.models._load import load
@@ -63,7 +63,10 @@ def finish(out, data, experiment=PAIR, seed=0):
     folder = out / "train" / results.place(experiment, seed)
     runs.train_here(experiment, data, folder, seed)
     sha256 = json.loads((folder / "model.json").read_text())["weights_sha256"]
-    scores = {"cifar10": scored(0.4, also=Score(0.3, 100, 0.2, 0.4)), "digits": Skipped("gone from /secret/place")}
+    scores = {
+        "cifar10": scored(0.4, also=Score(0.3, 100, 0.2, 0.4)),
+        "digits": Skipped("gone from /secret/place", SkipCode.FAILED),
+    }
     write_record(out / "records", experiment, sha256, scores, seed=seed)
     write_record(out / "records", experiment, sha256, {"cifar10": scored(0.6)}, ("knn", "dino"), seed)
     zero = next(iter(measure.presets("zero_shot")))

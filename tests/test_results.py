@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmark import results
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import (
     AdamW,
     DatasetIdentity,
@@ -86,7 +86,7 @@ def make(scores: Any = None, experiment: Experiment = EXPERIMENT, **changes: Any
         "seconds": {"probe": 1.5},
         "predictions": {"digits": results.Predictions(file="digits.parquet", sha256="e" * 64)},
     }
-    found: Scores = {"digits": SCORES, "cifar10": Skipped("not in the mirror")}
+    found: Scores = {"digits": SCORES, "cifar10": Skipped("not in the mirror", SkipCode.MISSING_DATASET)}
     return results.from_scores(found if scores is None else scores, **(arguments | changes))
 
 
@@ -96,11 +96,11 @@ def with_score(**changes: Any) -> Scores:
 
 
 def spoiled(tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> Path:
-    """A record's file after `spoil` had its way with the JSON and sealed it anew."""
+    """A record's file after `spoil` had its way with the JSON and gave it its checksum."""
     path = tmp_path / "spoiled.json"
     content = make().model_dump(mode="json")
     spoil(content)
-    results.write_sealed(path, content)
+    results.write_with_checksum(path, content)
     return path
 
 
@@ -215,7 +215,7 @@ def test_chance_is_a_fraction(chance: float) -> None:
 
 
 def test_no_scores_and_no_reason_are_refused() -> None:
-    for scores in ({}, {"digits": dataclasses.replace(SCORES, scores={})}, {"digits": Skipped("")}):
+    for scores in ({}, {"digits": dataclasses.replace(SCORES, scores={})}, {"digits": Skipped("", SkipCode.FAILED)}):
         with pytest.raises(UserError):
             make(scores)
 
@@ -274,7 +274,7 @@ def test_the_protocol_hash_sees_knobs_but_not_the_list_of_datasets() -> None:
         (("model", "encoder", "depth"), 12),
         (("training", "revision"), "2.0"),
         (("seed",), "0"),
-        (("schema_version",), 4),
+        (("schema_version",), 5),
         (("results", "digits", "predictions", "file"), "../digits.parquet"),
         (("model", "layer"), ""),
         (("training",), None),
@@ -322,7 +322,7 @@ def test_a_tampered_record_of_a_model_of_others_is_refused(tmp_path: Path, place
     for key in place[:-1]:
         part = part[key]
     part[place[-1]] = value
-    path.write_text(json.dumps(content))
+    results.write_with_checksum(path, content)
     assert place[0] in one_line_error(path)
 
 
@@ -405,3 +405,73 @@ def test_the_environment_names_versions_and_no_path() -> None:
     assert {"torch", "timm", "numpy", "scikit-learn"} <= found.packages.keys()
     assert str(Path.home()) not in found.model_dump_json()
     assert str(Path(results.__file__).parents[1]) not in found.model_dump_json()
+
+
+# The checksum
+
+
+RECORDS = sorted((Path(__file__).parents[1] / "results/records/smoke/stablerep_plus/2/0").glob("*.json"))
+
+
+def leaves(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Keys of every leaf; a list and an empty mapping are leaves."""
+    if isinstance(content, dict) and content:
+        for key, value in content.items():
+            yield from leaves(value, (*path, key))
+    else:
+        yield path
+
+
+def changed(value: Any) -> Any:
+    """Another value of the same kind, as near as can be where it is a number."""
+    if isinstance(value, bool) or value is None:
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return math.nextafter(value, math.inf)
+    if isinstance(value, str):
+        return value[:-1] + ("1" if value[-1:] != "1" else "2")
+    return [*value, 1] if isinstance(value, list) else {"more": 1}
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_every_field_that_is_changed_by_itself_is_found(path: Path, tmp_path: Path) -> None:
+    content = json.loads(path.read_text())
+    assert content["checksum"] == results.checksum(content)
+    tried = 0
+    for leaf in leaves(content):
+        owner = content
+        for key in leaf[:-1]:
+            owner = owner[key]
+        before = owner[leaf[-1]]
+        owner[leaf[-1]] = changed(before)
+        assert content["checksum"] != results.checksum(content)
+        owner[leaf[-1]] = before
+        tried += 1
+    assert tried > 50
+    (tmp_path / "record.json").write_text(path.read_text().replace('"seed": 0,', '"seed": 1,', 1))
+    with pytest.raises(UserError, match=r"record.json was changed since it was written: it does not have its checksum"):
+        results.read(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize("found", [None, "x", {}, "0" * 64, 1])
+def test_no_checksum_or_another_one_is_refused(found: Any, tmp_path: Path) -> None:
+    content = json.loads(RECORDS[0].read_text()) | {"checksum": found}
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="was changed since it was written"):
+        results.read(tmp_path / "record.json")
+
+
+def test_layout_and_order_of_the_file_are_no_change(tmp_path: Path) -> None:
+    content = json.loads(RECORDS[0].read_text())
+    turned = dict(reversed(content.items()))
+    (tmp_path / "record.json").write_text(json.dumps(turned, separators=(",", ":")))
+    assert results.read(tmp_path / "record.json") == results.read(RECORDS[0])
+
+
+def test_a_record_in_memory_has_no_checksum_and_gets_one_when_written(tmp_path: Path) -> None:
+    record = results.read(RECORDS[0])
+    assert record.checksum is None
+    path = results.write(record.model_copy(update={"seconds": {"train": 1.0}}), tmp_path)
+    assert results.read(path).seconds == {"train": 1.0}

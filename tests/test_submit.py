@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmark import entries, measure, predictions, results, submit, validate
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Pretrained, Skipped
 from benchmark.record import sha256_of
@@ -37,7 +37,7 @@ def write(out, origin=None, right=20, seed=0, evaluation=KNN, weights="a", path=
     place = f"{results.place(origin, seed)}/knn.{evaluation.preset}"
     file = predictions.write(out / "predictions" / (path or place) / "digits.parquet", columns)
     record = results.from_scores(
-        {"digits": DatasetScores(IDENTITY, scores, chance=0.1), "cars": Skipped("gone")},
+        {"digits": DatasetScores(IDENTITY, scores, chance=0.1), "cars": Skipped("gone", SkipCode.FAILED)},
         origin=origin,
         seed=seed,
         name="knn",
@@ -49,16 +49,16 @@ def write(out, origin=None, right=20, seed=0, evaluation=KNN, weights="a", path=
     )
     if path is None:
         return results.write(record, out / "records")
-    results.write_sealed(out / "records" / f"{path}.json", record.model_dump(mode="json"))
+    results.write_with_checksum(out / "records" / f"{path}.json", record.model_dump(mode="json"))
     return out / "records" / f"{path}.json"
 
 
 def lie(path):
-    """Raise a score of a record, and seal it anew."""
+    """Raise a score of a record, and give it its checksum."""
     content = json.loads(path.read_text())
     scores = content["results"]["digits"]["scores"]
     scores[next(iter(scores))] |= {"value": 0.9, "high": 1.0}
-    results.write_sealed(path, {name: part for name, part in content.items() if name != "seal"})
+    results.write_with_checksum(path, {name: part for name, part in content.items() if name != "checksum"})
 
 
 def tree(folder):
@@ -242,11 +242,11 @@ def test_a_record_lies_where_it_says(sides, place):
 @pytest.mark.parametrize("preset", ["../../../../../x", "/x", "a b", "."])
 def test_a_record_cannot_name_a_place_outside(sides, preset):
     path = sides.runs / ONE
-    content = {name: part for name, part in json.loads(path.read_text()).items() if name != "seal"}
+    content = {name: part for name, part in json.loads(path.read_text()).items() if name != "checksum"}
     own = content["evaluation"]
     own["preset"] = preset
     own["protocol"] = sha256_of({name: own[name] for name in ("version", "preset", "knobs")})
-    results.write_sealed(path, content)
+    results.write_with_checksum(path, content)
     sides.refused("field evaluation.preset")
 
 
@@ -328,7 +328,7 @@ def text(**changes):
 
 def test_what_differs_is_the_first_field_that_says_why():
     other = {"x": {"environment": {"a": 2}, "scores": {"t": 0.25}}}
-    assert entries.difference(text(), text(results=other, created="2026-01-03", seal={"sha256": "x"}), SIDES) == (
+    assert entries.difference(text(), text(results=other, created="2026-01-03", checksum="x"), SIDES) == (
         "results.x.scores.t is 0.5 in here, 0.25 in there (and 3 more fields); "
         "created 2026-01-02 in here, 2026-01-03 in there"
     )

@@ -43,11 +43,11 @@ def found(folder: Path) -> list[str]:
 
 
 def forge(folder: Path, change: Change, name: str = PROBE) -> Path:
-    """A record that was changed and sealed anew, by somebody who knows how."""
+    """A record that was changed and given its checksum, by somebody who knows how."""
     path = folder / "records" / f"{name}.json"
     content = json.loads(path.read_text())
     change(content)
-    results.write_sealed(path, content)
+    results.write_with_checksum(path, content)
     return path
 
 
@@ -81,7 +81,7 @@ def score(content: dict[str, Any], value: float, dataset: str = "digits", name: 
         (lambda c: c["results"]["digits"]["dataset"].update(n=601), PROBE, ["digits.dataset.n: is 601", "600 rows"]),
     ],
 )  # fmt: skip
-def test_a_record_that_was_forged_and_sealed_anew_is_named(
+def test_a_record_that_was_forged_with_its_checksum_is_named(
     folder: Path, change: Change, name: str, words: list[str]
 ) -> None:
     path = forge(folder, change, name)
@@ -106,7 +106,7 @@ def test_a_record_that_was_forged_and_sealed_anew_is_named(
         (lambda c: c["model"]["transform"].update(size=33), "model.transform is"),
     ],
 )
-def test_what_else_was_forged_and_sealed_anew_is_named(folder: Path, change: Change, field: str) -> None:
+def test_what_else_was_forged_with_its_checksum_is_named(folder: Path, change: Change, field: str) -> None:
     forge(folder, change)
     lines = found(folder)
     assert any(field in line for line in lines), lines
@@ -115,7 +115,7 @@ def test_what_else_was_forged_and_sealed_anew_is_named(folder: Path, change: Cha
 def columns_forged(
     folder: Path, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], name: str, dataset: str
 ) -> None:
-    """Predictions that were changed, and a record that names them and is sealed anew."""
+    """Predictions that were changed, and a record that names them and is given its checksum."""
     path = folder / "predictions" / name / f"{dataset}.parquet"
     stored = predictions.write(path, change(predictions.read_file(path)))
     forge(folder, lambda c: c["results"][dataset].update(predictions=stored.model_dump()), name)
@@ -331,8 +331,8 @@ def test_a_name_that_leaves_the_folder_is_refused(folder: Path, name: str) -> No
     [
         (lambda c: c["evaluation"].update(name="linear_prob"), ["evaluation:", "'linear_prob'"]),
         (lambda c: c["evaluation"].update(preset="synrep"), ["field evaluation: the protocol hash"]),
-        (lambda c: c.update(schema_version=2), ["schema 2", "`synrep results migrate FOLDER --out NEW`"]),
-        (lambda c: c.update(schema_version=1), ["has schema 1, this code reads 3; evaluate again"]),
+        (lambda c: c.update(schema_version=3), ["schema 3", "`synrep results migrate FOLDER --out NEW`"]),
+        (lambda c: c.update(schema_version=1), ["has schema 1, this code reads 4; evaluate again"]),
     ],
 )
 def test_what_this_code_does_not_know_is_named(folder: Path, change: Change, words: list[str]) -> None:

@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy.stats import binom
 
-from benchmark.errors import MissingDataset
+from benchmark.errors import MissingDataset, SkipCode
 from benchmark.evaluations._splits import keyed
 from benchmark.interfaces import DatasetScores, Score, Scores, Skipped
 
@@ -125,5 +125,5 @@ def over(datasets: Sequence[str], measure: Callable[[str], DatasetScores | Skipp
         try:
             scores[name] = measure(name)
         except MissingDataset as error:
-            scores[name] = Skipped(str(error))
+            scores[name] = Skipped(str(error), SkipCode.MISSING_DATASET)
     return scores

@@ -28,7 +28,7 @@ from benchmark.evaluations import _captions, _clusters
 from benchmark.evaluations._aro_symmetric import SYMMETRIC
 from benchmark.evaluations._catalog import dataset as row_of
 from benchmark.evaluations._scores import over
-from benchmark.interfaces import DatasetScores, Evaluation, Score, Scores, Subject
+from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
 
 CLEANED = ("aro-coco-order", "aro-flickr30k-order")
 MACRO = "macro_official"
@@ -47,7 +47,7 @@ def counts(name: str, group: str, rows: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Aro(Evaluation):
+class Aro(ImageTextEvaluation):
     """Relation, attribution and order; the sets differ in their captions only."""
 
     version: ClassVar[int] = 2
@@ -66,10 +66,6 @@ class Aro(Evaluation):
     order_ties_right: bool = False
     main: str = "micro"
     """The score that comes first where a set has it."""
-
-    def skip(self, subject: Subject) -> str | None:
-        """A reason where there is no text tower."""
-        return None if subject.embeds_texts else "no text tower, so captions cannot be compared"
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
         """Share of true captions preferred on each dataset; nothing is drawn, so `seed` is not used."""

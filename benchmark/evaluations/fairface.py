@@ -22,14 +22,14 @@ from benchmark.evaluations import _prompts
 from benchmark.evaluations._cosines import cosines
 from benchmark.evaluations._scores import by_group, extreme, macro, over, wilson
 from benchmark.evaluations._splits import open_split
-from benchmark.interfaces import DatasetScores, Evaluation, Score, Scores, Subject
+from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
 
 FACES = ("fairface-0.25", "fairface-1.25")
 SCENES = "scenes-groups"
 
 
 @dataclass(frozen=True)
-class FairFace(Evaluation):
+class FairFace(ImageTextEvaluation):
     """Joint-class zero-shot classification; the prompts are part of the version."""
 
     version: ClassVar[int] = 2
@@ -39,10 +39,6 @@ class FairFace(Evaluation):
     def prompts(self, dataset: str) -> _prompts.Prompts:
         """What is asked for each class."""
         return _prompts.scenes(dataset) if dataset == SCENES else _prompts.faces(self.preset)
-
-    def skip(self, subject: Subject) -> str | None:
-        """A reason where there is no text tower."""
-        return None if subject.embeds_texts else "no text tower, so no zero-shot classification"
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
         """Mean, best and worst recall and micro accuracy on each dataset; nothing is drawn, so `seed` is not used."""

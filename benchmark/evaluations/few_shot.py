@@ -24,6 +24,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from benchmark.errors import SkipCode
 from benchmark.evaluations._catalog import dataset
 from benchmark.evaluations._episodes import Episodes, draw_episodes
 from benchmark.evaluations._episodes import read as read_episodes
@@ -65,10 +66,6 @@ class FewShot(Evaluation):
     centred: bool = False
     """Subtract the mean shot of the episode and make what is left unit length."""
 
-    def skip(self, subject: Subject) -> str | None:  # noqa: ARG002
-        """None: every encoder has features."""
-        return None
-
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:
         """Mean accuracy over the episodes of `seed` on each dataset."""
         return over(self.datasets, lambda name: self._measure(subject, name, seed))
@@ -102,13 +99,15 @@ class FewShot(Evaluation):
         needs = [(whole, self.shots + self.queries)]
         if not self.merged:
             if len(splits) < 2:
-                return Skipped(f"{splits[0].name} has no train split to take examples from")
+                reason = f"{splits[0].name} has no train split to take examples from"
+                return Skipped(reason, SkipCode.NOT_APPLICABLE)
             needs = [(~in_test, self.shots), (in_test, self.queries)]
         enough_K = np.all([np.bincount(class_of_N[part], minlength=len(classes)) >= n for part, n in needs], axis=0)
         kept = np.flatnonzero(enough_K)
         if len(kept) < self.ways:
             wanted = " and ".join(str(n) for _, n in needs)
-            return Skipped(f"{len(kept)} classes of {splits[0].name} have {wanted} images; {self.ways} are needed")
+            reason = f"{len(kept)} classes of {splits[0].name} have {wanted} images; {self.ways} are needed"
+            return Skipped(reason, SkipCode.NOT_APPLICABLE)
         identity = merged([images.identity for images in splits])
         pools = [([np.flatnonzero(part & (class_of_N == k)) for k in kept], n) for part, n in needs]
         rows_EWR = draw_episodes(pools, self.ways, self.episodes, identity.ids_sha256, seed)

@@ -19,6 +19,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from benchmark.errors import SkipCode
 from benchmark.evaluations import _classification
 from benchmark.evaluations._catalog import dataset
 from benchmark.evaluations._scores import over
@@ -50,10 +51,6 @@ class Knn(Evaluation):
     neighbours: tuple[int, ...] = (20, 10, 100, 200)
     """The first is the main one."""
     temperature: float = 0.07
-
-    def skip(self, subject: Subject) -> str | None:  # noqa: ARG002
-        """None: every encoder has features."""
-        return None
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
         """Accuracy for every k on each dataset; nothing is drawn, so `seed` is not used."""
@@ -89,12 +86,14 @@ class Knn(Evaluation):
 
     def _measure(self, subject: Subject, name: str) -> DatasetScores | Skipped:
         if dataset(name).multi_label:
-            return Skipped(f"an image of {name} has several classes, a neighbour's vote has one")
+            reason = f"an image of {name} has several classes, a neighbour's vote has one"
+            return Skipped(reason, SkipCode.NOT_APPLICABLE)
         task = _classification.open_task(name)
         neighbours = tuple(k for k in self.neighbours if k <= len(task.train))
         if not neighbours:
             return Skipped(
-                f"{name} has {len(task.train)} training images, fewer than {min(self.neighbours)} neighbours"
+                f"{name} has {len(task.train)} training images, fewer than {min(self.neighbours)} neighbours",
+                SkipCode.NOT_APPLICABLE,
             )
         train_ND, test_ND = subject.features(task.train), subject.features(task.test)
         found = vote(train_ND, task.target(task.train), test_ND, neighbours, self.temperature)

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from scipy.special import expit, logsumexp, softmax
 
+from benchmark.errors import SkipCode
 from benchmark.evaluations import _logistic
 from benchmark.evaluations._catalog import COPIES, ELEVEN
 from benchmark.evaluations._classification import Task, chance, intervals, open_task, predictions, scored, values
@@ -37,7 +38,7 @@ from benchmark.evaluations._logistic import Solution
 from benchmark.evaluations._scores import over
 from benchmark.evaluations._sgd_heads import Heads
 from benchmark.evaluations._splits import keyed
-from benchmark.interfaces import DatasetScores, Evaluation, Geometry, Score, Scores, Subject
+from benchmark.interfaces import DatasetScores, Evaluation, Geometry, Score, Scores, Skipped, Subject
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture", "scenes-relation-probe")
 ALL = ("digits", *SCENES, *ELEVEN, *COPIES, "imagenet", "stl10", "eurosat", "resisc45")
@@ -82,10 +83,6 @@ class LinearProbe(Evaluation):
 
     version: ClassVar[int] = 2
     datasets: tuple[str, ...] = ALL
-
-    def skip(self, subject: Subject) -> str | None:  # noqa: ARG002
-        """None: every encoder has features."""
-        return None
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:
         """The main score of each dataset (catalogue), top-1 and mean per class; `seed` draws what is drawn."""
@@ -144,6 +141,7 @@ class LogisticProbe(LinearProbe):
         details = {
             "train": task.training(),
             **drawn,
+            "selected_on": "validation",
             "selection": f"highest {task.row.metric} on {rule}; equal: the first in the order tried",
             "inverse_penalties": [solution.c for solution, _ in tried],
             "validation_scores": [score for _, score in tried],
@@ -272,9 +270,11 @@ class SGDProbe(LinearProbe):
     clean: bool = False
     validation: float = 0.1
 
-    def skip(self, subject: Subject) -> str | None:
+    def skip(self, subject: Subject) -> Skipped | None:
         """A reason where there is no network."""
-        return None if subject.sees_images else "stored features only: random crops need the network"
+        if subject.sees_images:
+            return None
+        return Skipped("stored features only: random crops need the network", SkipCode.NO_NETWORK)
 
     def _measure(self, subject: Subject, task: Task, seed: int) -> DatasetScores:
         label_N, geometry = task.target(task.train), Geometry(256 / 224, "bilinear")
@@ -301,12 +301,13 @@ class SGDProbe(LinearProbe):
             if accuracy_H.max() > best[0]:
                 at = int(accuracy_H.argmax())
                 best = (float(accuracy_H[at]), at, epoch, heads.logits(test_ND)[at])
-        judged = f"{len(held):,} images held out of train" if self.clean else "THE TEST SPLIT, as the original"
+        judged = f"{len(held):,} images held out of train" if self.clean else "the test split, as the original"
         details = {
             "train": task.training(),
             **_drawn(held, seed),
             "test_images": asdict(geometry),
             "random_views": "crop of 8 to 100 % of the area, ratio 3/4 to 4/3, bilinear, flipped half of the time",
+            "selected_on": "validation" if self.clean else "test",
             "selection": f"best head and epoch on {judged}; equal: the lower rate, the earlier epoch",
             "chosen": {"rate": self.rates[best[1]], "epoch": best[2]},
             "at_edge": best[1] in (0, len(self.rates) - 1),

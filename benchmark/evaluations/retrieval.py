@@ -30,7 +30,7 @@ from benchmark.evaluations._catalog import dataset as row_of
 from benchmark.evaluations._cosines import distinct
 from benchmark.evaluations._scores import LEVEL, over
 from benchmark.evaluations._splits import open_split
-from benchmark.interfaces import DatasetScores, Evaluation, LabelledImages, Score, Scores, Subject
+from benchmark.interfaces import DatasetScores, ImageTextEvaluation, LabelledImages, Score, Scores, Subject
 
 CUTS = (1, 5, 10)
 CHUNK = 256
@@ -41,16 +41,12 @@ Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
-class Retrieval(Evaluation):
+class Retrieval(ImageTextEvaluation):
     """Recall in both directions."""
 
     version: ClassVar[int] = 1
     preset: str = "karpathy"
     datasets: tuple[str, ...] = ("scenes-order", "flickr30k", "mscoco")
-
-    def skip(self, subject: Subject) -> str | None:
-        """A reason where there is no text tower."""
-        return None if subject.embeds_texts else "no text tower, so captions cannot be found"
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
         """Recall at 1, 5 and 10 on each dataset; nothing is drawn, so `seed` is not used."""

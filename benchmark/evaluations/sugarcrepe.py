@@ -16,20 +16,16 @@ import numpy as np
 from benchmark.evaluations import _captions, _clusters
 from benchmark.evaluations._catalog import dataset
 from benchmark.evaluations._scores import over
-from benchmark.interfaces import DatasetScores, Evaluation, Score, Scores, Subject
+from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
 
 
 @dataclass(frozen=True)
-class SugarCrepe(Evaluation):
+class SugarCrepe(ImageTextEvaluation):
     """The official protocol."""
 
     version: ClassVar[int] = 1
     preset: str = "sugar-crepe"
     datasets: tuple[str, ...] = ("sugarcrepe",)
-
-    def skip(self, subject: Subject) -> str | None:
-        """A reason where there is no text tower."""
-        return None if subject.embeds_texts else "no text tower, so captions cannot be compared"
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
         """Share of true captions preferred; nothing is drawn, so `seed` is not used."""

@@ -28,7 +28,7 @@ from benchmark.evaluations._catalog import dataset as row_of
 from benchmark.evaluations._cosines import cosines
 from benchmark.evaluations._scores import over, wilson
 from benchmark.evaluations._splits import open_split
-from benchmark.interfaces import DatasetScores, Evaluation, Score, Scores, Subject
+from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture")
 REAL = (*ELEVEN, "imagenet", "stl10", "eurosat", "resisc45")
@@ -38,7 +38,7 @@ NEAREST = 5
 
 
 @dataclass(frozen=True)
-class ZeroShot(Evaluation):
+class ZeroShot(ImageTextEvaluation):
     """Prompts as published; the words are part of the version."""
 
     version: ClassVar[int] = 1
@@ -48,10 +48,6 @@ class ZeroShot(Evaluation):
     def prompts(self, dataset: str) -> _prompts.Prompts:
         """What is asked for each class."""
         return _prompts.scenes(dataset) if dataset in SCENES else _prompts.ensemble(dataset.removesuffix(COPY))
-
-    def skip(self, subject: Subject) -> str | None:
-        """A reason where there is no text tower."""
-        return None if subject.embeds_texts else "no text tower, so no zero-shot classification"
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
         """The main score of each dataset, top-1, top-5 and mean per class; nothing is drawn: `seed` is not used."""

@@ -66,6 +66,5 @@ def _freeze(
         layer=layer,
         store=store / place if store else None,
         device=device,
-       
         workers=workers,
     )

@@ -5,13 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 from benchmark.record import Declaration, Measured, NotMeasured, Record
 
 SIZES: dict[tuple[object, ...], str] = {(384, 12, 6): "ViT-S", (768, 12, 12): "ViT-B", (1024, 24, 16): "ViT-L"}
 """Width, depth, heads -> what everybody calls it."""
-NO_TEXT = "no text tower"
-"""How the reason begins for which an image-text evaluation is skipped."""
 WITH_TEXT = {"aro", "fairface", "retrieval", "sugarcrepe", "zero_shot"}
 """Evaluations that a model without a text tower cannot have."""
 
@@ -108,7 +106,7 @@ def _language(model: Model) -> str:
     results = [(record.evaluation.name, result) for record in model.records for result in record.results.values()]
     if any(name in WITH_TEXT and isinstance(result, Measured) for name, result in results):
         return "image-text"
-    if any(isinstance(result, NotMeasured) and result.skipped.startswith(NO_TEXT) for _, result in results):
+    if any(isinstance(result, NotMeasured) and result.code == SkipCode.NO_TEXT_TOWER for _, result in results):
         return "images only"
     return "not known"
 

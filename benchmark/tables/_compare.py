@@ -16,14 +16,12 @@ from string import ascii_lowercase
 from typing import Any
 
 from benchmark import ranking
+from benchmark.errors import SkipCode
 from benchmark.pairs import Pairs
 from benchmark.results import Measured, Record, ScorePart
 from benchmark.tables._material import Material
 from benchmark.tables._render import NO_VALUE, Cell, Table
 from benchmark.tables._runs import Run, dataset_names, select
-
-ABSENT = "neither in data/ nor in $SYNREP_DATA"
-"""In the reason of a dataset that has not been downloaded or built."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ def provenance(runs: Sequence[Run]) -> list[str]:
 
 
 def _test_selected(result: Measured) -> bool:
-    return "THE TEST SPLIT" in str(result.details.get("selection"))
+    return result.details.get("selected_on") == "test"
 
 
 def _training(record: Record) -> str:
@@ -185,7 +183,7 @@ def _unmeasured(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
     names = dataset_names(runs)
     able = [run for run in runs if any(run.measured(name) for name in names)]
     reasons = {name: "; ".join(dict.fromkeys(run.gap(name) for run in able)) for name in datasets}
-    absent = [name for name, reason in reasons.items() if ABSENT in reason]
+    absent = [name for name in reasons if any(SkipCode.MISSING_DATASET in run.codes(name) for run in able)]
     others = [f"Not measured: {name}: {reason}." for name, reason in reasons.items() if name not in absent]
     return [f"Not measured, not on the machine: {', '.join(absent)}.", *others] if absent else others
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import groupby, pairwise
 
-from benchmark.errors import UserError
-from benchmark.results import Measured, Record
+from benchmark.errors import SkipCode, UserError
+from benchmark.results import Measured, NotMeasured, Record
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,11 @@ class Run:
                 if isinstance(result, Measured):
                     found.setdefault(name, []).append(result)
         return found
+
+    def codes(self, dataset: str) -> set[SkipCode]:
+        """Why `dataset` was not measured, by the seeds that have a reason."""
+        found = (record.results.get(dataset) for record in self.records)
+        return {result.code for result in found if isinstance(result, NotMeasured)}
 
     def gap(self, dataset: str) -> str:
         """Why `dataset` lacks some seed; empty where it does not."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 from benchmark.evaluations._captions import distinct_crops
 from benchmark.evaluations._catalog import DATASETS
 from benchmark.evaluations._splits import open_split
@@ -185,4 +185,4 @@ def test_skip_without_a_text_tower():
     subject = noise(4)
     assert STRICT.skip(subject) is None
     subject.embeds_texts = False
-    assert "no text tower" in str(STRICT.skip(subject))
+    assert STRICT.skip(subject).code == SkipCode.NO_TEXT_TOWER

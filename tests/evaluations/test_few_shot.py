@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
 
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 from benchmark.evaluations import _catalog, _prototypes
 from benchmark.evaluations._episodes import Episodes, draw, draw_episodes
 from benchmark.evaluations._splits import keyed, open_split
@@ -289,9 +289,9 @@ def test_small_classes_are_left_out_and_counted(toy):
     assert scores.dataset.n == 7 * 18 + 37
     assert [images.identity.split for images in subject.images_seen] == ["train", "test"]
     skipped = dataclasses.replace(TRANSFER, queries=20)(subject)["toy"]
-    assert skipped == Skipped("0 classes of toy have 25 images; 5 are needed")
+    assert skipped == Skipped("0 classes of toy have 25 images; 5 are needed", SkipCode.NOT_APPLICABLE)
     skipped = dataclasses.replace(LGSSL, queries=7)(subject)["toy"]
-    assert skipped == Skipped("0 classes of toy have 5 and 7 images; 5 are needed")
+    assert skipped == Skipped("0 classes of toy have 5 and 7 images; 5 are needed", SkipCode.NOT_APPLICABLE)
 
 
 def test_a_class_without_examples_is_no_class(mirror, monkeypatch):

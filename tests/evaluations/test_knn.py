@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmark.errors import SkipCode
 from benchmark.evaluations import _catalog, knn
 from benchmark.evaluations.knn import EVALUATIONS, UNDECIDED, vote
 from benchmark.interfaces import DatasetScores, Skipped
@@ -166,7 +167,7 @@ def test_k_above_the_training_images_is_left_out(toy):
     assert scores.details["k_above_training_images"] == [100, 200]
     assert not any("k100" in name for name in [*scores.scores, *scores.predictions])
     few = dataclasses.replace(KNN, neighbours=(100, 200))(noisy_labels())["toy"]
-    assert few == Skipped("toy has 48 training images, fewer than 100 neighbours")
+    assert few == Skipped("toy has 48 training images, fewer than 100 neighbours", SkipCode.NOT_APPLICABLE)
 
 
 def test_scores_are_of_the_answers(toy):

@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from benchmark.errors import SkipCode
 from benchmark.evaluations import _catalog, linear_probe
 from benchmark.evaluations._splits import open_split
 from benchmark.evaluations.linear_probe import EVALUATIONS, Standardiser, split
@@ -247,7 +248,7 @@ def test_stablerep_takes_the_best_head_and_epoch_on_the_test_split_and_says_so(t
     assert [check["epoch"] for check in checks] == list(range(10, 91, 10))
     best = max(max(check["accuracies"]) for check in checks)
     assert scores.scores["top1"].value == best
-    assert "THE TEST SPLIT" in scores.details["selection"]
+    assert scores.details["selected_on"] == "test"
     first = next(check for check in checks if max(check["accuracies"]) == best)
     rate = TOY["stablerep"].rates[int(np.argmax(first["accuracies"]))]
     assert scores.details["chosen"] == {"rate": rate, "epoch": first["epoch"]}
@@ -298,7 +299,7 @@ def test_stored_features_cannot_be_cropped(toy):
     subject = noisy_labels()
     assert PRESETS["stablerep"].skip(subject) is None
     subject.sees_images = False
-    assert "random crops need the network" in PRESETS["stablerep"].skip(subject)
+    assert PRESETS["stablerep"].skip(subject).code == SkipCode.NO_NETWORK
     assert PRESETS["synclr"].skip(subject) is None
 
 

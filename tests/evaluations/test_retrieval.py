@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from benchmark.errors import SkipCode
 from benchmark.evaluations import retrieval
 from benchmark.evaluations._splits import open_split
 from benchmark.evaluations.retrieval import CUTS, EVALUATIONS, Retrieval, ranks
@@ -255,4 +256,4 @@ def test_skip_without_a_text_tower():
     subject = noise(4)
     assert EVALUATIONS[0].skip(subject) is None
     subject.embeds_texts = False
-    assert "no text tower" in str(EVALUATIONS[0].skip(subject))
+    assert EVALUATIONS[0].skip(subject).code == SkipCode.NO_TEXT_TOWER

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from benchmark.errors import MissingDataset, UserError
+from benchmark.errors import MissingDataset, SkipCode, UserError
 from benchmark.evaluations import _scores
 from benchmark.interfaces import Score, Skipped
 
@@ -121,9 +121,12 @@ def test_only_missing_datasets_are_skipped():
             raise MissingDataset("not here")
         if name == "broken":
             raise UserError("cut short")
-        return Skipped("measured")
+        return Skipped("measured", SkipCode.FAILED)
 
-    assert _scores.over(("absent", "there"), measure) == {"absent": Skipped("not here"), "there": Skipped("measured")}
+    assert _scores.over(("absent", "there"), measure) == {
+        "absent": Skipped("not here", SkipCode.MISSING_DATASET),
+        "there": Skipped("measured", SkipCode.FAILED),
+    }
     with pytest.raises(UserError, match="cut short"):
         _scores.over(("broken",), measure)
 

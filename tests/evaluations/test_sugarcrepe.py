@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmark.errors import SkipCode
 from benchmark.evaluations import _captions, _catalog
 from benchmark.evaluations._splits import IMAGE_SHA256
 from benchmark.evaluations.sugarcrepe import EVALUATIONS
@@ -88,4 +89,4 @@ def test_skip_without_a_text_tower():
     subject = noise(4)
     assert CREPE.skip(subject) is None
     subject.embeds_texts = False
-    assert "no text tower" in str(CREPE.skip(subject))
+    assert CREPE.skip(subject).code == SkipCode.NO_TEXT_TOWER

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmark.errors import SkipCode
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Score, Skipped
 from benchmark.pairs import Column, Interval, Pairs
 from benchmark.record import Record
@@ -27,7 +28,7 @@ HOSTILE = {
     "unbroken": "<" * 300,
 }
 """Kind -> what a text of a record may hold."""
-NO_TEXT = Skipped("no text tower, so no zero-shot classification")
+NO_TEXT = Skipped("no text tower, so no zero-shot classification", SkipCode.NO_TEXT_TOWER)
 
 
 class Apart(Pairs):
@@ -81,7 +82,7 @@ def few() -> list[Record]:
     for name, values in digits.items():
         for seed, value in enumerate(values or (None,)):
             scores = {
-                "digits": Skipped("the disk was full") if value is None else on("digits", value),
+                "digits": Skipped("the disk was full", SkipCode.FAILED) if value is None else on("digits", value),
                 "colours": on("colours", 0.4 + len(name) / 100 + seed / 100),
             }
             found.append(record(name, scores, seed=seed, views=views[name]))
@@ -110,7 +111,10 @@ def hostile() -> list[Record]:
     """A model for each hostile text, which stands wherever a record has a text."""
     found = []
     for kind, text in HOSTILE.items():
-        scores = {text: on("digits", 0.5, repo=text, revision=text, split=text), "absent": Skipped(text)}
+        scores = {
+            text: on("digits", 0.5, repo=text, revision=text, split=text),
+            "absent": Skipped(text, SkipCode.FAILED),
+        }
         one = record(kind, scores)
         declared = one.experiment.declaration.model_copy(update={"dataset": text, "revision": text})
         one = renamed(one, f"folder/{text}", method=text, declaration=declared)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from benchmark import results
 from benchmark.cli import app
 from benchmark.cli_site import _source, site
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import Skipped
 from benchmark.record import NotMeasured, Record
 from benchmark.site.models import collect, described
@@ -72,7 +72,7 @@ def test_a_seed_without_a_dataset_is_not_in_its_mean_and_is_counted() -> None:
         made(
             [
                 record("a", {"digits": on("digits", 0.6)}, seed=0),
-                record("a", {"digits": Skipped("the disk was full")}, seed=1),
+                record("a", {"digits": Skipped("the disk was full", SkipCode.FAILED)}, seed=1),
             ]
         ).html
     )
@@ -99,7 +99,7 @@ def test_places_are_those_of_the_models_measured_with_the_protocol() -> None:
                 name,
                 {
                     "digits": on("digits", first),
-                    "colours": Skipped("no disk") if second is None else on("colours", second),
+                    "colours": Skipped("no disk", SkipCode.FAILED) if second is None else on("colours", second),
                 },
             )
             for name, (first, second) in values.items()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import DatasetScores, Score, Skipped
 from benchmark.tables import aro, fairface, fairface_classes
 from benchmark.tables._material import Material
@@ -14,7 +14,7 @@ from benchmark.tables._render import NO_VALUE, Table, csv, markdown
 from tests.tables.differences import Known
 
 Make = Callable[..., Any]
-NO_TEXT = Skipped("the method has no text tower")
+NO_TEXT = Skipped("the method has no text tower", SkipCode.NO_TEXT_TOWER)
 DASH = f"{NO_VALUE} (a)"
 
 
