@@ -87,9 +87,8 @@ def _record(
     preset, version, texts, datasets, scores = EVALUATIONS[evaluation]
     random_of = random.Random(f"{number} {seed} {evaluation}")
     knobs = {"standardise": True}
-    results: dict[str, Any] = {
-        name: {"skipped": f"dataset {name} is absent", "code": "missing-dataset"} for name in ABSENT
-    }
+    absent = {"skipped": "the dataset is absent", "code": SkipCode.MISSING_DATASET}
+    results: dict[str, Any] = dict.fromkeys(ABSENT, absent)
     able = not texts or number % 3 == 0
     for name in datasets:
         silent = {"skipped": "no text tower, so captions cannot be compared", "code": SkipCode.NO_TEXT_TOWER}
