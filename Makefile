@@ -28,8 +28,8 @@ tables-check: .venv/installed
 	touch $@
 
 speed: .venv/installed
-	$(BIN)/python -m tests.speed
-	$(BIN)/python -m tests.speed_results
+	$(BIN)/python -m tests.speed.cpu
+	$(BIN)/python -m tests.speed.reports
 
 clean:
 	rm -rf runs data

@@ -8,7 +8,6 @@
 To go back before a loss that left its course, remove the states after it: a run goes on from the newest that is left.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -20,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from benchmark import atomic
 from benchmark.errors import UserError
+from benchmark.files import atomic_replace, file_sha256, write_bytes, write_json
 
 STATE, STATES, WEIGHTS, CARD = "state.safetensors", "states", "model.safetensors", "model.json"
 KEPT = 3
@@ -42,7 +41,7 @@ def save(
     kept = _kept(folder)
     if step - (int(kept[-1].stem) if kept else 0) < APART * steps:
         return
-    with atomic.replacing(folder / STATES / f"{step:09d}.safetensors") as temporary:
+    with atomic_replace(folder / STATES / f"{step:09d}.safetensors") as temporary:
         shutil.copyfile(folder / STATE, temporary)
     for old in _kept(folder)[:-KEPT]:
         old.unlink()
@@ -81,8 +80,7 @@ def sweep(folder: Path) -> None:
 def finish(folder: Path, model: nn.Module, card: Mapping[str, Any]) -> None:
     """Write weights and card, and remove the states."""
     _write(folder / WEIGHTS, model.state_dict())
-    sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    atomic.write_json(folder / CARD, {**card, "weights_sha256": sha256})
+    write_json(folder / CARD, {**card, "weights_sha256": file_sha256(folder / WEIGHTS)})
     (folder / STATE).unlink(missing_ok=True)
     shutil.rmtree(folder / STATES, ignore_errors=True)
 
@@ -124,7 +122,7 @@ def read_weights(folder: Path, device: torch.device) -> tuple[dict[str, Tensor],
     """
     card, path = read_card(folder), folder / WEIGHTS
     _, tensors = read(path, device)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = file_sha256(path)
     if found != card["weights_sha256"]:
         raise UserError(
             f"{path} has sha256 {found[:12]}, its card says {card['weights_sha256'][:12]}; "
@@ -163,7 +161,7 @@ def read(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, Te
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write `tensors` atomically; not by `save_file`, which leaves a temporary file of its own when it is killed."""
-    atomic.write_bytes(path, safetensors.torch.save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata))
+    write_bytes(path, safetensors.torch.save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata))
 
 
 def _kept(folder: Path) -> list[Path]:

@@ -21,8 +21,9 @@ def site(
     publish: Annotated[str, typer.Option(help="ORG/SPACE on the Hub that shall show the page.")] = "",
 ) -> None:
     """Write the leaderboard: one HTML file that works from a disk and asks for nothing outside itself."""
-    from benchmark import atomic, results
+    from benchmark import results
     from benchmark.cli_results import tell
+    from benchmark.files import write_bytes
     from benchmark.pairs import Pairs
     from benchmark.site.page import page
 
@@ -33,7 +34,7 @@ def site(
     pairs.save(found)
     path = out / "index.html"
     content = made.html.encode()
-    atomic.write_bytes(path, content)
+    write_bytes(path, content)
     print(f"{path}: {made.models} models of {made.records} records, {len(content) / 1e6:.1f} MB")
     if publish:
         from benchmark.exchange import publish_space

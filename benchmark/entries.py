@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark import atomic, pairs, predictions, results
+from benchmark import pairs, predictions, results
 from benchmark.errors import UserError
+from benchmark.files import atomic_replace, file_sha256
 from benchmark.record import Measured, Record
 
 RECORDS, PREDICTIONS = "records", "predictions"
@@ -72,7 +73,7 @@ def entry(folder: Path, path: str) -> Entry:
         raise UserError(f"record {file} says that its place is {RECORDS}/{own}.json; move it there or remove it")
     parts = [part.predictions for part in record.results.values() if isinstance(part, Measured) and part.predictions]
     files = {f"{PREDICTIONS}/{own}/{part.file}": part.sha256 for part in parts}
-    return Entry(path, record, {**files, path: predictions.sha256(file)})
+    return Entry(path, record, {**files, path: file_sha256(file)})
 
 
 def require_predictions(one: Entry, folder: Path, paths: Iterable[str]) -> None:
@@ -87,7 +88,7 @@ def require_predictions(one: Entry, folder: Path, paths: Iterable[str]) -> None:
             raise UserError(f"{file} is missing, but {one.path} names it; restore it or evaluate again")
         if (size := file.stat().st_size) > predictions.LIMIT:
             raise UserError(f"{file} has {size:,} bytes, wanted at most {predictions.LIMIT:,}; evaluate again")
-        if (sha256 := predictions.sha256(file)) != wanted:
+        if (sha256 := file_sha256(file)) != wanted:
             raise UserError(f"{file} has sha256 {sha256[:12]}, {one.path} says {wanted[:12]}; evaluate again")
 
 
@@ -129,7 +130,7 @@ def compare(one: Entry, source: Path, target: Path, names: Names) -> Comparison:
             raise UserError(f"{there} leads out of {target}; remove the link")
         if not there.exists():
             missing.append(path)
-        elif (held := predictions.sha256(there)) == sha256:
+        elif (held := file_sha256(there)) == sha256:
             continue
         elif path != one.path:
             conflicts.append(f"{path}: sha256 {sha256[:12]} in {names[0]}, {held[:12]} in {names[1]}")
@@ -148,9 +149,9 @@ def copy(files: Mapping[str, str], source: Path, target: Path) -> None:
     try:
         for path, sha256 in files.items():
             begun.append(target / path)
-            with atomic.replacing(target / path) as temporary:
+            with atomic_replace(target / path) as temporary:
                 shutil.copyfile(source / path, temporary)
-                if predictions.sha256(temporary) != sha256:
+                if file_sha256(temporary) != sha256:
                     raise UserError(f"{source / path} changed while it was copied; run again")
     except BaseException:
         for file in begun:

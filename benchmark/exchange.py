@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import RepoFile, SpaceCardData
 
-from benchmark import atomic, entries, hub, predictions, records_table, results
+from benchmark import entries, hub, predictions, records_table, results
 from benchmark.entries import Entry
 from benchmark.errors import UserError
+from benchmark.files import write_bytes
 from benchmark.submit import ready
 
 Report = Callable[[str], None]
@@ -77,8 +78,8 @@ def _push(place: hub.Repository, found: Sequence[Entry], folder: Path, report: R
             raise UserError(f"{place} has {len(conflicts)} of these files with other content, nothing is sent; {cure}")
         missing = {path: folder / path for one in found for path in one.files if path not in there}
         records = {one.path: one.record for one in (*found, *_others(place, head, there, found, staged))}
-        atomic.write_bytes(staged / TABLE, records_table.parquet(records))
-        atomic.write_bytes(staged / CARD, records_table.card(place.name, records, TABLE).encode())
+        write_bytes(staged / TABLE, records_table.parquet(records))
+        write_bytes(staged / CARD, records_table.card(place.name, records, TABLE).encode())
         made = {path: staged / path for path in (TABLE, CARD)}
         changed = {path: file for path, file in made.items() if not _holds(place, head, there, path, file)}
         new = sum(one.path in missing for one in found)
@@ -238,7 +239,7 @@ def publish_space(folder: Path, repo: str, report: Report) -> str:
     place = hub.Repository.opened(repo, "space", writes=True)
     with place.explained(), tempfile.TemporaryDirectory() as temporary:
         card = Path(temporary) / "site" / CARD
-        atomic.write_bytes(card, _space_card().encode())
+        write_bytes(card, _space_card().encode())
         place.create()
         head = place.commit()
         there = place.files(head)

@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.atomic import write_bytes, write_json
 from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
+from benchmark.files import sha256_json, write_bytes, write_json
 from benchmark.interfaces import EMBEDDING, Geometry, LabelledImages, Network
 
 STORED = np.float16
@@ -43,11 +43,6 @@ AHEAD = 2
 
 Layers = dict[str, np.ndarray]
 T = TypeVar("T")
-
-
-def sha256_json(value: Any) -> str:
-    """sha256 of `value` as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class FrozenEncoder:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 from huggingface_hub.utils.sha import git_hash
 
 from benchmark.errors import UserError
+from benchmark.files import file_sha256
 
 NAME = re.compile(r"(?!.*(\.\.|--|\.git\Z))[A-Za-z0-9]([\w.-]{,94}\w)?/\w([\w.-]{,94}\w)?", re.ASCII)
 AGAIN = "run again: what was transferred is kept"
@@ -140,8 +140,7 @@ def same(there: RepoFile, file: Path) -> bool:
     """Whether the Hub holds a file's content, by the checksum that it lists."""
     if not there.lfs:
         return there.blob_id == git_hash(file.read_bytes())
-    with file.open("rb") as content:
-        return there.lfs.sha256 == hashlib.file_digest(content, "sha256").hexdigest()
+    return bool(there.lfs.sha256 == file_sha256(file))
 
 
 def _line(error: BaseException, what: str, revision: str) -> str | None:  # noqa: C901, PLR0911

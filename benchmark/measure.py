@@ -16,6 +16,7 @@ from benchmark import plugins, predictions, results
 from benchmark.errors import SkipCode, UserError, unknown
 from benchmark.evaluations._catalog import dataset as catalogued
 from benchmark.evaluations._splits import present
+from benchmark.files import file_sha256
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Skipped, Subject
 from benchmark.record import sha256_of
 
@@ -179,7 +180,7 @@ class _Record:
         if not isinstance(result, results.Measured) or result.predictions is None:
             return False
         path = self._folder / result.predictions.file
-        whole = path.is_file() and predictions.sha256(path) == result.predictions.sha256
+        whole = path.is_file() and file_sha256(path) == result.predictions.sha256
         return whole and result.dataset.revision == (present(dataset) or result.dataset.revision)
 
     def keep(self, scores: Mapping[str, DatasetScores | Skipped]) -> None:

@@ -10,8 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from benchmark import atomic, predictions, results
+from benchmark import results
 from benchmark.errors import SkipCode, UserError
+from benchmark.files import atomic_replace, file_sha256
 
 CODES = {
     "neither in data/ nor in $SYNREP_DATA": SkipCode.MISSING_DATASET,
@@ -97,7 +98,7 @@ def _result(result: Any) -> Any:
 def _copy(old: Path, new: Path, sha256: str) -> None:
     if not old.is_file():
         raise UserError(f"{old} is missing: its record cannot be migrated without; restore it or evaluate again")
-    if predictions.sha256(old) != sha256:
+    if file_sha256(old) != sha256:
         raise UserError(f"{old} is not the file of its record; restore it or evaluate again")
-    with atomic.replacing(new) as temporary:
+    with atomic_replace(new) as temporary:
         shutil.copyfile(old, temporary)

@@ -29,8 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark import atomic, distributed
+from benchmark import distributed
 from benchmark.errors import UserError
+from benchmark.files import write_bytes
 
 METRICS, TENSORBOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb"
 
@@ -72,7 +73,7 @@ class Log:
         self._run: Any = None
         if distributed.rank() != 0:
             return
-        atomic.write_bytes(self._path, "".join(_lines(self._path, step)).encode())
+        write_bytes(self._path, "".join(_lines(self._path, step)).encode())
         with self._writing():
             self._writer = _tensorboard(folder / TENSORBOARD, step)
         self._run = _wandb(folder)
@@ -142,7 +143,7 @@ def _wandb(folder: Path) -> Any:
         return None
     name = folder / WANDB / "id"
     if not name.exists():
-        atomic.write_bytes(name, uuid.uuid4().hex.encode())
+        write_bytes(name, uuid.uuid4().hex.encode())
     try:
         wandb = importlib.import_module("wandb")
         # A step that W&B has already is not taken again: what it would get is equal.

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark import atomic
 from benchmark.errors import UserError
+from benchmark.files import write_bytes
 from benchmark.record import Measured, Record
 
 RESAMPLINGS = 1000
@@ -136,7 +136,7 @@ class Pairs:
         writer.writerow(field.name for field in fields(Line))
         lines = [line for line in (self._stored | self._new).values() if _of(line, models)]
         writer.writerows(astuple(line) for line in sorted(lines, key=lambda line: (*astuple(line)[1:], line.key)))
-        atomic.write_bytes(self._store, out.getvalue().encode())
+        write_bytes(self._store, out.getvalue().encode())
 
     def _has(self, records: Sequence[Record]) -> bool:
         """Whether there may be a difference of a model: soon told, since rankings ask for many that are not there."""

@@ -1,4 +1,4 @@
-"""A plug-in is a file in a folder, found by its name; a leading underscore marks a file that is none."""
+"""A plug-in is a module in a folder, found by its name; what plug-ins share lies in sub-folders or private modules."""
 
 import importlib
 import pkgutil
@@ -10,7 +10,8 @@ from benchmark.errors import UserError, unknown
 def names(package: str) -> list[str]:
     """The plug-ins in a package, such as `baselines`, in alphabetical order."""
     folder = importlib.import_module(package)
-    return sorted(module.name for module in pkgutil.iter_modules(folder.__path__) if not module.name.startswith("_"))
+    found = pkgutil.iter_modules(folder.__path__)
+    return sorted(module.name for module in found if not module.ispkg and not module.name.startswith("_"))
 
 
 def load(package: str, name: str, kind: str) -> ModuleType:

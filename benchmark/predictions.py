@@ -5,7 +5,6 @@ plain Parquet. Read back, integers are int64 again, so scores do not depend on h
 give the same bytes with the same version of pyarrow.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmark import atomic
 from benchmark.errors import UserError
+from benchmark.files import atomic_replace, file_sha256
 from benchmark.record import Measured, Predictions
 
 LIMIT = 256 * 2**20
@@ -25,7 +24,7 @@ def write(path: Path, columns: Mapping[str, np.ndarray]) -> Predictions:
     """Write columns of equal length, whole or not at all; what the record says of the file."""
     narrow = {name: _narrow(np.asarray(values)) for name, values in columns.items()}
     steady = [name for name, values in narrow.items() if values.dtype.kind == "i" and _rises(values)]
-    with atomic.replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         pq.write_table(
             pa.table(narrow),
             temporary,
@@ -36,7 +35,7 @@ def write(path: Path, columns: Mapping[str, np.ndarray]) -> Predictions:
             write_statistics=False,
             store_schema=False,
         )
-    return Predictions(file=path.name, sha256=sha256(path))
+    return Predictions(file=path.name, sha256=file_sha256(path))
 
 
 def read(folder: Path, result: Measured) -> dict[str, np.ndarray]:
@@ -52,7 +51,7 @@ def read(folder: Path, result: Measured) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is missing; restore it or evaluate again")
     if path.stat().st_size > LIMIT:
         raise UserError(f"{path} has {path.stat().st_size:,} bytes, wanted at most {LIMIT:,}; evaluate again")
-    if (found := sha256(path)) != result.predictions.sha256:
+    if (found := file_sha256(path)) != result.predictions.sha256:
         raise UserError(
             f"{path} is not the file of its record: its sha256 is {found[:12]}, the record says "
             f"{result.predictions.sha256[:12]}; restore it or evaluate again"
@@ -72,11 +71,6 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be read as Parquet: {error}; restore it or evaluate again") from error
     columns = {name: table[name].to_numpy() for name in table.column_names}
     return {name: part.astype(np.int64) if part.dtype.kind == "i" else part for name, part in columns.items()}
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ The folder of a release:
     README.md            see `benchmark.release_card`
 """
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,10 +18,11 @@ import safetensors.torch
 import timm
 import torch
 
-from benchmark import atomic, hub, measure, release_card, results
+from benchmark import hub, measure, release_card, results
 from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.features import FrozenEncoder
+from benchmark.files import file_sha256, write_bytes, write_json
 from benchmark.interfaces import Encoder, Experiment, Model
 
 Report = Callable[[str], None]
@@ -138,20 +138,20 @@ def stage(release: Release, repo: str, folder: Path) -> None:
     if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir() if path.name not in FILES)):
         raise UserError(f"{folder} holds {others[0]}, which is not of a release; name an empty or a new folder")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in release.model.vit.state_dict().items()}
-    atomic.write_bytes(folder / WEIGHTS, safetensors.torch.save(state, {"format": "pt"}))
+    write_bytes(folder / WEIGHTS, safetensors.torch.save(state, {"format": "pt"}))
     size = release.experiment.encoder.image_size
     configuration = {**config(release.experiment.encoder), "synrep": release.identity}
-    atomic.write_json(folder / CONFIG, configuration)
+    write_json(folder / CONFIG, configuration)
     text = release_card.card(
         repo,
         release.experiment,
         release.seed,
         run=release.card,
         records=release.records,
-        hashes={"of the run, with its heads": release.weights_sha256, "of this encoder": sha256(folder / WEIGHTS)},
+        hashes={"of the run, with its heads": release.weights_sha256, "of this encoder": file_sha256(folder / WEIGHTS)},
         parameters=sum(tensor.numel() for tensor in state.values()),
     )
-    atomic.write_bytes(folder / CARD, text.encode())
+    write_bytes(folder / CARD, text.encode())
     _require_equal(release.model, folder, size)
 
 
@@ -196,12 +196,6 @@ def _require_equal(model: Model, folder: Path, size: int) -> None:
     wanted_BD = model.cpu().eval().image_layers(probe_B3HW)[LAYER]
     if (worst := float((features_BD - wanted_BD).abs().max())) > TOLERANCE:
         raise UserError(f"timm gives other features than the run, by up to {worst:.2g}; nothing is pushed, report it")
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def push(release: Release, repo: str, *, private: bool, report: Report) -> str:

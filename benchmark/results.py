@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from benchmark.atomic import write_json
 from benchmark.environment import environment
 from benchmark.errors import UserError
+from benchmark.files import write_json
 from benchmark.record import (
     DatasetPart,
     Environment,

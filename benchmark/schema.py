@@ -15,13 +15,13 @@ An image that could not be drawn is null, its length in the index zero, and `sta
 Evaluation sets use the same layout without an index: one row per image, columns as the catalogue says.
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
+from benchmark.files import sha256_json
 
 UNIT_CAPTIONS = 64
 """Captions in a work unit, which is a Parquet row group."""
@@ -74,7 +74,7 @@ class Manifest:
     def content_sha256(self) -> str:
         """Of the names and checksums of all rows and indices: the same for equal data under another card."""
         data = {name: digest for name, digest in self.files.items() if name.startswith(("data/", "index/"))}
-        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+        return sha256_json(data)
 
     def as_json(self) -> dict[str, Any]:
         """The manifest as a JSON object."""

@@ -13,9 +13,9 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmark import predictions, rescore, results
+from benchmark import rescore, results
 from benchmark.errors import UserError
-from benchmark.features import sha256_json
+from benchmark.files import file_sha256, sha256_json
 from benchmark.pairs import Pairs, place
 from benchmark.results import Measured, Record
 
@@ -174,7 +174,7 @@ def _chain(out: Path, found: Found) -> Iterator[str]:
                 if key in card and card[key] != value:
                     yield f"{path}: {key} is {value}, {folder / 'model.json'} says {card[key]}; evaluate the run anew"
             weights = folder / "model.safetensors"
-            if weights.is_file() and predictions.sha256(weights) != record.model.weights_sha256:
+            if weights.is_file() and file_sha256(weights) != record.model.weights_sha256:
                 yield f"{weights}: not the weights that {path} was measured on; train and evaluate the run anew"
         for store in sorted((out / "features" / name).glob("*/key.json")):
             facts = _json(store)

@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmark import atomic, schema
+from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.files import atomic_replace
 from datasets_scripts.examine import Row, of_captions, rows_of
 
 FILE = "alignment.parquet"
@@ -79,7 +80,7 @@ def alignment(
     counts = np.zeros((2, 100 * STEPS + 1), np.int64)
     ranked: list[tuple[float, int, Row]] = []
     mean = 0.0
-    with atomic.replacing(folder / FILE) as temporary, pq.ParquetWriter(temporary, COLUMNS) as writer:
+    with atomic_replace(folder / FILE) as temporary, pq.ParquetWriter(temporary, COLUMNS) as writer:
         for rows in _units(folder, manifest):
             own, other = score(rows)
             ids = [row[schema.CAPTION_ID] for row in rows]

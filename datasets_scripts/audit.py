@@ -19,11 +19,11 @@ from PIL import Image
 
 from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.files import file_sha256
 from datasets_scripts import marks
 from datasets_scripts.examine import MARK, File, Finding, Findings, Row, look, of_captions, rows_at, scan
 from datasets_scripts.generate import encode
 from datasets_scripts.recipe import Recipe, image_guidance, revision_of
-from datasets_scripts.shards import sha256
 
 BALANCE = 5.0
 """Standard deviations by which the count of a guidance may miss what uniform caption ids give."""
@@ -99,7 +99,7 @@ def _check_files(folder: Path, manifest: schema.Manifest, findings: Findings) ->
             raise UserError(f"{folder / schema.MANIFEST} lists {name}, which is outside of its folder; do not use it")
         if not path.is_file():
             findings.add("files", f"{name}: is missing")
-        elif not name.endswith(".parquet") and (found := sha256(path)) != digest:
+        elif not name.endswith(".parquet") and (found := file_sha256(path)) != digest:
             findings.add("checksum", f"{name}: sha256 {found[:12]}, the manifest says {digest[:12]}")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     for name in sorted(there - set(manifest.files) - set(UNLISTED)):

@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmark import atomic, schema
+from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.files import atomic_replace, file_sha256, write_json
 from datasets_scripts import card, generate, marks, shards, sheet
 from datasets_scripts.executor import OneMachine, Progress
 from datasets_scripts.recipe import Caption, Recipe
@@ -47,7 +48,7 @@ def claim(folder: Path, revision: str, declaration: dict[str, Any], signed: bool
     if not marker.exists():
         if any((folder / name).exists() for name in ("data", shards.BUILD, schema.MANIFEST)):
             raise UserError(f"{folder} is no build, as it has no {schema.STARTED}; choose another folder, or remove it")
-        atomic.write_json(marker, wanted)
+        write_json(marker, wanted)
         return False
     try:
         found = json.loads(marker.read_bytes())
@@ -143,7 +144,7 @@ def start(recipe: Recipe, data: Path, c2pa: marks.C2PA | None = None) -> Work | 
     if not finished and not path.exists():
         columns = pa.schema({name: pa.string() for name in (schema.CAPTION, schema.SOURCE, schema.SOURCE_ID)})
         columns = columns.with_metadata({"revision": revision})
-        with atomic.replacing(path) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
+        with atomic_replace(path) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
             for group in _grouped(recipe.captions, schema.SHARD_CAPTIONS):
                 rows = [dict(zip(columns.names, (c.text, c.source, c.source_id))) for c in group]
                 writer.write_table(pa.Table.from_pylist(rows, columns))
@@ -259,10 +260,10 @@ def _describe(work: Work) -> None:
     facts = [work.shards.verified(shard) for shard in range(work.shards.count)]
     statistics = summary(unit for shard in facts for unit in shard["units"].values())
     assert statistics["captions"] == work.captions
-    atomic.write_json(folder / schema.STATISTICS, statistics)
+    write_json(folder / schema.STATISTICS, statistics)
     shown = sheet.of_card(folder / names[0][0])
     sheet.write(shown, folder / schema.SHEET)
-    files = {schema.SHEET: shards.sha256(folder / schema.SHEET)}
+    files = {schema.SHEET: file_sha256(folder / schema.SHEET)}
     for fact in facts:
         files |= fact["files"]
     manifest = schema.Manifest(

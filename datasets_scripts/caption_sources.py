@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmark import plugins
 from benchmark.errors import UserError
+from benchmark.files import file_sha256
 from datasets_scripts.recipe import revision_of
-from datasets_scripts.shards import sha256
 from datasets_scripts.text_to_image import Terms
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".zip")
@@ -118,7 +118,7 @@ def local(source: Source, path: Path) -> Found:
     names = _of_one_kind(source, str(path), [str(file) for file in below])
     files = tuple(Path(name) for name in names)
     try:
-        digests = {str(file.relative_to(path.parent)): sha256(file) for file in files}
+        digests = {str(file.relative_to(path.parent)): file_sha256(file) for file in files}
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     return Found(files, {"files": digests})

@@ -30,8 +30,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmark import atomic, schema
+from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.files import atomic_replace, write_json
 from datasets_scripts.caption_files import BATCH_ROWS, Row, one_line, read, shown
 from datasets_scripts.caption_sources import Source, hub, local, origin_name, same_origin, sources
 from datasets_scripts.recipe import Caption, caption_id
@@ -88,7 +89,7 @@ def prepare(source: Source, origin: Path | str, out: Path, progress: Callable[[i
         raise _another_origin(out, before, origin_name(found.origin))
     if before and stands:
         return before
-    with atomic.replacing(out / CAPTIONS) as kept, atomic.replacing(out / DROPPED) as dropped:
+    with atomic_replace(out / CAPTIONS) as kept, atomic_replace(out / DROPPED) as dropped:
         counts = _write(source, read(source, found.files), kept, dropped, progress)
         if not counts["kept"]:
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts["dropped"].items() if count)
@@ -96,7 +97,7 @@ def prepare(source: Source, origin: Path | str, out: Path, progress: Callable[[i
         (out / REPORT).unlink(missing_ok=True)  # it tells of files that are about to be replaced
     paper = {"before": source.paper_before, "after": source.paper_after}
     report: dict[str, Any] = {**rule, "origin": found.origin, **counts, "paper": paper}
-    atomic.write_json(out / REPORT, report)
+    write_json(out / REPORT, report)
     return report
 
 

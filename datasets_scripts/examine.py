@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from benchmark import schema
+from benchmark.files import file_sha256
 from datasets_scripts import marks
 from datasets_scripts.generate import COLUMNS
 from datasets_scripts.recipe import caption_id, image_guidance, image_seed
-from datasets_scripts.shards import sha256
 from datasets_scripts.text_to_image import OK
 
 SHOWN = 10
@@ -102,7 +102,7 @@ def of_captions(manifest: schema.Manifest) -> bool:
 def look(folder: Path, manifest: schema.Manifest, name: str, last: bool) -> File:
     """Examine one Parquet file with its index; `last` is the one that may end with a smaller unit."""
     seen = File(name, marks.is_synthetic(manifest.recipe))
-    if (found := sha256(folder / name)) != manifest.files[name]:
+    if (found := file_sha256(folder / name)) != manifest.files[name]:
         seen.findings.add("checksum", f"{name}: sha256 {found[:12]}, the manifest says {manifest.files[name][:12]}")
     try:
         file = pq.ParquetFile(folder / name)

@@ -22,8 +22,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmark import atomic, schema
+from benchmark import schema
 from benchmark.errors import UserError, unknown
+from benchmark.files import atomic_replace, write_bytes, write_json
 from datasets_scripts.examine import Row, of_captions, rows_of
 from datasets_scripts.text_to_image import OK
 
@@ -77,7 +78,7 @@ def _claim(out: Path, wanted: dict[str, str]) -> None:
     if not marker.exists():
         if out.is_dir() and any(out.iterdir()):
             raise UserError(f"{out} is not empty and no export; choose another folder")
-        atomic.write_json(marker, wanted)
+        write_json(marker, wanted)
     try:
         found = json.loads(marker.read_text())
     except ValueError:
@@ -100,7 +101,7 @@ def _webdataset(file: pq.ParquetFile, stem: str, first: int, out: Path) -> None:
     path = out / f"{stem}.tar"
     if path.exists():
         return
-    with atomic.replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with atomic_replace(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
         for row in filter(_whole, rows_of(file)):
             images, caption = row.pop(schema.IMAGES), row.pop(schema.CAPTION)
             about = row | {schema.SEEDS: [str(seed) for seed in row[schema.SEEDS]]}
@@ -130,7 +131,7 @@ def _imagefolder(file: pq.ParquetFile, stem: str, first: int, out: Path) -> None
                 path.write_bytes(image["bytes"])
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; free some space or choose another folder") from error
-    atomic.write_bytes(marker, b"")
+    write_bytes(marker, b"")
 
 
 def _metadata(rows: Iterator[Row], images: int, out: Path) -> int:
@@ -139,7 +140,7 @@ def _metadata(rows: Iterator[Row], images: int, out: Path) -> int:
     with contextlib.ExitStack() as stack:
 
         def opened(path: Path) -> Any:
-            temporary = stack.enter_context(atomic.replacing(path))
+            temporary = stack.enter_context(atomic_replace(path))
             return stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
 
         table = csv.writer(opened(out / "captions.csv"), lineterminator="\n")

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark import atomic, schema
+from benchmark import schema
 from benchmark.errors import UserError
-from datasets_scripts.shards import sha256
+from benchmark.files import file_sha256, write_bytes, write_json
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, RepoFile
@@ -85,9 +85,9 @@ def stage(folder: Path, manifest: schema.Manifest, repo: str, staged: Path) -> P
         old = re.compile(rf"(?<![\w.-]){re.escape(manifest.repo)}(?![\w-])")
         card = old.sub(repo, (folder / schema.CARD).read_text(encoding="utf-8"))
         (staged / schema.CARD).unlink()
-        atomic.write_bytes(staged / schema.CARD, card.encode())
-        files[schema.CARD] = sha256(staged / schema.CARD)
-    atomic.write_json(staged / schema.MANIFEST, replace(manifest, repo=repo, files=files).as_json())
+        write_bytes(staged / schema.CARD, card.encode())
+        files[schema.CARD] = file_sha256(staged / schema.CARD)
+    write_json(staged / schema.MANIFEST, replace(manifest, repo=repo, files=files).as_json())
     return staged
 
 
@@ -105,7 +105,7 @@ def compare(folder: Path, manifest: schema.Manifest, cure: str) -> None:
             raise UserError(f"{folder / schema.MANIFEST} lists {name}, which is outside of its folder; do not use it")
         if not path.is_file():
             raise UserError(f"{path} is missing; {cure}")
-        if (found := sha256(path)) != wanted:
+        if (found := file_sha256(path)) != wanted:
             raise UserError(f"{path} has sha256 {found[:12]}, the manifest says {wanted[:12]}; {cure}")
 
 
@@ -121,7 +121,7 @@ def read_back(api: "HfApi", folder: Path, repo: str, commit: str) -> None:
     there = tree(api, repo, commit)
     files = HfFileSystem(endpoint=api.endpoint, token=api.token)
     root, cure = f"datasets/{repo}@{commit}", "run again to publish it anew"
-    beside = {name: sha256(folder / name) for name in (*BESIDE, schema.MANIFEST) if (folder / name).is_file()}
+    beside = {name: file_sha256(folder / name) for name in (*BESIDE, schema.MANIFEST) if (folder / name).is_file()}
     for name, wanted in sorted((manifest.files | beside).items()):
         if name not in there:
             raise UserError(f"{name} is not in {repo} at {commit}; {cure}")
@@ -187,7 +187,7 @@ def download(repo: str, revision: str, data: Path, report: Report, patterns: Seq
         return folder
     large = {name: file.lfs.sha256 for name, file in files.items() if file.lfs}
     for name, wanted in sorted(large.items()):
-        if (found := sha256(folder / name)) != wanted:
+        if (found := file_sha256(folder / name)) != wanted:
             raise UserError(f"{folder / name} has sha256 {found[:12]}, the Hub says {wanted[:12]}; {cure}")
     report(f"no {schema.MANIFEST} in {repo}: compared {len(large)} of {len(files)} files with the Hub's own checksums")
     return folder

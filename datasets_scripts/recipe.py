@@ -5,7 +5,6 @@ The same recipe gives the same bytes with the same software on the same kind of 
 
 import hashlib
 import importlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from benchmark import plugins
 from benchmark.errors import UserError, unknown
+from benchmark.files import sha256_json
 from datasets_scripts.text_to_image import Terms, TextToImage
 
 SIZES: dict[str, int | None] = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000, "full": None}
@@ -124,7 +124,7 @@ class Recipe:
 
 def revision_of(declaration: dict[str, Any]) -> str:
     """40 hexadecimal digits of the SHA-256 of canonical JSON."""
-    return hashlib.sha256(json.dumps(declaration, sort_keys=True).encode()).hexdigest()[:40]
+    return sha256_json(declaration)[:40]
 
 
 def image_seed(revision: str, caption: int, index: int) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmark import schema
+from benchmark.files import file_sha256
 from datasets_scripts import marks, scenes, shards
 from datasets_scripts.build import claim
 from datasets_scripts.generate import IMAGE, encode
@@ -206,7 +207,7 @@ def build(data: Path, progress: Callable[[int, int], None]) -> list[Path]:
             table = pa.Table.from_pylist(rows, schema=_columns(rows[0]))
             shards.write_parquet(folder / schema.shard_name(split, 0, 1), [table], table.schema)
         counts = {split: len(rows) for split, rows in splits.items()}
-        files = {str(path.relative_to(folder)): shards.sha256(path) for path in sorted(folder.glob("data/*.parquet"))}
+        files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.glob("data/*.parquet"))}
         manifest = schema.Manifest(repo, revision, counts, 1, files, declaration)
         shards.write_manifest(folder, manifest, _card(manifest))
     progress(len(SETS), len(SETS))

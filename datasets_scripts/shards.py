@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmark import atomic, schema
+from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.files import atomic_replace, file_sha256, write_bytes, write_json
 from datasets_scripts import statistics
 from datasets_scripts.generate import COLUMNS, IMAGE
 
@@ -51,7 +52,7 @@ def write_parquet(
     """Write `units` to `path`, a row group each, atomically; `constants` go into the file's metadata."""
     text = [field.name for field in columns if pa.types.is_string(field.type)]
     with (
-        atomic.replacing(path) as temporary,
+        atomic_replace(path) as temporary,
         pq.ParquetWriter(
             temporary, with_features(columns, constants), compression="none", use_dictionary=text, write_page_index=True
         ) as writer,
@@ -88,7 +89,7 @@ def write_index(parquet: Path, index: Path) -> str:
         offsets.append((position + 4, len(image)))
         position += len(stored)
     table = np.array(offsets, np.int64).reshape(rows, -1, 2)
-    with atomic.replacing(index) as temporary, temporary.open("wb") as file:
+    with atomic_replace(index) as temporary, temporary.open("wb") as file:
         np.save(file, table)
     return hashlib.sha256(content).hexdigest()
 
@@ -101,12 +102,6 @@ def _images(file: pq.ParquetFile) -> Iterator[tuple[pa.BinaryScalar, int]]:
             for value in images.values.field("bytes"):
                 yield value, row
             row += 1
-
-
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Units:
@@ -126,7 +121,7 @@ class Units:
         """Write the rows, then their JSON: the facts and the SHA-256 of the rows' file."""
         rows, note = self._paths(unit)
         write_parquet(rows, [table], table.schema)
-        atomic.write_json(note, facts | {"sha256": sha256(rows)})
+        write_json(note, facts | {"sha256": file_sha256(rows)})
 
     def read(self, unit: int) -> tuple[pa.Table, dict[str, Any]]:
         """Rows and facts of a unit that is done.
@@ -180,7 +175,7 @@ class Shards:
         """
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             facts: dict[str, Any] = json.loads(self._note(shard).read_bytes())
-            whole = facts["files"] == {name: sha256(self.folder / name) for name in self.names(shard)}
+            whole = facts["files"] == {name: file_sha256(self.folder / name) for name in self.names(shard)}
             if whole and all(map(statistics.complete, facts["units"].values())):
                 return facts
         for path in (self._note(shard), *(self.folder / name for name in self.names(shard))):
@@ -211,13 +206,13 @@ class Shards:
         except _AssembledElsewhere:
             return
         digest = write_index(parquet, index)
-        files = dict(zip(self.names(shard), (digest, sha256(index))))
-        atomic.write_json(self._note(shard), {"files": files, "units": facts})
+        files = dict(zip(self.names(shard), (digest, file_sha256(index))))
+        write_json(self._note(shard), {"files": files, "units": facts})
         store.remove(units)
 
 
 def write_manifest(folder: Path, manifest: schema.Manifest, card: str) -> None:
     """Write the card, then the manifest with its hash: last, so that its existence means that the dataset is whole."""
-    atomic.write_bytes(folder / schema.CARD, card.encode())
-    manifest.files[schema.CARD] = sha256(folder / schema.CARD)
-    atomic.write_json(folder / schema.MANIFEST, manifest.as_json())
+    write_bytes(folder / schema.CARD, card.encode())
+    manifest.files[schema.CARD] = file_sha256(folder / schema.CARD)
+    write_json(folder / schema.MANIFEST, manifest.as_json())

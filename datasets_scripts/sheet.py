@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmark import atomic, schema
+from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.files import write_bytes
 from datasets_scripts import alignment
 from datasets_scripts.examine import Row, of_captions, rows_at
 
@@ -57,7 +58,7 @@ def write(rows: list[Row], path: Path) -> None:
     """Write the sheet of `rows` as PNG, atomically."""
     buffer = io.BytesIO()
     sheet(rows).save(buffer, "PNG", optimize=True)
-    atomic.write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def of_card(parquet: Path) -> list[Row]:

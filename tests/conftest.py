@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from benchmark import schema
 from benchmark.data import CaptionImages
 from datasets_scripts.build import build
-from tests.small import NUMBERED, RECIPE
+from tests.fixtures.small_datasets import NUMBERED, RECIPE
 
 torch.set_num_threads(1)
 
@@ -27,7 +27,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of `tests.small.RECIPE`, built once; read it, never write to it."""
+    """The folder of `tests.fixtures.small_datasets.RECIPE`, built once; read it, never write to it."""
     return build(RECIPE, tmp_path_factory.mktemp("data"), [""], lambda *_: None)
 
 
@@ -39,7 +39,7 @@ def small_data(small_dataset: Path) -> CaptionImages:
 
 @pytest.fixture(scope="session")
 def numbered_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of `tests.small.NUMBERED`, in three Parquet files; read it, never write to it."""
+    """The folder of `tests.fixtures.small_datasets.NUMBERED`, in three Parquet files; read it, never write to it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "SHARD_CAPTIONS", 64)
         return build(NUMBERED, tmp_path_factory.mktemp("data"), [""], lambda *_: None)

@@ -20,7 +20,7 @@ PACKAGES = ("benchmark", "baselines", "datasets_scripts")
 SOURCES = sorted(str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 METHODS = plugins.names("baselines")
 
-LEAVES = ("benchmark.errors", "benchmark.atomic", "benchmark.plugins")
+LEAVES = ("benchmark.errors", "benchmark.files", "benchmark.plugins")
 """Anybody may import these."""
 CORE = tuple(
     f"benchmark.{Path(path).stem}"
@@ -30,7 +30,7 @@ CORE = tuple(
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "benchmark/errors.py": (),
-    "benchmark/atomic.py": ("benchmark.errors",),
+    "benchmark/files.py": ("benchmark.errors",),
     "benchmark/plugins.py": ("benchmark.errors",),
     "benchmark/schema.py": LEAVES,
     "benchmark/sampling.py": LEAVES,

@@ -12,8 +12,8 @@ from benchmark import augment as aug
 from benchmark import colour
 from benchmark.augment import MEAN, STD, EvaluationTransform, apply, draw, normalise, random_crops
 from benchmark.sampling import SIMCLR, WEAK, Augmentation
-from tests.pictures import pictures as images
-from tests.pictures import uint8
+from tests.fixtures.pictures import pictures as images
+from tests.fixtures.pictures import uint8
 
 NOTHING = Augmentation(scale=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
 """Of a square image of the view's size, half of the crops are the whole image; see `whole`."""

@@ -17,7 +17,7 @@ from benchmark.data import Batches, CaptionImages, RawBatch
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
 from benchmark.sampling import SIMCLR, WEAK, Augmentation, Sampling
-from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, read_number
+from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, read_number
 
 CPU = torch.device("cpu")
 VIEWS, STEPS, SIZE = 72, 4, 16

@@ -9,7 +9,7 @@ import torch
 from benchmark import checkpoint, train
 from benchmark.data import CaptionImages
 from benchmark.errors import UserError
-from tests.runs import experiment, metrics, train_here
+from tests.fixtures.runs import experiment, metrics, train_here
 from tests.test_train import interrupted
 
 CPU = torch.device("cpu")

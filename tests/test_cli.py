@@ -20,7 +20,7 @@ from safetensors import safe_open
 import baselines
 from benchmark import cli, experiments, plugins, results
 from benchmark.data import CaptionImages
-from tests.runs import experiment, metrics, train_here
+from tests.fixtures.runs import experiment, metrics, train_here
 from tests.tables.conftest import measured, record
 
 REPOSITORY = Path(__file__).parents[1]
@@ -495,7 +495,8 @@ def test_a_stopped_run_goes_on_from_the_line_it_printed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SYNREP_DATA", str(small_dataset.parents[1]))
     steps = 500
-    source = f"from tests.runs import experiment\nEXPERIMENTS = (experiment('stablerep', {steps}), experiment('mae'))"
+    runs = f"(experiment('stablerep', {steps}), experiment('mae'))"
+    source = f"from tests.fixtures.runs import experiment\nEXPERIMENTS = {runs}"
     env = with_plug_in("little", source, tmp_path)
     folder = tmp_path / "my runs" / "train" / "test" / "stablerep" / "1" / "7"
     words = ["synrep", "run", "little", "--only", "stablerep", "--seed", "7", "--out", "my runs", "--jobs", "1"]

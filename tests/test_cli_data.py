@@ -10,7 +10,7 @@ from PIL import Image
 from benchmark import schema
 from datasets_scripts import recipe, sheet
 from tests.datasets_scripts.test_audit import weights
-from tests.small import RECIPE
+from tests.fixtures.small_datasets import RECIPE
 from tests.test_cli import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep", "weights"]
@@ -18,7 +18,7 @@ __all__ = ["synrep", "weights"]
 
 @pytest.fixture
 def small_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`small` names the recipe of `tests.small`, whose dataset is `scenes-small`."""
+    """`small` names the recipe of `tests.fixtures.small_datasets`, whose dataset is `scenes-small`."""
     monkeypatch.setattr(recipe, "find", lambda name, data: {"small": RECIPE, "scenes-small": RECIPE}[name])
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from benchmark.errors import UserError
 from benchmark.evaluations._catalog import DATASETS, FILES
-from tests.evaluations import fixtures
-from tests.hub import CUT, Hub
+from tests.fixtures import evaluation_sets
+from tests.fixtures.fake_hub import CUT, Hub
 from tests.test_cli import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep"]
@@ -63,7 +63,7 @@ def test_all_that_can_be_had_is_fetched_and_the_rest_is_told(hub, tmp_path):
         card = tmp_path / "mirror" / repo / "README.md"
         assert card.is_file() is (repo not in failed)
         assert repo in failed or card.read_text() == f"{repo} as pinned"
-    for name, row in fixtures.CATALOGUE.items():
+    for name, row in evaluation_sets.CATALOGUE.items():
         assert (f"{name} wants in originals/" in shown) is (row.kind == FILES)
     assert "caltech101 wants in originals/caltech101/: train.txt, test.txt, 101_ObjectCategories/; they come" in shown
 
@@ -81,13 +81,13 @@ def test_all_that_can_be_had_is_fetched_and_the_rest_is_told(hub, tmp_path):
 def test_a_dataset_by_its_name_is_opened_afterwards(hub, tmp_path, monkeypatch):
     """FairFace lies in one repository with both its margins; their files then open without a network."""
     for name in ("fairface-0.25", "fairface-1.25"):
-        folder = fixtures.write(name, tmp_path / "made")
+        folder = evaluation_sets.write(name, tmp_path / "made")
     pin(hub, "HuggingFaceM4/FairFace", ROWS["HuggingFaceM4/FairFace"].revision, folder)
     code, shown, error = download(hub, tmp_path, "fairface-1.25")
     assert (code, error) == (0, "") and shown.splitlines()[-1] == str(
         tmp_path / "mirror" / "HuggingFaceM4" / "FairFace"
     )
-    fixtures.use(["fairface-0.25", "fairface-1.25"], monkeypatch, tmp_path / "mirror")
+    evaluation_sets.use(["fairface-0.25", "fairface-1.25"], monkeypatch, tmp_path / "mirror")
     from benchmark.evaluations._splits import open_split
 
     assert open_split("fairface-1.25", "test").read(27).shape == (8, 8, 3)
@@ -98,7 +98,7 @@ def test_a_dataset_by_its_name_is_opened_afterwards(hub, tmp_path, monkeypatch):
 
 
 def test_only_the_files_that_are_read_are_fetched(hub, tmp_path):
-    folder = fixtures.write("flickr30k", tmp_path / "made")
+    folder = evaluation_sets.write("flickr30k", tmp_path / "made")
     (folder / "train").mkdir()
     (folder / "train" / "0.tar").write_bytes(b"large")
     pin(hub, "clip-benchmark/wds_flickr30k", ROWS["clip-benchmark/wds_flickr30k"].revision, folder)
@@ -123,7 +123,7 @@ def test_what_is_on_no_hub_is_said(synrep: Synrep, tmp_path, monkeypatch):
     assert_one_line(
         synrep(*words, "flowers"), "flowers wants in originals/flowers/: flowers-102/setid.mat", "robots.ox"
     )
-    fixtures.write("flowers", tmp_path)
+    evaluation_sets.write("flowers", tmp_path)
     assert synrep(*words, "flowers") == (0, f"{tmp_path}/originals/flowers has the files of flowers\n", "")
     (tmp_path / "originals" / "flowers" / "flowers-102" / "setid.mat").unlink()
     assert_one_line(synrep(*words, "flowers"), "originals/flowers has no flowers-102/setid.mat; flowers wants")

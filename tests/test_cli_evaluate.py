@@ -8,7 +8,7 @@ import pytest
 
 from benchmark.evaluations import few_shot
 from benchmark.evaluations._splits import open_split
-from tests.evaluations.doubles import png, write_manifest, write_split
+from tests.fixtures.doubles import png, write_manifest, write_split
 from tests.test_cli import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep"]

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as tv
 
 from benchmark import colour
-from tests.pictures import pictures, uint8
+from tests.fixtures.pictures import pictures, uint8
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])

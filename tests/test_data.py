@@ -22,7 +22,7 @@ from benchmark.interfaces import Schedule
 from benchmark.sampling import SIMCLR, Augmentation, Sampling
 from datasets_scripts.build import build
 from datasets_scripts.text_to_image import Drawn
-from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, Numbers, numbers, read_number
+from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, Numbers, numbers, read_number
 
 WHOLE = Augmentation(scale=(1.0, 1.0), flip=0.5, jitter=0.0, grayscale=0.0, blur=0.5)
 """Leaves a flat image as it is."""

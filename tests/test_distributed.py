@@ -14,7 +14,7 @@ import torch
 from benchmark import checkpoint, distributed, plugins, results, runner
 from benchmark.data import CaptionImages
 from benchmark.errors import UserError
-from tests import runs, together
+from tests.fixtures import distributed_training, runs
 
 ROOT = Path(__file__).parents[1]
 TRAINED = [
@@ -25,9 +25,9 @@ TRAINED = [
 
 
 def launch(dataset: Path, out: Path, *methods: str, **environment: str) -> subprocess.Popen[str]:
-    """Two processes of `tests.together`."""
+    """Two processes of `tests.fixtures.distributed_training`."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "tests.together", str(out), *methods]
+    command += ["-m", "tests.fixtures.distributed_training", str(out), *methods]
     variables = os.environ | {"SYNREP_DATA": str(dataset.parents[1]), "OMP_NUM_THREADS": "1"} | environment
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True)
@@ -41,7 +41,11 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes of a launcher, by their rank."""
-    found = [child for child in psutil.Process(process.pid).children() if "tests.together" in child.cmdline()]
+    found = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "tests.fixtures.distributed_training" in child.cmdline()
+    ]
     return sorted(found, key=lambda child: int(child.environ()["RANK"]))
 
 
@@ -58,7 +62,7 @@ def shared(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_two_processes_do_the_step_of_one(method: str, shared: Path, small_data: CaptionImages) -> None:
     """Losses, gradients, batch statistics and moving averages, whatever the method."""
     found = torch.load(shared / f"gradients-{method}.pt")
-    wanted = together.first_step(method, small_data)
+    wanted = distributed_training.first_step(method, small_data)
     for there, here in zip(found, wanted):
         assert there.keys() == here.keys()
     largest = max(gradient.abs().max() for gradient in wanted[1].values())

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from benchmark import cli, results
-from tests.hub import Hub
+from tests.fixtures.fake_hub import Hub
 from tests.test_cli import SYNREP, Synrep, synrep
 from tests.test_release import finished, hub, pushed, run
 

@@ -16,8 +16,8 @@ from huggingface_hub import DatasetCard, constants
 from benchmark import entries, exchange, predictions, records_table, results, validate
 from benchmark.errors import UserError
 from benchmark.evaluations._scores import wilson
-from tests import runs
-from tests.hub import CUT, Hub
+from tests.fixtures import runs
+from tests.fixtures.fake_hub import CUT, Hub
 from tests.test_cli import assert_one_line, synrep
 from tests.test_release import hub
 from tests.test_submit import OF_ONE, ONE, lie, model, tree, write

@@ -14,7 +14,7 @@ from benchmark.data import CaptionImages, RawBatch
 from benchmark.errors import UserError
 from benchmark.hardware import Hardware
 from benchmark.interfaces import Model
-from tests.runs import BATCH, experiment, metrics, train_here
+from tests.fixtures.runs import BATCH, experiment, metrics, train_here
 
 
 def test_a_cpu_computes_in_float32_and_compiles_nothing() -> None:

@@ -1,11 +1,11 @@
-"""The unmodified clients against `tests.hub`, in processes of their own."""
+"""The unmodified clients against `tests.fixtures.fake_hub`, in processes of their own."""
 
 import subprocess
 import sys
 
 import pytest
 
-from tests.hub import Hub
+from tests.fixtures.fake_hub import Hub
 
 DATASETS = """
 import datasets, numpy, os

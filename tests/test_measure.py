@@ -13,7 +13,7 @@ from benchmark import measure, plugins, results
 from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score, Skipped
 from benchmark.measure import Measurement
-from tests import runs
+from tests.fixtures import runs
 
 FACTS = {"weights_sha256": "a" * 64, "layer": "cls", "transform": {"mean": (0.5, 0.5)}, "precision": "float32"}
 MODEL = Pretrained("timm:tiny", "tiny", {"architecture": "tiny"})

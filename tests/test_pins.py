@@ -27,8 +27,8 @@ from benchmark.experiments._sizes import SIZES
 from benchmark.interfaces import Skipped
 from datasets_scripts import captions, cc3m, recipe
 from datasets_scripts.build import build
-from tests import small
-from tests.runs import experiment, train_here
+from tests.fixtures import small_datasets
+from tests.fixtures.runs import experiment, train_here
 
 FILE = Path(__file__).with_name("pins.json")
 ROWS = "A dog on a beach.\thttps://example.org/1\n  A  cat\thttps://example.org/2\nA dog on a beach.\thttps://example.org/3\n"
@@ -112,7 +112,7 @@ def weights(data: CaptionImages, folder: Path) -> dict[str, list[float]]:
 
 def open_small(root: Path) -> CaptionImages:
     """The small dataset, built below `root`."""
-    return CaptionImages(build(small.RECIPE, root, [""], lambda *_: None), small.RECIPE.revision)
+    return CaptionImages(build(small_datasets.RECIPE, root, [""], lambda *_: None), small_datasets.RECIPE.revision)
 
 
 def pins() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from benchmark import checkpoint, plan, plugins, schema
 from benchmark.encoders import build_vit
 from benchmark.interfaces import Encoder, Method
 from benchmark.plan import Run, cost
-from tests.runs import BATCH, experiment, train_here
+from tests.fixtures.runs import BATCH, experiment, train_here
 
 SMALL = Encoder(image_size=32, patch=8, width=64, depth=3, heads=2)
 

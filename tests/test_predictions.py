@@ -9,6 +9,7 @@ import pytest
 
 from benchmark import predictions
 from benchmark.errors import UserError
+from benchmark.files import file_sha256
 from tests.tables.conftest import measured, record
 
 N = 10_000
@@ -55,7 +56,7 @@ def test_it_is_a_tenth_of_plain_parquet(tmp_path: Path) -> None:
 
 def test_the_same_columns_give_the_same_bytes(tmp_path: Path) -> None:
     first, second = (predictions.write(tmp_path / name, COLUMNS) for name in ("a.parquet", "b.parquet"))
-    assert first.sha256 == second.sha256 == predictions.sha256(tmp_path / "a.parquet")
+    assert first.sha256 == second.sha256 == file_sha256(tmp_path / "a.parquet")
 
 
 def test_what_is_not_the_file_of_the_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from benchmark.errors import SkipCode
 from benchmark.interfaces import Skipped
 from benchmark.pairs import Column, Interval, Pairs
 from benchmark.record import Record
+from tests.fixtures.differences import Known
 from tests.tables.conftest import measured, record
-from tests.tables.differences import Known
 
 GAPS = np.array([[0.5, 0.25, 0.75], [0.5, 0.5, np.nan], [0.125, 0.5, 0.25], [np.nan, np.nan, np.nan]])
 

@@ -21,11 +21,11 @@ from benchmark import measure, release, release_card, results, train
 from benchmark.augment import MEAN, STD, EvaluationTransform
 from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
+from benchmark.files import file_sha256
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Encoder, Score, Skipped
 from benchmark.models._load import load
-from tests import runs
-from tests.hub import CUT, Hub
-from tests.models import tiny
+from tests.fixtures import runs, tiny_models
+from tests.fixtures.fake_hub import CUT, Hub
 from tests.test_cli import assert_one_line, synrep
 
 __all__ = ["synrep"]
@@ -185,12 +185,12 @@ def test_timm_and_the_benchmark_load_from_the_hub_what_the_run_gives(run, tmp_pa
         env = hub.environment(tmp_path / "other", None)
         ran = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True)
     features, data, answer = json.loads(ran.stdout.splitlines()[-1])
-    tiny.close(features, features_of(run, tiny.noise(3, 16)), 1e-6)
+    tiny_models.close(features, features_of(run, tiny_models.noise(3, 16)), 1e-6)
     assert (data["mean"], data["std"], data["input_size"]) == (list(MEAN), list(STD), [3, 16, 16])
     assert (data["interpolation"], data["crop_pct"]) == ("bicubic", 1.0)
     subject = load(str(run)).subject
     assert answer["source"] == f"hub:{place}" and answer["facts"]["layer"] == "cls"
-    tiny.close(answer["features"], subject.features(tiny.pictures()), 1e-6)
+    tiny_models.close(answer["features"], subject.features(tiny_models.pictures()), 1e-6)
     assert answer["facts"]["transform"] == json.loads(json.dumps(subject.facts["transform"]))
 
 
@@ -276,7 +276,7 @@ def test_the_card_says_what_it_is_and_the_hub_s_own_reader_reads_its_scores(run,
         assert read == ("org/cifar", "rev-1", "test") and result.metric_args["n"] == 100
     assert found["knn (dino) on cifar10: top1"].metric_args == pytest.approx({"n": 100, "low": 0.5, "high": 0.7})
     text = card.text
-    weights = release.sha256(folder / "model.safetensors")
+    weights = file_sha256(folder / "model.safetensors")
     for fact in (results.fingerprint(PAIR), sha256, weights, PAIR.revision, "seed 0", f'"hf_hub:{REPO}"'):
         assert fact in text
     assert "synrep evaluate hub:me/pair@" in text and "| 40.0 [30.0, 50.0] | 10.0 | 100 |" in text
@@ -365,8 +365,8 @@ def test_a_dry_run_writes_the_folder_and_opens_no_connection(run, hub, synrep, t
     assert code == 0 and "without --to it goes to me/pair" in said, error
     assert sorted(path.name for path in (tmp_path / "to").iterdir()) == sorted(release.FILES) and hub.requests == []
     loaded = timm.create_model(f"local-dir:{tmp_path / 'to'}", pretrained=True).eval()
-    probe = tiny.noise(2, 16)
-    tiny.close(loaded(probe), features_of(run, probe), 1e-6)
+    probe = tiny_models.noise(2, 16)
+    tiny_models.close(loaded(probe), features_of(run, probe), 1e-6)
     staged(run, tmp_path / "to")
     (tmp_path / "to/mine.txt").write_text("x")
     with pytest.raises(UserError, match=r"holds mine\.txt, which is not of a release"):
@@ -470,7 +470,7 @@ def test_a_declaration_that_changed_without_a_new_version_does_not_take_the_plac
 
 def test_models_and_files_of_others_are_left_alone(run, hub, pushed, refused, tmp_path):
     foreign = tmp_path / "foreign"
-    tiny.timm_repo(foreign)
+    tiny_models.timm_repo(foreign)
     hub.put(REPO, foreign)
     assert refused(run).startswith("me/pair holds a model that is no release of SynRep-Bench")
     (foreign / "config.json").write_text("{")

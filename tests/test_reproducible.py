@@ -16,7 +16,7 @@ from benchmark.evaluations import _prompts
 from benchmark.features import FrozenEncoder
 from benchmark.interfaces import Pretrained
 from benchmark.measure import Measurement
-from tests.evaluations import fixtures
+from tests.fixtures import evaluation_sets
 
 DATASETS = ("digits", "cifar10", "dtd-mteb", "voc2007", "aro-vg-relation", "aro-coco-order", "sugarcrepe", "flickr30k")
 DATASETS += ("fairface-0.25",)
@@ -26,8 +26,10 @@ DATASETS += ("fairface-0.25",)
 def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Copies of the datasets, small but with enough images for every protocol."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(fixtures.NAMED, "dtd-mteb", tuple(_prompts.read("dtd")["classes"]))
-    return fixtures.mirror_of([name for name in DATASETS if name != "digits"], monkeypatch, tmp_path / "hub", train=6)
+    monkeypatch.setitem(evaluation_sets.NAMED, "dtd-mteb", tuple(_prompts.read("dtd")["classes"]))
+    return evaluation_sets.mirror_of(
+        [name for name in DATASETS if name != "digits"], monkeypatch, tmp_path / "hub", train=6
+    )
 
 
 def evaluate(out: Path, **how: Any) -> dict[str, Any]:

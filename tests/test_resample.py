@@ -8,7 +8,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from benchmark.resample import Taps, blur_taps, resize_taps
-from tests.pictures import pictures
+from tests.fixtures.pictures import pictures
 
 
 def along(picture_13HW: torch.Tensor, rows: Taps, columns: Taps) -> torch.Tensor:

@@ -21,8 +21,8 @@ from benchmark.evaluations import few_shot
 from benchmark.hardware import Hardware
 from benchmark.runner import Job
 from benchmark.schema import read_manifest
-from tests.evaluations.doubles import write_scenes
-from tests.runs import experiment
+from tests.fixtures.doubles import write_scenes
+from tests.fixtures.runs import experiment
 
 EVALUATIONS = plugins.names("benchmark.evaluations")
 WITH_TEXTS = ("aro", "fairface", "retrieval", "sugarcrepe", "zero_shot")

@@ -14,7 +14,7 @@ from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Pretrained, Skipped
 from benchmark.record import sha256_of
-from tests import runs
+from tests.fixtures import runs
 from tests.test_cli import assert_one_line, synrep
 
 __all__ = ["synrep"]

@@ -27,9 +27,9 @@ from benchmark.experiments import smoke
 from benchmark.hardware import Hardware
 from benchmark.interfaces import AdamW, Batch, Experiment, Method, Model
 from benchmark.sampling import Sampling
-from tests import killed
-from tests.runs import BATCH, STEPS, experiment, metrics, train_here
-from tests.small import RECIPE
+from tests.fixtures import killed_training
+from tests.fixtures.runs import BATCH, STEPS, experiment, metrics, train_here
+from tests.fixtures.small_datasets import RECIPE
 
 CPU = torch.device("cpu")
 OPTIMIZER = AdamW(base_lr=2e-4, base_views=512, weight_decay=0.1, betas=(0.9, 0.98), warmup=0.1)
@@ -341,7 +341,16 @@ def test_a_finished_run_is_not_trained_again(
 def survivors(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[int]]]:
     """Runs that were killed again and again (one process for all: importing torch takes seconds), and where."""
     out = tmp_path_factory.mktemp("killed")
-    command = [sys.executable, "-m", "tests.killed", str(small_dataset), str(out), "stablerep", "mae", "clip"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fixtures.killed_training",
+        str(small_dataset),
+        str(out),
+        "stablerep",
+        "mae",
+        "clip",
+    ]
     ran = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     steps: dict[str, list[int]] = {}
@@ -361,13 +370,15 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
 ) -> None:
     """StableRep has batch statistics, MAE draws masks, CLIP has a text tower."""
     out, steps = survivors
-    assert len(steps[method]) == killed.KILLS
-    assert 0 < steps[method][0] <= steps[method][-1] < killed.STEPS
-    monkeypatch.setattr(train, "LOG_EVERY", killed.LOG_EVERY)
-    undisturbed = train_here(experiment(method, killed.STEPS), small_data, tmp_path)
+    assert len(steps[method]) == killed_training.KILLS
+    assert 0 < steps[method][0] <= steps[method][-1] < killed_training.STEPS
+    monkeypatch.setattr(train, "LOG_EVERY", killed_training.LOG_EVERY)
+    undisturbed = train_here(experiment(method, killed_training.STEPS), small_data, tmp_path)
     assert (out / method / "model.safetensors").read_bytes() == undisturbed
     found, expected = metrics(out / method), metrics(tmp_path)
-    assert [line["step"] for line in found] == list(range(killed.LOG_EVERY, killed.STEPS + 1, killed.LOG_EVERY))
+    assert [line["step"] for line in found] == list(
+        range(killed_training.LOG_EVERY, killed_training.STEPS + 1, killed_training.LOG_EVERY)
+    )
     for line in (*found, *expected):
         del line["views_per_second"]
     assert found == expected

@@ -7,7 +7,7 @@ import torch
 
 from benchmark.data import CaptionImages
 from benchmark.hardware import Hardware
-from tests.runs import experiment, metrics, train_here
+from tests.fixtures.runs import experiment, metrics, train_here
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")]
 METHODS = ["stablerep_plus", "mae", "dino", "byol"]

@@ -14,7 +14,7 @@ import pytest
 
 from benchmark import measure, predictions, results
 from benchmark.evaluations._scores import by_group
-from benchmark.features import sha256_json
+from benchmark.files import file_sha256, sha256_json
 from benchmark.record import sha256_of
 from benchmark.validate import problems
 from tests.test_cli import Synrep, assert_one_line, synrep
@@ -283,7 +283,7 @@ def test_predictions_that_were_forged_with_their_record_give_other_scores(folder
         for part in ("value", "low", "high")
     }
     pq.write_table(pq.read_table(path).drop_columns(["prediction"]), path)
-    forge(folder, lambda c: c["results"]["digits"]["predictions"].update(sha256=predictions.sha256(path)))
+    forge(folder, lambda c: c["results"]["digits"]["predictions"].update(sha256=file_sha256(path)))
     the_one(folder, "results.digits.predictions: not the columns of linear_probe")
 
 

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as tv
 from benchmark import augment as aug
 from benchmark.augment import MEAN, STD, Views, apply, draw
 from benchmark.sampling import SIMCLR, WEAK, Augmentation
-from tests.pictures import uint8
+from tests.fixtures.pictures import uint8
 
 EVERYTHING = replace(SIMCLR, jitter=0.7, downsample=0.4, solarize=0.4)
 SECOND = replace(SIMCLR, scale=(0.3, 0.6), blur=0.1, solarize=0.2, grayscale=0.9)

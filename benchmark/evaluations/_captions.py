@@ -6,8 +6,6 @@ so that equal embeddings give equal cosines to the last bit and a tie is a margi
 Shapes: N rows, M distinct crops, T distinct texts, K captions of a row (the true one first), D dimensions.
 """
 
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +20,7 @@ from benchmark.errors import UserError
 from benchmark.evaluations import _clusters
 from benchmark.evaluations._catalog import Dataset
 from benchmark.evaluations._splits import IMAGE_SHA256, open_split
+from benchmark.files import sha256_json
 from benchmark.interfaces import DatasetIdentity, LabelledImages, Score, Subject
 
 CHUNK = 1024
@@ -136,7 +135,7 @@ def distinct_crops(images: LabelledImages, row: Dataset) -> tuple[LabelledImages
         images.identity,
         split=f"{images.identity.split}, distinct crops",
         n=len(place),
-        ids_sha256=hashlib.sha256(json.dumps(list(place)).encode()).hexdigest(),
+        ids_sha256=sha256_json(list(place)),
     )
     crops = LabelledImages(images.name, identity, _cropping(images, row, first), {})
     return crops, np.array([place[key] for key in keys])

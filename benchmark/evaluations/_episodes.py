@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.atomic import write_bytes
 from benchmark.errors import UserError
 from benchmark.evaluations._splits import keyed
+from benchmark.files import write_bytes
 
 
 @dataclass(frozen=True)

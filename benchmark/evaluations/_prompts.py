@@ -12,7 +12,6 @@ Shapes: K classes, P prompts of a class, T texts, D dimensions.
 """
 
 import functools
-import hashlib
 import itertools
 import json
 import re
@@ -25,6 +24,7 @@ import numpy as np
 
 from benchmark.errors import UserError
 from benchmark.evaluations._cosines import unit
+from benchmark.files import sha256_json
 from benchmark.interfaces import Subject
 
 FOLDER = Path(__file__).with_name("prompts")
@@ -54,7 +54,7 @@ class Prompts:
     @property
     def sha256(self) -> str:
         """Over classes and prompts in their order."""
-        return hashlib.sha256(json.dumps(list(zip(self.classes, self.texts))).encode()).hexdigest()
+        return sha256_json(list(zip(self.classes, self.texts)))
 
     def places(self, dataset: str, labels: Sequence[str]) -> list[int]:
         """Number of the class that each of `labels`, the distinct ones of a dataset, is.

@@ -7,7 +7,6 @@ a number that was measured on something else looks like any other.
 import hashlib
 import io
 import itertools
-import json
 import re
 import struct
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +19,7 @@ from benchmark.evaluations._catalog import FILES, PACKAGE, TARS, Dataset, datase
 from benchmark.evaluations._originals import BYTES, Files
 from benchmark.evaluations._parquet import Shards
 from benchmark.evaluations._tars import Tars
+from benchmark.files import sha256_json
 from benchmark.interfaces import DatasetIdentity, LabelledImages
 
 IMAGE_SHA256 = "image_sha256"
@@ -192,7 +192,7 @@ def _labelled(row: Dataset, revision: str, split: str, columns: dict[str, list[A
     columns.setdefault("id", list(range(n)))
     named = ("label", *row.captions, row.texts, *row.box, row.group, BYTES)
     values = [columns[column] for column in named if column in columns]
-    ids_sha256 = hashlib.sha256(json.dumps([columns["id"], *values]).encode()).hexdigest()
+    ids_sha256 = sha256_json([columns["id"], *values])
     identity = DatasetIdentity(row.repo, revision, split, n, ids_sha256)
     return LabelledImages(row.name, identity, read, columns)
 

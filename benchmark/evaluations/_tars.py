@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import atomic
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations._catalog import Dataset
 from benchmark.evaluations._parquet import cure
+from benchmark.files import write_bytes
 
 FORMAT = 1
 """Of the lists; another one is made again."""
@@ -112,7 +112,7 @@ class Tars:
                 return stored
         made = {"of": of, **self._scan(path)}
         with contextlib.suppress(UserError):  # a mirror that may not be written: listed again each time
-            atomic.write_bytes(kept, json.dumps(made).encode())
+            write_bytes(kept, json.dumps(made).encode())
         return made
 
     def _scan(self, path: Path) -> dict[str, Any]:

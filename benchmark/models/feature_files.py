@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.errors import UserError
+from benchmark.files import file_sha256
 from benchmark.interfaces import EMBEDDING, Geometry, LabelledImages, Pretrained
 from benchmark.models._way import Freeze, LoadedModel, Way, slug
 
@@ -174,9 +175,7 @@ def _sha256(folder: Path) -> str:
     """Over names and contents of the arrays and texts."""
     digest = hashlib.sha256()
     for path in [*_arrays(folder), *folder.glob(TEXTS)]:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from tabulate import DataRow, TableFormat, tabulate
 
 from benchmark import plugins, tables
-from benchmark.atomic import write_bytes
 from benchmark.errors import UserError, unknown
+from benchmark.files import write_bytes
 from benchmark.tables._material import Material
 
 LATEX_ROWS = TableFormat(None, None, None, None, DataRow("", "&", r"\\"), DataRow("", "&", r"\\"), 1, None)

@@ -14,7 +14,7 @@ from benchmark import contract, plugins
 from benchmark.encoders import TextTower, build_vit
 from benchmark.interfaces import Encoder, Method
 from benchmark.sampling import SIMCLR, WEAK, Augmentation, Sampling
-from tests.baselines.training import distances, trained
+from tests.fixtures.toy_training import distances, trained
 
 NAMES = plugins.names("baselines")
 METHODS: dict[str, Method] = {name: plugins.load("baselines", name, "method").METHOD for name in NAMES}

@@ -8,7 +8,7 @@ from torch import nn
 
 from baselines import byol
 from benchmark import contract
-from tests.baselines.training import trained
+from tests.fixtures.toy_training import trained
 
 METHOD = byol.METHOD.tiny()
 TARGETS = ("target_vit", "target_projector")

@@ -8,7 +8,7 @@ import torch
 from baselines import clip, stablerep, stablerep_plus
 from benchmark import contract
 from benchmark.losses import image_text
-from tests.baselines.training import trained
+from tests.fixtures.toy_training import trained
 
 CLIP = clip.METHOD.tiny()
 PLUS = stablerep_plus.METHOD.tiny()

@@ -7,7 +7,7 @@ import torch
 
 from baselines import dino
 from benchmark import contract
-from tests.baselines.training import trained
+from tests.fixtures.toy_training import trained
 
 METHOD = dino.METHOD.tiny()
 TEACHER = ("teacher_vit", "teacher_head")

@@ -7,7 +7,7 @@ import torch
 
 from baselines import mocov3
 from benchmark import contract
-from tests.baselines.training import trained
+from tests.fixtures.toy_training import trained
 
 METHOD = mocov3.METHOD.tiny()
 COPIES = ("key_vit", "key_projector")

@@ -10,7 +10,7 @@ from benchmark import contract
 from benchmark.interfaces import Batch
 from benchmark.losses import image_text, multi_positive
 from benchmark.sampling import SIMCLR, WEAK
-from tests.baselines.training import trained
+from tests.fixtures.toy_training import trained
 
 METHOD = slip.METHOD.tiny()
 NONE = torch.empty(0, dtype=torch.long)

@@ -10,7 +10,7 @@ from baselines import simclr, stablerep
 from benchmark import contract
 from benchmark.losses import multi_positive
 from benchmark.sampling import Sampling
-from tests.baselines.training import trained
+from tests.fixtures.toy_training import trained
 
 STABLEREP = stablerep.METHOD.tiny()
 SIMCLR = simclr.METHOD.tiny()

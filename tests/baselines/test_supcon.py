@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from baselines import supcon
 from benchmark import contract
-from tests.baselines.training import trained
+from tests.fixtures.toy_training import trained
 
 METHOD = supcon.METHOD.tiny()
 

@@ -15,15 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import atomic, schema
+from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.files import file_sha256, write_json
 from datasets_scripts import alignment as aligning
 from datasets_scripts import audit, marks, scenes_evaluation, shards, sheet
 from datasets_scripts.build import run_share, start
 from datasets_scripts.generate import COLUMNS, encode
 from datasets_scripts.recipe import Caption, image_seed
 from datasets_scripts.text_to_image import Drawn
-from tests.small import NUMBERED, RECIPE, Listed, Numbers
+from tests.fixtures.small_datasets import NUMBERED, RECIPE, Listed, Numbers
 
 
 def silent(done, total, note=""):
@@ -95,15 +96,15 @@ def places(parquet):
 def repair(folder, **changes):
     """Make manifest and statistics those of what lies in the folder, so that they tell of no fault."""
     manifest = schema.read_manifest(folder)
-    files = {name: shards.sha256(folder / name) for name in manifest.files if (folder / name).exists()}
-    atomic.write_json(folder / schema.MANIFEST, replace(manifest, **{"files": files} | changes).as_json())
+    files = {name: file_sha256(folder / name) for name in manifest.files if (folder / name).exists()}
+    write_json(folder / schema.MANIFEST, replace(manifest, **{"files": files} | changes).as_json())
     rows = [row for path in parquets(folder) for row in pq.read_table(path).to_pylist()]
     if (folder / schema.STATISTICS).exists():
         images = [image for row in rows for image in row[schema.IMAGES]]
         told = json.loads((folder / schema.STATISTICS).read_text())
         sizes = [len(image["bytes"]) for image in images if image]
         told |= {"images": len(sizes), "bytes": sum(sizes), "failed": {"not finite": len(images) - len(sizes)}}
-        atomic.write_json(folder / schema.STATISTICS, told)
+        write_json(folder / schema.STATISTICS, told)
 
 
 def plant(folder, change, shard=0, units=(64,), constants=None, columns=COLUMNS):
@@ -289,7 +290,7 @@ def test_only_the_last_file_may_end_with_a_small_unit(folder):
     plant(folder, lambda rows: rows.pop(), shard=1)
     repair(folder, rows={"train": 159})
     statistics = json.loads((folder / schema.STATISTICS).read_text())
-    atomic.write_json(folder / schema.STATISTICS, statistics | {"captions": 159})
+    write_json(folder / schema.STATISTICS, statistics | {"captions": 159})
     ((rule, text, _),) = found(folder)
     assert rule == "units" and "00001-of-00003.parquet: row group 0 has 63 rows, wanted 64" in text
 
@@ -329,7 +330,7 @@ def test_what_is_no_parquet_is_found(folder):
 @pytest.mark.parametrize("name", [schema.CARD, schema.SHEET, FIRST, "index/train-00001.npy"])
 def test_another_checksum_is_found(folder, name):
     manifest = schema.read_manifest(folder)
-    atomic.write_json(folder / schema.MANIFEST, replace(manifest, files=manifest.files | {name: "0" * 64}).as_json())
+    write_json(folder / schema.MANIFEST, replace(manifest, files=manifest.files | {name: "0" * 64}).as_json())
     ((rule, text, error),) = found(folder)
     assert rule == "checksum" and text.startswith(f"{name}: sha256 ") and "the manifest says 000000000000" in text
     assert error
@@ -362,7 +363,7 @@ def test_files_too_many_are_errors_where_they_may_be_read(folder):
 def test_a_manifest_that_leads_out_of_its_folder_is_refused(folder):
     manifest = schema.read_manifest(folder)
     files = manifest.files | {"../outside": "0"}
-    atomic.write_json(folder / schema.MANIFEST, replace(manifest, files=files).as_json())
+    write_json(folder / schema.MANIFEST, replace(manifest, files=files).as_json())
     with pytest.raises(UserError, match=r"lists \.\./outside, which is outside"):
         found(folder)
 
@@ -378,7 +379,7 @@ def test_another_number_of_images_is_found(folder):
 
 
 def test_another_recipe_json_is_found(folder):
-    atomic.write_json(folder / "recipe.json", {"revision": "0" * 40, "recipe": RECIPE.declaration()})
+    write_json(folder / "recipe.json", {"revision": "0" * 40, "recipe": RECIPE.declaration()})
     assert [rule for rule, _, _ in found(folder)] == ["recipe"]
     (folder / "recipe.json").unlink()
     assert [rule for rule, _, _ in found(folder)] == ["recipe"]
@@ -394,7 +395,7 @@ def test_a_revision_that_is_not_the_hash_of_its_recipe_is_found(folder):
     for shard in range(3):
         plant(folder, reseed, shard, constants={"recipe": recipe, "revision": revision})
     repair(folder, revision=revision)
-    atomic.write_json(folder / "recipe.json", {"recipe": recipe, "revision": revision})
+    write_json(folder / "recipe.json", {"recipe": recipe, "revision": revision})
     assert [rule for rule, _, _ in found(folder)] == ["revision"]
 
 
@@ -404,7 +405,7 @@ def test_statistics_that_do_not_add_up_are_found(folder, failing, tmp_path, name
         path = which / schema.STATISTICS
         told = json.loads(path.read_text())
         value = told["failed"] | {"odd": 1} if name == "failed" else told[name] + 1
-        atomic.write_json(path, told | {name: value})
+        write_json(path, told | {name: value})
         ((rule, text, _),) = found(which)
         assert rule == "statistics" and f" {name} " in text
 
@@ -471,8 +472,8 @@ def test_faults_of_an_evaluation_set_are_found(evaluation, tmp_path):
     changed[68]["image"] = changed[69]["image"]
     shards.write_parquet(path, [pa.Table.from_pylist(changed, rows.schema)], rows.schema)
     manifest = schema.read_manifest(folder)
-    files = manifest.files | {str(path.relative_to(folder)): shards.sha256(path)}
-    atomic.write_json(folder / schema.MANIFEST, replace(manifest, files=files, rows={"train": 71, "test": 5}).as_json())
+    files = manifest.files | {str(path.relative_to(folder)): file_sha256(path)}
+    write_json(folder / schema.MANIFEST, replace(manifest, files=files, rows={"train": 71, "test": 5}).as_json())
     assert [(rule, text.split(".parquet: ")[-1]) for rule, text, _ in found(folder)] == [
         ("decode", "row 66: does not decode (not an image)"),
         ("counts", "split train: 70 rows, the manifest says 71"),

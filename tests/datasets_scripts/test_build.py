@@ -19,15 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmark import atomic, schema
+from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.files import file_sha256
 from datasets_scripts import audit, executor, marks, scenes, shards
 from datasets_scripts import build as building
 from datasets_scripts.build import build, claim
 from datasets_scripts.recipe import image_guidance, image_seed
-from tests.datasets_scripts import building as example
-from tests.datasets_scripts import c2pa_certificate
-from tests.small import CAPTIONS, IMAGES, NUMBERED, RECIPE, Listed, Numbers, captions
+from tests.fixtures import c2pa_certificate
+from tests.fixtures import killed_build as example
+from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, Listed, Numbers, captions
 
 ROOT = Path(__file__).parents[2]
 SHARDS = 3
@@ -98,7 +99,7 @@ def test_manifest_counts_what_was_built(small_dataset):
     assert (manifest.rows, manifest.images_per_row) == ({"train": CAPTIONS}, IMAGES)
     assert set(files(small_dataset)) == {*manifest.files, "dataset.json", "recipe.json"}
     assert {"README.md", "sheet.png"} < set(manifest.files)
-    assert {name: shards.sha256(small_dataset / name) for name in manifest.files} == manifest.files
+    assert {name: file_sha256(small_dataset / name) for name in manifest.files} == manifest.files
 
 
 def test_bytes_do_not_depend_on_workers(small_dataset, tmp_path):
@@ -190,7 +191,7 @@ def wait_until(true, seconds=30):
 
 
 def begin(data, workers, log, *share):
-    command = [sys.executable, "-m", "tests.datasets_scripts.building", data, workers, log, *share]
+    command = [sys.executable, "-m", "tests.fixtures.killed_build", data, workers, log, *share]
     return subprocess.Popen([str(word) for word in command], cwd=ROOT)
 
 
@@ -430,7 +431,7 @@ def test_a_full_disk_in_a_worker_is_one_line_and_the_next_build_goes_on(numbered
 
 def test_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, small_shards):
     work = building.start(NUMBERED, tmp_path)
-    written = atomic.os.fsync
+    written = files.os.fsync
     calls = []
 
     def full(descriptor):
@@ -439,7 +440,7 @@ def test_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, small_shar
             raise OSError(errno.ENOSPC, "No space left on device")
         written(descriptor)
 
-    monkeypatch.setattr(atomic.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(UserError, match=r"cannot write .*0000001\.parquet: No space left on device"):
         building.run_share(work, 0, 1, silent)
     units = work.folder / "build" / "units"
@@ -548,7 +549,7 @@ def test_two_builds_of_everything_at_once_are_refused(tmp_path):
     first = begin(tmp_path / "data", 1, log)
     wait_until(log.exists)
     second = subprocess.run(
-        [sys.executable, "-m", "tests.datasets_scripts.building", tmp_path / "data", "1", log],
+        [sys.executable, "-m", "tests.fixtures.killed_build", tmp_path / "data", "1", log],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ from benchmark import schema
 from benchmark.errors import UserError
 from datasets_scripts import build, cluster
 from tests.datasets_scripts.test_build import files
-from tests.small import NUMBERED
+from tests.fixtures.small_datasets import NUMBERED
 
 SBATCH = r"""#!/bin/bash
 for script in "$@"; do :; done

@@ -12,8 +12,8 @@ from benchmark.errors import UserError
 from datasets_scripts import diffusion
 from datasets_scripts.diffusion import Diffusers, StableDiffusion
 from datasets_scripts.text_to_image import Cost
-from tests.datasets_scripts import tiny_models
-from tests.datasets_scripts.tiny_models import SIDE
+from tests.fixtures import tiny_diffusion
+from tests.fixtures.tiny_diffusion import SIDE
 
 STEPS = 6
 CAPTIONS = ["a cat"] * 3 + ["a dog on a mat"] * 3 + ["a cat"]
@@ -24,7 +24,7 @@ FIRST = StableDiffusion(model="", revision="", steps=STEPS, size=SIDE, stored=SI
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny_models.stable_diffusion(tmp_path_factory.mktemp("model"))
+    return tiny_diffusion.stable_diffusion(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_images_are_the_pipelines_in_the_order_asked_for(tiny, pipeline):
 
 def test_v_prediction_models_are_drawn_as_their_pipeline_draws_them(tmp_path):
     """Stable Diffusion 2.1 predicts velocity."""
-    name = tiny_models.stable_diffusion(tmp_path, checker=False, prediction="v_prediction")
+    name = tiny_diffusion.stable_diffusion(tmp_path, checker=False, prediction="v_prediction")
     own = StableDiffusionPipeline.from_pretrained(name)
     own.scheduler = DDIMScheduler.from_config(own.scheduler.config)
     own.set_progress_bar_config(disable=True)

@@ -19,9 +19,9 @@ from benchmark.interfaces import Schedule
 from benchmark.sampling import Sampling
 from datasets_scripts import audit, build, captions, cc3m, diffusion, export, generate
 from datasets_scripts.recipe import GUIDANCE, Recipe
-from tests.datasets_scripts import tiny_models
-from tests.datasets_scripts.tiny_models import SIDE
-from tests.hub import Hub
+from tests.fixtures import tiny_diffusion
+from tests.fixtures.fake_hub import Hub
+from tests.fixtures.tiny_diffusion import SIDE
 
 IMAGES = 2
 CAPTIONS = 70
@@ -52,7 +52,7 @@ def made(tmp_path_factory):
     (data / "list.tsv").write_text(listed + "a 0 cat of  kind 0\thttps://example.org/again.jpg\n")
     captions.prepare(cc3m.SOURCE, data / "list.tsv", data / "captions" / "cc3m", lambda rows: None)
     draw = diffusion.StableDiffusion(
-        model=tiny_models.stable_diffusion(data / "model"), steps=2, size=SIDE, stored=24, dtype="float32", batch=16
+        model=tiny_diffusion.stable_diffusion(data / "model"), steps=2, size=SIDE, stored=24, dtype="float32", batch=16
     )
     recipe = Recipe("tiny-cc3m", 1, captions.Prepared(cc3m.SOURCE).below(data), draw, IMAGES, GUIDANCE["small"])
     return data, recipe, build.build(recipe, data, [""], lambda *_: None)

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmark import atomic, schema
+from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.files import write_json
 from datasets_scripts import export as exporting
 from datasets_scripts.build import run_share, start
 from datasets_scripts.text_to_image import Drawn
-from tests.small import CAPTIONS, IMAGES, NUMBERED, Numbers, read_number
+from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, Numbers, read_number
 
 
 def silent(done, total, note=""):
@@ -215,7 +216,7 @@ def test_an_unknown_layout_and_an_evaluation_set_are_refused(numbered_dataset, t
     with pytest.raises(UserError, match="unknown layout 'zip'; choose one of: imagefolder, webdataset"):
         exporting.export(numbered_dataset, "zip", tmp_path / "out", silent)
     manifest = schema.Manifest("org/set", "0", {"test": 1}, 1, {}, {"name": "set"})
-    atomic.write_json(tmp_path / schema.MANIFEST, manifest.as_json())
+    write_json(tmp_path / schema.MANIFEST, manifest.as_json())
     with pytest.raises(UserError, match="has labelled images"):
         exporting.export(tmp_path, "webdataset", tmp_path / "out", silent)
     assert not (tmp_path / "out").exists()

@@ -16,8 +16,8 @@ from datasets_scripts import generate as generating
 from datasets_scripts.generate import COLUMNS
 from datasets_scripts.recipe import Caption, image_guidance, image_seed
 from datasets_scripts.text_to_image import Drawn
-from tests.datasets_scripts import c2pa_certificate
-from tests.small import NUMBERED, RECIPE, Numbers, captions, numbers, read_number
+from tests.fixtures import c2pa_certificate
+from tests.fixtures.small_datasets import NUMBERED, RECIPE, Numbers, captions, numbers, read_number
 
 
 def unit(recipe, drawn, **options):

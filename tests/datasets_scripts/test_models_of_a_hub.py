@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from tests.datasets_scripts import tiny_models
-from tests.datasets_scripts.tiny_models import SIDE
-from tests.hub import CUT, Hub
+from tests.fixtures import tiny_diffusion
+from tests.fixtures.fake_hub import CUT, Hub
+from tests.fixtures.tiny_diffusion import SIDE
 
 SCRIPT = f"""
 import sys
@@ -34,7 +34,7 @@ def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     (folder / "empty").mkdir()
     with Hub(folder / "store", xet=False) as server:
-        server.local = tiny_models.stable_diffusion(folder / "first")
+        server.local = tiny_diffusion.stable_diffusion(folder / "first")
         server.first = server.put("org/model", folder / "first" / "model")
         server.put("org/model", folder / "empty", message="no model any more")
         server.put("org/gated", folder / "first" / "model")

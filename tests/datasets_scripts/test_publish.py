@@ -1,4 +1,4 @@
-"""The real clients, each in a process of its own, against `tests.hub`."""
+"""The real clients, each in a process of its own, against `tests.fixtures.fake_hub`."""
 
 import io
 import json
@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmark import atomic, schema
+from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.files import file_sha256, write_bytes, write_json
 from datasets_scripts import card, publish
 from datasets_scripts.text_to_image import Terms
-from tests.hub import CUT, Hub
+from tests.fixtures.fake_hub import CUT, Hub
 
 ROOT = Path(__file__).parents[2]
 REPO = "synrep-bench/made-up"
@@ -55,25 +56,25 @@ def made(folder, shards=3, version=0, extra=0):
     for i in range(shards):
         write_shard(folder, i, shards, version)
     for i in range(extra):
-        atomic.write_bytes(folder / f"extra/{i:05d}.bin", f"{version} {i}".encode() * 20)
-    atomic.write_bytes(folder / schema.SHEET, jpeg(0, 0, version))
-    atomic.write_json(folder / "recipe.json", {"version": version})
+        write_bytes(folder / f"extra/{i:05d}.bin", f"{version} {i}".encode() * 20)
+    write_bytes(folder / schema.SHEET, jpeg(0, 0, version))
+    write_json(folder / "recipe.json", {"version": version})
     statistics = {"captions": shards * ROWS, "images": shards * ROWS * IMAGES - shards, "failed": {"black": shards}}
     statistics |= {"bytes": 1, "guidance": {"2.0": 1}, "nsfw_above_zero": 0, "nsfw_scored": 0, "seconds": 1.0}
     statistics |= {"device": {"cpu": 1}, "software": {"made up 1.0": 1}}
-    atomic.write_json(folder / schema.STATISTICS, statistics)
+    write_json(folder / schema.STATISTICS, statistics)
     write_manifest(folder, statistics)
-    atomic.write_bytes(folder / "build" / "unit.arrow", b"of no use to others")
+    write_bytes(folder / "build" / "unit.arrow", b"of no use to others")
     return folder
 
 
 def write_manifest(folder, statistics):
     rows = {"train": ROWS * len(list(folder.glob("data/*")))}
     manifest = schema.Manifest(REPO, "ab" * 20, rows, IMAGES, {schema.SHEET: ""}, {"version": 1})
-    atomic.write_bytes(folder / schema.CARD, card.card(manifest, statistics, TERMS, ["a caption"]).encode())
+    write_bytes(folder / schema.CARD, card.card(manifest, statistics, TERMS, ["a caption"]).encode())
     paths = [p for p in folder.rglob("*") if p.is_file() and p.name not in ("recipe.json", schema.STATISTICS)]
-    files = {p.relative_to(folder).as_posix(): publish.sha256(p) for p in paths}
-    atomic.write_json(folder / schema.MANIFEST, manifest.as_json() | {"files": files})
+    files = {p.relative_to(folder).as_posix(): file_sha256(p) for p in paths}
+    write_json(folder / schema.MANIFEST, manifest.as_json() | {"files": files})
 
 
 def jpeg(row, image, version):
@@ -356,8 +357,8 @@ def test_a_card_that_the_hub_refuses_is_one_line(lfs, tmp_path):
     text = (folder / schema.CARD).read_text().replace("license: other", "license: no such licence")
     (folder / schema.CARD).write_text(text)
     manifest = json.loads((folder / schema.MANIFEST).read_text())
-    manifest["files"][schema.CARD] = publish.sha256(folder / schema.CARD)
-    atomic.write_json(folder / schema.MANIFEST, manifest)
+    manifest["files"][schema.CARD] = file_sha256(folder / schema.CARD)
+    write_json(folder / schema.MANIFEST, manifest)
     line = refused(start(lfs, "publish", folder, None, False, home=home))
     assert f"the Hub refuses the card of {REPO}" in line and '"license" must be' in line
 
@@ -385,7 +386,7 @@ def damaged(folder, how):
     else:
         manifest["files"]["../secret"] = "0"
     if how in ("no card", "outside"):
-        atomic.write_json(folder / schema.MANIFEST, manifest)
+        write_json(folder / schema.MANIFEST, manifest)
 
 
 @pytest.mark.parametrize(

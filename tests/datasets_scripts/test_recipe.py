@@ -5,7 +5,7 @@ import pytest
 from benchmark.errors import UserError
 from datasets_scripts import recipe, toy
 from datasets_scripts.recipe import GUIDANCE, SIZES, Caption, Recipe, image_guidance, image_seed, revision_of
-from tests.small import Listed, Numbers, numbers
+from tests.fixtures.small_datasets import Listed, Numbers, numbers
 
 RECIPE = Recipe("cats", 1, Listed(numbers, "two cats"), Numbers(), 4, (2.0, 8.0, 4.0))
 

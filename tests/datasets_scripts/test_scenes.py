@@ -6,7 +6,7 @@ import pytest
 
 from benchmark.errors import UserError
 from datasets_scripts import scenes, toy_real
-from tests.datasets_scripts import measure
+from tests.fixtures import seen_scenes
 
 SIGNATURES = {2: (6383, 8104, -2356, 3561, 2851, 3915, -352, -1192)}
 """World version -> what `signature` gives. A picture has changed? Raise `scenes.VERSION` and put the new row here."""
@@ -96,7 +96,7 @@ def test_caption_is_true_of_its_picture(world):
     wrong = [
         f"{said.caption}: {shown.caption}"
         for said, rendering in world
-        if (shown := measure.scene(rendering.image, rendering.masks)) != said
+        if (shown := seen_scenes.scene(rendering.image, rendering.masks)) != said
     ]
     assert len(world) == 512
     assert not wrong
@@ -104,7 +104,7 @@ def test_caption_is_true_of_its_picture(world):
 
 def test_masks_lie_on_what_is_seen(world):
     """An object is brighter than what is around it, and exactly where its mask says."""
-    seen = [measure.visibility(r.image, r, number) for _, r in world for number in range(len(r.masks))]
+    seen = [seen_scenes.visibility(r.image, r, number) for _, r in world for number in range(len(r.masks))]
     assert min(seen) > 0.99
 
 
@@ -112,7 +112,7 @@ def test_misplaced_mask_would_be_noticed(world):
     moved = [
         scenes.Rendering(r.image, np.roll(r.masks, 3, axis=2), r.boxes + np.array([3, 0, 0, 0])) for _, r in world[:64]
     ]
-    assert np.mean([measure.visibility(r.image, r, 0) > 0.99 for r in moved]) < 0.1
+    assert np.mean([seen_scenes.visibility(r.image, r, 0) > 0.99 for r in moved]) < 0.1
 
 
 def test_objects_never_overlap(world, crowded):
@@ -147,8 +147,8 @@ def test_boxes_are_tight(world, crowded):
 def test_relation_is_unmistakable(world, crowded):
     for said, rendering in world + crowded:
         if said.second:
-            x, y = np.abs(np.subtract(*map(measure.centre, rendering.masks)))
-            assert measure.relation(*rendering.masks) == said.relation
+            x, y = np.abs(np.subtract(*map(seen_scenes.centre, rendering.masks)))
+            assert seen_scenes.relation(*rendering.masks) == said.relation
             assert max(x, y) > 1.5 * min(x, y), said.caption
 
 
@@ -170,7 +170,7 @@ def test_seed_draws_what_the_caption_leaves_open():
     """Place, exact hue and light differ between pictures of one caption; their words do not."""
     caption = "a large green plain cross on grass"
     shown = [rendering for _, rendering in pictures([caption] * 60, 5)]
-    centres = np.array([measure.centre(rendering.masks[0]) for rendering in shown])
+    centres = np.array([seen_scenes.centre(rendering.masks[0]) for rendering in shown])
     colours = np.array([r.image[r.masks[0] > 0.99].mean(0) for r in shown])
     grounds = np.array([r.image[r.masks[0] == 0].mean() for r in shown])
     assert (np.ptp(centres, axis=0) > 4).all()
@@ -264,7 +264,7 @@ def test_a_caption_is_true_at_every_guidance():
     for number, index in enumerate(rng.choice(scenes.CAPTIONS, 120, replace=False)):
         said = scenes.scene(int(index))
         rendering = scenes.render(said.caption, number, (2.0, 8.0, 12.0)[number % 3])
-        assert measure.scene(rendering.image, rendering.masks) == said
+        assert seen_scenes.scene(rendering.image, rendering.masks) == said
 
 
 def test_a_dataset_has_the_guidance_that_it_says():

@@ -12,9 +12,10 @@ from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.evaluations import _catalog
 from benchmark.evaluations._splits import open_split
-from datasets_scripts import scenes, scenes_evaluation, shards, toy
+from benchmark.files import file_sha256
+from datasets_scripts import scenes, scenes_evaluation, toy
 from datasets_scripts.recipe import image_seed
-from tests.datasets_scripts import measure
+from tests.fixtures import seen_scenes
 
 TRAIN, TEST, GROUP, ARO = 90, 60, 6, 150
 """Rows of the small copies under test."""
@@ -73,7 +74,7 @@ def pixels(row):
 def seen(row):
     """What the stored picture shows, measured before JPEG, which blurs the textures of small objects."""
     assert np.abs(row["pixels"].astype(int) - row["shown"].image).mean() < 8, "not the picture that was drawn"
-    return measure.scene(row["shown"].image, row["shown"].masks)
+    return seen_scenes.scene(row["shown"].image, row["shown"].masks)
 
 
 def test_every_set_has_its_rows_and_its_manifest(built):
@@ -84,7 +85,7 @@ def test_every_set_has_its_rows_and_its_manifest(built):
         for split, count in manifest.rows.items():
             table = pq.read_table(folder / schema.shard_name(split, 0, 1))
             assert len(table) == count == len(set(table["id"].to_pylist()))
-        assert {file: shards.sha256(folder / file) for file in manifest.files} == manifest.files
+        assert {file: file_sha256(folder / file) for file in manifest.files} == manifest.files
         expected = {"test": {"scenes-groups": 14 * GROUP}.get(name, ARO)}
         if name in ("scenes-objects", "scenes-pairs"):
             expected = {"train": TRAIN, "test": TEST}

@@ -8,11 +8,12 @@ import pytest
 
 from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.files import file_sha256
 from datasets_scripts import shards
 from datasets_scripts.generate import COLUMNS
 from datasets_scripts.scenes_evaluation import _columns
 from tests.datasets_scripts.test_generate import generate, unit
-from tests.small import NUMBERED, numbers
+from tests.fixtures.small_datasets import NUMBERED, numbers
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_an_image_that_was_not_drawn_has_length_zero_and_moves_no_other(tmp_path
 
 
 def test_the_digest_of_a_shard_is_that_of_its_file(parquet, tmp_path):
-    assert shards.write_index(parquet, tmp_path / "index.npy") == shards.sha256(parquet)
+    assert shards.write_index(parquet, tmp_path / "index.npy") == file_sha256(parquet)
 
 
 def test_a_unit_is_done_when_both_its_files_stand(tmp_path):
@@ -145,4 +146,4 @@ def test_manifest_is_written_last_and_knows_the_card(tmp_path):
     shards.write_manifest(tmp_path, manifest, "a card")
     kept = schema.read_manifest(tmp_path)
     assert (tmp_path / "README.md").read_text() == "a card"
-    assert kept.files == {"data/x.parquet": "00", "README.md": shards.sha256(tmp_path / "README.md")}
+    assert kept.files == {"data/x.parquet": "00", "README.md": file_sha256(tmp_path / "README.md")}

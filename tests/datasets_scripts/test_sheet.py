@@ -7,7 +7,7 @@ from PIL import Image
 
 from benchmark import schema
 from datasets_scripts import sheet
-from tests.small import read_number
+from tests.fixtures.small_datasets import read_number
 
 STEP = sheet.CELL + sheet.GAP
 

@@ -10,7 +10,7 @@ from benchmark.evaluations._catalog import DATASETS
 from benchmark.evaluations._splits import open_split
 from benchmark.evaluations.aro import EVALUATIONS, Aro
 from benchmark.interfaces import DatasetScores
-from tests.evaluations.doubles import Double, constant, noise, number_of, numbered, png, write_manifest, write_split
+from tests.fixtures.doubles import Double, constant, noise, number_of, numbered, png, write_manifest, write_split
 
 N = 12
 STRICT, OFFICIAL = EVALUATIONS

@@ -14,8 +14,8 @@ from benchmark.evaluations._catalog import BOX, DATASETS
 from benchmark.evaluations._splits import IMAGE_SHA256
 from benchmark.evaluations.aro import Aro
 from benchmark.interfaces import DatasetIdentity, LabelledImages
-from tests.evaluations.doubles import Double, constant, noise, numbered
 from tests.evaluations.test_aro import OFFICIAL, STRICT, N, measure, write_order, write_relation
+from tests.fixtures.doubles import Double, constant, noise, numbered
 
 
 def fake(monkeypatch, name, columns, sizes=(8, 8)):

@@ -10,8 +10,8 @@ from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations import _catalog
 from benchmark.evaluations._catalog import Dataset
 from benchmark.evaluations._splits import open_split
-from tests.evaluations.doubles import number_of, numbered, png, write_manifest, write_scenes, write_split
-from tests.evaluations.fixtures import CATALOGUE
+from tests.fixtures.doubles import number_of, numbered, png, write_manifest, write_scenes, write_split
+from tests.fixtures.evaluation_sets import CATALOGUE
 
 TOY = Dataset("toy", "org/toy", "mit", "abc", {"train": 20, "test": 10}, labels=("kind",), classes=2)
 

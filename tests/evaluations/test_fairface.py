@@ -13,7 +13,7 @@ from benchmark.evaluations._splits import open_split
 from benchmark.evaluations.fairface import EVALUATIONS, FACES, FairFace
 from benchmark.interfaces import DatasetScores
 from datasets_scripts import scenes, scenes_evaluation
-from tests.evaluations.doubles import Double, constant, noise, numbered, png, write_scenes, write_split
+from tests.fixtures.doubles import Double, constant, noise, numbered, png, write_scenes, write_split
 
 CLASSES = [f"{colour} / {size}" for colour in scenes_evaluation.GROUP_COLOURS for size in scenes.SIZES]
 EVALUATION = EVALUATIONS[0]

@@ -11,7 +11,7 @@ from benchmark.evaluations._episodes import Episodes, draw, draw_episodes
 from benchmark.evaluations._splits import keyed, open_split
 from benchmark.evaluations.few_shot import EVALUATIONS, FewShot, episodes, read_episodes, save_episodes
 from benchmark.interfaces import DatasetScores, Skipped
-from tests.evaluations.doubles import Double, by_label, constant, noise, write_scenes
+from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
 
 KINDS = ["a", "b", "c", "d", "e", "f", "g"]
 TRANSFER, LGSSL = (dataclasses.replace(evaluation, datasets=("toy",)) for evaluation in EVALUATIONS)

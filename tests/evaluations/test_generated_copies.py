@@ -7,8 +7,8 @@ import pytest
 from benchmark.evaluations import aro, few_shot, knn, sugarcrepe
 from benchmark.evaluations._catalog import DATASETS, PACKAGE
 from benchmark.interfaces import DatasetScores, Evaluation, Skipped
-from tests.evaluations import fixtures
-from tests.evaluations.doubles import Double, noise
+from tests.fixtures import evaluation_sets
+from tests.fixtures.doubles import Double, noise
 
 LARGE = ("imagenet", "sun397", "sun397-mteb")
 """Classes times images take seconds to write."""
@@ -23,9 +23,9 @@ def use(copies, monkeypatch, name, **per_class):
     root, written = copies
     key = (name, *per_class.items())
     if key not in written:
-        fixtures.write(name, root, **per_class)
+        evaluation_sets.write(name, root, **per_class)
         written.add(key)
-    fixtures.use([name], monkeypatch, root, **per_class)
+    evaluation_sets.use([name], monkeypatch, root, **per_class)
 
 
 def pixels() -> Double:

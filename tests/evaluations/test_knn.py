@@ -7,7 +7,7 @@ from benchmark.errors import SkipCode
 from benchmark.evaluations import _catalog, knn
 from benchmark.evaluations.knn import EVALUATIONS, UNDECIDED, vote
 from benchmark.interfaces import DatasetScores, Skipped
-from tests.evaluations.doubles import Double, by_label, constant, noise, write_scenes
+from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
 
 KINDS = ["a", "b", "c"]
 (DINO,) = EVALUATIONS

@@ -10,7 +10,7 @@ from benchmark.evaluations import _catalog, linear_probe
 from benchmark.evaluations._splits import open_split
 from benchmark.evaluations.linear_probe import EVALUATIONS, Standardiser, split
 from benchmark.interfaces import DatasetIdentity, DatasetScores, LabelledImages, Skipped
-from tests.evaluations.doubles import Double, by_label, constant, noise, write_scenes
+from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
 
 KINDS = ["a", "b", "c", "d"]
 PRESETS = {one.preset: one for one in EVALUATIONS}

@@ -9,15 +9,15 @@ from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations._catalog import DATASETS, FILES
 from benchmark.evaluations._originals import ORIGINALS, folder
 from benchmark.evaluations._splits import open_split
-from tests.evaluations import fixtures
-from tests.evaluations.fixtures import CATALOGUE, classes_of
+from tests.fixtures import evaluation_sets
+from tests.fixtures.evaluation_sets import CATALOGUE, classes_of
 
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     """Writes copies that the test may damage, with few images."""
     few = {"train": 1, "val": 1, "test": 1}
-    return lambda *names, **counts: fixtures.mirror_of(names, monkeypatch, tmp_path, **(few | counts))
+    return lambda *names, **counts: evaluation_sets.mirror_of(names, monkeypatch, tmp_path, **(few | counts))
 
 
 def lines(path):
@@ -125,7 +125,7 @@ def test_the_revision_is_of_all_lists(mine, name, path):
 
 
 def test_the_checksums_of_flowers_are_compared(tmp_path, monkeypatch):
-    fixtures.write("flowers", tmp_path)
+    evaluation_sets.write("flowers", tmp_path)
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"does not hold the original lists of flowers \(RuntimeError.*corrupted"):

@@ -12,7 +12,7 @@ import pytest
 from benchmark.evaluations import few_shot, knn, linear_probe
 from benchmark.evaluations._splits import open_split, overlap
 from benchmark.interfaces import DatasetScores
-from tests.evaluations.doubles import Double
+from tests.fixtures.doubles import Double
 
 PROBE, NEAREST, EPISODES = linear_probe.EVALUATIONS[0], knn.EVALUATIONS[0], few_shot.EVALUATIONS[0]
 

@@ -11,10 +11,10 @@ from benchmark.evaluations._splits import open_split
 from benchmark.evaluations.retrieval import CUTS, EVALUATIONS, Retrieval, ranks
 from benchmark.interfaces import DatasetScores
 from datasets_scripts import scenes, scenes_evaluation
-from tests.evaluations import fixtures
-from tests.evaluations.doubles import Double, constant, noise, write_scenes
+from tests.fixtures import evaluation_sets
+from tests.fixtures.doubles import Double, constant, noise, write_scenes
 
-N = fixtures.CAPTIONED
+N = evaluation_sets.CAPTIONED
 SIX = [f"{way}_at_{cut}" for way in ("image_to_text", "text_to_image") for cut in CUTS]
 
 
@@ -22,13 +22,13 @@ SIX = [f"{way}_at_{cut}" for way in ("image_to_text", "text_to_image") for cut i
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("retrieval")
     for name in ("flickr30k", "mscoco"):
-        fixtures.write(name, root)
+        evaluation_sets.write(name, root)
     return root
 
 
 @pytest.fixture
 def copies(folder, monkeypatch):
-    fixtures.use(("flickr30k", "mscoco"), monkeypatch, folder)
+    evaluation_sets.use(("flickr30k", "mscoco"), monkeypatch, folder)
 
 
 def one(name, subject) -> DatasetScores:

@@ -17,9 +17,9 @@ from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations import _parquet
 from benchmark.evaluations._catalog import BOX, FILES, PACKAGE
 from benchmark.evaluations._splits import IMAGE_SHA256, open_split, overlap
-from tests.evaluations import fixtures
-from tests.evaluations.doubles import jpeg, numbered, png, write_split
-from tests.evaluations.fixtures import CATALOGUE, NAMES, classes_of, pattern, seen, shrunk
+from tests.fixtures import evaluation_sets
+from tests.fixtures.doubles import jpeg, numbered, png, write_split
+from tests.fixtures.evaluation_sets import CATALOGUE, NAMES, classes_of, pattern, seen, shrunk
 
 COPIED = [name for name in NAMES if CATALOGUE[name].kind != PACKAGE]
 SPLITS = [(name, split) for name in COPIED for split in CATALOGUE[name].splits]
@@ -35,7 +35,7 @@ GOING_ROUND = [
 def written(tmp_path_factory):
     root = tmp_path_factory.mktemp("mirror")
     for name in COPIED:
-        fixtures.write(name, root)
+        evaluation_sets.write(name, root)
     return root
 
 
@@ -51,14 +51,14 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def copies(written, monkeypatch):
-    fixtures.use(COPIED, monkeypatch, written)
+    evaluation_sets.use(COPIED, monkeypatch, written)
     return written
 
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     """Writes copies that the test may damage."""
-    return lambda *names: fixtures.mirror_of(names, monkeypatch, tmp_path)
+    return lambda *names: evaluation_sets.mirror_of(names, monkeypatch, tmp_path)
 
 
 def test_the_network_is_watched():
@@ -140,7 +140,9 @@ def test_retrieval_sets_have_all_captions_of_an_image(copies):
 
 def test_names_stand_in_the_order_of_the_integers(copies):
     images = open_split("cifar10", "test")
-    assert images.columns["label"] == [fixtures.NAMED["cifar10"][index] for index in images.columns["label_index"]]
+    assert images.columns["label"] == [
+        evaluation_sets.NAMED["cifar10"][index] for index in images.columns["label_index"]
+    ]
     assert images.columns["label"][:2] == ["airplane", "automobile"]
     assert open_split("cifar100", "test").columns["label"][99] == "99"
 

@@ -8,7 +8,7 @@ from benchmark.evaluations import _captions, _catalog
 from benchmark.evaluations._splits import IMAGE_SHA256
 from benchmark.evaluations.sugarcrepe import EVALUATIONS
 from benchmark.interfaces import DatasetIdentity, DatasetScores, LabelledImages
-from tests.evaluations.doubles import Double, constant, noise, number_of, numbered
+from tests.fixtures.doubles import Double, constant, noise, number_of, numbered
 
 (CREPE,) = EVALUATIONS
 N = 20

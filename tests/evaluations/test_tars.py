@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import atomic
 from benchmark.errors import UserError
-from benchmark.evaluations import _catalog
+from benchmark.evaluations import _catalog, _tars
 from benchmark.evaluations._catalog import Dataset
 from benchmark.evaluations._splits import open_split, overlap
-from tests.evaluations import fixtures
-from tests.evaluations.doubles import jpeg, number_of, numbered, png, write_split, write_tars
-from tests.evaluations.fixtures import CATALOGUE, seen, shrunk
+from tests.fixtures import evaluation_sets
+from tests.fixtures.doubles import jpeg, number_of, numbered, png, write_split, write_tars
+from tests.fixtures.evaluation_sets import CATALOGUE, seen, shrunk
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def tars(mirror, monkeypatch):
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     """Writes copies that the test may damage."""
-    return lambda *names: fixtures.mirror_of(names, monkeypatch, tmp_path)
+    return lambda *names: evaluation_sets.mirror_of(names, monkeypatch, tmp_path)
 
 
 def swap_tar(path, *numbers):
@@ -105,7 +104,7 @@ def test_a_mirror_that_may_not_be_written_is_read(tars, monkeypatch):
     def refuse(path, content):
         raise UserError(f"cannot write {path}")
 
-    monkeypatch.setattr(atomic, "write_bytes", refuse)
+    monkeypatch.setattr(_tars, "write_bytes", refuse)
     assert number_of(open_split("wds", "test").read(23)) == 23
     assert not (tars / ".cache").exists()
 

@@ -17,8 +17,8 @@ from benchmark.evaluations._cosines import cosines
 from benchmark.evaluations.zero_shot import COPIES, EVALUATIONS, REAL, SCENES, ZeroShot
 from benchmark.interfaces import DatasetScores
 from datasets_scripts import scenes
-from tests.evaluations import fixtures
-from tests.evaluations.doubles import Double, constant, noise, numbered, png, write_scenes, write_split
+from tests.fixtures import evaluation_sets
+from tests.fixtures.doubles import Double, constant, noise, numbered, png, write_scenes, write_split
 
 FILES = {
     "aircraft": ("e42a876f37f0a661b8b97cd44fbaea3826493f72ed90e87c7e4d1884e1ebde65", 2, 100),
@@ -184,15 +184,15 @@ NAMES = ("cifar10", "dtd-mteb", "flowers", "voc2007", "scenes-shape", "scenes-te
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("zero-shot")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(fixtures.NAMED, "dtd-mteb", tuple(file("dtd")["classes"]))
+        patch.setitem(evaluation_sets.NAMED, "dtd-mteb", tuple(file("dtd")["classes"]))
         for name in NAMES:
-            fixtures.write(name, root)
+            evaluation_sets.write(name, root)
     return root
 
 
 @pytest.fixture
 def copies(folder, monkeypatch):
-    fixtures.use(NAMES, monkeypatch, folder)
+    evaluation_sets.use(NAMES, monkeypatch, folder)
 
 
 def asked(name):
@@ -371,7 +371,7 @@ def test_ties_are_wrong_and_push_back_the_rank(copies):
 
 
 def test_imagenets_twins_are_wrong_for_everybody(tmp_path, monkeypatch):
-    fixtures.mirror_of(["imagenet"], monkeypatch, tmp_path, test=1, train=1)
+    evaluation_sets.mirror_of(["imagenet"], monkeypatch, tmp_path, test=1, train=1)
     code_of = dict(zip(IMAGENET, np.random.default_rng(0).standard_normal((1000, 64)).astype(np.float32)))
     name_of = {t.replace("{}", name): name for t in file("imagenet")["templates"] for name in IMAGENET}
     subject = Double(

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from benchmark.errors import UserError
 from benchmark.models._load import load
-from tests.hub import CUT, Hub
-from tests.models import tiny
+from tests.fixtures import tiny_models
+from tests.fixtures.fake_hub import CUT, Hub
 
 GONE = "a" * 40
 
@@ -24,16 +24,16 @@ def hub(tmp_path_factory):
     """`org/vit` and `org/pair`, main having moved on to other weights; `org/registered`, what timm's registry names."""
     folder = tmp_path_factory.mktemp("hub")
     with Hub(folder / "store", xet=False) as server:
-        vit = tiny.timm_repo(folder / "vit", "registered_by_the_tests", img_size=32)
+        vit = tiny_models.timm_repo(folder / "vit", "registered_by_the_tests", img_size=32)
         (folder / "vit/README.md").write_text("not fetched")
         (folder / "vit/code.py").write_text("raise SystemExit")
         torch.save(vit.state_dict(), folder / "vit/pytorch_model.bin")
-        pair = tiny.clip_repo(folder / "pair")
+        pair = tiny_models.clip_repo(folder / "pair")
         server.vit = server.put("org/vit", folder / "vit")
         server.put("org/registered", folder / "vit")
         server.pair = server.put("org/pair", folder / "pair")
-        other = tiny.scramble(tiny.timm_model("registered_by_the_tests"), 5)
-        tiny.timm_repo(folder / "vit", model=other, img_size=32)
+        other = tiny_models.scramble(tiny_models.timm_model("registered_by_the_tests"), 5)
+        tiny_models.timm_repo(folder / "vit", model=other, img_size=32)
         server.main = server.put("org/vit", folder / "vit", message="other weights")
         for name in ("gated", "silent"):
             server.put(f"org/{name}", folder / "vit")
@@ -44,7 +44,7 @@ def hub(tmp_path_factory):
 
 
 def lines(hub: Hub, home: Path, *specs: str, **env: str) -> list[str]:
-    command = [sys.executable, "-m", "tests.models.tiny", *specs]
+    command = [sys.executable, "-m", "tests.fixtures.tiny_models", *specs]
     ran = subprocess.run(command, env=hub.environment(home, **env), capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.splitlines()
@@ -63,12 +63,12 @@ def test_pinned_revisions_are_fetched_once_and_read_from_the_cache_without_a_net
     )
     answers = lines(hub, tmp_path, *pinned, "hub:org/vit", *silent)
     old, two, named, new = map(json.loads, answers[:4])
-    images, prepared = tiny.pictures(), tiny.prepared(tiny.pictures())
-    tiny.close(old["features"], vit(prepared) if vit.num_classes == 0 else vit.forward_features(prepared)[:, 0])
-    tiny.close(new["features"], other.forward_features(prepared)[:, 0])
-    tiny.close(two["features"], pair.encode_image(prepared, normalize=True))
+    images, prepared = tiny_models.pictures(), tiny_models.prepared(tiny_models.pictures())
+    tiny_models.close(old["features"], vit(prepared) if vit.num_classes == 0 else vit.forward_features(prepared)[:, 0])
+    tiny_models.close(new["features"], other.forward_features(prepared)[:, 0])
+    tiny_models.close(two["features"], pair.encode_image(prepared, normalize=True))
     tokens = open_clip.SimpleTokenizer(context_length=16)(["a cat"])
-    tiny.close(two["texts"], F.normalize(pair.encode_text(tokens), dim=1), 1e-5)
+    tiny_models.close(two["texts"], F.normalize(pair.encode_text(tokens), dim=1), 1e-5)
     assert len(images) == len(old["features"])
 
     assert old["source"] == f"hub:org/vit@{hub.vit}" and old["slug"] == f"hub-org--vit..{hub.vit}"
@@ -110,7 +110,7 @@ def note(folder: Path, commit: str, name: str = "config.json") -> None:
 
 
 def test_a_mirror_is_read_at_the_commit_that_it_notes_and_at_no_other(mirror) -> None:
-    tiny.timm_repo(mirror / "vit")
+    tiny_models.timm_repo(mirror / "vit")
     unpinned = load("hub:org/vit")
     assert unpinned.origin.source == "hub:org/vit" and unpinned.origin.encoder["revision"] is None
     sha256 = unpinned.subject.facts["weights_sha256"]
@@ -130,12 +130,15 @@ def test_a_mirror_is_read_at_the_commit_that_it_notes_and_at_no_other(mirror) ->
 
 
 def test_safetensors_are_read_where_there_are_any(mirror) -> None:
-    model = tiny.timm_repo(mirror / "vit")
-    other = tiny.scramble(tiny.timm_model("vit_tiny_patch16_224", **tiny.VIT, patch_size=8), 7)
+    model = tiny_models.timm_repo(mirror / "vit")
+    other = tiny_models.scramble(tiny_models.timm_model("vit_tiny_patch16_224", **tiny_models.VIT, patch_size=8), 7)
     torch.save(other.state_dict(), mirror / "vit/pytorch_model.bin")
     first = load("hub:org/vit")
     assert first.origin.encoder["file"] == "model.safetensors"
-    tiny.close(first.subject.features(tiny.pictures()), model.forward_features(tiny.prepared(tiny.pictures()))[:, 0])
+    tiny_models.close(
+        first.subject.features(tiny_models.pictures()),
+        model.forward_features(tiny_models.prepared(tiny_models.pictures()))[:, 0],
+    )
     (mirror / "vit/model.safetensors").unlink()
     second = load("hub:org/vit")
     assert second.origin.encoder["file"] == "pytorch_model.bin"
@@ -143,9 +146,9 @@ def test_safetensors_are_read_where_there_are_any(mirror) -> None:
 
 
 def test_a_repository_of_both_libraries_is_opened_with_timm(mirror) -> None:
-    tiny.clip_repo(mirror / "both")
+    tiny_models.clip_repo(mirror / "both")
     assert load("hub:org/both").origin.encoder["library"] == "open_clip"
-    tiny.timm_repo(mirror / "both")
+    tiny_models.timm_repo(mirror / "both")
     assert load("hub:org/both").origin.encoder["library"] == "timm"
 
 
@@ -162,7 +165,7 @@ class Evil:
 @pytest.mark.parametrize("library", ["timm", "open_clip"])
 def test_a_pickle_that_runs_code_is_refused(library, mirror, tmp_path) -> None:
     folder, trap = mirror / "evil", tmp_path / "ran"
-    model = tiny.timm_repo(folder) if library == "timm" else tiny.clip_repo(folder)
+    model = tiny_models.timm_repo(folder) if library == "timm" else tiny_models.clip_repo(folder)
     for file in folder.glob("*.safetensors"):
         file.unlink()
     name = "pytorch_model.bin" if library == "timm" else "open_clip_pytorch_model.bin"
@@ -174,14 +177,14 @@ def test_a_pickle_that_runs_code_is_refused(library, mirror, tmp_path) -> None:
 
 def test_code_of_a_tokenizer_or_text_model_is_never_run(mirror, tmp_path, monkeypatch) -> None:
     trap = tmp_path / "ran"
-    config = tiny.clip_config(tiny.NATIVE)
+    config = tiny_models.clip_config(tiny_models.NATIVE)
     config["text_cfg"] |= {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"trust_remote_code": True}}
     plain = {
         name: value
         for name, value in config["text_cfg"].items()
         if name not in ("hf_tokenizer_name", "tokenizer_kwargs")
     }
-    tiny.clip_repo(mirror / "evil", config | {"text_cfg": plain})
+    tiny_models.clip_repo(mirror / "evil", config | {"text_cfg": plain})
     whole = json.loads((mirror / "evil/open_clip_config.json").read_text())
     whole["model_cfg"] = config
     (mirror / "evil/open_clip_config.json").write_text(json.dumps(whole))
@@ -208,7 +211,7 @@ def test_a_repository_that_is_none_of_a_model_is_one_line(mirror) -> None:
     (mirror / "empty/config.json").write_text("{")
     with pytest.raises(UserError, match="cannot load hub:org/empty: JSONDecodeError"):
         load("hub:org/empty")
-    tiny.timm_repo(mirror / "vit")
+    tiny_models.timm_repo(mirror / "vit")
     shutil.move(mirror / "vit/model.safetensors", mirror / "vit/model-00001-of-00002.safetensors")
     with pytest.raises(UserError, match=r"org/vit holds no weights in one file; wanted one of: model.safetensors, "):
         load("hub:org/vit")
@@ -220,7 +223,7 @@ def test_weights_that_do_not_fit_are_one_line(library, change, mirror) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = mirror / "vit"
-    tiny.timm_repo(folder) if library == "timm" else tiny.clip_repo(folder)
+    tiny_models.timm_repo(folder) if library == "timm" else tiny_models.clip_repo(folder)
     (path,) = folder.glob("*.safetensors")
     weights = load_file(path)
     name = next(name for name in weights if name.endswith("attn.qkv.bias") or name.endswith("in_proj_bias"))
@@ -237,7 +240,7 @@ def test_weights_that_do_not_fit_are_one_line(library, change, mirror) -> None:
 
 @pytest.mark.parametrize("arguments", [{"pretrained_strict": False}, {"num_classes": 3}])
 def test_a_repository_may_not_ask_for_a_part_of_its_weights(arguments, mirror) -> None:
-    tiny.timm_repo(mirror / "vit")
+    tiny_models.timm_repo(mirror / "vit")
     config = json.loads((mirror / "vit/config.json").read_text())
     config["model_args"] |= arguments
     (mirror / "vit/config.json").write_text(json.dumps(config))

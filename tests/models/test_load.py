@@ -10,7 +10,7 @@ from benchmark import plugins
 from benchmark.errors import UserError
 from benchmark.models._load import load
 from benchmark.models._way import slug, weights_sha256
-from tests.models import tiny
+from tests.fixtures import tiny_models
 
 
 @pytest.mark.parametrize("name", ["nobody:x", "timm:", "run:", ":x", "", "_way:x", "hub"])
@@ -76,11 +76,11 @@ def test_equal_weights_have_equal_hashes_and_any_change_shows() -> None:
 
 def test_layers_share_a_pass_and_never_a_slug(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path / "mirror"))
-    tiny.timm_repo(tmp_path / "mirror/org/vit")
-    images, store = tiny.pictures(), tmp_path / "store"
+    tiny_models.timm_repo(tmp_path / "mirror/org/vit")
+    images, store = tiny_models.pictures(), tmp_path / "store"
     first, pooled = (load(name, store=store) for name in ("hub:org/vit", "hub:org/vit#pooled"))
     first.subject.features(images)
-    tiny.close(pooled.subject.features(images), load("hub:org/vit#pooled").subject.features(images), 0)
+    tiny_models.close(pooled.subject.features(images), load("hub:org/vit#pooled").subject.features(images), 0)
     assert (first.subject.encoded["images"], pooled.subject.encoded["images"]) == (3, 0)
     assert first.origin.slug != pooled.origin.slug and pooled.origin.slug.endswith("--pooled")
     assert pooled.origin.source == "hub:org/vit#pooled"

@@ -11,7 +11,7 @@ from open_clip import pretrained
 from benchmark.errors import UserError
 from benchmark.models._load import load
 from benchmark.models._open_clip import OpenClipNetwork
-from tests.models import tiny
+from tests.fixtures import tiny_models
 
 TIMM = {"timm_model_name": "registered_by_the_tests", "image_size": 32}
 CONVNEXT = TIMM | {"timm_model_name": "test_convnext"}
@@ -19,21 +19,22 @@ RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32
 CAPTIONER = {"multimodal_cfg": {"context_length": 16, "width": 24, "heads": 2, "layers": 1, "mlp_ratio": 2}}
 
 TOWERS = {
-    "native": (tiny.clip_config(tiny.NATIVE), ["cls", "pooled", "embedding"]),
-    "quick": (tiny.clip_config(tiny.NATIVE, quick_gelu=True), ["cls", "pooled", "embedding"]),
-    "native mean": (tiny.clip_config(tiny.NATIVE | {"pool_type": "avg"}), ["pooled", "cls", "embedding"]),
-    "mean, then norm": (tiny.clip_config(tiny.NATIVE | {"pool_type": "avg", "final_ln_after_pool": True}),
+    "native": (tiny_models.clip_config(tiny_models.NATIVE), ["cls", "pooled", "embedding"]),
+    "quick": (tiny_models.clip_config(tiny_models.NATIVE, quick_gelu=True), ["cls", "pooled", "embedding"]),
+    "native mean": (tiny_models.clip_config(tiny_models.NATIVE | {"pool_type": "avg"}), ["pooled", "cls", "embedding"]),
+    "mean, then norm": (tiny_models.clip_config(tiny_models.NATIVE | {"pool_type": "avg", "final_ln_after_pool": True}),
                         ["output", "cls", "pooled", "embedding"]),
-    "captioner": (tiny.clip_config(tiny.NATIVE | {"attentional_pool": True, "attn_pooler_heads": 2,
+    "captioner": (tiny_models.clip_config(tiny_models.NATIVE | {"attentional_pool": True, "attn_pooler_heads": 2,
                                                   "output_tokens": True}, **CAPTIONER), ["output", "embedding"]),
-    "resnet": (tiny.clip_config(RESNET), ["output", "embedding"]),
-    "timm head": (tiny.clip_config(TIMM | {"timm_pool": "token", "timm_proj": None}, custom_text=True),
+    "resnet": (tiny_models.clip_config(RESNET), ["output", "embedding"]),
+    "timm head": (tiny_models.clip_config(TIMM | {"timm_pool": "token", "timm_proj": None}, custom_text=True),
                   ["cls", "pooled", "embedding"]),
-    "timm linear": (tiny.clip_config(TIMM | {"timm_pool": "avg", "timm_proj": "linear"}, custom_text=True),
+    "timm linear": (tiny_models.clip_config(TIMM | {"timm_pool": "avg", "timm_proj": "linear"}, custom_text=True),
                     ["pooled", "cls", "embedding"]),
-    "timm map": (tiny.clip_config(TIMM | {"timm_pool": "map", "timm_proj": "none"}, embed_dim=32, custom_text=True),
+    "timm map": (tiny_models.clip_config(TIMM | {"timm_pool": "map", "timm_proj": "none"}, embed_dim=32,
+                                         custom_text=True),
                  ["output", "cls", "pooled", "embedding"]),
-    "convnext": (tiny.clip_config(CONVNEXT | {"timm_pool": "", "timm_proj": "mlp"}, custom_text=True),
+    "convnext": (tiny_models.clip_config(CONVNEXT | {"timm_pool": "", "timm_proj": "mlp"}, custom_text=True),
                  ["output", "embedding"]),
 }  # fmt: skip
 
@@ -52,12 +53,12 @@ def projected(model, first):
 @torch.inference_mode()
 def test_the_embedding_is_that_of_encode_image_and_the_projection_of_the_first_layer(name: str) -> None:
     config, wanted = TOWERS[name]
-    model = tiny.clip_model(json.loads(json.dumps(config)))
+    model = tiny_models.clip_model(json.loads(json.dumps(config)))
     tokenize = open_clip.SimpleTokenizer(context_length=16)
     network, calls = OpenClipNetwork(model, tokenize, 32), []
     stem = next(module for module in model.visual.modules() if isinstance(module, torch.nn.Conv2d))
     stem.register_forward_pre_hook(lambda module, given: calls.append(len(given[0])))
-    images = tiny.noise()
+    images = tiny_models.noise()
     layers = network.image_layers(images)
     assert list(layers) == wanted and calls == [3], "one pass"
     encoded = model.encode_image(images, normalize=True)
@@ -74,10 +75,10 @@ def test_the_embedding_is_that_of_encode_image_and_the_projection_of_the_first_l
 
 @torch.inference_mode()
 def test_tokens_are_taken_after_the_final_norm() -> None:
-    model = tiny.clip_model(tiny.clip_config(tiny.NATIVE))
+    model = tiny_models.clip_model(tiny_models.clip_config(tiny_models.NATIVE))
     raw = {}
     model.visual.transformer.register_forward_hook(lambda module, given, made: raw.update(tokens=made))
-    layers = OpenClipNetwork(model, lambda texts: torch.zeros(1), 32).image_layers(tiny.noise())
+    layers = OpenClipNetwork(model, lambda texts: torch.zeros(1), 32).image_layers(tiny_models.noise())
     tokens = model.visual.ln_post(raw["tokens"])
     torch.testing.assert_close(layers["cls"], tokens[:, 0], rtol=0, atol=1e-6)
     torch.testing.assert_close(layers["pooled"], tokens[:, 1:].mean(1), rtol=0, atol=1e-6)
@@ -88,12 +89,12 @@ def registered(tmp_path, monkeypatch):
     """`tiny-native` and `tiny-native-quickgelu` with weights of both activations; returns the model."""
     configs = dict(open_clip.factory._MODEL_CONFIGS)
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", configs)
-    model = tiny.clip_model(tiny.clip_config(tiny.NATIVE))
+    model = tiny_models.clip_model(tiny_models.clip_config(tiny_models.NATIVE))
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    here = {"file": str(tmp_path / "weights.pt"), "mean": tiny.MEAN, "std": tiny.STD}
+    here = {"file": str(tmp_path / "weights.pt"), "mean": tiny_models.MEAN, "std": tiny_models.STD}
     tags = {"plain": {**here, "quick_gelu": False}, "quick": {**here, "quick_gelu": True}}
     for name, quick in (("tiny-native", False), ("tiny-native-quickgelu", True)):
-        configs[name] = tiny.clip_config(tiny.NATIVE, quick_gelu=quick)
+        configs[name] = tiny_models.clip_config(tiny_models.NATIVE, quick_gelu=quick)
         monkeypatch.setitem(pretrained._PRETRAINED, name, tags)
     return model
 
@@ -103,12 +104,12 @@ def test_a_registered_model_is_loaded_with_its_weights_tokenizer_mean_and_deviat
     loaded = load("open_clip:tiny-native/plain")
     assert loaded.origin.source == "open_clip:tiny-native/plain"
     assert loaded.origin.slug == "open_clip-tiny-native--plain"
-    images = tiny.pictures()
-    wanted = registered.encode_image(tiny.prepared(images), normalize=True)
-    tiny.close(loaded.subject.image_embeddings(images), wanted)
+    images = tiny_models.pictures()
+    wanted = registered.encode_image(tiny_models.prepared(images), normalize=True)
+    tiny_models.close(loaded.subject.image_embeddings(images), wanted)
     texts = ["a cat", "two dogs"]
     tokens = open_clip.SimpleTokenizer(context_length=16)(texts)
-    tiny.close(loaded.subject.text_embeddings(texts), registered.encode_text(tokens, normalize=True), 1e-6)
+    tiny_models.close(loaded.subject.text_embeddings(texts), registered.encode_text(tokens, normalize=True), 1e-6)
     assert loaded.subject.embeds_texts and loaded.subject.facts["layer"] == "cls"
     assert load("open_clip:tiny-native/plain#embedding").origin.slug == "open_clip-tiny-native--plain--embedding"
 
@@ -118,7 +119,7 @@ def test_weights_trained_with_the_other_activation_are_refused_with_the_right_na
         load("open_clip:tiny-native/quick")
     with pytest.raises(UserError, match="trained with GELU; use open_clip:tiny-native/plain"):
         load("open_clip:tiny-native-quickgelu/plain")
-    images = tiny.pictures()
+    images = tiny_models.pictures()
     quick, plain = (load(f"open_clip:{name}", store=tmp_path) for name in
                     ("tiny-native-quickgelu/quick", "tiny-native/plain"))  # fmt: skip
     assert quick.subject.facts == plain.subject.facts, "only the store's folder tells them apart"

@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmark.errors import UserError
 from benchmark.models._load import load
-from tests.models import tiny
+from tests.fixtures import tiny_models
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ARGS = argparse.Namespace(
@@ -95,14 +95,14 @@ class Pair(nn.Module):
 
 
 def pair(projection: str = "linear", **sizes: int) -> Pair:
-    tiny.seeded()
-    return tiny.scramble(Pair(projection, **sizes))
+    tiny_models.seeded()
+    return tiny_models.scramble(Pair(projection, **sizes))
 
 
 def vision(architecture: str = "vit_base_patch16_224", **options) -> nn.ModuleDict:
-    tiny.seeded()
+    tiny_models.seeded()
     visual = timm.create_model(architecture, **(options or SMALL))
-    return tiny.scramble(nn.ModuleDict({"visual": visual, "image_mlp": head(visual.embed_dim, 32, 16)}))
+    return tiny_models.scramble(nn.ModuleDict({"visual": visual, "image_mlp": head(visual.embed_dim, 32, 16)}))
 
 
 def save(path: Path, model: dict[str, torch.Tensor], args: object = ARGS, **more) -> Path:
@@ -119,9 +119,9 @@ def test_a_vit_b16_gives_timms_features(tmp_path) -> None:
     encoder = loaded.origin.encoder
     assert {name: encoder[name] for name in ("width", "depth", "heads", "patch", "image_size")} == {
         "width": 768, "depth": 12, "heads": 12, "patch": 16, "image_size": 224}  # fmt: skip
-    images = tiny.pictures(1)
-    prepared = tiny.prepared(images, MEAN, STD, 224)
-    tiny.close(loaded.subject.features(images), model["visual"](prepared))
+    images = tiny_models.pictures(1)
+    prepared = tiny_models.prepared(images, MEAN, STD, 224)
+    tiny_models.close(loaded.subject.features(images), model["visual"](prepared))
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -130,11 +130,11 @@ def test_cls_after_the_final_norm_comes_first(prefix, tmp_path) -> None:
     model = vision()
     path = save(tmp_path / "x.pth", {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()})
     loaded = load(f"released:{path}")
-    images = tiny.pictures()
-    prepared = tiny.prepared(images, MEAN, STD)
-    tiny.close(loaded.subject.features(images), model["visual"](prepared))
+    images = tiny_models.pictures()
+    prepared = tiny_models.prepared(images, MEAN, STD)
+    tiny_models.close(loaded.subject.features(images), model["visual"](prepared))
     tokens = model["visual"].forward_features(prepared)
-    tiny.close(load(f"{path}#pooled").subject.features(images), tokens[:, 1:].mean(1))
+    tiny_models.close(load(f"{path}#pooled").subject.features(images), tokens[:, 1:].mean(1))
     assert not loaded.subject.embeds_texts and loaded.subject.layers == ("cls", "pooled")
     assert loaded.origin.source == "released:x.pth"
     assert loaded.origin.slug == f"released-x.pth-{loaded.subject.facts['weights_sha256'][:8]}"
@@ -146,12 +146,12 @@ def test_cls_after_the_final_norm_comes_first(prefix, tmp_path) -> None:
 def test_images_and_texts_meet_in_the_joint_space(projection, tmp_path) -> None:
     model = pair(projection)
     loaded = load(str(save(tmp_path / "pp.pth", model.state_dict())))
-    images, texts = tiny.pictures(), ["a photo of a cat", "two dogs", "cut off " * 30]
-    prepared = tiny.prepared(images, MEAN, STD)
+    images, texts = tiny_models.pictures(), ["a photo of a cat", "two dogs", "cut off " * 30]
+    prepared = tiny_models.prepared(images, MEAN, STD)
     assert loaded.subject.layers == ("cls", "pooled", "embedding") and loaded.subject.embeds_texts
-    tiny.close(loaded.subject.features(images), model.visual(prepared))
-    tiny.close(loaded.subject.image_embeddings(images), F.normalize(model.images(prepared), dim=1))
-    tiny.close(loaded.subject.text_embeddings(texts), F.normalize(model.texts(texts), dim=1), 1e-5)
+    tiny_models.close(loaded.subject.features(images), model.visual(prepared))
+    tiny_models.close(loaded.subject.image_embeddings(images), F.normalize(model.images(prepared), dim=1))
+    tiny_models.close(loaded.subject.text_embeddings(texts), F.normalize(model.texts(texts), dim=1), 1e-5)
     found = loaded.subject.text_embeddings(texts)
     assert abs(found[0] - found[1]).max() > 1e-2
 
@@ -160,7 +160,7 @@ def test_a_text_tower_has_64_channels_per_head(tmp_path) -> None:
     for width in (64, 128, 192):
         model = pair(width=width, blocks=1)
         found = load(str(save(tmp_path / "pp.pth", model.state_dict()))).subject.text_embeddings(["a cat"])
-        tiny.close(found, F.normalize(model.texts(["a cat"]), dim=1), 1e-5)
+        tiny_models.close(found, F.normalize(model.texts(["a cat"]), dim=1), 1e-5)
 
 
 def test_a_pair_without_the_image_loss_loads_too(tmp_path) -> None:
@@ -291,5 +291,5 @@ def test_what_is_no_whole_checkpoint_is_one_line(tmp_path) -> None:
 def test_two_files_of_one_name_have_two_slugs(tmp_path) -> None:
     first = load(str(save(tmp_path / "epoch_last.pth", vision().state_dict())))
     again = load(str(save(tmp_path / "epoch_last.pth", vision().state_dict(), epoch=99)))
-    other = load(str(save(tmp_path / "epoch_last.pth", tiny.scramble(vision(), 3).state_dict())))
+    other = load(str(save(tmp_path / "epoch_last.pth", tiny_models.scramble(vision(), 3).state_dict())))
     assert first.origin.slug == again.origin.slug != other.origin.slug

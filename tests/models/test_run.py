@@ -12,8 +12,7 @@ from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.experiments import smoke
 from benchmark.models._load import load
-from tests import runs
-from tests.models import tiny
+from tests.fixtures import runs, tiny_models
 
 PAIR = runs.experiment("clip", steps=2)
 
@@ -37,12 +36,12 @@ def test_a_run_is_its_declaration_seed_weights_and_card(folder) -> None:
     from benchmark.train import load_trained
 
     model, _ = load_trained(PAIR, 1, folder, torch.device("cpu"))
-    images, transform = tiny.pictures(), EvaluationTransform(PAIR.encoder.image_size)
+    images, transform = tiny_models.pictures(), EvaluationTransform(PAIR.encoder.image_size)
     prepared = torch.stack([transform(images.read(row)) for row in range(3)])
-    tiny.close(loaded.subject.features(images), model.encode_images(prepared))
+    tiny_models.close(loaded.subject.features(images), model.encode_images(prepared))
     other = load(f"run:{folder}#embedding")
     assert other.layer == "embedding" and other.origin == PAIR
-    tiny.close(np.linalg.norm(other.subject.features(images), axis=1), np.ones(3, np.float32))
+    tiny_models.close(np.linalg.norm(other.subject.features(images), axis=1), np.ones(3, np.float32))
 
 
 def test_a_folder_that_was_moved_is_still_that_run(folder, tmp_path) -> None:

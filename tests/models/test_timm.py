@@ -10,10 +10,10 @@ import torch
 from benchmark.errors import UserError
 from benchmark.models._load import load
 from benchmark.models._timm import TimmNetwork
-from tests.models import tiny
+from tests.fixtures import tiny_models
 
 PLAIN = "vit_tiny_patch16_224"
-VIT = tiny.VIT | {"patch_size": 8}
+VIT = tiny_models.VIT | {"patch_size": 8}
 EVA = {"img_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 5}
 
 MODELS = {
@@ -37,11 +37,11 @@ MODELS = {
 @torch.inference_mode()
 def test_layers_are_timms_own_and_what_feeds_the_classifier_comes_first(name: str) -> None:
     architecture, options, wanted = MODELS[name]
-    model = tiny.timm_model(architecture, **options)
+    model = tiny_models.timm_model(architecture, **options)
     network, calls = TimmNetwork(model, 32), []
     stem = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
     stem.register_forward_pre_hook(lambda module, given: calls.append(len(given[0])))
-    images = tiny.noise()
+    images = tiny_models.noise()
     layers = network.image_layers(images)
     assert list(layers) == wanted and calls == [3], "one pass"
     first = layers[wanted[0]]
@@ -59,9 +59,9 @@ def test_layers_are_timms_own_and_what_feeds_the_classifier_comes_first(name: st
 
 @torch.inference_mode()
 def test_tokens_are_normed_before_they_are_taken() -> None:
-    images = tiny.noise()
+    images = tiny_models.noise()
     for pool, norm in (("token", "norm"), ("avg", "fc_norm")):
-        model = tiny.timm_model("vit_tiny_patch16_224", **VIT, global_pool=pool, reg_tokens=3)
+        model = tiny_models.timm_model("vit_tiny_patch16_224", **VIT, global_pool=pool, reg_tokens=3)
         raw = {}
         hook = model.blocks[-1].register_forward_hook(lambda module, given, made, raw=raw: raw.update(tokens=made))
         layers = TimmNetwork(model, 32).image_layers(images)
@@ -77,22 +77,24 @@ def test_tokens_are_normed_before_they_are_taken() -> None:
 @torch.inference_mode()
 def test_images_are_prepared_with_the_models_mean_deviation_and_size(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path))
-    model = tiny.timm_repo(tmp_path / "org/vit")
+    model = tiny_models.timm_repo(tmp_path / "org/vit")
     loaded = load("hub:org/vit")
     facts = loaded.subject.facts["transform"]
-    assert (facts["size"], facts["mean"], facts["std"]) == (32, tiny.MEAN, tiny.STD)
+    assert (facts["size"], facts["mean"], facts["std"]) == (32, tiny_models.MEAN, tiny_models.STD)
     assert (facts["zoom"], facts["interpolation"]) == (1.0, "bicubic")
-    images = tiny.pictures()
-    tiny.close(loaded.subject.features(images), model.forward_features(tiny.prepared(images))[:, 0])
+    images = tiny_models.pictures()
+    tiny_models.close(loaded.subject.features(images), model.forward_features(tiny_models.prepared(images))[:, 0])
     other = load("hub:org/vit#pooled")
-    tiny.close(other.subject.features(images), model.forward_features(tiny.prepared(images))[:, 1:].mean(1))
+    tiny_models.close(
+        other.subject.features(images), model.forward_features(tiny_models.prepared(images))[:, 1:].mean(1)
+    )
     assert (loaded.layer, other.layer, other.subject.facts["layer"]) == (None, "pooled", "pooled")
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 32, 64)])
 def test_other_images_than_square_rgb_are_refused(shape, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path))
-    tiny.timm_repo(tmp_path / "org/vit", **VIT | {"img_size": shape[1:], "in_chans": shape[0]})
+    tiny_models.timm_repo(tmp_path / "org/vit", **VIT | {"img_size": shape[1:], "in_chans": shape[0]})
     config = json.loads((tmp_path / "org/vit/config.json").read_text())
     config["pretrained_cfg"]["input_size"] = shape
     (tmp_path / "org/vit/config.json").write_text(json.dumps(config))
@@ -101,7 +103,7 @@ def test_other_images_than_square_rgb_are_refused(shape, tmp_path, monkeypatch) 
 
 
 def test_a_tag_that_was_left_out_becomes_part_of_the_source(tmp_path, monkeypatch) -> None:
-    model = tiny.timm_model("registered_by_the_tests")
+    model = tiny_models.timm_model("registered_by_the_tests")
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     registry = timm.models._registry._model_pretrained_cfgs
     for name in ("registered_by_the_tests", "registered_by_the_tests.first"):
@@ -134,6 +136,6 @@ def test_what_timm_does_not_have_is_one_line(spec, said, tmp_path, monkeypatch) 
 
 def test_a_layer_that_the_model_lacks_is_refused_with_those_it_has(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path))
-    tiny.timm_repo(tmp_path / "org/vit")
+    tiny_models.timm_repo(tmp_path / "org/vit")
     with pytest.raises(UserError, match="no layer embedding; choose one of: cls, pooled"):
         load("hub:org/vit#embedding")

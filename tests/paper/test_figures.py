@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmark.paper import _plot
-from tests.paper.records import NUMBERS, SMOKE, material, run
+from tests.fixtures.paper_records import NUMBERS, SMOKE, material, run
 from tests.paper.test_rows import HEAD, build, rows
 
 FIGURES = ("figure_2", "figure_3", "figure_5", "figure_6")

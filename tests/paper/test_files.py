@@ -15,7 +15,7 @@ from benchmark import plugins
 from benchmark.paper import _build, costs, datasets
 from benchmark.published import Fact
 from benchmark.record import Environment, Measured, Record
-from tests.paper.records import FACTS, SMOKE, material, run
+from tests.fixtures.paper_records import FACTS, SMOKE, material, run
 from tests.paper.test_rows import rows
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def test_the_same_records_give_the_same_bytes_in_whatever_order_and_twice() -> N
 HASH = """
 import hashlib
 from benchmark.paper import _build
-from tests.paper.records import SMOKE, material
+from tests.fixtures.paper_records import SMOKE, material
 found = _build.files(material(SMOKE))
 print(hashlib.sha256(b"".join(name.encode() + found[name] for name in sorted(found))).hexdigest())
 """

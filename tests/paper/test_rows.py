@@ -14,7 +14,7 @@ from benchmark.interfaces import DatasetIdentity
 from benchmark.paper import _protocols
 from benchmark.published import Published
 from benchmark.tables._render import NO_VALUE, Cell, Table, latex, markdown
-from tests.paper.records import BN, NUMBERS, PROBE, RESULTS, SMOKE, STABLEREP, Apart, material, run
+from tests.fixtures.paper_records import BN, NUMBERS, PROBE, RESULTS, SMOKE, STABLEREP, Apart, material, run
 from tests.tables.conftest import measured
 
 LINES = list(csv.DictReader((RESULTS / "published.csv").open(newline="")))

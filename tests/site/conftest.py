@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from playwright.sync_api import Page as Tab
 
-from tests.site.made import few, hostile, made
+from tests.fixtures.site_records import few, hostile, made
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 

@@ -22,8 +22,8 @@ from benchmark.record import NotMeasured, Record
 from benchmark.site.models import collect, described
 from benchmark.site.protocols import HEX, UNIT, units
 from datasets_scripts import recipe
-from tests.many_records import records
-from tests.site.made import HOSTILE, Apart, Knobs, data, few, grouped, hostile, made, on, record, sources
+from tests.fixtures.many_records import records
+from tests.fixtures.site_records import HOSTILE, Apart, Knobs, data, few, grouped, hostile, made, on, record, sources
 
 
 def protocol(page: dict[str, Any], evaluation: str = "linear_probe") -> dict[str, Any]:

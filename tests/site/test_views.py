@@ -9,9 +9,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
 from benchmark.pairs import Pairs
-from tests.many_records import records
+from tests.fixtures.many_records import records
+from tests.fixtures.site_records import HOSTILE, made
 from tests.site.conftest import Visit
-from tests.site.made import HOSTILE, made
 
 Open = Callable[..., Visit]
 CID = "#/model/smoke/cid/1"

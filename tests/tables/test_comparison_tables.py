@@ -15,7 +15,7 @@ from benchmark.results import Record
 from benchmark.tables import _render, few_shot, linear_probe, ranking
 from benchmark.tables._material import Material
 from benchmark.tables._render import NO_VALUE, Cell, Table, csv, latex, markdown
-from tests.tables.differences import Known
+from tests.fixtures.differences import Known
 
 Make = Callable[..., Any]
 

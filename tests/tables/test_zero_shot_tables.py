@@ -11,7 +11,7 @@ from benchmark.interfaces import DatasetScores, Score, Skipped
 from benchmark.tables import aro, fairface, fairface_classes
 from benchmark.tables._material import Material
 from benchmark.tables._render import NO_VALUE, Table, csv, markdown
-from tests.tables.differences import Known
+from tests.fixtures.differences import Known
 
 Make = Callable[..., Any]
 NO_TEXT = Skipped("the method has no text tower", SkipCode.NO_TEXT_TOWER)

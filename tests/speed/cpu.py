@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmark import atomic
+from benchmark.files import write_bytes
 from datasets_scripts import scenes
-from tests import speed_datasets, speed_evaluations, speed_losses, speed_probe, speed_processes, speed_training
-from tests.timing import REPEATS, row, seconds
+from tests.speed.cpu import datasets, evaluations, losses, probe, processes, training
+from tests.speed.cpu.timing import REPEATS, row, seconds
 
 OUT = Path("results/speed/cpu.md")
 
@@ -28,16 +28,16 @@ def rendering() -> str:
 def main() -> None:
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        rows = [rendering(), *speed_datasets.rows(row), *speed_training.rows(row), *speed_evaluations.rows(row)]
-    rows += [*speed_losses.rows(), *speed_processes.rows(), *speed_probe.rows()]
+        rows = [rendering(), *datasets.rows(row), *training.rows(row), *evaluations.rows(row)]
+    rows += [*losses.rows(), *processes.rows(), *probe.rows()]
     cores = f"one core (the sweeps: two) of {platform.machine()}"
     where = f"{datetime.date.today()}, {cores}, torch {torch.__version__}, CPU."
     head = ["# Speed on a CPU", "", f"{where} Shared machine: read the ratios.", ""]
     table = ["| what | ours | the straightforward way | ratio |", "|:--|--:|--:|--:|", *rows]
-    scripts = "`python -m tests.speed_gpu` and `python -m tests.speed_gpu_training`"
+    scripts = "`python -m tests.speed.generation_gpu` and `python -m tests.speed.training_gpu`"
     gpu = ["", f"Drawing with Stable Diffusion and training StableRep on a GPU are measured by {scripts}."]
     text = "\n".join([*head, *table, *gpu]) + "\n"
-    atomic.write_bytes(OUT, text.encode())
+    write_bytes(OUT, text.encode())
     print(text)
     if not torch.cuda.is_available():
         print("There is none here, so that was not measured.")

@@ -17,9 +17,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmark import atomic, results
-from tests.many_records import records
-from tests.timing import seconds
+from benchmark import results
+from benchmark.files import write_bytes
+from tests.fixtures.many_records import records
+from tests.speed.cpu.timing import seconds
 
 OUT = Path("results/speed/results.md")
 COUNT = 10_000
@@ -146,7 +147,7 @@ def main() -> None:
     head = ["# Speed of tables and page", "", where, "", "| what | ours | theirs | ratio |", "|:--|--:|--:|--:|"]
     note = "Both peers read or hold far less of a result: no provenance, no hashes to check, no intervals, no seeds."
     text = "\n".join([*head, *rows(), "", note]) + "\n"
-    atomic.write_bytes(OUT, text.encode())
+    write_bytes(OUT, text.encode())
     print(text)
 
 

@@ -1,6 +1,6 @@
 """Rows of `make speed` about the contrastive loss at the paper's batch: time and memory beside others' ways.
 
-Each measurement is a process of its own (`python -m tests.speed_losses WAY ROWS WIDTH`), whose peak memory is what it
+Each measurement is a process of its own (`python -m tests.speed.losses WAY ROWS WIDTH`), whose peak memory is what it
 took beyond its start. Ways: ours, a plain SupCon, and pytorch-metric-learning's where that is installed.
 """
 
@@ -82,7 +82,7 @@ def measured(way: str, rows: int, width: int, repeats: int) -> dict[str, float]:
 
 def alone(way: str, rows: int, width: int, repeats: int = REPEATS) -> dict[str, float]:
     """The same in a process of its own."""
-    command = [sys.executable, "-m", "tests.speed_losses", way, str(rows), str(width), str(repeats)]
+    command = [sys.executable, "-m", "tests.speed.losses", way, str(rows), str(width), str(repeats)]
     found: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return found
 

@@ -1,6 +1,11 @@
-"""Files that are whole or absent: written under a temporary name, synced, then renamed."""
+"""Files that are whole or absent (written under a temporary name, synced, then renamed), and their checksums.
+
+Hashes that are recorded are of one of two JSON texts: `sha256_json` here, with spaces after separators, for ids, keys
+and revisions; `benchmark.record.canonical_json`, without, for records.
+"""
 
 import contextlib
+import hashlib
 import json
 import os
 import uuid
@@ -12,7 +17,7 @@ from benchmark.errors import UserError
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_replace(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure it is removed.
 
     Raises:
@@ -35,10 +40,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically."""
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys and a final newline, atomically; NaN is refused."""
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; large files are read in parts."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """SHA-256 of `value` as JSON with sorted keys, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

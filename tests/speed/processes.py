@@ -1,7 +1,7 @@
 """A row of `make speed`: two processes that share every batch, beside one with all of it, each process on one core.
 
-`torchrun --nproc-per-node W -m tests.speed_processes FOLDER` trains the smoke run of StableRep for a while on the
-dataset of `tests.small`, which it finds in $SYNREP_DATA, and prints views per second.
+`torchrun --nproc-per-node W -m tests.speed.processes FOLDER` trains the smoke run of StableRep for a while on the
+dataset of `tests.fixtures.small_datasets`, which it finds in $SYNREP_DATA, and prints views per second.
 """
 
 import os
@@ -18,8 +18,8 @@ from benchmark.data import CaptionImages
 from benchmark.experiments import smoke
 from benchmark.mirror import dataset_folder
 from datasets_scripts.build import build
-from tests.runs import metrics
-from tests.small import IMAGES, RECIPE
+from tests.fixtures.runs import metrics
+from tests.fixtures.small_datasets import IMAGES, RECIPE
 
 STEPS = 60
 """The first half warms up."""
@@ -49,7 +49,7 @@ def alone(data: Path, processes: int) -> float:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         variables = os.environ | {"SYNREP_DATA": str(data), "OMP_NUM_THREADS": "1"}
         ran = subprocess.run(
-            [*command, "-m", "tests.speed_processes", folder], env=variables, capture_output=True, text=True, check=True
+            [*command, "-m", "tests.speed.processes", folder], env=variables, capture_output=True, text=True, check=True
         )
     return float(ran.stdout)
 

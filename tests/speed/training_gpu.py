@@ -1,4 +1,4 @@
-"""StableRep's training step on a GPU: `python -m tests.speed_gpu_training`; `--rehearse` for a tiny one anywhere.
+"""StableRep's training step on a GPU: `python -m tests.speed.training_gpu`; `--rehearse` for a tiny one anywhere.
 
 ViT-B/16, 224 pixels, 256-pixel JPEGs that are random photographs: the loop of `benchmark.train` (bf16, compiled blocks,
 fused attention and optimiser, views made on the GPU) beside the released code's recipe in the same run (fp16 with a
@@ -25,15 +25,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from baselines import stablerep
-from benchmark import atomic, plan, results, train
+from benchmark import plan, results, train
 from benchmark.data import CaptionImages
+from benchmark.files import write_bytes
 from benchmark.hardware import Hardware
 from benchmark.interfaces import Encoder, Experiment, Model, Schedule
 from benchmark.losses import multi_positive
 from datasets_scripts import generate, marks
-from tests.speed_datasets import built, photographs
-from tests.speed_gpu import peak, seconds
-from tests.speed_training import RELEASED
+from tests.speed.cpu.datasets import built, photographs
+from tests.speed.cpu.generation_gpu import peak, seconds
+from tests.speed.cpu.training import RELEASED
 
 STEPS, WARM_UP = 20, 5
 VIEWS = 6
@@ -244,7 +245,7 @@ def main() -> None:
     print(text)
     if gpu:
         path = Path("results/speed") / f"gpu-training-{name.lower().replace(' ', '-')}.md"
-        atomic.write_bytes(path, f"{text}\n".encode())
+        write_bytes(path, f"{text}\n".encode())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Rows of `make speed` about evaluations, each beside what its reference, or scikit-learn, does with the same features.
 
-`python -m tests.speed_evaluations` prints them. Both ways give the same answers; that is checked before they are timed.
+`python -m tests.speed.evaluations` prints them. Both ways give the same answers; that is checked before they are timed.
 """
 
 import io
@@ -29,7 +29,7 @@ from benchmark.evaluations.few_shot import FewShot
 from benchmark.evaluations.knn import vote
 from benchmark.features import FrozenEncoder
 from benchmark.interfaces import DatasetIdentity, Encoder, LabelledImages
-from tests import timing
+from tests.speed.cpu import timing
 
 Row = Callable[[str, str, int, Callable[[], object], Callable[[], object]], str]
 

@@ -5,13 +5,13 @@ import os
 import numpy as np
 import pytest
 
-from benchmark import atomic
 from benchmark.errors import UserError
+from benchmark.files import atomic_replace, write_bytes, write_json
 
 
 def test_file_is_whole_under_its_name_and_alone(tmp_path):
     path = tmp_path / "new" / "folder" / "file.bin"
-    atomic.write_bytes(path, b"content")
+    write_bytes(path, b"content")
     assert path.read_bytes() == b"content"
     assert list(path.parent.iterdir()) == [path]
 
@@ -19,8 +19,8 @@ def test_file_is_whole_under_its_name_and_alone(tmp_path):
 def test_nothing_stands_under_the_name_before_all_is_written_and_synced(tmp_path, monkeypatch):
     path = tmp_path / "file.bin"
     synced = []
-    monkeypatch.setattr(atomic.os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
-    with atomic.replacing(path) as temporary:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    with atomic_replace(path) as temporary:
         temporary.write_bytes(b"half")
         assert not path.exists() and temporary.parent == path.parent
         with temporary.open("ab") as file:
@@ -32,8 +32,8 @@ def test_nothing_stands_under_the_name_before_all_is_written_and_synced(tmp_path
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "file.bin"
-    atomic.write_bytes(path, b"old")
-    with pytest.raises(type(error)), atomic.replacing(path) as temporary:
+    write_bytes(path, b"old")
+    with pytest.raises(type(error)), atomic_replace(path) as temporary:
         temporary.write_bytes(b"new")
         raise error
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
@@ -44,10 +44,10 @@ def test_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "file.bin"
-    atomic.write_bytes(path, b"old")
-    monkeypatch.setattr(atomic.os, "fsync", full)
+    write_bytes(path, b"old")
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"cannot write .*/file\.bin: No space left on device; free some space") as told:
-        atomic.write_bytes(path, b"new")
+        write_bytes(path, b"new")
     assert "\n" not in str(told.value)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
@@ -55,12 +55,12 @@ def test_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
 def test_folder_that_is_a_file(tmp_path):
     (tmp_path / "folder").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*/folder/deep/file\.bin: .*choose another folder"):
-        atomic.write_bytes(tmp_path / "folder" / "deep" / "file.bin", b"")
+        write_bytes(tmp_path / "folder" / "deep" / "file.bin", b"")
 
 
 def test_two_writers_do_not_share_a_temporary_file(tmp_path):
     path = tmp_path / "file.bin"
-    with atomic.replacing(path) as first, atomic.replacing(path) as second:
+    with atomic_replace(path) as first, atomic_replace(path) as second:
         assert first != second
         first.write_bytes(b"first")
         second.write_bytes(b"second")
@@ -69,15 +69,15 @@ def test_two_writers_do_not_share_a_temporary_file(tmp_path):
 
 def test_json_is_the_same_for_the_same_value(tmp_path):
     path = tmp_path / "value.json"
-    atomic.write_json(path, {"b": 1, "a": [0.1, "é"]})
+    write_json(path, {"b": 1, "a": [0.1, "é"]})
     text = path.read_text()
     assert json.loads(text) == {"a": [0.1, "é"], "b": 1} and text.endswith("}\n")
-    atomic.write_json(path, {"a": [0.1, "é"], "b": 1})
+    write_json(path, {"a": [0.1, "é"], "b": 1})
     assert path.read_text() == text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"x": np.float64("nan")}])
 def test_json_without_nan(tmp_path, value):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        atomic.write_json(tmp_path / "value.json", value)
+        write_json(tmp_path / "value.json", value)
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from benchmark.data import Batches
 from benchmark.interfaces import Schedule
 from benchmark.sampling import SIMCLR, Sampling
 from datasets_scripts import generate, marks
-from tests.speed_datasets import IMAGES, built, photographs
+from tests.speed.cpu.datasets import IMAGES, built, photographs
 
 SIZE, VIEWS = 224, 96
 """Pixels of a view, and views of a batch."""

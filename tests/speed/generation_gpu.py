@@ -1,4 +1,4 @@
-"""Drawing with Stable Diffusion on a GPU: `python -m tests.speed_gpu`; `--rehearse` for tiny networks anywhere.
+"""Drawing with Stable Diffusion on a GPU: `python -m tests.speed.generation_gpu`; `--rehearse`: tiny networks anywhere.
 
 Full-size Stable Diffusion 1.5 with random weights (speed does not depend on them), bf16, 512 pixels, 50 steps, guided:
 ours beside the plain loop over diffusers' pipeline in the same run, and the share of the matrix peak measured here.
@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark import atomic
+from benchmark.files import write_bytes
 from datasets_scripts import diffusion, generate, marks
 from datasets_scripts.diffusion import StableDiffusion
-from tests.datasets_scripts import tiny_models
+from tests.fixtures import tiny_diffusion
 
 BATCHES = 5
 """Timed batches; the median counts."""
@@ -34,9 +34,9 @@ WARM_UP = 2
 def drawer(folder: Path, rehearse: bool) -> StableDiffusion:
     """Networks with random weights, saved as diffusers saves them."""
     if rehearse:
-        name, small = tiny_models.stable_diffusion(folder), {"steps": 3, "size": tiny_models.SIDE, "stored": 16}
+        name, small = tiny_diffusion.stable_diffusion(folder), {"steps": 3, "size": tiny_diffusion.SIDE, "stored": 16}
         return replace(StableDiffusion(), model=name, batch=4, **small)
-    return replace(StableDiffusion(), model=tiny_models.stable_diffusion_15(folder))
+    return replace(StableDiffusion(), model=tiny_diffusion.stable_diffusion_15(folder))
 
 
 @torch.no_grad()
@@ -165,7 +165,7 @@ def main() -> None:
     text = "\n".join(lines) + "\n"
     print(text)
     if not rehearse:
-        atomic.write_bytes(Path("results/speed") / f"gpu-{name.lower().replace(' ', '-')}.md", text.encode())
+        write_bytes(Path("results/speed") / f"gpu-{name.lower().replace(' ', '-')}.md", text.encode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The linear probe's sweep beside scikit-learn, both to within 1e-6 of the optimum: `python -m tests.speed_probe`.
+"""The linear probe's sweep beside scikit-learn, both to within 1e-6 of the optimum: `python -m tests.speed.probe`.
 
 45 penalties, as SynCLR sweeps them. scikit-learn is stopped by an oracle: at each penalty, at the first iterate whose
 objective is within 1e-6 of the optimum, in float32 or float64, whichever gets there first. No tolerance that a user
