@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from benchmark.encoders import TextEncoder, TextTower
 from benchmark.interfaces import AdamW, Batch, Method, Model
-from benchmark.losses import image_text
+from benchmark.nn.encoders import TextEncoder, TextTower
+from benchmark.nn.losses import image_text
 from benchmark.sampling import WEAK, Sampling
 
 

@@ -19,9 +19,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from benchmark.encoders import PrototypeHead, follow, momentum_copy, rising_momentum
 from benchmark.interfaces import AdamW, Batch, Method, Model
-from benchmark.losses import distillation, mean_row, other_view
+from benchmark.nn.heads import PrototypeHead
+from benchmark.nn.losses import distillation, mean_row, other_view
+from benchmark.nn.momentum import follow, momentum_copy, rising_momentum
 from benchmark.sampling import Augmentation, Sampling
 
 FIRST = Augmentation(scale=(0.14, 1.0), saturation=0.2, blur=1.0)

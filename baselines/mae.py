@@ -13,9 +13,9 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from benchmark.encoders import uniform_rows
 from benchmark.interfaces import AdamW, Batch, Method, Model
-from benchmark.losses import masked_pixels
+from benchmark.nn.distributed import uniform_rows
+from benchmark.nn.losses import masked_pixels
 from benchmark.sampling import Augmentation, Sampling
 
 CROP_AND_FLIP = Augmentation(scale=(0.2, 1.0), jitter=0.0, grayscale=0.0, blur=0.0)

@@ -15,9 +15,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from benchmark.encoders import MLP, follow, momentum_copy, rising_momentum
 from benchmark.interfaces import AdamW, Batch, Method, Model
-from benchmark.losses import contrast
+from benchmark.nn.heads import MLP
+from benchmark.nn.losses import contrast
+from benchmark.nn.momentum import follow, momentum_copy, rising_momentum
 from benchmark.sampling import Augmentation, Sampling
 
 FIRST = Augmentation(saturation=0.2, blur=1.0)

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from benchmark.encoders import ProjectionHead, TextEncoder, TextTower
 from benchmark.interfaces import AdamW, Batch, Method, Model
-from benchmark.losses import image_text, multi_positive
+from benchmark.nn.encoders import TextEncoder, TextTower
+from benchmark.nn.heads import ProjectionHead
+from benchmark.nn.losses import image_text, multi_positive
 from benchmark.sampling import Sampling
 
 

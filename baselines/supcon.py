@@ -14,9 +14,9 @@ from typing import Self
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from benchmark.encoders import ProjectionHead
 from benchmark.interfaces import AdamW, Batch, Method, Model
-from benchmark.losses import multi_positive
+from benchmark.nn.heads import ProjectionHead
+from benchmark.nn.losses import multi_positive
 from benchmark.sampling import Sampling
 
 

@@ -133,7 +133,8 @@ def run(
         _print_plan(chosen, seed)
         return
 
-    from benchmark import distributed, runner
+    from benchmark import runner
+    from benchmark.nn import distributed
     from benchmark.progress import Display
 
     work, knobs = [runner.Job(e, s) for e, s in seeds], (views_at_once, deterministic)

@@ -19,9 +19,10 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Only for those who may see the repository.")] = False,
 ) -> None:
     """Publish a run's encoder as a model of timm, with a card that holds its scores; see it read back."""
-    from benchmark import hub, release
+    from benchmark import release
+    from benchmark.hub import client
 
-    hub.require_name(repo, "model")
+    client.require_name(repo, "model")
     release.require_finished(run)
     ready = _opened(run, records)
     if to is not None:

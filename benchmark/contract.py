@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 
-from benchmark.encoders import build_vit
 from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING, Batch, Encoder, ImageTextModel, Method, Model
+from benchmark.nn.encoders import build_vit
 
 ENCODER = Encoder(image_size=16, patch=8, width=32, depth=1, heads=2)
 CAPTIONS = 6

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import RepoFile, SpaceCardData
 
-from benchmark import entries, hub, predictions, records_table, results
+from benchmark import entries, predictions, records_table, results
 from benchmark.entries import Entry
 from benchmark.errors import UserError
 from benchmark.files import write_bytes
+from benchmark.hub import client
 from benchmark.submit import ready
 
 Report = Callable[[str], None]
@@ -52,18 +53,18 @@ def push(repo: str, folder: Path, check: entries.Check, *, private: bool, report
         UserError: the folder does not keep the rules, the repository is of something else or holds other content under
             one path, or the Hub refuses or cannot be reached. The lines before it say more.
     """
-    place = hub.Repository.opened(repo, "dataset", writes=True)
+    place = client.Repository.opened(repo, "dataset", writes=True)
     found = ready(folder, check, report)
     with place.explained():
         place.create(private=private)
     try:
         return _push(place, found, folder, report)
-    except hub.Moved:
+    except client.Moved:
         report(f"{place} was changed by somebody else meanwhile; comparing again")
         return _push(place, found, folder, report)
 
 
-def _push(place: hub.Repository, found: Sequence[Entry], folder: Path, report: Report) -> str:
+def _push(place: client.Repository, found: Sequence[Entry], folder: Path, report: Report) -> str:
     with place.explained(), tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         head = place.commit()
@@ -94,10 +95,12 @@ def _is_ours(path: str) -> bool:
     return path in {*OWN, TABLE, CARD} or path.startswith((f"{entries.RECORDS}/", f"{entries.PREDICTIONS}/"))
 
 
-def _conflicts(place: hub.Repository, head: str, there: Files, found: Sequence[Entry], folder: Path) -> Iterator[str]:
+def _conflicts(
+    place: client.Repository, head: str, there: Files, found: Sequence[Entry], folder: Path
+) -> Iterator[str]:
     """A line for each record that is there with other content, or for other predictions of the same one."""
     for one in found:
-        differing = [path for path in one.files if path in there and not hub.same(there[path], folder / path)]
+        differing = [path for path in one.files if path in there and not client.same(there[path], folder / path)]
         if one.path in differing:
             _require_small(there[one.path], results.LIMIT)
             with tempfile.TemporaryDirectory() as temporary:
@@ -108,7 +111,7 @@ def _conflicts(place: hub.Repository, head: str, there: Files, found: Sequence[E
         yield from (f"{path}: not the file that {one.path} names" for path in differing if path != one.path)
 
 
-def _others(place: hub.Repository, head: str, there: Files, found: Sequence[Entry], staged: Path) -> Iterator[Entry]:
+def _others(place: client.Repository, head: str, there: Files, found: Sequence[Entry], staged: Path) -> Iterator[Entry]:
     """The repository's records that are not here."""
     mine = {one.path for one in found}
 
@@ -123,9 +126,9 @@ def _others(place: hub.Repository, head: str, there: Files, found: Sequence[Entr
     return _side_by_side(other, [path for path in sorted(there) if _is_record(path) and path not in mine])
 
 
-def _holds(place: hub.Repository, head: str, there: Files, path: str, file: Path) -> bool:
+def _holds(place: client.Repository, head: str, there: Files, path: str, file: Path) -> bool:
     """Whether the repository has this file; a table of another pyarrow is the same if its rows are."""
-    if path not in there or hub.same(there[path], file):
+    if path not in there or client.same(there[path], file):
         return path in there
     if path != TABLE:
         return False
@@ -149,7 +152,7 @@ def pull(repo: str, folder: Path, revision: str, report: Report) -> int:
         UserError: some records may not enter or are here with other content, when all others are added; the Hub
             refuses or cannot be reached.
     """
-    place = hub.Repository.opened(repo, "dataset", writes=False)
+    place = client.Repository.opened(repo, "dataset", writes=False)
     with place.explained(revision):
         head = place.commit(revision)
         there = place.files(head)
@@ -180,12 +183,12 @@ class _Taken:
     left: tuple[str, ...] = ()
 
 
-def _take(place: hub.Repository, head: str, there: Files, path: str, folder: Path) -> _Taken:
+def _take(place: client.Repository, head: str, there: Files, path: str, folder: Path) -> _Taken:
     """Bring one record and its predictions, check them, and add what is missing."""
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         try:
-            source = folder if (folder / path).is_file() and hub.same(there[path], folder / path) else staged
+            source = folder if (folder / path).is_file() and client.same(there[path], folder / path) else staged
             if source == staged:
                 _require_small(there[path], results.LIMIT)
                 place.fetch(path, head, staged)
@@ -236,7 +239,7 @@ def publish_space(folder: Path, repo: str, report: Report) -> str:
         UserError: the folder is no site, the Space is of something else, or the Hub refuses or cannot be reached.
     """
     site = _site(folder)
-    place = hub.Repository.opened(repo, "space", writes=True)
+    place = client.Repository.opened(repo, "space", writes=True)
     with place.explained(), tempfile.TemporaryDirectory() as temporary:
         card = Path(temporary) / "site" / CARD
         write_bytes(card, _space_card().encode())
@@ -245,7 +248,9 @@ def publish_space(folder: Path, repo: str, report: Report) -> str:
         there = place.files(head)
         _require_ours(place, head, there)
         files = {**site, CARD: card}
-        changed = {path: file for path, file in files.items() if path not in there or not hub.same(there[path], file)}
+        changed = {
+            path: file for path, file in files.items() if path not in there or not client.same(there[path], file)
+        }
         gone = sorted(path for path in there if path not in files and path not in OWN)
         if not changed and not gone:
             report(f"{place} shows this site already; nothing to do")
@@ -283,7 +288,7 @@ def _space_card() -> str:
     return f"---\n{data.to_yaml()}\n---\n\n{MARK}\n\nThe page is made from records; changes here are overwritten.\n"
 
 
-def _require_ours(place: hub.Repository, head: str, there: Files) -> None:
+def _require_ours(place: client.Repository, head: str, there: Files) -> None:
     """The Space is empty, as the Hub made it, or holds a site of ours."""
     files = there.keys() - OWN
     with tempfile.TemporaryDirectory() as temporary:

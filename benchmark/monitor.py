@@ -29,9 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark import distributed
 from benchmark.errors import UserError
 from benchmark.files import write_bytes
+from benchmark.nn import distributed
 
 METRICS, TENSORBOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb"
 

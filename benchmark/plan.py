@@ -19,10 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark import checkpoint, schema
-from benchmark.encoders import build_vit
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Encoder, Experiment, Method
 from benchmark.mirror import dataset_folder
+from benchmark.nn.encoders import build_vit
 
 GPUS = {"A100": 312e12, "H100": 989e12}
 """Card -> dense bf16 peak, FLOP/s (SXM; NVIDIA's data sheets)."""

@@ -18,11 +18,12 @@ import safetensors.torch
 import timm
 import torch
 
-from benchmark import hub, measure, release_card, results
+from benchmark import measure, release_card, results
 from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.features import FrozenEncoder
 from benchmark.files import file_sha256, write_bytes, write_json
+from benchmark.hub import client
 from benchmark.interfaces import Encoder, Experiment, Model
 
 Report = Callable[[str], None]
@@ -208,7 +209,7 @@ def push(release: Release, repo: str, *, private: bool, report: Report) -> str:
         UserError: the repository holds another model, the Hub refuses or cannot be reached, or what it holds
             afterwards is something else.
     """
-    place = hub.Repository.opened(repo, "model", writes=True)
+    place = client.Repository.opened(repo, "model", writes=True)
     with tempfile.TemporaryDirectory() as temporary, place.explained():
         folder = Path(temporary) / "release"
         stage(release, repo, folder)
@@ -220,7 +221,7 @@ def push(release: Release, repo: str, *, private: bool, report: Report) -> str:
         return place.write({name: folder / name for name in FILES}, message, head)
 
 
-def _require_same(place: hub.Repository, head: str, release: Release) -> None:
+def _require_same(place: client.Repository, head: str, release: Release) -> None:
     """The repository is empty, or holds this run or an older version of its experiment."""
     repo, files = place.name, place.files(head).keys() - OWN
     if not files:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmark import checkpoint, distributed, measure, monitor, results, train
+from benchmark import checkpoint, measure, monitor, results, train
 from benchmark.augment import EvaluationTransform
 from benchmark.data import CaptionImages
 from benchmark.errors import UserError
@@ -31,6 +31,7 @@ from benchmark.hardware import Hardware, usual
 from benchmark.interfaces import Experiment
 from benchmark.measure import Report
 from benchmark.mirror import dataset_folder
+from benchmark.nn import distributed
 from benchmark.train import SIGNALS
 
 Knobs = tuple[int | None, bool]

@@ -1,7 +1,7 @@
 """The only training loop. A step depends on experiment, seed, step and the state before it: a resumed run is exact.
 
-One process or many do the same step (`benchmark.distributed`); the first of them writes the files of the run's folder
-(`benchmark.checkpoint`, `benchmark.monitor`).
+One process or many do the same step (`benchmark.nn.distributed`); the first of them writes the files of the run's
+folder (`benchmark.checkpoint`, `benchmark.monitor`).
 """
 
 import json
@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from benchmark import checkpoint, distributed, monitor
+from benchmark import checkpoint, monitor
 from benchmark.data import Batches, CaptionImages, RawBatch, step_seed
-from benchmark.encoders import build_vit
 from benchmark.errors import UserError
 from benchmark.hardware import Hardware
 from benchmark.interfaces import AdamW, Batch, Experiment, Model
+from benchmark.nn import distributed
+from benchmark.nn.encoders import build_vit
 
 Report = Callable[[int, float, float, str], None]
 """Told views seen, loss, views per second, and what people should worry about."""

@@ -11,9 +11,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmark import distributed, monitor
+from benchmark import monitor
 from benchmark.errors import UserError
 from benchmark.monitor import Log, Spikes, health
+from benchmark.nn import distributed
 
 # The log
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmark import checkpoint, plan, plugins, schema
-from benchmark.encoders import build_vit
 from benchmark.interfaces import Encoder, Method
+from benchmark.nn.encoders import build_vit
 from benchmark.plan import Run, cost
 from tests.fixtures.runs import BATCH, experiment, train_here
 

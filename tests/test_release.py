@@ -16,12 +16,12 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from safetensors.torch import load_file
 
-from benchmark import hub as hub_client
 from benchmark import measure, release, release_card, results, train
 from benchmark.augment import MEAN, STD, EvaluationTransform
 from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.files import file_sha256
+from benchmark.hub import client as hub_client
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Encoder, Score, Skipped
 from benchmark.models._load import load
 from tests.fixtures import runs, tiny_models
@@ -224,7 +224,7 @@ def test_the_weights_are_the_encoder_s_and_no_others(run, tmp_path):
     ],
 )
 def test_timm_builds_the_encoder_of_any_size_by_its_own_name_where_it_has_one(encoder, architecture, arguments):
-    from benchmark.encoders import build_vit
+    from benchmark.nn.encoders import build_vit
 
     found = release.config(encoder)
     assert (found["architecture"], found["model_args"]) == (architecture, arguments)
@@ -237,7 +237,7 @@ def test_timm_builds_the_encoder_of_any_size_by_its_own_name_where_it_has_one(en
 
 
 def test_every_size_that_has_a_name_is_built_by_it():
-    from benchmark.encoders import build_vit
+    from benchmark.nn.encoders import build_vit
 
     for (patch, width, depth, heads), name in release.ARCHITECTURES.items():
         with torch.device("meta"):

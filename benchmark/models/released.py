@@ -32,11 +32,11 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from benchmark.augment import EvaluationTransform
-from benchmark.encoders import build_vit
 from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING, Encoder
 from benchmark.models._timm import token_layers
 from benchmark.models._way import FAILURES, Freeze, LoadedModel, Way, asked_for, pretrained
+from benchmark.nn.encoders import build_vit
 
 PER_HEAD = 64
 TOWER = ("token_embedding", "positional_embedding", "transformer", "ln_final")

@@ -11,8 +11,8 @@ from timm.models.vision_transformer import Block
 
 import baselines
 from benchmark import contract, plugins
-from benchmark.encoders import TextTower, build_vit
 from benchmark.interfaces import Encoder, Method
+from benchmark.nn.encoders import TextTower, build_vit
 from benchmark.sampling import SIMCLR, WEAK, Augmentation, Sampling
 from tests.fixtures.toy_training import distances, trained
 

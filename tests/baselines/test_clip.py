@@ -7,7 +7,7 @@ import torch
 
 from baselines import clip, stablerep, stablerep_plus
 from benchmark import contract
-from benchmark.losses import image_text
+from benchmark.nn.losses import image_text
 from tests.fixtures.toy_training import trained
 
 CLIP = clip.METHOD.tiny()

@@ -7,8 +7,8 @@ from torch import nn
 
 from baselines import mae
 from benchmark import contract
-from benchmark.encoders import build_vit
 from benchmark.interfaces import Batch, Encoder
+from benchmark.nn.encoders import build_vit
 
 METHOD = replace(mae.METHOD.tiny(), hidden_share=0.75)
 GRID, PATCH = 4, 8

@@ -8,7 +8,7 @@ import torch
 from baselines import clip, simclr, slip
 from benchmark import contract
 from benchmark.interfaces import Batch
-from benchmark.losses import image_text, multi_positive
+from benchmark.nn.losses import image_text, multi_positive
 from benchmark.sampling import SIMCLR, WEAK
 from tests.fixtures.toy_training import trained
 

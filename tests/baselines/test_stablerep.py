@@ -8,7 +8,7 @@ import torch
 
 from baselines import simclr, stablerep
 from benchmark import contract
-from benchmark.losses import multi_positive
+from benchmark.nn.losses import multi_positive
 from benchmark.sampling import Sampling
 from tests.fixtures.toy_training import trained
 

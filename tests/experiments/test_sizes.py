@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmark import plugins, results, schema
-from benchmark.encoders import build_vit
 from benchmark.errors import UserError
 from benchmark.experiments import _sizes, smoke
 from benchmark.experiments._find import find
 from benchmark.experiments._sizes import SIZES, UNPREPARED
 from benchmark.interfaces import Experiment, Method
+from benchmark.nn.encoders import build_vit
 from datasets_scripts import recipe
 from datasets_scripts.captions import Prepared
 from datasets_scripts.real_images import RealImages

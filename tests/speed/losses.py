@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.losses import multi_positive
+from benchmark.nn.losses import multi_positive
 
 VIEWS = 6
 """Of a caption."""

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from benchmark import distributed, results, train
+from benchmark import results, train
 from benchmark.data import CaptionImages
 from benchmark.experiments import smoke
 from benchmark.mirror import dataset_folder
+from benchmark.nn import distributed
 from datasets_scripts.build import build
 from tests.fixtures.runs import metrics
 from tests.fixtures.small_datasets import IMAGES, RECIPE

@@ -30,7 +30,7 @@ from benchmark.data import CaptionImages
 from benchmark.files import write_bytes
 from benchmark.hardware import Hardware
 from benchmark.interfaces import Encoder, Experiment, Model, Schedule
-from benchmark.losses import multi_positive
+from benchmark.nn.losses import multi_positive
 from datasets_scripts import generate, marks
 from tests.speed.cpu.datasets import built, photographs
 from tests.speed.cpu.generation_gpu import peak, seconds

@@ -1,7 +1,7 @@
 """The losses, as pure functions. All compute in float32 whatever comes in, under autocast too, and keep no state.
 
-With several processes a loss is the mean over this process's rows against the columns of all (`benchmark.distributed`);
-no matrix of all rows by all columns is ever kept.
+With several processes a loss is the mean over this process's rows against the columns of all
+(`benchmark.nn.distributed`); no matrix of all rows by all columns is ever kept.
 
 Shapes: N rows, M columns, T texts, D features.
 """
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from benchmark.distributed import gather, mean, rank
+from benchmark.nn.distributed import gather, mean, rank
 
 P = ParamSpec("P")
 

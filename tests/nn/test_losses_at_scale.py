@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmark import losses
-from benchmark.losses import contrast, image_text, multi_positive
+from benchmark.nn import losses
+from benchmark.nn.losses import contrast, image_text, multi_positive
 
 N, D = 50, 8
 LABELS = torch.arange(N) % 7

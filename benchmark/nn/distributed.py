@@ -90,6 +90,11 @@ def own_rows(rows: Tensor) -> Tensor:
     return rows.chunk(world_size())[rank()]
 
 
+def uniform_rows(count: int, width: int) -> Tensor:
+    """Uniform random numbers (count, width): of those that one process would draw for all rows, this one's share."""
+    return own_rows(torch.rand(count * world_size(), width))
+
+
 def any_of(condition: bool) -> bool:
     """Whether it holds in any process; all get the same answer at the same step."""
     if world_size() == 1:

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmark.losses import (
+from benchmark.nn.losses import (
     contrast,
     distillation,
     image_text,

@@ -5,21 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark import distributed, encoders
-from benchmark.encoders import (
-    MLP,
-    BatchNorm,
-    ProjectionHead,
-    PrototypeHead,
-    TextEncoder,
-    TextTower,
-    build_vit,
-    follow,
-    momentum_copy,
-    rising_momentum,
-    uniform_rows,
-)
 from benchmark.interfaces import Encoder
+from benchmark.nn import distributed, encoders
+from benchmark.nn.distributed import uniform_rows
+from benchmark.nn.encoders import TextEncoder, TextTower, build_vit
+from benchmark.nn.heads import MLP, BatchNorm, ProjectionHead, PrototypeHead
+from benchmark.nn.momentum import follow, momentum_copy, rising_momentum
 
 SMALL = Encoder(image_size=16, patch=8, width=32, depth=2, heads=2)
 

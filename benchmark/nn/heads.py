@@ -1,39 +1,16 @@
-"""Networks that methods share: the ViT (timm), the text tower (open_clip) and the projection head of StableRep.
+"""Projection heads, and batch normalization over all processes.
 
-Shapes: V views, T texts, L tokens, D features.
+Shapes: V views, N rows, S slots, D features.
 """
 
-import copy
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from open_clip import transformer
-from open_clip.tokenizer import SimpleTokenizer
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from benchmark.distributed import gather, own_rows, world_size
-from benchmark.interfaces import Encoder
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def build_vit(encoder: Encoder) -> VisionTransformer:
-    """A plain timm ViT without a classifier; its output is the CLS token after the final norm."""
-    return VisionTransformer(
-        img_size=encoder.image_size,
-        patch_size=encoder.patch,
-        embed_dim=encoder.width,
-        depth=encoder.depth,
-        num_heads=encoder.heads,
-        num_classes=0,
-        global_pool="token",
-    )
+from benchmark.nn.distributed import gather, world_size
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -94,39 +71,6 @@ class ProjectionHead(MLP):
         super().__init__((width, hidden, hidden, output))
 
 
-@dataclass(frozen=True)
-class TextTower:
-    """Size of a CLIP text transformer; the defaults are those of CLIP ViT-B."""
-
-    width: int = 512
-    depth: int = 12
-    heads: int = 8
-    context: int = 77
-
-
-class TextEncoder(nn.Module):
-    """CLIP's causal text transformer with its BPE tokenizer; output at the end-of-text token, linearly projected."""
-
-    def __init__(self, tower: TextTower, output: int) -> None:
-        super().__init__()
-        self.tokenizer = SimpleTokenizer(context_length=tower.context)
-        self.transformer = transformer.TextTransformer(
-            context_length=tower.context,
-            vocab_size=self.tokenizer.vocab_size,
-            width=tower.width,
-            heads=tower.heads,
-            layers=tower.depth,
-            output_dim=output,
-            act_layer=transformer.QuickGELU,
-        )
-
-    def forward(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings (T, output), not normalised; text beyond the context is cut off."""
-        device = self.transformer.token_embedding.weight.device
-        embeddings_TD: Tensor = self.transformer(self.tokenizer(list(texts)).to(device))
-        return embeddings_TD
-
-
 class PrototypeHead(nn.Module):
     """DINO's head: three linear layers with GELU, unit vectors, and their cosines with prototypes.
 
@@ -156,26 +100,3 @@ class PrototypeHead(nn.Module):
             weight = torch.where(frozen, weight.detach(), weight)
         with torch.autocast(z_VD.device.type, enabled=False):
             return F.linear(z_VD.float(), F.normalize(weight, dim=1))
-
-
-def momentum_copy(module: M) -> M:
-    """A copy that is not trained but follows."""
-    return copy.deepcopy(module).requires_grad_(False)
-
-
-@torch.no_grad()
-def follow(copied: nn.Module, module: nn.Module, momentum: float) -> None:
-    """Move each parameter of `copied` towards that of `module`, to momentum * old + (1 - momentum) * new."""
-    torch._foreach_lerp_(list(copied.parameters()), list(module.parameters()), 1 - momentum)
-    for old, new in zip(copied.buffers(), module.buffers(), strict=True):
-        old.copy_(new)
-
-
-def rising_momentum(base: float, progress: float) -> float:
-    """From `base` to one by half a cosine, as BYOL, MoCo v3 and DINO let it rise."""
-    return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
-
-
-def uniform_rows(count: int, width: int) -> Tensor:
-    """Uniform random numbers (count, width): of those that one process would draw for all rows, this one's share."""
-    return own_rows(torch.rand(count * world_size(), width))

@@ -11,12 +11,13 @@ import psutil
 import pytest
 import torch
 
-from benchmark import checkpoint, distributed, plugins, results, runner
+from benchmark import checkpoint, plugins, results, runner
 from benchmark.data import CaptionImages
 from benchmark.errors import UserError
+from benchmark.nn import distributed
 from tests.fixtures import distributed_training, runs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TRAINED = [
     name
     for name in plugins.names("baselines")
