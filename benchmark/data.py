@@ -26,10 +26,10 @@ from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmark import schema
-from benchmark.augment import Views, apply, draw
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
 from benchmark.sampling import Sampling
+from benchmark.transforms.augmentations import Views, apply, draw
 
 SPLIT = "train"
 _RGB = ImageReadMode.RGB

@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.files import sha256_json, write_bytes, write_json
 from benchmark.interfaces import EMBEDDING, Geometry, LabelledImages, Network
+from benchmark.transforms.evaluation import EvaluationTransform
 
 STORED = np.float16
 SHARD = 1024

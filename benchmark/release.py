@@ -19,12 +19,12 @@ import timm
 import torch
 
 from benchmark import measure, release_card, results
-from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.features import FrozenEncoder
 from benchmark.files import file_sha256, write_bytes, write_json
 from benchmark.hub import client
 from benchmark.interfaces import Encoder, Experiment, Model
+from benchmark.transforms.evaluation import EvaluationTransform
 
 Report = Callable[[str], None]
 """Takes a line for the user."""

@@ -11,10 +11,10 @@ from typing import Any
 from huggingface_hub import DatasetCard, EvalResult, ModelCardData
 
 from benchmark import monitor, results, schema
-from benchmark.augment import EvaluationTransform
 from benchmark.errors import MissingDataset, UserError
 from benchmark.interfaces import Experiment
 from benchmark.mirror import dataset_folder
+from benchmark.transforms.evaluation import EvaluationTransform
 
 PUNCTUATION = re.compile(f"([{re.escape(string.punctuation)}])")
 TAGS = ("timm", "image-feature-extraction", "synrep-bench")

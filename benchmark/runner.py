@@ -23,7 +23,6 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmark import checkpoint, measure, monitor, results, train
-from benchmark.augment import EvaluationTransform
 from benchmark.data import CaptionImages
 from benchmark.errors import UserError
 from benchmark.features import FrozenEncoder
@@ -33,6 +32,7 @@ from benchmark.measure import Report
 from benchmark.mirror import dataset_folder
 from benchmark.nn import distributed
 from benchmark.train import SIGNALS
+from benchmark.transforms.evaluation import EvaluationTransform
 
 Knobs = tuple[int | None, bool]
 """Views at once, deterministic: see `benchmark.hardware.Hardware`."""

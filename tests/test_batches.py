@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmark import data
-from benchmark.augment import MEAN, STD, apply
 from benchmark.data import Batches, CaptionImages, RawBatch
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
 from benchmark.sampling import SIMCLR, WEAK, Augmentation, Sampling
+from benchmark.transforms.augmentations import MEAN, STD, apply
 from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, read_number
 
 CPU = torch.device("cpu")

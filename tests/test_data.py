@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader
 
 from benchmark import data as module
 from benchmark import schema
-from benchmark.augment import MEAN, STD
 from benchmark.data import Batches, CaptionImages, philox, step_seed
 from benchmark.errors import UserError
 from benchmark.interfaces import Schedule
 from benchmark.sampling import SIMCLR, Augmentation, Sampling
+from benchmark.transforms.augmentations import MEAN, STD
 from datasets_scripts.build import build
 from datasets_scripts.text_to_image import Drawn
 from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, Numbers, numbers, read_number

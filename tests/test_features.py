@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.features import SHARD, TILE, FrozenEncoder
 from benchmark.interfaces import DatasetIdentity, Geometry, LabelledImages
+from benchmark.transforms.evaluation import EvaluationTransform
 
 IDENTITY = DatasetIdentity("org/set", "r1", "test", 10, "ids")
 TRANSFORM = EvaluationTransform(4)

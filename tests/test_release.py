@@ -17,13 +17,14 @@ from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from safetensors.torch import load_file
 
 from benchmark import measure, release, release_card, results, train
-from benchmark.augment import MEAN, STD, EvaluationTransform
 from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.files import file_sha256
 from benchmark.hub import client as hub_client
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Encoder, Score, Skipped
 from benchmark.models._load import load
+from benchmark.transforms.augmentations import MEAN, STD
+from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures import runs, tiny_models
 from tests.fixtures.fake_hub import CUT, Hub
 from tests.test_cli import assert_one_line, synrep

@@ -11,11 +11,11 @@ import torch
 
 from baselines import stablerep_plus
 from benchmark import contract, measure, results
-from benchmark.augment import EvaluationTransform
 from benchmark.evaluations import _prompts
 from benchmark.features import FrozenEncoder
 from benchmark.interfaces import Pretrained
 from benchmark.measure import Measurement
+from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures import evaluation_sets
 
 DATASETS = ("digits", "cifar10", "dtd-mteb", "voc2007", "aro-vg-relation", "aro-coco-order", "sugarcrepe", "flickr30k")

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from benchmark import plugins
-from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.features import FrozenEncoder
 from benchmark.models._way import LoadedModel, Way
+from benchmark.transforms.evaluation import EvaluationTransform
 
 PACKAGE = "benchmark.models"
 

@@ -24,11 +24,11 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING
 from benchmark.models._timm import in_order, own_layer, probe, token_layers
 from benchmark.models._way import Freeze, LoadedModel, pretrained, refusing, square
+from benchmark.transforms.evaluation import EvaluationTransform
 
 Parts = tuple[Tensor, Mapping[str, Tensor], Tensor]
 """Vectors before the projection, layers of tokens, vectors after the projection."""

@@ -19,9 +19,9 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.models._way import Freeze, LoadedModel, pretrained, refusing, square
+from benchmark.transforms.evaluation import EvaluationTransform
 
 
 def token_layers(model: Any, features: Any) -> dict[str, Tensor]:

@@ -19,10 +19,10 @@ from huggingface_hub import errors
 from safetensors import SafetensorError
 from torch import nn
 
-from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.features import FrozenEncoder
 from benchmark.interfaces import Experiment, Pretrained, Subject
+from benchmark.transforms.evaluation import EvaluationTransform
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,12 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING, Encoder
 from benchmark.models._timm import token_layers
 from benchmark.models._way import FAILURES, Freeze, LoadedModel, Way, asked_for, pretrained
 from benchmark.nn.encoders import build_vit
+from benchmark.transforms.evaluation import EvaluationTransform
 
 PER_HEAD = 64
 TOWER = ("token_embedding", "positional_embedding", "transformer", "ln_final")

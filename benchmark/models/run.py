@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from benchmark import checkpoint, plugins, results, train
-from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.experiments import _find
 from benchmark.interfaces import Experiment
 from benchmark.models._way import Freeze, LoadedModel, Way, chosen_layer
+from benchmark.transforms.evaluation import EvaluationTransform
 
 EXPERIMENTS = "benchmark.experiments"
 

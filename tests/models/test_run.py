@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from benchmark import results
-from benchmark.augment import EvaluationTransform
 from benchmark.errors import UserError
 from benchmark.experiments import smoke
 from benchmark.models._load import load
+from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures import runs, tiny_models
 
 PAIR = runs.experiment("clip", steps=2)

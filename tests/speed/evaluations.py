@@ -16,7 +16,6 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from threadpoolctl import threadpool_limits
 
 from baselines.stablerep_plus import METHOD
-from benchmark.augment import EvaluationTransform
 from benchmark.evaluations import _captions
 from benchmark.evaluations._catalog import dataset
 from benchmark.evaluations._episodes import draw_episodes
@@ -29,6 +28,7 @@ from benchmark.evaluations.knn import vote
 from benchmark.features import FrozenEncoder
 from benchmark.interfaces import DatasetIdentity, Encoder, LabelledImages
 from benchmark.nn.encoders import build_vit
+from benchmark.transforms.evaluation import EvaluationTransform
 from tests.speed.cpu import timing
 
 Row = Callable[[str, str, int, Callable[[], object], Callable[[], object]], str]

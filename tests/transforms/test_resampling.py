@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from benchmark.resample import Taps, blur_taps, resize_taps
+from benchmark.transforms.resampling import Taps, blur_taps, resize_taps
 from tests.fixtures.pictures import pictures
 
 

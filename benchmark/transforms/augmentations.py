@@ -17,12 +17,10 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
 
-from benchmark import colour
-from benchmark.resample import Taps, blur_taps, resize_taps
 from benchmark.sampling import Augmentation
+from benchmark.transforms import color
+from benchmark.transforms.resampling import Taps, blur_taps, resize_taps
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -39,39 +37,6 @@ def normalise(images_B3HW: Tensor, out: Tensor | None = None) -> Tensor:
     """RGB in [0, 1] -> zero mean and unit variance over ImageNet, in `out` if it is given."""
     mean, std = (torch.tensor(v).view(3, 1, 1).to(images_B3HW.device, non_blocking=True) for v in (MEAN, STD))
     return torch.sub(images_B3HW, mean, out=out).div_(std)
-
-
-@dataclass(frozen=True)
-class EvaluationTransform:
-    """How images reach a frozen network; all of it is part of the features' key.
-
-    uint8 RGB (H, W, 3): its short side is resized to `zoom` times `size`, the centre is cut out and normalised.
-    """
-
-    size: int
-    zoom: float = 1.0
-    interpolation: str = "bicubic"
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
-
-    def __call__(self, image_HW3: np.ndarray) -> Tensor:
-        """Normalised float32 (3, size, size)."""
-        image, short = torch.tensor(image_HW3).permute(2, 0, 1), round(self.size * self.zoom)
-        if self.zoom != 1 or image.shape[1:] != (self.size, self.size):
-            image = tv.resize(image, [short], InterpolationMode(self.interpolation), antialias=True)
-            image = tv.center_crop(image, [self.size, self.size])
-        return self._normalised(image)
-
-    def random_view(self, image_HW3: np.ndarray, generator: torch.Generator) -> Tensor:
-        """A crop of 8 to 100 % of the area, bilinear, flipped half of the time: the usual training view of a probe."""
-        image, (rows, columns) = torch.tensor(image_HW3).permute(2, 0, 1), image_HW3.shape[:2]
-        top, left, height, width = (int(side) for side in random_crops(1, rows, columns, (0.08, 1.0), generator))
-        image = tv.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
-        return self._normalised(image.flip(2) if torch.rand((), generator=generator) < 0.5 else image)
-
-    def _normalised(self, image_3HW: Tensor) -> Tensor:
-        mean_311, std_311 = (torch.tensor(part).view(3, 1, 1) for part in (self.mean, self.std))
-        return (image_3HW.float() / 255 - mean_311) / std_311
 
 
 @dataclass(frozen=True)
@@ -195,7 +160,7 @@ def _finished(images_VS3S: Tensor, views: Views, blurs: Taps) -> Tensor:
     parts, blurred = (blurs.index_VSK, blurs.weight_VSK), (views.sigma_V > 0).tolist()
     turned_VSX = _change(_coloured(images_VS3S, views).flatten(2), blurred, _blurred, *parts)
     images_VXS = _change(turned_VSX.mT.contiguous(), blurred, _blurred_planes, *parts)
-    return _change(images_VXS.unflatten(1, (3, -1)), views.solarized_V.tolist(), colour.solarize)
+    return _change(images_VXS.unflatten(1, (3, -1)), views.solarized_V.tolist(), color.solarize)
 
 
 def _change(images_VX: Tensor, chosen: list[bool], function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
@@ -280,13 +245,13 @@ def _coloured(images_VS3S: Tensor, views: Views) -> Tensor:
         return function(images_VS3S.permute(0, 2, 3, 1), *amounts_V).permute(0, 3, 1, 2)
 
     factor_V4 = views.factor_V4.to(images_VS3S.device, non_blocking=True)
-    functions = (colour.brightness, colour.contrast, colour.saturation, colour.hue)
+    functions = (color.brightness, color.contrast, color.saturation, color.hue)
     orders = [order if jitter else None for jitter, order in zip(views.jitter_V.tolist(), views.order_V4.tolist())]
     for turn in range(4):
         for index in sorted({order[turn] for order in orders if order}):
             mine = [order is not None and order[turn] == index for order in orders]
             images_VS3S = _change(images_VS3S, mine, partial(turned, functions[index]), factor_V4[:, index])
-    return _change(images_VS3S, views.grey_V.tolist(), partial(turned, colour.grey))
+    return _change(images_VS3S, views.grey_V.tolist(), partial(turned, color.grey))
 
 
 def _uniform(shape: int | tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomSolarize
 from torchvision.transforms.v2 import functional as tv
 
-from benchmark import augment as aug
-from benchmark.augment import MEAN, STD, Views, apply, draw
 from benchmark.sampling import SIMCLR, WEAK, Augmentation
+from benchmark.transforms import augmentations as aug
+from benchmark.transforms.augmentations import MEAN, STD, Views, apply, draw
 from tests.fixtures.pictures import uint8
 
 EVERYTHING = replace(SIMCLR, jitter=0.7, downsample=0.4, solarize=0.4)

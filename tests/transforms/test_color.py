@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as tv
 
-from benchmark import colour
+from benchmark.transforms import color
 from tests.fixtures.pictures import pictures, uint8
 
 
@@ -15,14 +15,14 @@ def test_jitter_is_torchvisions(name: str) -> None:
     factors = torch.tensor([0.0, 0.6, 1.0, 1.4])
     images = pictures()
     wanted = [getattr(tv, f"adjust_{name}")(one, float(factor)) for one, factor in zip(images, factors)]
-    torch.testing.assert_close(getattr(colour, name)(images, factors), torch.stack(wanted), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(getattr(color, name)(images, factors), torch.stack(wanted), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shifts", [(-0.5, -0.1, 0.0, 0.07), (0.5, 0.33, 0.25, -0.3), (1 / 3, -1 / 3, 1 / 6, -1 / 6)])
 def test_hue_is_torchvisions(shifts: tuple[float, ...]) -> None:
     images = pictures()
     wanted = [tv.adjust_hue(one, shift) for one, shift in zip(images, shifts)]
-    torch.testing.assert_close(colour.hue(images, torch.tensor(shifts)), torch.stack(wanted), rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(color.hue(images, torch.tensor(shifts)), torch.stack(wanted), rtol=1e-4, atol=2e-5)
 
 
 def test_hue_of_every_corner_and_edge_of_the_cube_is_torchvisions() -> None:
@@ -30,34 +30,34 @@ def test_hue_of_every_corner_and_edge_of_the_cube_is_torchvisions() -> None:
     values = torch.tensor([0.0, 0.2, 0.5, 1.0])
     cube = torch.cartesian_prod(values, values, values).T.view(1, 3, 8, 8)
     for shift in torch.linspace(-0.5, 0.5, 25):
-        found = colour.hue(cube.clone(), shift[None])
+        found = color.hue(cube.clone(), shift[None])
         torch.testing.assert_close(found, tv.adjust_hue(cube, float(shift)), rtol=1e-4, atol=2e-5)
 
 
 def test_grey_has_no_hue_to_turn() -> None:
     grey = pictures()[:, :1].repeat(1, 3, 1, 1)
-    torch.testing.assert_close(colour.hue(grey.clone(), torch.full((4,), 0.3)), grey)
+    torch.testing.assert_close(color.hue(grey.clone(), torch.full((4,), 0.3)), grey)
 
 
 def test_grey_is_torchvisions() -> None:
-    torch.testing.assert_close(colour.grey(pictures()), tv.rgb_to_grayscale(pictures(), 3), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(color.grey(pictures()), tv.rgb_to_grayscale(pictures(), 3), rtol=1e-4, atol=1e-5)
 
 
 def test_solarize_is_torchvisions_and_pillows() -> None:
     """Of 8 bits, from 128 on: 127 / 255 is below a half, 128 / 255 above."""
     images = pictures()
-    torch.testing.assert_close(colour.solarize(images.clone()), tv.solarize(images, 0.5))
+    torch.testing.assert_close(color.solarize(images.clone()), tv.solarize(images, 0.5))
     every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(1, 3, 1, 1)
     for image in (every, uint8(1)):
         pillow = ImageOps.solarize(Image.fromarray(image[0].permute(1, 2, 0).numpy()), 128)
-        found = (colour.solarize(image / 255) * 255).round().byte()
+        found = (color.solarize(image / 255) * 255).round().byte()
         assert np.array_equal(found[0].permute(1, 2, 0).numpy(), np.asarray(pillow))
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
 def test_images_do_not_depend_on_their_neighbours(name: str) -> None:
     images, amounts = pictures(), torch.tensor([0.1, 0.3, -0.2, 0.4]).abs()
-    together = getattr(colour, name)(images.clone(), amounts)
+    together = getattr(color, name)(images.clone(), amounts)
     for row in range(4):
-        alone = getattr(colour, name)(images[row : row + 1].clone(), amounts[row : row + 1])
+        alone = getattr(color, name)(images[row : row + 1].clone(), amounts[row : row + 1])
         torch.testing.assert_close(together[row], alone[0], rtol=0, atol=1e-6)

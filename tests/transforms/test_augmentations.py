@@ -8,10 +8,11 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
-from benchmark import augment as aug
-from benchmark import colour
-from benchmark.augment import MEAN, STD, EvaluationTransform, apply, draw, normalise, random_crops
 from benchmark.sampling import SIMCLR, WEAK, Augmentation
+from benchmark.transforms import augmentations as aug
+from benchmark.transforms import color
+from benchmark.transforms.augmentations import MEAN, STD, apply, draw, normalise, random_crops
+from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures.pictures import pictures as images
 from tests.fixtures.pictures import uint8
 
@@ -149,13 +150,13 @@ def test_jitter_draws_factors_and_orders_apart_for_every_view(monkeypatch):
     monkeypatch.setitem(aug.AT_ONCE, "cpu", 600 * 48**2)
     seen = []
     for name in ("brightness", "contrast", "saturation", "hue"):
-        function = getattr(colour, name)
+        function = getattr(color, name)
 
         def spied(views, factors, name=name, function=function):
             seen.append((name, len(views), factors))
             return function(views, factors)
 
-        monkeypatch.setattr(colour, name, spied)
+        monkeypatch.setattr(color, name, spied)
     views = augment(uint8(1).expand(600, -1, -1, -1), replace(NOTHING, jitter=1.0), 48, generator())
     assert len({tuple(view.flatten()[:9].tolist()) for view in views}) == 600
     turns = [seen[start : start + 4] for start in range(0, 16, 4)]
