@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmark.errors import SkipCode, UserError
+from benchmark.records.schema import NotMeasured
 
 if TYPE_CHECKING:
     from benchmark.interfaces import Evaluation
@@ -81,15 +82,15 @@ def _print_scores(measured: "Measurement", chosen: Chosen, wanted: list[str]) ->
     """Print the main score of each dataset and what was skipped; return what of that was asked for by name."""
     from tabulate import tabulate
 
-    from benchmark import results
+    from benchmark.records import store
 
-    rows, skipped = [], dict[str, results.NotMeasured]()
+    rows, skipped = [], dict[str, NotMeasured]()
     for name, evaluation in chosen:
-        path = results.record_path(measured.out / "records", measured.place, name, evaluation.preset)
-        found = results.read(path).results
+        path = store.record_path(measured.out / "records", measured.place, name, evaluation.preset)
+        found = store.read(path).results
         for dataset in evaluation.datasets:
             result = found[dataset]
-            if isinstance(result, results.NotMeasured):
+            if isinstance(result, NotMeasured):
                 skipped[f"{name} on {dataset}"] = result
                 continue
             score = result.scores[result.main]

@@ -38,9 +38,10 @@ def _opened(run: Path, records: Path | None) -> "Release":
     """The run with its weights and records."""
     import torch
 
-    from benchmark import release, results, train
+    from benchmark import release, train
     from benchmark.interfaces import Experiment
     from benchmark.models._load import load
+    from benchmark.records import create
 
     loaded = load(f"run:{run}")
     assert isinstance(loaded.origin, Experiment)
@@ -49,6 +50,6 @@ def _opened(run: Path, records: Path | None) -> "Release":
     folder = records or release.records_beside(run, experiment, seed)
     found = release.records_of(experiment, seed, model, sha256, folder) if folder else ()
     if records and not found:
-        place = results.place(experiment, seed)
+        place = create.record_key(experiment, seed)
         raise UserError(f"{records} has no record of the encoder of {place}; name another folder or evaluate the run")
     return release.Release(experiment, seed, model, sha256, loaded.training, found)

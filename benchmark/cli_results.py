@@ -12,7 +12,7 @@ import typer
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from benchmark.results import Record
+    from benchmark.records.schema import Record
     from benchmark.tables._material import Material
 
 PAPER = "paper"
@@ -27,10 +27,10 @@ def tables(
     check: Annotated[bool, typer.Option(help="Write nothing; exit with 2 if a table is not up to date.")] = False,
 ) -> None:
     """Write the comparison tables, one folder per experiment file, and the paper's in another; print them."""
-    from benchmark import results
+    from benchmark.records import store
     from benchmark.tables import _render
 
-    material = _material(results.read_all(records, report=tell), records)
+    material = _material(store.read_all(records, report=tell), records)
     expected = _files(material, out)
     if check:
         again = f"run `synrep tables --records {records} --out {out}`"
@@ -114,7 +114,7 @@ def migrate(
     out: Annotated[Path, typer.Option(help="Folder for the new records/ and predictions/.")],
 ) -> None:
     """Make records of this schema from older ones, in another folder; nothing that was measured changes."""
-    from benchmark import migrate
+    from benchmark.records import migrate
 
     count = migrate.migrate(records, out)
     print(f"{out}: {count} records; check them: synrep validate {out / 'records'}")
@@ -136,12 +136,12 @@ def _declared(record: "Record") -> str | None:
 
 @cache
 def _fingerprints(comparison: str) -> dict[tuple[str, int], str]:
-    from benchmark import results
     from benchmark.experiments import _find, _sizes
+    from benchmark.records import create
 
     try:
         found = _find.find(comparison)
     except UserError:
         return {}
     known = (experiment for experiment in found if experiment.revision != _sizes.UNPREPARED)
-    return {(experiment.name, experiment.version): results.fingerprint(experiment) for experiment in known}
+    return {(experiment.name, experiment.version): create.fingerprint(experiment) for experiment in known}

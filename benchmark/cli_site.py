@@ -21,15 +21,15 @@ def site(
     publish: Annotated[str, typer.Option(help="ORG/SPACE on the Hub that shall show the page.")] = "",
 ) -> None:
     """Write the leaderboard: one HTML file that works from a disk and asks for nothing outside itself."""
-    from benchmark import results
     from benchmark.cli_results import tell
     from benchmark.files import write_bytes
     from benchmark.pairs import Pairs
+    from benchmark.records import store
     from benchmark.site.page import page
 
     link = _link(records, out, records_url, published=bool(publish))
     pairs = Pairs.beside(records)
-    found = results.read_all(records, report=tell)
+    found = store.read_all(records, report=tell)
     made = page(found, pairs, _source, link)
     pairs.save(found)
     path = out / "index.html"

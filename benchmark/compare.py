@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark import predictions, results
 from benchmark.errors import UserError
 from benchmark.interfaces import Evaluation
 from benchmark.measure import Measurement
 from benchmark.pairs import RESAMPLINGS
+from benchmark.records import predictions, store
+from benchmark.records.schema import Measured
 
 SAME = ("row", "label", "unit", "episode")
 """Columns that do not depend on the model."""
@@ -52,14 +53,14 @@ def differences(
     for name, evaluation in evaluations:
         own = f"{name}.{evaluation.preset}"
         pair = [
-            results.read(results.record_path(one.out / "records", one.place, name, evaluation.preset))
+            store.read(store.record_path(one.out / "records", one.place, name, evaluation.preset))
             for one in (first, second)
         ]
         if len({record.evaluation.protocol for record in pair}) > 1:
             raise UserError(f"{name} of {both} follow different protocols; evaluate both again")
         for dataset in evaluation.datasets:
             a, b = (record.results.get(dataset) for record in pair)
-            if not isinstance(a, results.Measured) or not isinstance(b, results.Measured):
+            if not isinstance(a, Measured) or not isinstance(b, Measured):
                 continue
             if a.dataset != b.dataset:
                 raise UserError(f"{name}: {both} were measured on different samples of {dataset}; evaluate both again")

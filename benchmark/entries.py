@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark import pairs, predictions, results
 from benchmark.errors import UserError
 from benchmark.files import atomic_replace, file_sha256
-from benchmark.record import Measured, Record
+from benchmark.records import predictions, store
+from benchmark.records.schema import Measured, Record
 
 RECORDS, PREDICTIONS = "records", "predictions"
 RECORD = re.compile(r"records(/[A-Za-z0-9][\w.-]*)+\.json", re.ASCII)
@@ -65,10 +65,10 @@ def entry(folder: Path, path: str) -> Entry:
     """
     file = folder / path
     try:
-        record = results.read(file)
+        record = store.read(file)
     except RecursionError:
         raise UserError(f"record {file} is nested too deeply to be one; remove the file") from None
-    own = f"{pairs.place(record)}/{record.evaluation.name}.{record.evaluation.preset}"
+    own = f"{record.key}/{record.evaluation.name}.{record.evaluation.preset}"
     if path != f"{RECORDS}/{own}.json" or not RECORD.fullmatch(path):
         raise UserError(f"record {file} says that its place is {RECORDS}/{own}.json; move it there or remove it")
     parts = [part.predictions for part in record.results.values() if isinstance(part, Measured) and part.predictions]

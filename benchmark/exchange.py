@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import RepoFile, SpaceCardData
 
-from benchmark import entries, predictions, records_table, results
+from benchmark import entries
 from benchmark.entries import Entry
 from benchmark.errors import UserError
 from benchmark.files import write_bytes
 from benchmark.hub import client
+from benchmark.records import predictions, store, table
 from benchmark.submit import ready
 
 Report = Callable[[str], None]
@@ -79,8 +80,8 @@ def _push(place: client.Repository, found: Sequence[Entry], folder: Path, report
             raise UserError(f"{place} has {len(conflicts)} of these files with other content, nothing is sent; {cure}")
         missing = {path: folder / path for one in found for path in one.files if path not in there}
         records = {one.path: one.record for one in (*found, *_others(place, head, there, found, staged))}
-        write_bytes(staged / TABLE, records_table.parquet(records))
-        write_bytes(staged / CARD, records_table.card(place.name, records, TABLE).encode())
+        write_bytes(staged / TABLE, table.parquet(records))
+        write_bytes(staged / CARD, table.card(place.name, records, TABLE).encode())
         made = {path: staged / path for path in (TABLE, CARD)}
         changed = {path: file for path, file in made.items() if not _holds(place, head, there, path, file)}
         new = sum(one.path in missing for one in found)
@@ -102,7 +103,7 @@ def _conflicts(
     for one in found:
         differing = [path for path in one.files if path in there and not client.same(there[path], folder / path)]
         if one.path in differing:
-            _require_small(there[one.path], results.LIMIT)
+            _require_small(there[one.path], store.LIMIT)
             with tempfile.TemporaryDirectory() as temporary:
                 held = place.fetch(one.path, head, Path(temporary)).read_bytes()
             if differs := entries.difference((folder / one.path).read_bytes(), held, (str(folder), place.name)):
@@ -116,7 +117,7 @@ def _others(place: client.Repository, head: str, there: Files, found: Sequence[E
     mine = {one.path for one in found}
 
     def other(path: str) -> Entry:
-        _require_small(there[path], results.LIMIT)
+        _require_small(there[path], store.LIMIT)
         place.fetch(path, head, staged)
         try:
             return entries.entry(staged, path)
@@ -190,7 +191,7 @@ def _take(place: client.Repository, head: str, there: Files, path: str, folder: 
         try:
             source = folder if (folder / path).is_file() and client.same(there[path], folder / path) else staged
             if source == staged:
-                _require_small(there[path], results.LIMIT)
+                _require_small(there[path], store.LIMIT)
                 place.fetch(path, head, staged)
             one = entries.entry(source, path)
             compared = entries.compare(one, source, folder, (place.name, str(folder)))

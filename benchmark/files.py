@@ -1,7 +1,7 @@
 """Files that are whole or absent (written under a temporary name, synced, then renamed), and their checksums.
 
 Hashes that are recorded are of one of two JSON texts: `sha256_json` here, with spaces after separators, for ids, keys
-and revisions; `benchmark.record.canonical_json`, without, for records.
+and revisions; `benchmark.records.schema.canonical_json`, without, for records.
 """
 
 import contextlib

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import plugins, predictions, results
+from benchmark import plugins
 from benchmark.errors import SkipCode, UserError, unknown
 from benchmark.evaluations._catalog import dataset as catalogued
 from benchmark.evaluations._splits import present
 from benchmark.files import file_sha256
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Skipped, Subject
-from benchmark.record import sha256_of
+from benchmark.records import create, environment, predictions, store
+from benchmark.records.schema import DatasetPart, Measured, NotMeasured, Predictions, Record, sha256_of
 
 EVALUATIONS = "benchmark.evaluations"
 
@@ -50,7 +51,7 @@ class Measurement:
     @property
     def place(self) -> str:
         """Its folder below `records/` and `predictions/`."""
-        return results.place(self.origin, self.seed)
+        return create.record_key(self.origin, self.seed)
 
     @property
     def title(self) -> str:
@@ -68,7 +69,7 @@ def presets(name: str) -> dict[str, Evaluation]:
     return {evaluation.preset: evaluation for evaluation in evaluations}
 
 
-def protocol(record: results.Record) -> Evaluation:
+def protocol(record: Record) -> Evaluation:
     """The protocol that a record followed, with which its predictions are scored again.
 
     Raises:
@@ -78,15 +79,15 @@ def protocol(record: results.Record) -> Evaluation:
     found = presets(own.name).get(own.preset)
     if found is None:
         raise unknown(f"preset of {own.name}", own.preset, list(presets(own.name)))
-    if results.protocol_hash(found) != own.protocol:
+    if create.protocol_hash(found) != own.protocol:
         raise UserError(
             f"the record follows {own.name} {own.preset} version {own.version} with hash {own.protocol[:12]}, this "
-            f"code has version {found.version} with hash {results.protocol_hash(found)[:12]}; evaluate again"
+            f"code has version {found.version} with hash {create.protocol_hash(found)[:12]}; evaluate again"
         )
     return found
 
 
-def strange(name: str, part: results.DatasetPart) -> Iterator[str]:
+def strange(name: str, part: DatasetPart) -> Iterator[str]:
     """What the dataset of a result has otherwise than the catalogue; a revision that was built here is not known."""
     try:
         row = catalogued(name)
@@ -161,15 +162,15 @@ class _Record:
         self._measured, self._name, self._evaluation = measured, name, evaluation
         self._results: dict[str, Any] = {}
         self._seconds = dict(measured.seconds)
-        self._files: dict[str, results.Predictions] = {}
+        self._files: dict[str, Predictions] = {}
         self._folder = measured.out / "predictions" / measured.place / f"{name}.{evaluation.preset}"
-        path = results.record_path(measured.out / "records", measured.place, name, evaluation.preset)
+        path = store.record_path(measured.out / "records", measured.place, name, evaluation.preset)
         if path.exists():
-            stored = results.read(path)
+            stored = store.read(path)
             known = {fact: getattr(stored.model, fact) for fact in measured.subject.facts}
             if sha256_of(known) == sha256_of(
                 measured.subject.facts
-            ) and stored.evaluation.protocol == results.protocol_hash(evaluation):
+            ) and stored.evaluation.protocol == create.protocol_hash(evaluation):
                 self._results |= stored.results
                 self._seconds |= stored.seconds
         self._changed = not path.exists()
@@ -177,7 +178,7 @@ class _Record:
     def holds(self, dataset: str) -> bool:
         """Whether the dataset is measured, with its predictions, at the revision that is on this machine if any is."""
         result = self._results.get(dataset)
-        if not isinstance(result, results.Measured) or result.predictions is None:
+        if not isinstance(result, Measured) or result.predictions is None:
             return False
         path = self._folder / result.predictions.file
         whole = path.is_file() and file_sha256(path) == result.predictions.sha256
@@ -187,7 +188,7 @@ class _Record:
         """Take results over; what was skipped for the same reason before is no change."""
         for dataset, result in scores.items():
             stored = self._results.get(dataset)
-            known = Skipped(stored.skipped, stored.code) if isinstance(stored, results.NotMeasured) else None
+            known = Skipped(stored.skipped, stored.code) if isinstance(stored, NotMeasured) else None
             if result != known:
                 self._results[dataset] = result
                 self._changed = True
@@ -212,7 +213,7 @@ class _Record:
         if not self._changed:
             return
         measured = self._measured
-        record = results.from_scores(
+        record = create.from_scores(
             dict(sorted(self._results.items())),
             origin=measured.origin,
             seed=measured.seed,
@@ -221,13 +222,13 @@ class _Record:
             facts=measured.subject.facts,
             content_sha256=measured.content_sha256,
             monitored=measured.monitored,
-            environment=results.environment(measured.device),
+            environment=environment.environment(measured.device),
             seconds=self._seconds,
             predictions=self._files,
         )
-        results.write(record, measured.out / "records")
+        store.write(record, measured.out / "records")
         self._results, self._files = dict(record.results), {}
         self._changed = False
 
-    def _write_predictions(self, dataset: str, columns: Mapping[str, np.ndarray]) -> results.Predictions:
+    def _write_predictions(self, dataset: str, columns: Mapping[str, np.ndarray]) -> Predictions:
         return predictions.write(self._folder / f"{dataset}.parquet", columns)

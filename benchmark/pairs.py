@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmark.errors import UserError
 from benchmark.files import write_bytes
-from benchmark.record import Measured, Record
+from benchmark.records.schema import Measured, Record
 
 RESAMPLINGS = 1000
 VERSION = 2
@@ -202,12 +202,13 @@ class Pairs:
         assert isinstance(result, Measured)
         if self._predictions is None or result.predictions is None:
             return None
-        folder = self._predictions / place(record) / f"{record.evaluation.name}.{record.evaluation.preset}"
+        folder = self._predictions / record.key / f"{record.evaluation.name}.{record.evaluation.preset}"
         if not (folder / result.predictions.file).is_file():
             return None
         at = (result.predictions.sha256, dataset)
         if at not in self._replicates:
-            from benchmark import compare, measure, predictions  # the protocols take seconds, stored differences none
+            from benchmark import compare, measure
+            from benchmark.records import predictions  # the protocols take seconds, stored differences none
 
             columns = predictions.read(folder, result)
             own = (record.evaluation.protocol, dataset, result.dataset.ids_sha256)
@@ -252,11 +253,6 @@ def _of(line: Line, models: Models) -> tuple[list[Record], list[Record], list[Co
     if not known or not all(map(all, parts)) or _key(first[0].evaluation.protocol, columns, parts) != line.key:
         return None
     return first, second, columns
-
-
-def place(record: Record) -> str:
-    """The folder of a record's model below `records/` and `predictions/`."""
-    return f"{record.experiment.name}/{record.experiment.version}/{record.seed}"
 
 
 def _parts(records: Iterable[Record], dataset: str) -> list[Measured]:

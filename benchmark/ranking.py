@@ -16,7 +16,7 @@ from statistics import fmean
 import numpy as np
 
 from benchmark.pairs import Column, Pairs
-from benchmark.record import Measured, Record
+from benchmark.records.schema import Measured, Record
 
 Seeds = Sequence[Record]
 """One model's records of one protocol, a record per seed."""

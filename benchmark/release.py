@@ -18,12 +18,14 @@ import safetensors.torch
 import timm
 import torch
 
-from benchmark import measure, release_card, results
+from benchmark import measure, release_card
 from benchmark.errors import UserError
 from benchmark.features import FrozenEncoder
 from benchmark.files import file_sha256, write_bytes, write_json
 from benchmark.hub import client
 from benchmark.interfaces import Encoder, Experiment, Model
+from benchmark.records import create, store
+from benchmark.records.schema import Record
 from benchmark.transforms.evaluation import EvaluationTransform
 
 Report = Callable[[str], None]
@@ -62,7 +64,7 @@ class Release:
     """Of the run's own file, with all that was trained; by it records name the run."""
     card: Mapping[str, Any]
     """`model.json` of the run."""
-    records: tuple[results.Record, ...] = ()
+    records: tuple[Record, ...] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -71,7 +73,7 @@ class Release:
             "experiment": self.experiment.name,
             "version": self.experiment.version,
             "seed": self.seed,
-            "fingerprint": results.fingerprint(self.experiment),
+            "fingerprint": create.fingerprint(self.experiment),
             "run_weights_sha256": self.weights_sha256,
         }
 
@@ -90,7 +92,7 @@ def require_finished(folder: Path) -> None:
 
 def records_beside(folder: Path, experiment: Experiment, seed: int) -> Path | None:
     """Where `synrep run` put the records of the run in `folder`; None where the folder was moved from there."""
-    place = Path("train") / results.place(experiment, seed)
+    place = Path("train") / create.record_key(experiment, seed)
     folder = folder.resolve()
     if folder.parts[-len(place.parts) :] != place.parts:
         return None
@@ -99,21 +101,21 @@ def records_beside(folder: Path, experiment: Experiment, seed: int) -> Path | No
 
 def records_of(
     experiment: Experiment, seed: int, model: Model, weights_sha256: str, folder: Path
-) -> tuple[results.Record, ...]:
+) -> tuple[Record, ...]:
     """The records of a run below `folder` that its encoder alone can repeat, or none where none is there.
 
     Raises:
         UserError: a record at the run's place is of another model or layer, or of an unknown protocol.
     """
-    place = folder / results.place(experiment, seed)
-    found = results.read_all(place) if place.is_dir() else []
+    place = folder / create.record_key(experiment, seed)
+    found = store.read_all(place) if place.is_dir() else []
     transform = EvaluationTransform(experiment.encoder.image_size)
     alone = FrozenEncoder(Model(model.vit), transform=transform, weights_sha256=weights_sha256)
     kept = []
     for record in found:
         name, preset = record.evaluation.name, record.evaluation.preset
         what = f"the record of {name} ({preset}) in {place}"
-        if record.experiment.fingerprint != (wanted := results.fingerprint(experiment)):
+        if record.experiment.fingerprint != (wanted := create.fingerprint(experiment)):
             theirs = record.experiment.fingerprint[:12]
             raise UserError(f"{what} is of another declaration: {theirs}, wanted {wanted[:12]}; name other --records")
         if (theirs := record.model.weights_sha256) != weights_sha256:
@@ -217,7 +219,7 @@ def push(release: Release, repo: str, *, private: bool, report: Report) -> str:
         head = place.commit()
         _require_same(place, head, release)
         report(f"uploading to {repo}")
-        message = f"{results.place(release.experiment, release.seed)} of SynRep-Bench"
+        message = f"{create.record_key(release.experiment, release.seed)} of SynRep-Bench"
         return place.write({name: folder / name for name in FILES}, message, head)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, EvalResult, ModelCardData
 
-from benchmark import monitor, results, schema
+from benchmark import monitor, schema
 from benchmark.errors import MissingDataset, UserError
 from benchmark.interfaces import Experiment
 from benchmark.mirror import dataset_folder
+from benchmark.records import create
+from benchmark.records.schema import Measured, NotMeasured, Record
 from benchmark.transforms.evaluation import EvaluationTransform
 
 PUNCTUATION = re.compile(f"([{re.escape(string.punctuation)}])")
@@ -29,7 +31,7 @@ def card(
     seed: int,
     *,
     run: Mapping[str, Any],
-    records: Sequence[results.Record],
+    records: Sequence[Record],
     hashes: Mapping[str, str],
     parameters: int,
 ) -> str:
@@ -87,7 +89,7 @@ def licence(experiment: Experiment) -> dict[str, Any]:
     return {name: fields[name] for name in TERMS if name in fields} if "license" in fields else unknown
 
 
-def eval_results(records: Sequence[results.Record]) -> list[EvalResult]:
+def eval_results(records: Sequence[Record]) -> list[EvalResult]:
     """Every score of every dataset, as the Hub's `model-index` takes them; fractions of one.
 
     The index joins what has one dataset, revision and split, so a metric's own name says all of its protocol.
@@ -106,7 +108,7 @@ def eval_results(records: Sequence[results.Record]) -> list[EvalResult]:
         )
         for record in records
         for dataset, result in record.results.items()
-        if isinstance(result, results.Measured)
+        if isinstance(result, Measured)
         for metric, score in result.scores.items()
     ]
 
@@ -177,7 +179,7 @@ def _training(experiment: Experiment, seed: int, run: Mapping[str, Any], hashes:
         ("views of a caption", f"{sampling.views} ({sampling.images} x {sampling.crops}: images, crops of each)"),
         ("views seen", f"{schedule.steps * schedule.batch_views:,}"),
         ("views in a batch", f"{schedule.batch_views:,}"),
-        ("fingerprint of the declaration", f"`{results.fingerprint(experiment)}`"),
+        ("fingerprint of the declaration", f"`{create.fingerprint(experiment)}`"),
         *((f"sha256 of the weights {escaped(which)}", f"`{sha256}`") for which, sha256 in hashes.items()),
     ]
     seen = monitor.monitored(run)
@@ -187,12 +189,12 @@ def _training(experiment: Experiment, seed: int, run: Mapping[str, Any], hashes:
     return f"## Training\n\n{_table(('', ''), *rows)}\n"
 
 
-def _scores(records: Sequence[results.Record]) -> str:
+def _scores(records: Sequence[Record]) -> str:
     rows, missing = [], []
     for record in records:
         name, preset = record.evaluation.name, record.evaluation.preset
         for dataset, result in record.results.items():
-            if isinstance(result, results.NotMeasured):
+            if isinstance(result, NotMeasured):
                 missing.append(f"{name} on {dataset}")
                 continue
             where = f"{result.dataset.repo} at {result.dataset.revision}, {result.dataset.split}"

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark import compare, measure, predictions
+from benchmark import compare, measure
 from benchmark.errors import UserError
 from benchmark.evaluations import _scores
 from benchmark.interfaces import Score
-from benchmark.results import Measured, Record, ScorePart
+from benchmark.records import predictions
+from benchmark.records.schema import Measured, Record, ScorePart
 
 TOLERANCE = 1e-9
 """Between a number and what its predictions give: both are float64, sums may come in another order."""

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmark import checkpoint, measure, monitor, results, train
+from benchmark import checkpoint, measure, monitor, train
 from benchmark.data import CaptionImages
 from benchmark.errors import UserError
 from benchmark.features import FrozenEncoder
@@ -31,6 +31,7 @@ from benchmark.interfaces import Experiment
 from benchmark.measure import Report
 from benchmark.mirror import dataset_folder
 from benchmark.nn import distributed
+from benchmark.records import create
 from benchmark.train import SIGNALS
 from benchmark.transforms.evaluation import EvaluationTransform
 
@@ -56,7 +57,7 @@ class Job:
     @property
     def place(self) -> str:
         """Its folder below `train/`, `records/` and `predictions/`."""
-        return results.place(self.experiment, self.seed)
+        return create.record_key(self.experiment, self.seed)
 
 
 def run(jobs: Sequence[Job], out: Path, processes: int, report: Report, knobs: Knobs = USUAL) -> None:
@@ -218,7 +219,7 @@ def train_job(job: Job, out: Path, hardware: Hardware, report: Report, stop: Cal
         job.seed,
         CaptionImages(data_folder, experiment.revision),
         folder,
-        fingerprint=results.fingerprint(experiment),
+        fingerprint=create.fingerprint(experiment),
         report=trained,
         hardware=hardware,
         stop=stop,

@@ -1,10 +1,10 @@
 """A folder of records, checked: what they say, that they fit together, and that their predictions give their scores.
 
-Every record by itself: its checksum, its schema and its own hashes (`benchmark.results.read`), that it lies where it
-says it belongs, that this code knows its protocol and its datasets, and that the predictions beside it give its scores
-again (`benchmark.rescore`). All records together: one declaration under each name, one set of weights for each run, one
-content for each revision of a dataset, the same labels for all models, and paired differences that are theirs. And
-where the files of a run lie beside the records (`train/`, `features/`), the chain through them: dataset, training,
+Every record by itself: its checksum, its schema and its own hashes (`benchmark.records.store.read`), that it lies where
+it says it belongs, that this code knows its protocol and its datasets, and that the predictions beside it give its
+scores again (`benchmark.rescore`). All records together: one declaration under each name, one set of weights for each
+run, one content for each revision of a dataset, the same labels for all models, and paired differences that are theirs.
+And where the files of a run lie beside the records (`train/`, `features/`), the chain through them: dataset, training,
 features, record.
 """
 
@@ -13,11 +13,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmark import rescore, results
+from benchmark import rescore
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, sha256_json
-from benchmark.pairs import Pairs, place
-from benchmark.results import Measured, Record
+from benchmark.pairs import Pairs
+from benchmark.records import store
+from benchmark.records.schema import Measured, Record
 
 Official = Callable[[Record], str | None]
 """The fingerprint that this code declares for the run a record names; None where it declares none."""
@@ -41,7 +42,7 @@ def problems(records: Path, official: Official = lambda _: None) -> Iterator[str
     samples: dict[tuple[Path, str], str] = {}
     for path in paths:
         try:
-            found.append((path, results.read(path)))
+            found.append((path, store.read(path)))
         except UserError as error:
             yield str(error)
             used |= set((folder / path.relative_to(records).with_suffix("")).glob("*"))
@@ -73,7 +74,7 @@ def counts(records: Path) -> str:
 
 def path_of(record: Record) -> Path:
     """Where a record belongs below a folder of records."""
-    return results.record_path(Path(), place(record), record.evaluation.name, record.evaluation.preset)
+    return store.record_path(Path(), record.key, record.evaluation.name, record.evaluation.preset)
 
 
 def strays(folder: Path, endings: set[str], wanted: set[Path] | None = None) -> Iterator[str]:
@@ -160,7 +161,7 @@ def _one(
 
 def _chain(out: Path, found: Found) -> Iterator[str]:
     """The files of a run that lie beside its records: model.json, weights, feature store."""
-    runs = {place(record): (path, record) for path, record in found if record.training}
+    runs = {record.key: (path, record) for path, record in found if record.training}
     for name, (path, record) in sorted(runs.items()):
         folder = out / "train" / name
         if (card := _json(folder / "model.json")) is not None:
@@ -176,12 +177,12 @@ def _chain(out: Path, found: Found) -> Iterator[str]:
             weights = folder / "model.safetensors"
             if weights.is_file() and file_sha256(weights) != record.model.weights_sha256:
                 yield f"{weights}: not the weights that {path} was measured on; train and evaluate the run anew"
-        for store in sorted((out / "features" / name).glob("*/key.json")):
-            facts = _json(store)
-            if facts is None or sha256_json(facts) != store.parent.name:
-                yield f"{store}: does not fit its folder; remove the folder"
+        for stored in sorted((out / "features" / name).glob("*/key.json")):
+            facts = _json(stored)
+            if facts is None or sha256_json(facts) != stored.parent.name:
+                yield f"{stored}: does not fit its folder; remove the folder"
             elif facts.get("weights_sha256") != record.model.weights_sha256:
-                yield f"{store}: features of other weights than {path} names; remove the folder"
+                yield f"{stored}: features of other weights than {path} names; remove the folder"
 
 
 def _json(path: Path) -> dict[str, object] | None:

@@ -18,8 +18,9 @@ import typer
 from safetensors import safe_open
 
 import baselines
-from benchmark import cli, experiments, plugins, results
+from benchmark import cli, experiments, plugins
 from benchmark.data import CaptionImages
+from benchmark.records import store
 from tests.fixtures.runs import experiment, metrics, train_here
 from tests.tables.conftest import measured, record
 
@@ -214,7 +215,7 @@ def records(tmp_path: Path) -> Path:
     """A folder with the records of two methods and two seeds."""
     for method, value in (("stablerep", 0.7), ("untrained", 0.3)):
         for seed in (0, 1):
-            results.write(record(method, {"digits": measured(value)}, seed=seed), tmp_path / "records")
+            store.write(record(method, {"digits": measured(value)}, seed=seed), tmp_path / "records")
     return tmp_path / "records"
 
 
@@ -256,7 +257,7 @@ def test_tables_of_what_is_no_more_are_told_and_removed(records: Path, synrep: S
 
 
 def test_no_comparison_takes_the_place_of_the_paper_s_tables(records: Path, synrep: Synrep) -> None:
-    results.write(record("mae", {"digits": measured(0.5)}, name="paper/mae"), records)
+    store.write(record("mae", {"digits": measured(0.5)}, name="paper/mae"), records)
     out = records.parent / "tables"
     for more in ((), ("--check",)):
         answer = synrep("tables", "--records", records, "--out", out, *more)
@@ -520,7 +521,7 @@ def test_a_stopped_run_goes_on_from_the_line_it_printed(
     assert [line["step"] for line in metrics(folder)] == list(range(10, steps + 1, 10))
     undisturbed = train_here(experiment("stablerep", steps), small_data, tmp_path / "undisturbed", seed=7)
     assert (folder / "model.safetensors").read_bytes() == undisturbed
-    assert len(results.read_all(tmp_path / "my runs" / "records")) == len(plugins.names("benchmark.evaluations"))
+    assert len(store.read_all(tmp_path / "my runs" / "records")) == len(plugins.names("benchmark.evaluations"))
     assert list((tmp_path / "my runs").rglob("*.tmp")) == []
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from benchmark import cli, results
+from benchmark import cli
+from benchmark.records import store
 from tests.fixtures.fake_hub import Hub
 from tests.test_cli import SYNREP, Synrep, synrep
 from tests.test_release import finished, hub, pushed, run
@@ -145,10 +146,10 @@ def test_the_three_ways_of_the_readme(
     ]  # fmt: skip
     printed = executed(commands, commit=hub.repo("me/cc3m-10k").refs["main"], **{"hub:me/my-encoder": model})
     assert (checkout / "data/me/cc3m-10k").is_dir()
-    measured = results.read_all(checkout / "runs/records")
+    measured = store.read_all(checkout / "runs/records")
     assert {record.evaluation.name for record in measured} == {"linear_probe", "few_shot"}
     assert printed["synrep validate runs"].startswith("runs/records: 2 valid records, scored again from 2")
-    assert len(results.read_all(checkout / "results/records")) == 8 * len(MODELS) + 2, "submitted to this checkout"
+    assert len(store.read_all(checkout / "results/records")) == 8 * len(MODELS) + 2, "submitted to this checkout"
     tables = checkout / "results/tables"
     assert (tables / "smoke/linear_probe.synclr.md").read_text() in printed["synrep tables"]
     assert (tables / "pretrained/few_shot.ssl-transfer.md").is_file()
@@ -169,7 +170,7 @@ def test_the_commands_about_results(checkout: Path, hub: Hub, executed: Callable
     shutil.rmtree(checkout / "results/predictions/smoke/stablerep_plus")
     printed = executed(commands, commit="")
     assert "smoke" in printed["synrep tables --check"]
-    assert len(results.read_all(checkout / "results/records")) == 8 * len(MODELS), "pulled"
+    assert len(store.read_all(checkout / "results/records")) == 8 * len(MODELS), "pulled"
     there = [
         path for path in hub.repo("me/records").revisions[hub.repo("me/records").refs["main"]] if "records/" in path
     ]

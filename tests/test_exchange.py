@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard, constants
 
-from benchmark import entries, exchange, predictions, records_table, results, validate
+from benchmark import entries, exchange, validate
 from benchmark.errors import UserError
 from benchmark.evaluations._scores import wilson
+from benchmark.records import predictions, store, table
 from tests.fixtures import runs
 from tests.fixtures.fake_hub import CUT, Hub
 from tests.test_cli import assert_one_line, synrep
@@ -127,7 +128,7 @@ def test_datasets_loads_the_table_and_nothing_else_of_it(hub, pushed, tmp_path):
 
 def test_a_row_says_what_its_record_says(hub, pushed, here):
     path = "records/test/clip/1/1/knn.dino.json"
-    record = results.read(here / path)
+    record = store.read(here / path)
     part = record.results["digits"]
     row, other = (row for row in table_of(hub) if row["path"] == path)
     assert row == {
@@ -145,22 +146,22 @@ def test_a_row_says_what_its_record_says(hub, pushed, here):
 
 
 def test_the_table_is_the_same_in_whatever_order_records_come(here):
-    records = {path: results.read(here / path) for path in parts(here) if path.endswith(".json")}
-    wanted = records_table.parquet(records)
+    records = {path: store.read(here / path) for path in parts(here) if path.endswith(".json")}
+    wanted = table.parquet(records)
     shuffled = list(records.items())
     random.Random(1).shuffle(shuffled)
-    assert shuffled != list(records.items()) and records_table.parquet(dict(shuffled)) == wanted
-    table = pq.read_table(io.BytesIO(wanted))
-    assert table.column_names == COLUMNS.split() and table["path"].to_pylist() == sorted(table["path"].to_pylist())
-    assert table["is_main"].to_pylist() == [True, False] * 3
-    assert pq.read_table(io.BytesIO(records_table.parquet({}))).column_names == COLUMNS.split()
+    assert shuffled != list(records.items()) and table.parquet(dict(shuffled)) == wanted
+    rows = pq.read_table(io.BytesIO(wanted))
+    assert rows.column_names == COLUMNS.split() and rows["path"].to_pylist() == sorted(rows["path"].to_pylist())
+    assert rows["is_main"].to_pylist() == [True, False] * 3
+    assert pq.read_table(io.BytesIO(table.parquet({}))).column_names == COLUMNS.split()
 
 
 def test_a_number_that_no_column_takes_is_one_line(here):
-    record = results.read(here / ONE)
+    record = store.read(here / ONE)
     huge = record.model_copy(update={"seed": 2**70})
     with pytest.raises(UserError, match=f"record {re.escape(ONE)} does not fit into a table"):
-        records_table.parquet({ONE: huge})
+        table.parquet({ONE: huge})
 
 
 def test_the_card_counts_and_names_every_column(hub, pushed):
@@ -200,7 +201,7 @@ def test_the_same_path_with_other_content_is_a_conflict_and_nothing_is_sent(hub,
     before = held(hub)
     conflict, last = said("push", REPO, "--results", mine, fails=True)
     assert conflict.startswith(f"{ONE}: results.digits.scores.mean_per_class_k20_T0.07.value is 1.0 in {mine}, 0.66")
-    today = results.read(mine / ONE).created
+    today = store.read(mine / ONE).created
     assert conflict.endswith(f"; created {today} in {mine}, {today} in {REPO}")
     assert last.startswith(f"dataset {REPO} has 1 of these files with other content, nothing is sent; raise the")
     assert held(hub) == before and len(hub.repo(REPO).messages) == 2
@@ -366,7 +367,7 @@ def elsewhere(content):
         (lambda files: {ONE: b""}, f"record {ONE} is empty"),
         (lambda files: {ONE: b"[" * 100_000}, f"record {ONE}"),
         (lambda files: {ONE: elsewhere(files[ONE])}, f"record {ONE}"),
-        (lambda files: {ONE: b" " * results.LIMIT + files[ONE]}, f"{ONE} has 4,19"),
+        (lambda files: {ONE: b" " * store.LIMIT + files[ONE]}, f"{ONE} has 4,19"),
         (lambda files: {OF_ONE: b"x"}, f"{OF_ONE} has sha256 2d711642b726, {ONE} says "),
         (lambda files: {OF_ONE: None}, f"{OF_ONE} is missing, but {ONE} names it"),
         (

@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark import measure, plugins, results
+from benchmark import measure, plugins
 from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score, Skipped
 from benchmark.measure import Measurement
+from benchmark.records import create, environment, store
+from benchmark.records.schema import Measured, NotMeasured, Record
 from tests.fixtures import runs
 
 FACTS = {"weights_sha256": "a" * 64, "layer": "cls", "transform": {"mean": (0.5, 0.5)}, "precision": "float32"}
@@ -77,8 +79,8 @@ def run(out: Path, evaluation: Evaluation = COIN, subject: Subject | None = None
     measure.evaluate(measured, [("coin", evaluation)], lambda *_: None)
 
 
-def stored(out: Path) -> results.Record:
-    return results.read(out / "records/pretrained/tiny/1/0/coin.fair.json")
+def stored(out: Path) -> Record:
+    return store.read(out / "records/pretrained/tiny/1/0/coin.fair.json")
 
 
 def test_every_dataset_has_its_scores_and_its_predictions(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_every_dataset_has_its_scores_and_its_predictions(tmp_path: Path) -> Non
     assert list(record.results) == ["one", "three", "two"]
     assert set(record.seconds) == {"one", "two", "three"}
     for name, result in record.results.items():
-        assert isinstance(result, results.Measured)
+        assert isinstance(result, Measured)
         assert result.predictions
         path = tmp_path / "predictions/pretrained/tiny/1/0/coin.fair" / result.predictions.file
         assert path.name == f"{name}.parquet"
@@ -105,12 +107,12 @@ def test_what_is_measured_stays_and_what_was_missing_is_tried_again(tmp_path: Pa
     ANSWERS["two"] = np.array([])
     run(tmp_path)
     first = stored(tmp_path)
-    assert isinstance(first.results["two"], results.NotMeasured)
+    assert isinstance(first.results["two"], NotMeasured)
     del ANSWERS["two"]
     LOG.clear()
     run(tmp_path)
     assert LOG == ["two"]
-    assert isinstance(stored(tmp_path).results["two"], results.Measured)
+    assert isinstance(stored(tmp_path).results["two"], Measured)
     assert stored(tmp_path).results["one"] == first.results["one"]
     before = (tmp_path / "records/pretrained/tiny/1/0/coin.fair.json").stat().st_mtime_ns
     run(tmp_path)
@@ -164,11 +166,11 @@ def test_predictions_that_are_gone_or_changed_are_made_again(tmp_path: Path) -> 
 
 def test_each_result_keeps_the_environment_it_was_measured_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path, replace(COIN, datasets=("one",)))
-    later = results.environment("another device")
-    monkeypatch.setattr(results, "environment", lambda device: later)
+    later = environment.environment("another device")
+    monkeypatch.setattr(environment, "environment", lambda device: later)
     run(tmp_path)
     found = stored(tmp_path).results
-    devices = {name: part.environment.device for name, part in found.items() if isinstance(part, results.Measured)}
+    devices = {name: part.environment.device for name, part in found.items() if isinstance(part, Measured)}
     assert devices == {"one": "cpu", "two": "another device", "three": "another device"}
 
 
@@ -177,9 +179,9 @@ def test_a_failure_is_told_at_the_end_and_stops_no_other_dataset(tmp_path: Path)
     with pytest.raises(UserError, match=r"^1 of 3 measurements failed: coin on one: row 3 is broken; get it again$"):
         run(tmp_path)
     record = stored(tmp_path)
-    assert isinstance(record.results["one"], results.NotMeasured)
+    assert isinstance(record.results["one"], NotMeasured)
     assert record.results["one"].skipped == "row 3 is broken; get it again"
-    assert all(isinstance(record.results[name], results.Measured) for name in ("two", "three"))
+    assert all(isinstance(record.results[name], Measured) for name in ("two", "three"))
 
 
 def test_an_interrupt_loses_no_dataset_that_was_done(tmp_path: Path) -> None:
@@ -198,7 +200,7 @@ def test_a_model_that_cannot_be_measured_says_why_everywhere(tmp_path: Path) -> 
     subject.embeds_texts = False
     run(tmp_path, subject=subject)
     assert LOG == []
-    assert {part.skipped for part in stored(tmp_path).results.values() if isinstance(part, results.NotMeasured)} == {
+    assert {part.skipped for part in stored(tmp_path).results.values() if isinstance(part, NotMeasured)} == {
         "no text tower"
     }
 
@@ -237,7 +239,7 @@ def test_names_that_do_not_exist_list_those_that_do() -> None:
 def test_presets_have_names_of_their_own(name: str) -> None:
     evaluations = plugins.load("benchmark.evaluations", name, "evaluation").EVALUATIONS
     assert len({evaluation.preset for evaluation in evaluations}) == len(evaluations)
-    assert len({results.protocol_hash(evaluation) for evaluation in evaluations}) == len(evaluations)
+    assert len({create.protocol_hash(evaluation) for evaluation in evaluations}) == len(evaluations)
 
 
 def test_what_training_saw_goes_into_the_record_of_a_run_of_ours(tmp_path: Path) -> None:
@@ -247,5 +249,5 @@ def test_what_training_saw_goes_into_the_record_of_a_run_of_ours(tmp_path: Path)
     measured = Measurement(subject, declared, 0, tmp_path, "cpu", content_sha256="c" * 64, monitored=seen)
     measure.evaluate(measured, [("coin", COIN)], lambda *_: None)
     (path,) = (tmp_path / "records").rglob("*.json")
-    training = results.read(path).training
+    training = store.read(path).training
     assert training and {name: getattr(training, name) for name in seen} == seen

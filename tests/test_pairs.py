@@ -10,17 +10,18 @@ import pytest
 from scipy.stats import ttest_ind
 
 from benchmark import pairs as module
-from benchmark import predictions, results
 from benchmark.errors import UserError
 from benchmark.evaluations.few_shot import FewShot
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Score
 from benchmark.pairs import Pairs
+from benchmark.records import predictions, store
+from benchmark.records.schema import Record
 from tests.tables.conftest import record
 
 COLUMN = ("digits", "accuracy")
 
 
-def written(out: Path, method: str, answers: Sequence[np.ndarray], dataset: str = "digits") -> list[results.Record]:
+def written(out: Path, method: str, answers: Sequence[np.ndarray], dataset: str = "digits") -> list[Record]:
     """Few-shot records of one method, a seed for each array of accuracies over episodes, with their predictions."""
     found = []
     for seed, accuracy in enumerate(answers):
@@ -28,12 +29,12 @@ def written(out: Path, method: str, answers: Sequence[np.ndarray], dataset: str 
         value = float(accuracy.mean())
         identity = DatasetIdentity(f"org/{dataset}", "1", "test", len(accuracy), "b" * 64)
         scores = DatasetScores(identity, {"accuracy": Score(value, len(accuracy), value, value)}, 0.2)
-        made: results.Record = record(method, {dataset: scores}, seed=seed, evaluation="few_shot", protocol=FewShot())
+        made: Record = record(method, {dataset: scores}, seed=seed, evaluation="few_shot", protocol=FewShot())
         folder = out / "predictions" / module.place(made) / "few_shot.ssl-transfer"
         stored = predictions.write(folder / f"{dataset}.parquet", columns)
         part = made.results[dataset].model_copy(update={"predictions": stored})
         found.append(made.model_copy(update={"results": {dataset: part}}))
-        results.write(found[-1], out / "records")
+        store.write(found[-1], out / "records")
     return found
 
 
@@ -88,7 +89,7 @@ def test_the_interval_holds_the_truth_about_95_times_in_100(tmp_path: Path) -> N
 
 
 def test_the_difference_of_several_datasets_is_that_of_their_mean(tmp_path: Path) -> None:
-    def two(name: str, first: float, second: float) -> list[results.Record]:
+    def two(name: str, first: float, second: float) -> list[Record]:
         parts = [written(tmp_path, name, [np.full(50, value)], f"d{at}") for at, value in enumerate((first, second))]
         merged = {**parts[0][0].results, **parts[1][0].results}
         return [parts[0][0].model_copy(update={"results": merged})]

@@ -18,13 +18,14 @@ import pytest
 import safetensors.numpy
 import torch
 
-from benchmark import plugins, results
+from benchmark import plugins
 from benchmark.data import CaptionImages, philox, step_seed
 from benchmark.evaluations import few_shot
 from benchmark.evaluations._splits import keyed
 from benchmark.experiments import _find
 from benchmark.experiments._sizes import SIZES
 from benchmark.interfaces import Skipped
+from benchmark.records import create
 from datasets_scripts import captions, cc3m, recipe
 from datasets_scripts.build import build
 from tests.fixtures import small_datasets
@@ -36,11 +37,11 @@ ROWS = "A dog on a beach.\thttps://example.org/1\n  A  cat\thttps://example.org/
 
 def fingerprints() -> dict[str, str]:
     """Every official run at every size, where no captions are prepared; of a size one hash over all its runs."""
-    found = {f"{run.name} v{run.version}": results.fingerprint(run) for run in _find.find("smoke")}
+    found = {f"{run.name} v{run.version}": create.fingerprint(run) for run in _find.find("smoke")}
     for file in ("main", "language", "ablations"):
         for size in SIZES:
             for run in _find.find(f"{file}-{size}"):
-                found[f"{run.name} v{run.version}"] = results.fingerprint(run)
+                found[f"{run.name} v{run.version}"] = create.fingerprint(run)
     return found
 
 
@@ -73,7 +74,7 @@ def protocols() -> dict[str, str]:
     """The hash of every preset of every evaluation."""
     package = "benchmark.evaluations"
     return {
-        f"{name} {evaluation.preset} v{evaluation.version}": results.protocol_hash(evaluation)
+        f"{name} {evaluation.preset} v{evaluation.version}": create.protocol_hash(evaluation)
         for name in plugins.names(package)
         for evaluation in plugins.load(package, name, "evaluation").EVALUATIONS
     }

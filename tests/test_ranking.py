@@ -12,7 +12,7 @@ from benchmark import ranking
 from benchmark.errors import SkipCode
 from benchmark.interfaces import Skipped
 from benchmark.pairs import Column, Interval, Pairs
-from benchmark.record import Record
+from benchmark.records.schema import Record
 from tests.fixtures.differences import Known
 from tests.tables.conftest import measured, record
 

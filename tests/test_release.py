@@ -16,13 +16,14 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from safetensors.torch import load_file
 
-from benchmark import measure, release, release_card, results, train
+from benchmark import measure, release, release_card, train
 from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.files import file_sha256
 from benchmark.hub import client as hub_client
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Encoder, Score, Skipped
 from benchmark.models._load import load
+from benchmark.records import create, environment, store
 from benchmark.transforms.augmentations import MEAN, STD
 from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures import runs, tiny_models
@@ -46,7 +47,7 @@ def scored(value=0.5, name="top1", identity=CIFAR, **more):
 def write_record(folder, experiment, weights_sha256, scores, protocol=PROBE, seed=0, layer="cls"):
     name, preset = protocol
     facts = {"weights_sha256": weights_sha256, "layer": layer, "transform": {"size": 16}, "precision": "float32"}
-    record = results.from_scores(
+    record = create.from_scores(
         scores,
         origin=experiment,
         seed=seed,
@@ -54,14 +55,14 @@ def write_record(folder, experiment, weights_sha256, scores, protocol=PROBE, see
         evaluation=measure.presets(name)[preset],
         facts=facts,
         content_sha256="c" * 64,
-        environment=results.environment("cpu"),
+        environment=environment.environment("cpu"),
     )
-    return results.write(record, folder)
+    return store.write(record, folder)
 
 
 def finish(out, data, experiment=PAIR, seed=0):
     """The folder of a trained run below `out`, with two records of it."""
-    folder = out / "train" / results.place(experiment, seed)
+    folder = out / "train" / create.record_key(experiment, seed)
     runs.train_here(experiment, data, folder, seed)
     sha256 = json.loads((folder / "model.json").read_text())["weights_sha256"]
     scores = {
@@ -278,7 +279,7 @@ def test_the_card_says_what_it_is_and_the_hub_s_own_reader_reads_its_scores(run,
     assert found["knn (dino) on cifar10: top1"].metric_args == pytest.approx({"n": 100, "low": 0.5, "high": 0.7})
     text = card.text
     weights = file_sha256(folder / "model.safetensors")
-    for fact in (results.fingerprint(PAIR), sha256, weights, PAIR.revision, "seed 0", f'"hf_hub:{REPO}"'):
+    for fact in (create.fingerprint(PAIR), sha256, weights, PAIR.revision, "seed 0", f'"hf_hub:{REPO}"'):
         assert fact in text
     assert "synrep evaluate hub:me/pair@" in text and "| 40.0 [30.0, 50.0] | 10.0 | 100 |" in text
     assert "Not measured: linear\\_probe on digits" in text and "secret" not in text

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from baselines import stablerep_plus
-from benchmark import contract, measure, results
+from benchmark import contract, measure
 from benchmark.evaluations import _prompts
 from benchmark.features import FrozenEncoder
 from benchmark.interfaces import Pretrained
 from benchmark.measure import Measurement
+from benchmark.records import store
+from benchmark.records.schema import Measured
 from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures import evaluation_sets
 
@@ -42,9 +44,9 @@ def evaluate(out: Path, **how: Any) -> dict[str, Any]:
     measure.evaluate(measured, measure.chosen((), None, DATASETS), lambda *_: None)
     return {
         f"{record.evaluation.name} {name}": result.scores
-        for record in results.read_all(out / "records")
+        for record in store.read_all(out / "records")
         for name, result in record.results.items()
-        if isinstance(result, results.Measured)
+        if isinstance(result, Measured)
     }
 
 

@@ -15,10 +15,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark import checkpoint, measure, plugins, results, runner, train
+from benchmark import checkpoint, measure, plugins, runner, train
 from benchmark.errors import UserError
 from benchmark.evaluations import few_shot
 from benchmark.hardware import Hardware
+from benchmark.records import create, store
+from benchmark.records.schema import Measured, NotMeasured, Record
 from benchmark.runner import Job
 from benchmark.schema import read_manifest
 from tests.fixtures.doubles import write_scenes
@@ -41,13 +43,13 @@ def bring_to_end(job: Job, out: Path) -> None:
     runner.train_and_evaluate(job, out, Hardware(), silent)
 
 
-def record(out: Path, job: Job, evaluation: str) -> results.Record:
+def record(out: Path, job: Job, evaluation: str) -> Record:
     preset = next(iter(measure.presets(evaluation)))
-    return results.read(results.record_path(out / "records", job.place, evaluation, preset))
+    return store.read(store.record_path(out / "records", job.place, evaluation, preset))
 
 
-def skipped(found: results.Record) -> dict[str, str]:
-    return {name: part.skipped for name, part in found.results.items() if isinstance(part, results.NotMeasured)}
+def skipped(found: Record) -> dict[str, str]:
+    return {name: part.skipped for name, part in found.results.items() if isinstance(part, NotMeasured)}
 
 
 def times(out: Path) -> dict[str, int]:
@@ -93,21 +95,21 @@ def test_every_evaluation_of_a_job_has_its_record(job: Job, finished: Path, smal
         found = record(finished, job, name)
         assert found.evaluation.name == name
         assert found.seed == job.seed
-        assert found.experiment.fingerprint == results.fingerprint(job.experiment)
+        assert found.experiment.fingerprint == create.fingerprint(job.experiment)
         assert found.model.weights_sha256 == hashlib.sha256(weights).hexdigest()
         assert (found.model.layer, found.model.transform["size"]) == ("cls", job.experiment.encoder.image_size)
         assert found.training
         assert found.training.content_sha256 == content
         assert found.seconds["train"] == checkpoint.read_card(finished / "train" / job.place)["seconds"] > 0
-        measured = [part for part in found.results.values() if isinstance(part, results.Measured)]
+        measured = [part for part in found.results.values() if isinstance(part, Measured)]
         assert {part.environment.device for part in measured} <= {"cpu"}
-    assert len(results.read_all(finished / "records")) == 2 * len(EVALUATIONS)
+    assert len(store.read_all(finished / "records")) == 2 * len(EVALUATIONS)
 
 
 def test_what_can_be_measured_here_is_and_the_rest_says_why(finished: Path) -> None:
     probe = record(finished, SIMCLR, "linear_probe")
     digits = probe.results["digits"]
-    assert isinstance(digits, results.Measured)
+    assert isinstance(digits, Measured)
     assert digits.dataset.n == 600
     assert digits.scores["top1"].value > digits.chance
     assert set(skipped(probe)) == set(probe.results) - {"digits"}
@@ -129,7 +131,7 @@ def test_predictions_are_those_of_the_record(job: Job, finished: Path) -> None:
     for name in ON_DIGITS:
         evaluation = next(iter(measure.presets(name).values()))
         digits = record(finished, job, name).results["digits"]
-        assert isinstance(digits, results.Measured)
+        assert isinstance(digits, Measured)
         assert digits.predictions
         path = folder / f"{name}.{evaluation.preset}" / digits.predictions.file
         assert digits.predictions.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -179,7 +181,7 @@ def test_a_dataset_that_has_come_is_measured_and_nothing_else_is_done(
     assert changed(before, after) == {f"records/{place}.json", f"predictions/{place}/scenes-relation.parquet"}
     found = record(copied, CLIP, "aro")
     relation = found.results["scenes-relation"]
-    assert isinstance(relation, results.Measured)
+    assert isinstance(relation, Measured)
     assert relation.dataset.n == n
     assert "scenes-order" in skipped(found)
     bring_to_end(CLIP, copied)
@@ -194,14 +196,14 @@ def test_another_protocol_is_measured_again(copied: Path, monkeypatch: pytest.Mo
     place = f"{SIMCLR.place}/few_shot.{other.preset}"
     assert changed(before, times(copied)) == {f"records/{place}.json", f"predictions/{place}/digits.parquet"}
     found = record(copied, SIMCLR, "few_shot")
-    assert found.evaluation.protocol == results.protocol_hash(other)
+    assert found.evaluation.protocol == create.protocol_hash(other)
     assert set(found.results) == set(other.datasets)
 
 
 def test_the_record_of_other_weights_is_replaced(copied: Path) -> None:
     stale = record(copied, SIMCLR, "linear_probe")
     fake = stale.model_copy(update={"model": stale.model.model_copy(update={"weights_sha256": "0" * 64})})
-    results.write(fake, copied / "records")
+    store.write(fake, copied / "records")
     bring_to_end(SIMCLR, copied)
     assert record(copied, SIMCLR, "linear_probe").model == stale.model
 
@@ -212,7 +214,7 @@ def test_the_folder_of_another_configuration_is_refused(copied: Path) -> None:
     with pytest.raises(UserError) as refused:
         bring_to_end(Job(other, SIMCLR.seed), copied)
     for declared in (SIMCLR.experiment, other):
-        assert results.fingerprint(declared)[:12] in str(refused.value)
+        assert create.fingerprint(declared)[:12] in str(refused.value)
     assert times(copied) == before
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import entries, measure, predictions, results, submit, validate
+from benchmark import entries, measure, submit, validate
 from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Pretrained, Skipped
-from benchmark.record import sha256_of
+from benchmark.records import create, environment, predictions, store
+from benchmark.records.schema import sha256_of
 from tests.fixtures import runs
 from tests.test_cli import assert_one_line, synrep
 
@@ -34,9 +35,9 @@ def write(out, origin=None, right=20, seed=0, evaluation=KNN, weights="a", path=
     label_N = np.arange(N) % 10
     columns = {"row": np.arange(N), "label": label_N, "prediction_k20": (label_N + (np.arange(N) >= right)) % 10}
     scores = evaluation.intervals("digits", columns)
-    place = f"{results.place(origin, seed)}/knn.{evaluation.preset}"
+    place = f"{create.record_key(origin, seed)}/knn.{evaluation.preset}"
     file = predictions.write(out / "predictions" / (path or place) / "digits.parquet", columns)
-    record = results.from_scores(
+    record = create.from_scores(
         {"digits": DatasetScores(IDENTITY, scores, chance=0.1), "cars": Skipped("gone", SkipCode.FAILED)},
         origin=origin,
         seed=seed,
@@ -44,12 +45,12 @@ def write(out, origin=None, right=20, seed=0, evaluation=KNN, weights="a", path=
         evaluation=evaluation,
         facts={"weights_sha256": weights * 64, "layer": "cls", "transform": {}, "precision": "float32"},
         content_sha256="c" * 64,
-        environment=results.environment("cpu"),
+        environment=environment.environment("cpu"),
         predictions={"digits": file},
     )
     if path is None:
-        return results.write(record, out / "records")
-    results.write_with_checksum(out / "records" / f"{path}.json", record.model_dump(mode="json"))
+        return store.write(record, out / "records")
+    store.write_with_checksum(out / "records" / f"{path}.json", record.model_dump(mode="json"))
     return out / "records" / f"{path}.json"
 
 
@@ -58,7 +59,7 @@ def lie(path):
     content = json.loads(path.read_text())
     scores = content["results"]["digits"]["scores"]
     scores[next(iter(scores))] |= {"value": 0.9, "high": 1.0}
-    results.write_with_checksum(path, {name: part for name, part in content.items() if name != "checksum"})
+    store.write_with_checksum(path, {name: part for name, part in content.items() if name != "checksum"})
 
 
 def tree(folder):
@@ -187,8 +188,8 @@ def test_a_score_that_the_predictions_do_not_give_is_refused(sides):
 def test_the_files_of_the_run_beside_the_records_are_checked_too(sides):
     origin = runs.experiment("clip", steps=2)
     write(sides.runs, origin, weights="f")
-    (sides.runs / "train" / results.place(origin, 0)).mkdir(parents=True)
-    (sides.runs / "train" / results.place(origin, 0) / "model.json").write_text(json.dumps({"weights_sha256": "0"}))
+    (sides.runs / "train" / create.record_key(origin, 0)).mkdir(parents=True)
+    (sides.runs / "train" / create.record_key(origin, 0) / "model.json").write_text(json.dumps({"weights_sha256": "0"}))
     sides.refused("model.json says 0; evaluate the run anew")
 
 
@@ -246,13 +247,13 @@ def test_a_record_cannot_name_a_place_outside(sides, preset):
     own = content["evaluation"]
     own["preset"] = preset
     own["protocol"] = sha256_of({name: own[name] for name in ("version", "preset", "knobs")})
-    results.write_with_checksum(path, content)
+    store.write_with_checksum(path, content)
     sides.refused("field evaluation.preset")
 
 
 def test_huge_files_are_not_read(sides):
     with (sides.runs / ONE).open("r+b") as file:
-        file.truncate(results.LIMIT + 1)
+        file.truncate(store.LIMIT + 1)
     sides.refused("has 4,194,305 bytes, wanted at most 4,194,304")
     write(sides.runs, model("one"), path="pretrained/one/1/0/knn.dino")
     with (sides.runs / OF_ONE).open("r+b") as file:

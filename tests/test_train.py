@@ -20,12 +20,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmark import checkpoint, plugins, results, train
+from benchmark import checkpoint, plugins, train
 from benchmark.data import Batches, CaptionImages
 from benchmark.errors import UserError
 from benchmark.experiments import smoke
 from benchmark.hardware import Hardware
 from benchmark.interfaces import AdamW, Batch, Experiment, Method, Model
+from benchmark.records import create
 from benchmark.sampling import Sampling
 from tests.fixtures import killed_training
 from tests.fixtures.runs import BATCH, STEPS, experiment, metrics, train_here
@@ -437,7 +438,7 @@ def test_the_state_of_another_configuration_is_refused(small_data: CaptionImages
     with pytest.raises(UserError) as refused:
         train_here(other, small_data, tmp_path)
     for one in (declared, other):
-        assert results.fingerprint(one)[:12] in str(refused.value)
+        assert create.fingerprint(one)[:12] in str(refused.value)
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
 
@@ -446,8 +447,8 @@ def test_a_finished_run_of_another_configuration_is_refused(small_data: CaptionI
     train_here(declared, small_data, tmp_path)
     with pytest.raises(UserError) as refused:
         train_here(other, small_data, tmp_path)
-    assert results.fingerprint(declared)[:12] in str(refused.value)
-    assert results.fingerprint(other)[:12] in str(refused.value)
+    assert create.fingerprint(declared)[:12] in str(refused.value)
+    assert create.fingerprint(other)[:12] in str(refused.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x10", None], ids=["empty", "one byte", "cut in half"])
@@ -635,9 +636,9 @@ def changes(value: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("method", plugins.names("baselines"))
 def test_the_fingerprint_sees_every_setting_but_the_list_of_seeds(method: str) -> None:
     declared = experiment(method)
-    assert results.fingerprint(replace(declared, seeds=(5, 6, 7))) == results.fingerprint(declared)
+    assert create.fingerprint(replace(declared, seeds=(5, 6, 7))) == create.fingerprint(declared)
     variants = [other for other in changes(declared) if other.seeds == declared.seeds]
-    prints = {results.fingerprint(other) for other in variants} | {results.fingerprint(declared)}
+    prints = {create.fingerprint(other) for other in variants} | {create.fingerprint(declared)}
     assert len(prints) == len(variants) + 1 > 20
 
 

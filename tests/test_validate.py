@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark import measure, predictions, results
+from benchmark import measure
 from benchmark.evaluations._scores import by_group
 from benchmark.files import file_sha256, sha256_json
-from benchmark.record import sha256_of
+from benchmark.records import predictions, store
+from benchmark.records.schema import sha256_of
 from benchmark.validate import problems
 from tests.test_cli import Synrep, assert_one_line, synrep
 
@@ -47,7 +48,7 @@ def forge(folder: Path, change: Change, name: str = PROBE) -> Path:
     path = folder / "records" / f"{name}.json"
     content = json.loads(path.read_text())
     change(content)
-    results.write_with_checksum(path, content)
+    store.write_with_checksum(path, content)
     return path
 
 
@@ -231,9 +232,7 @@ def test_a_revision_that_others_contradict_is_named(folder: Path) -> None:
     assert any("training.content_sha256 is 0000" in line for line in found(folder))
 
     def measured(content: dict[str, Any]) -> None:
-        content["training"]["content_sha256"] = results.read(
-            folder / f"records/{CAPTIONS}.json"
-        ).training.content_sha256  # type: ignore[union-attr]
+        content["training"]["content_sha256"] = store.read(folder / f"records/{CAPTIONS}.json").training.content_sha256  # type: ignore[union-attr]
         content["results"]["cifar10"]["dataset"]["ids_sha256"] = "0" * 64
 
     forge(folder, measured)
@@ -248,7 +247,7 @@ def test_weights_and_declarations_that_others_contradict_are_named(folder: Path)
     )
 
     def declaration(content: dict[str, Any]) -> None:
-        content["model"]["weights_sha256"] = results.read(folder / f"records/{CAPTIONS}.json").model.weights_sha256
+        content["model"]["weights_sha256"] = store.read(folder / f"records/{CAPTIONS}.json").model.weights_sha256
         content["experiment"]["declaration"]["settings"]["temperature"] = 0.2
         content["experiment"]["fingerprint"] = sha256_of(content["experiment"]["declaration"])
 
@@ -357,13 +356,13 @@ def test_nan_and_huge_files_are_one_line(folder: Path) -> None:
     whole = path.read_text()
     path.write_text(whole.replace('"value": 0.865', '"value": NaN', 1))
     assert any(line.startswith(f"record {path}: it holds NaN") for line in found(folder))
-    path.write_text(whole + " " * results.LIMIT)
+    path.write_text(whole + " " * store.LIMIT)
     assert any(line.startswith(f"record {path} has ") and "bytes, wanted at most" in line for line in found(folder))
 
 
 def test_the_chain_through_the_files_of_a_run(folder: Path) -> None:
     """model.json, weights, features: each link that breaks is named."""
-    record = results.read(folder / "records" / f"{PROBE}.json")
+    record = store.read(folder / "records" / f"{PROBE}.json")
     run = folder / "train" / MODELS[0]
     run.mkdir(parents=True)
     (run / "model.safetensors").write_bytes(b"weights")
@@ -382,15 +381,15 @@ def test_the_chain_through_the_files_of_a_run(folder: Path) -> None:
     (run / "model.safetensors").unlink()
     assert found(folder) == []
     for key, said in (({"weights_sha256": "0" * 64}, "features of other weights"), (None, "does not fit its folder")):
-        store = folder / "features" / MODELS[0] / (sha256_json(key) if key else "0" * 64)
-        store.mkdir(parents=True)
-        (store / "key.json").write_text(json.dumps(key or {"weights_sha256": record.model.weights_sha256}))
+        features = folder / "features" / MODELS[0] / (sha256_json(key) if key else "0" * 64)
+        features.mkdir(parents=True)
+        (features / "key.json").write_text(json.dumps(key or {"weights_sha256": record.model.weights_sha256}))
         the_one(folder, said)
-        shutil.rmtree(store)
+        shutil.rmtree(features)
     whole = {"weights_sha256": record.model.weights_sha256}
-    store = folder / "features" / MODELS[0] / sha256_json(whole)
-    store.mkdir(parents=True)
-    (store / "key.json").write_text(json.dumps(whole))
+    features = folder / "features" / MODELS[0] / sha256_json(whole)
+    features.mkdir(parents=True)
+    (features / "key.json").write_text(json.dumps(whole))
     assert found(folder) == []
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from benchmark import checkpoint, plugins, results, train
+from benchmark import checkpoint, plugins, train
 from benchmark.errors import UserError
 from benchmark.experiments import _find
 from benchmark.interfaces import Experiment
 from benchmark.models._way import Freeze, LoadedModel, Way, chosen_layer
+from benchmark.records import create
 from benchmark.transforms.evaluation import EvaluationTransform
 
 EXPERIMENTS = "benchmark.experiments"
@@ -40,10 +41,10 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
 def _declared(folder: Path, fingerprint: str, name: object) -> Experiment:
     declared = _candidates(str(name))
     for experiment in declared:
-        if results.fingerprint(experiment) == fingerprint:
+        if create.fingerprint(experiment) == fingerprint:
             return experiment
     found = f"{folder} is a run of {name} with fingerprint {fingerprint[:12]}"
-    same = [f"version {e.version} has {results.fingerprint(e)[:12]}" for e in declared if e.name == name]
+    same = [f"version {e.version} has {create.fingerprint(e)[:12]}" for e in declared if e.name == name]
     if same:
         raise UserError(f"{found}; declared {', '.join(same)}; take the code it was trained with, or train again")
     raise UserError(f"{found}; no experiment of that name is declared, only: {', '.join(e.name for e in declared)}")

@@ -13,7 +13,7 @@ from itertools import groupby
 from benchmark.errors import UserError
 from benchmark.paper._protocols import AS_PUBLISHED, Column, Protocol, column_of, training_of
 from benchmark.published import Published
-from benchmark.record import Record, ScorePart
+from benchmark.records.schema import Record, ScorePart
 from benchmark.tables import _compare
 from benchmark.tables._material import Material
 from benchmark.tables._runs import Run, by_number, select

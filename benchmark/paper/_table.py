@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from benchmark.paper._protocols import AS_PUBLISHED, Column, departures, test_selected
 from benchmark.paper._rows import WORLD, Comparison, Row, shown
-from benchmark.record import Record
+from benchmark.records.schema import Record
 from benchmark.tables._compare import Lead, Notes, cell, leading, marks, reading
 from benchmark.tables._material import Material
 from benchmark.tables._render import Cell, Table

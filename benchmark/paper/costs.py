@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from benchmark.paper._generation import devices, hours
 from benchmark.paper._rows import unique
 from benchmark.paper._table import source_mark
-from benchmark.record import Measured, Record
+from benchmark.records.schema import Measured, Record
 from benchmark.tables._compare import Notes
 from benchmark.tables._material import Material
 from benchmark.tables._render import Cell, Table

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmark.record import Environment, Measured, NotMeasured, Record, ScorePart
+from benchmark.records.schema import Environment, Measured, NotMeasured, Record, ScorePart
 from benchmark.site.protocols import EXTREMES, HEX, Column, Protocol, column_of, measured, units
 
 DIGITS = 3

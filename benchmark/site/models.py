@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.errors import SkipCode, UserError
-from benchmark.record import Declaration, Measured, NotMeasured, Record
+from benchmark.records.schema import Declaration, Measured, NotMeasured, Record
 
 SIZES: dict[tuple[object, ...], str] = {(384, 12, 6): "ViT-S", (768, 12, 12): "ViT-B", (1024, 24, 16): "ViT-L"}
 """Width, depth, heads -> what everybody calls it."""

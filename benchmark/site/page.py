@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from benchmark.pairs import Pairs
-from benchmark.record import Record
+from benchmark.records.schema import Record
 from benchmark.site.details import details
 from benchmark.site.models import Model, Sources, collect, described
 from benchmark.site.protocols import UNIT, protocols, table

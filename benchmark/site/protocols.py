@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from benchmark import ranking
 from benchmark.pairs import Pairs
-from benchmark.record import Measured, Record, ScorePart
+from benchmark.records.schema import Measured, Record, ScorePart
 from benchmark.site.models import Model
 
 UNIT = 1e-5

@@ -18,7 +18,7 @@ from typing import Any
 from benchmark import ranking
 from benchmark.errors import SkipCode
 from benchmark.pairs import Pairs
-from benchmark.results import Measured, Record, ScorePart
+from benchmark.records.schema import Measured, Record, ScorePart
 from benchmark.tables._material import Material
 from benchmark.tables._render import NO_VALUE, Cell, Table
 from benchmark.tables._runs import Run, dataset_names, select

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from benchmark.pairs import Pairs
 from benchmark.published import Fact, Published
-from benchmark.record import Record
+from benchmark.records.schema import Record
 
 
 @dataclass(frozen=True)

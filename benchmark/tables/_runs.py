@@ -7,7 +7,7 @@ from functools import cache, cached_property, partial
 from itertools import groupby, pairwise
 
 from benchmark.errors import SkipCode, UserError
-from benchmark.results import Measured, NotMeasured, Record
+from benchmark.records.schema import Measured, NotMeasured, Record
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import plugins, results, schema
+from benchmark import plugins, schema
 from benchmark.errors import UserError
 from benchmark.experiments import _sizes, smoke
 from benchmark.experiments._find import find
 from benchmark.experiments._sizes import SIZES, UNPREPARED
 from benchmark.interfaces import Experiment, Method
 from benchmark.nn.encoders import build_vit
+from benchmark.records import create
 from datasets_scripts import recipe
 from datasets_scripts.captions import Prepared
 from datasets_scripts.real_images import RealImages
@@ -117,9 +118,9 @@ def test_the_revision_is_the_recipes(name: str, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("name", EVERY)
 def test_fingerprints_are_those_of_another_call_and_tell_runs_apart(name: str) -> None:
     once, again = find(name), find(name)
-    assert [results.fingerprint(each) for each in once] == [results.fingerprint(each) for each in again]
-    assert len({results.fingerprint(each) for each in once}) == len(once)
-    assert results.fingerprint(once[0]) != results.fingerprint(replace(once[0], revision="another"))
+    assert [create.fingerprint(each) for each in once] == [create.fingerprint(each) for each in again]
+    assert len({create.fingerprint(each) for each in once}) == len(once)
+    assert create.fingerprint(once[0]) != create.fingerprint(replace(once[0], revision="another"))
 
 
 @pytest.mark.parametrize(("size", "processes"), [("100k", 1), ("1m", 8), ("full", 8), ("full", 32), ("full", 64)])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import results
 from benchmark.errors import UserError
 from benchmark.experiments import smoke
 from benchmark.models._load import load
+from benchmark.records import create
 from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures import runs, tiny_models
 
@@ -54,7 +54,7 @@ def test_a_run_of_another_declaration_is_one_line_with_both_fingerprints(folder,
 
     changed = replace(PAIR, schedule=replace(PAIR.schedule, views=480))
     monkeypatch.setattr(smoke, "EXPERIMENTS", (runs.experiment("simclr"), changed))
-    found, declared = (results.fingerprint(e)[:12] for e in (PAIR, changed))
+    found, declared = (create.fingerprint(e)[:12] for e in (PAIR, changed))
     with pytest.raises(
         UserError, match=rf"run of test/clip with fingerprint {found}; declared version 1 has {declared}"
     ):

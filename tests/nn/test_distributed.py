@@ -11,10 +11,11 @@ import psutil
 import pytest
 import torch
 
-from benchmark import checkpoint, plugins, results, runner
+from benchmark import checkpoint, plugins, runner
 from benchmark.data import CaptionImages
 from benchmark.errors import UserError
 from benchmark.nn import distributed
+from benchmark.records import create
 from tests.fixtures import distributed_training, runs
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +108,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert [line["step"] for line in found] == [10, *range(16, 31)]
     assert found[5]["step"] == wanted[1]["step"] == 20
     assert found[5]["loss"] == pytest.approx(wanted[1]["loss"], rel=1e-3)
-    assert checkpoint.read_card(folder)["fingerprint"] == results.fingerprint(declared)
+    assert checkpoint.read_card(folder)["fingerprint"] == create.fingerprint(declared)
 
 
 def test_sigterm_saves_and_ends_all(small_dataset: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from benchmark import plugins
 from benchmark.paper import _build, costs, datasets
 from benchmark.published import Fact
-from benchmark.record import Environment, Measured, Record
+from benchmark.records.schema import Environment, Measured, Record
 from tests.fixtures.paper_records import FACTS, SMOKE, material, run
 from tests.paper.test_rows import rows
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmark import results
 from benchmark.cli import app
 from benchmark.cli_site import _source, site
 from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import Skipped
-from benchmark.record import NotMeasured, Record
+from benchmark.records import store
+from benchmark.records.schema import NotMeasured, Record
 from benchmark.site.models import collect, described
 from benchmark.site.protocols import HEX, UNIT, units
 from datasets_scripts import recipe
@@ -369,7 +369,7 @@ def test_the_page_names_no_address_but_the_name_of_svg() -> None:
 
 def folder(place: Path, found: list[Record]) -> Path:
     for one in found:
-        results.write(one, place / "records")
+        store.write(one, place / "records")
     return place / "records"
 
 

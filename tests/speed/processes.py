@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from benchmark import results, train
+from benchmark import train
 from benchmark.data import CaptionImages
 from benchmark.experiments import smoke
 from benchmark.mirror import dataset_folder
 from benchmark.nn import distributed
+from benchmark.records import create
 from datasets_scripts.build import build
 from tests.fixtures.runs import metrics
 from tests.fixtures.small_datasets import IMAGES, RECIPE
@@ -38,7 +39,7 @@ def trained(folder: Path) -> float:
         revision=RECIPE.revision,
     )
     data = CaptionImages(dataset_folder(declared.dataset, declared.revision), declared.revision)
-    fingerprint = results.fingerprint(declared)
+    fingerprint = create.fingerprint(declared)
     train.train(declared, 0, data, folder, fingerprint=fingerprint, report=lambda *_: None)
     rates = [line["views_per_second"] for line in metrics(folder)][STEPS // train.LOG_EVERY // 2 :]
     return len(rates) / sum(1 / rate for rate in rates)

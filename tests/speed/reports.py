@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmark import results
 from benchmark.files import write_bytes
+from benchmark.records import store
 from tests.fixtures.many_records import records
 from tests.speed.cpu.timing import seconds
 
@@ -35,7 +35,7 @@ def ours(folder: Path) -> Iterator[str]:
         return lambda: subprocess.run([*SYNREP, *words], check=True, capture_output=True)
 
     for record in records(COUNT):
-        results.write(record, folder / "records")
+        store.write(record, folder / "records")
     named = ["--records", str(folder / "records"), "--out"]
     for name, goal in GOALS.items():
         took = seconds(command(name, *named, str(folder / name)))

@@ -25,12 +25,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from baselines import stablerep
-from benchmark import plan, results, train
+from benchmark import plan, train
 from benchmark.data import CaptionImages
 from benchmark.files import write_bytes
 from benchmark.hardware import Hardware
 from benchmark.interfaces import Encoder, Experiment, Model, Schedule
 from benchmark.nn.losses import multi_positive
+from benchmark.records import create
 from datasets_scripts import generate, marks
 from tests.speed.cpu.datasets import built, photographs
 from tests.speed.cpu.generation_gpu import peak, seconds
@@ -68,7 +69,7 @@ def run(setting: Setting, data: CaptionImages, folder: Path, batch_views: int, s
     declared = experiment(setting, batch_views)
     hardware = Hardware(setting.device, slices, setting.workers)
     model = train.build_model(declared, 0).to(setting.device).train()
-    return train._Run(declared, 0, model, data, folder, results.fingerprint(declared), hardware)
+    return train._Run(declared, 0, model, data, folder, create.fingerprint(declared), hardware)
 
 
 def gap(setting: Setting, data: CaptionImages, folder: Path) -> tuple[float, float]:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from benchmark import results
 from benchmark.interfaces import (
     AdamW,
     DatasetIdentity,
@@ -21,6 +20,8 @@ from benchmark.interfaces import (
     Score,
     Skipped,
 )
+from benchmark.records import create
+from benchmark.records.schema import Environment, Record
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Knobs(Evaluation):
 
 ADAMW = AdamW(2e-4, 512, 0.1, (0.9, 0.98), 0.1)
 ENCODER = Encoder(image_size=32, patch=4, width=64, depth=2, heads=2)
-ENVIRONMENT = results.Environment(python="3.11", platform="Linux", packages={}, device="cpu", commit=None, dirty=False)
+ENVIRONMENT = Environment(python="3.11", platform="Linux", packages={}, device="cpu", commit=None, dirty=False)
 
 
 def measured(value: float, half: float = 0.02, n: int = 360, name: str = "top1", **changes: Any) -> DatasetScores:
@@ -54,7 +55,7 @@ def record(
     protocol: Evaluation | None = None,
     views: int = 6000,
     **changes: Any,
-) -> results.Record:
+) -> Record:
     """What `method` scored with one seed."""
     settings = Method(Sampling(), None if method == "untrained" else ADAMW)
     experiment = Experiment(
@@ -68,7 +69,7 @@ def record(
         encoder=ENCODER,
         seeds=(0, 1, 2),
     )
-    return results.from_scores(
+    return create.from_scores(
         scores,
         origin=dataclasses.replace(experiment, **changes),
         seed=seed,
@@ -86,7 +87,7 @@ def _measured() -> Callable[..., DatasetScores]:
 
 
 @pytest.fixture(name="record")
-def _record() -> Callable[..., results.Record]:
+def _record() -> Callable[..., Record]:
     return record
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import DatasetIdentity, Score, Skipped
-from benchmark.results import Record
+from benchmark.records.schema import Record
 from benchmark.tables import _render, few_shot, linear_probe, ranking
 from benchmark.tables._material import Material
 from benchmark.tables._render import NO_VALUE, Cell, Table, csv, latex, markdown

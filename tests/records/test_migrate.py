@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from benchmark import migrate, predictions, results
 from benchmark.errors import UserError
+from benchmark.records import migrate, store
+from benchmark.records.schema import Measured, NotMeasured
 from benchmark.validate import problems
 from tests.test_cli import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep"]
 
-ROOT = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).parents[2] / "results"
 MODEL = "smoke/clip/2/0"
 
 
@@ -44,7 +45,7 @@ def test_what_was_measured_stays(old: Path, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
     assert list(problems(out / "records")) == []
     for path in sorted((ROOT / "records" / MODEL).glob("*.json")):
-        assert results.read(out / path.relative_to(ROOT)) == results.read(path)
+        assert store.read(out / path.relative_to(ROOT)) == store.read(path)
     for path in (ROOT / "predictions" / MODEL).rglob("*.parquet"):
         assert (out / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
 
@@ -66,8 +67,8 @@ def test_a_reason_gets_its_code(old: Path, reason: str, code: str) -> None:
     content["results"]["digits"] = {"skipped": reason}
     path.write_text(json.dumps(content))
     migrate.migrate(old / "records", old / "new")
-    result = results.read(old / "new/records" / MODEL / "knn.dino.json").results["digits"]
-    assert isinstance(result, results.NotMeasured) and (result.skipped, result.code) == (reason, code)
+    result = store.read(old / "new/records" / MODEL / "knn.dino.json").results["digits"]
+    assert isinstance(result, NotMeasured) and (result.skipped, result.code) == (reason, code)
 
 
 @pytest.mark.parametrize(("words", "split"), [("THE TEST SPLIT, as the original", "test"), ("held out", "validation")])
@@ -77,8 +78,8 @@ def test_the_split_of_a_selection_becomes_data(old: Path, words: str, split: str
     content["results"]["digits"]["details"]["selection"] = f"best on {words}; equal: the first"
     path.write_text(json.dumps(content))
     migrate.migrate(old / "records", old / "new")
-    result = results.read(old / "new/records" / MODEL / "linear_probe.synclr.json").results["digits"]
-    assert isinstance(result, results.Measured) and result.details["selected_on"] == split
+    result = store.read(old / "new/records" / MODEL / "linear_probe.synclr.json").results["digits"]
+    assert isinstance(result, Measured) and result.details["selected_on"] == split
 
 
 def test_migrating_again_and_records_of_this_schema_change_nothing(old: Path, tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_what_is_no_record_is_one_line_and_nothing_is_opened_or_written(
     paths = sorted((old / "records" / MODEL).glob("*.json"))
     paths[0].write_text(change(paths[0].read_text()))
     paths[0].rename(paths[-1])  # the last one, as all are checked before the first is written
-    monkeypatch.setattr(predictions, "sha256", lambda path: pytest.fail(f"{path} was opened"))
+    monkeypatch.setattr(migrate, "file_sha256", lambda path: pytest.fail(f"{path} was opened"))
     refused(old, said)
     assert not (old / "new").exists()
 
@@ -144,7 +145,7 @@ def test_a_record_of_the_first_schema_cannot_be_migrated(old: Path) -> None:
     path = old / "records" / MODEL / "aro.synrep-strict.json"
     path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 1'))
     with pytest.raises(UserError, match="has schema 1, this code reads 4; evaluate again"):
-        results.read(path)
+        store.read(path)
 
 
 def test_the_reader_names_the_command_and_the_command_does_it(old: Path, synrep: Synrep) -> None:

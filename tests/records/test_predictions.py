@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark import predictions
 from benchmark.errors import UserError
 from benchmark.files import file_sha256
+from benchmark.records import predictions
 from tests.tables.conftest import measured, record
 
 N = 10_000

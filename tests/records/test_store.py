@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from benchmark import results
 from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import (
     AdamW,
@@ -29,7 +28,8 @@ from benchmark.interfaces import (
     Scores,
     Skipped,
 )
-from benchmark.record import canonical_json
+from benchmark.records import create, environment, store
+from benchmark.records.schema import Measured, NotMeasured, Predictions, Record, canonical_json
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ SCORES = DatasetScores(
 )
 
 
-def make(scores: Any = None, experiment: Experiment = EXPERIMENT, **changes: Any) -> results.Record:
+def make(scores: Any = None, experiment: Experiment = EXPERIMENT, **changes: Any) -> Record:
     arguments: dict[str, Any] = {
         "origin": experiment,
         "seed": 0,
@@ -81,13 +81,13 @@ def make(scores: Any = None, experiment: Experiment = EXPERIMENT, **changes: Any
         "evaluation": Probe(),
         "facts": FACTS,
         "content_sha256": "c" * 64,
-        "environment": results.environment("cpu"),
+        "environment": environment.environment("cpu"),
         "parents": {"checkpoint": "d" * 64},
         "seconds": {"probe": 1.5},
-        "predictions": {"digits": results.Predictions(file="digits.parquet", sha256="e" * 64)},
+        "predictions": {"digits": Predictions(file="digits.parquet", sha256="e" * 64)},
     }
     found: Scores = {"digits": SCORES, "cifar10": Skipped("not in the mirror", SkipCode.MISSING_DATASET)}
-    return results.from_scores(found if scores is None else scores, **(arguments | changes))
+    return create.from_scores(found if scores is None else scores, **(arguments | changes))
 
 
 def with_score(**changes: Any) -> Scores:
@@ -100,13 +100,13 @@ def spoiled(tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> Path:
     path = tmp_path / "spoiled.json"
     content = make().model_dump(mode="json")
     spoil(content)
-    results.write_with_checksum(path, content)
+    store.write_with_checksum(path, content)
     return path
 
 
 def one_line_error(path: Path) -> str:
     with pytest.raises(UserError) as caught:
-        results.read(path)
+        store.read(path)
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
@@ -115,19 +115,19 @@ def one_line_error(path: Path) -> str:
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     record = make()
-    path = results.write(record, tmp_path)
+    path = store.write(record, tmp_path)
     assert path == tmp_path / "smoke/stablerep/1/0/linear_probe.ssl-transfer.json"
-    assert results.read(path) == record
-    assert results.read_all(tmp_path) == [record]
-    assert results.content_hash(results.read(path)) == results.content_hash(record)
+    assert store.read(path) == record
+    assert store.read_all(tmp_path) == [record]
+    assert store.content_hash(store.read(path)) == store.content_hash(record)
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["linear_probe.ssl-transfer.json"]
 
 
 def test_a_record_says_what_was_scored_and_which_score_is_the_main_one(tmp_path: Path) -> None:
-    record = results.read(results.write(make(), tmp_path))
+    record = store.read(store.write(make(), tmp_path))
     digits, cifar10 = record.results["digits"], record.results["cifar10"]
-    assert isinstance(digits, results.Measured)
-    assert isinstance(cifar10, results.NotMeasured)
+    assert isinstance(digits, Measured)
+    assert isinstance(cifar10, NotMeasured)
     assert digits.main == "top1", "sorting the keys of the file must not move the main score"
     assert digits.scores["top1"].model_dump() == {"value": 0.9, "low": 0.87, "high": 0.93, "n": 360}
     assert digits.details == {"l2": 0.01, "edge": False, "iterations": [3, 4]}
@@ -139,10 +139,10 @@ def test_a_record_says_what_was_scored_and_which_score_is_the_main_one(tmp_path:
 def test_what_training_saw_of_itself_is_kept_where_it_looked(tmp_path: Path) -> None:
     seen = {"health": {"rank": 17.5, "uniformity": -2.5}, "spikes": 2, "worst_spike": 120}
     record = make(monitored=seen)
-    assert results.read(results.write(record, tmp_path)) == record
+    assert store.read(store.write(record, tmp_path)) == record
     assert {name: getattr(record.training, name) for name in seen} == seen
     old = spoiled(tmp_path, lambda content: [content["training"].pop(name) for name in seen] and None)
-    assert results.read(old).training == make().training, "a record from before has none of it, and is valid"
+    assert store.read(old).training == make().training, "a record from before has none of it, and is valid"
     with pytest.raises(UserError, match="plain finite values"):
         make(monitored={"health": {"rank": math.nan}})
 
@@ -167,7 +167,7 @@ def test_the_schema_itself_refuses_a_dataset_without_revision() -> None:
     part = make().results["digits"].model_dump()
     part["dataset"].pop("revision")
     with pytest.raises(ValidationError, match="revision"):
-        results.Measured(**part)
+        Measured(**part)
 
 
 def test_no_record_without_the_revision_trained_on(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_impossible_scores_are_refused(changes: dict[str, Any]) -> None:
 def test_rounding_error_at_the_ends_is_no_impossible_score() -> None:
     record = make(with_score(value=1.0, low=0.9, high=math.nextafter(1, 0)))
     digits = record.results["digits"]
-    assert isinstance(digits, results.Measured)
+    assert isinstance(digits, Measured)
     assert digits.scores["top1"].high == 1.0
 
 
@@ -232,24 +232,24 @@ def test_no_scores_and_no_reason_are_refused() -> None:
     ],
 )
 def test_the_fingerprint_sees_every_setting(changed: Experiment) -> None:
-    assert results.fingerprint(changed) != results.fingerprint(EXPERIMENT)
+    assert create.fingerprint(changed) != create.fingerprint(EXPERIMENT)
 
 
 def test_a_further_seed_is_no_other_configuration() -> None:
-    assert results.fingerprint(dataclasses.replace(EXPERIMENT, seeds=(0, 1, 2))) == results.fingerprint(EXPERIMENT)
+    assert create.fingerprint(dataclasses.replace(EXPERIMENT, seeds=(0, 1, 2))) == create.fingerprint(EXPERIMENT)
 
 
 def test_the_fingerprint_does_not_see_the_order_of_keys() -> None:
     settings = dataclasses.replace(SETTINGS, extra={"b": 2, "a": 1})
-    assert results.fingerprint(dataclasses.replace(EXPERIMENT, settings=settings)) == results.fingerprint(EXPERIMENT)
+    assert create.fingerprint(dataclasses.replace(EXPERIMENT, settings=settings)) == create.fingerprint(EXPERIMENT)
 
 
 def test_the_fingerprint_survives_the_file(tmp_path: Path) -> None:
     keys: Any = {2: 0, 10: 0}
     settings = dataclasses.replace(SETTINGS, extra=keys, temperature=1 / 3)
     experiment = dataclasses.replace(EXPERIMENT, settings=settings)
-    record = results.read(results.write(make(experiment=experiment), tmp_path))
-    assert record.experiment.fingerprint == results.fingerprint(experiment)
+    record = store.read(store.write(make(experiment=experiment), tmp_path))
+    assert record.experiment.fingerprint == create.fingerprint(experiment)
 
 
 def test_the_protocol_hash_sees_knobs_but_not_the_list_of_datasets() -> None:
@@ -257,8 +257,8 @@ def test_the_protocol_hash_sees_knobs_but_not_the_list_of_datasets() -> None:
         version = 4
 
     changed = (Probe(), Probe(tolerance=1e-4), Later(), Probe(preset="lgssl"))
-    assert len({results.protocol_hash(evaluation) for evaluation in changed}) == 4
-    assert results.protocol_hash(Probe(datasets=("digits",))) == results.protocol_hash(Probe())
+    assert len({create.protocol_hash(evaluation) for evaluation in changed}) == 4
+    assert create.protocol_hash(Probe(datasets=("digits",))) == create.protocol_hash(Probe())
 
 
 @pytest.mark.parametrize(
@@ -295,14 +295,14 @@ PRETRAINED = Pretrained("timm:vit_tiny_patch16_224", "vit_tiny_patch16_224", {"a
 
 
 def test_a_model_of_others_is_recorded_without_what_is_not_known(tmp_path: Path) -> None:
-    path = results.write(make(origin=PRETRAINED), tmp_path)
+    path = store.write(make(origin=PRETRAINED), tmp_path)
     assert path == tmp_path / "pretrained/vit_tiny_patch16_224/1/0/linear_probe.ssl-transfer.json"
-    record = results.read(path)
+    record = store.read(path)
     assert record.training is None
     assert record.model.views is None
     assert record.experiment.method == "vit_tiny_patch16_224"
     assert record.model_dump()["experiment"]["declaration"]["source"] == "timm:vit_tiny_patch16_224"
-    assert record.experiment.fingerprint == results.fingerprint(PRETRAINED)
+    assert record.experiment.fingerprint == create.fingerprint(PRETRAINED)
 
 
 @pytest.mark.parametrize(
@@ -316,13 +316,13 @@ def test_a_model_of_others_is_recorded_without_what_is_not_known(tmp_path: Path)
     ],
 )
 def test_a_tampered_record_of_a_model_of_others_is_refused(tmp_path: Path, place: tuple[str, ...], value: Any) -> None:
-    path = results.write(make(origin=PRETRAINED), tmp_path)
+    path = store.write(make(origin=PRETRAINED), tmp_path)
     content = json.loads(path.read_text())
     part = content
     for key in place[:-1]:
         part = part[key]
     part[place[-1]] = value
-    results.write_with_checksum(path, content)
+    store.write_with_checksum(path, content)
     assert place[0] in one_line_error(path)
 
 
@@ -330,7 +330,7 @@ def test_results_of_an_older_record_are_kept_as_they_are() -> None:
     before = make().results
     later = make({**before, "stl10": SCORES})
     assert {name: later.results[name] for name in before} == dict(before)
-    assert isinstance(later.results["stl10"], results.Measured)
+    assert isinstance(later.results["stl10"], Measured)
 
 
 @pytest.mark.parametrize("name", ["../up", "/root", "a//b", "a/../b", ""])
@@ -345,11 +345,11 @@ def test_a_file_that_is_no_record_is_one_line(tmp_path: Path, content: bytes) ->
     path.write_bytes(content)
     assert "remove" in one_line_error(path)
     with pytest.raises(UserError):
-        results.read_all(tmp_path)
+        store.read_all(tmp_path)
 
 
 def test_a_number_that_is_none_is_one_line(tmp_path: Path) -> None:
-    path = results.write(make(), tmp_path)
+    path = store.write(make(), tmp_path)
     path.write_text(path.read_text().replace('"l2": 0.01', '"l2": NaN'))
     assert "NaN" in one_line_error(path)
 
@@ -360,7 +360,7 @@ def test_a_file_nested_without_end_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_truncated_record_is_one_line(tmp_path: Path) -> None:
-    path = results.write(make(), tmp_path)
+    path = store.write(make(), tmp_path)
     content = path.read_bytes()
     for size in (1, len(content) // 2, len(content) - 3):
         path.write_bytes(content[:size])
@@ -371,22 +371,22 @@ def test_missing_files_and_empty_folders_are_one_line(tmp_path: Path) -> None:
     one_line_error(tmp_path / "none.json")
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match="no records"):
-            results.read_all(folder)
+            store.read_all(folder)
 
 
 def test_another_declaration_does_not_overwrite(tmp_path: Path) -> None:
     old = make()
-    path = results.write(old, tmp_path)
+    path = store.write(old, tmp_path)
     before = path.read_bytes()
     changed = dataclasses.replace(EXPERIMENT, settings=dataclasses.replace(SETTINGS, temperature=0.2))
     new = make(experiment=changed)
     with pytest.raises(UserError) as caught:
-        results.write(new, tmp_path)
+        store.write(new, tmp_path)
     assert old.experiment.fingerprint in str(caught.value)
     assert new.experiment.fingerprint in str(caught.value)
     assert path.read_bytes() == before
-    results.write(make(seconds={"probe": 9.0}), tmp_path)
-    assert results.read(path).seconds == {"probe": 9.0}
+    store.write(make(seconds={"probe": 9.0}), tmp_path)
+    assert store.read(path).seconds == {"probe": 9.0}
 
 
 def test_values_that_json_cannot_hold_are_refused() -> None:
@@ -401,16 +401,16 @@ def test_canonical_json_is_one_text_per_value() -> None:
 
 
 def test_the_environment_names_versions_and_no_path() -> None:
-    found = results.environment("cpu")
+    found = environment.environment("cpu")
     assert {"torch", "timm", "numpy", "scikit-learn"} <= found.packages.keys()
     assert str(Path.home()) not in found.model_dump_json()
-    assert str(Path(results.__file__).parents[1]) not in found.model_dump_json()
+    assert str(Path(store.__file__).parents[2]) not in found.model_dump_json()
 
 
 # The checksum
 
 
-RECORDS = sorted((Path(__file__).parents[1] / "results/records/smoke/stablerep_plus/2/0").glob("*.json"))
+RECORDS = sorted((Path(__file__).parents[2] / "results/records/smoke/stablerep_plus/2/0").glob("*.json"))
 
 
 def leaves(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -438,7 +438,7 @@ def changed(value: Any) -> Any:
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_every_field_that_is_changed_by_itself_is_found(path: Path, tmp_path: Path) -> None:
     content = json.loads(path.read_text())
-    assert content["checksum"] == results.checksum(content)
+    assert content["checksum"] == store.checksum(content)
     tried = 0
     for leaf in leaves(content):
         owner = content
@@ -446,13 +446,13 @@ def test_every_field_that_is_changed_by_itself_is_found(path: Path, tmp_path: Pa
             owner = owner[key]
         before = owner[leaf[-1]]
         owner[leaf[-1]] = changed(before)
-        assert content["checksum"] != results.checksum(content)
+        assert content["checksum"] != store.checksum(content)
         owner[leaf[-1]] = before
         tried += 1
     assert tried > 50
     (tmp_path / "record.json").write_text(path.read_text().replace('"seed": 0,', '"seed": 1,', 1))
     with pytest.raises(UserError, match=r"record.json was changed since it was written: it does not have its checksum"):
-        results.read(tmp_path / "record.json")
+        store.read(tmp_path / "record.json")
 
 
 @pytest.mark.parametrize("found", [None, "x", {}, "0" * 64, 1])
@@ -460,18 +460,18 @@ def test_no_checksum_or_another_one_is_refused(found: Any, tmp_path: Path) -> No
     content = json.loads(RECORDS[0].read_text()) | {"checksum": found}
     (tmp_path / "record.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="was changed since it was written"):
-        results.read(tmp_path / "record.json")
+        store.read(tmp_path / "record.json")
 
 
 def test_layout_and_order_of_the_file_are_no_change(tmp_path: Path) -> None:
     content = json.loads(RECORDS[0].read_text())
     turned = dict(reversed(content.items()))
     (tmp_path / "record.json").write_text(json.dumps(turned, separators=(",", ":")))
-    assert results.read(tmp_path / "record.json") == results.read(RECORDS[0])
+    assert store.read(tmp_path / "record.json") == store.read(RECORDS[0])
 
 
 def test_a_record_in_memory_has_no_checksum_and_gets_one_when_written(tmp_path: Path) -> None:
-    record = results.read(RECORDS[0])
+    record = store.read(RECORDS[0])
     assert record.checksum is None
-    path = results.write(record.model_copy(update={"seconds": {"train": 1.0}}), tmp_path)
-    assert results.read(path).seconds == {"train": 1.0}
+    path = store.write(record.model_copy(update={"seconds": {"train": 1.0}}), tmp_path)
+    assert store.read(path).seconds == {"train": 1.0}

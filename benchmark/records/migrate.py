@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from benchmark import results
 from benchmark.errors import SkipCode, UserError
 from benchmark.files import atomic_replace, file_sha256
+from benchmark.records import store
 
 CODES = {
     "neither in data/ nor in $SYNREP_DATA": SkipCode.MISSING_DATASET,
@@ -49,8 +49,8 @@ def migrate(records: Path, out: Path) -> int:
             if stored := result.get("predictions"):
                 file = Path("predictions") / own.with_suffix("") / stored["file"]
                 _copy(records.parent / file, out / file, stored["sha256"])
-        results.write_with_checksum(out / "records" / own, content)
-        results.read(out / "records" / own)
+        store.write_with_checksum(out / "records" / own, content)
+        store.read(out / "records" / own)
     return len(paths)
 
 
@@ -64,20 +64,20 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"record {path} is {type(content).__name__}, wanted a JSON object; {cure}")
     version = content.get("schema_version")
-    if version == results.SCHEMA:
-        results.read(path)
-    elif version in results.OLDER:
+    if version == store.SCHEMA:
+        store.read(path)
+    elif version in store.OLDER:
         content = {name: value for name, value in content.items() if name != "seal"}
-        content["schema_version"] = results.SCHEMA
+        content["schema_version"] = store.SCHEMA
         if isinstance(content.get("results"), dict):
             content["results"] = {name: _result(result) for name, result in content["results"].items()}
     else:
-        raise UserError(f"record {path} has schema {version}; those of {results.OLDER} can be migrated: evaluate again")
+        raise UserError(f"record {path} has schema {version}; those of {store.OLDER} can be migrated: evaluate again")
     try:
         text = json.dumps(content, allow_nan=False)
     except ValueError as error:
         raise UserError(f"record {path} holds a number that is not finite (NaN, or beyond 1e308); {cure}") from error
-    results.validated(text, str(path), cure)
+    store.validated(text, str(path), cure)
     return content
 
 

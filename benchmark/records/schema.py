@@ -1,4 +1,4 @@
-"""The schema of a record, and the hashes in it. `benchmark.results` makes, writes and reads records.
+"""The schema of a record, and the hashes in it. `benchmark.records.store` makes, writes and reads records.
 
 A record that does not say exactly what it was measured on, or whose hashes do not fit what it declares, cannot be
 constructed and therefore cannot be read.
@@ -244,7 +244,7 @@ class Record(Part):
 
     schema_version: Literal[4] = 4
     checksum: Sha256 | None = Field(default=None, exclude=True)
-    """SHA-256 over all else in the record's file (`benchmark.results.checksum`); a record in memory has none."""
+    """SHA-256 over all else in the record's file (`benchmark.records.store.checksum`); a record in memory has none."""
     experiment: ExperimentPart
     seed: Count
     evaluation: EvaluationPart
@@ -255,6 +255,11 @@ class Record(Part):
     seconds: dict[str, Annotated[float, Field(ge=0, le=1e10)]] = Field(default_factory=dict)
     """Of `train`, and of each dataset."""
     created: date
+
+    @property
+    def key(self) -> str:
+        """`name/version/seed`: the folder of its model below `records/` and `predictions/`."""
+        return f"{self.experiment.name}/{self.experiment.version}/{self.seed}"
 
     @model_validator(mode="after")
     def _agrees_with_declaration(self) -> Self:

@@ -7,55 +7,18 @@ was measured on cannot be made and cannot be read.
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from benchmark.environment import environment
 from benchmark.errors import UserError
 from benchmark.files import write_json
-from benchmark.record import (
-    DatasetPart,
-    Environment,
-    Measured,
-    NotMeasured,
-    Predictions,
+from benchmark.records.schema import (
     Record,
-    ScorePart,
-    canonical_json,
-    protocol_of,
     sha256_of,
 )
-
-if TYPE_CHECKING:  # torch takes seconds, and records are read without it
-    from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Score, Skipped
-
-__all__ = [
-    "DatasetPart",
-    "Environment",
-    "Measured",
-    "NotMeasured",
-    "Predictions",
-    "Record",
-    "ScorePart",
-    "checksum",
-    "content_hash",
-    "environment",
-    "fingerprint",
-    "from_scores",
-    "place",
-    "protocol_hash",
-    "read",
-    "read_all",
-    "record_path",
-    "validated",
-    "write",
-    "write_with_checksum",
-]
 
 SCHEMA = 4
 OLDER = (3,)
@@ -65,83 +28,14 @@ LIMIT = 4 * 2**20
 """Bytes of a record that is still opened; those of a thousand classes have a tenth of it."""
 
 
-def fingerprint(origin: "Experiment | Pretrained") -> str:
-    """SHA-256 of the declaration without its list of seeds: any changed setting changes it, a further seed does not."""
-    return sha256_of(_declaration(origin))
-
-
-def place(origin: "Experiment | Pretrained", seed: int) -> str:
-    """The folder of a model's records, such as `smoke/mae/1/0`."""
-    declared = _declaration(origin)
-    return f"{declared['name']}/{declared['version']}/{seed}"
-
-
-def protocol_hash(evaluation: "Evaluation") -> str:
-    """SHA-256 of version, preset and knobs; the list of datasets is left out."""
-    return protocol_of(evaluation.version, evaluation.preset, _knobs(evaluation))
-
-
 def content_hash(record: Record) -> str:
     """SHA-256 of a record, by which later records name it as a parent."""
     return sha256_of(record)
 
 
-def from_scores(
-    scores: "Mapping[str, DatasetScores | Skipped | Measured | NotMeasured]",
-    *,
-    origin: "Experiment | Pretrained",
-    seed: int,
-    name: str,
-    evaluation: "Evaluation",
-    facts: Mapping[str, Any],
-    content_sha256: str | None,
-    environment: Environment,
-    monitored: Mapping[str, Any] | None = None,
-    parents: Mapping[str, str] | None = None,
-    seconds: Mapping[str, float] | None = None,
-    predictions: Mapping[str, Predictions] | None = None,
-) -> Record:
-    """The record of what the evaluation called `name` (its file's name) gave for one seed of a model.
-
-    `facts` are the subject's (see `interfaces.Subject`), `monitored` what training saw of itself (see
-    `monitor.monitored`), `predictions` the file of each dataset; results of an older record are kept as they are.
-
-    Raises:
-        UserError: something required is missing or out of range; the message names the field.
-    """
-    from benchmark.interfaces import Experiment
-
-    declared, files = _declaration(origin), predictions or {}
-    trained = None
-    if isinstance(origin, Experiment):
-        source = {"repo": origin.dataset, "revision": origin.revision, "content_sha256": content_sha256}
-        trained = {**source, "parents": parents or {}, **(monitored or {})}
-    untyped = {
-        "experiment": {
-            **{field: declared[field] for field in ("name", "version", "method")},
-            "fingerprint": sha256_of(declared),
-            "declaration": declared,
-        },
-        "seed": seed,
-        "evaluation": {
-            "name": name,
-            "version": evaluation.version,
-            "preset": evaluation.preset,
-            "knobs": _knobs(evaluation),
-            "protocol": protocol_hash(evaluation),
-        },
-        "model": {**facts, "views": _views(origin), "encoder": declared["encoder"]},
-        "training": trained,
-        "results": {dataset: _result(result, files.get(dataset), environment) for dataset, result in scores.items()},
-        "seconds": seconds or {},
-        "created": datetime.now(UTC).date().isoformat(),
-    }
-    return validated(canonical_json(untyped), f"{declared['name']} seed {seed} {name}", "mend the evaluation")
-
-
-def record_path(folder: Path, place: str, evaluation: str, preset: str) -> Path:
-    """Where the record of a model (by its place, such as `smoke/mae/1/0`) and a preset of an evaluation lies."""
-    return folder / place / f"{evaluation}.{preset}.json"
+def record_path(folder: Path, key: str, evaluation: str, preset: str) -> Path:
+    """Where the record of a model (by its key, such as `smoke/mae/1/0`) and a preset of an evaluation lies."""
+    return folder / key / f"{evaluation}.{preset}.json"
 
 
 def write(record: Record, folder: Path) -> Path:
@@ -151,8 +45,7 @@ def write(record: Record, folder: Path) -> Path:
         UserError: the place is taken by another declaration, or cannot be written.
     """
     experiment = record.experiment
-    place = f"{experiment.name}/{experiment.version}/{record.seed}"
-    path = record_path(folder, place, record.evaluation.name, record.evaluation.preset)
+    path = record_path(folder, record.key, record.evaluation.name, record.evaluation.preset)
     if path.exists() and (stored := read(path).experiment.fingerprint) != experiment.fingerprint:
         own = "raise the experiment's version" if record.training else "give the model another name"
         raise UserError(
@@ -279,61 +172,3 @@ def _first_problem(error: ValidationError) -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     found = "" if isinstance(problem["input"], dict | BaseModel) else f", found {problem['input']!r:.60}"
     return f"field {field}: {problem['msg'].removeprefix('Value error, ')}{found}{more}"
-
-
-def _result(
-    result: "DatasetScores | Skipped | Measured | NotMeasured", file: Predictions | None, environment: Environment
-) -> Any:
-    from benchmark.interfaces import Skipped
-
-    if isinstance(result, Measured | NotMeasured):
-        return result
-    if isinstance(result, Skipped):
-        return {"skipped": result.reason, "code": result.code}
-    return {
-        "dataset": result.dataset,
-        "main": next(iter(result.scores), ""),
-        "scores": {name: _score(name, score) for name, score in result.scores.items()},
-        "chance": result.chance,
-        "per_class": {name: _score(name, score) for name, score in result.per_class.items()},
-        "details": result.details,
-        "predictions": file,
-        "environment": environment,
-    }
-
-
-def _score(name: str, score: "Score") -> dict[str, Any]:
-    """A score without rounding error: Wilson's upper end for a perfect score may come out as 1 - 1e-16."""
-    value, low, high = float(score.value), float(score.low), float(score.high)
-    if not all(map(math.isfinite, (value, low, high))):
-        raise UserError(f"score {name!r} is {value} in [{low}, {high}], wanted finite numbers; mend the evaluation")
-    slack = 1e-9
-    value = min(max(value, 0.0), 1.0) if -slack < value < 1 + slack else value
-    low = min(max(low, 0.0), value) if -slack < low < value + slack else low
-    high = max(min(high, 1.0), value) if value - slack < high < 1 + slack else high
-    return {"value": value, "low": low, "high": high, "n": score.n}
-
-
-def _declaration(origin: "Experiment | Pretrained") -> dict[str, Any]:
-    declaration: dict[str, Any] = json.loads(canonical_json(origin))
-    from benchmark.interfaces import Pretrained
-
-    if isinstance(origin, Pretrained):
-        slug = declaration.pop("slug")
-        return {"name": f"pretrained/{slug}", "version": 1, "method": slug, **declaration}
-    del declaration["seeds"]
-    return declaration
-
-
-def _views(origin: "Experiment | Pretrained") -> int | None:
-    from benchmark.interfaces import Pretrained
-
-    if isinstance(origin, Pretrained):
-        return None
-    return 0 if origin.settings.optimizer is None else origin.schedule.views
-
-
-def _knobs(evaluation: "Evaluation") -> dict[str, Any]:
-    knobs: dict[str, Any] = json.loads(canonical_json(evaluation))
-    del knobs["datasets"], knobs["preset"]
-    return knobs

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from benchmark.errors import UserError
 from benchmark.files import atomic_replace, file_sha256
-from benchmark.record import Measured, Predictions
+from benchmark.records.schema import Measured, Predictions
 
 LIMIT = 256 * 2**20
 """Bytes of a file that is still opened; a million rows of ten columns stay below it."""

@@ -5,7 +5,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from benchmark.record import Environment
+from benchmark.records.schema import Environment
 
 PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scikit-learn", "pillow")
 CODE = ("benchmark", "baselines", "datasets_scripts")
@@ -32,7 +32,7 @@ def environment(device: str) -> Environment:
 
 def _git(*arguments: str) -> str | None:
     """What git says about this checkout, or None where there is none."""
-    command = ("git", "-C", str(Path(__file__).parents[1]), *arguments)
+    command = ("git", "-C", str(Path(__file__).parents[2]), *arguments)
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

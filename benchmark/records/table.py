@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from benchmark.errors import UserError
-from benchmark.record import Measured, Record
+from benchmark.records.schema import Measured, Record
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "experiment": ("string", "name of the run, or `pretrained/<name>` for a model of others"),

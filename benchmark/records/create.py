@@ -1,0 +1,140 @@
+"""Records from scores: what was declared, measured and where, with its hashes."""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from benchmark.errors import UserError
+from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Score, Skipped
+from benchmark.records.schema import (
+    Environment,
+    Measured,
+    NotMeasured,
+    Predictions,
+    Record,
+    canonical_json,
+    protocol_of,
+    sha256_of,
+)
+from benchmark.records.store import validated
+
+
+def fingerprint(origin: Experiment | Pretrained) -> str:
+    """SHA-256 of the declaration without its list of seeds: any changed setting changes it, a further seed does not."""
+    return sha256_of(_declaration(origin))
+
+
+def record_key(origin: Experiment | Pretrained, seed: int) -> str:
+    """The folder of a model's records, such as `smoke/mae/1/0`."""
+    declared = _declaration(origin)
+    return f"{declared['name']}/{declared['version']}/{seed}"
+
+
+def protocol_hash(evaluation: Evaluation) -> str:
+    """SHA-256 of version, preset and knobs; the list of datasets is left out."""
+    return protocol_of(evaluation.version, evaluation.preset, _knobs(evaluation))
+
+
+def from_scores(
+    scores: Mapping[str, DatasetScores | Skipped | Measured | NotMeasured],
+    *,
+    origin: Experiment | Pretrained,
+    seed: int,
+    name: str,
+    evaluation: Evaluation,
+    facts: Mapping[str, Any],
+    content_sha256: str | None,
+    environment: Environment,
+    monitored: Mapping[str, Any] | None = None,
+    parents: Mapping[str, str] | None = None,
+    seconds: Mapping[str, float] | None = None,
+    predictions: Mapping[str, Predictions] | None = None,
+) -> Record:
+    """The record of what the evaluation called `name` (its file's name) gave for one seed of a model.
+
+    `facts` are the subject's (see `interfaces.Subject`), `monitored` what training saw of itself (see
+    `monitor.monitored`), `predictions` the file of each dataset; results of an older record are kept as they are.
+
+    Raises:
+        UserError: something required is missing or out of range; the message names the field.
+    """
+    declared, files = _declaration(origin), predictions or {}
+    trained = None
+    if isinstance(origin, Experiment):
+        source = {"repo": origin.dataset, "revision": origin.revision, "content_sha256": content_sha256}
+        trained = {**source, "parents": parents or {}, **(monitored or {})}
+    untyped = {
+        "experiment": {
+            **{field: declared[field] for field in ("name", "version", "method")},
+            "fingerprint": sha256_of(declared),
+            "declaration": declared,
+        },
+        "seed": seed,
+        "evaluation": {
+            "name": name,
+            "version": evaluation.version,
+            "preset": evaluation.preset,
+            "knobs": _knobs(evaluation),
+            "protocol": protocol_hash(evaluation),
+        },
+        "model": {**facts, "views": _views(origin), "encoder": declared["encoder"]},
+        "training": trained,
+        "results": {dataset: _result(result, files.get(dataset), environment) for dataset, result in scores.items()},
+        "seconds": seconds or {},
+        "created": datetime.now(UTC).date().isoformat(),
+    }
+    return validated(canonical_json(untyped), f"{declared['name']} seed {seed} {name}", "mend the evaluation")
+
+
+def _result(
+    result: DatasetScores | Skipped | Measured | NotMeasured, file: Predictions | None, environment: Environment
+) -> Any:
+    if isinstance(result, Measured | NotMeasured):
+        return result
+    if isinstance(result, Skipped):
+        return {"skipped": result.reason, "code": result.code}
+    return {
+        "dataset": result.dataset,
+        "main": next(iter(result.scores), ""),
+        "scores": {name: _score(name, score) for name, score in result.scores.items()},
+        "chance": result.chance,
+        "per_class": {name: _score(name, score) for name, score in result.per_class.items()},
+        "details": result.details,
+        "predictions": file,
+        "environment": environment,
+    }
+
+
+def _score(name: str, score: Score) -> dict[str, Any]:
+    """A score without rounding error: Wilson's upper end for a perfect score may come out as 1 - 1e-16."""
+    value, low, high = float(score.value), float(score.low), float(score.high)
+    if not all(map(math.isfinite, (value, low, high))):
+        raise UserError(f"score {name!r} is {value} in [{low}, {high}], wanted finite numbers; mend the evaluation")
+    slack = 1e-9
+    value = min(max(value, 0.0), 1.0) if -slack < value < 1 + slack else value
+    low = min(max(low, 0.0), value) if -slack < low < value + slack else low
+    high = max(min(high, 1.0), value) if value - slack < high < 1 + slack else high
+    return {"value": value, "low": low, "high": high, "n": score.n}
+
+
+def _declaration(origin: Experiment | Pretrained) -> dict[str, Any]:
+    declaration: dict[str, Any] = json.loads(canonical_json(origin))
+    if isinstance(origin, Pretrained):
+        slug = declaration.pop("slug")
+        return {"name": f"pretrained/{slug}", "version": 1, "method": slug, **declaration}
+    del declaration["seeds"]
+    return declaration
+
+
+def _views(origin: Experiment | Pretrained) -> int | None:
+    if isinstance(origin, Pretrained):
+        return None
+    return 0 if origin.settings.optimizer is None else origin.schedule.views
+
+
+def _knobs(evaluation: Evaluation) -> dict[str, Any]:
+    knobs: dict[str, Any] = json.loads(canonical_json(evaluation))
+    del knobs["datasets"], knobs["preset"]
+    return knobs
