@@ -6,9 +6,9 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from benchmark.errors import MissingDataset, UserError
-from benchmark.evaluations import _originals
-from benchmark.evaluations._catalog import DATASETS, FILES, PACKAGE, dataset
-from benchmark.evaluations._splits import present
+from benchmark.evaluations.datasets import originals
+from benchmark.evaluations.datasets.catalog import DATASETS, FILES, PACKAGE, dataset
+from benchmark.evaluations.datasets.splits import present
 from datasets_scripts import publish
 
 Report = Callable[[str], None]
@@ -25,7 +25,7 @@ def named(name: str, root: Path, report: Report) -> None:
     if row.kind == PACKAGE:
         report(f"{name} comes with {row.repo.partition('/')[0]}; there is nothing to download")
     elif row.kind == FILES:
-        report(f"{_originals.folder(row)} has the files of {name}")
+        report(f"{originals.folder(row)} has the files of {name}")
     elif not row.revision:
         raise UserError(f"{name} is built here: run `synrep data build toy scenes-evaluation`")
     else:
@@ -58,7 +58,7 @@ def everything(root: Path, report: Report) -> None:
     for row in rows.values():
         if row.kind == FILES:
             try:
-                report(f"{_originals.folder(row)} has the files of {row.name}")
+                report(f"{originals.folder(row)} has the files of {row.name}")
             except MissingDataset as error:
                 report(f"to fetch by hand: {error}")
     if failed:

@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmark import plugins
 from benchmark.errors import SkipCode, UserError, unknown
-from benchmark.evaluations._catalog import dataset as catalogued
-from benchmark.evaluations._splits import present
+from benchmark.evaluations.datasets.catalog import dataset as catalogued
+from benchmark.evaluations.datasets.splits import present
 from benchmark.files import file_sha256
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Skipped, Subject
 from benchmark.records import create, environment, predictions, store

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmark import compare, measure
 from benchmark.errors import UserError
-from benchmark.evaluations import _scores
+from benchmark.evaluations.scoring import intervals
 from benchmark.interfaces import Score
 from benchmark.records import predictions
 from benchmark.records.schema import Measured, Record, ScorePart
@@ -98,7 +98,7 @@ def _by_class(result: Measured, label_N: np.ndarray, right_N: np.ndarray) -> Ite
     names = result.details.get("classes")
     if not result.per_class or not isinstance(names, list):
         return
-    computed = {str(names[int(k)]): score for k, score in _scores.by_group(label_N, right_N).items()}
+    computed = {str(names[int(k)]): score for k, score in intervals.by_group(label_N, right_N).items()}
     if set(computed) != set(result.per_class):
         yield f"per_class: has {len(result.per_class)} classes, its predictions {len(computed)}; evaluate again"
     for name in result.per_class.keys() & computed.keys():

@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *LEAVES,
     ),
     "datasets_scripts/*": ("benchmark.schema", "datasets_scripts*", *LEAVES),
-    "benchmark/evaluations/_catalog.py": ("benchmark.interfaces", "benchmark.mirror", "benchmark.schema", *LEAVES),
+    "benchmark/evaluations/datasets/catalog.py": ("benchmark.interfaces", "benchmark.mirror", "benchmark.schema", *LEAVES),
     "benchmark/evaluations/*": ("benchmark.interfaces", "benchmark.features", "benchmark.evaluations._*", *LEAVES),
     "benchmark/tables/*": (
         "benchmark.records.store", "benchmark.records.schema", "benchmark.pairs", "benchmark.published", "benchmark.ranking",

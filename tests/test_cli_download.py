@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.evaluations._catalog import DATASETS, FILES
+from benchmark.evaluations.datasets.catalog import DATASETS, FILES
 from tests.fixtures import evaluation_sets
 from tests.fixtures.fake_hub import CUT, Hub
 from tests.test_cli import Synrep, assert_one_line, synrep
@@ -88,7 +88,7 @@ def test_a_dataset_by_its_name_is_opened_afterwards(hub, tmp_path, monkeypatch):
         tmp_path / "mirror" / "HuggingFaceM4" / "FairFace"
     )
     evaluation_sets.use(["fairface-0.25", "fairface-1.25"], monkeypatch, tmp_path / "mirror")
-    from benchmark.evaluations._splits import open_split
+    from benchmark.evaluations.datasets.splits import open_split
 
     assert open_split("fairface-1.25", "test").read(27).shape == (8, 8, 3)
     with pytest.raises(UserError, match=r"0.25/validation-\*.parquet, found none"):

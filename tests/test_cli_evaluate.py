@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmark.evaluations import few_shot
-from benchmark.evaluations._splits import open_split
+from benchmark.evaluations.datasets.splits import open_split
 from tests.fixtures.doubles import png, write_manifest, write_split
 from tests.test_cli import Synrep, assert_one_line, synrep
 

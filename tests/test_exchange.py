@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCard, constants
 
 from benchmark import entries, exchange, validate
 from benchmark.errors import UserError
-from benchmark.evaluations._scores import wilson
+from benchmark.evaluations.scoring.intervals import wilson
 from benchmark.records import predictions, store, table
 from tests.fixtures import runs
 from tests.fixtures.fake_hub import CUT, Hub

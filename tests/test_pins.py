@@ -21,7 +21,7 @@ import torch
 from benchmark import plugins
 from benchmark.data import CaptionImages, philox, step_seed
 from benchmark.evaluations import few_shot
-from benchmark.evaluations._splits import keyed
+from benchmark.evaluations.datasets.splits import keyed
 from benchmark.experiments import _find
 from benchmark.experiments._sizes import SIZES
 from benchmark.interfaces import Skipped

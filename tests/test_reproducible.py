@@ -11,7 +11,7 @@ import torch
 
 from baselines import stablerep_plus
 from benchmark import contract, measure
-from benchmark.evaluations import _prompts
+from benchmark.evaluations.prompts import read_prompts
 from benchmark.features import FrozenEncoder
 from benchmark.interfaces import Pretrained
 from benchmark.measure import Measurement
@@ -28,7 +28,7 @@ DATASETS += ("fairface-0.25",)
 def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Copies of the datasets, small but with enough images for every protocol."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(evaluation_sets.NAMED, "dtd-mteb", tuple(_prompts.read("dtd")["classes"]))
+    monkeypatch.setitem(evaluation_sets.NAMED, "dtd-mteb", tuple(read_prompts("dtd")["classes"]))
     return evaluation_sets.mirror_of(
         [name for name in DATASETS if name != "digits"], monkeypatch, tmp_path / "hub", train=6
     )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmark import measure
-from benchmark.evaluations._scores import by_group
+from benchmark.evaluations.scoring.intervals import by_group
 from benchmark.files import file_sha256, sha256_json
 from benchmark.records import predictions, store
 from benchmark.records.schema import sha256_of

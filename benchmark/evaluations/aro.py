@@ -24,10 +24,10 @@ from typing import ClassVar
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.evaluations import _captions, _clusters
-from benchmark.evaluations._aro_symmetric import SYMMETRIC
-from benchmark.evaluations._catalog import dataset as row_of
-from benchmark.evaluations._scores import over
+from benchmark.evaluations.datasets.catalog import dataset as row_of
+from benchmark.evaluations.scoring import captions, clusters
+from benchmark.evaluations.scoring.aro_symmetric import SYMMETRIC
+from benchmark.evaluations.scoring.intervals import over
 from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
 
 CLEANED = ("aro-coco-order", "aro-flickr30k-order")
@@ -72,8 +72,8 @@ class Aro(ImageTextEvaluation):
         return over(self.datasets, lambda name: self._measure(subject, name))
 
     def _measure(self, subject: Subject, name: str) -> DatasetScores:
-        row, clean = row_of(name), _captions.pre_caption if name in CLEANED else str
-        found = _captions.margins(subject, row, clean, lambda group, rows: counts(name, group, rows))
+        row, clean = row_of(name), captions.pre_caption if name in CLEANED else str
+        found = captions.margins(subject, row, clean, lambda group, rows: counts(name, group, rows))
         columns, per_class = found.columns, dict[str, Score]()
         details = {**found.details, "clean_up": "pre_caption, 30 words" if name in CLEANED else "none"}
         correct_N = self.correct(name, columns)
@@ -84,7 +84,7 @@ class Aro(ImageTextEvaluation):
                 raise UserError(f"dataset {name} has no group with {FEWEST} rows; get the folder again")
             if name in RULES:  # kept, so that resampled rows do not decide which groups are large enough
                 columns["official"] = columns["group"] < len(official)
-            per_class = _captions.per_group(correct_N, columns, official)
+            per_class = captions.per_group(correct_N, columns, official)
             details |= {"groups": len(found.names), "groups_official": len(official)}
         scores, chance = self.intervals(name, columns), self.chance(name, columns)
         return DatasetScores(found.identity, scores, chance, per_class, details, columns)
@@ -92,10 +92,10 @@ class Aro(ImageTextEvaluation):
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The scores again; groups without a row are left out of the means over groups."""
         correct_N = self.correct(dataset, predictions)
-        found = _captions.means(correct_N, predictions)
+        found = captions.means(correct_N, predictions)
         if "official" in predictions:
             found["macro_all"] = found.pop("macro")
-            found[MACRO] = _captions.means(*_official(correct_N, predictions))["macro"]
+            found[MACRO] = captions.means(*_official(correct_N, predictions))["macro"]
         first = self.main if self.main in found else "micro"
         return {first: found.pop(first), **found}
 
@@ -119,9 +119,9 @@ class Aro(ImageTextEvaluation):
         if score == MACRO:
             correct_N, columns = _official(correct_N, columns)
         if score == "micro":
-            found = _clusters.share(correct_N, columns["unit"])
+            found = clusters.share(correct_N, columns["unit"])
         else:
-            found = _clusters.macro(correct_N, columns["group"], columns["unit"])
+            found = clusters.macro(correct_N, columns["group"], columns["unit"])
         assert found.value == value
         return found
 

@@ -18,10 +18,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmark.evaluations import _prompts
-from benchmark.evaluations._cosines import cosines
-from benchmark.evaluations._scores import by_group, extreme, macro, over, wilson
-from benchmark.evaluations._splits import open_split
+from benchmark.evaluations.datasets.splits import open_split
+from benchmark.evaluations.prompts import Prompts, class_embeddings, fairface_prompts, scenes_prompts
+from benchmark.evaluations.scoring.cosines import cosines
+from benchmark.evaluations.scoring.intervals import by_group, extreme, macro, over, wilson
 from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
 
 FACES = ("fairface-0.25", "fairface-1.25")
@@ -36,9 +36,9 @@ class FairFace(ImageTextEvaluation):
     preset: str = "synrep-joint"
     datasets: tuple[str, ...] = (*FACES, SCENES)
 
-    def prompts(self, dataset: str) -> _prompts.Prompts:
+    def prompts(self, dataset: str) -> Prompts:
         """What is asked for each class."""
-        return _prompts.scenes(dataset) if dataset == SCENES else _prompts.faces(self.preset)
+        return scenes_prompts(dataset) if dataset == SCENES else fairface_prompts(self.preset)
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
         """Mean, best and worst recall and micro accuracy on each dataset; nothing is drawn, so `seed` is not used."""
@@ -79,7 +79,7 @@ class FairFace(ImageTextEvaluation):
         class_of = dict(zip(distinct, prompts.places(name, distinct)))
         label_N = np.array([class_of[label] for label in images.columns["label"]])
         names = sorted(class_of, key=lambda label: class_of[label])
-        cosine_NK = cosines(subject.image_embeddings(images), _prompts.class_embeddings(subject, prompts))
+        cosine_NK = cosines(subject.image_embeddings(images), class_embeddings(subject, prompts))
         tied_N = (cosine_NK == cosine_NK.max(axis=1, keepdims=True)).sum(axis=1) > 1
         predicted_N = np.where(tied_N, -1, cosine_NK.argmax(axis=1))
         confusion_KK = np.zeros((len(names), len(names)), dtype=int)

@@ -25,13 +25,13 @@ from typing import ClassVar
 import numpy as np
 
 from benchmark.errors import SkipCode
-from benchmark.evaluations._catalog import dataset
-from benchmark.evaluations._episodes import Episodes, draw_episodes
-from benchmark.evaluations._episodes import read as read_episodes
-from benchmark.evaluations._episodes import save as save_episodes
-from benchmark.evaluations._prototypes import margins
-from benchmark.evaluations._scores import mean_interval, over
-from benchmark.evaluations._splits import open_split
+from benchmark.evaluations.datasets.catalog import dataset
+from benchmark.evaluations.datasets.splits import open_split
+from benchmark.evaluations.scoring.intervals import mean_interval, over
+from benchmark.evaluations.solvers.episodes import Episodes, draw_episodes
+from benchmark.evaluations.solvers.episodes import read as read_episodes
+from benchmark.evaluations.solvers.episodes import save as save_episodes
+from benchmark.evaluations.solvers.prototypes import margins
 from benchmark.interfaces import (
     DatasetIdentity,
     DatasetScores,

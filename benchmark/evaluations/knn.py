@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from benchmark.errors import SkipCode
-from benchmark.evaluations import _classification
-from benchmark.evaluations._catalog import dataset
-from benchmark.evaluations._scores import over
+from benchmark.evaluations.datasets.catalog import dataset
+from benchmark.evaluations.scoring import classification
+from benchmark.evaluations.scoring.intervals import over
 from benchmark.interfaces import DatasetScores, Evaluation, Score, Scores, Skipped, Subject
 
 BATCH = 2**25
@@ -59,7 +59,7 @@ class Knn(Evaluation):
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The scores again, those of the dataset's metric first; classes without a row are left out of means."""
         of_k = {
-            k: _classification.values(dataset, {**predictions, "prediction": predictions[f"prediction_k{k}"]})
+            k: classification.values(dataset, {**predictions, "prediction": predictions[f"prediction_k{k}"]})
             for k in self.neighbours
             if f"prediction_k{k}" in predictions
         }
@@ -72,14 +72,14 @@ class Knn(Evaluation):
             self._name(metric, k): score
             for k in self.neighbours
             if f"prediction_k{k}" in predictions
-            for metric, score in _classification.intervals(
+            for metric, score in classification.intervals(
                 dataset, {**predictions, "prediction": predictions[f"prediction_k{k}"]}
             ).items()
         }
 
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
         """What knowing nothing gives."""
-        return _classification.chance(dataset, predictions)
+        return classification.chance(dataset, predictions)
 
     def _name(self, metric: str, k: int) -> str:
         return f"{metric}_k{k}_T{self.temperature:g}"
@@ -88,7 +88,7 @@ class Knn(Evaluation):
         if dataset(name).multi_label:
             reason = f"an image of {name} has several classes, a neighbour's vote has one"
             return Skipped(reason, SkipCode.NOT_APPLICABLE)
-        task = _classification.open_task(name)
+        task = classification.open_task(name)
         neighbours = tuple(k for k in self.neighbours if k <= len(task.train))
         if not neighbours:
             return Skipped(
@@ -100,7 +100,7 @@ class Knn(Evaluation):
         columns = {"row": np.arange(len(task.test)), "label": task.target(task.test)}
         columns |= {f"prediction_k{k}": found[k] for k in neighbours}
         value, scores = self.values(name, columns), self.intervals(name, columns)
-        main = _classification.scored(task, {**columns, "prediction": found[neighbours[0]]}, {})
+        main = classification.scored(task, {**columns, "prediction": found[neighbours[0]]}, {})
         details = {
             **main.details,
             "train": task.training(),

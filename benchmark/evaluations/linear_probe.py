@@ -4,7 +4,7 @@
 penalty chosen among 45 on a validation split, refit on train + validation, a single pass over test. Departures: equal
 validation scores go to the stronger penalty (the original keeps the weaker); a dimension that does not vary is left at
 zero, where the original divides by zero; images are normalised as the network wants it, where the original always takes
-CLIP's statistics; the optimum is reached, whatever the solver (`_logistic`).
+CLIP's statistics; the optimum is reached, whatever the solver (`solvers.logistic`).
 
 `ssl-transfer` (Ericsson et al., CVPR 2021): the same on raw features with scikit-learn, stopped after 100 iterations,
 each start at the last solution, from weak to strong penalty; its numbers are of that solver.
@@ -12,7 +12,7 @@ each start at the last solution, from weak to strong penalty; its numbers are of
 `clip` (Radford et al., 2021): raw features before the projection, scikit-learn, at most 1,000 iterations; seven
 penalties from 1e-6 to 1e6, then around the best with the step halved, to eight per decade.
 
-`stablerep` (Tian et al., NeurIPS 2023, ImageNet): ten heads by SGD on random crops (`_sgd_heads`), 90 epochs; the
+`stablerep` (Tian et al., NeurIPS 2023, ImageNet): ten heads by SGD on random crops (`solvers.sgd_heads`), 90 epochs; the
 result is the best of ten heads and nine epochs ON THE TEST SPLIT. `stablerep-clean` chooses on 10 % of train instead
 and never fits on them; `-bn` has batch norm in front.
 
@@ -31,13 +31,13 @@ import torch
 from scipy.special import expit, logsumexp, softmax
 
 from benchmark.errors import SkipCode
-from benchmark.evaluations import _logistic
-from benchmark.evaluations._catalog import COPIES, ELEVEN
-from benchmark.evaluations._classification import Task, chance, intervals, open_task, predictions, scored, values
-from benchmark.evaluations._logistic import Solution
-from benchmark.evaluations._scores import over
-from benchmark.evaluations._sgd_heads import Heads
-from benchmark.evaluations._splits import keyed
+from benchmark.evaluations.datasets.catalog import COPIES, ELEVEN
+from benchmark.evaluations.datasets.splits import keyed
+from benchmark.evaluations.scoring.classification import Task, chance, intervals, open_task, predictions, scored, values
+from benchmark.evaluations.scoring.intervals import over
+from benchmark.evaluations.solvers import logistic
+from benchmark.evaluations.solvers.logistic import Solution
+from benchmark.evaluations.solvers.sgd_heads import Heads
 from benchmark.interfaces import DatasetScores, Evaluation, Geometry, Score, Scores, Skipped, Subject
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture", "scenes-relation-probe")
@@ -182,7 +182,7 @@ class LogisticProbe(LinearProbe):
     ) -> Iterator[Solution]:
         if self.library:
             return _library_fits(x_ND, target, cs, self.tolerance, self.max_iterations, warm=self.warm)
-        return _logistic.sweep(
+        return logistic.sweep(
             x_ND,
             target,
             cs,

@@ -26,10 +26,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmark.evaluations._catalog import dataset as row_of
-from benchmark.evaluations._cosines import distinct
-from benchmark.evaluations._scores import LEVEL, over
-from benchmark.evaluations._splits import open_split
+from benchmark.evaluations.datasets.catalog import dataset as row_of
+from benchmark.evaluations.datasets.splits import open_split
+from benchmark.evaluations.scoring.cosines import distinct
+from benchmark.evaluations.scoring.intervals import LEVEL, over
 from benchmark.interfaces import DatasetScores, ImageTextEvaluation, LabelledImages, Score, Scores, Subject
 
 CUTS = (1, 5, 10)

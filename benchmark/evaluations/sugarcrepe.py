@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmark.evaluations import _captions, _clusters
-from benchmark.evaluations._catalog import dataset
-from benchmark.evaluations._scores import over
+from benchmark.evaluations.datasets.catalog import dataset
+from benchmark.evaluations.scoring import captions, clusters
+from benchmark.evaluations.scoring.intervals import over
 from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
 
 
@@ -33,14 +33,14 @@ class SugarCrepe(ImageTextEvaluation):
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:  # noqa: ARG002
         """The scores again; types without a row are left out of the mean over types."""
-        return _captions.means(predictions["margin"] > 0, predictions)
+        return captions.means(predictions["margin"] > 0, predictions)
 
     def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
         """`values` with n and intervals."""
         right_N = predictions["margin"] > 0
-        found = {"micro": _clusters.share(right_N, predictions["unit"])}
+        found = {"micro": clusters.share(right_N, predictions["unit"])}
         if "macro" in self.values(dataset, predictions):
-            found["macro"] = _clusters.macro(right_N, predictions["group"], predictions["unit"])
+            found["macro"] = clusters.macro(right_N, predictions["group"], predictions["unit"])
         return found
 
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:  # noqa: ARG002
@@ -48,9 +48,9 @@ class SugarCrepe(ImageTextEvaluation):
         return 0.5
 
     def _measure(self, subject: Subject, name: str) -> DatasetScores:
-        found = _captions.margins(subject, dataset(name))
+        found = captions.margins(subject, dataset(name))
         columns, correct_N = found.columns, found.columns["margin"] > 0
-        types = _captions.per_group(correct_N, columns, found.names) if found.names else {}
+        types = captions.per_group(correct_N, columns, found.names) if found.names else {}
         scores, chance = self.intervals(name, columns), self.chance(name, columns)
         return DatasetScores(found.identity, scores, chance, types, found.details, columns)
 

@@ -1,6 +1,6 @@
 """Zero-shot classification: the class whose prompts lie nearest to the image.
 
-CLIP (Radford et al., ICML 2021) with the class names and templates that it publishes for each dataset (`_prompts`): a
+CLIP (Radford et al., ICML 2021) with the class names and templates that it publishes for each dataset (`prompts`): a
 class is the mean of its normalised prompt embeddings, normalised again; the highest cosine wins. The sets of the
 embedded world are asked with captions of its grammar. Departures:
 
@@ -22,12 +22,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmark.evaluations import _classification, _prompts
-from benchmark.evaluations._catalog import COPIES, ELEVEN
-from benchmark.evaluations._catalog import dataset as row_of
-from benchmark.evaluations._cosines import cosines
-from benchmark.evaluations._scores import over, wilson
-from benchmark.evaluations._splits import open_split
+from benchmark.evaluations.datasets.catalog import COPIES, ELEVEN
+from benchmark.evaluations.datasets.catalog import dataset as row_of
+from benchmark.evaluations.datasets.splits import open_split
+from benchmark.evaluations.prompts import Prompts, class_embeddings, ensemble_prompts, scenes_prompts
+from benchmark.evaluations.scoring import classification
+from benchmark.evaluations.scoring.cosines import cosines
+from benchmark.evaluations.scoring.intervals import over, wilson
 from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture")
@@ -45,9 +46,9 @@ class ZeroShot(ImageTextEvaluation):
     preset: str = "openai"
     datasets: tuple[str, ...] = (*SCENES, *REAL, *COPIES)
 
-    def prompts(self, dataset: str) -> _prompts.Prompts:
+    def prompts(self, dataset: str) -> Prompts:
         """What is asked for each class."""
-        return _prompts.scenes(dataset) if dataset in SCENES else _prompts.ensemble(dataset.removesuffix(COPY))
+        return scenes_prompts(dataset) if dataset in SCENES else ensemble_prompts(dataset.removesuffix(COPY))
 
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
         """The main score of each dataset, top-1, top-5 and mean per class; nothing is drawn: `seed` is not used."""
@@ -55,30 +56,30 @@ class ZeroShot(ImageTextEvaluation):
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The scores of these predictions, the main one first; top-5 where there are more than five classes."""
-        found = _classification.values(dataset, predictions)
+        found = classification.values(dataset, predictions)
         if "rank" in predictions:
             found["top5"] = float((predictions["rank"] <= NEAREST).mean())
         return found
 
     def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
         """`values` with n and intervals."""
-        found = _classification.intervals(dataset, predictions)
+        found = classification.intervals(dataset, predictions)
         if "rank" in predictions:
             found["top5"] = wilson(int((predictions["rank"] <= NEAREST).sum()), len(predictions["rank"]))
         return found
 
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
         """What knowing nothing gives."""
-        return _classification.chance(dataset, predictions)
+        return classification.chance(dataset, predictions)
 
     def _measure(self, subject: Subject, name: str) -> DatasetScores:
         images, prompts = open_split(name, "test"), self.prompts(name)
         # Nothing is trained, so the classes are those of the test split.
-        task = _classification.Task(row_of(name), images, None, images)
+        task = classification.Task(row_of(name), images, None, images)
         place_K = prompts.places(name, task.classes)
-        weights_KD = _prompts.class_embeddings(subject, prompts)[place_K]
+        weights_KD = class_embeddings(subject, prompts)[place_K]
         cosine_NK = cosines(subject.image_embeddings(images), weights_KD)
-        columns = _classification.predictions(task, cosine_NK)
+        columns = classification.predictions(task, cosine_NK)
         details: dict[str, Any] = {
             "templates": len(prompts.texts[0]),
             "prompts_sha256": prompts.sha256,
@@ -87,12 +88,12 @@ class ZeroShot(ImageTextEvaluation):
         if prompts.numbered:
             details["class_names"] = [prompts.classes[at] for at in place_K]
         if task.multilabel:
-            return _classification.scored(task, columns, details)
+            return classification.scored(task, columns, details)
         details["ties"] = int((columns["prediction"] < 0).sum())
         if len(task.classes) > NEAREST:
             own_N1 = np.take_along_axis(cosine_NK, columns["label"][:, None], axis=1)
             columns["rank"] = (cosine_NK >= own_N1).sum(axis=1)
-        return replace(_classification.scored(task, columns, details), scores=self.intervals(name, columns))
+        return replace(classification.scored(task, columns, details), scores=self.intervals(name, columns))
 
 
 EVALUATIONS = (ZeroShot(),)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.evaluations import _catalog
-from benchmark.evaluations._splits import open_split
+from benchmark.evaluations.datasets import catalog
+from benchmark.evaluations.datasets.splits import open_split
 from benchmark.files import file_sha256
 from datasets_scripts import scenes, scenes_evaluation, toy
 from datasets_scripts.recipe import image_seed
@@ -227,7 +227,7 @@ def test_the_catalogue_opens_what_was_built(built, monkeypatch):
     data, _ = built
     monkeypatch.chdir(data.parent)
     monkeypatch.setenv("SYNREP_DATA", str(data))
-    mine = [row for row in _catalog.DATASETS.values() if row.repo.startswith("synrep-bench/scenes")]
+    mine = [row for row in catalog.DATASETS.values() if row.repo.startswith("synrep-bench/scenes")]
     assert {row.repo.removeprefix("synrep-bench/") for row in mine} == set(scenes_evaluation.SETS)
     for row in mine:
         opened = open_split(row.name, "test")

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from benchmark.errors import SkipCode, UserError
-from benchmark.evaluations._captions import distinct_crops
-from benchmark.evaluations._catalog import DATASETS
-from benchmark.evaluations._splits import open_split
 from benchmark.evaluations.aro import EVALUATIONS, Aro
+from benchmark.evaluations.datasets.catalog import DATASETS
+from benchmark.evaluations.datasets.splits import open_split
+from benchmark.evaluations.scoring.captions import distinct_crops
 from benchmark.interfaces import DatasetScores
 from tests.fixtures.doubles import Double, constant, noise, number_of, numbered, png, write_manifest, write_split
 

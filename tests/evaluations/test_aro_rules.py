@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.evaluations import _captions, aro
-from benchmark.evaluations._aro_symmetric import SYMMETRIC
-from benchmark.evaluations._captions import distinct_crops, pre_caption
-from benchmark.evaluations._catalog import BOX, DATASETS
-from benchmark.evaluations._splits import IMAGE_SHA256
+from benchmark.evaluations import aro
 from benchmark.evaluations.aro import Aro
+from benchmark.evaluations.datasets.catalog import BOX, DATASETS
+from benchmark.evaluations.datasets.splits import IMAGE_SHA256
+from benchmark.evaluations.scoring import captions
+from benchmark.evaluations.scoring.aro_symmetric import SYMMETRIC
+from benchmark.evaluations.scoring.captions import distinct_crops, pre_caption
 from benchmark.interfaces import DatasetIdentity, LabelledImages
 from tests.evaluations.test_aro import OFFICIAL, STRICT, N, measure, write_order, write_relation
 from tests.fixtures.doubles import Double, constant, noise, numbered
@@ -28,7 +29,7 @@ def fake(monkeypatch, name, columns, sizes=(8, 8)):
 
     columns = {**columns, IMAGE_SHA256: [f"{unit:064x}" for unit in units]}
     images = LabelledImages(name, DatasetIdentity("repo", "r1", "test", n, f"{name}"), read, columns)
-    monkeypatch.setattr(_captions, "open_split", lambda asked, split: {name: images}[asked])
+    monkeypatch.setattr(captions, "open_split", lambda asked, split: {name: images}[asked])
     return images
 
 
@@ -161,7 +162,7 @@ def test_every_crop_and_every_text_is_encoded_once(monkeypatch):
 def test_chunks_change_nothing(monkeypatch):
     fake(monkeypatch, "aro-coco-order", order_columns(25, 5))
     first = measure(noise(8), Aro(datasets=("aro-coco-order",)))
-    monkeypatch.setattr(_captions, "CHUNK", 4)
+    monkeypatch.setattr(captions, "CHUNK", 4)
     again = measure(noise(8), Aro(datasets=("aro-coco-order",)))
     assert np.array_equal(first.predictions["margin"], again.predictions["margin"])
     assert first.scores == again.scores

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from benchmark.errors import SkipCode, UserError
-from benchmark.evaluations import _catalog, _prompts
-from benchmark.evaluations._splits import open_split
+from benchmark.evaluations.datasets import catalog
+from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.fairface import EVALUATIONS, FACES, FairFace
+from benchmark.evaluations.prompts import Prompts, class_embeddings, scenes_prompts
 from benchmark.interfaces import DatasetScores
 from datasets_scripts import scenes, scenes_evaluation
 from tests.fixtures.doubles import Double, constant, noise, numbered, png, write_scenes, write_split
@@ -114,8 +115,8 @@ def test_a_class_is_the_mean_of_normalised_prompts():
         def text_embeddings(self, texts):
             return np.stack([vectors[text] for text in texts])
 
-    prompts = _prompts.Prompts(("x", "y"), (("long", "short"), ("short", "short")))
-    embeddings = _prompts.class_embeddings(Raw(lambda images, row: np.ones(2)), prompts)
+    prompts = Prompts(("x", "y"), (("long", "short"), ("short", "short")))
+    embeddings = class_embeddings(Raw(lambda images, row: np.ones(2)), prompts)
     assert embeddings == pytest.approx(np.array([[0.5**0.5, 0.5**0.5], [0.0, 1.0]]))
 
 
@@ -164,9 +165,9 @@ def test_scenes_prompts_are_captions_of_that_world():
 def test_the_prompts_hash_is_in_the_details(groups, monkeypatch):
     before = measure(noise(4)).details["prompts_sha256"]
     assert before == EVALUATION.prompts("scenes-groups").sha256
-    prompts = _prompts.scenes("scenes-groups")
+    prompts = scenes_prompts("scenes-groups")
     changed = dataclasses.replace(prompts, texts=(("a red thing",) * 192, *prompts.texts[1:]))
-    monkeypatch.setattr(_prompts, "scenes", lambda name: changed)
+    monkeypatch.setattr("benchmark.evaluations.fairface.scenes_prompts", lambda name: changed)
     assert measure(noise(4)).details["prompts_sha256"] == changed.sha256 != before
 
 
@@ -245,8 +246,8 @@ def test_classes_without_prompts_are_refused(mirror, monkeypatch):
 @pytest.mark.parametrize("name", FACES)
 def test_the_hub_files_integers_mean_these_groups(mirror, monkeypatch, name, preset):
     """Layout and numbering of the Hub copy, as its card gives them; prompts reach the group they name."""
-    row = dataclasses.replace(_catalog.DATASETS[name], rows={"validation": 14})
-    monkeypatch.setitem(_catalog.DATASETS, name, row)
+    row = dataclasses.replace(catalog.DATASETS[name], rows={"validation": 14})
+    monkeypatch.setitem(catalog.DATASETS, name, row)
     numbers = {"race": [at // 2 for at in range(14)], "gender": [at % 2 for at in range(14)]}
     images = [png(numbered(at)) for at in range(14)]
     write_split(mirror / "hub" / "HuggingFaceM4" / "FairFace" / row.folder, "validation", images, numbers)
@@ -288,6 +289,6 @@ def test_the_real_classes_and_their_counts():
             prompts = evaluation.prompts(name)
             assert [prompts.classes[at] for at in prompts.places(name, list(counts))] == list(counts)
     for name in FACES:
-        row = _catalog.DATASETS[name]
+        row = catalog.DATASETS[name]
         assert counts.total() == row.rows["validation"] == 10_954
         assert {f"{race} / {gender}" for race in row.names["race"] for gender in row.names["gender"]} == set(counts)

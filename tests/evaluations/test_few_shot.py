@@ -6,10 +6,11 @@ import pytest
 from sklearn.neighbors import NearestCentroid
 
 from benchmark.errors import SkipCode, UserError
-from benchmark.evaluations import _catalog, _prototypes
-from benchmark.evaluations._episodes import Episodes, draw, draw_episodes
-from benchmark.evaluations._splits import keyed, open_split
+from benchmark.evaluations.datasets import catalog
+from benchmark.evaluations.datasets.splits import keyed, open_split
 from benchmark.evaluations.few_shot import EVALUATIONS, FewShot, episodes, read_episodes, save_episodes
+from benchmark.evaluations.solvers import prototypes
+from benchmark.evaluations.solvers.episodes import Episodes, draw, draw_episodes
 from benchmark.interfaces import DatasetScores, Skipped
 from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
 
@@ -22,8 +23,8 @@ BOTH = pytest.mark.parametrize("shots", [TRANSFER, LGSSL], ids=lambda shots: sho
 @pytest.fixture
 def toy(mirror, monkeypatch):
     """Seven kinds in train and test: six of 24 images and one of 19, which is too few."""
-    row = _catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",))
-    monkeypatch.setitem(_catalog.DATASETS, "toy", row)
+    row = catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",))
+    monkeypatch.setitem(catalog.DATASETS, "toy", row)
     train = [kind for kind in KINDS for _ in range(18)]
     test = [kind for kind in KINDS[:6] for _ in range(6)] + ["g"]
     return write_scenes(mirror, "scenes-toy", train={"kind": train}, test={"kind": test})
@@ -58,10 +59,10 @@ def plain(features, rows_EWR, shots, centred):
             length = np.sqrt(((features[row] - centre) ** 2).sum())
             return (features[row] - centre) / max(length, 1e-12)
 
-        prototypes = [np.mean([seen(row) for row in way[:shots]], axis=0) for way in episode]
+        centers = [np.mean([seen(row) for row in way[:shots]], axis=0) for way in episode]
         for way, rows in enumerate(episode):
             for row in rows[shots:]:
-                distances = [((seen(row) - prototype) ** 2).sum() for prototype in prototypes]
+                distances = [((seen(row) - prototype) ** 2).sum() for prototype in centers]
                 others = min(distance for other, distance in enumerate(distances) if other != way)
                 right += distances[way] < others
                 tied += distances[way] == others
@@ -130,7 +131,7 @@ def test_prototypes_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     features = (rng.standard_normal((400, 32)) + np.repeat(0.5 * rng.standard_normal((8, 32)), 50, 0)).astype("f4")
     rows = draw_episodes([(list(np.arange(400).reshape(8, 50)), 20)], 5, 50, "ids", 0)
-    margins = _prototypes.margins(features, rows, 5, centred=False)
+    margins = prototypes.margins(features, rows, 5, centred=False)
     for episode, margin in zip(rows, margins):
         model = NearestCentroid().fit(features[episode[:, :5].ravel()], np.repeat(np.arange(5), 5))
         answer = model.predict(features[episode[:, 5:].ravel()]).reshape(5, 15)
@@ -149,11 +150,11 @@ def test_float32_never_changes_a_sign(monkeypatch, centred, offset, grid):
     parts, own = (rows[:, :, :shots], rows[:, :, shots:]), np.repeat(np.arange(5), 10 - shots)
     exact = np.stack(
         [
-            _prototypes.exact_margins(features[s], features[q.ravel()], own, centred).reshape(5, -1)
+            prototypes.exact_margins(features[s], features[q.ravel()], own, centred).reshape(5, -1)
             for s, q in zip(*parts)
         ]
     )
-    margins = _prototypes.margins(features, rows, shots, centred)
+    margins = prototypes.margins(features, rows, shots, centred)
     assert (np.sign(margins) == np.sign(exact)).all()
     accuracies, ties = plain(features.astype(float), rows, shots, centred)
     if not (centred and grid):  # there the plain loop's own rounding decides between equal distances
@@ -161,10 +162,10 @@ def test_float32_never_changes_a_sign(monkeypatch, centred, offset, grid):
         assert (margins == 0).sum(axis=(1, 2)).tolist() == ties
     if grid and not centred:
         assert sum(ties) > 20
-    estimate, bound = _prototypes._estimated(features, _prototypes._lengths(features), *parts, centred)
+    estimate, bound = prototypes._estimated(features, prototypes._lengths(features), *parts, centred)
     assert (np.abs(estimate - exact) <= bound).all()
-    monkeypatch.setattr(_prototypes, "CHUNK", 7)
-    assert np.array_equal(np.sign(_prototypes.margins(features, rows, shots, centred)), np.sign(margins))
+    monkeypatch.setattr(prototypes, "CHUNK", 7)
+    assert np.array_equal(np.sign(prototypes.margins(features, rows, shots, centred)), np.sign(margins))
 
 
 def test_most_queries_are_settled_in_float32():
@@ -173,8 +174,8 @@ def test_most_queries_are_settled_in_float32():
     features = (rng.standard_normal((2000, 384)) + 0.5).astype(np.float32)
     rows = draw_episodes([(list(np.arange(2000).reshape(20, 100)), 20)], 5, 50, "ids", 0)
     for centred in (False, True):
-        norms = _prototypes._lengths(features)
-        estimate, bound = _prototypes._estimated(features, norms, rows[:, :, :5], rows[:, :, 5:], centred)
+        norms = prototypes._lengths(features)
+        estimate, bound = prototypes._estimated(features, norms, rows[:, :, :5], rows[:, :, 5:], centred)
         assert (np.abs(estimate) <= bound).mean() < 0.02
 
 
@@ -221,7 +222,7 @@ def test_an_encoder_that_only_knows_train_fails_under_lgssl(toy):
 
 
 def test_ssl_transfer_draws_from_validation_too(toy, monkeypatch):
-    monkeypatch.setitem(_catalog.DATASETS, "toy", dataclasses.replace(_catalog.DATASETS["toy"], val="val"))
+    monkeypatch.setitem(catalog.DATASETS, "toy", dataclasses.replace(catalog.DATASETS["toy"], val="val"))
     opened = []
     monkeypatch.setattr("benchmark.evaluations.few_shot.open_split", lambda name, split: opened.append(split))
     TRANSFER.splits("toy")
@@ -296,8 +297,8 @@ def test_small_classes_are_left_out_and_counted(toy):
 
 def test_a_class_without_examples_is_no_class(mirror, monkeypatch):
     """`z` is in test only, `y` has four images in train: neither is ever asked for."""
-    row = _catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",))
-    monkeypatch.setitem(_catalog.DATASETS, "toy", row)
+    row = catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",))
+    monkeypatch.setitem(catalog.DATASETS, "toy", row)
     train = [kind for kind in KINDS[:5] for _ in range(6)] + ["y"] * 4
     test = [kind for kind in KINDS[:5] for _ in range(6)] + ["z"] * 9 + ["y"] * 9
     write_scenes(mirror, "scenes-toy", train={"kind": train}, test={"kind": test})
@@ -320,7 +321,7 @@ def test_presets(mirror):
     assert (lgssl.preset, lgssl.episodes, lgssl.queries, lgssl.centred) == ("lgssl", 5000, 6, True)
     assert transfer.merged and not lgssl.merged
     for evaluation in EVALUATIONS:
-        assert set(evaluation.datasets) <= set(_catalog.DATASETS)
+        assert set(evaluation.datasets) <= set(catalog.DATASETS)
         assert evaluation.skip(noise(4)) is None
     assert len(transfer.datasets) == 13 and "voc2007" not in transfer.datasets
     assert "SYNREP_DATA" in dataclasses.replace(transfer, datasets=("cifar10",))(noise(4))["cifar10"].reason

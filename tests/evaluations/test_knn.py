@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from benchmark.errors import SkipCode
-from benchmark.evaluations import _catalog, knn
+from benchmark.evaluations import knn
+from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.knn import EVALUATIONS, UNDECIDED, vote
 from benchmark.interfaces import DatasetScores, Skipped
 from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
@@ -15,8 +16,8 @@ KNN = dataclasses.replace(DINO, datasets=("toy",))
 
 
 def write(mirror, monkeypatch, train, test, **more):
-    row = _catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",), **more)
-    monkeypatch.setitem(_catalog.DATASETS, "toy", row)
+    row = catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",), **more)
+    monkeypatch.setitem(catalog.DATASETS, "toy", row)
     return write_scenes(mirror, "scenes-toy", train={"kind": train}, test={"kind": test})
 
 
@@ -197,7 +198,7 @@ def test_values_of_resampled_rows(toy):
 
 
 def test_datasets_and_skips(mirror):
-    assert set(DINO.datasets) <= set(_catalog.DATASETS)
+    assert set(DINO.datasets) <= set(catalog.DATASETS)
     assert "several classes" in KNN.__class__(datasets=("voc2007",))(noise(4))["voc2007"].reason
     assert "SYNREP_DATA" in KNN.__class__(datasets=("cifar10",))(noise(4))["cifar10"].reason
     assert DINO.skip(noise(4)) is None

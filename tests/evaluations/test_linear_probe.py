@@ -6,8 +6,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from benchmark.errors import SkipCode
-from benchmark.evaluations import _catalog, linear_probe
-from benchmark.evaluations._splits import open_split
+from benchmark.evaluations import linear_probe
+from benchmark.evaluations.datasets import catalog
+from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.linear_probe import EVALUATIONS, Standardiser, split
 from benchmark.interfaces import DatasetIdentity, DatasetScores, LabelledImages, Skipped
 from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
@@ -25,8 +26,8 @@ LOGISTIC, SGD = (
 @pytest.fixture
 def toy(mirror, monkeypatch):
     """240 training and 120 test images of four kinds, the test kinds not equally many."""
-    row = _catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",), classes=4)
-    monkeypatch.setitem(_catalog.DATASETS, "toy", row)
+    row = catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",), classes=4)
+    monkeypatch.setitem(catalog.DATASETS, "toy", row)
     generator = np.random.default_rng(0)
     kinds = {"train": [KINDS[at % 4] for at in range(240)], "test": [KINDS[min(at % 5, 3)] for at in range(120)]}
     columns = {name: {"kind": list(generator.permutation(values).tolist())} for name, values in kinds.items()}
@@ -156,14 +157,14 @@ def test_clip_narrows_to_eight_penalties_per_decade(toy):
 
 
 def test_an_official_validation_split_is_used_and_refitted_on(toy, monkeypatch, mirror):
-    row = _catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",), classes=4, val="val")
-    monkeypatch.setitem(_catalog.DATASETS, "toy", row)
+    row = catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",), classes=4, val="val")
+    monkeypatch.setitem(catalog.DATASETS, "toy", row)
     kinds = {name: {"kind": KINDS * n} for name, n in (("train", 40), ("val", 10), ("test", 20))}
     write_scenes(mirror, "scenes-toy", **kinds)
     seen = []
-    sweep = linear_probe._logistic.sweep
+    sweep = linear_probe.logistic.sweep
     monkeypatch.setattr(
-        linear_probe._logistic,
+        linear_probe.logistic,
         "sweep",
         lambda x, target, *more, **knobs: seen.append(len(x)) or sweep(x, target, *more, **knobs),
     )
@@ -312,8 +313,8 @@ def test_images_of_several_classes_are_fitted_class_by_class(monkeypatch, preset
     target = generator.random((300, 3)) < 0.4
     target[~target.any(1), 0] = True
     x = generator.standard_normal((300, 8)) + 0.8 * np.hstack([target, np.zeros((300, 5))])
-    row = _catalog.Dataset("several", "o/s", "mit", labels=("classes",), metric="map11")
-    monkeypatch.setitem(_catalog.DATASETS, "several", row)
+    row = catalog.Dataset("several", "o/s", "mit", labels=("classes",), metric="map11")
+    monkeypatch.setitem(catalog.DATASETS, "several", row)
     names = [[f"c{k}" for k in np.flatnonzero(labels)] for labels in target]
     parts = {"train": slice(0, 200), "test": slice(200, 300)}
     images = {
@@ -325,7 +326,7 @@ def test_images_of_several_classes_are_fitted_class_by_class(monkeypatch, preset
         )
         for name, part in parts.items()
     }
-    monkeypatch.setattr("benchmark.evaluations._classification.open_split", lambda name, split: images[split])
+    monkeypatch.setattr("benchmark.evaluations.scoring.classification.open_split", lambda name, split: images[split])
     subject = Double(lambda images, row: images.columns["x"][row])
     found = dataclasses.replace(PRESETS[preset], datasets=("several",))(subject)["several"]
     assert found.scores["map11"].value > found.chance + 0.1

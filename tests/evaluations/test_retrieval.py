@@ -7,7 +7,7 @@ import pytest
 
 from benchmark.errors import SkipCode
 from benchmark.evaluations import retrieval
-from benchmark.evaluations._splits import open_split
+from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.retrieval import CUTS, EVALUATIONS, Retrieval, ranks
 from benchmark.interfaces import DatasetScores
 from datasets_scripts import scenes, scenes_evaluation

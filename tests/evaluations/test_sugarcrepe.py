@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from benchmark.errors import SkipCode
-from benchmark.evaluations import _captions, _catalog
-from benchmark.evaluations._splits import IMAGE_SHA256
+from benchmark.evaluations.datasets import catalog
+from benchmark.evaluations.datasets.splits import IMAGE_SHA256
+from benchmark.evaluations.scoring import captions
 from benchmark.evaluations.sugarcrepe import EVALUATIONS
 from benchmark.interfaces import DatasetIdentity, DatasetScores, LabelledImages
 from tests.fixtures.doubles import Double, constant, noise, number_of, numbered
@@ -26,12 +27,12 @@ def rows(monkeypatch):
     }
     identity = DatasetIdentity("repo", "r1", "test", N, "ids")
     images = LabelledImages("sugarcrepe", identity, lambda row: numbered(row // 2), columns)
-    monkeypatch.setattr(_captions, "open_split", lambda name, split: images)
+    monkeypatch.setattr(captions, "open_split", lambda name, split: images)
 
 
 def typed(monkeypatch):
-    row = dataclasses.replace(_catalog.DATASETS["sugarcrepe"], group="type")
-    monkeypatch.setitem(_catalog.DATASETS, "sugarcrepe", row)
+    row = dataclasses.replace(catalog.DATASETS["sugarcrepe"], group="type")
+    monkeypatch.setitem(catalog.DATASETS, "sugarcrepe", row)
 
 
 def measure(subject) -> DatasetScores:

@@ -12,8 +12,9 @@ import pytest
 import torchvision
 
 from benchmark.errors import SkipCode, UserError
-from benchmark.evaluations import _catalog, _prompts
-from benchmark.evaluations._cosines import cosines
+from benchmark.evaluations.datasets import catalog
+from benchmark.evaluations.prompts import FOLDER, class_key, ensemble_prompts, read_prompts, scenes_prompts
+from benchmark.evaluations.scoring.cosines import cosines
 from benchmark.evaluations.zero_shot import COPIES, EVALUATIONS, REAL, SCENES, ZeroShot
 from benchmark.interfaces import DatasetScores
 from datasets_scripts import scenes
@@ -41,7 +42,7 @@ FILES = {
 
 
 def file(name):
-    return json.loads((_prompts.FOLDER / f"{name}.json").read_text())
+    return json.loads((FOLDER / f"{name}.json").read_text())
 
 
 IMAGENET = file("imagenet")["classes"]
@@ -56,7 +57,7 @@ def one(name, subject) -> DatasetScores:
 @pytest.mark.parametrize("name", FILES)
 def test_the_lists_are_what_they_were(name):
     sha256, templates, classes = FILES[name]
-    content = (_prompts.FOLDER / f"{name}.json").read_bytes()
+    content = (FOLDER / f"{name}.json").read_bytes()
     assert hashlib.sha256(content).hexdigest() == sha256
     found = json.loads(content)
     assert (len(found["templates"]), len(found["classes"])) == (templates, classes)
@@ -64,20 +65,19 @@ def test_the_lists_are_what_they_were(name):
     assert all(template.count("{}") == 1 for template in found["templates"])
     assert len(set(found["templates"])) == templates
     assert set(found.get("labels", {}).values()) <= set(found["classes"])
-    row = _catalog.DATASETS[name]
+    row = catalog.DATASETS[name]
     assert row.classes == classes
 
 
 def test_every_dataset_has_prompts_and_every_file_is_in_the_wheel():
-    assert {path.stem for path in _prompts.FOLDER.iterdir()} == {*REAL, "fairface"} == {*FILES, "fairface"}
+    files = set(FOLDER.glob("*.json"))
+    assert {path.stem for path in files} == {*REAL, "fairface", "scenes"} == {*FILES, "fairface", "scenes"}
     data = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["tool"]["setuptools"][
         "package-data"
     ]
-    patterns = data["benchmark.evaluations"]
-    packaged = {path for pattern in patterns for path in _prompts.FOLDER.parent.glob(pattern)}
-    assert packaged == set(_prompts.FOLDER.iterdir())
+    assert {path for pattern in data["benchmark.evaluations.prompts"] for path in FOLDER.glob(pattern)} == files
     for name in (*REAL, *COPIES):
-        assert len(EVALUATIONS[0].prompts(name).classes) == _catalog.DATASETS[name].classes
+        assert len(EVALUATIONS[0].prompts(name).classes) == catalog.DATASETS[name].classes
 
 
 def test_only_imagenet_has_classes_of_one_name():
@@ -86,7 +86,7 @@ def test_only_imagenet_has_classes_of_one_name():
         twice = sorted({c for c in classes if classes.count(c) > 1})
         assert twice == (["missile", "sunglasses"] if name == "imagenet" else [])
         if name != "imagenet":
-            assert len({_prompts.key(c) for c in classes}) == len(classes)
+            assert len({class_key(c) for c in classes}) == len(classes)
 
 
 def test_imagenets_lists_are_open_clips():
@@ -96,13 +96,17 @@ def test_imagenets_lists_are_open_clips():
 
 
 def test_the_words_of_the_scenes_world():
-    assert (*scenes.SIZES,) == _prompts.SIZES
-    assert (*scenes.COLOURS,) == _prompts.COLOURS
-    assert (scenes.TEXTURES, scenes.SHAPES, scenes.BACKGROUNDS) == (
-        _prompts.TEXTURES, _prompts.SHAPES, _prompts.BACKGROUNDS,
-    )  # fmt: skip
+    """What the file holds is what the grammar says, in its order."""
+    assert file("scenes")["words"] == {
+        "size": [*scenes.SIZES],
+        "colour": [*scenes.COLOURS],
+        "texture": [*scenes.TEXTURES],
+        "shape": [*scenes.SHAPES],
+        "background": [*scenes.BACKGROUNDS],
+    }
+    assert set(file("scenes")["group_colours"]) <= set(scenes.COLOURS)
     for name in SCENES:
-        part, prompts = name.removeprefix("scenes-"), _prompts.scenes(name)
+        part, prompts = name.removeprefix("scenes-"), scenes_prompts(name)
         for word, texts in zip(prompts.classes, prompts.texts):
             assert {getattr(scenes.parse(text).first, part) for text in texts} == {word}
         everything = [text for texts in prompts.texts for text in texts]
@@ -136,7 +140,7 @@ EUROSAT = {
 
 def test_the_names_that_datasets_use_find_their_class():
     def found(name, labels):
-        prompts = _prompts.ensemble(name)
+        prompts = ensemble_prompts(name)
         return [prompts.classes[at] for at in prompts.places(name, labels)]
 
     assert found("eurosat", list(EUROSAT)) == list(EUROSAT.values())
@@ -149,7 +153,7 @@ def test_the_names_that_datasets_use_find_their_class():
     flowers = torchvision.datasets.Flowers102.classes
     assert found("flowers", flowers) == file("flowers")["classes"]
     assert found("flowers", [str(at) for at in range(102)]) == file("flowers")["classes"]
-    assert found("voc2007", _catalog.DATASETS["voc2007"].names["label"]) == sorted(file("voc2007")["classes"])
+    assert found("voc2007", catalog.DATASETS["voc2007"].names["label"]) == sorted(file("voc2007")["classes"])
     sun = file("sun397")["classes"]
     for prefix in ("/", ""):
         folders = [f"{prefix}{name[0]}/" + re.sub(" (in|out)door", r"/\1door", name).replace(" ", "_") for name in sun]
@@ -165,13 +169,13 @@ def test_the_names_that_datasets_use_find_their_class():
     [
         (["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "lorry"], "has lorry, truck;"),
         (["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship"], "has truck;"),
-        ([*_prompts.read("stl10")["classes"], "Truck"], "one of two names for a class;"),
+        ([*read_prompts("stl10")["classes"], "Truck"], "one of two names for a class;"),
         ([str(at) for at in range(10)], "has 0, 1, 2, 3, 4, 5 and 14 more; get"),
     ],
 )
 def test_other_classes_than_the_prompts_are_refused(labels, message):
     with pytest.raises(UserError, match=message) as error:
-        _prompts.ensemble("stl10").places("stl10", labels)
+        ensemble_prompts("stl10").places("stl10", labels)
     assert str(error.value).startswith("dataset stl10 and its prompts do not name the same classes")
 
 
@@ -344,8 +348,8 @@ def test_values_of_rows_in_which_a_class_vanished(copies):
 def test_swapped_class_names_are_seen(copies, monkeypatch):
     subject = answering("cifar10")
     swap = {"airplane": "automobile", "automobile": "airplane"}
-    changed = {**_prompts.read("cifar10"), "labels": swap}
-    monkeypatch.setattr(_prompts, "read", lambda name: changed)
+    changed = {**read_prompts("cifar10"), "labels": swap}
+    monkeypatch.setattr("benchmark.evaluations.prompts.read_prompts", lambda name: changed)
     scores = one("cifar10", subject)
     assert scores.scores["top1"].value == pytest.approx(0.8)
     assert scores.per_class["airplane"].value == 0.0
@@ -401,8 +405,8 @@ def test_equal_vectors_have_equal_cosines_wherever_they_lie():
 def test_a_hub_copy_with_names(mirror, monkeypatch):
     names = [name.lower().replace(" ", "_") for name in file("pets")["classes"]]
     names.sort()  # another order than the prompts'
-    row = dataclasses.replace(_catalog.DATASETS["pets"], rows={"test": 74})
-    monkeypatch.setitem(_catalog.DATASETS, "pets", row)
+    row = dataclasses.replace(catalog.DATASETS["pets"], rows={"test": 74})
+    monkeypatch.setitem(catalog.DATASETS, "pets", row)
     features = {"label": {"names": names}}
     images = [png(numbered(at)) for at in range(74)]
     write_split(mirror / "hub" / row.repo / row.folder, "test", images, {"label": [at % 37 for at in range(74)]},

@@ -16,15 +16,15 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from threadpoolctl import threadpool_limits
 
 from baselines.stablerep_plus import METHOD
-from benchmark.evaluations import _captions
-from benchmark.evaluations._catalog import dataset
-from benchmark.evaluations._episodes import draw_episodes
-from benchmark.evaluations._prototypes import margins
-from benchmark.evaluations._splits import IMAGE_SHA256
 from benchmark.evaluations.aro import Aro
+from benchmark.evaluations.datasets.catalog import dataset
+from benchmark.evaluations.datasets.splits import IMAGE_SHA256
 from benchmark.evaluations.few_shot import EVALUATIONS as FEW_SHOT
 from benchmark.evaluations.few_shot import FewShot
 from benchmark.evaluations.knn import vote
+from benchmark.evaluations.scoring import captions
+from benchmark.evaluations.solvers.episodes import draw_episodes
+from benchmark.evaluations.solvers.prototypes import margins
 from benchmark.features import FrozenEncoder
 from benchmark.interfaces import DatasetIdentity, Encoder, LabelledImages
 from benchmark.nn.encoders import build_vit
@@ -176,7 +176,7 @@ def labelled(files: list[bytes], of_row: list[int], columns: dict[str, list[str]
     return LabelledImages("speed", DatasetIdentity("speed", "r1", "test", len(of_row), "ids"), read, columns)
 
 
-def captions(row: Row) -> str:
+def order_captions(row: Row) -> str:
     """COCO-Order with a 25th of its rows: 200 images, five rows each; 4 % of the texts are there more than once."""
     rng, count = np.random.default_rng(0), 1000
     files, aro, order = photographs(count // 5), Aro(), dataset("aro-coco-order").captions
@@ -190,8 +190,8 @@ def captions(row: Row) -> str:
     model, transform = subject._module, EvaluationTransform(64)
 
     def ours() -> np.ndarray:
-        with mock.patch.object(_captions, "open_split", lambda *_: images):
-            found = _captions.margins(subject, dataset("aro-coco-order"), _captions.pre_caption)
+        with mock.patch.object(captions, "open_split", lambda *_: images):
+            found = captions.margins(subject, dataset("aro-coco-order"), captions.pre_caption)
         return aro.correct("aro-coco-order", found.columns)
 
     @torch.inference_mode()
@@ -201,7 +201,7 @@ def captions(row: Row) -> str:
             at = range(start, min(start + 16, count))
             batch = torch.stack([transform(images.read(index)) for index in at])
             image_BD = model.image_layers(batch)["embedding"].numpy()
-            options = [[_captions.pre_caption(columns[name][index]) for index in at] for name in order]
+            options = [[captions.pre_caption(columns[name][index]) for index in at] for name in order]
             text_BKD = np.stack([model.embed_texts(option).numpy() for option in options], axis=1)
             cosine_BK = np.einsum("nd,nkd->nk", image_BD, text_BKD)
             found.append(cosine_BK[:, 0] > cosine_BK[:, 1:].max(axis=1))
@@ -238,7 +238,7 @@ def groups(row: Row) -> str:
 def rows(row: Row) -> list[str]:
     transfer, lgssl = FEW_SHOT
     shots = [line for width in (384, 768) for line in few_shot(row, transfer, width)]
-    return [*shots, *few_shot(row, lgssl, 384), *neighbours(row), captions(row), groups(row)]
+    return [*shots, *few_shot(row, lgssl, 384), *neighbours(row), order_captions(row), groups(row)]
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from benchmark.evaluations._logistic import Solution, sweep
+from benchmark.evaluations.solvers.logistic import Solution, sweep
 
 GRID = 1 / np.logspace(5, -6, 45)
 WITHIN = 1e-6

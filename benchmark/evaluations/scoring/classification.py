@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.evaluations._catalog import Dataset, dataset
-from benchmark.evaluations._scores import by_group, macro, wilson
-from benchmark.evaluations._splits import keyed, open_split
+from benchmark.evaluations.datasets.catalog import Dataset, dataset
+from benchmark.evaluations.datasets.splits import keyed, open_split
+from benchmark.evaluations.scoring.intervals import by_group, macro, wilson
 from benchmark.interfaces import DatasetScores, LabelledImages, Score
 
 RESAMPLINGS = 1000

@@ -1,12 +1,12 @@
-"""The labelled datasets: one row each. `benchmark.evaluations._splits` opens a split of them.
+"""The labelled datasets: one row each. `benchmark.evaluations.datasets.splits` opens a split of them.
 
 One name covers several datasets in the field: SUN397 has three test sets, Caltech-101 three protocols. Here a plain
 name is the split that Kornblith et al. (2019) and ssl-transfer (Ericsson et al., 2021) evaluate on; a copy on the Hub
 with another split has a name of its own (`flowers-mteb`). The rows give the counts that a split must have.
 
 Hub datasets are read from the local mirror (`benchmark.mirror`) at a pinned revision. Original files, which the user
-lays into `originals/`, are hashed: `benchmark.evaluations._originals`. Scenes sets are built here: their manifest gives
-revision and counts. `digits` comes with scikit-learn.
+lays into `originals/`, are hashed: `benchmark.evaluations.datasets.originals`. Scenes sets are built here: their
+manifest gives revision and counts. `digits` comes with scikit-learn.
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from benchmark.evaluations import aro, few_shot, knn, sugarcrepe
-from benchmark.evaluations._catalog import DATASETS, PACKAGE
+from benchmark.evaluations.datasets.catalog import DATASETS, PACKAGE
 from benchmark.interfaces import DatasetScores, Evaluation, Skipped
 from tests.fixtures import evaluation_sets
 from tests.fixtures.doubles import Double, noise

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import MissingDataset, UserError
-from benchmark.evaluations._catalog import VOC_CLASSES, Dataset, located
+from benchmark.evaluations.datasets.catalog import VOC_CLASSES, Dataset, located
 
 BYTES = "bytes"
 """Column of the sizes of the image files: the lists alone would not tell other images from these."""

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from benchmark.errors import MissingDataset, UserError
-from benchmark.evaluations import _parquet
-from benchmark.evaluations._catalog import BOX, FILES, PACKAGE
-from benchmark.evaluations._splits import IMAGE_SHA256, open_split, overlap
+from benchmark.evaluations.datasets import parquet
+from benchmark.evaluations.datasets.catalog import BOX, FILES, PACKAGE
+from benchmark.evaluations.datasets.splits import IMAGE_SHA256, open_split, overlap
 from tests.fixtures import evaluation_sets
 from tests.fixtures.doubles import jpeg, numbered, png, write_split
 from tests.fixtures.evaluation_sets import CATALOGUE, NAMES, classes_of, pattern, seen, shrunk
@@ -189,7 +189,7 @@ def test_the_real_cifar10_has_no_image_twice(monkeypatch):
 
 
 def test_threads_read_what_one_thread_reads(copies, monkeypatch):
-    monkeypatch.setattr(_parquet, "KEPT_BYTES", 1)
+    monkeypatch.setattr(parquet, "KEPT_BYTES", 1)
     for name in ("cars", "imagenet"):
         images = open_split(name, "train")
         rows = random.Random(0).sample(range(len(images)), 300)
@@ -200,7 +200,7 @@ def test_threads_read_what_one_thread_reads(copies, monkeypatch):
 
 def test_row_groups_are_read_by_one_thread_at_a_time(copies, monkeypatch):
     images, inside, most = open_split("cars", "train"), [], []
-    read = _parquet.Shards._cells
+    read = parquet.Shards._cells
 
     def watched(self, group):
         inside.append(group)
@@ -209,8 +209,8 @@ def test_row_groups_are_read_by_one_thread_at_a_time(copies, monkeypatch):
         inside.remove(group)
         return cells
 
-    monkeypatch.setattr(_parquet.Shards, "_cells", watched)
-    monkeypatch.setattr(_parquet, "KEPT_BYTES", 1)
+    monkeypatch.setattr(parquet.Shards, "_cells", watched)
+    monkeypatch.setattr(parquet, "KEPT_BYTES", 1)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(images.read, random.Random(0).sample(range(len(images)), 200)))
     assert max(most) == 1
@@ -219,9 +219,9 @@ def test_row_groups_are_read_by_one_thread_at_a_time(copies, monkeypatch):
 def test_row_groups_used_last_are_kept(copies, monkeypatch):
     images = open_split("cars", "train")
     reads = []
-    read = _parquet.pq.ParquetFile.read_row_group
+    read = parquet.pq.ParquetFile.read_row_group
     monkeypatch.setattr(
-        _parquet.pq.ParquetFile, "read_row_group", lambda self, *a, **k: reads.append(a) or read(self, *a, **k)
+        parquet.pq.ParquetFile, "read_row_group", lambda self, *a, **k: reads.append(a) or read(self, *a, **k)
     )
     for row in (0, 60, 1, 61, 2):
         images.read(row)

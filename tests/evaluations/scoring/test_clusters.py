@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmark.evaluations import _clusters, _scores
+from benchmark.evaluations.scoring import clusters, intervals
 
 
 def drawn(rng, units, each, within, value):
@@ -15,7 +15,7 @@ def test_units_of_one_row_are_wilson():
     rng = np.random.default_rng(0)
     for n, value in ((1, 1.0), (12, 0.5), (300, 0.9), (50, 0.0)):
         correct = rng.random(n) < value
-        found, wilson = _clusters.share(correct, rng.permutation(n)), _scores.wilson(int(correct.sum()), n)
+        found, wilson = clusters.share(correct, rng.permutation(n)), intervals.wilson(int(correct.sum()), n)
         assert (found.value, found.n) == (wilson.value, wilson.n)
         assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high))
 
@@ -23,8 +23,8 @@ def test_units_of_one_row_are_wilson():
 def test_macro_of_units_of_one_row_is_the_usual_one():
     rng = np.random.default_rng(0)
     correct, group = rng.random(300) < 0.7, rng.integers(0, 6, 300)
-    found = _clusters.macro(correct, group, np.arange(300))
-    usual = _scores.macro(list(_scores.by_group([str(g) for g in group], correct).values()))
+    found = clusters.macro(correct, group, np.arange(300))
+    usual = intervals.macro(list(intervals.by_group([str(g) for g in group], correct).values()))
     assert (found.value, found.low, found.high) == pytest.approx((usual.value, usual.low, usual.high))
 
 
@@ -36,7 +36,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(within, value):
     held = plain = 0
     for _ in range(2000):
         correct, unit = drawn(rng, 120, 5, within, value)
-        score, wilson = _clusters.share(correct, unit), _scores.wilson(int(correct.sum()), len(correct))
+        score, wilson = clusters.share(correct, unit), intervals.wilson(int(correct.sum()), len(correct))
         held += score.low <= value <= score.high
         plain += wilson.low <= value <= wilson.high
     assert 0.93 <= held / 2000 <= 0.975
@@ -54,20 +54,20 @@ def test_the_macro_interval_holds_the_truth_as_often_as_it_says(within):
     for _ in range(1000):
         level, unit = np.repeat(rng.random(120), 5), np.repeat(np.arange(120), 5)
         mixed = np.where(np.repeat(rng.random(120), 5) < within, level, rng.random(600))
-        score = _clusters.macro(mixed < value_of[group], group, unit)
+        score = clusters.macro(mixed < value_of[group], group, unit)
         held += score.low <= value_of.mean() <= score.high
     assert 0.93 <= held / 1000 <= 0.99
 
 
 def test_all_alike_counts_images_not_rows():
     for correct in (np.ones(100, dtype=bool), np.zeros(100, dtype=bool)):
-        found = _clusters.share(correct, np.repeat(np.arange(20), 5))
-        wilson = _scores.wilson(20 * int(correct[0]), 20)
+        found = clusters.share(correct, np.repeat(np.arange(20), 5))
+        wilson = intervals.wilson(20 * int(correct[0]), 20)
         assert (found.value, found.low, found.high) == pytest.approx((wilson.value, wilson.low, wilson.high))
-    one = _clusters.share(np.array([True, False, True, True]), np.zeros(4, dtype=int))
+    one = clusters.share(np.array([True, False, True, True]), np.zeros(4, dtype=int))
     assert one.low < 0.2 and one.high > 0.9  # a single image says next to nothing
 
 
 def test_groups_without_rows_are_left_out():
-    value, n, there = _clusters.by_group(np.array([True, False, True]), np.array([0, 0, 3]))
+    value, n, there = clusters.by_group(np.array([True, False, True]), np.array([0, 0, 3]))
     assert value[there].tolist() == [0.5, 1.0] and n.tolist() == [2, 0, 0, 1]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import MissingDataset, UserError
-from benchmark.evaluations._catalog import Dataset
-from benchmark.evaluations._parquet import cure
+from benchmark.evaluations.datasets.catalog import Dataset
+from benchmark.evaluations.datasets.parquet import cure
 from benchmark.files import write_bytes
 
 FORMAT = 1

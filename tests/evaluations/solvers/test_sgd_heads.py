@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.evaluations._sgd_heads import Heads
+from benchmark.evaluations.solvers.sgd_heads import Heads
 
 RATES = (0.01, 0.5)
 

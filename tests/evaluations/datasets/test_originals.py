@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from benchmark.errors import MissingDataset, UserError
-from benchmark.evaluations._catalog import DATASETS, FILES
-from benchmark.evaluations._originals import ORIGINALS, folder
-from benchmark.evaluations._splits import open_split
+from benchmark.evaluations.datasets.catalog import DATASETS, FILES
+from benchmark.evaluations.datasets.originals import ORIGINALS, folder
+from benchmark.evaluations.datasets.splits import open_split
 from tests.fixtures import evaluation_sets
 from tests.fixtures.evaluation_sets import CATALOGUE, classes_of
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from benchmark.evaluations._logistic import Solution, sweep
+from benchmark.evaluations.solvers.logistic import Solution, sweep
 
 N, D, K = 90, 7, 4
 PENALTIES = (1e-4, 1e-2, 1.0, 1e2, 1e4)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmark.evaluations import few_shot, knn, linear_probe
-from benchmark.evaluations._splits import open_split, overlap
+from benchmark.evaluations.datasets.splits import open_split, overlap
 from benchmark.interfaces import DatasetScores
 from tests.fixtures.doubles import Double
 

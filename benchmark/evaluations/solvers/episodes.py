@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.evaluations._splits import keyed
+from benchmark.evaluations.datasets.splits import keyed
 from benchmark.files import write_bytes
 
 

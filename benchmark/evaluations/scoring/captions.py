@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from benchmark.errors import UserError
-from benchmark.evaluations import _clusters
-from benchmark.evaluations._catalog import Dataset
-from benchmark.evaluations._splits import IMAGE_SHA256, open_split
+from benchmark.evaluations.datasets.catalog import Dataset
+from benchmark.evaluations.datasets.splits import IMAGE_SHA256, open_split
+from benchmark.evaluations.scoring import clusters
 from benchmark.files import sha256_json
 from benchmark.interfaces import DatasetIdentity, LabelledImages, Score, Subject
 
@@ -101,7 +101,7 @@ def means(correct_N: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str,
     """`micro` and, with groups, `macro` over those that have rows."""
     found = {"micro": float(np.mean(correct_N))}
     if "group" in columns:
-        value_G, _, there_G = _clusters.by_group(correct_N, columns["group"])
+        value_G, _, there_G = clusters.by_group(correct_N, columns["group"])
         found["macro"] = float(value_G[there_G].mean()) if there_G.any() else float("nan")
     return found
 
@@ -111,7 +111,7 @@ def per_group(correct_N: np.ndarray, columns: Mapping[str, np.ndarray], names: S
     order = np.argsort(columns["group"], kind="stable")
     bounds = np.searchsorted(columns["group"][order], np.arange(len(names) + 1))
     rows = [order[start:stop] for start, stop in pairwise(bounds)]
-    return {name: _clusters.share(correct_N[at], columns["unit"][at]) for name, at in zip(names, rows)}
+    return {name: clusters.share(correct_N[at], columns["unit"][at]) for name, at in zip(names, rows)}
 
 
 def pre_caption(caption: str, words: int = 30) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import binom
 
 from benchmark.errors import MissingDataset, SkipCode
-from benchmark.evaluations._splits import keyed
+from benchmark.evaluations.datasets.splits import keyed
 from benchmark.interfaces import DatasetScores, Score, Scores, Skipped
 
 LEVEL = 0.95
@@ -63,7 +63,7 @@ def extreme(groups: Sequence[Score], pick: Callable[[list[float]], float]) -> Sc
       among groups that are alike the interval would never hold the truth. With one group clearly worst it is the
       97.5 % quantile of that group.
 
-    It holds what was seen, and the truth in about 95 of 100 cases (`tests/evaluations/test_scores.py`).
+    It holds what was seen, and the truth in about 95 of 100 cases (`tests/evaluations/scoring/test_intervals.py`).
     """
     share_K, n_K = np.array([group.value for group in groups]), np.array([group.n for group in groups])
     best = pick([0.0, 1.0]) == 1.0

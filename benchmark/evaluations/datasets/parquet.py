@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.errors import MissingDataset, UserError
-from benchmark.evaluations._catalog import Dataset
+from benchmark.evaluations.datasets.catalog import Dataset
 
 KEPT_BYTES = 256 << 20
 """Of row groups a split keeps in memory; all of CIFAR-10, a few groups of photographs."""

@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import accuracy_score, recall_score
 
 from benchmark.errors import UserError
-from benchmark.evaluations import _catalog
-from benchmark.evaluations._catalog import Dataset
-from benchmark.evaluations._classification import Task, average_precision, predictions, scored, values
+from benchmark.evaluations.datasets import catalog
+from benchmark.evaluations.datasets.catalog import Dataset
+from benchmark.evaluations.scoring.classification import Task, average_precision, predictions, scored, values
 from benchmark.interfaces import DatasetIdentity, LabelledImages
 
 TOP1 = Dataset("top1-set", "org/a", "mit", labels=("kind",))
@@ -20,7 +20,7 @@ SEVERAL = dataclasses.replace(TOP1, name="several-set", metric="map11")
 @pytest.fixture(autouse=True)
 def _rows(monkeypatch):
     for row in (TOP1, BY_CLASS, SEVERAL):
-        monkeypatch.setitem(_catalog.DATASETS, row.name, row)
+        monkeypatch.setitem(catalog.DATASETS, row.name, row)
 
 
 def images(split, labels):

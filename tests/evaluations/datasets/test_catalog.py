@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from benchmark.errors import MissingDataset, UserError
-from benchmark.evaluations import _catalog
-from benchmark.evaluations._catalog import Dataset
-from benchmark.evaluations._splits import open_split
+from benchmark.evaluations.datasets import catalog
+from benchmark.evaluations.datasets.catalog import Dataset
+from benchmark.evaluations.datasets.splits import open_split
 from tests.fixtures.doubles import number_of, numbered, png, write_manifest, write_scenes, write_split
 from tests.fixtures.evaluation_sets import CATALOGUE
 
@@ -18,7 +18,7 @@ TOY = Dataset("toy", "org/toy", "mit", "abc", {"train": 20, "test": 10}, labels=
 
 @pytest.fixture
 def toy(mirror, monkeypatch):
-    monkeypatch.setitem(_catalog.DATASETS, "toy", TOY)
+    monkeypatch.setitem(catalog.DATASETS, "toy", TOY)
     folder = mirror / "hub" / "org" / "toy" / "data"
     kinds = ["a", "b"] * 10
     write_split(folder, "train", [png(numbered(row)) for row in range(20)], {"kind": kinds}, shards=3)
@@ -27,7 +27,7 @@ def toy(mirror, monkeypatch):
 
 
 def replace_row(monkeypatch, **changes):
-    monkeypatch.setitem(_catalog.DATASETS, "toy", dataclasses.replace(TOY, **changes))
+    monkeypatch.setitem(catalog.DATASETS, "toy", dataclasses.replace(TOY, **changes))
 
 
 def test_rows_come_in_order_through_shards_and_row_groups(toy):

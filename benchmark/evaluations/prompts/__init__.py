@@ -1,8 +1,8 @@
-"""What a text tower is asked for each class: prompts as data in `prompts/*.json`, and their mean as a classifier.
+"""What a text tower is asked for each class: prompts as data in the JSON files here, and their mean as a classifier.
 
 Each file says where its lists come from. A change of a word is a change of numbers: the hash of what was asked is in
 every result, and a test pins the files. The sets of the embedded world are asked with all captions of its grammar that
-name the class.
+name the class; `scenes.json` has the words of that grammar (`datasets_scripts.scenes`), and a test compares them.
 
 A class of the dataset finds its prompts by name: letters and digits must be the same, or `labels` in the file says
 under which other name datasets have it. Datasets that number their classes find them by number where the file is in
@@ -23,20 +23,11 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.evaluations._cosines import unit
+from benchmark.evaluations.scoring.cosines import unit
 from benchmark.files import sha256_json
 from benchmark.interfaces import Subject
 
-FOLDER = Path(__file__).with_name("prompts")
-
-# The words of `datasets_scripts.scenes`; a caption has one of each, in this order.
-SIZES = ("small", "large")
-COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
-TEXTURES = ("plain", "striped", "dotted", "checkered")
-SHAPES = ("circle", "ring", "triangle", "square", "star", "cross", "heart", "crescent")
-BACKGROUNDS = ("a plain wall", "a brick wall", "grass", "sand", "water", "the night sky")
-GROUP_COLOURS = COLOURS[:7]
-"""Pink is not in the groups."""
+FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -63,10 +54,10 @@ class Prompts:
             UserError: the labels are not these classes, one to one.
         """
         numbers = self.numbered and all(label.isdecimal() for label in labels)
-        place = {str(at) if numbers else key(name): at for at, name in enumerate(self.classes)}
+        place = {str(at) if numbers else class_key(name): at for at, name in enumerate(self.classes)}
         if not numbers:
-            place |= {key(label): place[key(name)] for label, name in self.labels.items()}
-        found = [place.get(label if numbers else key(label), -1) for label in labels]
+            place |= {class_key(label): place[class_key(name)] for label, name in self.labels.items()}
+        found = [place.get(label if numbers else class_key(label), -1) for label in labels]
         odd = [label for label, at in zip(labels, found) if at < 0]
         odd += [name for at, name in enumerate(self.classes) if at not in found]
         if odd or len(set(found)) < len(found):
@@ -78,35 +69,34 @@ class Prompts:
         return found
 
 
-def key(name: str) -> str:
+def class_key(name: str) -> str:
     """What two spellings of a class name share: letters and digits; SUN397's `/c/church/outdoor` is church outdoor."""
     return re.sub(r"[\W_]+", "", re.sub(r"^/?[a-z]/", "", name)).casefold()
 
 
 @functools.cache
-def read(name: str) -> Mapping[str, Any]:
-    """The file `prompts/<name>.json`."""
+def read_prompts(name: str) -> Mapping[str, Any]:
+    """The file `<name>.json`."""
     found: Mapping[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return found
 
 
-def ensemble(name: str) -> Prompts:
+def ensemble_prompts(name: str) -> Prompts:
     """Every template of a file with every class name in it."""
-    file = read(name)
+    file = read_prompts(name)
     texts = tuple(tuple(template.replace("{}", c) for template in file["templates"]) for c in file["classes"])
     return Prompts(tuple(file["classes"]), texts, file.get("labels", {}), file.get("numbered", False))
 
 
-def faces(preset: str) -> Prompts:
+def fairface_prompts(preset: str) -> Prompts:
     """FairFace's joint classes, as the catalogue labels them."""
-    classes = read("fairface")["presets"][preset]
+    classes = read_prompts("fairface")["presets"][preset]
     return Prompts(tuple(classes), tuple(tuple(texts) for texts in classes.values()))
 
 
-def captions(**words: str) -> tuple[str, ...]:
+def scene_captions(**words: str) -> tuple[str, ...]:
     """All captions of one object in which each part named has this word."""
-    parts = {"size": SIZES, "colour": COLOURS, "texture": TEXTURES, "shape": SHAPES, "background": BACKGROUNDS}
-    chosen = [(words[part],) if part in words else choices for part, choices in parts.items()]
+    chosen = [(words[part],) if part in words else choices for part, choices in read_prompts("scenes")["words"].items()]
     return tuple(
         f"a {size} {colour} {texture} {shape} on {background}"
         for size, colour, texture, shape, background in itertools.product(*chosen)
@@ -114,16 +104,15 @@ def captions(**words: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def scenes(name: str) -> Prompts:
+def scenes_prompts(name: str) -> Prompts:
     """The captions for each class of a set of the embedded world."""
-    classes = {
-        "scenes-shape": {shape: captions(shape=shape) for shape in SHAPES},
-        "scenes-colour": {colour: captions(colour=colour) for colour in COLOURS},
-        "scenes-texture": {texture: captions(texture=texture) for texture in TEXTURES},
-        "scenes-groups": {
-            f"{colour} / {size}": captions(colour=colour, size=size) for colour in GROUP_COLOURS for size in SIZES
-        },
-    }[name]
+    file = read_prompts("scenes")
+    if name == "scenes-groups":
+        groups = itertools.product(file["group_colours"], file["words"]["size"])
+        classes = {f"{colour} / {size}": scene_captions(colour=colour, size=size) for colour, size in groups}
+    else:
+        part = name.removeprefix("scenes-")
+        classes = {word: scene_captions(**{part: word}) for word in file["words"][part]}
     return Prompts(tuple(classes), tuple(classes.values()))
 
 

@@ -3,14 +3,14 @@ import pytest
 from scipy.stats import binomtest
 
 from benchmark.errors import MissingDataset, SkipCode, UserError
-from benchmark.evaluations import _scores
+from benchmark.evaluations.scoring import intervals
 from benchmark.interfaces import Score, Skipped
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 10), (3, 10), (10, 10), (27, 735), (1, 1)])
 def test_wilson_is_scipys(correct, n):
     expected = binomtest(correct, n).proportion_ci(0.95, method="wilson")
-    score = _scores.wilson(correct, n)
+    score = intervals.wilson(correct, n)
     assert (score.value, score.n) == (correct / n, n)
     assert score.low == pytest.approx(expected.low, abs=1e-12)
     assert score.high == pytest.approx(expected.high, abs=1e-12)
@@ -19,7 +19,7 @@ def test_wilson_is_scipys(correct, n):
 
 def test_mean_interval_is_ssl_transfers():
     values = np.random.default_rng(0).uniform(size=600)
-    score = _scores.mean_interval(values)
+    score = intervals.mean_interval(values)
     half = 1.96 * values.std() / np.sqrt(600)
     assert (score.value, score.n) == (pytest.approx(values.mean()), 600)
     assert score.high - score.value == pytest.approx(half, rel=1e-4)
@@ -27,13 +27,13 @@ def test_mean_interval_is_ssl_transfers():
 
 
 def test_macro_weighs_groups_equally_and_covers_the_truth():
-    groups = [_scores.wilson(1, 1), _scores.wilson(0, 99)]
-    assert _scores.macro(groups).value == 0.5
-    assert _scores.macro(groups).n == 100
+    groups = [intervals.wilson(1, 1), intervals.wilson(0, 99)]
+    assert intervals.macro(groups).value == 0.5
+    assert intervals.macro(groups).n == 100
     generator, truth, n = np.random.default_rng(0), np.linspace(0.05, 0.95, 14), 60
     inside = 0
     for _ in range(400):
-        score = _scores.macro([_scores.wilson(int(k), n) for k in generator.binomial(n, truth)])
+        score = intervals.macro([intervals.wilson(int(k), n) for k in generator.binomial(n, truth)])
         inside += score.low <= truth.mean() <= score.high
     assert 0.92 <= inside / 400 <= 0.99
 
@@ -54,17 +54,17 @@ TRUTHS = {
 @pytest.mark.parametrize("name", TRUTHS)
 def test_extremes_cover_the_truly_worst_and_best(monkeypatch, name):
     """Drawn from known shares, the interval holds the truly worst of them, in turns the truly best of the mirrored."""
-    monkeypatch.setattr(_scores, "DRAWS", 1000)
+    monkeypatch.setattr(intervals, "DRAWS", 1000)
     truth, n = TRUTHS[name]
     generator, inside = np.random.default_rng(0), 0
     for draw in range(200):
         count = generator.binomial(n, truth)
         if draw % 2:
-            score = _scores.extreme([_scores.wilson(int(k), int(m)) for k, m in zip(count, n)], min)
+            score = intervals.extreme([intervals.wilson(int(k), int(m)) for k, m in zip(count, n)], min)
             inside += score.low <= truth.min() <= score.high
             assert score.value == (count / n).min()
         else:
-            score = _scores.extreme([_scores.wilson(int(m - k), int(m)) for k, m in zip(count, n)], max)
+            score = intervals.extreme([intervals.wilson(int(m - k), int(m)) for k, m in zip(count, n)], max)
             inside += score.low <= 1 - truth.min() <= score.high
             assert score.value == pytest.approx(1 - (count / n).min())
         assert score.low <= score.value <= score.high
@@ -73,43 +73,43 @@ def test_extremes_cover_the_truly_worst_and_best(monkeypatch, name):
 
 def test_an_extreme_is_no_wider_than_it_must_be():
     """With one group clearly worst its own interval is enough; the bound for all groups at once would be wider."""
-    groups = [_scores.wilson(k, 700) for k in (210, *range(400, 436, 3))]
-    score, own = _scores.extreme(groups, min), groups[0]
+    groups = [intervals.wilson(k, 700) for k in (210, *range(400, 436, 3))]
+    score, own = intervals.extreme(groups, min), groups[0]
     assert (score.low, score.high) == pytest.approx((own.low, own.high), abs=0.004)
     assert score.n == 700
 
 
 def test_the_interval_of_a_picked_group_is_not_its_own():
     """Among groups that are alike the lowest looks worse than any is: its own interval misses the truth."""
-    groups = [_scores.wilson(k, 50) for k in (16, 20, 22, 23, 24, 24, 25, 25, 26, 27, 28, 30, 31, 34)]
-    score = _scores.extreme(groups, min)
+    groups = [intervals.wilson(k, 50) for k in (16, 20, 22, 23, 24, 24, 25, 25, 26, 27, 28, 30, 31, 34)]
+    score = intervals.extreme(groups, min)
     assert groups[0].high < 0.5 - 0.03 < score.high
     assert score.low < score.value == 0.32
 
 
 def test_an_extreme_at_the_end_has_a_width():
     for value, pick in ((0, min), (1, max)):
-        groups = [_scores.wilson(value * 400, 400), _scores.wilson(200, 400), _scores.wilson(220, 400)]
-        score = _scores.extreme(groups, pick)
+        groups = [intervals.wilson(value * 400, 400), intervals.wilson(200, 400), intervals.wilson(220, 400)]
+        score = intervals.extreme(groups, pick)
         assert score.value == value
         assert 0.005 < score.high - score.low < 0.03
 
 
 def test_extremes_are_the_same_every_time():
-    groups = [_scores.wilson(k, 700) for k in (210, 300, 401)]
-    first = _scores.extreme(groups, min)
+    groups = [intervals.wilson(k, 700) for k in (210, 300, 401)]
+    first = intervals.extreme(groups, min)
     np.random.seed(3)
-    assert _scores.extreme(groups, min) == first
+    assert intervals.extreme(groups, min) == first
     assert (first.low, first.high) == (
         pytest.approx(0.2671428571428571, abs=1e-12),
         pytest.approx(0.3357142857142857, abs=1e-12),
     )
-    mirrored = _scores.extreme([_scores.wilson(700 - k, 700) for k in (210, 300, 401)], max)
+    mirrored = intervals.extreme([intervals.wilson(700 - k, 700) for k in (210, 300, 401)], max)
     assert (mirrored.low, mirrored.high) == pytest.approx((1 - first.high, 1 - first.low))
 
 
 def test_by_group():
-    scores = _scores.by_group(["b", "a", "b", "b"], np.array([True, False, False, True]))
+    scores = intervals.by_group(["b", "a", "b", "b"], np.array([True, False, False, True]))
     assert list(scores) == ["a", "b"]
     assert (scores["a"].value, scores["a"].n) == (0.0, 1)
     assert (scores["b"].value, scores["b"].n) == (pytest.approx(2 / 3), 3)
@@ -123,18 +123,18 @@ def test_only_missing_datasets_are_skipped():
             raise UserError("cut short")
         return Skipped("measured", SkipCode.FAILED)
 
-    assert _scores.over(("absent", "there"), measure) == {
+    assert intervals.over(("absent", "there"), measure) == {
         "absent": Skipped("not here", SkipCode.MISSING_DATASET),
         "there": Skipped("measured", SkipCode.FAILED),
     }
     with pytest.raises(UserError, match="cut short"):
-        _scores.over(("broken",), measure)
+        intervals.over(("broken",), measure)
 
 
 def test_scores_are_plain_numbers():
     for score in (
-        _scores.wilson(3, 7),
-        _scores.mean_interval(np.array([0.5, 1.0])),
-        _scores.macro([Score(0, 5, 0, 1)]),
+        intervals.wilson(3, 7),
+        intervals.mean_interval(np.array([0.5, 1.0])),
+        intervals.macro([Score(0, 5, 0, 1)]),
     ):
         assert all(type(value) in (float, int) for value in (score.value, score.n, score.low, score.high))

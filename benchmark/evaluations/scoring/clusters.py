@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from benchmark.evaluations._scores import LEVEL
+from benchmark.evaluations.scoring.intervals import LEVEL
 from benchmark.interfaces import Score
 
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)

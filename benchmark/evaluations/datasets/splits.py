@@ -1,4 +1,4 @@
-"""How a split of a labelled dataset is opened; `benchmark.evaluations._catalog` has the datasets.
+"""How a split of a labelled dataset is opened; `benchmark.evaluations.datasets.catalog` has the datasets.
 
 Images stay encoded until they are read. Whatever is not as the catalogue says (columns, counts, classes) is an error:
 a number that was measured on something else looks like any other.
@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from benchmark.errors import MissingDataset, UserError
-from benchmark.evaluations._catalog import FILES, PACKAGE, TARS, Dataset, dataset, located
-from benchmark.evaluations._originals import BYTES, Files
-from benchmark.evaluations._parquet import Shards
-from benchmark.evaluations._tars import Tars
+from benchmark.evaluations.datasets.catalog import FILES, PACKAGE, TARS, Dataset, dataset, located
+from benchmark.evaluations.datasets.originals import BYTES, Files
+from benchmark.evaluations.datasets.parquet import Shards
+from benchmark.evaluations.datasets.tars import Tars
 from benchmark.files import sha256_json
 from benchmark.interfaces import DatasetIdentity, LabelledImages
 

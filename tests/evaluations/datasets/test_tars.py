@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.evaluations import _catalog, _tars
-from benchmark.evaluations._catalog import Dataset
-from benchmark.evaluations._splits import open_split, overlap
+from benchmark.evaluations.datasets import catalog
+from benchmark.evaluations.datasets import tars as tars_module
+from benchmark.evaluations.datasets.catalog import Dataset
+from benchmark.evaluations.datasets.splits import open_split, overlap
 from tests.fixtures import evaluation_sets
 from tests.fixtures.doubles import jpeg, number_of, numbered, png, write_split, write_tars
 from tests.fixtures.evaluation_sets import CATALOGUE, seen, shrunk
@@ -25,7 +26,7 @@ def tars(mirror, monkeypatch):
     """Twelve tars of two numbered images."""
     row = Dataset("wds", "org/wds", "mit", "a" * 40, {"test": 24}, image="png", labels=("cls",), classes=4,
                   train=None, folder="", kind="tars")  # fmt: skip
-    monkeypatch.setitem(_catalog.DATASETS, "wds", row)
+    monkeypatch.setitem(catalog.DATASETS, "wds", row)
     samples = [{"png": png(numbered(at)), "cls": str(at % 4).encode()} for at in range(24)]
     write_tars(mirror / "hub" / "org" / "wds", "test", samples, shards=12)
     return mirror / "hub" / "org" / "wds"
@@ -104,7 +105,7 @@ def test_a_mirror_that_may_not_be_written_is_read(tars, monkeypatch):
     def refuse(path, content):
         raise UserError(f"cannot write {path}")
 
-    monkeypatch.setattr(_tars, "write_bytes", refuse)
+    monkeypatch.setattr(tars_module, "write_bytes", refuse)
     assert number_of(open_split("wds", "test").read(23)) == 23
     assert not (tars / ".cache").exists()
 
@@ -122,10 +123,10 @@ def test_damaged_tars_are_one_line_each(tars, monkeypatch):
     with pytest.raises(UserError, match=r"holds 22 rows, dataset wds .* has 24"):
         open_split("wds", "test")
     path.write_bytes(whole)
-    monkeypatch.setitem(_catalog.DATASETS, "wds", dataclasses.replace(_catalog.DATASETS["wds"], image="jpg"))
+    monkeypatch.setitem(catalog.DATASETS, "wds", dataclasses.replace(catalog.DATASETS["wds"], image="jpg"))
     with pytest.raises(UserError, match=r"sample s0000000 has .cls; dataset wds wants .jpg"):
         open_split("wds", "test")
-    monkeypatch.setitem(_catalog.DATASETS, "wds", dataclasses.replace(_catalog.DATASETS["wds"], image="png", classes=3))
+    monkeypatch.setitem(catalog.DATASETS, "wds", dataclasses.replace(catalog.DATASETS["wds"], image="png", classes=3))
     with pytest.raises(UserError, match=r".cls holds 3, wanted 0 to 2"):
         open_split("wds", "test")
 
@@ -162,8 +163,8 @@ def test_json_of_the_lists_is_small_enough_to_read(mine):
 
 
 def test_a_leak_is_found_by_the_bytes(tars, monkeypatch):
-    row = dataclasses.replace(_catalog.DATASETS["wds"], rows={"train": 8, "test": 24}, train="train")
-    monkeypatch.setitem(_catalog.DATASETS, "wds", row)
+    row = dataclasses.replace(catalog.DATASETS["wds"], rows={"train": 8, "test": 24}, train="train")
+    monkeypatch.setitem(catalog.DATASETS, "wds", row)
     numbers = [100, 101, 102, 17, 104, 105, 106, 107]
     write_tars(tars, "train", [{"png": png(numbered(at)), "cls": str(at % 4).encode()} for at in numbers])
     assert overlap("wds") == [("train", 3, "test", 17)]
