@@ -148,7 +148,7 @@ def run(
 
 
 def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
-    from benchmark import plan
+    from benchmark.training import cost
     from datasets_scripts import estimate, recipe
 
     def expected_bytes(repo: str) -> int | None:
@@ -157,7 +157,7 @@ def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
         except UserError:
             return None
 
-    print(plan.text([plan.Run(e, len(e.seeds) if seed is None else 1) for e in chosen], expected_bytes))
+    print(cost.text([cost.Run(e, len(e.seeds) if seed is None else 1) for e in chosen], expected_bytes))
 
 
 def check(method: Annotated[str, typer.Argument(help="A file of baselines/.")]) -> None:
@@ -166,7 +166,7 @@ def check(method: Annotated[str, typer.Argument(help="A file of baselines/.")]) 
 
     tiny = plugins.load("baselines", method, "method").METHOD.tiny()
 
-    from benchmark import contract  # torch takes seconds; a wrong name shall not wait for it
+    from benchmark.training import contract  # torch takes seconds; a wrong name shall not wait for it
 
     for name, test in contract.CHECKS.items():
         test(tiny)

@@ -52,10 +52,11 @@ def _measure(model: str, chosen: Chosen, out: Path, workers: int, failures: list
     """The model with its records written; what failed of it is added to `failures`."""
     import torch
 
-    from benchmark import measure, monitor
+    from benchmark import measure
     from benchmark.interfaces import Experiment
     from benchmark.models._load import load
     from benchmark.progress import Display
+    from benchmark.training import diagnostics
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load(model, store=out / "features", device=device, workers=workers)
@@ -67,7 +68,7 @@ def _measure(model: str, chosen: Chosen, out: Path, workers: int, failures: list
         out / loaded.layer if ours and loaded.layer else out,  # its records are named after the run alone
         torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         content_sha256=card["content_sha256"] if ours else None,
-        monitored=monitor.monitored(card),
+        monitored=diagnostics.monitored(card),
         seconds={"train": card["seconds"]} if ours else {},
     )
     try:

@@ -38,15 +38,16 @@ def _opened(run: Path, records: Path | None) -> "Release":
     """The run with its weights and records."""
     import torch
 
-    from benchmark import release, train
+    from benchmark import release
     from benchmark.interfaces import Experiment
     from benchmark.models._load import load
     from benchmark.records import create
+    from benchmark.training import loop
 
     loaded = load(f"run:{run}")
     assert isinstance(loaded.origin, Experiment)
     experiment, seed = loaded.origin, loaded.seed
-    model, sha256 = train.load_trained(experiment, seed, run, torch.device("cpu"))
+    model, sha256 = loop.load_trained(experiment, seed, run, torch.device("cpu"))
     folder = records or release.records_beside(run, experiment, seed)
     found = release.records_of(experiment, seed, model, sha256, folder) if folder else ()
     if records and not found:

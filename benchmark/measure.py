@@ -44,7 +44,7 @@ class Measurement:
     content_sha256: str | None = None
     """Of the dataset that it was trained on."""
     monitored: Mapping[str, Any] = field(default_factory=dict)
-    """What its training saw of itself; see `benchmark.monitor.monitored`."""
+    """What its training saw of itself; see `benchmark.training.diagnostics.monitored`."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Spent before, such as on training."""
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, EvalResult, ModelCardData
 
-from benchmark import monitor, schema
+from benchmark import schema
 from benchmark.errors import MissingDataset, UserError
 from benchmark.interfaces import Experiment
 from benchmark.mirror import dataset_folder
 from benchmark.records import create
 from benchmark.records.schema import Measured, NotMeasured, Record
+from benchmark.training import diagnostics
 from benchmark.transforms.evaluation import EvaluationTransform
 
 PUNCTUATION = re.compile(f"([{re.escape(string.punctuation)}])")
@@ -182,7 +183,7 @@ def _training(experiment: Experiment, seed: int, run: Mapping[str, Any], hashes:
         ("fingerprint of the declaration", f"`{create.fingerprint(experiment)}`"),
         *((f"sha256 of the weights {escaped(which)}", f"`{sha256}`") for which, sha256 in hashes.items()),
     ]
-    seen = monitor.monitored(run)
+    seen = diagnostics.monitored(run)
     rows += [(f"{escaped(name)} at the end", f"{value:.4g}") for name, value in seen.get("health", {}).items()]
     if "spikes" in seen:
         rows.append(("spikes of the loss", str(seen["spikes"])))
@@ -217,7 +218,7 @@ over seeds: this is one seed.
 
 
 def _limits(experiment: Experiment, run: Mapping[str, Any]) -> str:
-    collapsed = monitor.collapse(run.get("health", {}))
+    collapsed = diagnostics.collapse(run.get("health", {}))
     warning = f"- **Its {escaped(collapsed)}**: it can hardly tell images apart.\n" if collapsed else ""
     return f"""## Limits
 

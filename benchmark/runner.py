@@ -3,7 +3,7 @@
 Runs of different (experiment, seed) are independent; on a CPU several go side by side, each in a process with one
 thread, so that the numbers do not depend on the number of cores (and small matrices gain nothing from more).
 
-Below the output folder: `train/<name>/<version>/<seed>/` (see `benchmark.train`), `features/`, and what
+Below the output folder: `train/<name>/<version>/<seed>/` (see `benchmark.training.loop`), `features/`, and what
 `benchmark.measure` writes.
 """
 
@@ -22,21 +22,22 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmark import checkpoint, measure, monitor, train
-from benchmark.data import CaptionImages
+from benchmark import measure
 from benchmark.errors import UserError
 from benchmark.features import FrozenEncoder
-from benchmark.hardware import Hardware, usual
 from benchmark.interfaces import Experiment
 from benchmark.measure import Report
 from benchmark.mirror import dataset_folder
 from benchmark.nn import distributed
 from benchmark.records import create
-from benchmark.train import SIGNALS
+from benchmark.training import checkpoint, diagnostics, loop
+from benchmark.training.dataset import CaptionImages
+from benchmark.training.execution import Hardware, usual
+from benchmark.training.loop import SIGNALS
 from benchmark.transforms.evaluation import EvaluationTransform
 
 Knobs = tuple[int | None, bool]
-"""Views at once, deterministic: see `benchmark.hardware.Hardware`."""
+"""Views at once, deterministic: see `benchmark.training.execution.Hardware`."""
 TOLD = 3
 """Failed runs, and reasons, that the last line names: it is one line."""
 USUAL: Knobs = (None, False)
@@ -179,7 +180,7 @@ def run_together(jobs: Sequence[Job], out: Path, report: Report, knobs: Knobs = 
         for job in jobs:
             try:
                 folders[job] = train_job(job, out, hardware, report if first else _silent, told.is_set)
-            except monitor.Diverged as error:
+            except diagnostics.Diverged as error:
                 failures[job.label] = str(error)
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -214,7 +215,7 @@ def train_job(job: Job, out: Path, hardware: Hardware, report: Report, stop: Cal
         words = [f"loss {loss:.3f}", f"{rate:,.0f} views/s", note]
         report(job.label, views, total, ", ".join(filter(None, words)))
 
-    train.train(
+    loop.train(
         experiment,
         job.seed,
         CaptionImages(data_folder, experiment.revision),
@@ -230,7 +231,7 @@ def train_job(job: Job, out: Path, hardware: Hardware, report: Report, stop: Cal
 def evaluate(job: Job, folder: Path, out: Path, device: torch.device, report: Report) -> None:
     """The default preset of every evaluation on the trained run in `folder`, as far as its records are not there."""
     experiment, card = job.experiment, checkpoint.read_card(folder)
-    model, weights_sha256 = train.load_trained(experiment, job.seed, folder, device)
+    model, weights_sha256 = loop.load_trained(experiment, job.seed, folder, device)
     subject = FrozenEncoder(
         model,
         transform=EvaluationTransform(experiment.encoder.image_size),
@@ -245,7 +246,7 @@ def evaluate(job: Job, folder: Path, out: Path, device: torch.device, report: Re
         out,
         torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         content_sha256=card["content_sha256"],
-        monitored=monitor.monitored(card),
+        monitored=diagnostics.monitored(card),
         seconds={"train": card["seconds"]},
     )
     measure.evaluate(measured, measure.chosen((), None, ()), report)

@@ -12,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmark import schema
-from benchmark.data import CaptionImages
+from benchmark.training.dataset import CaptionImages
 from datasets_scripts.build import build
 from tests.fixtures.small_datasets import NUMBERED, RECIPE
 

@@ -19,8 +19,8 @@ from safetensors import safe_open
 
 import baselines
 from benchmark import cli, experiments, plugins
-from benchmark.data import CaptionImages
 from benchmark.records import store
+from benchmark.training.dataset import CaptionImages
 from tests.fixtures.runs import experiment, metrics, train_here
 from tests.tables.conftest import measured, record
 

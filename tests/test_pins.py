@@ -19,13 +19,14 @@ import safetensors.numpy
 import torch
 
 from benchmark import plugins
-from benchmark.data import CaptionImages, philox, step_seed
 from benchmark.evaluations import few_shot
 from benchmark.evaluations.datasets.splits import keyed
 from benchmark.experiments import _find
 from benchmark.experiments._sizes import SIZES
 from benchmark.interfaces import Skipped
 from benchmark.records import create
+from benchmark.training.batches import philox, step_seed
+from benchmark.training.dataset import CaptionImages
 from datasets_scripts import captions, cc3m, recipe
 from datasets_scripts.build import build
 from tests.fixtures import small_datasets

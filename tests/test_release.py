@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from safetensors.torch import load_file
 
-from benchmark import measure, release, release_card, train
+from benchmark import measure, release, release_card
 from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.files import file_sha256
@@ -24,6 +24,7 @@ from benchmark.hub import client as hub_client
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Encoder, Score, Skipped
 from benchmark.models._load import load
 from benchmark.records import create, environment, store
+from benchmark.training import loop
 from benchmark.transforms.augmentations import MEAN, STD
 from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures import runs, tiny_models
@@ -78,7 +79,7 @@ def finish(out, data, experiment=PAIR, seed=0):
 
 @pytest.fixture(scope="module")
 def finished(small_dataset, tmp_path_factory):
-    from benchmark.data import CaptionImages
+    from benchmark.training.dataset import CaptionImages
 
     return finish(tmp_path_factory.mktemp("out"), CaptionImages(small_dataset, PAIR.revision))
 
@@ -134,7 +135,7 @@ def refused(synrep):
 
 
 def opened(run, records=None):
-    model, sha256 = train.load_trained(PAIR, 0, run, torch.device("cpu"))
+    model, sha256 = loop.load_trained(PAIR, 0, run, torch.device("cpu"))
     card = json.loads((run / "model.json").read_text())
     found = release.records_of(PAIR, 0, model, sha256, records or run.parents[4] / "records")
     return release.Release(PAIR, 0, model, sha256, card, found)
@@ -146,7 +147,7 @@ def staged(run, folder, repo=REPO):
 
 
 def features_of(run, probe_B3HW):
-    model, _ = train.load_trained(PAIR, 0, run, torch.device("cpu"))
+    model, _ = loop.load_trained(PAIR, 0, run, torch.device("cpu"))
     with torch.inference_mode():
         return model.encode_images(probe_B3HW)
 
@@ -209,7 +210,7 @@ def test_exactly_three_files_go_in_one_commit(run, hub, pushed, tmp_path):
 
 def test_the_weights_are_the_encoder_s_and_no_others(run, tmp_path):
     weights = load_file(staged(run, tmp_path / "to") / "model.safetensors")
-    model, _ = train.load_trained(PAIR, 0, run, torch.device("cpu"))
+    model, _ = loop.load_trained(PAIR, 0, run, torch.device("cpu"))
     wanted = {name.removeprefix("vit.") for name in model.state_dict() if name.startswith("vit.")}
     assert set(weights) == wanted < {name.removeprefix("vit.") for name in model.state_dict()}
     for name, tensor in weights.items():

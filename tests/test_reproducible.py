@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from baselines import stablerep_plus
-from benchmark import contract, measure
+from benchmark import measure
 from benchmark.evaluations.prompts import read_prompts
 from benchmark.features import FrozenEncoder
 from benchmark.interfaces import Pretrained
 from benchmark.measure import Measurement
 from benchmark.records import store
 from benchmark.records.schema import Measured
+from benchmark.training import contract
 from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures import evaluation_sets
 

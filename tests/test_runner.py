@@ -15,14 +15,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark import checkpoint, measure, plugins, runner, train
+from benchmark import measure, plugins, runner
 from benchmark.errors import UserError
 from benchmark.evaluations import few_shot
-from benchmark.hardware import Hardware
 from benchmark.records import create, store
 from benchmark.records.schema import Measured, NotMeasured, Record
 from benchmark.runner import Job
 from benchmark.schema import read_manifest
+from benchmark.training import checkpoint, loop
+from benchmark.training.execution import Hardware
 from tests.fixtures.doubles import write_scenes
 from tests.fixtures.runs import experiment
 
@@ -146,7 +147,7 @@ def test_predictions_are_those_of_the_record(job: Job, finished: Path) -> None:
 def test_finished_work_is_not_done_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = times(copied)
     monkeypatch.setattr(runner.FrozenEncoder, "_pass", lambda *_: pytest.fail("encoded again"))
-    monkeypatch.setattr(train, "_loop", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "_loop", lambda *_: pytest.fail("trained again"))
     for job in (SIMCLR, CLIP):
         bring_to_end(job, copied)
     assert times(copied) == before

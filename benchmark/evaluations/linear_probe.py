@@ -12,9 +12,9 @@ each start at the last solution, from weak to strong penalty; its numbers are of
 `clip` (Radford et al., 2021): raw features before the projection, scikit-learn, at most 1,000 iterations; seven
 penalties from 1e-6 to 1e6, then around the best with the step halved, to eight per decade.
 
-`stablerep` (Tian et al., NeurIPS 2023, ImageNet): ten heads by SGD on random crops (`solvers.sgd_heads`), 90 epochs; the
-result is the best of ten heads and nine epochs ON THE TEST SPLIT. `stablerep-clean` chooses on 10 % of train instead
-and never fits on them; `-bn` has batch norm in front.
+`stablerep` (Tian et al., NeurIPS 2023, ImageNet): ten heads by SGD on random crops (`solvers.sgd_heads`), 90 epochs;
+the result is the best of ten heads and nine epochs ON THE TEST SPLIT. `stablerep-clean` chooses on 10 % of train
+instead and never fits on them; `-bn` has batch norm in front.
 
 Validation splits are official where the dataset has one, else 20 % of each class of train, drawn by the seed.
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
-from benchmark import checkpoint, plugins, train
+from benchmark import plugins
 from benchmark.errors import UserError
 from benchmark.experiments import _find
 from benchmark.interfaces import Experiment
 from benchmark.models._way import Freeze, LoadedModel, Way, chosen_layer
 from benchmark.records import create
+from benchmark.training import checkpoint, loop
 from benchmark.transforms.evaluation import EvaluationTransform
 
 EXPERIMENTS = "benchmark.experiments"
@@ -27,7 +28,7 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     seed = card.get("seed")
     if not isinstance(seed, int):
         raise UserError(f"{folder / 'model.json'} names no seed; remove {folder} and run again")
-    model, sha256 = train.load_trained(experiment, seed, folder, torch.device("cpu"))
+    model, sha256 = loop.load_trained(experiment, seed, folder, torch.device("cpu"))
     subject = freeze(
         model,
         place=f"{experiment.name}/{experiment.version}",

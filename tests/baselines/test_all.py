@@ -10,10 +10,11 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 
 import baselines
-from benchmark import contract, plugins
+from benchmark import plugins
 from benchmark.interfaces import Encoder, Method
 from benchmark.nn.encoders import TextTower, build_vit
 from benchmark.sampling import SIMCLR, WEAK, Augmentation, Sampling
+from benchmark.training import contract
 from tests.fixtures.toy_training import distances, trained
 
 NAMES = plugins.names("baselines")

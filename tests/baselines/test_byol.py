@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from baselines import byol
-from benchmark import contract
+from benchmark.training import contract
 from tests.fixtures.toy_training import trained
 
 METHOD = byol.METHOD.tiny()

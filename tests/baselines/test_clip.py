@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from baselines import clip, stablerep, stablerep_plus
-from benchmark import contract
 from benchmark.nn.losses import image_text
+from benchmark.training import contract
 from tests.fixtures.toy_training import trained
 
 CLIP = clip.METHOD.tiny()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines import dino
-from benchmark import contract
+from benchmark.training import contract
 from tests.fixtures.toy_training import trained
 
 METHOD = dino.METHOD.tiny()

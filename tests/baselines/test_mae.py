@@ -6,9 +6,9 @@ from scipy.stats import chisquare
 from torch import nn
 
 from baselines import mae
-from benchmark import contract
 from benchmark.interfaces import Batch, Encoder
 from benchmark.nn.encoders import build_vit
+from benchmark.training import contract
 
 METHOD = replace(mae.METHOD.tiny(), hidden_share=0.75)
 GRID, PATCH = 4, 8

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines import mocov3
-from benchmark import contract
+from benchmark.training import contract
 from tests.fixtures.toy_training import trained
 
 METHOD = mocov3.METHOD.tiny()

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from baselines import clip, simclr, slip
-from benchmark import contract
 from benchmark.interfaces import Batch
 from benchmark.nn.losses import image_text, multi_positive
 from benchmark.sampling import SIMCLR, WEAK
+from benchmark.training import contract
 from tests.fixtures.toy_training import trained
 
 METHOD = slip.METHOD.tiny()

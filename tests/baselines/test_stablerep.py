@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from baselines import simclr, stablerep
-from benchmark import contract
 from benchmark.nn.losses import multi_positive
 from benchmark.sampling import Sampling
+from benchmark.training import contract
 from tests.fixtures.toy_training import trained
 
 STABLEREP = stablerep.METHOD.tiny()

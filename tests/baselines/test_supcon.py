@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from baselines import supcon
-from benchmark import contract
+from benchmark.training import contract
 from tests.fixtures.toy_training import trained
 
 METHOD = supcon.METHOD.tiny()

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from benchmark import schema
-from benchmark.data import Batches, CaptionImages
 from benchmark.interfaces import Schedule
 from benchmark.sampling import Sampling
+from benchmark.training.batches import Batches
+from benchmark.training.dataset import CaptionImages
 from datasets_scripts import audit, build, captions, cc3m, diffusion, export, generate
 from datasets_scripts.recipe import GUIDANCE, Recipe
 from tests.fixtures import tiny_diffusion

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from benchmark import schema
-from benchmark.data import CaptionImages
 from benchmark.errors import UserError
+from benchmark.training.dataset import CaptionImages
 from datasets_scripts import audit, build, captions, cc3m_real, examine, marks, real_images, recipe
 from datasets_scripts.caption_sources import sources
 

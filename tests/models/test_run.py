@@ -33,7 +33,7 @@ def test_a_run_is_its_declaration_seed_weights_and_card(folder) -> None:
     assert loaded.origin == PAIR and loaded.seed == 1 and loaded.layer is None and loaded.training == card
     assert loaded.subject.facts["weights_sha256"] == card["weights_sha256"]
     assert loaded.subject.layers == ("cls", "pooled", "embedding") and loaded.subject.embeds_texts
-    from benchmark.train import load_trained
+    from benchmark.training.loop import load_trained
 
     model, _ = load_trained(PAIR, 1, folder, torch.device("cpu"))
     images, transform = tiny_models.pictures(), EvaluationTransform(PAIR.encoder.image_size)

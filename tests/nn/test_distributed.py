@@ -11,11 +11,12 @@ import psutil
 import pytest
 import torch
 
-from benchmark import checkpoint, plugins, runner
-from benchmark.data import CaptionImages
+from benchmark import plugins, runner
 from benchmark.errors import UserError
 from benchmark.nn import distributed
 from benchmark.records import create
+from benchmark.training import checkpoint
+from benchmark.training.dataset import CaptionImages
 from tests.fixtures import distributed_training, runs
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark.interfaces import Encoder
-from benchmark.nn import distributed, encoders
+from benchmark.nn import distributed
 from benchmark.nn.distributed import uniform_rows
 from benchmark.nn.encoders import TextEncoder, TextTower, build_vit
 from benchmark.nn.heads import MLP, BatchNorm, ProjectionHead, PrototypeHead
@@ -234,7 +234,6 @@ def test_random_rows_of_several_processes_are_those_of_one(monkeypatch):
     torch.manual_seed(0)
     wanted = torch.rand(6, 7)
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
-    monkeypatch.setattr(encoders, "world_size", lambda: 3)
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         torch.manual_seed(0)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmark import schema
-from benchmark.data import CaptionImages
+from benchmark.training.dataset import CaptionImages
 from datasets_scripts import cc12m, generate, marks, scenes, shards, statistics
 from datasets_scripts.captions import prepare
 from datasets_scripts.recipe import Caption

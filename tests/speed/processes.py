@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from benchmark import train
-from benchmark.data import CaptionImages
 from benchmark.experiments import smoke
 from benchmark.mirror import dataset_folder
 from benchmark.nn import distributed
 from benchmark.records import create
+from benchmark.training import loop
+from benchmark.training.dataset import CaptionImages
 from datasets_scripts.build import build
 from tests.fixtures.runs import metrics
 from tests.fixtures.small_datasets import IMAGES, RECIPE
@@ -40,8 +40,8 @@ def trained(folder: Path) -> float:
     )
     data = CaptionImages(dataset_folder(declared.dataset, declared.revision), declared.revision)
     fingerprint = create.fingerprint(declared)
-    train.train(declared, 0, data, folder, fingerprint=fingerprint, report=lambda *_: None)
-    rates = [line["views_per_second"] for line in metrics(folder)][STEPS // train.LOG_EVERY // 2 :]
+    loop.train(declared, 0, data, folder, fingerprint=fingerprint, report=lambda *_: None)
+    rates = [line["views_per_second"] for line in metrics(folder)][STEPS // loop.LOG_EVERY // 2 :]
     return len(rates) / sum(1 / rate for rate in rates)
 
 

@@ -12,9 +12,9 @@ from PIL import Image, ImageFilter
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from benchmark.data import Batches
 from benchmark.interfaces import Schedule
 from benchmark.sampling import SIMCLR, Sampling
+from benchmark.training.batches import Batches
 from benchmark.transforms.augmentations import MEAN, STD, apply, draw
 from datasets_scripts import generate, marks
 from tests.speed.cpu.datasets import IMAGES, built, photographs

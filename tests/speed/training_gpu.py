@@ -1,6 +1,6 @@
 """StableRep's training step on a GPU: `python -m tests.speed.training_gpu`; `--rehearse` for a tiny one anywhere.
 
-ViT-B/16, 224 pixels, 256-pixel JPEGs that are random photographs: the loop of `benchmark.train` (bf16, compiled blocks,
+ViT-B/16, 224 pixels, 256-pixel JPEGs that are random photographs: `benchmark.training.loop` (bf16, compiled blocks,
 fused attention and optimiser, views made on the GPU) beside the released code's recipe in the same run (fp16 with a
 gradient scaler, plain attention, nothing compiled, each image augmented by torchvision on the CPU), and the share of
 the matrix peak measured here. First loss and features are compared with float32 on the CPU. Also: the input alone, the
@@ -25,13 +25,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from baselines import stablerep
-from benchmark import plan, train
-from benchmark.data import CaptionImages
 from benchmark.files import write_bytes
-from benchmark.hardware import Hardware
 from benchmark.interfaces import Encoder, Experiment, Model, Schedule
 from benchmark.nn.losses import multi_positive
 from benchmark.records import create
+from benchmark.training import cost, loop
+from benchmark.training.dataset import CaptionImages
+from benchmark.training.execution import Hardware
 from datasets_scripts import generate, marks
 from tests.speed.cpu.datasets import built, photographs
 from tests.speed.cpu.generation_gpu import peak, seconds
@@ -64,18 +64,18 @@ def experiment(setting: Setting, batch_views: int) -> Experiment:
     )
 
 
-def run(setting: Setting, data: CaptionImages, folder: Path, batch_views: int, slices: int | None = None) -> train._Run:
+def run(setting: Setting, data: CaptionImages, folder: Path, batch_views: int, slices: int | None = None) -> loop._Run:
     """The loop's own run, before its first step."""
     declared = experiment(setting, batch_views)
     hardware = Hardware(setting.device, slices, setting.workers)
-    model = train.build_model(declared, 0).to(setting.device).train()
-    return train._Run(declared, 0, model, data, folder, create.fingerprint(declared), hardware)
+    model = loop.build_model(declared, 0).to(setting.device).train()
+    return loop._Run(declared, 0, model, data, folder, create.fingerprint(declared), hardware)
 
 
 def gap(setting: Setting, data: CaptionImages, folder: Path) -> tuple[float, float]:
     """Relative difference of the loss, and cosine distance of features, between this device and float32 on the CPU."""
     small = run(setting, data, folder, 8 * VIEWS)
-    reference: Model = train.build_model(small.experiment, 0).train()
+    reference: Model = loop.build_model(small.experiment, 0).train()
     raw = small.batches[0]
     with small.hardware.computing(8 * VIEWS):
         there = small.model.loss(raw.views_on(setting.device))["loss"].float().cpu()
@@ -141,7 +141,7 @@ def supcon(features: Tensor, labels: Tensor) -> Tensor:
 
 def released(setting: Setting, encoded: list[bytes], batch_views: int) -> tuple[float, float]:
     """Views per second of the released recipe: with its own input, and with views that are there already."""
-    model = train.build_model(experiment(setting, batch_views), 0).to(setting.device).train()
+    model = loop.build_model(experiment(setting, batch_views), 0).to(setting.device).train()
     for block in model.vit.blocks:
         block.attn.fused_attn = False
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, betas=(0.9, 0.98), weight_decay=0.1)
@@ -194,7 +194,7 @@ def measured(setting: Setting, folder: Path) -> list[str]:
     loss, cosine = gap(setting, data, folder / "gap")
     assert loss < 0.02 and cosine < 0.02, f"loss differs from float32 by {loss:.1%}, features by {cosine:.3f}"
     method = experiment(setting, VIEWS).settings
-    flops, matrix = plan.cost(method, setting.encoder).flops / 1e9, peak(setting.device, torch.bfloat16, setting.side)
+    flops, matrix = cost.cost(method, setting.encoder).flops / 1e9, peak(setting.device, torch.bfloat16, setting.side)
     views = setting.batch_views
     own = ours(setting, data, folder / "ours", views)
     sliced = ours(setting, data, folder / "sliced", setting.large, views)

@@ -61,7 +61,7 @@ def test_evaluation_transform_leaves_the_right_size_alone():
 def test_a_random_view_is_torchvisions_crop_and_flip(monkeypatch):
     picture = uint8(1, 40, 60)[0]
     box = [torch.tensor([value]) for value in (3, 5, 20, 30)]
-    monkeypatch.setattr(aug, "random_crops", lambda *_: box)
+    monkeypatch.setattr("benchmark.transforms.evaluation.random_crops", lambda *_: box)
     wanted = tv.normalize(tv.resized_crop(picture, 3, 5, 20, 30, [32, 32], antialias=True) / 255, list(MEAN), list(STD))
     transform, seen = EvaluationTransform(32, zoom=2.0, interpolation="bicubic"), []
     for seed in range(40):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark.data import CaptionImages
-from benchmark.hardware import Hardware
+from benchmark.training.dataset import CaptionImages
+from benchmark.training.execution import Hardware
 from tests.fixtures.runs import experiment, metrics, train_here
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")]

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import checkpoint, train
-from benchmark.data import CaptionImages
 from benchmark.errors import UserError
+from benchmark.training import checkpoint, loop
+from benchmark.training.dataset import CaptionImages
 from tests.fixtures.runs import experiment, metrics, train_here
-from tests.test_train import interrupted
+from tests.training.test_loop import interrupted
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def test_the_newest_three_are_kept_a_tenth_of_the_schedule_apart(tmp_path: Path)
 def test_a_run_goes_on_from_the_newest_state_that_is_left(
     small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "SAVING", 0)
+    monkeypatch.setattr(loop, "SAVING", 0)
     declared = experiment("stablerep")
     undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
     run = tmp_path / "run"
@@ -95,4 +95,4 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(
     monkeypatch.setattr(checkpoint, "save", slow)
     began = time.monotonic()
     train_here(experiment("simclr", steps=60), small_data, tmp_path, save_seconds=0.0)
-    assert 1 <= len(saved) <= 1 + (time.monotonic() - began) / (train.SAVING * 0.2)
+    assert 1 <= len(saved) <= 1 + (time.monotonic() - began) / (loop.SAVING * 0.2)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import checkpoint, plan, plugins, schema
+from benchmark import plugins, schema
 from benchmark.interfaces import Encoder, Method
 from benchmark.nn.encoders import build_vit
-from benchmark.plan import Run, cost
+from benchmark.training import checkpoint, cost
+from benchmark.training.cost import Run, cost_per_view
 from tests.fixtures.runs import BATCH, experiment, train_here
 
 SMALL = Encoder(image_size=32, patch=8, width=64, depth=3, heads=2)
@@ -44,12 +45,12 @@ def head(*widths: int) -> float:
 def test_arithmetic_is_that_of_the_networks_by_hand(name: str) -> None:
     """Similarities of a batch are not in the hand count: they are less than a thousandth of so small a batch."""
     by_hand = 3 * (vit_forward(SMALL) + head(64, 256, 256, 64)) - first_products(SMALL)
-    assert cost(method(name), SMALL).flops == pytest.approx(by_hand, rel=2e-3)
+    assert cost_per_view(method(name), SMALL).flops == pytest.approx(by_hand, rel=2e-3)
 
 
 def test_vit_base_is_what_everybody_says() -> None:
     """17.6 G multiply-adds at 224 pixels with its head left out; 85.8 M parameters."""
-    found = cost(plugins.load("baselines", "simclr", "method").METHOD, Encoder())
+    found = cost_per_view(plugins.load("baselines", "simclr", "method").METHOD, Encoder())
     width = found.flops / 3 - head(768, 4096, 4096, 256)
     assert width / 2 / 1e9 == pytest.approx(17.5, abs=0.1)
     assert found.parameters - 20_988_160 == pytest.approx(85.8e6, rel=1e-3)
@@ -59,12 +60,12 @@ def test_vit_base_is_what_everybody_says() -> None:
 def test_a_momentum_copy_costs_its_forward_pass(name: str) -> None:
     """A third more than the same network without one; heads aside, which differ."""
     wide = replace(SMALL, width=256, depth=6, heads=4)
-    share = cost(method(name), wide).flops / cost(method("simclr"), wide).flops
+    share = cost_per_view(method(name), wide).flops / cost_per_view(method("simclr"), wide).flops
     assert share == pytest.approx(4 / 3, abs=0.05)
 
 
 def test_text_towers_and_decoders_are_counted() -> None:
-    plain, clip, mae = (cost(method(name), SMALL) for name in ("simclr", "clip", "mae"))
+    plain, clip, mae = (cost_per_view(method(name), SMALL) for name in ("simclr", "clip", "mae"))
     text = 2 * (2 * 32 * 64 * 12 * 64 + 4 * 32**2 * 64)  # two blocks of width 64 over 32 tokens, forward
     assert clip.flops == pytest.approx(3 * (vit_forward(SMALL) + text) - first_products(SMALL), rel=0.01)
     decoder = vit_forward(replace(SMALL, depth=1)) - first_products(SMALL) + 2 * 9 * 64 * 64 + 2 * 16 * 64 * 192
@@ -78,15 +79,15 @@ def test_depth_goes_in_a_straight_line(name: str) -> None:
     """Counted at one and two blocks, the third costs as much: against the count at full depth."""
     found = method(name)
     if found.optimizer is None:
-        assert cost(found, SMALL).flops == cost(found, SMALL).parameters == 0
+        assert cost_per_view(found, SMALL).flops == cost_per_view(found, SMALL).parameters == 0
         return
-    assert cost(found, SMALL).flops == pytest.approx(plan._flops(found, SMALL), rel=1e-9)
+    assert cost_per_view(found, SMALL).flops == pytest.approx(cost._flops(found, SMALL), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["clip", "dino", "mocov3", "stablerep"])
 def test_parameters_are_those_of_the_model(name: str) -> None:
     model = method(name).build(build_vit(SMALL))
-    found = cost(method(name), SMALL)
+    found = cost_per_view(method(name), SMALL)
     assert found.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert found.values == sum(t.numel() for t in model.state_dict().values())
 
@@ -100,8 +101,8 @@ def test_disk_is_what_a_run_leaves(small_data, tmp_path: Path) -> None:  # type:
 
 
 def test_gpu_hours_are_arithmetic_over_the_share_of_the_peak() -> None:
-    assert plan.gpu_hours(312e12 * plan.SHARE * 3600 * 7, "A100") == pytest.approx(7)
-    assert plan.gpu_hours(1e18, "H100") < plan.gpu_hours(1e18, "A100")
+    assert cost.gpu_hours(312e12 * cost.SHARE * 3600 * 7, "A100") == pytest.approx(7)
+    assert cost.gpu_hours(1e18, "H100") < cost.gpu_hours(1e18, "A100")
 
 
 def cells(line: str) -> list[str]:
@@ -115,17 +116,19 @@ def test_the_table_says_what_each_run_costs_and_the_totals(
     monkeypatch.setenv("SYNREP_DATA", str(small_dataset.parents[1]))
     known = experiment("stablerep", steps=50)
     other = replace(experiment("untrained"), name="test/floor", dataset="synrep-bench/nosuch")
-    shown = plan.text([Run(known, 2), Run(other, 1)], lambda repo: 3_000_000_000)
+    shown = cost.text([Run(known, 2), Run(other, 1)], lambda repo: 3_000_000_000)
     head_, _, first, second, _, *totals = shown.splitlines()
     row = dict(zip(cells(head_), cells(first)))
     views = 50 * BATCH
     assert row["experiment"] == "test/stablerep" and row["here"] == "yes"
     assert (row["seeds"], row["views"], row["steps"], row["batch"]) == ("2", f"{views:,}", "50", str(BATCH))
-    assert float(row["GFLOP/view"]) == pytest.approx(cost(known.settings, known.encoder).flops / 1e9, abs=0.005)
+    assert float(row["GFLOP/view"]) == pytest.approx(
+        cost_per_view(known.settings, known.encoder).flops / 1e9, abs=0.005
+    )
     floor = dict(zip(cells(head_), cells(second)))
     assert (floor["here"], floor["views"], floor["steps"], floor["A100 h"]) == ("no", "0", "0", "0.000")
     assert totals[0].startswith(f"3 runs, {2 * views:,} views, ")
-    assert f"{2 * views * cost(known.settings, known.encoder).flops:.3g} FLOP" in totals[0]
+    assert f"{2 * views * cost_per_view(known.settings, known.encoder).flops:.3g} FLOP" in totals[0]
     assert "assumption" in totals[1]
     size = sum(path.stat().st_size for path in small_dataset.rglob("*") if path.is_file())
     assert f"datasets: 2, {(size + 3e9) / 1e9:,.2f} GB" in totals[3]
@@ -138,20 +141,20 @@ def test_a_dataset_is_here_only_whole_and_at_its_revision(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SYNREP_DATA", raising=False)
     declared = experiment("stablerep")
-    assert plan.here(declared) == ("no", None)
+    assert cost.here(declared) == ("no", None)
     folder = tmp_path / "data" / declared.dataset
     shutil.copytree(small_dataset, folder)
-    word, found = plan.here(declared)
+    word, found = cost.here(declared)
     assert word == "yes" and found is not None and found.resolve() == folder
-    assert plan.here(replace(declared, revision="another")) == ("another revision", None)
+    assert cost.here(replace(declared, revision="another")) == ("another revision", None)
     manifest = json.loads((folder / schema.MANIFEST).read_text())
     (folder / schema.MANIFEST).unlink()
-    assert plan.here(declared) == ("unfinished", None)
+    assert cost.here(declared) == ("unfinished", None)
     assert manifest["revision"] == declared.revision
 
 
 def test_what_is_not_known_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SYNREP_DATA", raising=False)
-    shown = plan.text([Run(experiment("untrained"), 1)], lambda repo: None)
+    shown = cost.text([Run(experiment("untrained"), 1)], lambda repo: None)
     assert "datasets: 1, 0.00 GB and 1 of unknown size" in shown

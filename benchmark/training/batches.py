@@ -1,128 +1,25 @@
-"""A published dataset -> batches. Random reads of single images by byte offset; a batch is a pure function of its step.
+"""Batches of a dataset; a batch is a pure function of its step.
 
 Because everything drawn is keyed by (seed, epoch, caption id) or (seed, step), a run resumes exactly and does not
 depend on how many workers read it, nor on how many processes share it. Workers read and decode; views are made where
 the model is.
 
-Shapes: C captions, l images per caption, B images, V views, HW pixels.
+Shapes: B images, V views, HW pixels.
 """
 
 import hashlib
-import io
-import os
-from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.io import ImageReadMode, decode_jpeg
 
-from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
 from benchmark.sampling import Sampling
+from benchmark.training.dataset import CaptionImages
 from benchmark.transforms.augmentations import Views, apply, draw
-
-SPLIT = "train"
-_RGB = ImageReadMode.RGB
-
-
-class CaptionImages:
-    """An opened dataset folder: captions in memory, images on disk.
-
-    Raises:
-        UserError: not built to its end, of another revision, or a file is missing or truncated.
-    """
-
-    def __init__(self, folder: Path, revision: str) -> None:
-        self.manifest = schema.read_manifest(folder)
-        if self.manifest.revision != revision:
-            raise UserError(
-                f"{folder} is at revision {self.manifest.revision[:12]}, wanted {revision[:12]}; "
-                "build or download that revision"
-            )
-        self.images_per_caption = self.manifest.images_per_row
-        self._files = sorted(folder / name for name in self.manifest.files if name.endswith(".parquet"))
-        self._index = [self._offsets(folder / schema.index_name(SPLIT, n)) for n in range(len(self._files))]
-        self._start = np.cumsum([0, *(len(index) for index in self._index)])
-        tables = [self._text(path, index) for path, index in zip(self._files, self._index)]
-        self.caption_ids = np.concatenate([table[schema.CAPTION_ID].to_numpy() for table in tables])
-        self.captions: list[str] = [text for table in tables for text in table[schema.CAPTION].to_pylist()]
-        self._open: OrderedDict[Path, BinaryIO] = OrderedDict()
-
-    @staticmethod
-    def _offsets(path: Path) -> np.ndarray:
-        try:
-            offsets: np.ndarray = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} is not a readable index ({error}); build or download it again") from None
-        return offsets
-
-    @staticmethod
-    def _text(path: Path, index: np.ndarray) -> pa.Table:
-        try:
-            table = pq.read_table(path, columns=[schema.CAPTION_ID, schema.CAPTION])
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is not readable Parquet ({error}); build or download it again") from None
-        if len(table) != len(index):
-            raise UserError(f"{path} has {len(table)} rows, its index {len(index)}; build or download it again")
-        return table
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_open": OrderedDict()}
-
-    def with_images(self) -> np.ndarray:
-        """The rows that have an image; of a caption that is not among them none could be drawn."""
-        return np.flatnonzero(np.concatenate([index[..., 1].any(1) for index in self._index]))
-
-    def drawn(self, row: int) -> np.ndarray:
-        """Indices of the images that a caption has, without those that could not be drawn."""
-        shard, place = self._place(row)
-        return np.flatnonzero(self._index[shard][place, :, 1])
-
-    def _place(self, row: int) -> tuple[int, int]:
-        """Shard of a row, and its row there."""
-        shard = int(np.searchsorted(self._start, row, "right")) - 1
-        return shard, row - int(self._start[shard])
-
-    def content(self, row: int, index: int) -> bytes:
-        """Encoded bytes of image `index` of a caption; none where it could not be drawn."""
-        shard, place = self._place(row)
-        offset, length = self._index[shard][place, index]
-        path = self._files[shard]
-        if path not in self._open:
-            self._open[path] = path.open("rb")
-        # Not seek and read: workers that are forked share the position.
-        return os.pread(self._open[path].fileno(), int(length), int(offset))
-
-    def image(self, row: int, index: int) -> np.ndarray:
-        """Image `index` of a caption, uint8 RGB (H, W, 3).
-
-        Raises:
-            UserError: the bytes are not an image; names file, row and image.
-        """
-        content = self.content(row, index)
-        with suppress(RuntimeError):  # not JPEG, or a damaged one: Pillow reads the one, and knows what the other lacks
-            return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), _RGB).permute(1, 2, 0).numpy()
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            shard, place = self._place(row)
-            where = f"{self._files[shard]}: row {place}, image {index}"
-            raise UserError(f"{where} does not decode ({error}); build or download it again") from None
-
 
 _LABELS = ("caption_ids_V", "image_ids_V", "text_of_V")
 

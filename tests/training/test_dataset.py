@@ -13,12 +13,12 @@ from PIL import Image
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 
-from benchmark import data as module
 from benchmark import schema
-from benchmark.data import Batches, CaptionImages, philox, step_seed
 from benchmark.errors import UserError
 from benchmark.interfaces import Schedule
 from benchmark.sampling import SIMCLR, Augmentation, Sampling
+from benchmark.training.batches import Batches, philox, step_seed
+from benchmark.training.dataset import CaptionImages
 from benchmark.transforms.augmentations import MEAN, STD
 from datasets_scripts.build import build
 from datasets_scripts.text_to_image import Drawn
@@ -281,8 +281,8 @@ def test_every_step_of_every_seed_is_augmented_anew(data, monkeypatch):
     def noise(count, height, width, augmentations, generator):
         return torch.rand(count * len(augmentations), generator=generator)
 
-    monkeypatch.setattr(module, "draw", noise)
-    monkeypatch.setattr(module, "apply", lambda images, views, size: views)
+    monkeypatch.setattr("benchmark.training.batches.draw", noise)
+    monkeypatch.setattr("benchmark.training.batches.apply", lambda images, views, size: views)
     first = [batches(data, seed=seed)[step].images_V3HW for seed in (0, 1) for step in range(2 * PER_EPOCH)]
     assert len({tuple(values.tolist()) for values in first}) == 4 * PER_EPOCH
     again = [batches(data, seed=seed)[step].images_V3HW for seed in (0, 1) for step in range(2 * PER_EPOCH)]

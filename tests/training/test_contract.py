@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import contract
 from benchmark.errors import UserError
 from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.sampling import Sampling
+from benchmark.training import contract
 
 
 class Fine(Model):

@@ -11,10 +11,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmark import monitor
 from benchmark.errors import UserError
-from benchmark.monitor import Log, Spikes, health
 from benchmark.nn import distributed
+from benchmark.training import diagnostics
+from benchmark.training.diagnostics import Spikes, health
+from benchmark.training.loggers import Log
 
 # The log
 
@@ -211,13 +212,13 @@ def test_the_border_is_ten_deviations_or_ten_per_cent():
 
 
 def test_the_first_losses_are_no_course():
-    assert fed([1.0] * (monitor.FEWEST - 1) + [100.0]).count == 0
-    assert fed([1.0] * monitor.FEWEST + [100.0]).count == 1
+    assert fed([1.0] * (diagnostics.FEWEST - 1) + [100.0]).count == 0
+    assert fed([1.0] * diagnostics.FEWEST + [100.0]).count == 1
 
 
 def test_a_level_that_stays_is_no_spike_for_ever():
     spikes = fed([*noisy(200), *noisy(400, level=4.0)])
-    assert 0 < spikes.count <= monitor.WINDOW // 2 + 1
+    assert 0 < spikes.count <= diagnostics.WINDOW // 2 + 1
 
 
 def test_a_resumed_count_is_exact():
@@ -230,7 +231,7 @@ def test_a_resumed_count_is_exact():
         for index, loss in enumerate(losses[cut:], cut):
             resumed.check(10 * (index + 1), loss, 1.0, 1e-3)
         assert resumed.state() == whole.state() and resumed.card() == whole.card()
-    assert len(whole.state()["losses"]) == monitor.WINDOW
+    assert len(whole.state()["losses"]) == diagnostics.WINDOW
 
 
 # Features
@@ -273,15 +274,15 @@ def test_collapsed_features():
     """All rows one: rank 1, uniformity 0, alignment 0, no spread."""
     found = health(gaussian(1, 16).expand(32, -1), torch.arange(32) // 2)
     assert found == pytest.approx({"rank": 1, "uniformity": 0, "alignment": 0, "spread": 0}, abs=2e-3)
-    assert monitor.collapse(found) == "features have collapsed, their effective rank is 1.0"
+    assert diagnostics.collapse(found) == "features have collapsed, their effective rank is 1.0"
     lost = health(torch.zeros(8, 4), torch.arange(8) // 2)
-    assert lost["rank"] == 1 and monitor.collapse(lost) and all(map(math.isfinite, lost.values()))
+    assert lost["rank"] == 1 and diagnostics.collapse(lost) and all(map(math.isfinite, lost.values()))
 
 
 def test_isotropic_features_have_almost_full_rank():
     found = health(gaussian(512, 32), torch.arange(512))
     assert 31 < found["rank"] <= 32 + 1e-3 and found["spread"] == pytest.approx(1 / math.sqrt(32), rel=0.01)
-    assert monitor.collapse(found) == ""
+    assert diagnostics.collapse(found) == ""
     orthogonal = health(torch.eye(8), torch.arange(8) // 2)
     wanted = {"rank": 8, "uniformity": -4, "alignment": 2, "spread": math.sqrt(1 / 8 - 1 / 64)}
     assert orthogonal == pytest.approx(wanted, rel=1e-5)
@@ -311,7 +312,7 @@ def test_without_a_second_view_there_is_no_alignment():
 
 def test_half_precision_is_seen_in_full_and_a_batch_only_in_part():
     features, labels = gaussian(600, 8), torch.arange(600) // 6
-    cut = health(features[: monitor.ROWS], labels[: monitor.ROWS])
+    cut = health(features[: diagnostics.ROWS], labels[: diagnostics.ROWS])
     assert health(features, labels) == cut
     assert health(features.bfloat16(), labels) == health(features.bfloat16().float(), labels)
     assert health(features.bfloat16(), labels) == pytest.approx(cut, rel=0.02)
@@ -321,7 +322,7 @@ def test_features_without_a_value_have_no_health():
     features = gaussian(4, 3)
     features[1, 1] = math.nan
     assert health(features, torch.arange(4)) == {} == health(features[:0], torch.arange(0))
-    assert monitor.collapse({}) == ""
+    assert diagnostics.collapse({}) == ""
 
 
 def test_no_gradient_goes_through():
@@ -331,5 +332,5 @@ def test_no_gradient_goes_through():
 
 def test_the_record_gets_what_the_card_has():
     card = {"fingerprint": "x", "health": {"rank": 3.0}, "spikes": 2, "worst_spike": 20}
-    assert monitor.monitored(card) == {"health": {"rank": 3.0}, "spikes": 2, "worst_spike": 20}
-    assert monitor.monitored({"fingerprint": "x"}) == {} == monitor.monitored({})
+    assert diagnostics.monitored(card) == {"health": {"rank": 3.0}, "spikes": 2, "worst_spike": 20}
+    assert diagnostics.monitored({"fingerprint": "x"}) == {} == diagnostics.monitored({})

@@ -1,7 +1,7 @@
 """The only training loop. A step depends on experiment, seed, step and the state before it: a resumed run is exact.
 
 One process or many do the same step (`benchmark.nn.distributed`); the first of them writes the files of the run's
-folder (`benchmark.checkpoint`, `benchmark.monitor`).
+folder (`benchmark.training.checkpoint`, `benchmark.training.diagnostics`).
 """
 
 import json
@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from benchmark import checkpoint, monitor
-from benchmark.data import Batches, CaptionImages, RawBatch, step_seed
 from benchmark.errors import UserError
-from benchmark.hardware import Hardware
 from benchmark.interfaces import AdamW, Batch, Experiment, Model
 from benchmark.nn import distributed
 from benchmark.nn.encoders import build_vit
+from benchmark.training import checkpoint, diagnostics, loggers
+from benchmark.training.batches import Batches, RawBatch, step_seed
+from benchmark.training.dataset import CaptionImages
+from benchmark.training.execution import Hardware
 
 Report = Callable[[int, float, float, str], None]
 """Told views seen, loss, views per second, and what people should worry about."""
@@ -111,7 +112,7 @@ def _loop(run: "_Run", report: Report, stop: Callable[[], bool], save_seconds: f
                 rate = (run.step - done) * batch_views / max(now - logged, 1e-9)
                 looked = run.look(batch) if run.step % LOOK_EVERY == 0 else {}
                 if looked:
-                    note = monitor.collapse(looked) or f"rank {looked['rank']:.0f}"
+                    note = diagnostics.collapse(looked) or f"rank {looked['rank']:.0f}"
                 run.log.write(run.step, run.step * batch_views, scalars | {"views_per_second": rate} | looked)
                 notes = ", ".join(filter(None, (note, run.spikes.note)))
                 try:
@@ -126,6 +127,10 @@ def _loop(run: "_Run", report: Report, stop: Callable[[], bool], save_seconds: f
                 saving = saved - now
             if stopped:
                 raise KeyboardInterrupt
+    except RuntimeError as error:  # torch raises it in the handler of a signal, wherever this process is then
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(f"a process that reads images died, perhaps of lack of memory: {error}; run again") from None
     finally:
         run.log.close()
 
@@ -145,10 +150,6 @@ def _batches(batches: Batches, start: int, hardware: Hardware) -> Iterator[RawBa
         yield from read
     except UserError as error:  # of a worker: torch puts the traceback into the message
         raise UserError(str(error).rpartition("UserError: ")[2]) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(f"a process that reads images died, perhaps of lack of memory: {error}; run again") from None
 
 
 def _optimizer(model: Model, settings: AdamW) -> torch.optim.AdamW:
@@ -189,8 +190,8 @@ class _Run:
         self.step = int(facts.get("step", 0))
         self.seconds = float(facts.get("seconds", 0.0))
         """Time spent in training, earlier tries counted in."""
-        self.spikes = monitor.Spikes(f"{experiment.name} seed {seed}", json.loads(facts.get("spikes", "{}")))
-        self.log = monitor.Log(folder, self.step)
+        self.spikes = diagnostics.Spikes(f"{experiment.name} seed {seed}", json.loads(facts.get("spikes", "{}")))
+        self.log = loggers.Log(folder, self.step)
         distributed.same(self.step, f"the step that {folder} goes on from", "name an --out that all nodes see")
         distributed.copy_from_first(model)
         model.views_at_once = hardware.views_at_once
@@ -231,10 +232,10 @@ class _Run:
     @torch.no_grad()
     def look(self, batch: Batch) -> dict[str, float]:
         """How the encoder's features of a batch are doing, the first of all its rows."""
-        rows = slice(0, monitor.ROWS)
+        rows = slice(0, diagnostics.ROWS)
         with self.hardware.computing():
             features_BD = self.model.encode_images(batch.images_V3HW[rows])
-        return monitor.health(distributed.gather(features_BD), distributed.gather(batch.caption_ids_V[rows]))
+        return diagnostics.health(distributed.gather(features_BD), distributed.gather(batch.caption_ids_V[rows]))
 
     def last_look(self) -> dict[str, float]:
         """The same when all is done, of the last batch."""

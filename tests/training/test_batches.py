@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmark import data
-from benchmark.data import Batches, CaptionImages, RawBatch
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
 from benchmark.sampling import SIMCLR, WEAK, Augmentation, Sampling
+from benchmark.training.batches import Batches, RawBatch, philox
+from benchmark.training.dataset import CaptionImages
 from benchmark.transforms.augmentations import MEAN, STD, apply
 from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, read_number
 
@@ -185,8 +185,8 @@ def test_the_order_of_an_epoch_is_drawn_once_and_does_not_travel(
     found = batches(small_data)
     wanted = [batches(small_data).rows(step).tolist() for step in range(20)]
     drawn = []
-    permutation = data.philox
-    monkeypatch.setattr(data, "philox", lambda *key: drawn.append(key) or permutation(*key))
+    permutation = philox
+    monkeypatch.setattr("benchmark.training.batches.philox", lambda *key: drawn.append(key) or permutation(*key))
     assert [found.rows(step).tolist() for step in range(20)] == wanted
     assert drawn == [(0, 0), (0, 1)]
     assert found.rows(0).tolist() == wanted[0], "an earlier epoch is not a later one"

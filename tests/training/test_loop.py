@@ -20,14 +20,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmark import checkpoint, plugins, train
-from benchmark.data import Batches, CaptionImages
+from benchmark import plugins
 from benchmark.errors import UserError
 from benchmark.experiments import smoke
-from benchmark.hardware import Hardware
 from benchmark.interfaces import AdamW, Batch, Experiment, Method, Model
 from benchmark.records import create
 from benchmark.sampling import Sampling
+from benchmark.training import checkpoint, loop
+from benchmark.training.batches import Batches
+from benchmark.training.dataset import CaptionImages
+from benchmark.training.execution import Hardware
 from tests.fixtures import killed_training
 from tests.fixtures.runs import BATCH, STEPS, experiment, metrics, train_here
 from tests.fixtures.small_datasets import RECIPE
@@ -66,23 +68,23 @@ def names(folder: Path) -> set[str]:
     [(0, 0.0), (1, 3.2e-4), (5, 1.6e-3), (10, 3.2e-3), (40, 2.4e-3), (55, 1.6e-3), (70, 0.8e-3), (100, 0.0)],
 )
 def test_the_learning_rate_is_a_line_then_half_a_cosine(step: int, expected: float) -> None:
-    assert train.learning_rate(OPTIMIZER, 8192, step, 100) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert loop.learning_rate(OPTIMIZER, 8192, step, 100) == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
 def test_the_peak_scales_with_the_batch() -> None:
-    assert train.learning_rate(OPTIMIZER, 512, 10, 100) == pytest.approx(2e-4)
-    assert train.learning_rate(OPTIMIZER, 256, 10, 100) == pytest.approx(1e-4)
+    assert loop.learning_rate(OPTIMIZER, 512, 10, 100) == pytest.approx(2e-4)
+    assert loop.learning_rate(OPTIMIZER, 256, 10, 100) == pytest.approx(1e-4)
 
 
 def test_without_warm_up_it_begins_at_the_peak() -> None:
-    assert train.learning_rate(replace(OPTIMIZER, warmup=0.0), 512, 0, 100) == pytest.approx(2e-4)
+    assert loop.learning_rate(replace(OPTIMIZER, warmup=0.0), 512, 0, 100) == pytest.approx(2e-4)
 
 
 def test_weight_decay_stays_or_goes_by_half_a_cosine() -> None:
-    assert train.weight_decay(OPTIMIZER, 70, 100) == 0.1
+    assert loop.weight_decay(OPTIMIZER, 70, 100) == 0.1
     rising = replace(OPTIMIZER, weight_decay=0.04, final_weight_decay=0.4)
     expected = {0: 0.04, 25: 0.04 + 0.36 * (1 - math.sqrt(0.5)) / 2, 50: 0.22, 100: 0.4}
-    assert {step: train.weight_decay(rising, step, 100) for step in expected} == pytest.approx(expected)
+    assert {step: loop.weight_decay(rising, step, 100) for step in expected} == pytest.approx(expected)
 
 
 @dataclass(frozen=True)
@@ -147,14 +149,14 @@ def test_the_loop_steps_at_the_learning_rate_of_its_step(small_data: CaptionImag
     assert declared.settings.optimizer
     for line in metrics(tmp_path):
         # The line of step n is written after it; the step itself began at n - 1.
-        expected = train.learning_rate(declared.settings.optimizer, BATCH, int(line["step"]) - 1, STEPS)
+        expected = loop.learning_rate(declared.settings.optimizer, BATCH, int(line["step"]) - 1, STEPS)
         assert line["lr"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("method", ["stablerep", "mae", "clip"])
 def test_weight_decay_falls_on_matrices_and_nothing_else(method: str) -> None:
-    model = train.build_model(experiment(method), 0)
-    decayed, free = train._optimizer(model, replace(OPTIMIZER, weight_decay=0.3)).param_groups
+    model = loop.build_model(experiment(method), 0)
+    decayed, free = loop._optimizer(model, replace(OPTIMIZER, weight_decay=0.3)).param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
     of = {id(parameter): name for name, parameter in model.named_parameters()}
     names_free = {of[id(p)] for p in free["params"]}
@@ -168,9 +170,9 @@ def test_weight_decay_falls_on_matrices_and_nothing_else(method: str) -> None:
 
 
 def test_frozen_parameters_are_not_optimised() -> None:
-    model = train.build_model(experiment("simclr"), 0)
+    model = loop.build_model(experiment("simclr"), 0)
     model.vit.requires_grad_(False)
-    params = [p for group in train._optimizer(model, OPTIMIZER).param_groups for p in group["params"]]
+    params = [p for group in loop._optimizer(model, OPTIMIZER).param_groups for p in group["params"]]
     assert {id(p) for p in params} == {id(p) for p in model.head.parameters()}
 
 
@@ -205,7 +207,7 @@ def test_every_trained_smoke_experiment_sees_the_same_views(
 def test_the_loop_shows_the_model_every_view_of_the_schedule(
     small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, build = [], train.build_model
+    seen, build = [], loop.build_model
 
     def counting(declared: Experiment, seed: int) -> Model:
         model = build(declared, seed)
@@ -218,7 +220,7 @@ def test_the_loop_shows_the_model_every_view_of_the_schedule(
         model.loss = counted  # type: ignore[method-assign]
         return model
 
-    monkeypatch.setattr(train, "build_model", counting)
+    monkeypatch.setattr(loop, "build_model", counting)
     for method in ("stablerep", "simclr", "mae"):
         seen.clear()
         declared = experiment(method)
@@ -230,7 +232,7 @@ def test_the_loop_shows_the_model_every_view_of_the_schedule(
 def test_without_an_optimizer_nothing_is_trained(small_data: CaptionImages, tmp_path: Path) -> None:
     train_here(experiment("untrained"), small_data, tmp_path, seed=3)
     assert checkpoint.read_card(tmp_path)["views"] == 0
-    first = train.build_model(experiment("untrained"), 3).state_dict()
+    first = loop.build_model(experiment("untrained"), 3).state_dict()
     assert all(torch.equal(first[name], tensor) for name, tensor in load_file(tmp_path / "model.safetensors").items())
 
 
@@ -324,13 +326,23 @@ def test_a_worker_that_is_killed_is_one_line(small_dataset: Path, tmp_path: Path
         train_here(experiment("simclr", steps=400), data, tmp_path, hardware=Hardware(workers=2), stop=stop)
 
 
+def test_the_death_of_a_worker_is_one_line_wherever_it_is_noticed(small_data: CaptionImages, tmp_path: Path) -> None:
+    """Torch tells of it in the handler of a signal: in the middle of a step, of a save, of anything."""
+
+    def stop() -> bool:
+        raise RuntimeError("DataLoader worker (pid 17) is killed by signal: Killed.")
+
+    with pytest.raises(UserError, match=r"a process that reads images died, .* \(pid 17\) is killed .*; run again"):
+        train_here(experiment("simclr"), small_data, tmp_path, stop=stop)
+
+
 def test_a_finished_run_is_not_trained_again(
     small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declared = experiment("simclr", steps=10)
     train_here(declared, small_data, tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    monkeypatch.setattr(train, "build_model", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "build_model", lambda *_: pytest.fail("trained again"))
     train_here(declared, small_data, tmp_path)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
@@ -352,7 +364,7 @@ def survivors(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "mae",
         "clip",
     ]
-    ran = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     steps: dict[str, list[int]] = {}
     for line in ran.stdout.splitlines():
@@ -373,7 +385,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     out, steps = survivors
     assert len(steps[method]) == killed_training.KILLS
     assert 0 < steps[method][0] <= steps[method][-1] < killed_training.STEPS
-    monkeypatch.setattr(train, "LOG_EVERY", killed_training.LOG_EVERY)
+    monkeypatch.setattr(loop, "LOG_EVERY", killed_training.LOG_EVERY)
     undisturbed = train_here(experiment(method, killed_training.STEPS), small_data, tmp_path)
     assert (out / method / "model.safetensors").read_bytes() == undisturbed
     found, expected = metrics(out / method), metrics(tmp_path)
@@ -495,7 +507,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(value: str, small_data: Caption
 def test_damaged_weights_are_not_loaded(small_data: CaptionImages, tmp_path: Path) -> None:
     declared = experiment("simclr", steps=10)
     train_here(declared, small_data, tmp_path)
-    model, sha256 = train.load_trained(declared, 0, tmp_path, CPU)
+    model, sha256 = loop.load_trained(declared, 0, tmp_path, CPU)
     assert sha256 == checkpoint.read_card(tmp_path)["weights_sha256"]
     assert not model.training
     weights = tmp_path / "model.safetensors"
@@ -503,20 +515,20 @@ def test_damaged_weights_are_not_loaded(small_data: CaptionImages, tmp_path: Pat
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(UserError, match=rf"{sha256[:12]}; remove {tmp_path} and run again"):
-        train.load_trained(declared, 0, tmp_path, CPU)
+        loop.load_trained(declared, 0, tmp_path, CPU)
     weights.write_bytes(content[:100])
     with pytest.raises(UserError, match="not a readable checkpoint"):
-        train.load_trained(declared, 0, tmp_path, CPU)
+        loop.load_trained(declared, 0, tmp_path, CPU)
     weights.unlink()
     with pytest.raises(UserError, match="not a readable checkpoint"):
-        train.load_trained(declared, 0, tmp_path, CPU)
+        loop.load_trained(declared, 0, tmp_path, CPU)
 
 
 def test_the_loaded_model_is_the_trained_one(small_data: CaptionImages, tmp_path: Path) -> None:
     declared = experiment("stablerep", steps=10)
     train_here(declared, small_data, tmp_path)
-    model, _ = train.load_trained(declared, 0, tmp_path, CPU)
-    trained, first = load_file(tmp_path / "model.safetensors"), train.build_model(declared, 0).state_dict()
+    model, _ = loop.load_trained(declared, 0, tmp_path, CPU)
+    trained, first = load_file(tmp_path / "model.safetensors"), loop.build_model(declared, 0).state_dict()
     assert all(torch.equal(tensor, trained[name]) for name, tensor in model.state_dict().items())
     assert not torch.equal(first["vit.blocks.0.attn.qkv.weight"], trained["vit.blocks.0.attn.qkv.weight"])
     assert not torch.equal(first["head.layers.1.running_mean"], trained["head.layers.1.running_mean"])
@@ -573,7 +585,7 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(small_data: CaptionImages
 def test_health_and_spikes_are_in_the_card_and_the_log(
     small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "LOOK_EVERY", 20)
+    monkeypatch.setattr(loop, "LOOK_EVERY", 20)
     train_here(experiment("stablerep"), small_data, tmp_path)
     card, lines = checkpoint.read_card(tmp_path), metrics(tmp_path)
     assert set(card["health"]) == {"rank", "alignment", "uniformity", "spread"}
@@ -584,7 +596,7 @@ def test_health_and_spikes_are_in_the_card_and_the_log(
 
 
 def test_a_collapse_is_told(small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "LOOK_EVERY", 10)
+    monkeypatch.setattr(loop, "LOOK_EVERY", 10)
     encode = Model.encode_images
     monkeypatch.setattr(Model, "encode_images", lambda model, images: 0 * encode(model, images) + 1)
     notes = []

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import hardware, train
-from benchmark.data import CaptionImages, RawBatch
 from benchmark.errors import UserError
-from benchmark.hardware import Hardware
 from benchmark.interfaces import Model
+from benchmark.training import execution, loop
+from benchmark.training.batches import RawBatch
+from benchmark.training.dataset import CaptionImages
+from benchmark.training.execution import Hardware
 from tests.fixtures.runs import BATCH, experiment, metrics, train_here
 
 
@@ -23,14 +24,14 @@ def test_a_cpu_computes_in_float32_and_compiles_nothing() -> None:
     with here.computing():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     with mock.patch.object(nn.Module, "compile") as compiled:
-        here.prepare(train.build_model(experiment("clip"), 0))
+        here.prepare(loop.build_model(experiment("clip"), 0))
     compiled.assert_not_called()
 
 
 def test_a_gpu_computes_in_bfloat16_and_compiles_every_block() -> None:
     there = Hardware(torch.device("cuda"))
     assert there.gpu
-    model = train.build_model(experiment("stablerep_plus"), 0)
+    model = loop.build_model(experiment("stablerep_plus"), 0)
     names = list(model.state_dict())
     with mock.patch.object(nn.Module, "compile") as compiled:
         there.prepare(model)
@@ -87,7 +88,7 @@ def test_views_at_once_change_memory_not_results(method: str, small_data: Captio
     declared = experiment(method, steps=10)
     train_here(declared, small_data, tmp_path / "whole")
     seen = []
-    block = train.build_model(declared, 0).vit.blocks[0].__class__
+    block = loop.build_model(declared, 0).vit.blocks[0].__class__
     forward = block.forward
 
     def counted(self, tokens, **rest):  # type: ignore[no-untyped-def]
@@ -142,6 +143,6 @@ def test_a_deterministic_run_says_so_to_torch(small_data: CaptionImages, tmp_pat
 def test_processes_of_a_gpu_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    monkeypatch.setattr(hardware.os, "cpu_count", lambda: 64)
-    assert hardware.usual(processes=8) == Hardware(torch.device("cuda", 3), None, 8, False)
-    assert hardware.usual(7, True, processes=1) == Hardware(torch.device("cuda", 3), 7, 16, True)
+    monkeypatch.setattr(execution.os, "cpu_count", lambda: 64)
+    assert execution.usual(processes=8) == Hardware(torch.device("cuda", 3), None, 8, False)
+    assert execution.usual(7, True, processes=1) == Hardware(torch.device("cuda", 3), 7, 16, True)

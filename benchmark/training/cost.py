@@ -18,11 +18,12 @@ from tabulate import tabulate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark import checkpoint, schema
+from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Encoder, Experiment, Method
 from benchmark.mirror import dataset_folder
 from benchmark.nn.encoders import build_vit
+from benchmark.training import checkpoint
 
 GPUS = {"A100": 312e12, "H100": 989e12}
 """Card -> dense bf16 peak, FLOP/s (SXM; NVIDIA's data sheets)."""
@@ -61,7 +62,7 @@ class Run:
     @property
     def cost(self) -> Cost:
         """Of its method."""
-        return cost(self.experiment.settings, self.experiment.encoder)
+        return cost_per_view(self.experiment.settings, self.experiment.encoder)
 
     @property
     def flops(self) -> float:
@@ -80,7 +81,7 @@ class Run:
 
 
 @functools.lru_cache(maxsize=256)
-def cost(method: Method, encoder: Encoder) -> Cost:
+def cost_per_view(method: Method, encoder: Encoder) -> Cost:
     """Parameters and arithmetic of `method` with `encoder`; takes seconds for the larger ones."""
     with torch.device("meta"):
         model = method.build(build_vit(encoder))
