@@ -120,9 +120,9 @@ def run(
 
     Under `torchrun` or `accelerate launch` all processes train each run together.
     """
-    from benchmark.experiments import _find
+    from benchmark import experiments
 
-    declared = _find.find(experiment)
+    declared = experiments.find(experiment)
     methods = sorted({e.method for e in declared})
     for method in only or []:
         if method not in methods:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmark.errors import SkipCode, UserError
-from benchmark.records.schema import NotMeasured
 
 if TYPE_CHECKING:
     from benchmark.interfaces import Evaluation
@@ -84,6 +83,7 @@ def _print_scores(measured: "Measurement", chosen: Chosen, wanted: list[str]) ->
     from tabulate import tabulate
 
     from benchmark.records import store
+    from benchmark.records.schema import NotMeasured
 
     rows, skipped = [], dict[str, NotMeasured]()
     for name, evaluation in chosen:

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,8 +104,9 @@ def validate(path: Annotated[Path, typer.Argument(help="Folder of records, or on
 def problems(records: Path) -> Iterator[str]:
     """What is wrong with a folder of records, a line each; official runs must be as this code declares them."""
     from benchmark import validate
+    from benchmark.experiments import declared_fingerprint
 
-    return validate.problems(records, _declared)
+    return validate.problems(records, declared_fingerprint)
 
 
 def migrate(
@@ -123,25 +123,3 @@ def migrate(
 def tell(line: str) -> None:
     """A note that is no part of the output."""
     print(line, file=sys.stderr)
-
-
-def _declared(record: "Record") -> str | None:
-    """The fingerprint that this code declares for the official run of that name and version, if there is one.
-
-    The revision of a dataset whose captions are not on this machine is not known, nor the fingerprint of its runs.
-    """
-    own = record.experiment
-    return _fingerprints(own.name.split("/")[0]).get((own.name, own.version))
-
-
-@cache
-def _fingerprints(comparison: str) -> dict[tuple[str, int], str]:
-    from benchmark.experiments import _find, _sizes
-    from benchmark.records import create
-
-    try:
-        found = _find.find(comparison)
-    except UserError:
-        return {}
-    known = (experiment for experiment in found if experiment.revision != _sizes.UNPREPARED)
-    return {(experiment.name, experiment.version): create.fingerprint(experiment) for experiment in known}

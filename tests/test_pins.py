@@ -18,11 +18,10 @@ import pytest
 import safetensors.numpy
 import torch
 
-from benchmark import plugins
+from benchmark import experiments, plugins
 from benchmark.evaluations import few_shot
 from benchmark.evaluations.datasets.splits import keyed
-from benchmark.experiments import _find
-from benchmark.experiments._sizes import SIZES
+from benchmark.experiments._scales import SIZES
 from benchmark.interfaces import Skipped
 from benchmark.records import create
 from benchmark.training.batches import philox, step_seed
@@ -38,10 +37,10 @@ ROWS = "A dog on a beach.\thttps://example.org/1\n  A  cat\thttps://example.org/
 
 def fingerprints() -> dict[str, str]:
     """Every official run at every size, where no captions are prepared; of a size one hash over all its runs."""
-    found = {f"{run.name} v{run.version}": create.fingerprint(run) for run in _find.find("smoke")}
+    found = {f"{run.name} v{run.version}": create.fingerprint(run) for run in experiments.find("smoke")}
     for file in ("main", "language", "ablations"):
         for size in SIZES:
-            for run in _find.find(f"{file}-{size}"):
+            for run in experiments.find(f"{file}-{size}"):
                 found[f"{run.name} v{run.version}"] = create.fingerprint(run)
     return found
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from baselines import simclr, stablerep
 from benchmark import plugins
-from benchmark.experiments._sizes import Size
+from benchmark.experiments._scales import Size
 from benchmark.interfaces import Experiment, Method
 
 IMAGES = (1, 2, 4, 8, 10)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from baselines import clip, stablerep_plus
-from benchmark.experiments._sizes import Size
+from benchmark.experiments._scales import Size
 from benchmark.interfaces import Experiment
 from datasets_scripts.recipe import count_word
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from baselines import clip, simclr, stablerep
-from benchmark.experiments._sizes import Size
+from benchmark.experiments._scales import Size
 from benchmark.interfaces import Experiment
 
 SCHEDULES = (1, 2, 3)

@@ -5,7 +5,7 @@ methods' `tiny()` gives narrow heads; strong augmentations keep objects in the p
 """
 
 from benchmark import plugins
-from benchmark.experiments._sizes import SIZES, tiny
+from benchmark.experiments._scales import SIZES, tiny
 from benchmark.interfaces import Experiment, Method, Schedule
 from datasets_scripts import toy
 

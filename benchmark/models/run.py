@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from benchmark import plugins
+from benchmark import experiments, plugins
 from benchmark.errors import UserError
-from benchmark.experiments import _find
 from benchmark.interfaces import Experiment
 from benchmark.models._way import Freeze, LoadedModel, Way, chosen_layer
 from benchmark.records import create
@@ -56,7 +55,7 @@ def _candidates(name: str) -> list[Experiment]:
     files = [plugins.load(EXPERIMENTS, file, "experiment").EXPERIMENTS for file in plugins.names(EXPERIMENTS)]
     found = [experiment for declared in files if not callable(declared) for experiment in declared]
     with contextlib.suppress(UserError):
-        found += [experiment for experiment in _find.find(name.partition("/")[0]) if experiment not in found]
+        found += [experiment for experiment in experiments.find(name.partition("/")[0]) if experiment not in found]
     return found
 
 

@@ -10,9 +10,8 @@ import pytest
 
 from benchmark import plugins, schema
 from benchmark.errors import UserError
-from benchmark.experiments import _sizes, smoke
-from benchmark.experiments._find import find
-from benchmark.experiments._sizes import SIZES, UNPREPARED
+from benchmark.experiments import _scales, find, smoke
+from benchmark.experiments._scales import SIZES, UNPREPARED
 from benchmark.interfaces import Experiment, Method
 from benchmark.nn.encoders import build_vit
 from benchmark.records import create
@@ -237,7 +236,7 @@ def test_methods_are_their_papers_but_for_what_is_studied(name: str) -> None:
 def test_strong_crops_keep_the_object_in_the_embedded_world(name: str) -> None:
     """Also the second, third, ... crop of a method; others stay as they are, and so does everything else."""
     method: Method = plugins.load("baselines", name, "method").METHOD
-    own, made = method.tiny(), _sizes.tiny(method)
+    own, made = method.tiny(), _scales.tiny(method)
     pairs = list(zip(own.sampling.augmentations, made.sampling.augmentations, strict=True))
     for before, after in pairs:
         strong = before.jitter > 0
