@@ -53,7 +53,7 @@ def _measure(model: str, chosen: Chosen, out: Path, workers: int, failures: list
 
     from benchmark import measure
     from benchmark.interfaces import Experiment
-    from benchmark.models._load import load
+    from benchmark.models import load
     from benchmark.progress import Display
     from benchmark.training import diagnostics
 
@@ -115,7 +115,7 @@ def _print_scores(measured: "Measurement", chosen: Chosen, wanted: list[str]) ->
 def _print_differences(measured: "list[Measurement]", chosen: Chosen) -> None:
     from tabulate import tabulate
 
-    from benchmark.compare import differences
+    from benchmark.analysis.compare import differences
 
     first, second = measured
     rows = [

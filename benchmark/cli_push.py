@@ -40,7 +40,7 @@ def _opened(run: Path, records: Path | None) -> "Release":
 
     from benchmark import release
     from benchmark.interfaces import Experiment
-    from benchmark.models._load import load
+    from benchmark.models import load
     from benchmark.records import create
     from benchmark.training import loop
 

@@ -75,7 +75,7 @@ def _comparison(record: "Record") -> str:
 def _material(found: "list[Record]", records: Path) -> "Material":
     """These records with what lies beside their folder: comparisons, predictions, published numbers and facts."""
     from benchmark import published
-    from benchmark.pairs import Pairs
+    from benchmark.analysis.paired import Pairs
     from benchmark.tables._material import Material
 
     numbers, facts = (records.parent / file.name for file in (published.FILE, published.FACTS))

@@ -21,9 +21,9 @@ def site(
     publish: Annotated[str, typer.Option(help="ORG/SPACE on the Hub that shall show the page.")] = "",
 ) -> None:
     """Write the leaderboard: one HTML file that works from a disk and asks for nothing outside itself."""
+    from benchmark.analysis.paired import Pairs
     from benchmark.cli_results import tell
     from benchmark.files import write_bytes
-    from benchmark.pairs import Pairs
     from benchmark.records import store
     from benchmark.site.page import page
 

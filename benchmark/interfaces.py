@@ -278,7 +278,7 @@ class Geometry:
 
 
 class Subject(Protocol):
-    """A frozen encoder under evaluation, as `benchmark.features.FrozenEncoder` gives it."""
+    """A frozen encoder under evaluation, as `benchmark.models.loading.frozen.FrozenEncoder` gives it."""
 
     embeds_texts: bool
     sees_images: bool

@@ -20,10 +20,10 @@ import torch
 
 from benchmark import measure, release_card
 from benchmark.errors import UserError
-from benchmark.features import FrozenEncoder
 from benchmark.files import file_sha256, write_bytes, write_json
 from benchmark.hub import client
 from benchmark.interfaces import Encoder, Experiment, Model
+from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.records import create, store
 from benchmark.records.schema import Record
 from benchmark.transforms.evaluation import EvaluationTransform

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark import compare, measure
+from benchmark import measure
+from benchmark.analysis import compare
 from benchmark.errors import UserError
 from benchmark.evaluations.scoring import intervals
 from benchmark.interfaces import Score

@@ -24,10 +24,10 @@ from threadpoolctl import threadpool_limits
 
 from benchmark import measure
 from benchmark.errors import UserError
-from benchmark.features import FrozenEncoder
 from benchmark.interfaces import Experiment
 from benchmark.measure import Report
 from benchmark.mirror import dataset_folder
+from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.nn import distributed
 from benchmark.records import create
 from benchmark.training import checkpoint, diagnostics, loop

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmark import rescore
+from benchmark.analysis.paired import Pairs
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, sha256_json
-from benchmark.pairs import Pairs
 from benchmark.records import store
 from benchmark.records.schema import Measured, Record
 

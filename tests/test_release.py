@@ -22,7 +22,7 @@ from benchmark.experiments import smoke
 from benchmark.files import file_sha256
 from benchmark.hub import client as hub_client
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Encoder, Score, Skipped
-from benchmark.models._load import load
+from benchmark.models import load
 from benchmark.records import create, environment, store
 from benchmark.training import loop
 from benchmark.transforms.augmentations import MEAN, STD

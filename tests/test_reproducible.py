@@ -12,9 +12,9 @@ import torch
 from baselines import stablerep_plus
 from benchmark import measure
 from benchmark.evaluations.prompts import read_prompts
-from benchmark.features import FrozenEncoder
 from benchmark.interfaces import Pretrained
 from benchmark.measure import Measurement
+from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.records import store
 from benchmark.records.schema import Measured
 from benchmark.training import contract

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from benchmark.errors import UserError
 from benchmark.files import file_sha256
 from benchmark.interfaces import EMBEDDING, Geometry, LabelledImages, Pretrained
-from benchmark.models._way import Freeze, LoadedModel, Way, slug
+from benchmark.models.loading.loader import Freeze, LoadedModel, Way, slug
 
 CARD, TEXTS = "features.json", "texts.parquet"
 DTYPES = (np.dtype(np.float16), np.dtype(np.float32))

@@ -21,9 +21,9 @@ from transformers import AutoConfig
 
 from benchmark.errors import UserError
 from benchmark.mirror import roots
-from benchmark.models._open_clip import open_open_clip
-from benchmark.models._timm import open_timm
-from benchmark.models._way import Freeze, LoadedModel, Way, refusing
+from benchmark.models.loading.loader import Freeze, LoadedModel, Way, refusing
+from benchmark.models.loading.open_clip_layers import open_open_clip
+from benchmark.models.loading.timm_layers import open_timm
 
 TIMM, OPEN_CLIP = "config.json", "open_clip_config.json"
 TEXTS = ["*.json", "*.txt", "*.model", "*.tiktoken"]

@@ -8,8 +8,8 @@ import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 
 from benchmark.errors import UserError, unknown
-from benchmark.models._open_clip import open_open_clip
-from benchmark.models._way import Freeze, LoadedModel, Way, quiet, refusing
+from benchmark.models.loading.loader import Freeze, LoadedModel, Way, quiet, refusing
+from benchmark.models.loading.open_clip_layers import open_open_clip
 
 QUICK = "-quickgelu"
 

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING, Encoder
-from benchmark.models._timm import token_layers
-from benchmark.models._way import FAILURES, Freeze, LoadedModel, Way, asked_for, pretrained
+from benchmark.models.loading.loader import FAILURES, Freeze, LoadedModel, Way, asked_for, pretrained
+from benchmark.models.loading.timm_layers import token_layers
 from benchmark.nn.encoders import build_vit
 from benchmark.transforms.evaluation import EvaluationTransform
 

@@ -12,7 +12,7 @@ import torch
 from benchmark import experiments, plugins
 from benchmark.errors import UserError
 from benchmark.interfaces import Experiment
-from benchmark.models._way import Freeze, LoadedModel, Way, chosen_layer
+from benchmark.models.loading.loader import Freeze, LoadedModel, Way, chosen_layer
 from benchmark.records import create
 from benchmark.training import checkpoint, loop
 from benchmark.transforms.evaluation import EvaluationTransform

@@ -10,8 +10,8 @@ from typing import Any
 import timm
 
 from benchmark.errors import UserError
-from benchmark.models._timm import open_timm
-from benchmark.models._way import Freeze, LoadedModel, Way, refusing
+from benchmark.models.loading.loader import Freeze, LoadedModel, Way, refusing
+from benchmark.models.loading.timm_layers import open_timm
 
 
 def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:

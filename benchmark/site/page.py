@@ -18,7 +18,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from benchmark.pairs import Pairs
+from benchmark.analysis.paired import Pairs
 from benchmark.records.schema import Record
 from benchmark.site.details import details
 from benchmark.site.models import Model, Sources, collect, described

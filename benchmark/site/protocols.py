@@ -2,7 +2,7 @@
 
 A protocol is one version of one preset of an evaluation, by its hash. A column is one dataset of it, exactly: another
 revision, split, list of ids, chance level or main score is another column. Means and ranks are over the columns that
-most models have, where a name stands for several; all models of a protocol are ranked together (`benchmark.ranking`).
+most models have, where a name stands for several; all models of a protocol are ranked together (`analysis.ranking`).
 
 Legend: numbers are integers in units of `UNIT`, models are indices into the list of models.
 """
@@ -14,8 +14,8 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from benchmark import ranking
-from benchmark.pairs import Pairs
+from benchmark.analysis import ranking
+from benchmark.analysis.paired import Pairs
 from benchmark.records.schema import Measured, Record, ScorePart
 from benchmark.site.models import Model
 
@@ -201,7 +201,7 @@ def _cell(records: Sequence[Record], column: Column) -> dict[str, float]:
 
 
 def _places(protocol: Protocol, pairs: Pairs) -> dict[str, Any]:
-    """`benchmark.ranking.places`, a list for each field."""
+    """`benchmark.analysis.ranking.places`, a list for each field."""
     records = protocol.ranked_records()
     found = ranking.places(list(records.values()), pairs) if records else []
     return {

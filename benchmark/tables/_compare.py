@@ -4,7 +4,7 @@ Rows: methods in alphabetical order, `untrained` last, then the chance level and
 A dataset that no method was measured on has no column but a footnote with the reason.
 Cells: mean over seeds in percent ± the sample standard deviation over seeds; with one seed ± half of the 95 % interval
 of the test sample. Bold: the best mean of a column, where the paired interval of its difference to every other one
-leaves out zero (`benchmark.ranking.lead`); where some do not, the best and those that it is not told apart from have a
+leaves out zero (`analysis.ranking.lead`); where some do not, the best and those that it is not told apart from have a
 star.
 """
 
@@ -15,9 +15,9 @@ from statistics import fmean
 from string import ascii_lowercase
 from typing import Any
 
-from benchmark import ranking
+from benchmark.analysis import ranking
+from benchmark.analysis.paired import Pairs
 from benchmark.errors import SkipCode
-from benchmark.pairs import Pairs
 from benchmark.records.schema import Measured, Record, ScorePart
 from benchmark.tables._material import Material
 from benchmark.tables._render import NO_VALUE, Cell, Table

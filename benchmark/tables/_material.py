@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmark.pairs import Pairs
+from benchmark.analysis.paired import Pairs
 from benchmark.published import Fact, Published
 from benchmark.records.schema import Record
 

@@ -1,6 +1,6 @@
 """All models of a comparison in an order, for each protocol: mean, average rank, Borda count, and who is told apart."""
 
-from benchmark import ranking
+from benchmark.analysis import ranking
 from benchmark.tables._compare import provenance, reading
 from benchmark.tables._material import Material
 from benchmark.tables._render import NO_VALUE, Cell, Table

@@ -11,7 +11,7 @@ import pytest
 
 from benchmark.errors import UserError
 from benchmark.interfaces import DatasetIdentity, Geometry, LabelledImages
-from benchmark.models._load import load
+from benchmark.models import load
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(5, 8)).astype(np.float32)

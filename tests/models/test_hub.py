@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmark.errors import UserError
-from benchmark.models._load import load
+from benchmark.models import load
 from tests.fixtures import tiny_models
 from tests.fixtures.fake_hub import CUT, Hub
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from benchmark import plugins
 from benchmark.errors import UserError
-from benchmark.models._load import load
-from benchmark.models._way import slug, weights_sha256
+from benchmark.models import load
+from benchmark.models.loading.loader import slug, weights_sha256
 from tests.fixtures import tiny_models
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from open_clip import pretrained
 
 from benchmark.errors import UserError
-from benchmark.models._load import load
-from benchmark.models._open_clip import OpenClipNetwork
+from benchmark.models import load
+from benchmark.models.loading.open_clip_layers import OpenClipNetwork
 from tests.fixtures import tiny_models
 
 TIMM = {"timm_model_name": "registered_by_the_tests", "image_size": 32}

@@ -14,7 +14,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 
 from benchmark.errors import UserError
-from benchmark.models._load import load
+from benchmark.models import load
 from tests.fixtures import tiny_models
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,7 +9,7 @@ import torch
 
 from benchmark.errors import UserError
 from benchmark.experiments import smoke
-from benchmark.models._load import load
+from benchmark.models import load
 from benchmark.records import create
 from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures import runs, tiny_models

@@ -8,8 +8,8 @@ import timm
 import torch
 
 from benchmark.errors import UserError
-from benchmark.models._load import load
-from benchmark.models._timm import TimmNetwork
+from benchmark.models import load
+from benchmark.models.loading.timm_layers import TimmNetwork
 from tests.fixtures import tiny_models
 
 PLAIN = "vit_tiny_patch16_224"

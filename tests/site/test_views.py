@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
-from benchmark.pairs import Pairs
+from benchmark.analysis.paired import Pairs
 from tests.fixtures.many_records import records
 from tests.fixtures.site_records import HOSTILE, made
 from tests.site.conftest import Visit

@@ -25,8 +25,8 @@ from benchmark.evaluations.knn import vote
 from benchmark.evaluations.scoring import captions
 from benchmark.evaluations.solvers.episodes import draw_episodes
 from benchmark.evaluations.solvers.prototypes import margins
-from benchmark.features import FrozenEncoder
 from benchmark.interfaces import DatasetIdentity, Encoder, LabelledImages
+from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.nn.encoders import build_vit
 from benchmark.transforms.evaluation import EvaluationTransform
 from tests.speed.cpu import timing

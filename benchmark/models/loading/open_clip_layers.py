@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING
-from benchmark.models._timm import in_order, own_layer, probe, token_layers
-from benchmark.models._way import Freeze, LoadedModel, pretrained, refusing, square
+from benchmark.models.loading.loader import Freeze, LoadedModel, pretrained, refusing, square
+from benchmark.models.loading.timm_layers import in_order, own_layer, probe, token_layers
 from benchmark.transforms.evaluation import EvaluationTransform
 
 Parts = tuple[Tensor, Mapping[str, Tensor], Tensor]

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from benchmark.errors import UserError
-from benchmark.features import SHARD, TILE, FrozenEncoder
 from benchmark.interfaces import DatasetIdentity, Geometry, LabelledImages
+from benchmark.models.loading.frozen import SHARD, TILE, FrozenEncoder
 from benchmark.transforms.evaluation import EvaluationTransform
 
 IDENTITY = DatasetIdentity("org/set", "r1", "test", 10, "ids")
@@ -107,7 +107,7 @@ def test_the_network_sees_tiles_of_one_shape_the_last_one_filled_up(workers: int
 
 
 def test_tiles_stand_at_the_same_places_when_a_pass_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmark.features.SHARD", 2 * TILE)
+    monkeypatch.setattr("benchmark.models.loading.frozen.SHARD", 2 * TILE)
     images, whole, network = pictures(5 * TILE + 3), Watched(), Watched()
     frozen = encoder(whole)
     whole.seen = []
@@ -135,7 +135,7 @@ def test_the_tile_is_recorded_and_part_of_the_key(tmp_path: Path, monkeypatch: p
     frozen = encoder(network, tmp_path)
     frozen.features(pictures())
     assert frozen.facts["tile"] == TILE
-    monkeypatch.setattr("benchmark.features.TILE", 32)
+    monkeypatch.setattr("benchmark.models.loading.frozen.TILE", 32)
     encoder(network, tmp_path).features(pictures())
     assert network.calls == 1, "features of another tile are other features"
 
@@ -223,7 +223,7 @@ def test_other_labels_on_images_with_ids_are_the_same_images(tmp_path):
 
 
 def test_a_pass_that_was_killed_goes_on_at_its_last_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmark.features.SHARD", 4)
+    monkeypatch.setattr("benchmark.models.loading.frozen.SHARD", 4)
     network, images = Net(), pictures(10)
     whole = encoder(Net()).features(images)
 

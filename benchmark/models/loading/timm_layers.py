@@ -20,7 +20,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.models._way import Freeze, LoadedModel, pretrained, refusing, square
+from benchmark.models.loading.loader import Freeze, LoadedModel, pretrained, refusing, square
 from benchmark.transforms.evaluation import EvaluationTransform
 
 

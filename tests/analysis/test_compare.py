@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmark import measure
-from benchmark.compare import Difference, differences
+from benchmark.analysis.compare import Difference, differences
 from benchmark.errors import UserError
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score
 from benchmark.measure import Measurement

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmark.analysis.paired import RESAMPLINGS
 from benchmark.errors import UserError
 from benchmark.interfaces import Evaluation
 from benchmark.measure import Measurement
-from benchmark.pairs import RESAMPLINGS
 from benchmark.records import predictions, store
 from benchmark.records.schema import Measured
 

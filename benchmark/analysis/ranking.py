@@ -4,7 +4,7 @@ The mean and the average rank are those of complete models, which were measured 
 Ranks are counted among complete models only, so that a model with a gap moves the rank of nobody. A Borda count asks
 for neither a common scale nor complete models: on each dataset a model gets a point for every measured model below it,
 complete or not, and half a point for an equal one. Groups: in the order of the mean, all complete models that a paired
-interval (`benchmark.pairs`) does not tell apart from the first of a group belong to it, and the next one begins
+interval (`paired`) does not tell apart from the first of a group belong to it, and the next one begins
 another. So two models of neighbouring groups need not be told apart themselves, and there is no correction for the
 number of comparisons. A model whose difference to the first of the group is not known has no group, and begins none.
 """
@@ -15,7 +15,7 @@ from statistics import fmean
 
 import numpy as np
 
-from benchmark.pairs import Column, Pairs
+from benchmark.analysis.paired import Column, Pairs
 from benchmark.records.schema import Measured, Record
 
 Seeds = Sequence[Record]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from benchmark import ranking
+from benchmark.analysis import ranking
+from benchmark.analysis.paired import Column, Interval, Pairs
 from benchmark.errors import SkipCode
 from benchmark.interfaces import Skipped
-from benchmark.pairs import Column, Interval, Pairs
 from benchmark.records.schema import Record
 from tests.fixtures.differences import Known
 from tests.tables.conftest import measured, record

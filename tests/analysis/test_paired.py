@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from benchmark import pairs as module
+from benchmark.analysis import paired as module
+from benchmark.analysis.paired import Pairs
 from benchmark.errors import UserError
 from benchmark.evaluations.few_shot import FewShot
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Score
-from benchmark.pairs import Pairs
 from benchmark.records import predictions, store
 from benchmark.records.schema import Record
 from tests.tables.conftest import record

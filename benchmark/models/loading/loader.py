@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from benchmark.errors import UserError
-from benchmark.features import FrozenEncoder
 from benchmark.interfaces import Experiment, Pretrained, Subject
+from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.transforms.evaluation import EvaluationTransform
 
 

@@ -207,7 +207,8 @@ class Pairs:
             return None
         at = (result.predictions.sha256, dataset)
         if at not in self._replicates:
-            from benchmark import compare, measure
+            from benchmark import measure
+            from benchmark.analysis import compare
             from benchmark.records import predictions  # the protocols take seconds, stored differences none
 
             columns = predictions.read(folder, result)
