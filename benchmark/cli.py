@@ -95,8 +95,8 @@ def list_all() -> None:
         "sizes of a dataset": list(recipe.SIZES),
         "guidance of a dataset": [*recipe.GUIDANCE, "w2, w7.5, ..."],
         "evaluations": plugins.names("benchmark.evaluations"),
-        "tables": plugins.names("benchmark.tables"),
-        "tables and figures of the paper": plugins.names("benchmark.paper"),
+        "tables": plugins.names("benchmark.reports.tables"),
+        "tables and figures of the paper": plugins.names("benchmark.reports.paper"),
     }
     for kind, names in kinds.items():
         print(f"{kind}: {', '.join(names)}")

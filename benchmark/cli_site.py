@@ -9,7 +9,7 @@ import typer
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from benchmark.site.models import Source
+    from benchmark.reports.site.models import Source
 
 
 def site(
@@ -25,7 +25,7 @@ def site(
     from benchmark.cli_results import tell
     from benchmark.files import write_bytes
     from benchmark.records import store
-    from benchmark.site.page import page
+    from benchmark.reports.site.page import page
 
     link = _link(records, out, records_url, published=bool(publish))
     pairs = Pairs.beside(records)
@@ -53,7 +53,7 @@ def _link(records: Path, out: Path, url: str, published: bool) -> str | None:
 
 def _source(repo: str, revision: str) -> "Source | None":
     """What the recipe of a dataset says, wherever this runs; None for a dataset of no recipe, or of another version."""
-    from benchmark.site.models import Source
+    from benchmark.reports.site.models import Source
     from datasets_scripts import recipe
 
     try:

@@ -103,3 +103,15 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} is missing: the dataset was not built to its end; build it again to go on") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not a dataset manifest ({error}); remove the folder and build it again") from None
+
+
+def parse_count(word: str) -> int:
+    """The number that a word in a name stands for: 500, 25k, 1m."""
+    return int(word.rstrip("km")) * {"k": 1_000, "m": 1_000_000}.get(word[-1], 1)
+
+
+def count_word(count: int) -> str:
+    """A number as names of datasets have it: 500, 25k, 1m; the one way to write it."""
+    if count % 1_000_000 == 0:
+        return f"{count // 1_000_000}m"
+    return f"{count // 1_000}k" if count % 1_000 == 0 else str(count)

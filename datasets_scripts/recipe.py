@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 from benchmark import plugins
 from benchmark.errors import UserError, unknown
 from benchmark.files import sha256_json
+from benchmark.schema import count_word, parse_count
 from datasets_scripts.text_to_image import Terms, TextToImage
 
 SIZES: dict[str, int | None] = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000, "full": None}
@@ -184,18 +185,11 @@ def find(name: str, data: Path = Path("data")) -> Recipe:
     return replace(recipe, captions=recipe.captions.below(data), draw=_below(recipe.draw, data))
 
 
-def count_word(count: int) -> str:
-    """A number of captions as names of datasets have it: 500, 25k, 1m; the one way to write it."""
-    if count % 1_000_000 == 0:
-        return f"{count // 1_000_000}m"
-    return f"{count // 1_000}k" if count % 1_000 == 0 else str(count)
-
-
 def _number(word: str) -> int | None:
     """The captions that a word asks for; None is all."""
     if word in SIZES:
         return SIZES[word]
-    return int(word.rstrip("km")) * {"k": 1_000, "m": 1_000_000}.get(word[-1], 1)
+    return parse_count(word)
 
 
 def _variant(words: list[str]) -> tuple[str, str, str, str]:

@@ -47,14 +47,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "benchmark/evaluations/datasets/catalog.py": ("benchmark.interfaces", "benchmark.mirror", "benchmark.schema", *LEAVES),
     "benchmark/evaluations/*": ("benchmark.interfaces", "benchmark.models.loading.frozen", "benchmark.evaluations._*", *LEAVES),
     "benchmark/tables/*": (
-        "benchmark.records.store", "benchmark.records.schema", "benchmark.analysis.paired", "benchmark.published", "benchmark.analysis.ranking",
+        "benchmark.records.store", "benchmark.records.schema", "benchmark.analysis.paired", "benchmark.reports.published.numbers", "benchmark.analysis.ranking",
         "benchmark.tables", "benchmark.tables._*", *LEAVES,
     ),
     "benchmark/site/*": (
         "benchmark.records.store", "benchmark.records.schema", "benchmark.analysis.ranking", "benchmark.analysis.paired", "benchmark.site.*", *LEAVES,
     ),
     "benchmark/paper/*": (
-        "benchmark.records.store", "benchmark.records.schema", "benchmark.published", "benchmark.analysis.paired", "benchmark.analysis.ranking",
+        "benchmark.records.store", "benchmark.records.schema", "benchmark.reports.published.numbers", "benchmark.analysis.paired", "benchmark.analysis.ranking",
         "benchmark.tables", "benchmark.tables._*", "benchmark.paper._*", *LEAVES,
     ),
     "benchmark/models/*": (*CORE, "benchmark.models._*", "benchmark.experiments._find"),
@@ -218,7 +218,7 @@ def methods_named(tree: ast.AST) -> list[str]:
     return found
 
 
-NAMING = {"benchmark/tables/_runs.py"}
+NAMING = {"benchmark/reports/rows.py"}
 """Sorts the floor of every table by its name, where `model.views == 0` would do."""
 
 

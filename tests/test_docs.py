@@ -94,8 +94,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for kind in ("records", "predictions"):
         for model in MODELS:
             shutil.copytree(ROOT / "results" / kind / model, tmp_path / "clone/results" / kind / model)
-    for name in ("published.csv", "published_facts.csv"):
-        shutil.copy(ROOT / "results" / name, tmp_path / "clone/results" / name)
     monkeypatch.chdir(tmp_path / "clone")
     return tmp_path / "clone"
 

@@ -73,7 +73,7 @@ class Size:
 
     def _recipe(self, base: str, captions: int | None, *words: str) -> Recipe:
         count = captions or self.captions
-        return _below_a_root("-".join(filter(None, (base, recipe.count_word(count) if count else "", *words))))
+        return _below_a_root("-".join(filter(None, (base, schema.count_word(count) if count else "", *words))))
 
     def schedule(self, corpus: str, times: int = 1, even: bool = False) -> Schedule:
         """One of the three schedules; `even`: in batches that methods of 1 to 6, 8 or 10 views per caption fill."""

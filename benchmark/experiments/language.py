@@ -13,7 +13,7 @@ from dataclasses import replace
 from baselines import clip, stablerep_plus
 from benchmark.experiments._scales import Size
 from benchmark.interfaces import Experiment
-from datasets_scripts.recipe import count_word
+from benchmark.schema import count_word
 
 GUIDANCE = (1, 2, 3, 4, 6, 8, 10)
 

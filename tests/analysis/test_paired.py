@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from benchmark.analysis import paired as module
 from benchmark.analysis.paired import Pairs
 from benchmark.errors import UserError
 from benchmark.evaluations.few_shot import FewShot
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Score
 from benchmark.records import predictions, store
 from benchmark.records.schema import Record
-from tests.tables.conftest import record
+from tests.reports.tables.conftest import record
 
 COLUMN = ("digits", "accuracy")
 
@@ -30,7 +29,7 @@ def written(out: Path, method: str, answers: Sequence[np.ndarray], dataset: str 
         identity = DatasetIdentity(f"org/{dataset}", "1", "test", len(accuracy), "b" * 64)
         scores = DatasetScores(identity, {"accuracy": Score(value, len(accuracy), value, value)}, 0.2)
         made: Record = record(method, {dataset: scores}, seed=seed, evaluation="few_shot", protocol=FewShot())
-        folder = out / "predictions" / module.place(made) / "few_shot.ssl-transfer"
+        folder = out / "predictions" / made.key / "few_shot.ssl-transfer"
         stored = predictions.write(folder / f"{dataset}.parquet", columns)
         part = made.results[dataset].model_copy(update={"predictions": stored})
         found.append(made.model_copy(update={"results": {dataset: part}}))

@@ -14,7 +14,7 @@ from benchmark.errors import SkipCode
 from benchmark.interfaces import Skipped
 from benchmark.records.schema import Record
 from tests.fixtures.differences import Known
-from tests.tables.conftest import measured, record
+from tests.reports.tables.conftest import measured, record
 
 GAPS = np.array([[0.5, 0.25, 0.75], [0.5, 0.5, np.nan], [0.125, 0.5, 0.25], [np.nan, np.nan, np.nan]])
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from benchmark.errors import UserError
+from benchmark.schema import count_word
 from datasets_scripts import recipe, toy
 from datasets_scripts.recipe import GUIDANCE, SIZES, Caption, Recipe, image_guidance, image_seed, revision_of
 from tests.fixtures.small_datasets import Listed, Numbers, numbers
@@ -165,7 +166,7 @@ def test_images_per_caption_are_part_of_the_revision():
     [(1, "1"), (500, "500"), (1_000, "1k"), (1_250, "1250"), (337_500, "337500"), (2_700_000, "2700k")],
 )
 def test_a_number_of_captions_has_one_word(count, word):
-    assert recipe.count_word(count) == word
+    assert count_word(count) == word
     assert recipe.find(f"cc3m-{word}").captions.expected == count
 
 

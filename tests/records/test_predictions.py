@@ -10,7 +10,7 @@ import pytest
 from benchmark.errors import UserError
 from benchmark.files import file_sha256
 from benchmark.records import predictions
-from tests.tables.conftest import measured, record
+from tests.reports.tables.conftest import measured, record
 
 N = 10_000
 COLUMNS = {

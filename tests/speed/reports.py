@@ -63,7 +63,7 @@ def page(folder: Path) -> str:
     """From navigation to the first frame with the table in it, in a real Chromium."""
     from playwright.sync_api import sync_playwright
 
-    from tests.site.conftest import NAMES
+    from tests.reports.site.conftest import NAMES
 
     chromium = next(filter(None, map(shutil.which, NAMES)), None)
     if not chromium:

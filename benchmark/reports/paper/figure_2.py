@@ -1,0 +1,26 @@
+"""Figure 2: accuracy against the guidance of the images, for SimCLR (a) and MAE (b).
+
+Measured are the methods that some published number of this figure names, at the guidance that their runs on real and
+synthetic images have; there is no run of its own that varies it.
+"""
+
+from collections.abc import Sequence
+
+from benchmark.reports.published.numbers import Published
+from benchmark.reports.published.plot import PaperFigure
+from benchmark.reports.published.rows import main_scores
+
+
+def _numbers(published: Sequence[Published]) -> list[Published]:
+    return [number for number in published if number.table.startswith("fig2")]
+
+
+TABLE = PaperFigure(
+    title="Figure 2: accuracy against guidance",
+    caption="Linear probe of what was trained on synthetic images drawn with guidance w, or on real ones.",
+    numbers=_numbers,
+    experiments=("ablations-*-real-*",),
+    wanted=main_scores("linear_probe", "imagenet", "scenes-shape"),
+    notes=("MAE: no number of the paper's panel b is in any source at hand, so it has neither a row nor a panel.",),
+    published_methods_only=True,
+)

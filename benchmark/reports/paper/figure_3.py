@@ -1,0 +1,35 @@
+"""Figure 3: five methods on real and on synthetic images, one image per caption."""
+
+from collections.abc import Sequence
+
+from benchmark.reports.published.numbers import Published
+from benchmark.reports.published.plot import Axis, PaperFigure
+from benchmark.reports.published.rows import Comparison, Row, main_scores
+
+ASIDE = {"real": -0.1, "synthetic": 0.1}
+"""How far from the method's tick the points of its images stand."""
+
+
+def _numbers(published: Sequence[Published]) -> list[Published]:
+    return [number for number in published if number.table.startswith("fig3")]
+
+
+def _axis(comparison: Comparison) -> Axis:
+    """Methods along x."""
+    names = list(dict.fromkeys(row.method for row in comparison.rows))
+
+    def place(row: Row) -> float:
+        return names.index(row.method) + ASIDE[row.images]
+
+    ticks = {float(at): name for at, name in enumerate(names)}
+    return Axis("method", place, lambda row: f"{row.images} images", ticks, joined=False)
+
+
+TABLE = PaperFigure(
+    title="Figure 3: real or synthetic images",
+    caption="Linear probe of what was trained on as many real as synthetic images, one per caption.",
+    numbers=_numbers,
+    experiments=("ablations-*-real-*",),
+    wanted=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),
+    axis=_axis,
+)

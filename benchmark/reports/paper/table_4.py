@@ -1,0 +1,12 @@
+"""Table 4: semantic segmentation of ADE20K, fine-tuned with UperNet."""
+
+from benchmark.reports.published.rows import main_scores
+from benchmark.reports.published.table import PaperTable, of_table
+
+TABLE = PaperTable(
+    title="Table 4: ADE20K segmentation",
+    caption="UperNet, fine-tuned.",
+    numbers=of_table("4"),
+    experiments=("main-*",),
+    wanted=main_scores("segmentation", "ade20k"),
+)

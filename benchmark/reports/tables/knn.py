@@ -1,0 +1,9 @@
+"""k nearest neighbours: methods against datasets."""
+
+from benchmark.reports.comparison import ComparisonTable
+
+TABLE = ComparisonTable(
+    "knn",
+    title="k nearest neighbours",
+    caption="Weighted vote of the nearest training images, unit vectors; n counts test images.",
+)

@@ -1,0 +1,9 @@
+"""Image-text retrieval: methods against datasets."""
+
+from benchmark.reports.comparison import ComparisonTable
+
+TABLE = ComparisonTable(
+    "retrieval",
+    title="Image-text retrieval",
+    caption="Mean of recall at 1, 5 and 10 in both directions; n counts captions.",
+)

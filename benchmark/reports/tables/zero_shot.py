@@ -1,0 +1,9 @@
+"""Zero-shot classification: methods against datasets."""
+
+from benchmark.reports.comparison import ComparisonTable
+
+TABLE = ComparisonTable(
+    "zero_shot",
+    title="Zero-shot classification",
+    caption="The class whose prompts lie nearest to the image; n counts test images.",
+)

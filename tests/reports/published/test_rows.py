@@ -1,0 +1,351 @@
+"""Published numbers reach the right cells, and no column mixes protocols."""
+
+import csv
+import importlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pytest
+
+from benchmark import plugins
+from benchmark.errors import UserError
+from benchmark.interfaces import DatasetIdentity
+from benchmark.reports.published import numbers, protocols
+from benchmark.reports.published.numbers import Published
+from benchmark.reports.table import NO_VALUE, Cell, Table, latex, markdown
+from tests.fixtures.paper_records import BN, NUMBERS, PROBE, SMOKE, STABLEREP, Apart, material, run
+from tests.reports.tables.conftest import measured
+
+LINES = list(csv.DictReader(numbers.NUMBERS.open(newline="")))
+"""The numbers, read independently."""
+HEAD = ("source", "method", "trained on", "images", "training", "seeds")
+
+
+def build(name: str, *records: object, **changes: object) -> Table:
+    return importlib.import_module(f"benchmark.reports.paper.{name}").TABLE(material(records, **changes))  # type: ignore[arg-type]
+
+
+def rows(table: Table, **wanted: str) -> list[dict[str, Cell]]:
+    """The rows that hold these texts."""
+    found = [dict(zip(table.columns, row)) for row in table.rows]
+    return [row for row in found if all(row[name].text == text for name, text in wanted.items())]
+
+
+def row(table: Table, **wanted: str) -> dict[str, Cell]:
+    (found,) = rows(table, **wanted)
+    return found
+
+
+def numbers(cells: dict[str, Cell]) -> dict[str, str]:
+    """Column -> what is in it, of the columns that hold numbers, empty ones left out."""
+    return {name: cell.text for name, cell in cells.items() if name not in HEAD and cell.text}
+
+
+def published_cells(table: Table) -> list[tuple[dict[str, Cell], str, str]]:
+    """Row, column and text of every number in a published row."""
+    return [(cells, *item) for cells in rows(table, source="published") for item in numbers(cells).items()]
+
+
+# Where a published number stands
+
+
+def header(line: dict[str, str]) -> str:
+    """The column of a line of the file, written down here anew."""
+    dataset, variant, metric = line["evaluation"].split(" ")[0], line["variant"], line["metric"]
+    if line["evaluation"] == "imagenet linear" and variant in {"plain", "downsample"}:
+        return f"imagenet {metric}, stablerep v2"
+    if line["evaluation"] == "imagenet linear" and variant in {"bn", "downsample+bn"}:
+        return f"imagenet {metric}, stablerep-bn v2"
+    if variant == "synclr-protocol" and dataset not in {"imagenet", "caltech101"}:
+        return f"{dataset} {metric}, synclr v2"
+    if variant == "official scoring":
+        return f"aro-{dataset} {'macro_official' if dataset.startswith('vg') else 'micro'}, official v2"
+    return f"{line['evaluation']} {metric}, as published"
+
+
+TABLES: dict[str, Callable[[dict[str, str]], bool]] = {
+    "table_1": lambda line: line["table"] == "1" or (line["table"] == "readme" and line["schedule"] == "35ep"),
+    "table_2": lambda line: line["table"] == "2",
+    "table_3": lambda line: line["table"] == "3",
+    "table_4": lambda line: line["table"] == "4",
+    "table_5a": lambda line: line["table"] == "5a",
+    "table_6": lambda line: (
+        line["table"] == "6"
+        or (line["table"] == "readme" and line["method"] == "StableRep" and line["variant"] in {"plain", "bn"})
+    ),
+    "table_7": lambda line: line["table"] in {"7", "aro"},
+    "figure_2": lambda line: line["table"] == "fig2a",
+    "figure_5": lambda line: line["table"] == "fig5",
+    "figure_6": lambda line: line["table"] == "fig6",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_published_number_is_in_its_cell_and_no_other_is(name: str) -> None:
+    table = build(name, *SMOKE)
+    wanted = [line for line in LINES if TABLES[name](line)]
+    assert len(published_cells(table)) == len(wanted) > 0
+    for line in wanted:
+        same = rows(table, source="published", method=line["method"], images=line["images"])
+        down = "downsample" in line["variant"]
+        (found,) = [
+            numbers(cells)[header(line)]
+            for cells in same
+            if cells["trained on"].text == line["pretraining_data"]
+            and ("downsample" in cells["training"].text) == down
+            and line["schedule"] in cells["training"].text
+            and ("=" not in line["variant"] or line["variant"] in cells["training"].text)
+            and header(line) in numbers(cells)
+        ]
+        value, mark = found.split(" ")
+        assert value == f"{float(line['value']):.1f}"
+        (note,) = [note for note in table.footnotes if note.startswith(mark)]
+        assert note == f"{mark} published, {line['confidence']}: {line['source']}"
+
+
+def test_every_line_of_the_file_is_in_some_table() -> None:
+    assert [line for line in LINES if not any(belongs(line) for belongs in TABLES.values())] == [
+        line for line in LINES if line["schedule"] == "105ep" and "downsample" in line["variant"]
+    ], "only the long schedules with the down-sampling augmentation are in no table of the paper"
+
+
+def test_the_protocols_of_published_numbers_are_presets_of_today() -> None:
+    """Who raises a version looks at the mapping again."""
+    stand = {protocols.column_of(number).protocol for number in NUMBERS} - {protocols.AS_PUBLISHED}
+    assert stand == {
+        protocols.Protocol(*each) for each in (PROBE, STABLEREP, BN, ("aro", "official", 2))
+    }  # fmt: skip
+    for protocol in stand:
+        presets = plugins.load("benchmark.evaluations", protocol.evaluation, "evaluation").EVALUATIONS
+        assert (protocol.preset, protocol.version) in {(each.preset, each.version) for each in presets}
+
+
+# Published beside measured
+
+
+def test_measured_stands_below_published_in_the_column_of_the_same_preset_and_version() -> None:
+    own = run("main-full-cc12m-1x/stablerep-syn", {"imagenet": 0.701}, STABLEREP, data="cc12m")
+    table = build("table_1", own)
+    assert [cells["source"].text for cells in rows(table)] == ["published"] * 10 + ["measured", "n"]
+    assert numbers(row(table, source="measured")) == {"imagenet top1, stablerep v2": "70.1 ± 2.0"}
+    assert numbers(row(table, source="n")) == {"imagenet top1, stablerep v2": "360"}
+    assert len({column for _, column, _ in published_cells(table)} & {"imagenet top1, stablerep v2"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "column"),
+    [
+        (("linear_probe", "stablerep", 3), "imagenet top1, stablerep v3"),
+        (("linear_probe", "stablerep-bn", 2), "imagenet top1, stablerep-bn v2"),
+        (("linear_probe", "stablerep-clean", 2), "imagenet top1, stablerep-clean v2"),
+        (("linear_probe", "synclr", 2), "imagenet top1, synclr v2"),
+    ],
+)
+def test_another_preset_or_version_has_another_column(protocol: tuple[str, str, int], column: str) -> None:
+    first = run("main-full-cc12m-1x/stablerep-syn", {"imagenet": 0.701}, STABLEREP)
+    other = run("main-full-cc12m-1x/stablerep-syn", {"imagenet": 0.802}, protocol)
+    assert numbers(row(build("table_1", other), source="measured")) == {column: "80.2 ± 2.0"}
+    assert numbers(row(build("table_1", first, other), source="measured")) == {
+        "imagenet top1, stablerep v2": "70.1 ± 2.0",
+        column: "80.2 ± 2.0",
+    }
+
+
+def test_faces_are_never_measured_where_prompts_are_not_known() -> None:
+    scores = replace(measured(0.4, name="mean"), scores={
+        name: measured(value, name=name).scores[name] for name, value in (("mean", 0.4), ("best", 0.9), ("worst", 0.1))
+    })  # fmt: skip
+    own = run("main-full-cc12m-1x/clip-syn", {"fairface-0.25": scores}, ("fairface", "synrep-joint", 2))
+    table = build("table_7", own)
+    assert numbers(row(table, source="measured")) == {
+        "fairface-0.25 mean, synrep-joint v2": "40.0 ± 2.0",
+        "fairface-0.25 best, synrep-joint v2": "90.0 ± 2.0",
+        "fairface-0.25 worst, synrep-joint v2": "10.0 ± 2.0",
+    }
+    assert all("as published" in name for _, name, _ in published_cells(table) if name.startswith("fairface"))
+
+
+@pytest.mark.parametrize("name", [*TABLES, "table_5b", "figure_3"])
+def test_the_embedded_world_has_columns_of_its_own(name: str) -> None:
+    table = build(name, *SMOKE)
+    below = {column for cells in rows(table, source="measured") for column in numbers(cells)}
+    assert below or name == "table_4"
+    assert all(column.startswith("scenes-") for column in below)
+    assert below.isdisjoint(column for _, column, _ in published_cells(table))
+    assert any("embedded world" in note for note in table.footnotes) == bool(below)
+
+
+# What belongs to a table
+
+
+BELONGS = {
+    "table_1": {"main-smoke-scenes-1x"},
+    "table_2": {"main-smoke-scenes-1x"},
+    "table_3": {"main-smoke-scenes-1x"},
+    "table_4": set(),
+    "table_5a": {"ablations-smoke-images"},
+    "table_5b": {"ablations-smoke-positives"},
+    "table_6": {"ablations-smoke-guidance", "ablations-smoke-encoder", "ablations-smoke-epochs"},
+    "table_7": {"main-smoke-scenes-1x"},
+    "figure_2": {"ablations-smoke-real-scenes"},
+    "figure_3": {"ablations-smoke-real-scenes"},
+    "figure_5": {"language-smoke-guidance"},
+    "figure_6": {"language-smoke-captions"},
+}
+
+
+@pytest.mark.parametrize("name", BELONGS)
+def test_the_experiment_s_name_decides_its_table(name: str) -> None:
+    for folder in sorted({record.experiment.name.partition("/")[0] for record in SMOKE}):
+        own = [record for record in SMOKE if record.experiment.name.startswith(f"{folder}/")]
+        found = rows(build(name, *own), source="measured")
+        assert bool(found) == (folder in BELONGS[name]), folder
+
+
+def test_rows_say_what_was_trained() -> None:
+    shown = [
+        tuple(cells[name].text for name in ("method", "trained on", "images", "training", "seeds"))
+        for cells in rows(build("table_6", *SMOKE), source="measured")
+    ]
+    assert shown == [
+        ("stablerep", "scenes-toy-small", "synthetic", "guidance small, 6,000 views", "1"),
+        ("stablerep", "scenes-toy", "synthetic", "encoder large, 6,000 views", "1"),
+        ("stablerep", "scenes-toy", "synthetic", "epochs 3x, 18,000 views", "1"),
+    ]
+    of_main = rows(build("table_1", *SMOKE), source="measured")
+    assert [(cells["images"].text, cells["trained on"].text) for cells in of_main] == [
+        ("real", "scenes-toy-real"),
+        ("synthetic", "scenes-toy-l1-w8"),
+    ]
+
+
+def test_methods_are_in_the_published_order_then_alphabetical() -> None:
+    found = rows(build("figure_3", *SMOKE), source="measured")
+    assert [cells["method"].text for cells in found] == ["simclr"] * 2 + ["byol"] * 2 + ["mocov3"] * 2
+    names = [row["training"].text.split(",")[0] for row in rows(build("table_5a", *SMOKE), source="measured")]
+    assert names == ["images l1", "images l2", "images l10"]
+
+
+def test_a_figure_of_two_methods_leaves_out_the_others() -> None:
+    found = rows(build("figure_2", *SMOKE), source="measured")
+    assert {cells["method"].text for cells in found} == {"simclr"}
+    assert any("MAE" in note and "panel" in note for note in build("figure_2", *SMOKE).footnotes)
+
+
+def test_seeds_of_two_protocols_in_turn_are_kept_apart() -> None:
+    own = [
+        run("main-full-cc12m-1x/simclr-syn", {"imagenet": value}, protocol, seed=seed)
+        for seed, value in ((0, 0.5), (1, 0.6))
+        for protocol in (STABLEREP, BN)
+    ]
+    cells = row(build("table_1", *own), source="measured")
+    assert cells["seeds"].text == "2"
+    assert set(numbers(cells).values()) == {"55.0 ± 7.1"} and len(numbers(cells)) == 2
+
+
+# Bold
+
+
+IMAGES = SMOKE[:3]
+SHAPE = "scenes-shape top1, synclr v2"
+
+
+def looks(pairs: Apart) -> list[str]:
+    found = rows(build("table_5a", *IMAGES, pairs=pairs), source="measured")
+    return ["bold" if cells[SHAPE].bold else "*" if cells[SHAPE].text.endswith("*") else "" for cells in found]
+
+
+def test_bold_is_the_best_that_is_told_apart_from_every_other() -> None:
+    assert looks(Apart()) == ["", "", "bold"]
+    assert looks(Apart(simclr_stablerep=False)) == ["*", "", "*"]
+    assert looks(Apart(simclr_stablerep=None)) == ["", "", ""]
+
+
+def test_published_numbers_are_never_bold_and_have_no_spread() -> None:
+    best = run("main-full-cc12m-1x/stablerep-syn", {"imagenet": 0.2}, STABLEREP)
+    table = build("table_1", best, run("main-full-cc12m-1x/simclr-syn", {"imagenet": 0.1}, STABLEREP))
+    assert [cells["method"].text for cells in rows(table) if cells["imagenet top1, stablerep v2"].bold] == ["stablerep"]
+    for name in TABLES:
+        assert all("±" not in text and not cells[column].bold for cells, column, text in published_cells(build(name)))
+
+
+# Missing cells, footnotes
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_is_missing_is_empty(name: str) -> None:
+    table = build(name, *SMOKE)
+    count = sum(len(numbers(cells)) for cells in rows(table) if cells["source"].text != "n")
+    values = [text for cells in rows(table) for text in numbers(cells).values()]
+    assert not any(re.match(rf"(0\.0|nan|None|{NO_VALUE})", text) for text in values)
+    assert count < len(table.rows) * len(table.columns)
+    assert any("not found in any source at hand" in note for note in table.footnotes)
+
+
+def test_footnotes_tell_what_is_chosen_on_the_test_set() -> None:
+    clean = run("main-full-cc12m-1x/clip-syn", {"imagenet": 0.5}, ("linear_probe", "stablerep-clean", 2))
+    (note,) = [note for note in build("table_1", clean).footnotes if note.startswith("TEST-SELECTED")]
+    assert note.startswith("TEST-SELECTED: under stablerep and stablerep-bn the")
+    only_clean = build("table_1", clean, published=[])
+    assert not any("TEST-SELECTED" in note for note in only_clean.footnotes)
+    assert any(note.startswith("No published number") for note in only_clean.footnotes)
+
+
+def test_footnotes_tell_protocol_data_and_what_an_epoch_is() -> None:
+    notes = build("table_6", *SMOKE).footnotes
+    hashed = SMOKE[3].evaluation.protocol[:12]
+    assert f"synclr v2: evaluation linear_probe, hash {hashed}." in notes
+    assert "scenes-shape: synrep-bench/digits @ 1.7, split test, 360 samples." in notes
+    assert "Trained on scenes-toy-small: synrep-bench/scenes-toy-small @ 1.0." in notes
+    assert any("70 N views" in note for note in notes)
+    assert any("bold is not about methods at equal compute" in note for note in notes)
+    (absent,) = [note for note in build("table_7").footnotes if note.startswith("No column")]
+    assert absent.endswith(": fairface-0.25, fairface-1.25."), "the embedded world is in no table of the paper"
+
+
+# What is refused
+
+
+def refused(name: str, records: Iterable[object] = (), **changes: object) -> str:
+    with pytest.raises(UserError) as caught:
+        build(name, *records, **changes)
+    return str(caught.value)
+
+
+def test_two_published_numbers_for_one_cell_are_refused() -> None:
+    again = replace(next(n for n in NUMBERS if n.table == "5a"), value=1.0)
+    message = refused("table_5a", published=[*NUMBERS, again])
+    assert "two published numbers of SimCLR on imagenet linear" in message and "61.2 and 1.0" in message
+
+
+def test_a_column_does_not_mix_protocols_or_data() -> None:
+    first = run("ablations-smoke-guidance/stablerep-small", {"scenes-shape": 0.5})
+    ids = DatasetIdentity("synrep-bench/digits", "1.7", "test", 360, "d" * 64)
+    elsewhere = {"scenes-shape": replace(measured(0.5), dataset=ids)}
+    for other in (run(OTHER, {"scenes-shape": 0.5}, shots=7), run(OTHER, elsewhere)):
+        message = refused("table_6", [first, other])
+        assert "cannot mix protocols or data: scenes-shape top1, synclr v2 of ablations-smoke-guidance" in message
+        assert OTHER in message
+    assert build("table_6", first, run(OTHER, {"scenes-shape": 0.5})).rows
+
+
+OTHER = "ablations-smoke-encoder/stablerep-base"
+
+
+def test_two_records_for_one_cell_are_refused_and_the_same_one_twice_is_not() -> None:
+    first, second = (run("ablations-smoke-positives/stablerep-m2", {"scenes-shape": value}) for value in (0.5, 0.6))
+    assert "two records" in refused("table_5b", [first, second])
+    assert build("table_5b", first, first) == build("table_5b", first)
+
+
+# Formats
+
+
+def test_texts_are_escaped() -> None:
+    hostile = Published(
+        "1", "A&B_$x$", "cc12m", "real", "35ep", "", "imagenet linear", "top1", 50.0, "50% #1|<b>", "derived"
+    )
+    table = build("table_1", published=[hostile])
+    assert r"A\&B\_\$x\$" in latex(table) and r"50\% \#1\textbar{}\textless{}b\textgreater{}" in latex(table)
+    assert "<b>" not in markdown(table) and r"50% \#1\|&lt;b&gt;" in markdown(table)

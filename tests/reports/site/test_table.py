@@ -1,0 +1,197 @@
+"""The leaderboard in a real browser: sorting, filters, search, columns, links to a view, keys."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.reports.site.conftest import Visit
+
+Open = Callable[..., Visit]
+DIGITS = "linear_probe.synrep.1."
+
+
+def sort(visit: Visit, label: str) -> str | None:
+    """Press a heading; return how it says that it sorts."""
+    head = visit.tab.locator("#table thead [data-id]").filter(has=visit.tab.get_by_text(label, exact=True))
+    head.get_by_role("button").click()
+    return head.get_attribute("aria-sort")
+
+
+def test_scores_sort_as_numbers_with_the_missing_last_both_ways(visit: Open) -> None:
+    page = visit()
+    assert sort(page, "digits") == "descending"
+    assert page.names == ["cid", "dan", "ann", "bob", "eve"]  # 99.0, 50.0, 10.0, 9.5, none
+    assert sort(page, "digits") == "ascending"
+    assert page.names == ["bob", "ann", "dan", "cid", "eve"]
+
+
+def test_views_sort_as_numbers_and_names_as_texts(visit: Open) -> None:
+    page = visit()
+    assert sort(page, "views") == "descending"
+    assert page.names == ["cid", "dan", "eve", "bob", "ann"]  # 6M, 40k, 40k, 18k, 900
+    assert sort(page, "model") == "ascending"
+    assert page.names == ["ann", "bob", "cid", "dan", "eve"]
+    assert page.tab.locator("#table [aria-sort]").count() == 1
+
+
+def test_equal_models_keep_the_order_of_their_names_both_ways(visit: Open) -> None:
+    page = visit()
+    sort(page, "trained on")
+    assert page.names == ["ann", "bob", "cid", "dan", "eve"]
+    sort(page, "trained on")
+    assert page.names == ["ann", "bob", "cid", "dan", "eve"]
+
+
+def test_at_first_models_stand_in_the_order_of_the_first_mean(visit: Open) -> None:
+    page = visit()
+    assert page.names == ["cid", "dan", "ann", "bob", "eve"]
+    assert page.tab.locator("#table [aria-sort]").text_content() == "mean"
+
+
+def test_a_cell_shows_mean_and_spread_and_its_tip_all_else(visit: Open) -> None:
+    page = visit()
+    cell = page.tab.locator("#table tbody tr").filter(has_text="ann").locator("td").filter(has_text="10.0")
+    assert cell.text_content().split() == ["10.0", "±1.4"]
+    cell.hover()
+    tip = page.tab.locator("#tip").inner_text().splitlines()
+    assert tip == [
+        "ann on digits",
+        "top1 10.0 ± 1.4 over seeds",
+        "95 % interval [8.0, 12.0], mean of the seeds",
+        "n 360 · 2 of 2 seeds · chance 10.0",
+    ]
+    page.tab.keyboard.press("Escape")
+    assert not page.tab.locator("#tip").is_visible()
+
+
+def test_a_missing_cell_says_why(visit: Open) -> None:
+    page = visit()
+    row = page.tab.locator("#table tbody tr").filter(has_text="eve")
+    heads = page.texts("#table thead tr:nth-child(2) th .label")
+    row.locator("td").nth(heads.index("digits")).hover()
+    page.tab.get_by_text("the disk was full").wait_for()
+
+
+def test_bold_and_stars_are_on_those_that_have_them_and_on_nobody_else(visit: Open) -> None:
+    page = visit()
+    assert page.texts("#table tbody strong") == ["99.0"]  # digits: cid, far ahead
+    starred = page.tab.locator("#table tbody td").filter(has_text="*")
+    assert starred.count() == 7  # colours: all five within the interval; faces: both of two
+    row = page.tab.locator("#table tbody tr").filter(has_text="dan").inner_text()
+    assert row.count("*") == 1
+    assert starred.first.inner_text().startswith("4")
+    assert "not told apart from the best" in (starred.first.text_content() or "")
+    assert page.tab.locator("#table .notes").get_by_text("* the best of a column").is_visible()
+
+
+def test_the_notes_tell_what_models_of_one_pool_do_not_share(visit: Open) -> None:
+    notes = " ".join(visit().texts("#table .notes li"))
+    assert "they differ in views seen and in seeds" in notes
+    assert "A model with one seed: the interval of its differences is over samples only" in notes
+    assert "no correction for the number of comparisons" in notes
+    assert "of, and among, the models that have every dataset" in notes
+    alike = " ".join(visit("none").texts("#table .notes li"))
+    assert "they differ" not in alike and "A model with one seed" in alike
+
+
+def test_search_and_filters_narrow_the_rows_and_say_how_many_are_left(visit: Open) -> None:
+    page = visit()
+    page.tab.fill("#q", "SMOKE/c synthetic")
+    assert page.names == ["cid"]
+    assert page.texts("#count") == ["1 of 5 models"]
+    assert page.tab.locator("#count").get_attribute("aria-live") == "polite"
+    page.tab.fill("#q", "")
+    page.tab.select_option("#language", label="images only")
+    assert page.names == ["cid", "dan", "ann", "bob", "eve"]
+    page.tab.fill("#q", "nobody")
+    assert page.names == [] and page.tab.get_by_text("No model fits").is_visible()
+    page.tab.click("button[type=reset]")
+    assert page.texts("#count") == ["5 of 5 models"] and page.tab.input_value("#q") == ""
+
+
+def test_columns_are_chosen_by_protocol_and_kind(visit: Open) -> None:
+    page = visit()
+    heads = "#table thead tr:nth-child(2) th .label"
+    every = page.texts(heads)
+    assert every[:4] == ["trained on", "images", "views", "seeds"]
+    assert every[4:10] == ["mean", "average rank", "Borda", "group", "colours", "digits"]
+    page.tab.get_by_role("checkbox", name="Model", exact=True).uncheck()
+    assert page.texts(heads) == every[4:]
+    page.tab.get_by_role("checkbox", name="means and ranks").uncheck()
+    assert page.texts(heads) == ["colours", "digits", "faces"]
+
+
+def test_a_view_is_its_address(visit: Open) -> None:
+    page = visit()
+    page.tab.fill("#q", "smoke")
+    page.tab.select_option("#kind", label="synthetic")
+    page.tab.get_by_role("checkbox", name="Model", exact=True).uncheck()
+    sort(page, "digits")
+    sort(page, "digits")
+    view = page.tab.evaluate("location.hash")
+    again = visit(view=view)
+    assert again.names == page.names == ["bob", "ann", "dan", "cid", "eve"]
+    assert again.tab.input_value("#q") == "smoke"
+    assert again.texts("#kind option:checked") == ["synthetic"]
+    assert again.texts("#table thead tr:nth-child(2) th .label")[0] == "mean"
+    assert again.tab.locator("[aria-sort=ascending]").count() == 1
+
+
+@pytest.mark.parametrize(
+    "view", ["#/?data=nobody&sort=nothing&show=nowhere&dir=up", "#/nowhere", "#%", "#/model/%ff/1"]
+)
+def test_an_address_that_says_nothing_is_no_error(visit: Open, view: str) -> None:
+    page = visit(view=view)
+    assert page.texts("h1:visible") in (["Leaderboard"], ["No such model"])
+
+
+def test_back_from_a_model_is_the_view_that_was_left(visit: Open) -> None:
+    page = visit()
+    page.tab.fill("#q", "ann")
+    page.tab.click("#table tbody th a")
+    page.tab.wait_for_selector("#model h1")
+    page.tab.go_back()
+    assert page.names == ["ann"] and page.tab.input_value("#q") == "ann"
+    page.tab.click("#table tbody th a")
+    page.tab.get_by_role("link", name="All models").click()
+    assert page.names == ["ann"]
+
+
+def focused(page: Visit) -> str:
+    return str(page.tab.evaluate("(document.activeElement.innerText || document.activeElement.id).trim()"))
+
+
+def test_everything_is_reached_by_keys(visit: Open) -> None:
+    page = visit()
+    keys = page.tab.keyboard
+    keys.press("Tab")
+    assert focused(page) == "Skip to content"
+    keys.press("Enter")
+    assert page.tab.evaluate("document.activeElement.id") == "content"
+    seen = []
+    for _ in range(60):
+        keys.press("Tab")
+        seen.append(focused(page))
+        if seen[-1] == "mean":
+            break
+    assert seen[:2] == ["q", "data"] or seen[0] == "q"
+    keys.press("Tab")
+    keys.press("Enter")  # average rank
+    assert page.tab.locator("[aria-sort=ascending]").text_content() == "average rank"
+    assert focused(page).startswith("average rank"), "sorting takes the focus away"
+    while focused(page) != page.names[0]:
+        keys.press("Tab")
+    keys.press("Enter")
+    page.tab.wait_for_selector("#model h1")
+    assert page.tab.evaluate("document.activeElement.id") == "content"
+    assert page.tab.evaluate("getComputedStyle(document.querySelector('.brand')).outlineStyle") == "none"
+    keys.press("Shift+Tab")
+    assert page.tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+
+
+def test_a_choice_of_columns_keeps_the_focus(visit: Open) -> None:
+    page = visit()
+    page.tab.locator(".chip input").first.focus()
+    page.tab.keyboard.press("Space")
+    assert page.tab.evaluate("document.activeElement.type") == "checkbox"
+    assert page.tab.locator(".chip input").first.is_checked() is False

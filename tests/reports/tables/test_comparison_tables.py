@@ -1,0 +1,463 @@
+"""Comparison tables: the arithmetic, what is bold, what is refused, and that the bytes do not depend on the order."""
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmark.errors import SkipCode, UserError
+from benchmark.interfaces import DatasetIdentity, Score, Skipped
+from benchmark.records.schema import Record
+from benchmark.reports import build
+from benchmark.reports.inputs import ReportInputs
+from benchmark.reports.table import NO_VALUE, Cell, Table, csv, latex, markdown
+from benchmark.reports.tables import few_shot, linear_probe, ranking
+from tests.fixtures.differences import Known
+
+Make = Callable[..., Any]
+
+
+def material(records: Sequence[Record], half: float = 0.02) -> ReportInputs:
+    """Records, and paired differences that are known to within `half`."""
+    return ReportInputs(records, Known(half))
+
+
+def probe(records: Sequence[Record], half: float = 0.02) -> Table:
+    return linear_probe.TABLE(material(records, half))
+
+
+def build_tables(records: Sequence[Record]) -> dict[str, Table]:
+    """All tables but the rankings, which are tried on their own."""
+    built = build.comparison_tables(material(records))
+    return {name: table for name, table in built.items() if not name.startswith("ranking_")}
+
+
+def write_tables(records: Sequence[Record], out: Path) -> list[Path]:
+    return build.write(build.comparison_files(material(records)), out)
+
+
+def check_tables(records: Sequence[Record], out: Path) -> list[str]:
+    return build.check(build.comparison_files(material(records)), out)
+
+
+def row(table: Table, label: str) -> dict[str, Cell]:
+    (found,) = [cells for cells in table.rows if cells[0].text == label]
+    return dict(zip(table.columns, found))
+
+
+def bold(table: Table, column: str) -> list[str]:
+    return [cells[0].text for cells in table.rows if dict(zip(table.columns, cells))[column].bold]
+
+
+def dash(letter: str) -> str:
+    return f"{NO_VALUE} ({letter})"
+
+
+@pytest.fixture
+def smoke(record: Make, measured: Make) -> list[Record]:
+    """Three seeds of two methods and one seed of a third, on one dataset measured and one skipped."""
+    values = {"stablerep": (0.912, 0.934, 0.921), "untrained": (0.401, 0.399, 0.42), "clip": (0.93,)}
+    absent = Skipped("row 3 of cifar10 is broken", SkipCode.FAILED)
+    return [
+        record(method, {"digits": measured(value), "cifar10": absent}, seed=seed)
+        for method, seeds in values.items()
+        for seed, value in enumerate(seeds)
+    ]
+
+
+def test_mean_and_sample_standard_deviation_over_seeds(smoke: list[Record]) -> None:
+    table = probe(smoke)
+    values = np.array([0.912, 0.934, 0.921]) * 100
+    cells = row(table, "stablerep")
+    assert cells["digits"].text.startswith(f"{values.mean():.1f} ± {values.std(ddof=1):.1f}")
+    assert f"{values.std(ddof=1):.1f}" != f"{values.std(ddof=0):.1f}"
+    assert cells["seeds"].text == "3"
+    assert any("standard deviation over seeds" in note for note in table.footnotes)
+
+
+def test_one_seed_shows_half_of_the_interval(record: Make, measured: Make) -> None:
+    scores = dataclasses.replace(measured(0.5), scores={"top1": Score(0.5, 360, 0.42, 0.6)})
+    table = probe([record("clip", {"digits": scores})])
+    assert row(table, "clip")["digits"].text == "50.0 ± 9.0"
+    assert any("one seed: half of the 95 % interval" in note for note in table.footnotes)
+    assert not any("over seeds" in note for note in table.footnotes)
+
+
+def test_rows_are_alphabetical_with_untrained_chance_and_n_last(
+    smoke: list[Record], record: Make, measured: Make
+) -> None:
+    table = probe([record("vicreg", {"digits": measured(0.5)}), *smoke])
+    assert [cells[0].text for cells in table.rows] == ["clip", "stablerep", "vicreg", "untrained", "chance", "n"]
+    assert row(table, "chance")["digits"].text == "10.0"
+    assert row(table, "n")["digits"].text == "360"
+
+
+def test_the_best_mean_is_bold_and_no_other(smoke: list[Record]) -> None:
+    table = probe(smoke, half=0.005)
+    assert bold(table, "digits") == ["clip"]
+    assert "**93.0 ± 2.0**" in markdown(table)
+    assert r"\textbf{93.0 $\pm$ 2.0}" in latex(table)
+
+
+def starred(table: Table) -> list[str]:
+    return [cells[0].text for cells in table.rows if cells[2].text.endswith("*")]
+
+
+def test_the_best_is_bold_only_where_the_paired_interval_tells_it_from_every_other(
+    record: Make, measured: Make
+) -> None:
+    scores = {"clip": 0.93, "mae": 0.90, "simclr": 0.88}
+    records = [record(name, {"digits": measured(value)}) for name, value in scores.items()]
+    assert (bold(probe(records, 0.029), "digits"), starred(probe(records, 0.029))) == (["clip"], [])
+    assert (bold(probe(records, 0.031), "digits"), starred(probe(records, 0.031))) == ([], ["clip", "mae"])
+    assert any(note.startswith("*") for note in probe(records, 0.031).footnotes)
+    assert not any(note.startswith("*") for note in probe(records, 0.029).footnotes)
+
+
+def test_an_interval_that_ends_at_zero_is_a_tie(record: Make, measured: Make) -> None:
+    records = [record(name, {"digits": measured(value)}) for name, value in (("clip", 0.75), ("mae", 0.5))]
+    assert (bold(probe(records, 0.25), "digits"), starred(probe(records, 0.25))) == ([], ["clip", "mae"])
+
+
+def test_nothing_is_bold_where_there_is_nobody_to_be_ahead_of(record: Make, measured: Make) -> None:
+    absent = Skipped("no", SkipCode.FAILED)
+    table = probe(
+        [
+            record("clip", {"digits": measured(0.9), "colours": absent}),
+            record("mae", {"digits": absent, "colours": measured(0.5)}),
+        ]
+    )
+    assert (bold(table, "digits"), bold(table, "colours")) == ([], [])
+    assert not any(note.startswith(("Bold", "*", "A method with one seed")) for note in table.footnotes)
+
+
+def test_footnotes_of_marks_are_there_where_a_cell_has_that_mark(record: Make, measured: Make) -> None:
+    def kinds(table: Table) -> list[str]:
+        notes = [note for note in table.footnotes if note.startswith(("Bold", "*", "A method with one seed"))]
+        assert sum("no correction for the number of comparisons" in note for note in notes) == bool(notes)
+        return [note.split()[0] for note in notes]
+
+    records = [record(name, {"digits": measured(value)}) for name, value in (("clip", 0.93), ("mae", 0.90))]
+    assert kinds(probe(records, 0.029)) == ["Bold:", "A"]
+    assert kinds(probe(records, 0.031)) == ["*", "A"]
+    assert kinds(linear_probe.TABLE(ReportInputs(records))) == []
+    both = [
+        record(name, {"digits": measured(value), "colours": measured(other)})
+        for name, value, other in (("clip", 0.93, 0.9), ("mae", 0.90, 0.5))
+    ]
+    assert kinds(probe(both, 0.031)) == ["Bold:", "*", "A"]
+
+
+def test_nothing_is_marked_where_a_difference_is_not_known(record: Make, measured: Make) -> None:
+    records = [record(name, {"digits": measured(value)}) for name, value in (("clip", 0.9), ("mae", 0.5))]
+    table = linear_probe.TABLE(ReportInputs(records))
+    assert (bold(table, "digits"), starred(table)) == ([], [])
+    assert any("not known: it takes the predictions" in note for note in table.footnotes)
+
+
+def test_a_dataset_that_nobody_was_measured_on_is_a_footnote_with_its_reason(smoke: list[Record]) -> None:
+    table = probe(smoke)
+    assert "cifar10" not in table.columns
+    assert [n for n in table.footnotes if "cifar10" in n] == ["Not measured: cifar10: row 3 of cifar10 is broken."]
+
+
+def test_a_skipped_dataset_is_a_dash_with_its_reason_once(record: Make, measured: Make) -> None:
+    gap = {"digits": measured(0.5), "cifar10": Skipped("not in the mirror", SkipCode.MISSING_DATASET)}
+    able = record("mae", {"digits": measured(0.5), "cifar10": measured(0.5)})
+    table = probe([record("clip", gap), record("simclr", gap), able])
+    assert {row(table, label)["cifar10"].text for label in ("clip", "simclr")} == {dash("a")}
+    assert [note for note in table.footnotes if "mirror" in note] == ["(a) not in the mirror"]
+
+
+def test_different_reasons_get_different_letters(record: Make, measured: Make) -> None:
+    table = probe(
+        [
+            record("clip", {"digits": Skipped("first", SkipCode.FAILED)}),
+            record("mae", {"digits": Skipped("second", SkipCode.FAILED)}),
+            record("simclr", {"cifar10": measured(0.5)}),
+            record("slip", {"digits": measured(0.5)}),
+        ]
+    )
+    assert [row(table, label)["digits"].text for label in ("clip", "mae", "simclr")] == [
+        dash("b"),
+        dash("c"),
+        dash("a"),
+    ]
+    assert table.footnotes[:3] == ("(a) not evaluated", "(b) first", "(c) second")
+
+
+def test_a_seed_without_the_dataset_is_told(record: Make, measured: Make) -> None:
+    table = probe(
+        [
+            record("clip", {"digits": measured(0.5)}, seed=0),
+            record("clip", {"digits": measured(0.6)}, seed=1),
+            record("clip", {"digits": Skipped("no space", SkipCode.FAILED)}, seed=2),
+        ]
+    )
+    assert row(table, "clip")["digits"].text == "55.0 ± 7.1 (a)"
+    assert table.footnotes[0] == "(a) 2 of 3 seeds: no space"
+
+
+def test_footnotes_say_protocol_training_and_dataset(smoke: list[Record]) -> None:
+    notes = "\n".join(probe(smoke).footnotes)
+    assert f"evaluation linear_probe, version 1, preset synrep, hash {smoke[0].evaluation.protocol[:12]}" in notes
+    assert "shots 5" in notes
+    assert "6,000 views for every trained method, on synrep-bench/scenes @ 1.0" in notes
+    assert "digits: top1, synrep-bench/digits @ 1.7, split test, 360 samples, ids bbbbbbbbbbbb" in notes
+
+
+def test_what_was_chosen_on_the_test_split_is_told(record: Make, measured: Make) -> None:
+    chosen = dataclasses.replace(measured(0.5), details={"selected_on": "test", "selection": "in other words"})
+    clean = dataclasses.replace(measured(0.5), details={"selected_on": "validation", "selection": "THE TEST SPLIT"})
+    notes = probe([record("clip", {"digits": chosen, "cars": clean})]).footnotes
+    assert [note for note in notes if note.startswith("TEST-SELECTED")] == [
+        "TEST-SELECTED: the best of what was tried on the test split itself: digits."
+    ]
+    assert not any("TEST-SELECTED" in note for note in probe([record("clip", {"digits": clean})]).footnotes)
+
+
+def test_methods_trained_on_other_data_are_told_apart(record: Make, measured: Make) -> None:
+    scores = {"digits": measured(0.5)}
+    notes = probe([record("clip", scores), record("mae", scores, dataset="synrep-bench/real")]).footnotes
+    assert any("synrep-bench/real @ 1.0 (mae); synrep-bench/scenes @ 1.0 (clip)" in note for note in notes)
+
+
+def test_two_experiments_of_one_method_are_two_rows(record: Make, measured: Make) -> None:
+    records = [
+        record("clip", {"digits": measured(0.5)}),
+        record("clip", {"digits": measured(0.6)}, name="ablations/clip-text"),
+        record("mae", {"digits": measured(0.6)}),
+        record("mae", {"digits": measured(0.7)}, version=2),
+    ]
+    labels = [cells[0].text for cells in probe(records).rows]
+    assert labels == ["ablations/clip-text", "smoke/clip", "mae v1", "mae v2", "chance", "n"]
+
+
+def test_the_same_records_give_the_same_bytes(smoke: list[Record], tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in write_tables(smoke, tmp_path)}
+    tables = ("linear_probe.synrep", "ranking_linear_probe.synrep")
+    assert set(files) == {f"{name}.{ending}" for name in tables for ending in ("md", "csv", "tex")}
+    for seed in range(5):
+        shuffled = random.Random(seed).sample(smoke, len(smoke))
+        results = [record.model_copy(update={"results": dict(reversed(record.results.items()))}) for record in shuffled]
+        write_tables(results, tmp_path)
+        assert {name: (tmp_path / name).read_bytes() for name in files} == files
+
+
+def test_dates_and_machines_do_not_show(smoke: list[Record]) -> None:
+    elsewhere = [
+        record.model_copy(update={"created": record.created.replace(year=1999), "seconds": {"probe": 3.0}})
+        for record in smoke
+    ]
+    assert markdown(probe(elsewhere)) == markdown(probe(smoke))
+
+
+def refused(records: Sequence[Record], what: str) -> None:
+    with pytest.raises(UserError, match=what) as caught:
+        probe(records)
+    assert "smoke/clip" in str(caught.value)
+
+
+def test_presets_versions_and_knobs_do_not_mix(record: Make, measured: Make, knobs: Make) -> None:
+    class Later(knobs):  # type: ignore[misc, valid-type]
+        version = 2
+
+    first = record("clip", {"digits": measured(0.5)})
+    others = ((Later(), "versions"), (knobs(preset="lgssl"), "presets"), (knobs(shots=1), "protocol hashes"))
+    for protocol, what in others:
+        refused([first, record("mae", {"digits": measured(0.5)}, protocol=protocol)], what)
+    probe([first, record("mae", {"digits": measured(0.5)}, protocol=knobs(datasets=("digits",)))])
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"revision": "1.8"}, "dataset revisions of digits"),
+        ({"ids_sha256": "9" * 64}, "ids hashes of digits"),
+        ({"split": "validation"}, "splits of digits"),
+        ({"repo": "elsewhere/digits"}, "dataset repos of digits"),
+        ({"n": 361}, "sizes of digits"),
+    ],
+)
+def test_datasets_that_differ_do_not_mix(record: Make, measured: Make, change: dict[str, Any], what: str) -> None:
+    same = measured(0.5)
+    other: DatasetIdentity = dataclasses.replace(same.dataset, **change)
+    changed = dataclasses.replace(same, dataset=other)
+    refused([record("clip", {"digits": same}), record("mae", {"digits": changed})], what)
+    probe([record("clip", {"digits": same}), record("mae", {"other": changed})])
+
+
+def test_scores_of_another_kind_do_not_mix(record: Make, measured: Make) -> None:
+    first = record("clip", {"digits": measured(0.5)})
+    refused([first, record("mae", {"digits": measured(0.5, name="top5")})], "main scores")
+    refused([first, record("mae", {"digits": dataclasses.replace(measured(0.5), chance=0.2)})], "chance")
+
+
+def test_only_untrained_may_differ_in_views(record: Make, measured: Make) -> None:
+    scores = {"digits": measured(0.5)}
+    refused([record("clip", scores), record("mae", scores, views=12000)], "views")
+    probe([record("clip", scores), record("untrained", scores, views=12000)])
+
+
+def test_seeds_of_two_configurations_do_not_mix(record: Make, measured: Make) -> None:
+    scores = {"digits": measured(0.5)}
+    refused([record("clip", scores), record("clip", scores, seed=1, revision="1.1")], "configurations")
+
+
+def test_one_seed_counts_once(record: Make, measured: Make) -> None:
+    records = [record("clip", {"digits": measured(0.5)}, seed=seed) for seed in (0, 1, 0)]
+    refused(records, "two records")
+
+
+def test_each_table_takes_its_own_evaluation(record: Make, measured: Make, smoke: list[Record]) -> None:
+    records = [*smoke, record("clip", {"digits": measured(0.7, name="accuracy", n=600)}, evaluation="few_shot")]
+    assert set(build_tables(records)) == {"linear_probe.synrep", "few_shot.synrep"}
+    assert row(few_shot.TABLE(material(records)), "clip")["digits"].text == "70.0 ± 2.0"
+    assert row(few_shot.TABLE(material(records)), "n")["digits"].text == "600"
+    assert build_tables([]) == {}
+
+
+def test_each_preset_has_a_table_of_its_own(record: Make, measured: Make, knobs: Make, smoke: list[Record]) -> None:
+    other = record("clip", {"digits": measured(0.7)}, protocol=knobs(preset="lgssl"))
+    built = build_tables([*smoke, other])
+    assert set(built) == {"linear_probe.synrep", "linear_probe.lgssl"}
+    assert built["linear_probe.lgssl"].title.endswith("(lgssl)")
+    assert row(built["linear_probe.lgssl"], "clip")["digits"].text.startswith("70.0")
+    assert build_tables(smoke)["linear_probe.synrep"] == built["linear_probe.synrep"]
+
+
+def test_a_refused_table_writes_nothing(record: Make, measured: Make, tmp_path: Path) -> None:
+    scores = {"digits": measured(0.5)}
+    records = [
+        record("clip", scores, evaluation="few_shot"),
+        record("clip", scores),
+        record("mae", scores, views=12000),
+    ]
+    with pytest.raises(UserError):
+        write_tables(records, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_names_stale_missing_and_extra_files(smoke: list[Record], tmp_path: Path) -> None:
+    write_tables(smoke, tmp_path)
+    assert check_tables(smoke, tmp_path) == []
+    path = tmp_path / "linear_probe.synrep.md"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+    (tmp_path / "linear_probe.synrep.tex").unlink()
+    (tmp_path / "knn.csv").write_text("method\n")
+    name = "linear_probe.synrep"
+    assert check_tables(smoke, tmp_path) == [f"missing: {name}.tex", "extra: knn.csv", f"stale: {name}.md"]
+    stale = [line for line in check_tables(smoke[:-1], tmp_path) if "ranking" not in line]
+    assert stale[-2:] == [f"stale: {name}.csv", f"stale: {name}.md"]
+    with pytest.raises(UserError, match="no folder"):
+        check_tables(smoke, tmp_path / "none")
+
+
+def test_text_cannot_break_out_of_its_cell(record: Make, measured: Make) -> None:
+    evil = "a | b\n# <script>`x`</script> [l](u) *s* $x$ 50% & c_d {e} \\"
+    table = probe([record("clip", {"digits": measured(0.5), evil: Skipped(evil, SkipCode.FAILED)})])
+    page = markdown(table)
+    grid = [line for line in page.splitlines() if line.startswith("|")]
+    unescaped = {line.replace(r"\|", "").count("|") for line in grid}
+    assert unescaped == {len(table.columns) + 1}
+    assert "<script" not in page
+    for escaped in (r"a \| b \# &lt;script&gt;\`x\`", r"\[l\](u) \*s\* \$x\$", r"&amp; c_d {e} \\"):
+        assert escaped in page
+    assert r"50\% \& c\_d \{e\} \textbackslash{}" in latex(table)
+    assert csv(table).count("\n") == len(table.rows) + 1
+
+
+def test_datasets_that_are_not_on_the_machine_share_a_footnote(record: Make, measured: Make) -> None:
+    absent = Skipped("in whatever words", SkipCode.MISSING_DATASET)
+    scores = {
+        "digits": measured(0.5),
+        "cars": absent,
+        "pets": absent,
+        "stl10": Skipped("row 3 is broken", SkipCode.FAILED),
+    }
+    notes = probe([record("clip", scores)]).footnotes
+    assert "Not measured, not on the machine: cars, pets." in notes
+    assert "Not measured: stl10: row 3 is broken." in notes
+
+
+def test_an_evaluation_that_there_is_not_is_one_line(record: Make, measured: Make) -> None:
+    with pytest.raises(UserError, match=r"unknown evaluation 'linear_prob'.*linear_probe"):
+        build_tables([record("clip", {"digits": measured(0.5)}, evaluation="linear_prob")])
+
+
+# Ranking
+
+
+def test_a_ranking_has_groups_means_and_counts_and_leaves_out_who_was_not_measured(
+    record: Make, measured: Make
+) -> None:
+    def scores(first: float, second: float) -> dict[str, Any]:
+        return {"a": measured(first), "b": measured(second)}
+
+    records = [
+        record("clip", scores(0.5, 0.6)),
+        record("mae", scores(0.6, 0.61)),
+        record("simclr", {"a": measured(0.9), "b": Skipped("no", SkipCode.FAILED)}),
+        record("slip", {"a": Skipped("no", SkipCode.FAILED), "b": Skipped("no", SkipCode.FAILED)}),
+        record("byol", scores(0.2, 0.2)),
+    ]
+    table = ranking.TABLE(material(records, half=0.06))
+    texts = [[cell.text for cell in cells] for cells in table.rows]
+    assert texts == [
+        ["1", "mae", "1", "60.5 ± 1.4", "1.00", "4", "2 of 2"],
+        ["1", "clip", "1", "55.0 ± 1.4", "2.00", "2", "2 of 2"],
+        ["2", "byol", "1", "20.0 ± 1.4", "3.00", "0", "2 of 2"],
+        [NO_VALUE, "simclr", "1", NO_VALUE, NO_VALUE, "3", "1 of 2"],
+    ]
+    assert table.name == "ranking_linear_probe"
+
+
+# Ablations
+
+
+def labels(records: Sequence[Record]) -> list[str]:
+    return [cells[0].text for cells in probe(records).rows][:-2]
+
+
+def test_rows_of_one_folder_are_named_alike_and_numbers_are_in_order(record: Make, measured: Make) -> None:
+    """Not 10, 2, 4; each row by its own name, also that of the only row of its method."""
+    of = {"l10": "stablerep", "l2": "stablerep", "l1": "simclr", "l4": "stablerep", "l8": "stablerep"}
+    names = {f"ablations-smoke-images/{method}-{word}": method for word, method in of.items()}
+    records = [
+        record(method, {"digits": measured(0.5)}, name=name, dataset=f"synrep-bench/{name[-3:]}", revision=name)
+        for name, method in names.items()
+    ]
+    expected = ["simclr-l1", "stablerep-l2", "stablerep-l4", "stablerep-l8", "stablerep-l10"]
+    for _ in range(5):
+        random.shuffle(records)
+        assert labels(records) == expected
+    note = next(line for line in probe(records).footnotes if line.startswith("Training"))
+    assert "6,000 views for every trained method" in note
+    assert all(word in note for word in expected)  # each beside its own dataset
+
+
+def test_counts_of_captions_are_in_order_whatever_their_word(record: Make, measured: Make) -> None:
+    words = ("1m", "50m", "3m", "200k", "2k", "600", "10m", "2500")
+    records = [record("clip", {"digits": measured(0.5)}, name=f"language-full-captions/clip-{word}") for word in words]
+    ordered = ("600", "2k", "2500", "200k", "1m", "3m", "10m", "50m")
+    assert labels(records) == [f"clip-{word}" for word in ordered]
+
+
+def test_one_method_may_be_compared_with_itself_trained_longer(record: Make, measured: Make) -> None:
+    def trained(word: str, views: int, method: str = "stablerep") -> Record:
+        name = f"ablations-smoke-epochs/{method}-{word}"
+        made: Record = record(method, {"digits": measured(0.5)}, name=name, views=views)
+        return made
+
+    records = [trained("2x", 12_000), trained("1x", 6_000), trained("3x", 18_000)]
+    assert labels(records) == ["stablerep-1x", "stablerep-2x", "stablerep-3x"]
+    note = next(line for line in probe(records).footnotes if line.startswith("Training"))
+    assert "12,000 views (stablerep-2x)" in note and "for every" not in note
+    with pytest.raises(UserError, match="cannot mix views seen"):
+        probe([*records, trained("1x", 6_000, "clip")])

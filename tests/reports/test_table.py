@@ -1,0 +1,131 @@
+"""How a table becomes files: what no format lets through, and which files are removed when they are no more."""
+
+import csv as csv_format
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmark.errors import UserError
+from benchmark.reports import build
+from benchmark.reports.table import HIDDEN as HIDDEN_PATTERN
+from benchmark.reports.table import NO_VALUE, Cell, Table, csv, formats, latex, markdown
+
+SMALL = Table("t", (), ("m",), ("m",), ((Cell("x"),),), ())
+HIDDEN = "\x00\x1b\x7f\x9b\u061c\u200b\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069\ufeff\ud800"
+
+
+@pytest.mark.parametrize("character", HIDDEN)
+def test_what_does_not_show_is_shown_as_what_it_is_in_every_format(character: str) -> None:
+    text = f"a{character}b"
+    table = Table(text, (text,), (text,), (text,), ((Cell(text),),), (text,))
+    code = f"a[U+{ord(character):04X}]b"
+    assert [page.count(shown) for page, shown in ((csv(table), code), (latex(table), code))] == [2, 5]
+    assert markdown(table).count(code.replace("[", r"\[").replace("]", r"\]")) == 5
+    for content in formats("x", table).values():
+        assert character not in content.decode()
+
+
+def test_line_breaks_and_tabs_are_one_space_in_every_format() -> None:
+    table = Table("t", (), ("m",), ("m",), ((Cell("a\r\n\t\x0b\x0c\x1c\x85\u00a0b"),),), ())
+    assert all("a b" in page for page in (csv(table), latex(table), markdown(table)))
+
+
+def test_the_page_shows_the_same_characters() -> None:
+    script = (Path(build.__file__).parent / "site/base.js").read_text()
+    found = re.search(r"HIDDEN = /(\[.*\])/g", script)
+    assert found
+    collapsed = set("\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85")
+    page = {chr(at) for at in range(0xD800) if re.match(found[1], chr(at))} | {"\ufeff"}
+    assert page - collapsed == {chr(at) for at in range(0x10000) if HIDDEN_PATTERN.match(chr(at))} - {
+        chr(at) for at in range(0xD800, 0xE000)
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        *((text, f"'{text}") for text in ("=1+1", "@SUM(A1)", "+cmd", "-cmd", "-", "-2+3+cmd", "-1 (a)", "+1=2")),
+        (" \t=x", "'=x"),
+        *((text, text) for text in ("-1", "-1.5", "-1.2 ± 0.3", "+0.3", "1,000", "50.0 ± 2.0", NO_VALUE, "a=b", "")),
+        (f"{NO_VALUE} (a)", f"{NO_VALUE} (a)"),
+    ],
+)
+def test_no_cell_of_csv_is_a_formula(text: str, shown: str) -> None:
+    table = Table("t", (), ("m", "n"), ("m", text), ((Cell("x"), Cell(text)),), ())
+    header, line = csv_format.reader(csv(table).splitlines())
+    assert (header, line) == (["m", shown], ["x", shown])
+
+
+def test_no_row_of_latex_begins_with_an_argument_of_the_line_break_before_it() -> None:
+    cells = ("[1ex] a", "*", "\u202ex", "a [b]", "12")
+    page = latex(Table("t", (), ("m", "n"), ("m", "n"), tuple((Cell(text), Cell("[x]")) for text in cells), ()))
+    rows = [line for line in page.splitlines() if line.endswith(r"\\")][1:]
+    starts = [line.split("&")[0].strip() for line in rows]
+    assert starts == ["{[}1ex] a", "{*}", "{[}U+202E]x", "a [b]", "12"]
+    bold = latex(Table("t", (), ("m",), ("m",), ((Cell("[a]", bold=True),),), ()))
+    assert r"\textbf{[a]}" in bold
+
+
+# What was generated and is no more
+
+
+def test_files_that_are_no_more_are_removed_and_those_of_others_left(tmp_path: Path) -> None:
+    expected = {"smoke": formats("aro.strict", SMALL)}
+    gone = formats("knn.dino", SMALL) | {"knn.dino.svg": b"<svg/>", "knn.dino.png": b"PNG"}
+    build.write(expected["smoke"] | gone, tmp_path / "smoke")
+    kept = {"notes.md": b"# mine", "main.tex": b"mine", "main.csv": b"a", "photo.png": b"b", "notes.txt": b"c"}
+    build.write(kept, tmp_path / "smoke")
+    left = build.remove_extra(expected, tmp_path)
+    assert [path.name for path in left] == sorted(kept.keys() - {"notes.txt"})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "smoke").iterdir()} == expected["smoke"] | kept
+
+
+def test_a_folder_of_a_gone_comparison_is_removed_only_where_all_of_it_was_generated(tmp_path: Path) -> None:
+    files = formats("knn.dino", SMALL)
+    others = {
+        "gone": {},
+        "with-notes": {"notes.md": b"# mine"},
+        "with-text": {"notes.txt": b"mine"},
+        "with-hidden": {".keep": b""},
+        "with-photo": {"photo.png": b"mine"},
+    }
+    for name, more in others.items():
+        build.write(files | more, tmp_path / name)
+    (tmp_path / "with-folder/inner").mkdir(parents=True)
+    build.write({"photo.png": b"mine"}, tmp_path / "only-photos")
+    build.write({"config": b"mine"}, tmp_path / ".git")
+    outside = tmp_path.with_name(f"{tmp_path.name}-outside")
+    build.write(files, outside)
+    (tmp_path / "link").symlink_to(outside)
+    before = {path for path in tmp_path.rglob("*") if "gone" not in path.parts}
+    assert [path.name for path in build.extra_folders((), tmp_path)] == [
+        "gone", "link", "only-photos", "with-folder", "with-hidden", "with-notes", "with-photo", "with-text",
+    ]  # fmt: skip
+    assert [path.name for path in build.remove_extra({}, tmp_path)] == [
+        "link", "only-photos", "with-folder", "with-hidden", "with-notes", "with-photo", "with-text",
+    ]  # fmt: skip
+    assert set(tmp_path.rglob("*")) == before
+    assert len(list(outside.iterdir())) == 3
+
+
+def test_a_file_that_cannot_be_removed_is_one_line_and_is_known_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.write(formats("a", SMALL) | {"a.svg": b"<svg/>"}, tmp_path / "gone")
+    unlink = Path.unlink
+
+    def fail(path: Path) -> None:
+        if path.suffix == ".svg":
+            raise PermissionError(13, "Permission denied", str(path))
+        unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(UserError, match=r"cannot remove .*a.svg: Permission denied"):
+        build.remove_extra({}, tmp_path)
+    monkeypatch.undo()
+    assert build.remove_extra({}, tmp_path) == [] and list(tmp_path.iterdir()) == []
+
+
+def test_nothing_wanted_and_no_folder_is_up_to_date(tmp_path: Path) -> None:
+    assert build.check({}, tmp_path / "none") == []
