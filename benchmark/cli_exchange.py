@@ -20,7 +20,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Only for those who may see the repository.")] = False,
 ) -> None:
     """Add the records here to those on the Hub, with a table of all of them; nothing there is replaced."""
-    from benchmark import exchange
+    from benchmark.submission import exchange
 
     commit = exchange.push(repo, folder, problems, private=private, report=print)
     print(f"{repo}@{commit}")
@@ -34,7 +34,7 @@ def pull(
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
 ) -> None:
     """Add the records on the Hub to those here, each after a check; nothing here is replaced."""
-    from benchmark import exchange
+    from benchmark.submission import exchange
 
     exchange.pull(repo, folder, revision, report=print)
     print(f"check them together: synrep validate {folder / 'records'}")
@@ -45,7 +45,7 @@ def submit(
     folder: Results = Path("results"),
 ) -> None:
     """Check a run's records and copy them into this checkout, ready for a pull request."""
-    from benchmark import submit
+    from benchmark.submission import submit
 
     if submit.submit(runs, folder, problems, report=print):
         print("next: synrep tables")

@@ -48,7 +48,7 @@ def tables(
 
 def validate(path: Annotated[Path, typer.Argument(help="Folder of records, or one that holds records/.")]) -> None:
     """Check records as CI does: each by itself, all together, and against the predictions beside them."""
-    from benchmark import validate
+    from benchmark.submission import validate
 
     records = path / "records" if (path / "records").is_dir() else path
     found = list(problems(records))
@@ -62,8 +62,8 @@ def validate(path: Annotated[Path, typer.Argument(help="Folder of records, or on
 
 def problems(records: Path) -> Iterator[str]:
     """What is wrong with a folder of records, a line each; official runs must be as this code declares them."""
-    from benchmark import validate
     from benchmark.experiments import declared_fingerprint
+    from benchmark.submission import validate
 
     return validate.problems(records, declared_fingerprint)
 

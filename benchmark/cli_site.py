@@ -37,7 +37,7 @@ def site(
     write_bytes(path, content)
     print(f"{path}: {made.models} models of {made.records} records, {len(content) / 1e6:.1f} MB")
     if publish:
-        from benchmark.exchange import publish_space
+        from benchmark.reports.site.space import publish_space
 
         print(publish_space(out, publish, print))
 

@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "benchmark/cli*.py": ("*",),
     "benchmark/measure.py": (*CORE, "benchmark.evaluations._*"),
-    "benchmark/rescore.py": (*CORE, "benchmark.evaluations._*"),
+    "benchmark/submission/rescore.py": (*CORE, "benchmark.evaluations._*"),
     "benchmark/*": CORE,
 }  # fmt: skip
 """File -> modules of ours that it may import; the first pattern that fits holds."""

@@ -164,7 +164,7 @@ main()
 """
 LOADS = """
 import json, sys, timm, torch
-from tests.models import tiny
+from tests.fixtures import tiny_models as tiny
 pinned, repo = sys.argv[1], sys.argv[1].split("@")[0]
 newest, model = (timm.create_model(f"hf_hub:{place}", pretrained=True).eval() for place in (repo, pinned))
 assert all(torch.equal(a, b) for a, b in zip(newest.parameters(), model.parameters(), strict=True))

@@ -25,6 +25,13 @@ from benchmark.files import file_sha256
 
 NAME = re.compile(r"(?!.*(\.\.|--|\.git\Z))[A-Za-z0-9]([\w.-]{,94}\w)?/\w([\w.-]{,94}\w)?", re.ASCII)
 AGAIN = "run again: what was transferred is kept"
+MAY_BE_ANYWHERE = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.md"}
+"""Files that any repository may have."""
+READ_LIMIT = 2**20
+"""Bytes of a file that is looked into."""
+
+Files = dict[str, RepoFile]
+"""Path in a repository -> what the Hub says of the file."""
 
 
 class Moved(UserError):
@@ -75,10 +82,14 @@ class Repository:
         """The commit that a branch, a tag or a commit is."""
         return str(self.api.repo_info(self.name, repo_type=self.kind, revision=revision).sha)
 
-    def files(self, commit: str) -> dict[str, RepoFile]:
+    def files(self, commit: str) -> Files:
         """Path -> what the Hub says of the file."""
         listed = self.api.list_repo_tree(self.name, repo_type=self.kind, revision=commit, recursive=True)
         return {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
+
+    def is_untouched(self, commit: str) -> bool:
+        """Whether nobody has committed since the Hub made the repository, with files of its own in a new Space."""
+        return len(self.api.list_repo_commits(self.name, repo_type=self.kind, revision=commit)) == 1
 
     def fetch(self, path: str, commit: str, folder: Path) -> Path:
         """Bring a file below `folder`, to the path that it has in the repository."""

@@ -12,7 +12,7 @@ import pytest
 from benchmark.errors import UserError
 from benchmark.records import migrate, store
 from benchmark.records.schema import Measured, NotMeasured
-from benchmark.validate import problems
+from benchmark.submission.validate import problems
 from tests.test_cli import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep"]

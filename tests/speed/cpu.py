@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from benchmark.files import write_bytes
 from datasets_scripts import scenes
 from tests.speed.cpu import datasets, evaluations, losses, probe, processes, training
-from tests.speed.cpu.timing import REPEATS, row, seconds
+from tests.speed.timing import REPEATS, row, seconds
 
 OUT = Path("results/speed/cpu.md")
 

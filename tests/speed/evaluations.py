@@ -29,7 +29,7 @@ from benchmark.interfaces import DatasetIdentity, Encoder, LabelledImages
 from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.nn.encoders import build_vit
 from benchmark.transforms.evaluation import EvaluationTransform
-from tests.speed.cpu import timing
+from tests.speed import timing
 
 Row = Callable[[str, str, int, Callable[[], object], Callable[[], object]], str]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmark.files import write_bytes
 from benchmark.records import store
 from tests.fixtures.many_records import records
-from tests.speed.cpu.timing import seconds
+from tests.speed.timing import seconds
 
 OUT = Path("results/speed/results.md")
 COUNT = 10_000

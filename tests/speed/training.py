@@ -17,7 +17,7 @@ from benchmark.sampling import SIMCLR, Sampling
 from benchmark.training.batches import Batches
 from benchmark.transforms.augmentations import MEAN, STD, apply, draw
 from datasets_scripts import generate, marks
-from tests.speed.cpu.datasets import IMAGES, built, photographs
+from tests.speed.datasets import IMAGES, built, photographs
 
 SIZE, VIEWS = 224, 96
 """Pixels of a view, and views of a batch."""

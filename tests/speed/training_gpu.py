@@ -33,9 +33,9 @@ from benchmark.training import cost, loop
 from benchmark.training.dataset import CaptionImages
 from benchmark.training.execution import Hardware
 from datasets_scripts import generate, marks
-from tests.speed.cpu.datasets import built, photographs
-from tests.speed.cpu.generation_gpu import peak, seconds
-from tests.speed.cpu.training import RELEASED
+from tests.speed.datasets import built, photographs
+from tests.speed.generation_gpu import peak, seconds
+from tests.speed.training import RELEASED
 
 STEPS, WARM_UP = 20, 5
 VIEWS = 6

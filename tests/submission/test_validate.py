@@ -17,12 +17,12 @@ from benchmark.evaluations.scoring.intervals import by_group
 from benchmark.files import file_sha256, sha256_json
 from benchmark.records import predictions, store
 from benchmark.records.schema import sha256_of
-from benchmark.validate import problems
+from benchmark.submission.validate import problems
 from tests.test_cli import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep"]
 
-ROOT = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).parents[2] / "results"
 MODELS = ("smoke/stablerep_plus/2/0", "smoke/stablerep_plus/2/1", "smoke/clip/2/0")
 PROBE = "smoke/stablerep_plus/2/0/linear_probe.synclr"
 CAPTIONS = "smoke/stablerep_plus/2/0/aro.synrep-strict"

@@ -13,15 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard, constants
 
-from benchmark import entries, exchange, validate
 from benchmark.errors import UserError
 from benchmark.evaluations.scoring.intervals import wilson
 from benchmark.records import predictions, store, table
+from benchmark.reports.site import space
+from benchmark.submission import bundle, exchange, validate
 from tests.fixtures import runs
 from tests.fixtures.fake_hub import CUT, Hub
+from tests.submission.test_submit import OF_ONE, ONE, lie, model, tree, write
 from tests.test_cli import assert_one_line, synrep
 from tests.test_release import hub
-from tests.test_submit import OF_ONE, ONE, lie, model, tree, write
 
 __all__ = ["hub", "synrep"]
 
@@ -260,7 +261,7 @@ def test_a_repository_of_something_else_is_left_alone(hub, said, here, tmp_path)
         hub.put(name, tmp_path / name, "datasets")
     (line,) = said("push", "me/images", "--results", here, fails=True)
     assert line.startswith("dataset me/images holds data/train.parquet, which is of no record")
-    assert len(hub.repo("me/images").messages) == 1
+    assert len(hub.repo("me/images").messages) == 2
     said("push", "me/empty", "--results", here)
     (line,) = said("push", "me/empty", "--private", "--results", here, fails=True)
     assert "is to be private, but it exists and is public" in line
@@ -430,7 +431,7 @@ def test_a_disk_that_is_full_stops_at_once(hub, pushed, said, tmp_path, monkeypa
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(entries.shutil, "copyfile", full)
+    monkeypatch.setattr(bundle.shutil, "copyfile", full)
     lines = said("pull", REPO, "--results", tmp_path / "back", fails=True)
     assert len(lines) == 2 and "No space left on device; free some space" in lines[1]
     assert tree(tmp_path / "back") == {}
@@ -533,7 +534,7 @@ def board(hub):
 
 def test_the_site_takes_the_place_of_what_the_hub_puts_into_a_new_space(hub, site):
     lines = []
-    commit = exchange.publish_space(site, PLACE, lines.append)
+    commit = space.publish_space(site, PLACE, lines.append)
     there = hub.repo(PLACE, "spaces")
     assert there.refs["main"] == commit and len(there.messages) == 2 and lines == [f"sending 2 files to space {PLACE}"]
     files = board(hub)
@@ -541,19 +542,19 @@ def test_the_site_takes_the_place_of_what_the_hub_puts_into_a_new_space(hub, sit
     assert files["index.html"] == b"<title>SynRep-Bench</title>"
     head = DatasetCard(files["README.md"].decode()).data
     assert (head.sdk, head.app_file, head.title) == ("static", "index.html", "SynRep-Bench")
-    assert exchange.publish_space(site, PLACE, lines.append) == commit and len(there.messages) == 2
+    assert space.publish_space(site, PLACE, lines.append) == commit and len(there.messages) == 2
     assert lines[-1] == f"space {PLACE} shows this site already; nothing to do"
 
 
 def test_a_new_site_is_one_commit_and_what_is_gone_goes(hub, site):
     (site / "old.svg").write_text("<svg/>")
     (site / ".index.html.tmp").write_text("cut off")
-    exchange.publish_space(site, PLACE, quiet)
+    space.publish_space(site, PLACE, quiet)
     assert set(board(hub)) == {".gitattributes", "README.md", "index.html", "old.svg"}
     (site / "old.svg").unlink()
     (site / "index.html").write_text("new")
     (site / "README.md").write_text("not this one")
-    exchange.publish_space(site, PLACE, quiet)
+    space.publish_space(site, PLACE, quiet)
     files = board(hub)
     assert set(files) == {".gitattributes", "README.md", "index.html"} and files["index.html"] == b"new"
     assert b"sdk: static" in files["README.md"] and len(hub.repo(PLACE, "spaces").messages) == 3
@@ -575,16 +576,16 @@ def test_a_space_of_something_else_is_left_alone(hub, site, tmp_path, files):
     hub.put(PLACE, tmp_path / "other", "spaces")
     before = board(hub)
     with pytest.raises(UserError, match=r"space me/board holds something else \(.*\); choose another name"):
-        exchange.publish_space(site, PLACE, quiet)
+        space.publish_space(site, PLACE, quiet)
     assert board(hub) == before
 
 
 def test_a_folder_that_is_no_site_is_one_line(hub, site):
     (site / "secret").symlink_to("index.html")
     with pytest.raises(UserError, match="secret is a link"):
-        exchange.publish_space(site, PLACE, quiet)
+        space.publish_space(site, PLACE, quiet)
     with pytest.raises(UserError, match=r"holds no index\.html; name the folder that `synrep site` wrote"):
-        exchange.publish_space(site / "none", PLACE, quiet)
+        space.publish_space(site / "none", PLACE, quiet)
     assert hub.requests == []
 
 
@@ -595,7 +596,7 @@ def test_a_space_that_holds_something_else_afterwards_is_found_out(hub, site, na
 
     hub.before = before
     with pytest.raises(UserError, match=f"{name} in space {PLACE} at .* is not what was sent"):
-        exchange.publish_space(site, PLACE, quiet)
+        space.publish_space(site, PLACE, quiet)
 
 
 @pytest.mark.parametrize(
@@ -605,31 +606,32 @@ def test_a_space_that_holds_something_else_afterwards_is_found_out(hub, site, na
 def test_a_hub_that_refuses_the_site_is_one_line(hub, site, status, line):
     hub.fail("POST .*/commit/", status, 10**6, Retry_After="0")
     with pytest.raises(UserError, match=line) as error:
-        exchange.publish_space(site, PLACE, quiet)
+        space.publish_space(site, PLACE, quiet)
     assert "\n" not in str(error.value) and hub.token not in str(error.value)
 
 
 def test_a_space_needs_the_network_and_a_token(hub, site, monkeypatch):
     with pytest.raises(UserError, match="wanted the space's name on the Hub as ORG/NAME, found 'board'"):
-        exchange.publish_space(site, "board", quiet)
+        space.publish_space(site, "board", quiet)
     with pytest.raises(UserError, match="may not do that to space others/board"):
-        exchange.publish_space(site, "others/board", quiet)
+        space.publish_space(site, "others/board", quiet)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match="writing to space me/board needs a token"):
-        exchange.publish_space(site, PLACE, quiet)
+        space.publish_space(site, PLACE, quiet)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE=1"):
-        exchange.publish_space(site, PLACE, quiet)
+        space.publish_space(site, PLACE, quiet)
 
 
 PUBLISHES = """
 import sys
 import time
 from pathlib import Path
-from benchmark import exchange, validate
+from benchmark.reports.site import space
+from benchmark.submission import exchange, validate
 print(exchange.push(sys.argv[1], Path(sys.argv[3]), validate.problems, private=False, report=print))
 exchange.pull(sys.argv[1], Path(sys.argv[4]), "main", print)
-print(exchange.publish_space(Path(sys.argv[5]), sys.argv[2], print))
+print(space.publish_space(Path(sys.argv[5]), sys.argv[2], print))
 """
 
 

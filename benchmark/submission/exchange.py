@@ -1,8 +1,8 @@
-"""Records on the Hub, in a dataset repository that many fill, and the leaderboard page in a Space.
+"""Records on the Hub, in a dataset repository that many fill.
 
-The repository holds records and predictions by their paths in `results/` (`benchmark.entries`), all records as one
-table, and a card. Both directions add what is missing and never replace or delete a record: the same path with other
-content is a conflict, which is told and left alone.
+The repository holds records and predictions by their paths in `results/` (`benchmark.submission.bundle`), all records
+as one table, and a card. Both directions add what is missing and never replace or delete a record: the same path with
+other content is a conflict, which is told and left alone.
 """
 
 import tempfile
@@ -14,37 +14,28 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import RepoFile, SpaceCardData
+from huggingface_hub import RepoFile
 
-from benchmark import entries
-from benchmark.entries import Entry
 from benchmark.errors import UserError
 from benchmark.files import write_bytes
 from benchmark.hub import client
 from benchmark.records import predictions, store, table
-from benchmark.submit import ready
+from benchmark.submission import bundle
+from benchmark.submission.bundle import Entry
+from benchmark.submission.submit import ready
 
 Report = Callable[[str], None]
 """Takes a line for the user."""
-Files = dict[str, RepoFile]
 T = TypeVar("T")
 
-TABLE, CARD, PAGE = "records.parquet", "README.md", "index.html"
-OWN = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.md"}
-"""Files that any repository may have."""
-MARK = "<!-- written by synrep site -->"
-"""By this a Space is known to be ours."""
-TEMPLATE, NEW = {CARD, PAGE, "style.css"}, "Welcome to your static Space!"
-"""What the Hub puts into a new static Space."""
-TEXT = 2**20
-"""Bytes of a file that is looked into."""
+TABLE, CARD = "records.parquet", "README.md"
 TOLD = 500
 """Records between two lines of progress."""
 THREADS = 8
 """Downloads at a time; a record is small, so most of it is waiting."""
 
 
-def push(repo: str, folder: Path, check: entries.Check, *, private: bool, report: Report) -> str:
+def push(repo: str, folder: Path, check: bundle.Check, *, private: bool, report: Report) -> str:
     """Add the records and predictions below `folder` to a dataset repository in one commit, and compare what is there.
 
     Returns:
@@ -93,11 +84,13 @@ def _push(place: client.Repository, found: Sequence[Entry], folder: Path, report
 
 
 def _is_ours(path: str) -> bool:
-    return path in {*OWN, TABLE, CARD} or path.startswith((f"{entries.RECORDS}/", f"{entries.PREDICTIONS}/"))
+    return path in {*client.MAY_BE_ANYWHERE, TABLE, CARD} or path.startswith(
+        (f"{bundle.RECORDS}/", f"{bundle.PREDICTIONS}/")
+    )
 
 
 def _conflicts(
-    place: client.Repository, head: str, there: Files, found: Sequence[Entry], folder: Path
+    place: client.Repository, head: str, there: client.Files, found: Sequence[Entry], folder: Path
 ) -> Iterator[str]:
     """A line for each record that is there with other content, or for other predictions of the same one."""
     for one in found:
@@ -106,13 +99,15 @@ def _conflicts(
             _require_small(there[one.path], store.LIMIT)
             with tempfile.TemporaryDirectory() as temporary:
                 held = place.fetch(one.path, head, Path(temporary)).read_bytes()
-            if differs := entries.difference((folder / one.path).read_bytes(), held, (str(folder), place.name)):
+            if differs := bundle.difference((folder / one.path).read_bytes(), held, (str(folder), place.name)):
                 yield f"{one.path}: {differs}"
                 continue
         yield from (f"{path}: not the file that {one.path} names" for path in differing if path != one.path)
 
 
-def _others(place: client.Repository, head: str, there: Files, found: Sequence[Entry], staged: Path) -> Iterator[Entry]:
+def _others(
+    place: client.Repository, head: str, there: client.Files, found: Sequence[Entry], staged: Path
+) -> Iterator[Entry]:
     """The repository's records that are not here."""
     mine = {one.path for one in found}
 
@@ -120,14 +115,14 @@ def _others(place: client.Repository, head: str, there: Files, found: Sequence[E
         _require_small(there[path], store.LIMIT)
         place.fetch(path, head, staged)
         try:
-            return entries.entry(staged, path)
+            return bundle.entry(staged, path)
         except UserError as error:
             raise UserError(f"{place} holds a broken record: {_named(error, staged)}") from None
 
     return _side_by_side(other, [path for path in sorted(there) if _is_record(path) and path not in mine])
 
 
-def _holds(place: client.Repository, head: str, there: Files, path: str, file: Path) -> bool:
+def _holds(place: client.Repository, head: str, there: client.Files, path: str, file: Path) -> bool:
     """Whether the repository has this file; a table of another pyarrow is the same if its rows are."""
     if path not in there or client.same(there[path], file):
         return path in there
@@ -184,7 +179,7 @@ class _Taken:
     left: tuple[str, ...] = ()
 
 
-def _take(place: client.Repository, head: str, there: Files, path: str, folder: Path) -> _Taken:
+def _take(place: client.Repository, head: str, there: client.Files, path: str, folder: Path) -> _Taken:
     """Bring one record and its predictions, check them, and add what is missing."""
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
@@ -193,8 +188,8 @@ def _take(place: client.Repository, head: str, there: Files, path: str, folder: 
             if source == staged:
                 _require_small(there[path], store.LIMIT)
                 place.fetch(path, head, staged)
-            one = entries.entry(source, path)
-            compared = entries.compare(one, source, folder, (place.name, str(folder)))
+            one = bundle.entry(source, path)
+            compared = bundle.compare(one, source, folder, (place.name, str(folder)))
             if compared.conflicts:
                 return _Taken(left=compared.conflicts)
             for file in compared.missing:
@@ -203,15 +198,15 @@ def _take(place: client.Repository, head: str, there: Files, path: str, folder: 
                 _require_small(there[file], predictions.LIMIT)
                 if file != path:
                     place.fetch(file, head, staged)
-            entries.require_predictions(one, staged, compared.missing)
+            bundle.require_predictions(one, staged, compared.missing)
         except UserError as error:
             return _Taken(left=(_named(error, staged),))
-        entries.copy({file: one.files[file] for file in compared.missing}, staged, folder)
+        bundle.copy({file: one.files[file] for file in compared.missing}, staged, folder)
     return _Taken(new=len(compared.missing))
 
 
 def _is_record(path: str) -> bool:
-    return entries.RECORD.fullmatch(path) is not None
+    return bundle.RECORD.fullmatch(path) is not None
 
 
 def _require_small(file: RepoFile, limit: int) -> None:
@@ -228,75 +223,3 @@ def _side_by_side(work: Callable[[str], T], paths: Sequence[str]) -> Iterator[T]
     """What `work` gives for each path, in order; the first failure stops those that have not begun."""
     with ThreadPoolExecutor(THREADS) as pool:
         yield from pool.map(work, paths)
-
-
-def publish_space(folder: Path, repo: str, report: Report) -> str:
-    """Make a static Space show the site in `folder`, in one commit, and compare what is there.
-
-    Returns:
-        The commit; the present one where nothing changed.
-
-    Raises:
-        UserError: the folder is no site, the Space is of something else, or the Hub refuses or cannot be reached.
-    """
-    site = _site(folder)
-    place = client.Repository.opened(repo, "space", writes=True)
-    with place.explained(), tempfile.TemporaryDirectory() as temporary:
-        card = Path(temporary) / "site" / CARD
-        write_bytes(card, _space_card().encode())
-        place.create()
-        head = place.commit()
-        there = place.files(head)
-        _require_ours(place, head, there)
-        files = {**site, CARD: card}
-        changed = {
-            path: file for path, file in files.items() if path not in there or not client.same(there[path], file)
-        }
-        gone = sorted(path for path in there if path not in files and path not in OWN)
-        if not changed and not gone:
-            report(f"{place} shows this site already; nothing to do")
-            return head
-        report(f"sending {len(changed)} files to {place}")
-        return place.write(changed, "The leaderboard of SynRep-Bench", head, gone)
-
-
-def _site(folder: Path) -> dict[str, Path]:
-    """Path in the Space -> file."""
-    if not (folder / PAGE).is_file():
-        raise UserError(f"{folder} holds no {PAGE}; name the folder that `synrep site` wrote")
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink():
-            raise UserError(f"{path} is a link; put the file itself in its place")
-        if path.is_file() and not path.name.startswith("."):
-            found[path.relative_to(folder).as_posix()] = path
-    return found
-
-
-def _space_card() -> str:
-    data = SpaceCardData(
-        title="SynRep-Bench",
-        emoji="📊",
-        colorFrom="indigo",
-        colorTo="green",
-        sdk="static",
-        app_file=PAGE,
-        pinned=False,
-        license="apache-2.0",
-        short_description="Representations learned from synthetic images",
-        tags=["synrep-bench", "leaderboard"],
-    )
-    return f"---\n{data.to_yaml()}\n---\n\n{MARK}\n\nThe page is made from records; changes here are overwritten.\n"
-
-
-def _require_ours(place: client.Repository, head: str, there: Files) -> None:
-    """The Space is empty, as the Hub made it, or holds a site of ours."""
-    files = there.keys() - OWN
-    with tempfile.TemporaryDirectory() as temporary:
-        for path, mark in ((CARD, MARK), (PAGE, NEW)):
-            if path in files and there[path].size < TEXT:
-                content = place.fetch(path, head, Path(temporary)).read_text(encoding="utf-8", errors="replace")
-                if mark in content and (path == CARD or files <= TEMPLATE):
-                    return
-    if files:
-        raise UserError(f"{place} holds something else ({', '.join(sorted(files)[:5])}); choose another name")

@@ -2,9 +2,9 @@
 
 Every record by itself: its checksum, its schema and its own hashes (`benchmark.records.store.read`), that it lies where
 it says it belongs, that this code knows its protocol and its datasets, and that the predictions beside it give its
-scores again (`benchmark.rescore`). All records together: one declaration under each name, one set of weights for each
-run, one content for each revision of a dataset, the same labels for all models, and paired differences that are theirs.
-And where the files of a run lie beside the records (`train/`, `features/`), the chain through them: dataset, training,
+scores again (`rescore`). All records together: one declaration under each name, one set of weights for each run, one
+content for each revision of a dataset, the same labels for all models, and paired differences that are theirs. And
+where the files of a run lie beside the records (`train/`, `features/`), the chain through them: dataset, training,
 features, record.
 """
 
@@ -13,12 +13,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmark import rescore
 from benchmark.analysis.paired import Pairs
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, sha256_json
 from benchmark.records import store
 from benchmark.records.schema import Measured, Record
+from benchmark.submission import rescore
 
 Official = Callable[[Record], str | None]
 """The fingerprint that this code declares for the run a record names; None where it declares none."""

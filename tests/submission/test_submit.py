@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import entries, measure, submit, validate
+from benchmark import measure
 from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Pretrained, Skipped
 from benchmark.records import create, environment, predictions, store
 from benchmark.records.schema import sha256_of
+from benchmark.submission import bundle, submit, validate
 from tests.fixtures import runs
 from tests.test_cli import assert_one_line, synrep
 
@@ -152,7 +153,7 @@ def test_predictions_that_were_lost_come_back(sides):
 
 def test_records_come_last_so_that_none_ever_stands_without_its_predictions(sides, monkeypatch):
     order, copyfile = [], shutil.copyfile
-    monkeypatch.setattr(entries.shutil, "copyfile", lambda a, b, **k: [order.append(str(a)), copyfile(a, b, **k)][1])
+    monkeypatch.setattr(bundle.shutil, "copyfile", lambda a, b, **k: [order.append(str(a)), copyfile(a, b, **k)][1])
     sides.taken()
     into = order[-4:]
     assert [".json" in path for path in into] == [False, False, True, True]
@@ -295,7 +296,7 @@ def test_a_copy_that_stops_leaves_nothing(sides, monkeypatch, stop, after):
                 raise stop
         return copyfile(source, target, **more)
 
-    monkeypatch.setattr(entries.shutil, "copyfile", failing)
+    monkeypatch.setattr(bundle.shutil, "copyfile", failing)
     with pytest.raises(KeyboardInterrupt if isinstance(stop, KeyboardInterrupt) else UserError):
         sides.taken()
     assert tree(sides.results) == before and len(done) == after + 1
@@ -311,7 +312,7 @@ def test_a_file_that_changes_meanwhile_is_found_out(sides, monkeypatch):
         if Path(target).is_relative_to(sides.results) and source.name.endswith(".json"):
             target.write_text("{}")
 
-    monkeypatch.setattr(entries.shutil, "copyfile", changing)
+    monkeypatch.setattr(bundle.shutil, "copyfile", changing)
     with pytest.raises(UserError, match="changed while it was copied; run again"):
         sides.taken()
     assert tree(sides.results) == before
@@ -329,16 +330,16 @@ def text(**changes):
 
 def test_what_differs_is_the_first_field_that_says_why():
     other = {"x": {"environment": {"a": 2}, "scores": {"t": 0.25}}}
-    assert entries.difference(text(), text(results=other, created="2026-01-03", checksum="x"), SIDES) == (
+    assert bundle.difference(text(), text(results=other, created="2026-01-03", checksum="x"), SIDES) == (
         "results.x.scores.t is 0.5 in here, 0.25 in there (and 3 more fields); "
         "created 2026-01-02 in here, 2026-01-03 in there"
     )
-    assert entries.difference(text(), text(created="2026-01-01"), SIDES).startswith("created is 2026-01-02 in here, ")
-    assert entries.difference(text(seed=3), text(results=other), SIDES).startswith("seed is 3 in here, 0 in there (and")
-    assert entries.difference(text(), text() + b"\n ", SIDES) == ""
+    assert bundle.difference(text(), text(created="2026-01-01"), SIDES).startswith("created is 2026-01-02 in here, ")
+    assert bundle.difference(text(seed=3), text(results=other), SIDES).startswith("seed is 3 in here, 0 in there (and")
+    assert bundle.difference(text(), text() + b"\n ", SIDES) == ""
 
 
 def test_what_is_no_record_is_said_to_be_none():
     for content in (b"", b"[1]", b"[" * 100_000, b"\xff"):
-        assert entries.difference(text(), content, SIDES) == "no record in there"
-        assert entries.difference(content, content, SIDES) == ""
+        assert bundle.difference(text(), content, SIDES) == "no record in there"
+        assert bundle.difference(content, content, SIDES) == ""

@@ -6,14 +6,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from benchmark import entries
 from benchmark.errors import UserError
+from benchmark.submission import bundle
 
 Report = Callable[[str], None]
 """Takes a line for the user."""
 
 
-def submit(runs: Path, target: Path, check: entries.Check, report: Report) -> int:
+def submit(runs: Path, target: Path, check: bundle.Check, report: Report) -> int:
     """Check the records and predictions below `runs` and copy those that `target` has not; all of them or none.
 
     Returns:
@@ -22,12 +22,10 @@ def submit(runs: Path, target: Path, check: entries.Check, report: Report) -> in
     Raises:
         UserError: there are none, or something may not enter; the lines before it say what.
     """
-    if not (target / entries.RECORDS).is_dir():
-        raise UserError(
-            f"there is no {target / entries.RECORDS}; run in the checkout, or name its results by --results"
-        )
+    if not (target / bundle.RECORDS).is_dir():
+        raise UserError(f"there is no {target / bundle.RECORDS}; run in the checkout, or name its results by --results")
     found = ready(runs, check, report)
-    compared = [entries.compare(one, runs, target, (str(runs), str(target))) for one in found]
+    compared = [bundle.compare(one, runs, target, (str(runs), str(target))) for one in found]
     conflicts = [line for one in compared for line in one.conflicts]
     cure = "raise the experiment's version, or leave out what is there"
     _refuse(conflicts, f"{runs} and {target} have other content under one path; {cure}", report)
@@ -37,23 +35,23 @@ def submit(runs: Path, target: Path, check: entries.Check, report: Report) -> in
     if files:
         together = list(_together(files, runs, target, check))
         _refuse(together, f"{runs} does not fit what is in {target}; mend the lines above", report)
-        entries.copy(files, runs, target)
+        bundle.copy(files, runs, target)
     new = sum(one.path in files for one in found)
-    ignored = len(entries.others(runs, found))
+    ignored = len(bundle.others(runs, found))
     report(f"{new} records are new in {target}, {len(found) - new} were there; {ignored} other files are ignored")
     return new
 
 
-def ready(folder: Path, check: entries.Check, report: Report) -> list[entries.Entry]:
+def ready(folder: Path, check: bundle.Check, report: Report) -> list[bundle.Entry]:
     """The entries of a folder that keeps all rules.
 
     Raises:
         UserError: it has no records, or does not keep them; the lines before it say what.
     """
-    found, problems = entries.collected(folder, check)
+    found, problems = bundle.collected(folder, check)
     _refuse(problems, f"{folder} does not keep the rules; mend the lines above", report)
     if not found:
-        raise UserError(f"no records in {folder / entries.RECORDS}; name the folder that --out named when it was run")
+        raise UserError(f"no records in {folder / bundle.RECORDS}; name the folder that --out named when it was run")
     return found
 
 
@@ -64,14 +62,14 @@ def _refuse(lines: list[str], what: str, report: Report) -> None:
         raise UserError(f"{len(lines)} problem{'s' * (len(lines) > 1)}, nothing was taken: {what}")
 
 
-def _together(files: Mapping[str, str], runs: Path, target: Path, check: entries.Check) -> Iterator[str]:
+def _together(files: Mapping[str, str], runs: Path, target: Path, check: bundle.Check) -> Iterator[str]:
     """What would be wrong with `target` if it had the new files, by their own paths."""
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
-        for part in (entries.RECORDS, entries.PREDICTIONS):
+        for part in (bundle.RECORDS, bundle.PREDICTIONS):
             if (target / part).is_dir():
                 shutil.copytree(target / part, staged / part, symlinks=True)
-        entries.copy(files, runs, staged)
+        bundle.copy(files, runs, staged)
         named = re.compile(re.escape(f"{staged}/") + r"([^\s:;,]*)")
-        for line in check(staged / entries.RECORDS):
+        for line in check(staged / bundle.RECORDS):
             yield named.sub(lambda match: str((runs if match[1] in files else target) / match[1]), line)
