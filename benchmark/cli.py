@@ -133,16 +133,16 @@ def run(
         _print_plan(chosen, seed)
         return
 
-    from benchmark import runner
     from benchmark.nn import distributed
     from benchmark.progress import Display
+    from benchmark.runner.jobs import Job, default_parallel_jobs, run_distributed, run_jobs
 
-    work, knobs = [runner.Job(e, s) for e, s in seeds], (views_at_once, deterministic)
+    work, knobs = [Job(e, s) for e, s in seeds], (views_at_once, deterministic)
     with Display() as display:
         if distributed.launched() > 1:
-            runner.run_together(work, out, display.update, knobs)
+            run_distributed(work, out, display.update, knobs)
         else:
-            runner.run(work, out, jobs or runner.usual_jobs(), display.update, knobs)
+            run_jobs(work, out, jobs or default_parallel_jobs(), display.update, knobs)
     if os.environ.get("RANK", "0") == "0":
         print(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
 

@@ -10,7 +10,7 @@ from benchmark.errors import SkipCode, UserError
 
 if TYPE_CHECKING:
     from benchmark.interfaces import Evaluation
-    from benchmark.measure import Measurement
+    from benchmark.runner.evaluate import EvaluationRun
 
 Chosen = list[tuple[str, "Evaluation"]]
 
@@ -33,10 +33,10 @@ def evaluate(
     """Measure models that are frozen; what is measured already is not measured again."""
     if compare and len(models) != 2:
         raise UserError(f"--compare wants two models, found {len(models)}")
-    from benchmark import measure
+    from benchmark import evaluations
 
     names = [name.strip() for name in datasets.split(",") if name.strip()]
-    chosen = measure.chosen(on or (), preset, names)
+    chosen = evaluations.select_evaluations(on or (), preset, names)
     failures: list[str] = []
     measured = [_measure(model, chosen, out, workers, failures) for model in models]
     for one in measured:
@@ -47,20 +47,20 @@ def evaluate(
         raise UserError("; ".join(dict.fromkeys(failures)))
 
 
-def _measure(model: str, chosen: Chosen, out: Path, workers: int, failures: list[str]) -> "Measurement":
+def _measure(model: str, chosen: Chosen, out: Path, workers: int, failures: list[str]) -> "EvaluationRun":
     """The model with its records written; what failed of it is added to `failures`."""
     import torch
 
-    from benchmark import measure
     from benchmark.interfaces import Experiment
     from benchmark.models import load
     from benchmark.progress import Display
+    from benchmark.runner.evaluate import EvaluationRun, Failures, run_evaluations
     from benchmark.training import diagnostics
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load(model, store=out / "features", device=device, workers=workers)
     card, ours = loaded.training, isinstance(loaded.origin, Experiment)
-    measured = measure.Measurement(
+    measured = EvaluationRun(
         loaded.subject,
         loaded.origin,
         loaded.seed,
@@ -72,13 +72,13 @@ def _measure(model: str, chosen: Chosen, out: Path, workers: int, failures: list
     )
     try:
         with Display() as display:
-            measure.evaluate(measured, chosen, display.update)
-    except measure.Failures as error:
+            run_evaluations(measured, chosen, display.update)
+    except Failures as error:
         failures.append(str(error))
     return measured
 
 
-def _print_scores(measured: "Measurement", chosen: Chosen, wanted: list[str]) -> list[str]:
+def _print_scores(measured: "EvaluationRun", chosen: Chosen, wanted: list[str]) -> list[str]:
     """Print the main score of each dataset and what was skipped; return what of that was asked for by name."""
     from tabulate import tabulate
 
@@ -87,7 +87,7 @@ def _print_scores(measured: "Measurement", chosen: Chosen, wanted: list[str]) ->
 
     rows, skipped = [], dict[str, NotMeasured]()
     for name, evaluation in chosen:
-        path = store.record_path(measured.out / "records", measured.place, name, evaluation.preset)
+        path = store.record_path(measured.out / "records", measured.key, name, evaluation.preset)
         found = store.read(path).results
         for dataset in evaluation.datasets:
             result = found[dataset]
@@ -112,7 +112,7 @@ def _print_scores(measured: "Measurement", chosen: Chosen, wanted: list[str]) ->
     return []
 
 
-def _print_differences(measured: "list[Measurement]", chosen: Chosen) -> None:
+def _print_differences(measured: "list[EvaluationRun]", chosen: Chosen) -> None:
     from tabulate import tabulate
 
     from benchmark.analysis.compare import differences
@@ -143,12 +143,12 @@ def episodes(
     out: Annotated[Path, typer.Option(help="File to write, .npz.")] = Path("episodes.npz"),
 ) -> None:
     """Write the few-shot episodes that every model answers, for use in other code."""
-    from benchmark import measure
+    from benchmark import evaluations
     from benchmark.errors import unknown
     from benchmark.evaluations import few_shot
     from benchmark.interfaces import Skipped
 
-    if preset not in (known := measure.presets("few_shot")):
+    if preset not in (known := evaluations.presets("few_shot")):
         raise unknown("preset of few_shot", preset, list(known))
     found = few_shot.episodes(dataset, preset, seed)
     if isinstance(found, Skipped):

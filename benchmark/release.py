@@ -18,7 +18,7 @@ import safetensors.torch
 import timm
 import torch
 
-from benchmark import measure, release_card
+from benchmark import evaluations, release_card
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, write_bytes, write_json
 from benchmark.hub import client
@@ -123,7 +123,7 @@ def records_of(
             raise UserError(f"{what} is of another model: {both}; evaluate this run again or name other --records")
         if record.model.layer != LAYER:
             raise UserError(f"{what} is of layer {record.model.layer}, what is pushed gives {LAYER}; name others")
-        if preset not in (known := measure.presets(name)):
+        if preset not in (known := evaluations.presets(name)):
             raise UserError(f"{what} is of a preset that {name} has not; it has: {', '.join(known)}")
         if known[preset].skip(alone) is None:  # the text tower stays behind, and its scores with it
             kept.append(record)

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from safetensors.torch import load_file
 
-from benchmark import measure, release, release_card
+from benchmark import evaluations, release, release_card
 from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.files import file_sha256
@@ -53,7 +53,7 @@ def write_record(folder, experiment, weights_sha256, scores, protocol=PROBE, see
         origin=experiment,
         seed=seed,
         name=name,
-        evaluation=measure.presets(name)[preset],
+        evaluation=evaluations.presets(name)[preset],
         facts=facts,
         content_sha256="c" * 64,
         environment=environment.environment("cpu"),
@@ -72,7 +72,7 @@ def finish(out, data, experiment=PAIR, seed=0):
     }
     write_record(out / "records", experiment, sha256, scores, seed=seed)
     write_record(out / "records", experiment, sha256, {"cifar10": scored(0.6)}, ("knn", "dino"), seed)
-    zero = next(iter(measure.presets("zero_shot")))
+    zero = next(iter(evaluations.presets("zero_shot")))
     write_record(out / "records", experiment, sha256, {"cifar10": scored(0.9)}, ("zero_shot", zero), seed)
     return folder
 

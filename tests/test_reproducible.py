@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from baselines import stablerep_plus
-from benchmark import measure
+from benchmark import evaluations
 from benchmark.evaluations.prompts import read_prompts
 from benchmark.interfaces import Pretrained
-from benchmark.measure import Measurement
 from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.records import store
 from benchmark.records.schema import Measured
+from benchmark.runner.evaluate import EvaluationRun, run_evaluations
 from benchmark.training import contract
 from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures import evaluation_sets
@@ -41,8 +41,8 @@ def evaluate(out: Path, **how: Any) -> dict[str, Any]:
     subject = FrozenEncoder(
         model, transform=EvaluationTransform(16), weights_sha256="a" * 64, store=out / "features", **how
     )
-    measured = Measurement(subject, Pretrained("timm:tiny", "tiny", {}), 0, out, "cpu")
-    measure.evaluate(measured, measure.chosen((), None, DATASETS), lambda *_: None)
+    measured = EvaluationRun(subject, Pretrained("timm:tiny", "tiny", {}), 0, out, "cpu")
+    run_evaluations(measured, evaluations.select_evaluations((), None, DATASETS), lambda *_: None)
     return {
         f"{record.evaluation.name} {name}": result.scores
         for record in store.read_all(out / "records")

@@ -14,9 +14,9 @@ import numpy as np
 from benchmark.analysis.paired import RESAMPLINGS
 from benchmark.errors import UserError
 from benchmark.interfaces import Evaluation
-from benchmark.measure import Measurement
 from benchmark.records import predictions, store
 from benchmark.records.schema import Measured
+from benchmark.runner.evaluate import EvaluationRun
 
 SAME = ("row", "label", "unit", "episode")
 """Columns that do not depend on the model."""
@@ -42,18 +42,18 @@ class Difference:
 
 
 def differences(
-    first: Measurement, second: Measurement, evaluations: Sequence[tuple[str, Evaluation]]
+    first: EvaluationRun, second: EvaluationRun, evaluations: Sequence[tuple[str, Evaluation]]
 ) -> Iterator[Difference]:
     """Every score that both models have in their records.
 
     Raises:
         UserError: records of other protocols or samples, or predictions that are not those of the record.
     """
-    both = f"{first.place} and {second.place}"
+    both = f"{first.key} and {second.key}"
     for name, evaluation in evaluations:
         own = f"{name}.{evaluation.preset}"
         pair = [
-            store.read(store.record_path(one.out / "records", one.place, name, evaluation.preset))
+            store.read(store.record_path(one.out / "records", one.key, name, evaluation.preset))
             for one in (first, second)
         ]
         if len({record.evaluation.protocol for record in pair}) > 1:
@@ -64,7 +64,7 @@ def differences(
                 continue
             if a.dataset != b.dataset:
                 raise UserError(f"{name}: {both} were measured on different samples of {dataset}; evaluate both again")
-            paths = [one.out / "predictions" / one.place / own for one in (first, second)]
+            paths = [one.out / "predictions" / one.key / own for one in (first, second)]
             columns = [predictions.read(path, part) for path, part in zip(paths, (a, b))]
             yield from _paired(name, evaluation, dataset, *columns)
 

@@ -207,7 +207,7 @@ class Pairs:
             return None
         at = (result.predictions.sha256, dataset)
         if at not in self._replicates:
-            from benchmark import measure
+            from benchmark import evaluations
             from benchmark.analysis import compare
             from benchmark.records import predictions  # the protocols take seconds, stored differences none
 
@@ -217,7 +217,7 @@ class Pairs:
                 raise UserError(
                     f"{folder / result.predictions.file} has other labels or samples than other models; evaluate again"
                 )
-            self._replicates[at] = compare.replicates(measure.protocol(record), dataset, columns)
+            self._replicates[at] = compare.replicates(evaluations.evaluation_for_record(record), dataset, columns)
         return self._replicates[at]
 
 

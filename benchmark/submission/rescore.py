@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark import measure
+from benchmark import evaluations
 from benchmark.analysis import compare
 from benchmark.errors import UserError
 from benchmark.evaluations.scoring import intervals
@@ -39,14 +39,16 @@ def rescore(record: Record, folder: Path) -> Rescored:
     """Compare a record with the predictions in its folder."""
     found = Rescored()
     try:
-        measure.protocol(record)
+        evaluations.evaluation_for_record(record)
     except UserError as error:
         found.problems.append(f"evaluation: {error}")
         return found
     for dataset, result in record.results.items():
         if isinstance(result, Measured):
             field = f"results.{dataset}"
-            found.problems += [f"{field}.dataset: {line}" for line in measure.strange(dataset, result.dataset)]
+            found.problems += [
+                f"{field}.dataset: {line}" for line in evaluations.catalog_mismatches(dataset, result.dataset)
+            ]
             try:
                 columns = _checked(predictions.read(folder, result))
                 found.problems += [f"{field}.{line}" for line in _differences(record, dataset, result, columns)]
@@ -75,7 +77,7 @@ def _checked(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _differences(record: Record, dataset: str, result: Measured, columns: Columns) -> Iterator[str]:
-    evaluation = measure.protocol(record)
+    evaluation = evaluations.evaluation_for_record(record)
     computed = evaluation.intervals(dataset, columns)
     if set(computed) != set(result.scores):
         yield f"scores: has {sorted(result.scores)}, its predictions give {sorted(computed)}; evaluate again"

@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from benchmark import measure
 from benchmark.analysis.compare import Difference, differences
 from benchmark.errors import UserError
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score
-from benchmark.measure import Measurement
+from benchmark.runner.evaluate import EvaluationRun, run_evaluations
 
 
 class Subject:
@@ -47,9 +46,9 @@ class Share(Evaluation):
 NUMBER = itertools.count()
 
 
-def measured(out: Path, name: str, **columns: np.ndarray) -> Measurement:
-    one = Measurement(Subject(next(NUMBER), **columns), Pretrained(f"timm:{name}", name, {}), 0, out, "cpu")
-    measure.evaluate(one, [("share", Share())], lambda *_: None)
+def measured(out: Path, name: str, **columns: np.ndarray) -> EvaluationRun:
+    one = EvaluationRun(Subject(next(NUMBER), **columns), Pretrained(f"timm:{name}", name, {}), 0, out, "cpu")
+    run_evaluations(one, [("share", Share())], lambda *_: None)
     return one
 
 

@@ -11,10 +11,11 @@ import psutil
 import pytest
 import torch
 
-from benchmark import plugins, runner
+from benchmark import plugins
 from benchmark.errors import UserError
 from benchmark.nn import distributed
 from benchmark.records import create
+from benchmark.runner import jobs
 from benchmark.training import checkpoint
 from benchmark.training.dataset import CaptionImages
 from tests.fixtures import distributed_training, runs
@@ -99,7 +100,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
     """The steps are those of one process, but for the order of sums."""
     declared = runs.experiment("stablerep", 30)
     runs.train_here(declared, small_data, tmp_path / "undisturbed")
-    folder = tmp_path / "train" / runner.Job(declared, 0).place
+    folder = tmp_path / "train" / jobs.Job(declared, 0).place
     asked = iter([False] * 14 + [True])
     with pytest.raises(KeyboardInterrupt):
         runs.train_here(declared, small_data, folder, stop=lambda: next(asked))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import measure
+from benchmark import evaluations
 from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Pretrained, Skipped
@@ -22,7 +22,7 @@ from tests.test_cli import assert_one_line, synrep
 __all__ = ["synrep"]
 
 N = 30
-KNN = measure.presets("knn")["dino"]
+KNN = evaluations.presets("knn")["dino"]
 IDENTITY = DatasetIdentity("scikit-learn/digits", "1.7", "test", N, "b" * 64)
 
 

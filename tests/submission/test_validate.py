@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark import measure
+from benchmark import evaluations
 from benchmark.evaluations.scoring.intervals import by_group
 from benchmark.files import file_sha256, sha256_json
 from benchmark.records import predictions, store
@@ -160,7 +160,7 @@ def test_true_labels_are_those_of_the_other_models(folder: Path) -> None:
     columns = predictions.read_file(path)
     columns["label"] = columns["prediction"]
     stored = predictions.write(path, columns)
-    probe = next(iter(measure.presets("linear_probe").values()))
+    probe = next(iter(evaluations.presets("linear_probe").values()))
     scores = probe.intervals("digits", columns)
     classes = by_group(columns["label"], columns["label"] == columns["prediction"])
 

@@ -4,7 +4,7 @@ Runs of different (experiment, seed) are independent; on a CPU several go side b
 thread, so that the numbers do not depend on the number of cores (and small matrices gain nothing from more).
 
 Below the output folder: `train/<name>/<version>/<seed>/` (see `benchmark.training.loop`), `features/`, and what
-`benchmark.measure` writes.
+`benchmark.runner.evaluate` writes.
 """
 
 import multiprocessing
@@ -22,25 +22,25 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmark import measure
+from benchmark import evaluations
 from benchmark.errors import UserError
 from benchmark.interfaces import Experiment
-from benchmark.measure import Report
 from benchmark.mirror import dataset_folder
 from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.nn import distributed
 from benchmark.records import create
+from benchmark.runner.evaluate import EvaluationRun, Report, run_evaluations
 from benchmark.training import checkpoint, diagnostics, loop
 from benchmark.training.dataset import CaptionImages
 from benchmark.training.execution import Hardware, usual
 from benchmark.training.loop import SIGNALS
 from benchmark.transforms.evaluation import EvaluationTransform
 
-Knobs = tuple[int | None, bool]
+ExecutionOptions = tuple[int | None, bool]
 """Views at once, deterministic: see `benchmark.training.execution.Hardware`."""
-TOLD = 3
+MAX_REPORTED = 3
 """Failed runs, and reasons, that the last line names: it is one line."""
-USUAL: Knobs = (None, False)
+DEFAULTS: ExecutionOptions = (None, False)
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,14 @@ class Job:
         return f"{self.experiment.name} seed {self.seed}"
 
     @property
-    def place(self) -> str:
+    def key(self) -> str:
         """Its folder below `train/`, `records/` and `predictions/`."""
         return create.record_key(self.experiment, self.seed)
 
 
-def run(jobs: Sequence[Job], out: Path, processes: int, report: Report, knobs: Knobs = USUAL) -> None:
+def run_jobs(
+    jobs: Sequence[Job], out: Path, processes: int, report: Report, knobs: ExecutionOptions = DEFAULTS
+) -> None:
     """Train and evaluate `jobs`, `processes` at a time. A job that fails does not stop the others.
 
     Raises:
@@ -105,9 +107,13 @@ def run(jobs: Sequence[Job], out: Path, processes: int, report: Report, knobs: K
 def _raise(failures: dict[str, str], count: int) -> None:
     if failures:
         names, reasons = list(failures), list(dict.fromkeys(failures.values()))
-        shown = ", ".join(names[:TOLD]) + (f" and {len(names) - TOLD} more" if len(names) > TOLD else "")
-        others = f"; and {len(reasons) - TOLD} other reasons" if len(reasons) > TOLD else ""
-        raise UserError(f"{len(failures)} of {count} runs failed ({shown}): {'; '.join(reasons[:TOLD])}{others}")
+        shown = ", ".join(names[:MAX_REPORTED]) + (
+            f" and {len(names) - MAX_REPORTED} more" if len(names) > MAX_REPORTED else ""
+        )
+        others = f"; and {len(reasons) - MAX_REPORTED} other reasons" if len(reasons) > MAX_REPORTED else ""
+        raise UserError(
+            f"{len(failures)} of {count} runs failed ({shown}): {'; '.join(reasons[:MAX_REPORTED])}{others}"
+        )
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
@@ -147,7 +153,7 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _run_job(job: Job, out: Path, knobs: Knobs) -> None:
+def _run_job(job: Job, out: Path, knobs: ExecutionOptions) -> None:
     train_and_evaluate(job, out, usual(*knobs, processes=_processes), _report, _stop.is_set)
 
 
@@ -157,12 +163,12 @@ def _report(name: str, done: int, total: int, note: str) -> None:
     _queue.put((name, done, total, note))
 
 
-def usual_jobs() -> int:
+def default_parallel_jobs() -> int:
     """Runs side by side: one on each GPU; without one, on each of up to four cores."""
     return torch.cuda.device_count() or min(os.cpu_count() or 1, 4)
 
 
-def run_together(jobs: Sequence[Job], out: Path, report: Report, knobs: Knobs = USUAL) -> None:
+def run_distributed(jobs: Sequence[Job], out: Path, report: Report, knobs: ExecutionOptions = DEFAULTS) -> None:
     """Train `jobs`, each in turn, by all processes that a launcher started; then the first evaluates them alone.
 
     A job that diverges does not stop the others.
@@ -207,7 +213,7 @@ def train_and_evaluate(
 def train_job(job: Job, out: Path, hardware: Hardware, report: Report, stop: Callable[[], bool]) -> Path:
     """Train one job; returns its folder."""
     experiment = job.experiment
-    folder = out / "train" / job.place
+    folder = out / "train" / job.key
     data_folder = dataset_folder(experiment.dataset, experiment.revision)
     total = experiment.schedule.steps * experiment.schedule.batch_views
 
@@ -239,7 +245,7 @@ def evaluate(job: Job, folder: Path, out: Path, device: torch.device, report: Re
         store=out / "features" / experiment.name / str(experiment.version),
         device=device,
     )
-    measured = measure.Measurement(
+    measured = EvaluationRun(
         subject,
         experiment,
         job.seed,
@@ -249,4 +255,4 @@ def evaluate(job: Job, folder: Path, out: Path, device: torch.device, report: Re
         monitored=diagnostics.monitored(card),
         seconds={"train": card["seconds"]},
     )
-    measure.evaluate(measured, measure.chosen((), None, ()), report)
+    run_evaluations(measured, evaluations.select_evaluations((), None, ()), report)

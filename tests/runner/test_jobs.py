@@ -15,12 +15,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark import measure, plugins, runner
+from benchmark import evaluations, plugins
 from benchmark.errors import UserError
 from benchmark.evaluations import few_shot
 from benchmark.records import create, store
 from benchmark.records.schema import Measured, NotMeasured, Record
-from benchmark.runner import Job
+from benchmark.runner import jobs
+from benchmark.runner.jobs import Job
 from benchmark.schema import read_manifest
 from benchmark.training import checkpoint, loop
 from benchmark.training.execution import Hardware
@@ -41,12 +42,12 @@ def silent(*_: object) -> None:
 
 
 def bring_to_end(job: Job, out: Path) -> None:
-    runner.train_and_evaluate(job, out, Hardware(), silent)
+    jobs.train_and_evaluate(job, out, Hardware(), silent)
 
 
 def record(out: Path, job: Job, evaluation: str) -> Record:
-    preset = next(iter(measure.presets(evaluation)))
-    return store.read(store.record_path(out / "records", job.place, evaluation, preset))
+    preset = next(iter(evaluations.presets(evaluation)))
+    return store.read(store.record_path(out / "records", job.key, evaluation, preset))
 
 
 def skipped(found: Record) -> dict[str, str]:
@@ -90,7 +91,7 @@ def test_the_evaluations_of_these_tests_are_all_there_are() -> None:
 
 @pytest.mark.parametrize("job", [SIMCLR, CLIP], ids=lambda job: job.label)
 def test_every_evaluation_of_a_job_has_its_record(job: Job, finished: Path, small_dataset: Path) -> None:
-    weights = (finished / "train" / job.place / "model.safetensors").read_bytes()
+    weights = (finished / "train" / job.key / "model.safetensors").read_bytes()
     content = read_manifest(small_dataset).content_sha256
     for name in EVALUATIONS:
         found = record(finished, job, name)
@@ -101,7 +102,7 @@ def test_every_evaluation_of_a_job_has_its_record(job: Job, finished: Path, smal
         assert (found.model.layer, found.model.transform["size"]) == ("cls", job.experiment.encoder.image_size)
         assert found.training
         assert found.training.content_sha256 == content
-        assert found.seconds["train"] == checkpoint.read_card(finished / "train" / job.place)["seconds"] > 0
+        assert found.seconds["train"] == checkpoint.read_card(finished / "train" / job.key)["seconds"] > 0
         measured = [part for part in found.results.values() if isinstance(part, Measured)]
         assert {part.environment.device for part in measured} <= {"cpu"}
     assert len(store.read_all(finished / "records")) == 2 * len(EVALUATIONS)
@@ -120,17 +121,17 @@ def test_what_can_be_measured_here_is_and_the_rest_says_why(finished: Path) -> N
 def test_a_model_without_a_text_tower_is_recorded_as_skipped(finished: Path) -> None:
     for name in WITH_TEXTS:
         reasons = skipped(record(finished, SIMCLR, name))
-        assert set(reasons) == set(next(iter(measure.presets(name).values())).datasets)
+        assert set(reasons) == set(next(iter(evaluations.presets(name).values())).datasets)
         assert all(reason.startswith("no text tower") for reason in reasons.values())
         assert all("neither in data/" in reason for reason in skipped(record(finished, CLIP, name)).values())
 
 
 @pytest.mark.parametrize("job", [SIMCLR, CLIP], ids=lambda job: job.label)
 def test_predictions_are_those_of_the_record(job: Job, finished: Path) -> None:
-    folder = finished / "predictions" / job.place
+    folder = finished / "predictions" / job.key
     assert {path.name.partition(".")[0] for path in folder.iterdir()} == set(ON_DIGITS)
     for name in ON_DIGITS:
-        evaluation = next(iter(measure.presets(name).values()))
+        evaluation = next(iter(evaluations.presets(name).values()))
         digits = record(finished, job, name).results["digits"]
         assert isinstance(digits, Measured)
         assert digits.predictions
@@ -146,7 +147,7 @@ def test_predictions_are_those_of_the_record(job: Job, finished: Path) -> None:
 
 def test_finished_work_is_not_done_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = times(copied)
-    monkeypatch.setattr(runner.FrozenEncoder, "_pass", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(jobs.FrozenEncoder, "_pass", lambda *_: pytest.fail("encoded again"))
     monkeypatch.setattr(loop, "_loop", lambda *_: pytest.fail("trained again"))
     for job in (SIMCLR, CLIP):
         bring_to_end(job, copied)
@@ -178,7 +179,7 @@ def test_a_dataset_that_has_come_is_measured_and_nothing_else_is_done(
         bring_to_end(job, copied)
     after = times(copied)
     # Without a text tower the new set cannot be measured either: that record stays as it is.
-    place = f"{CLIP.place}/aro.synrep-strict"
+    place = f"{CLIP.key}/aro.synrep-strict"
     assert changed(before, after) == {f"records/{place}.json", f"predictions/{place}/scenes-relation.parquet"}
     found = record(copied, CLIP, "aro")
     relation = found.results["scenes-relation"]
@@ -194,7 +195,7 @@ def test_another_protocol_is_measured_again(copied: Path, monkeypatch: pytest.Mo
     other = replace(few_shot.EVALUATIONS[0], episodes=20)
     monkeypatch.setattr(few_shot, "EVALUATIONS", (other,))
     bring_to_end(SIMCLR, copied)
-    place = f"{SIMCLR.place}/few_shot.{other.preset}"
+    place = f"{SIMCLR.key}/few_shot.{other.preset}"
     assert changed(before, times(copied)) == {f"records/{place}.json", f"predictions/{place}/digits.parquet"}
     found = record(copied, SIMCLR, "few_shot")
     assert found.evaluation.protocol == create.protocol_hash(other)
@@ -227,7 +228,7 @@ def test_processes_change_no_number_and_a_failure_stops_no_other_job(finished: P
     with pytest.raises(
         UserError, match=r"^1 of 3 runs failed \(test/mae seed 0\): .* wanted 0{12}; build or"
     ) as failed:
-        runner.run([NOWHERE, SIMCLR, CLIP], tmp_path, 2, lambda *words: told.append(words))
+        jobs.run_jobs([NOWHERE, SIMCLR, CLIP], tmp_path, 2, lambda *words: told.append(words))
     assert "\n" not in str(failed.value)
     for job in (SIMCLR, CLIP):
         for name in EVALUATIONS:
@@ -241,16 +242,16 @@ def test_processes_change_no_number_and_a_failure_stops_no_other_job(finished: P
     for job in (SIMCLR, CLIP):
         views = job.experiment.schedule.views
         assert (job.label, views, views) in [(name, done, total) for name, done, total, _ in told]
-        total = sum(len(evaluation.datasets) for _, evaluation in measure.chosen((), None, ()))
-        assert (f"{job.place} evaluation", total, total, "") in told
+        total = sum(len(evaluation.datasets) for _, evaluation in evaluations.select_evaluations((), None, ()))
+        assert (f"{job.key} evaluation", total, total, "") in told
 
 
 def test_a_worker_that_is_killed_ends_the_run_at_once_and_the_others_keep_their_state(
     machine: Path, tmp_path: Path
 ) -> None:
     """As the kernel does when memory runs out."""
-    jobs = [Job(experiment("simclr", steps=100_000), seed) for seed in (0, 1, 2)]
-    running = [tmp_path / "train" / job.place for job in jobs[:2]]
+    work = [Job(experiment("simclr", steps=100_000), seed) for seed in (0, 1, 2)]
+    running = [tmp_path / "train" / job.key for job in work[:2]]
 
     def kill() -> None:
         while not all((folder / "metrics.jsonl").exists() for folder in running):
@@ -259,7 +260,7 @@ def test_a_worker_that_is_killed_ends_the_run_at_once_and_the_others_keep_their_
 
     threading.Thread(target=kill, daemon=True).start()
     with pytest.raises(UserError, match=r"^a worker process died, .*; run again to go on"):
-        runner.run(jobs, tmp_path, 2, silent)
+        jobs.run_jobs(work, tmp_path, 2, silent)
     assert multiprocessing.active_children() == []
     assert any((folder / "state.safetensors").exists() for folder in running)
 
@@ -274,8 +275,8 @@ def test_a_second_interrupt_kills_the_workers() -> None:
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
     worker.start()
     with pytest.raises(KeyboardInterrupt):
-        runner._end(Pool())  # type: ignore[arg-type]
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, runner.SIGNALS)
+        jobs._end(Pool())  # type: ignore[arg-type]
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, jobs.SIGNALS)
     worker.join(10)
     assert worker.exitcode == -signal.SIGKILL
 
@@ -287,10 +288,10 @@ def test_the_workers_of_a_killed_parent_leave(machine: Path, tmp_path: Path) -> 
     parent = os.fork()
     if parent == 0:
         try:
-            runner.run([job], tmp_path, 1, silent)
+            jobs.run_jobs([job], tmp_path, 1, silent)
         finally:
             os._exit(1)
-    while not (tmp_path / "train" / job.place / "metrics.jsonl").exists():
+    while not (tmp_path / "train" / job.key / "metrics.jsonl").exists():
         assert os.waitpid(parent, os.WNOHANG) == (0, 0)
         time.sleep(0.05)
     workers = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()

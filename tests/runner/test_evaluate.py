@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark import measure, plugins
+from benchmark import evaluations, plugins
 from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score, Skipped
-from benchmark.measure import Measurement
 from benchmark.records import create, environment, store
 from benchmark.records.schema import Measured, NotMeasured, Record
+from benchmark.runner.evaluate import EvaluationRun, run_evaluations
 from tests.fixtures import runs
 
 FACTS = {"weights_sha256": "a" * 64, "layer": "cls", "transform": {"mean": (0.5, 0.5)}, "precision": "float32"}
@@ -71,12 +71,12 @@ COIN = Coin()
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     LOG.clear()
     ANSWERS.clear()
-    monkeypatch.setattr(measure, "present", lambda dataset: "r")
+    monkeypatch.setattr("benchmark.runner.evaluate.present", lambda dataset: "r")
 
 
 def run(out: Path, evaluation: Evaluation = COIN, subject: Subject | None = None) -> None:
-    measured = Measurement(subject or Subject(), MODEL, 0, out, "cpu")
-    measure.evaluate(measured, [("coin", evaluation)], lambda *_: None)
+    measured = EvaluationRun(subject or Subject(), MODEL, 0, out, "cpu")
+    run_evaluations(measured, [("coin", evaluation)], lambda *_: None)
 
 
 def stored(out: Path) -> Record:
@@ -149,7 +149,7 @@ def test_a_dataset_that_changed_on_this_machine_is_measured_anew(
 ) -> None:
     run(tmp_path)
     LOG.clear()
-    monkeypatch.setattr(measure, "present", {"one": "r2", "two": "r"}.get)
+    monkeypatch.setattr("benchmark.runner.evaluate.present", {"one": "r2", "two": "r"}.get)
     run(tmp_path)
     assert LOG == ["one"]  # "three" is not here any more: what was measured stays
 
@@ -209,30 +209,30 @@ def test_a_model_that_cannot_be_measured_says_why_everywhere(tmp_path: Path) -> 
 
 
 def test_without_a_choice_every_evaluation_in_its_default_preset() -> None:
-    found = measure.chosen((), None, ())
+    found = evaluations.select_evaluations((), None, ())
     assert [name for name, _ in found] == plugins.names("benchmark.evaluations")
-    assert all(evaluation == next(iter(measure.presets(name).values())) for name, evaluation in found)
+    assert all(evaluation == next(iter(evaluations.presets(name).values())) for name, evaluation in found)
 
 
 def test_a_preset_of_its_evaluation_and_some_datasets() -> None:
-    ((name, evaluation),) = measure.chosen(("few_shot",), "lgssl", ("cifar10", "digits"))
+    ((name, evaluation),) = evaluations.select_evaluations(("few_shot",), "lgssl", ("cifar10", "digits"))
     assert (name, evaluation.preset) == ("few_shot", "lgssl")
     assert sorted(evaluation.datasets) == ["cifar10", "digits"]
 
 
 def test_a_preset_alone_chooses_the_evaluations_that_have_it() -> None:
-    assert [name for name, _ in measure.chosen((), "ssl-transfer", ())] == ["few_shot", "linear_probe"]
+    assert [name for name, _ in evaluations.select_evaluations((), "ssl-transfer", ())] == ["few_shot", "linear_probe"]
 
 
 def test_names_that_do_not_exist_list_those_that_do() -> None:
     with pytest.raises(UserError, match="unknown evaluation 'probe'; choose one of: aro"):
-        measure.chosen(("probe",), None, ())
+        evaluations.select_evaluations(("probe",), None, ())
     with pytest.raises(UserError, match="unknown preset of few_shot 'synclr'; choose one of: lgssl, ssl-transfer"):
-        measure.chosen(("few_shot",), "synclr", ())
+        evaluations.select_evaluations(("few_shot",), "synclr", ())
     with pytest.raises(UserError, match=r"unknown preset 'none'; choose one of: .*synclr"):
-        measure.chosen((), "none", ())
+        evaluations.select_evaluations((), "none", ())
     with pytest.raises(UserError, match=r"unknown dataset of these evaluations 'cifar'; choose one of: .*cifar10"):
-        measure.chosen(("few_shot",), None, ("digits", "cifar"))
+        evaluations.select_evaluations(("few_shot",), None, ("digits", "cifar"))
 
 
 @pytest.mark.parametrize("name", plugins.names("benchmark.evaluations"))
@@ -246,8 +246,8 @@ def test_what_training_saw_goes_into_the_record_of_a_run_of_ours(tmp_path: Path)
     seen = {"health": {"rank": 3.5}, "spikes": 1, "worst_spike": 40}
     declared = runs.experiment("simclr")
     subject = Subject()
-    measured = Measurement(subject, declared, 0, tmp_path, "cpu", content_sha256="c" * 64, monitored=seen)
-    measure.evaluate(measured, [("coin", COIN)], lambda *_: None)
+    measured = EvaluationRun(subject, declared, 0, tmp_path, "cpu", content_sha256="c" * 64, monitored=seen)
+    run_evaluations(measured, [("coin", COIN)], lambda *_: None)
     (path,) = (tmp_path / "records").rglob("*.json")
     training = store.read(path).training
     assert training and {name: getattr(training, name) for name in seen} == seen
