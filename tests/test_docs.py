@@ -13,8 +13,8 @@ import typer
 from benchmark import cli
 from benchmark.records import store
 from tests.fixtures.fake_hub import Hub
+from tests.release.test_encoder import finished, hub, pushed, run
 from tests.test_cli import SYNREP, Synrep, synrep
-from tests.test_release import finished, hub, pushed, run
 
 __all__ = ["finished", "hub", "pushed", "run", "synrep"]
 

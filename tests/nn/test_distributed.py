@@ -100,7 +100,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
     """The steps are those of one process, but for the order of sums."""
     declared = runs.experiment("stablerep", 30)
     runs.train_here(declared, small_data, tmp_path / "undisturbed")
-    folder = tmp_path / "train" / jobs.Job(declared, 0).place
+    folder = tmp_path / "train" / jobs.Job(declared, 0).key
     asked = iter([False] * 14 + [True])
     with pytest.raises(KeyboardInterrupt):
         runs.train_here(declared, small_data, folder, stop=lambda: next(asked))

@@ -20,9 +20,9 @@ from benchmark.reports.site import space
 from benchmark.submission import bundle, exchange, validate
 from tests.fixtures import runs
 from tests.fixtures.fake_hub import CUT, Hub
+from tests.release.test_encoder import hub
 from tests.submission.test_submit import OF_ONE, ONE, lie, model, tree, write
 from tests.test_cli import assert_one_line, synrep
-from tests.test_release import hub
 
 __all__ = ["hub", "synrep"]
 

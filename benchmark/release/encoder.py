@@ -4,7 +4,7 @@ The folder of a release:
 
     config.json          timm's: architecture, arguments, and how images reach it; under `synrep` which run it is
     model.safetensors    the ViT by timm's names; heads, text towers and teachers stay behind
-    README.md            see `benchmark.release_card`
+    README.md            see `benchmark.release.model_card`
 """
 
 import json
@@ -18,7 +18,7 @@ import safetensors.torch
 import timm
 import torch
 
-from benchmark import evaluations, release_card
+from benchmark import evaluations
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, write_bytes, write_json
 from benchmark.hub import client
@@ -26,6 +26,7 @@ from benchmark.interfaces import Encoder, Experiment, Model
 from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.records import create, store
 from benchmark.records.schema import Record
+from benchmark.release import model_card
 from benchmark.transforms.evaluation import EvaluationTransform
 
 Report = Callable[[str], None]
@@ -145,7 +146,7 @@ def stage(release: Release, repo: str, folder: Path) -> None:
     size = release.experiment.encoder.image_size
     configuration = {**config(release.experiment.encoder), "synrep": release.identity}
     write_json(folder / CONFIG, configuration)
-    text = release_card.card(
+    text = model_card.card(
         repo,
         release.experiment,
         release.seed,

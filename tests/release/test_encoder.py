@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from safetensors.torch import load_file
 
-from benchmark import evaluations, release, release_card
+from benchmark import evaluations
 from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.files import file_sha256
@@ -24,6 +24,7 @@ from benchmark.hub import client as hub_client
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Encoder, Score, Skipped
 from benchmark.models import load
 from benchmark.records import create, environment, store
+from benchmark.release import encoder, model_card
 from benchmark.training import loop
 from benchmark.transforms.augmentations import MEAN, STD
 from benchmark.transforms.evaluation import EvaluationTransform
@@ -33,7 +34,7 @@ from tests.test_cli import assert_one_line, synrep
 
 __all__ = ["synrep"]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAIR = runs.experiment("clip", steps=2)
 """It has all that is to stay behind: a text tower, projections, a temperature."""
 REPO = "me/pair"
@@ -137,12 +138,12 @@ def refused(synrep):
 def opened(run, records=None):
     model, sha256 = loop.load_trained(PAIR, 0, run, torch.device("cpu"))
     card = json.loads((run / "model.json").read_text())
-    found = release.records_of(PAIR, 0, model, sha256, records or run.parents[4] / "records")
-    return release.Release(PAIR, 0, model, sha256, card, found)
+    found = encoder.records_of(PAIR, 0, model, sha256, records or run.parents[4] / "records")
+    return encoder.Release(PAIR, 0, model, sha256, card, found)
 
 
 def staged(run, folder, repo=REPO):
-    release.stage(opened(run), repo, folder)
+    encoder.stage(opened(run), repo, folder)
     return folder
 
 
@@ -157,7 +158,7 @@ def features_of(run, probe_B3HW):
 PUSHES = """
 import sys
 from benchmark.experiments import smoke
-from tests.test_release import PAIR
+from tests.release.test_encoder import PAIR
 smoke.EXPERIMENTS = (PAIR,)
 from benchmark.cli import main
 main()
@@ -200,10 +201,10 @@ def test_timm_and_the_benchmark_load_from_the_hub_what_the_run_gives(run, tmp_pa
 def test_exactly_three_files_go_in_one_commit(run, hub, pushed, tmp_path):
     commit = pushed(run)
     there = hub.repo(REPO, "models")
-    assert set(there.revisions[commit]) == {".gitattributes", *release.FILES}
+    assert set(there.revisions[commit]) == {".gitattributes", *encoder.FILES}
     assert there.messages == ["initial commit", "test/clip/1/0 of SynRep-Bench"] and not there.private
     local = staged(run, tmp_path / "local")
-    for name in release.FILES:
+    for name in encoder.FILES:
         assert hub.read(REPO, name, commit, "models") == (local / name).read_bytes()
     assert pushed(run) == commit and len(there.messages) == 2, "again: no commit"
 
@@ -218,7 +219,7 @@ def test_the_weights_are_the_encoder_s_and_no_others(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "architecture", "arguments"),
+    ("size", "architecture", "arguments"),
     [
         (Encoder(), "vit_base_patch16_224", {}),
         (Encoder(width=384, heads=6), "vit_small_patch16_224", {}),
@@ -226,13 +227,13 @@ def test_the_weights_are_the_encoder_s_and_no_others(run, tmp_path):
         (Encoder(heads=6), "vit_base_patch16_224", {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 6}),
     ],
 )
-def test_timm_builds_the_encoder_of_any_size_by_its_own_name_where_it_has_one(encoder, architecture, arguments):
+def test_timm_builds_the_encoder_of_any_size_by_its_own_name_where_it_has_one(size, architecture, arguments):
     from benchmark.nn.encoders import build_vit
 
-    found = release.config(encoder)
+    found = encoder.config(size)
     assert (found["architecture"], found["model_args"]) == (architecture, arguments)
     with torch.device("meta"):
-        ours = build_vit(encoder)
+        ours = build_vit(size)
         theirs = timm.create_model(found["architecture"], num_classes=0, **found["model_args"])
     shapes = [{name: tensor.shape for name, tensor in vit.state_dict().items()} for vit in (ours, theirs)]
     assert shapes[0] == shapes[1] and ours.blocks[0].attn.num_heads == theirs.blocks[0].attn.num_heads
@@ -242,7 +243,7 @@ def test_timm_builds_the_encoder_of_any_size_by_its_own_name_where_it_has_one(en
 def test_every_size_that_has_a_name_is_built_by_it():
     from benchmark.nn.encoders import build_vit
 
-    for (patch, width, depth, heads), name in release.ARCHITECTURES.items():
+    for (patch, width, depth, heads), name in encoder.ARCHITECTURES.items():
         with torch.device("meta"):
             ours, theirs = build_vit(Encoder(224, patch, width, depth, heads)), timm.create_model(name, num_classes=0)
         shapes = [{key: tensor.shape for key, tensor in vit.state_dict().items()} for vit in (ours, theirs)]
@@ -253,10 +254,10 @@ def test_an_encoder_that_timm_would_compute_otherwise_is_not_pushed(run, tmp_pat
     ready = opened(run)
     ready.model.vit.norm.eps = 0.1  # no weight says so
     with pytest.raises(UserError, match="timm gives other features than the run, by up to"):
-        release.stage(ready, REPO, tmp_path / "to")
+        encoder.stage(ready, REPO, tmp_path / "to")
     ready.model.vit.extra = torch.nn.Linear(2, 2)
     with pytest.raises(UserError, match=r"not a plain ViT of timm, .*extra\.weight"):
-        release.stage(ready, REPO, tmp_path / "to")
+        encoder.stage(ready, REPO, tmp_path / "to")
 
 
 # The card
@@ -310,7 +311,7 @@ def test_names_cannot_write_the_card(run, tmp_path):
     records = tmp_path / "records"
     write_record(records, PAIR, card["weights_sha256"], {evil: scored(0.5, evil, identity)})
     strange = replace(opened(run, records), experiment=replace(PAIR, dataset=evil, revision=f"{evil}`", method="*m*"))
-    release.stage(strange, REPO, tmp_path / "to")
+    encoder.stage(strange, REPO, tmp_path / "to")
     content = (tmp_path / "to/README.md").read_text()
     text = ModelCard(content).text
     shown = re.sub(r"(`+) .*? \1", "", text)  # what stands in backticks is shown as it is
@@ -322,7 +323,7 @@ def test_names_cannot_write_the_card(run, tmp_path):
 
 
 def test_terms_are_those_of_the_dataset_by_its_own_card(run, tmp_path, monkeypatch):
-    assert release_card.licence(PAIR) == {"license": "apache-2.0"}
+    assert model_card.licence(PAIR) == {"license": "apache-2.0"}
     elsewhere = tmp_path / "data" / PAIR.dataset
     elsewhere.mkdir(parents=True)
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path / "data"))
@@ -332,27 +333,27 @@ def test_terms_are_those_of_the_dataset_by_its_own_card(run, tmp_path, monkeypat
         "license_name": "terms-of-its-training-data",
         "license_link": f"https://huggingface.co/datasets/{PAIR.dataset}",
     }
-    assert release_card.licence(PAIR) == unknown
+    assert model_card.licence(PAIR) == unknown
     manifest = {"repo": PAIR.dataset, "revision": PAIR.revision, "rows": {}, "images_per_row": 1, "files": {}}
     (elsewhere / "dataset.json").write_text(json.dumps(manifest | {"recipe": {}}))
     terms = {"license": "other", "license_name": "non-commercial", "license_link": "https://example.org/terms"}
     fields = "\n".join(f"{name}: {value}" for name, value in terms.items())
     (elsewhere / "README.md").write_text(f"---\n{fields}\ntags: [x]\n---\n# x\n")
-    assert release_card.licence(PAIR) == terms
+    assert model_card.licence(PAIR) == terms
     text = ModelCard.load(staged(run, tmp_path / "to") / "README.md").text
     assert "other non\\-commercial (<https://example.org/terms>)" in text
     (elsewhere / "dataset.json").write_text(json.dumps(manifest | {"recipe": {}, "revision": "another"}))
-    assert release_card.licence(PAIR) == unknown, "the terms of another revision may be others"
+    assert model_card.licence(PAIR) == unknown, "the terms of another revision may be others"
     (elsewhere / "dataset.json").write_text(json.dumps(manifest | {"recipe": {}}))
     (elsewhere / "README.md").write_text("---\n[: x\n---\n")
     with pytest.raises(UserError, match="is not the card of a dataset"):
-        release_card.licence(PAIR)
+        model_card.licence(PAIR)
 
 
 def test_what_training_saw_is_on_the_card(run, tmp_path):
     seen = {"health": {"rank": 1.25, "uniformity": -0.5}, "spikes": 3}
     ready = replace(opened(run), card={**opened(run).card, **seen}, records=())
-    release.stage(ready, REPO, tmp_path / "to")
+    encoder.stage(ready, REPO, tmp_path / "to")
     text = (tmp_path / "to/README.md").read_text()
     assert "| rank at the end | 1.25 |" in text and "| spikes of the loss | 3 |" in text
     assert "have collapsed" in text and "Not measured." in text
@@ -366,7 +367,7 @@ def test_a_dry_run_writes_the_folder_and_opens_no_connection(run, hub, synrep, t
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     code, said, error = synrep("push", run, "--repo", REPO, "--to", tmp_path / "to")
     assert code == 0 and "without --to it goes to me/pair" in said, error
-    assert sorted(path.name for path in (tmp_path / "to").iterdir()) == sorted(release.FILES) and hub.requests == []
+    assert sorted(path.name for path in (tmp_path / "to").iterdir()) == sorted(encoder.FILES) and hub.requests == []
     loaded = timm.create_model(f"local-dir:{tmp_path / 'to'}", pretrained=True).eval()
     probe = tiny_models.noise(2, 16)
     tiny_models.close(loaded(probe), features_of(run, probe), 1e-6)
@@ -378,8 +379,8 @@ def test_a_dry_run_writes_the_folder_and_opens_no_connection(run, hub, synrep, t
 
 def test_without_records_there_are_no_scores_and_records_asked_for_must_be_there(run, synrep, refused, tmp_path):
     moved = shutil.copytree(run, tmp_path / "moved")
-    assert release.records_beside(run, PAIR, 0) == run.parents[4] / "records"
-    assert release.records_beside(moved, PAIR, 0) is None
+    assert encoder.records_beside(run, PAIR, 0) == run.parents[4] / "records"
+    assert encoder.records_beside(moved, PAIR, 0) is None
     assert synrep("push", moved, "--repo", REPO, "--to", tmp_path / "to")[0] == 0
     assert "Not measured." in (tmp_path / "to/README.md").read_text()
     (tmp_path / "empty").mkdir()
@@ -392,13 +393,13 @@ def test_without_records_there_are_no_scores_and_records_asked_for_must_be_there
 
 def test_what_is_no_finished_run_is_one_line(run, tmp_path):
     with pytest.raises(UserError, match=r"there is no run .*; wanted the folder"):
-        release.require_finished(tmp_path / "none")
+        encoder.require_finished(tmp_path / "none")
     (run / "model.json").unlink()
     with pytest.raises(UserError, match=r"is not a finished run: it has no model.json; `synrep run` again"):
-        release.require_finished(run)
+        encoder.require_finished(run)
     untrained = replace(PAIR, settings=replace(PAIR.settings, optimizer=None))
     with pytest.raises(UserError, match="is not trained: there is nothing to publish"):
-        release.stage(release.Release(untrained, 0, torch.nn.Identity(), "a" * 64, {}), REPO, tmp_path / "to")
+        encoder.stage(encoder.Release(untrained, 0, torch.nn.Identity(), "a" * 64, {}), REPO, tmp_path / "to")
 
 
 NO_NAMES = ["pair", "a/b/c", "../x", "me/..", "me/a--b", "me/x y", "-/x", "me-/x", "me/x.", "me/x.git", "me/x\n", ""]
@@ -492,7 +493,7 @@ def test_models_and_files_of_others_are_left_alone(run, hub, pushed, refused, tm
     assert hub.repo("me/closed", "models").private
 
 
-@pytest.mark.parametrize("name", release.FILES)
+@pytest.mark.parametrize("name", encoder.FILES)
 def test_a_hub_that_holds_something_else_afterwards_is_found_out(run, hub, refused, name):
     hub.corrupt = name
     line = refused(run)
