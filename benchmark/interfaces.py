@@ -175,7 +175,7 @@ class Method:
         raise NotImplementedError
 
     def tiny(self) -> Self:
-        """A copy that trains on a CPU, for tests, `synrep check` and the smoke experiments."""
+        """A copy that trains on a CPU, for tests, `synrep check-method` and the smoke experiments."""
         raise NotImplementedError
 
 

@@ -46,7 +46,7 @@ def _slurm(work: build.Work, settings: dict[str, str], logs: Path) -> str:
 
     own, others = _arguments(SlurmPipelineExecutor, settings)
     if missing := {"partition", "time"} - own.keys():
-        raise UserError(f"Slurm wants --set {'=... --set '.join(sorted(missing))}=...")
+        raise UserError(f"Slurm wants --executor-arg {'=... --executor-arg '.join(sorted(missing))}=...")
     defaults = {"qos": "", "tasks_per_job": 4, "venv_path": _environment(), "sbatch_args": others}
     common = {**defaults, **own, "skip_completed": False}
     draw = functools.partial(build.draw, work)
@@ -65,7 +65,7 @@ def _slurm(work: build.Work, settings: dict[str, str], logs: Path) -> str:
     except FileNotFoundError:
         raise UserError("there is no sbatch here; submit from a machine of the Slurm cluster") from None
     except TypeError as error:
-        raise UserError(f"a setting given with --set is not of the kind that Slurm wants: {error}") from None
+        raise UserError(f"a setting given with --executor-arg is not of the kind that Slurm wants: {error}") from None
     except subprocess.CalledProcessError as error:
         raise UserError(f"sbatch refused the job (exit code {error.returncode}; its reason is above)") from error
     return f"Slurm job {drawing.job_id} draws, job {finishing.job_id} finishes {work.folder}; logs are in {logs}"
@@ -102,7 +102,7 @@ def _arguments(executor: type, settings: dict[str, str]) -> tuple[dict[str, Any]
         UserError: a setting is one that the build makes itself.
     """
     if made := OURS & settings.keys():
-        raise UserError(f"--set {' and '.join(sorted(made))} is what the build itself decides; leave it out")
+        raise UserError(f"--executor-arg {' and '.join(sorted(made))} is what the build itself decides; leave it out")
     parsed = {name: _parsed(value) for name, value in settings.items()}
     parameters = inspect.signature(executor).parameters.keys()
     own = {name: value for name, value in parsed.items() if name in parameters}

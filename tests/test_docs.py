@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from benchmark import cli
+from benchmark.cli import main
 from benchmark.records import store
+from tests.cli.test_main import SYNREP, Synrep, synrep
 from tests.fixtures.fake_hub import Hub
 from tests.release.test_encoder import finished, hub, pushed, run
-from tests.test_cli import SYNREP, Synrep, synrep
 
 __all__ = ["finished", "hub", "pushed", "run", "synrep"]
 
@@ -48,7 +48,7 @@ def words_of(command: str) -> list[list[str]]:
 
 def parsed(words: list[str]) -> None:
     """Fails where the command line has no such command or option."""
-    command = typer.main.get_command(cli.app)
+    command = typer.main.get_command(main.app)
     context = command.make_context("synrep", ["list"])
     while hasattr(command, "commands"):
         command, words = command.get_command(context, words[0]) or pytest.fail(f"no command {words}"), words[1:]
@@ -70,8 +70,8 @@ def test_every_command_in_a_sentence_exists(document: str) -> None:
     for command in inline((ROOT / document).read_text()):
         for words in words_of(command):
             options = [word.partition("=")[0] for word in words if word.startswith("--")]
-            names = [word for word in words if word.islower() and word.isidentifier()][:2]
-            found = typer.main.get_command(cli.app)
+            names = [word for word in words if word.islower() and word.replace("-", "_").isidentifier()][:2]
+            found = typer.main.get_command(main.app)
             while hasattr(found, "commands") and names:
                 found = found.commands.get(names.pop(0)) or pytest.fail(f"{document}: no command {command!r}")
             known = {option for parameter in found.params for option in parameter.opts}

@@ -1,4 +1,4 @@
-"""What every method must keep; run by `synrep check` on one method and by the tests on all of them."""
+"""What every method must keep; run by `synrep check-method` on one method and by the tests on all of them."""
 
 from collections.abc import Callable
 

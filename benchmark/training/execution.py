@@ -57,7 +57,7 @@ class Hardware:
             yield
         except torch.OutOfMemoryError:
             size = min(views, self.views_at_once or views)
-            smaller = f"give --views-at-once {size // 2}, which changes no result, or " if size > 1 else ""
+            smaller = f"give --micro-batch {size // 2}, which changes no result, or " if size > 1 else ""
             raise UserError(
                 f"{self.device} is out of memory with {size} of {views} views at once; {smaller}use more processes for "
                 "a run, or fewer --jobs"

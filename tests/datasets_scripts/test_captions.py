@@ -27,7 +27,7 @@ from datasets_scripts.cc12m import SOURCE as CC12M
 from datasets_scripts.laion_50m import SOURCE as LAION
 from datasets_scripts.recipe import Caption, caption_id
 from datasets_scripts.redcaps import SOURCE as REDCAPS
-from tests.test_cli import assert_one_line, synrep
+from tests.cli.test_main import assert_one_line, synrep
 
 __all__ = ["synrep"]
 

@@ -85,9 +85,9 @@ def test_what_is_done_is_not_drawn_again_and_a_finished_dataset_is_not_submitted
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"time": "1:00"}, r"Slurm wants --set partition=\.\.\."),
-        ({}, r"Slurm wants --set partition=\.\.\. --set time=\.\.\."),
-        (SETTINGS | {"tasks": "3"}, "--set tasks is what the build itself decides"),
+        ({"time": "1:00"}, r"Slurm wants --executor-arg partition=\.\.\."),
+        ({}, r"Slurm wants --executor-arg partition=\.\.\. --executor-arg time=\.\.\."),
+        (SETTINGS | {"tasks": "3"}, "--executor-arg tasks is what the build itself decides"),
     ],
 )
 def test_settings_that_do_not_do_are_one_line(tmp_path, settings, said):

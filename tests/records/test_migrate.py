@@ -13,7 +13,7 @@ from benchmark.errors import UserError
 from benchmark.records import migrate, store
 from benchmark.records.schema import Measured, NotMeasured
 from benchmark.submission.validate import problems
-from tests.test_cli import Synrep, assert_one_line, synrep
+from tests.cli.test_main import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep"]
 

@@ -28,9 +28,9 @@ from benchmark.release import encoder, model_card
 from benchmark.training import loop
 from benchmark.transforms.augmentations import MEAN, STD
 from benchmark.transforms.evaluation import EvaluationTransform
+from tests.cli.test_main import assert_one_line, synrep
 from tests.fixtures import runs, tiny_models
 from tests.fixtures.fake_hub import CUT, Hub
-from tests.test_cli import assert_one_line, synrep
 
 __all__ = ["synrep"]
 
@@ -115,7 +115,7 @@ def pushed(synrep):
     """Pushes; returns the commit."""
 
     def push(run, *words):
-        code, said, error = synrep("push", run, "--repo", *(words or (REPO,)))
+        code, said, error = synrep("push-model", run, "--repo", *(words or (REPO,)))
         assert code == 0 and "hf_loopback" not in said + error, error
         return said.splitlines()[-1].partition("@")[2]
 
@@ -127,7 +127,7 @@ def refused(synrep):
     """Tries to push; returns the one line that says why not."""
 
     def push(run, *words):
-        answer = synrep("push", run, "--repo", *(words or (REPO,)))
+        answer = synrep("push-model", run, "--repo", *(words or (REPO,)))
         assert_one_line(answer)
         assert "hf_loopback" not in str(answer)
         return answer[2].removeprefix("synrep: ").strip()
@@ -160,7 +160,7 @@ import sys
 from benchmark.experiments import smoke
 from tests.release.test_encoder import PAIR
 smoke.EXPERIMENTS = (PAIR,)
-from benchmark.cli import main
+from benchmark.cli.main import main
 main()
 """
 LOADS = """
@@ -179,7 +179,7 @@ print(json.dumps([features, data, tiny.described(f"hub:{pinned}")]))
 def test_timm_and_the_benchmark_load_from_the_hub_what_the_run_gives(run, tmp_path):
     """By the unmodified clients, each in a process of its own; by Xet, where the other tests take plain LFS."""
     with Hub(tmp_path / "hub") as hub:
-        command = [sys.executable, "-c", PUSHES, "push", str(run), "--repo", REPO]
+        command = [sys.executable, "-c", PUSHES, "push-model", str(run), "--repo", REPO]
         ran = subprocess.run(
             command, env=hub.environment(tmp_path / "home"), cwd=ROOT, capture_output=True, text=True, check=True
         )
@@ -365,7 +365,7 @@ def test_what_training_saw_is_on_the_card(run, tmp_path):
 def test_a_dry_run_writes_the_folder_and_opens_no_connection(run, hub, synrep, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    code, said, error = synrep("push", run, "--repo", REPO, "--to", tmp_path / "to")
+    code, said, error = synrep("push-model", run, "--repo", REPO, "--to", tmp_path / "to")
     assert code == 0 and "without --to it goes to me/pair" in said, error
     assert sorted(path.name for path in (tmp_path / "to").iterdir()) == sorted(encoder.FILES) and hub.requests == []
     loaded = timm.create_model(f"local-dir:{tmp_path / 'to'}", pretrained=True).eval()
@@ -381,7 +381,7 @@ def test_without_records_there_are_no_scores_and_records_asked_for_must_be_there
     moved = shutil.copytree(run, tmp_path / "moved")
     assert encoder.records_beside(run, PAIR, 0) == run.parents[4] / "records"
     assert encoder.records_beside(moved, PAIR, 0) is None
-    assert synrep("push", moved, "--repo", REPO, "--to", tmp_path / "to")[0] == 0
+    assert synrep("push-model", moved, "--repo", REPO, "--to", tmp_path / "to")[0] == 0
     assert "Not measured." in (tmp_path / "to/README.md").read_text()
     (tmp_path / "empty").mkdir()
     line = refused(moved, REPO, "--records", tmp_path / "empty")

@@ -18,11 +18,11 @@ from benchmark.evaluations.scoring.intervals import wilson
 from benchmark.records import predictions, store, table
 from benchmark.reports.site import space
 from benchmark.submission import bundle, exchange, validate
+from tests.cli.test_main import assert_one_line, synrep
 from tests.fixtures import runs
 from tests.fixtures.fake_hub import CUT, Hub
 from tests.release.test_encoder import hub
 from tests.submission.test_submit import OF_ONE, ONE, lie, model, tree, write
-from tests.test_cli import assert_one_line, synrep
 
 __all__ = ["hub", "synrep"]
 

@@ -16,8 +16,8 @@ from benchmark.interfaces import DatasetIdentity, DatasetScores, Pretrained, Ski
 from benchmark.records import create, environment, predictions, store
 from benchmark.records.schema import sha256_of
 from benchmark.submission import bundle, submit, validate
+from tests.cli.test_main import assert_one_line, synrep
 from tests.fixtures import runs
-from tests.test_cli import assert_one_line, synrep
 
 __all__ = ["synrep"]
 

@@ -18,7 +18,7 @@ from benchmark.files import file_sha256, sha256_json
 from benchmark.records import predictions, store
 from benchmark.records.schema import sha256_of
 from benchmark.submission.validate import problems
-from tests.test_cli import Synrep, assert_one_line, synrep
+from tests.cli.test_main import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep"]
 

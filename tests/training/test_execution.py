@@ -42,7 +42,7 @@ def test_a_gpu_computes_in_bfloat16_and_compiles_every_block() -> None:
 
 @pytest.mark.parametrize(("given", "half"), [(None, 12), (7, 3), (1, None)])
 def test_out_of_memory_is_one_line_that_names_the_knob(given: int | None, half: int | None) -> None:
-    cure = f"give --views-at-once {half}, which changes no result, or " if half else ""
+    cure = f"give --micro-batch {half}, which changes no result, or " if half else ""
     line = rf"cpu is out of memory with {given or BATCH} of 24 views at once; {cure}use more processes for a run"
     with pytest.raises(UserError, match=line) as said, Hardware(views_at_once=given).guarding(BATCH):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -98,7 +98,7 @@ function scores(more, model, { protocol, of, rows }) {
 function again(model, protocol, seed) {
   const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
   const place = model.source ?? `runs/train/${model.name}/${model.version}/${seed}`;
-  return `synrep evaluate ${quoted(place)} --on ${quoted(protocol.evaluation)} --preset ${quoted(protocol.preset)}`;
+  return `synrep evaluate ${quoted(place)} --evaluation ${quoted(protocol.evaluation)} --preset ${quoted(protocol.preset)}`;
 }
 
 function fold(title, content) {

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmark.cli import app
-from benchmark.cli_site import _source, site
+from benchmark.cli.main import app
+from benchmark.cli.reports import _source, site
 from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import Skipped
 from benchmark.records import store

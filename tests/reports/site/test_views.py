@@ -75,7 +75,9 @@ def test_a_model_has_a_command_to_copy(visit: Open) -> None:
     page.tab.get_by_role("button", name="Copied").wait_for()
     assert page.tab.evaluate("navigator.clipboard.readText()") == "synrep run smoke --only cid"
     page.tab.get_by_text("Repeat this evaluation").first.click()
-    page.tab.get_by_text("synrep evaluate runs/train/smoke/cid/1/0 --on linear_probe --preset synrep").wait_for()
+    page.tab.get_by_text(
+        "synrep evaluate runs/train/smoke/cid/1/0 --evaluation linear_probe --preset synrep"
+    ).wait_for()
 
 
 # Accuracy and cost

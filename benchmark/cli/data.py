@@ -21,10 +21,10 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a dataset, such as data/
 DATA = Path("data")
 
 
-class Engine(StrEnum):
+class Executor(StrEnum):
     """What runs a build."""
 
-    HERE = "here"
+    LOCAL = "local"
     SLURM = "slurm"
     RAY = "ray"
 
@@ -130,8 +130,10 @@ def build(
     names: Annotated[list[str], typer.Argument(help=f"Recipes, such as toy or cc3m-10k; or {SCENES_EVALUATION}.")],
     root: Root = DATA,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes: GPUs to use, or processors.")] = None,
-    on: Annotated[Engine, typer.Option(help="This machine, or a cluster that runs the same pipeline.")] = Engine.HERE,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE for the cluster's engine.")] = None,
+    executor: Annotated[
+        Executor, typer.Option(help="This machine, or a cluster that runs the same pipeline.")
+    ] = Executor.LOCAL,
+    executor_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the cluster's engine.")] = None,
     share: Annotated[str | None, typer.Option(help="RANK/WORLD_SIZE: only this share, under any scheduler.")] = None,
     c2pa: Annotated[tuple[Path, Path] | None, typer.Option(help="Sign images: PEM certificates and key.")] = None,
 ) -> None:
@@ -140,12 +142,12 @@ def build(
     from datasets_scripts import recipe, scenes_evaluation
     from datasets_scripts.marks import C2PA
 
-    if on is Engine.HERE and setting:
-        raise UserError("--set is for a cluster's engine; give --on slurm or --on ray with it")
-    if workers and (share or on is not Engine.HERE):
+    if executor is Executor.LOCAL and executor_arg:
+        raise UserError("--executor-arg is for a cluster; give --executor slurm or --executor ray with it")
+    if workers and (share or executor is not Executor.LOCAL):
         raise UserError("--workers is for a whole build on this machine; leave it out")
-    if share and on is not Engine.HERE:
-        raise UserError(f"--share is what {on.value} itself does; leave one of them out")
+    if share and executor is not Executor.LOCAL:
+        raise UserError(f"--share is what {executor.value} itself does; leave one of them out")
     part = _rank_and_size(share) if share else None
     sign = C2PA(*c2pa) if c2pa else None
     recipes = {name: None if name == SCENES_EVALUATION else recipe.find(name, root) for name in names}
@@ -153,21 +155,21 @@ def build(
         for name, chosen in recipes.items():
             if chosen is None:
                 scenes_evaluation.build(root, functools.partial(display.update, name))
-            elif on is Engine.HERE:
+            elif executor is Executor.LOCAL:
                 _build(chosen, root, workers, part, sign, functools.partial(display.update, name))
             else:
                 from datasets_scripts import cluster
 
-                print(cluster.submit(chosen, root, on.value, dict(map(_pair, setting or [])), sign))
+                print(cluster.submit(chosen, root, executor.value, dict(map(_pair, executor_arg or [])), sign))
 
 
 def _build(chosen: Any, root: Path, workers: int | None, part: tuple[int, int] | None, sign: Any, report: Any) -> None:
     from benchmark import schema
     from datasets_scripts import build as building
-    from datasets_scripts import executor
+    from datasets_scripts import executor as executors
 
     finished = chosen.revision and (root / chosen.repo / schema.MANIFEST).exists()
-    slots = [] if finished or part else executor.slots(chosen.draw.cost.teraflops > 0, workers)
+    slots = [] if finished or part else executors.slots(chosen.draw.cost.teraflops > 0, workers)
     work = building.start(chosen, root, sign)
     if isinstance(work, Path):
         folder: Path | None = work
@@ -196,7 +198,7 @@ def _rank_and_size(share: str) -> tuple[int, int]:
 def _pair(setting: str) -> tuple[str, str]:
     name, equals, value = setting.partition("=")
     if not equals:
-        raise UserError(f"wanted --set NAME=VALUE, such as partition=gpu; found {setting!r}")
+        raise UserError(f"wanted --executor-arg NAME=VALUE, such as partition=gpu; found {setting!r}")
     return name, value
 
 
@@ -257,7 +259,7 @@ def _alignment(folder: Path, model: str, worst: int, report: Any) -> None:
     )
     for score, row in found.worst:
         print(f"{score:6.2f}  {row[schema.CAPTION]}")
-    print(f"to see them: synrep data sheet {folder} --worst")
+    print(f"to see them: synrep data contact-sheet {folder} --worst")
 
 
 def _clip(model: str) -> tuple[str, str | None]:
@@ -266,7 +268,7 @@ def _clip(model: str) -> tuple[str, str | None]:
     return name, weights or None
 
 
-@data.command(name="sheet")
+@data.command()
 def contact_sheet(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("sheet.png"),
@@ -312,15 +314,15 @@ def download(
     """Bring a pinned revision of a dataset into the data folder and compare every checksum."""
     if (what is None) is not evaluations:
         raise UserError("wanted a dataset or --all-evaluations, and not both; see `synrep data download --help`")
-    from benchmark import cli_download
+    from benchmark.cli import download
     from datasets_scripts import publish as publishing
 
     if what is None:
-        cli_download.everything(root, print)
+        download.everything(root, print)
     elif "/" not in what:
         if revision is not None:
             raise UserError(f"--revision is for ORG/NAME; {what} has its own in the catalogue, so leave it out")
-        cli_download.named(what, root, print)
+        download.named(what, root, print)
     elif revision is None:
         raise UserError(f"Missing option '--revision': which commit, branch or tag of {what}?")
     else:

@@ -8,8 +8,8 @@ import pytest
 
 from benchmark.evaluations import few_shot
 from benchmark.evaluations.datasets.splits import open_split
+from tests.cli.test_main import Synrep, assert_one_line, synrep
 from tests.fixtures.doubles import png, write_manifest, write_split
-from tests.test_cli import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep"]
 
@@ -37,7 +37,18 @@ def pixels(folder: Path, scale: float = 1.0, name: str = "pixels") -> Path:
 
 def test_scores_are_printed_recorded_and_not_measured_twice(machine: Path, synrep: Synrep) -> None:
     folder = pixels(machine / "a")
-    words = ("evaluate", folder, "--on", "knn", "--on", "few_shot", "--datasets", "digits", "--out", machine / "out")
+    words = (
+        "evaluate",
+        folder,
+        "--evaluation",
+        "knn",
+        "--evaluation",
+        "few_shot",
+        "--datasets",
+        "digits",
+        "--out",
+        machine / "out",
+    )
     code, shown, error = synrep(*words)
     assert (code, error) == (0, "")
     rows = [line for line in shown.splitlines() if line.startswith("| knn") or line.startswith("| few_shot")]
@@ -53,7 +64,7 @@ def test_scores_are_printed_recorded_and_not_measured_twice(machine: Path, synre
 
 def test_two_models_are_compared_on_the_same_samples(machine: Path, synrep: Synrep) -> None:
     good, poor = pixels(machine / "a"), pixels(machine / "b", 0.3, "noisy")
-    words = ("--on", "knn", "--datasets", "digits", "--out", machine / "out")
+    words = ("--evaluation", "knn", "--datasets", "digits", "--out", machine / "out")
     code, shown, _ = synrep("evaluate", "--compare", good, poor, *words)
     assert code == 0
     differences = shown.split("paired differences")[1]
@@ -64,15 +75,16 @@ def test_two_models_are_compared_on_the_same_samples(machine: Path, synrep: Synr
 
 def test_what_is_not_here_is_counted_or_when_asked_for_an_error(machine: Path, synrep: Synrep) -> None:
     folder = pixels(machine / "a")
-    code, shown, _ = synrep("evaluate", folder, "--on", "few_shot", "--out", machine / "out")
+    code, shown, _ = synrep("evaluate", folder, "--evaluation", "few_shot", "--out", machine / "out")
     assert code == 0
     assert "not measured, not on this machine: few_shot on scenes-shape, few_shot on scenes-kinds" in shown
-    words = ("evaluate", folder, "--on", "knn", "--datasets", "digits,cifar100", "--out", machine / "out")
+    words = ("evaluate", folder, "--evaluation", "knn", "--datasets", "digits,cifar100", "--out", machine / "out")
     code, shown, error = synrep(*words)
     assert_one_line((code, shown, error), "knn on cifar100", "run `synrep data download cifar100`")
     assert "| digits" in shown.replace("digits ", "digits")
     assert_one_line(
-        synrep("evaluate", folder, "--on", "zero_shot", "--out", machine / "out", "--datasets", "cifar10"), "no text"
+        synrep("evaluate", folder, "--evaluation", "zero_shot", "--out", machine / "out", "--datasets", "cifar10"),
+        "no text",
     )
 
 
@@ -84,7 +96,7 @@ def test_a_damaged_dataset_hides_no_other_score(machine: Path, synrep: Synrep) -
     for split in ("train", "test"):
         write_split(sets / "data", split, [png(np.zeros((4, 4, 3), np.uint8))] * 16, columns)
     write_manifest(sets, "synrep-bench/scenes-objects", {"train": 16, "test": 16})
-    code, shown, error = synrep("evaluate", folder, "--on", "knn", "--out", machine / "out")
+    code, shown, error = synrep("evaluate", folder, "--evaluation", "knn", "--out", machine / "out")
     assert_one_line((code, shown, error), "measurements failed: knn on scenes-shape", "no file")
     assert "top1_k20_T0.07" in shown
 
@@ -94,7 +106,7 @@ def test_a_damaged_dataset_hides_no_other_score(machine: Path, synrep: Synrep) -
     [
         ("evaluate nobody:x", ["unknown model 'nobody:x'", "timm:NAME"]),
         ("evaluate nowhere/x.pth", ["nowhere/x.pth does not exist", "released:FILE.pth"]),
-        ("evaluate x --on probe", ["unknown evaluation 'probe'", "linear_probe"]),
+        ("evaluate x --evaluation probe", ["unknown evaluation 'probe'", "linear_probe"]),
         ("evaluate x --preset y", ["unknown preset 'y'", "synclr"]),
         ("episodes nothing", ["unknown dataset 'nothing'", "cifar10"]),
         ("episodes digits --preset x", ["unknown preset of few_shot 'x'", "lgssl, ssl-transfer"]),

@@ -9,9 +9,9 @@ from PIL import Image
 
 from benchmark import schema
 from datasets_scripts import recipe, sheet
+from tests.cli.test_main import Synrep, assert_one_line, synrep
 from tests.datasets_scripts.test_audit import weights
 from tests.fixtures.small_datasets import RECIPE
-from tests.test_cli import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep", "weights"]
 
@@ -100,13 +100,13 @@ def test_a_changed_shard_is_found_and_the_exit_code_says_so(
 
 def test_a_sheet_shows_captions_and_their_images(small_dataset: Path, tmp_path: Path, synrep: Synrep) -> None:
     out = tmp_path / "sheet.png"
-    assert synrep("data", "sheet", small_dataset, "--out", out, "--rows", 5) == (0, f"{out}\n", "")
+    assert synrep("data", "contact-sheet", small_dataset, "--out", out, "--rows", 5) == (0, f"{out}\n", "")
     with Image.open(out) as picture:
         assert picture.format == "PNG" and picture.width > picture.height / 5
     first = out.read_bytes()
-    synrep("data", "sheet", small_dataset, "--out", out, "--rows", 5, "--seed", 1)
+    synrep("data", "contact-sheet", small_dataset, "--out", out, "--rows", 5, "--seed", 1)
     assert out.read_bytes() != first
-    answer = synrep("data", "sheet", small_dataset, "--out", out, "--worst")
+    answer = synrep("data", "contact-sheet", small_dataset, "--out", out, "--worst")
     assert_one_line(answer, "alignment.parquet is missing; run `synrep data check")
 
 
@@ -122,7 +122,7 @@ def test_alignment_lists_the_worst_captions_and_the_sheet_shows_them(
     assert len(listed) == 3 and [float(score) for score, _ in listed] == sorted(float(score) for score, _ in listed)
     rows = sheet.worst(folder, 3)
     assert [row[schema.CAPTION] for row in rows] == [caption for _, caption in listed]
-    assert synrep("data", "sheet", folder, "--out", tmp_path / "worst.png", "--worst", "--rows", 3)[0] == 0
+    assert synrep("data", "contact-sheet", folder, "--out", tmp_path / "worst.png", "--worst", "--rows", 3)[0] == 0
     with Image.open(tmp_path / "worst.png") as picture:
         assert picture.tobytes() == sheet.sheet(rows).tobytes()
 

@@ -1,4 +1,4 @@
-"""`synrep push`: a finished run's encoder goes to the Hub as a model of timm."""
+"""`synrep push-model`: a finished run's encoder goes to the Hub as a model of timm."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from benchmark.release.encoder import Release
 
 
-def push(
+def push_model(
     run: Annotated[Path, typer.Argument(help="A finished run's folder, .../train/<name>/<version>/<seed>.")],
     repo: Annotated[str, typer.Option(help="ORG/NAME of the model on the Hub.")],
     records: Annotated[Path | None, typer.Option(help="Folder of records; the default is the run's own.")] = None,

@@ -9,9 +9,9 @@ import pytest
 
 from benchmark.errors import UserError
 from benchmark.evaluations.datasets.catalog import DATASETS, FILES
+from tests.cli.test_main import Synrep, assert_one_line, synrep
 from tests.fixtures import evaluation_sets
 from tests.fixtures.fake_hub import CUT, Hub
-from tests.test_cli import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep"]
 

@@ -1,6 +1,7 @@
-"""`synrep site`: the records as a leaderboard page."""
+"""`synrep tables`, `synrep site`: records as tables and as a leaderboard page."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +12,41 @@ from benchmark.errors import UserError
 if TYPE_CHECKING:
     from benchmark.reports.site.models import Source
 
+Records = Annotated[Path, typer.Option("--records", help="Folder of records.")]
+
+
+def tables(
+    records: Records = Path("results/records"),
+    out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("results/tables"),
+    check: Annotated[bool, typer.Option(help="Write nothing; exit with 2 if a table is not up to date.")] = False,
+) -> None:
+    """Write the comparison tables, one folder per experiment file, and the paper's in another; print them."""
+    from benchmark.reports import build, inputs
+
+    found = inputs.read(records, _log)
+    expected = build.all_files(found, out)
+    if check:
+        again = f"run `synrep tables --records {records} --out {out}`"
+        for group, files in expected.items():
+            if stale := build.check(files, out / group):
+                raise UserError(f"{out / group}: {', '.join(stale)}; {again}")
+            count = sum(group in (build.PAPER, build.comparison_of(record)) for record in found.records)
+            print(f"{out / group}: up to date with {count} records")
+        if extra := build.extra_folders(expected, out):
+            raise UserError(f"{', '.join(map(str, extra))}: no record is of that comparison; {again}, or move it away")
+        return
+    for group, files in expected.items():
+        build.write(files, out / group)
+        for name, content in files.items():
+            if name.endswith(".md"):
+                print(content.decode())
+    if left := build.remove_extra(expected, out):
+        _log(f"no table has made these, they are left; move them away: {', '.join(map(str, left))}")
+    found.pairs.save(found.records)
+
 
 def site(
-    records: Annotated[Path, typer.Option("--records", help="Folder of records.")] = Path("results/records"),
+    records: Records = Path("results/records"),
     out: Annotated[Path, typer.Option(help="Folder for index.html.")] = Path("site"),
     records_url: Annotated[
         str, typer.Option(help="Where the folder of records can be read; the default is its place beside the page.")
@@ -22,14 +55,13 @@ def site(
 ) -> None:
     """Write the leaderboard: one HTML file that works from a disk and asks for nothing outside itself."""
     from benchmark.analysis.paired import Pairs
-    from benchmark.cli_results import tell
     from benchmark.files import write_bytes
     from benchmark.records import store
     from benchmark.reports.site.page import page
 
     link = _link(records, out, records_url, published=bool(publish))
     pairs = Pairs.beside(records)
-    found = store.read_all(records, report=tell)
+    found = store.read_all(records, report=_log)
     made = page(found, pairs, _source, link)
     pairs.save(found)
     path = out / "index.html"
@@ -70,3 +102,8 @@ def _source(repo: str, revision: str) -> "Source | None":
 
 NOWHERE = Path("no-data")
 """So that a number does not depend on which captions are prepared on this machine."""
+
+
+def _log(line: str) -> None:
+    """Print a note that is no part of the output."""
+    print(line, file=sys.stderr)

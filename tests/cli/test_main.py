@@ -18,13 +18,14 @@ import typer
 from safetensors import safe_open
 
 import baselines
-from benchmark import cli, experiments, plugins
+from benchmark import experiments, plugins
+from benchmark.cli import main
 from benchmark.records import store
 from benchmark.training.dataset import CaptionImages
 from tests.fixtures.runs import experiment, metrics, train_here
 from tests.reports.tables.conftest import measured, record
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 SYNREP = Path(sys.executable).with_name("synrep")
 METHODS = f"choose one of: {', '.join(plugins.names('baselines'))}"
 
@@ -38,7 +39,7 @@ def synrep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["synrep", *map(str, words)])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            main.main()
         return int(end.value.code or 0), *capsys.readouterr()
 
     before = signal.getsignal(signal.SIGTERM)
@@ -64,14 +65,14 @@ def test_help_answers_at_once() -> None:
     started = time.monotonic()
     ran = subprocess.run([SYNREP, "--help"], capture_output=True, text=True, check=True)
     assert time.monotonic() - started < 3
-    assert all(command in ran.stdout for command in ("list", "run", "tables", "validate", "check", "data"))
+    assert all(command in ran.stdout for command in ("list", "run", "tables", "validate", "check-method", "data"))
 
 
 def test_help_imports_nothing_heavy() -> None:
     script = """
 import sys
-from benchmark.cli import main
-for command in ([], ["run"], ["tables"], ["validate"], ["check"], ["list"], ["data"], ["data", "build"]):
+from benchmark.cli.main import main
+for command in ([], ["run"], ["tables"], ["validate"], ["check-method"], ["list"], ["data"], ["data", "build"]):
     sys.argv = ["synrep", *command, "--help"]
     try:
         main()
@@ -91,7 +92,7 @@ def commands(command: Any, path: str = "synrep") -> Iterator[tuple[str, Any]]:
         yield path, command
 
 
-@pytest.mark.parametrize(("path", "command"), list(commands(typer.main.get_command(cli.app))))
+@pytest.mark.parametrize(("path", "command"), list(commands(typer.main.get_command(main.app))))
 def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path: str, command: Any) -> None:
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
     assert len(options) <= 8
@@ -109,7 +110,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("nosuch", ["'nosuch'", "choose one of: list, run, evaluate, episodes, tables, site, validate, submit, "]),
         (
             "data nosuch",
-            ["'nosuch'", "choose one of: captions, estimate, build, check, sheet, publish, download, export"],
+            ["'nosuch'", "choose one of: captions, estimate, build, check, contact-sheet, publish, download, export"],
         ),
         (
             "data build nosuch",
@@ -122,11 +123,14 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("data build toy-1000k", ["unknown variant '1000k' of recipe toy", "choose captions (10k, 100k, 1m, full, or"]),
         ("data build toy --share 3", ["wanted --share RANK/WORLD_SIZE", "0/8", "found '3'"]),
         ("data build toy --share 8/8", ["wanted --share RANK/WORLD_SIZE", "found '8/8'"]),
-        ("data build toy --on moon", ["--on", "'here', 'slurm', 'ray'"]),
-        ("data build toy --set partition=gpu", ["--set is for a cluster's engine"]),
+        ("data build toy --executor moon", ["--executor", "'local', 'slurm', 'ray'"]),
+        ("data build toy --executor-arg partition=gpu", ["--executor-arg is for a cluster"]),
         ("data build toy --share 0/2 --workers 2", ["--workers is for a whole build"]),
-        ("data build toy --share 0/2 --on slurm", ["--share is what slurm itself does"]),
-        ("data build toy --on slurm --set partition", ["wanted --set NAME=VALUE", "'partition'"]),
+        ("data build toy --share 0/2 --executor slurm", ["--share is what slurm itself does"]),
+        (
+            "data build toy --executor slurm --executor-arg partition",
+            ["wanted --executor-arg NAME=VALUE", "'partition'"],
+        ),
         ("data build cc3m-10k", ["captions of cc3m are not prepared", "run `synrep data captions cc3m`"]),
         ("data estimate cc4m", ["recipe 'cc4m'", "choose one of"]),
         (
@@ -138,7 +142,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ),
         ("data captions nosuch.csv --column text", ["no file or folder nosuch.csv"]),
         ("data check nosuch", ["nosuch"]),
-        ("data sheet nosuch", ["nosuch"]),
+        ("data contact-sheet nosuch", ["nosuch"]),
         ("data publish nosuch", ["nosuch/dataset.json is missing"]),
         ("data download org/name", ["Missing option '--revision'"]),
         ("data download org/name --revision main", ["HF_HUB_OFFLINE=1"]),
@@ -156,8 +160,8 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("data captions cc3m-real", ["no folder data/originals/cc3m-wds", "put the tars of real images there"]),
         ("run smoke --only nosuch", ["method of experiment smoke 'nosuch'", METHODS]),
         ("run smoke --only simclr --only nosuch", ["'nosuch'", METHODS]),
-        ("check nosuch", ["method 'nosuch'", METHODS]),
-        ("check _private", ["method '_private'", METHODS]),
+        ("check-method nosuch", ["method 'nosuch'", METHODS]),
+        ("check-method _private", ["method '_private'", METHODS]),
         ("run smoke --nosuch 3", ["--nosuch", "`synrep run`", "choose one of: --only, --seed, --out, --jobs"]),
         ("tables --nosuch", ["--nosuch", "choose one of: --records, --out, --check"]),
         ("--nosuch", ["--nosuch", "choose one of: list, run, evaluate, episodes"]),
@@ -180,7 +184,7 @@ def test_what_is_not_known_is_one_line_with_the_choices(
 
 def test_the_script_itself_fails_in_one_line_at_once() -> None:
     started = time.monotonic()
-    ran = subprocess.run([SYNREP, "check", "nosuch"], capture_output=True, text=True, check=False)
+    ran = subprocess.run([SYNREP, "check-method", "nosuch"], capture_output=True, text=True, check=False)
     assert time.monotonic() - started < 3
     assert ran.stdout == ""
     assert_one_line((ran.returncode, ran.stdout, ran.stderr), METHODS)
@@ -342,7 +346,7 @@ def test_output_that_cannot_be_written_is_one_line(records: Path) -> None:
 
 
 def test_check_says_what_it_checked(synrep: Synrep) -> None:
-    code, shown, error = synrep("check", "stablerep")
+    code, shown, error = synrep("check-method", "stablerep")
     assert (code, error) == (0, "")
     assert [line.startswith("ok  ") for line in shown.splitlines()] == [True] * 4
 
@@ -413,11 +417,12 @@ def test_one_file_makes_a_method(tmp_path: Path) -> None:
     env = with_plug_in("toy", TOY, tmp_path)
     script = """
 import sys
-from benchmark import cli, plugins
+from benchmark import plugins
+from benchmark.cli.main import main
 from benchmark.experiments import smoke
 print(*(e.name for e in smoke.EXPERIMENTS), *plugins.names("baselines"))
-sys.argv = ["synrep", "check", "toy"]
-cli.main()
+sys.argv = ["synrep", "check-method", "toy"]
+main()
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
     assert ran.stderr == ""
@@ -457,7 +462,7 @@ _generator = torch.Generator()
     (tmp_path / f"{name}.py").write_text(TOY.replace(old, new) + helper)
     monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path)])
     importlib.invalidate_caches()
-    assert_one_line(synrep("check", name), said)
+    assert_one_line(synrep("check-method", name), said)
 
 
 # What it would cost

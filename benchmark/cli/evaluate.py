@@ -23,7 +23,7 @@ def evaluate(
             ".pth, or a folder of feature files; #LAYER behind it chooses a layer."
         ),
     ],
-    on: Annotated[list[str] | None, typer.Option(help="Only this evaluation; may be repeated.")] = None,
+    evaluation: Annotated[list[str] | None, typer.Option(help="Only this evaluation; may be repeated.")] = None,
     preset: Annotated[str | None, typer.Option(help="Protocol, such as synclr; the default is each one's own.")] = None,
     datasets: Annotated[str, typer.Option(help="Only these, comma-separated.")] = "",
     out: Annotated[Path, typer.Option(help="Folder for features, predictions and records.")] = Path("runs"),
@@ -36,7 +36,7 @@ def evaluate(
     from benchmark import evaluations
 
     names = [name.strip() for name in datasets.split(",") if name.strip()]
-    chosen = evaluations.select_evaluations(on or (), preset, names)
+    chosen = evaluations.select_evaluations(evaluation or (), preset, names)
     failures: list[str] = []
     measured = [_measure(model, chosen, out, workers, failures) for model in models]
     for one in measured:

@@ -1,0 +1,84 @@
+"""The `synrep` command. Imports are lazy, so that `synrep --help` answers at once; the science is in declarations."""
+
+import os
+import shlex
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+
+from benchmark.cli.data import data
+from benchmark.cli.evaluate import episodes, evaluate
+from benchmark.cli.records import results, submit, validate
+from benchmark.cli.release import push_model
+from benchmark.cli.reports import site, tables
+from benchmark.cli.run import check_method, list_all, run
+from benchmark.errors import UserError
+
+app = typer.Typer(
+    help="SynRep-Bench: representations learned from synthetic images, from captions to comparison tables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+INTERRUPTED = 130
+"""What typer returns in the place of a KeyboardInterrupt."""
+
+
+def main() -> NoReturn:
+    """Entry point: a user's error is one line and exit code 2."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if app(standalone_mode=False) == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.stdout.flush()
+    except UserError as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(f"interrupted; the state is kept, go on with: {shlex.join(['synrep', *sys.argv[1:]])}")
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest of its buffer has nowhere to go
+        place = error.filename or "the output"
+        _fail(f"cannot read or write {place}: {error.strerror}; free some space or name another place")
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            _fail(_usage(error))
+        raise
+    sys.exit(0)
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with a command line, and what there is instead; empty after the help of a bare `synrep`."""
+    message = error.format_message().rstrip(".")
+    if error.ctx is None:
+        return f"{message}; see `synrep --help`"
+    command, path = error.ctx.command, error.ctx.command_path
+    if commands := getattr(command, "commands", None):
+        return message and f"{message}; choose one of: {', '.join(commands)}"
+    if hasattr(error, "possibilities"):  # an unknown option
+        options = [name for parameter in command.params for name in parameter.opts if name.startswith("-")]
+        return f"no option {error.option_name} of `{path}`; choose one of: {', '.join(options)}"
+    return f"{message}; see `{path} --help`"
+
+
+def _fail(message: str) -> NoReturn:
+    if message:
+        print(f"synrep: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+app.command(name="list")(list_all)
+app.add_typer(data, name="data")
+for command in (run, evaluate, episodes, tables, site, validate, submit):  # in the order of use
+    app.command()(command)
+app.add_typer(results, name="results")
+app.command()(push_model)
+app.command()(check_method)
