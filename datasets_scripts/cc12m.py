@@ -5,9 +5,10 @@ The list is `cc12m.tsv`: address, tab, caption (CC3M's order reversed); no heade
 The dataset on the Hub is a loading script, which nothing runs any more; its rows are in the Hub's own conversion.
 """
 
-from datasets_scripts.caption_sources import Source
-from datasets_scripts.captions import Prepared
-from datasets_scripts.diffusion import StableDiffusion
+from datasets_scripts.captions.prepare import Prepared
+from datasets_scripts.captions.sources import Source
+from datasets_scripts.generation import real_images
+from datasets_scripts.generation.diffusion import StableDiffusion
 from datasets_scripts.recipe import GUIDANCE, Recipe
 from datasets_scripts.text_to_image import Terms
 
@@ -28,12 +29,17 @@ SOURCE = Source(
         url="https://github.com/google-research-datasets/conceptual-12m",
     ),
 )
+REAL_SOURCE = real_images.source(SOURCE)
+SOURCES = (SOURCE, REAL_SOURCE)
 
-RECIPE = Recipe(
-    name="cc12m",
-    version=1,
-    captions=Prepared(SOURCE),
-    draw=StableDiffusion(),
-    images_per_caption=10,
-    guidance=GUIDANCE["small"],
-)
+RECIPES = {
+    "cc12m": Recipe(
+        name="cc12m",
+        version=1,
+        captions=Prepared(SOURCE),
+        draw=StableDiffusion(),
+        images_per_caption=10,
+        guidance=GUIDANCE["small"],
+    ),
+    "cc12m-real": real_images.recipe("cc12m-real", REAL_SOURCE),
+}

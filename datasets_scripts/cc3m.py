@@ -3,9 +3,10 @@
 The list is `Train_GCC-training.tsv`: caption, tab, address; no header; 3,318,333 rows. The same rows are on the Hub.
 """
 
-from datasets_scripts.caption_sources import Source
-from datasets_scripts.captions import Prepared
-from datasets_scripts.diffusion import StableDiffusion
+from datasets_scripts.captions.prepare import Prepared
+from datasets_scripts.captions.sources import Source
+from datasets_scripts.generation import real_images
+from datasets_scripts.generation.diffusion import StableDiffusion
 from datasets_scripts.recipe import GUIDANCE, Recipe
 from datasets_scripts.text_to_image import Terms
 
@@ -25,12 +26,17 @@ SOURCE = Source(
         url="https://github.com/google-research-datasets/conceptual-captions",
     ),
 )
+REAL_SOURCE = real_images.source(SOURCE)
+SOURCES = (SOURCE, REAL_SOURCE)
 
-RECIPE = Recipe(
-    name="cc3m",
-    version=1,
-    captions=Prepared(SOURCE),
-    draw=StableDiffusion(),
-    images_per_caption=10,
-    guidance=GUIDANCE["small"],
-)
+RECIPES = {
+    "cc3m": Recipe(
+        name="cc3m",
+        version=1,
+        captions=Prepared(SOURCE),
+        draw=StableDiffusion(),
+        images_per_caption=10,
+        guidance=GUIDANCE["small"],
+    ),
+    "cc3m-real": real_images.recipe("cc3m-real", REAL_SOURCE),
+}

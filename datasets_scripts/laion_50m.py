@@ -5,9 +5,10 @@ smallest caption ids of all that were prepared, which is a uniform sample. The f
 re-release without links to illegal material is on the Hub, behind a form.
 """
 
-from datasets_scripts.caption_sources import Source
-from datasets_scripts.captions import Prepared
-from datasets_scripts.diffusion import StableDiffusion
+from datasets_scripts.captions.prepare import Prepared
+from datasets_scripts.captions.sources import Source
+from datasets_scripts.generation import real_images
+from datasets_scripts.generation.diffusion import StableDiffusion
 from datasets_scripts.recipe import GUIDANCE, Recipe
 from datasets_scripts.text_to_image import Terms
 
@@ -26,12 +27,17 @@ SOURCE = Source(
         url="https://huggingface.co/datasets/laion/relaion400m",
     ),
 )
+REAL_SOURCE = real_images.source(SOURCE)
+SOURCES = (SOURCE, REAL_SOURCE)
 
-RECIPE = Recipe(
-    name="laion-50m",
-    version=1,
-    captions=Prepared(SOURCE, count=50_000_000),
-    draw=StableDiffusion(),
-    images_per_caption=2,
-    guidance=GUIDANCE["small"],
-)
+RECIPES = {
+    "laion-50m": Recipe(
+        name="laion-50m",
+        version=1,
+        captions=Prepared(SOURCE, count=50_000_000),
+        draw=StableDiffusion(),
+        images_per_caption=2,
+        guidance=GUIDANCE["small"],
+    ),
+    "laion-50m-real": real_images.recipe("laion-50m-real", REAL_SOURCE),
+}

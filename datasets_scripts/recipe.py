@@ -144,13 +144,13 @@ def image_guidance(schedule: tuple[float, ...], caption: int, index: int) -> flo
 
 
 def names() -> list[str]:
-    """The recipes that there are: files of this package that declare a RECIPE, dashes for underscores."""
+    """The recipes that there are: those that the files of this folder declare as RECIPES."""
     return list(_declared())
 
 
 def _declared() -> dict[str, Recipe]:
-    modules = {name: importlib.import_module(f"datasets_scripts.{name}") for name in plugins.names("datasets_scripts")}
-    return {name.replace("_", "-"): module.RECIPE for name, module in modules.items() if hasattr(module, "RECIPE")}
+    modules = [importlib.import_module(f"datasets_scripts.{name}") for name in plugins.names("datasets_scripts")]
+    return {name: recipe for module in modules for name, recipe in getattr(module, "RECIPES", {}).items()}
 
 
 def find(name: str, data: Path = Path("data")) -> Recipe:

@@ -5,9 +5,10 @@ cleaned it, `raw_caption` what was typed. Of a row's other entries only `image_i
 The dataset on the Hub is a loading script, which nothing runs any more; its rows are in the request that converts it.
 """
 
-from datasets_scripts.caption_sources import Source
-from datasets_scripts.captions import Prepared
-from datasets_scripts.diffusion import StableDiffusion
+from datasets_scripts.captions.prepare import Prepared
+from datasets_scripts.captions.sources import Source
+from datasets_scripts.generation import real_images
+from datasets_scripts.generation.diffusion import StableDiffusion
 from datasets_scripts.recipe import GUIDANCE, Recipe
 from datasets_scripts.text_to_image import Terms
 
@@ -30,12 +31,17 @@ SOURCE = Source(
         commercial=False,
     ),
 )
+REAL_SOURCE = real_images.source(SOURCE)
+SOURCES = (SOURCE, REAL_SOURCE)
 
-RECIPE = Recipe(
-    name="redcaps",
-    version=1,
-    captions=Prepared(SOURCE),
-    draw=StableDiffusion(),
-    images_per_caption=10,
-    guidance=GUIDANCE["small"],
-)
+RECIPES = {
+    "redcaps": Recipe(
+        name="redcaps",
+        version=1,
+        captions=Prepared(SOURCE),
+        draw=StableDiffusion(),
+        images_per_caption=10,
+        guidance=GUIDANCE["small"],
+    ),
+    "redcaps-real": real_images.recipe("redcaps-real", REAL_SOURCE),
+}

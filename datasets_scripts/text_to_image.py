@@ -76,7 +76,7 @@ class TextToImage(Protocol):
 
     @property
     def source_type(self) -> str:
-        """The digital source type that marks its images, of `datasets_scripts.marks`."""
+        """The digital source type that marks its images, of `datasets_scripts.generation.provenance`."""
         ...
 
     def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:

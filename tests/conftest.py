@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmark import schema
 from benchmark.training.dataset import CaptionImages
-from datasets_scripts.build import build
+from datasets_scripts.building.build import build
 from tests.fixtures.small_datasets import NUMBERED, RECIPE
 
 torch.set_num_threads(1)

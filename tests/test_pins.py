@@ -26,8 +26,9 @@ from benchmark.interfaces import Skipped
 from benchmark.records import create
 from benchmark.training.batches import philox, step_seed
 from benchmark.training.dataset import CaptionImages
-from datasets_scripts import captions, cc3m, recipe
-from datasets_scripts.build import build
+from datasets_scripts import cc3m, recipe
+from datasets_scripts.building.build import build
+from datasets_scripts.captions import prepare
 from tests.fixtures import small_datasets
 from tests.fixtures.runs import experiment, train_here
 
@@ -66,7 +67,7 @@ def prepared() -> dict[str, str]:
         root = Path(folder)
         (root / "list.tsv").write_text(ROWS)
         one = recipe.find("cc3m", root)
-        report = captions.prepare(cc3m.SOURCE, root / "list.tsv", one.captions.folder, lambda _: None)
+        report = prepare.prepare(cc3m.SOURCE, root / "list.tsv", one.captions.folder, lambda _: None)
         return {"sha256": report["sha256"], "version": one.captions.version, "revision": one.revision}
 
 

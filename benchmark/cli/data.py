@@ -47,24 +47,24 @@ def captions(
 ) -> None:
     """Read captions, normalise and de-duplicate them; every row that is dropped is kept with its reason."""
     from benchmark.progress import Display
-    from datasets_scripts import caption_sources
-    from datasets_scripts import captions as preparing
+    from datasets_scripts.captions import prepare as preparing
+    from datasets_scripts.captions import sources
 
-    known = caption_sources.sources()
+    known = sources.sources()
     if source in known:
         if column is not None:
             own = " or ".join(known[source].caption)
             raise UserError(
                 f"wanted no --column for {source}, whose captions are in {own}; found {column}; leave it out"
             )
-        found, place = known[source], origin or known[source].repo or caption_sources.by_hand(known[source], root)
+        found, place = known[source], origin or known[source].repo or sources.by_hand(known[source], root)
     else:
         if origin is not None:
             raise UserError(f"--origin is for one of {', '.join(known)}; {source} is none of them, so leave it out")
         if column is None:
             choices = ", ".join(known)
             raise UserError(f"{source} is not one of {choices}; for another file or Hub dataset name its --column")
-        found, place = caption_sources.named(Path(source).stem, column), source
+        found, place = sources.named(Path(source).stem, column), source
         if found.name in known:
             raise UserError(
                 f"{source} would take the place of {found.name}, a source of its own; rename the file, or run `synrep "
@@ -72,7 +72,7 @@ def captions(
             )
     if place is None:
         raise UserError(f"the captions of {source} are on no Hub repo; give --origin FILE")
-    out, where = root / "captions" / found.name, caption_sources.place(place)
+    out, where = root / "captions" / found.name, sources.place(place)
     with Display() as display:
         counts = preparing.prepare(
             found, where, out, lambda rows: display.update(f"captions of {found.name}", rows, None)
@@ -97,8 +97,8 @@ def estimate(
     """Images, hours, money, disk and shards of a recipe, before anything is drawn."""
     from tabulate import tabulate
 
-    from datasets_scripts import estimate as estimating
     from datasets_scripts import recipe
+    from datasets_scripts.building import estimate as estimating
 
     chosen = recipe.find(name, root)
     found = estimating.estimate(chosen)
@@ -139,8 +139,9 @@ def build(
 ) -> None:
     """Build datasets; what is finished is kept, and the same command goes on."""
     from benchmark.progress import Display
-    from datasets_scripts import recipe, scenes_evaluation
-    from datasets_scripts.marks import C2PA
+    from datasets_scripts import recipe
+    from datasets_scripts.generation.provenance import C2PA
+    from datasets_scripts.scenes import evaluation_sets
 
     if executor is Executor.LOCAL and executor_arg:
         raise UserError("--executor-arg is for a cluster; give --executor slurm or --executor ray with it")
@@ -154,19 +155,19 @@ def build(
     with Display() as display:
         for name, chosen in recipes.items():
             if chosen is None:
-                scenes_evaluation.build(root, functools.partial(display.update, name))
+                evaluation_sets.build(root, functools.partial(display.update, name))
             elif executor is Executor.LOCAL:
                 _build(chosen, root, workers, part, sign, functools.partial(display.update, name))
             else:
-                from datasets_scripts import cluster
+                from datasets_scripts.building import cluster
 
                 print(cluster.submit(chosen, root, executor.value, dict(map(_pair, executor_arg or [])), sign))
 
 
 def _build(chosen: Any, root: Path, workers: int | None, part: tuple[int, int] | None, sign: Any, report: Any) -> None:
     from benchmark import schema
-    from datasets_scripts import build as building
-    from datasets_scripts import executor as executors
+    from datasets_scripts.building import build as building
+    from datasets_scripts.building import executor as executors
 
     finished = chosen.revision and (root / chosen.repo / schema.MANIFEST).exists()
     slots = [] if finished or part else executors.slots(chosen.draw.cost.teraflops > 0, workers)
@@ -218,8 +219,9 @@ def check(
     """Check every file, row and image of a dataset against its recipe; exit with 2 if anything is wrong."""
     from benchmark import schema
     from benchmark.progress import Display
-    from datasets_scripts import alignment as aligning
-    from datasets_scripts import audit, recipe
+    from datasets_scripts import recipe
+    from datasets_scripts.inspection import alignment as aligning
+    from datasets_scripts.inspection import audit
 
     manifest = schema.read_manifest(folder)
     if alignment:
@@ -249,7 +251,7 @@ def _alignment(folder: Path, model: str, worst: int, report: Any) -> None:
     import torch
 
     from benchmark import schema
-    from datasets_scripts import alignment
+    from datasets_scripts.inspection import alignment
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = alignment.alignment(folder, *_clip(model), device, 256, report, worst)
@@ -279,9 +281,9 @@ def contact_sheet(
     seed: Annotated[int, typer.Option(min=0, help="Draws the captions, without --worst.")] = 0,
 ) -> None:
     """Draw a contact sheet: captions as rows, their images as columns."""
-    from datasets_scripts import sheet
+    from datasets_scripts.inspection import contact_sheet
 
-    sheet.write(sheet.worst(folder, rows) if worst else sheet.drawn(folder, rows, seed), out)
+    contact_sheet.write(contact_sheet.worst(folder, rows) if worst else contact_sheet.drawn(folder, rows, seed), out)
     print(out)
 
 
@@ -292,7 +294,7 @@ def publish(
     private: Annotated[bool, typer.Option("--private", help="Create it private.")] = False,
 ) -> None:
     """Upload a built dataset to the Hub, resumably, and verify it by reading it back."""
-    from datasets_scripts import publish as publishing
+    from datasets_scripts.publishing import publish as publishing
 
     commit = publishing.publish(folder, repo, private=private, report=print)
     print(f"published at revision {commit}")
@@ -315,7 +317,7 @@ def download(
     if (what is None) is not evaluations:
         raise UserError("wanted a dataset or --all-evaluations, and not both; see `synrep data download --help`")
     from benchmark.cli import download
-    from datasets_scripts import publish as publishing
+    from datasets_scripts.publishing import publish as publishing
 
     if what is None:
         download.everything(root, print)
@@ -337,7 +339,7 @@ def export(
 ) -> None:
     """Write a dataset in another layout; the images' bytes stay as they are."""
     from benchmark.progress import Display
-    from datasets_scripts import export as exporting
+    from datasets_scripts.publishing import export as exporting
 
     with Display() as display:
         made = exporting.export(folder, to.value, out, functools.partial(display.update, "export"))

@@ -9,7 +9,7 @@ from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets import originals
 from benchmark.evaluations.datasets.catalog import DATASETS, FILES, PACKAGE, dataset
 from benchmark.evaluations.datasets.splits import present
-from datasets_scripts import publish
+from datasets_scripts.publishing import publish
 
 Report = Callable[[str], None]
 

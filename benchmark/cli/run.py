@@ -18,13 +18,14 @@ Out = Annotated[Path, typer.Option("--out", help="Folder for everything a run wr
 def list_all() -> None:
     """Methods, experiments, recipes, evaluations and tables that there are."""
     from benchmark import plugins
-    from datasets_scripts import caption_sources, recipe
+    from datasets_scripts import recipe
+    from datasets_scripts.captions import sources
 
     kinds = {
         "methods": plugins.names("baselines"),
         "experiments": plugins.names("benchmark.experiments"),
         "sizes of an experiment": ["smoke", *recipe.SIZES],
-        "captions": list(caption_sources.sources()),
+        "captions": list(sources.sources()),
         "datasets to build": [*recipe.names(), SCENES_EVALUATION],
         "sizes of a dataset": list(recipe.SIZES),
         "guidance of a dataset": [*recipe.GUIDANCE, "w2, w7.5, ..."],
@@ -83,7 +84,8 @@ def run(
 
 def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
     from benchmark.training import cost
-    from datasets_scripts import estimate, recipe
+    from datasets_scripts import recipe
+    from datasets_scripts.building import estimate
 
     def expected_bytes(repo: str) -> int | None:
         try:

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from benchmark import schema
-from datasets_scripts import recipe, sheet
+from datasets_scripts import recipe
+from datasets_scripts.inspection import contact_sheet
 from tests.cli.test_main import Synrep, assert_one_line, synrep
-from tests.datasets_scripts.test_audit import weights
+from tests.datasets_scripts.inspection.test_audit import weights
 from tests.fixtures.small_datasets import RECIPE
 
 __all__ = ["synrep", "weights"]
@@ -120,11 +121,11 @@ def test_alignment_lists_the_worst_captions_and_the_sheet_shows_them(
     assert (code, error) == (0, "")
     listed = re.findall(r"^ *(\d+\.\d\d)  (.+)$", shown, re.MULTILINE)
     assert len(listed) == 3 and [float(score) for score, _ in listed] == sorted(float(score) for score, _ in listed)
-    rows = sheet.worst(folder, 3)
+    rows = contact_sheet.worst(folder, 3)
     assert [row[schema.CAPTION] for row in rows] == [caption for _, caption in listed]
     assert synrep("data", "contact-sheet", folder, "--out", tmp_path / "worst.png", "--worst", "--rows", 3)[0] == 0
     with Image.open(tmp_path / "worst.png") as picture:
-        assert picture.tobytes() == sheet.sheet(rows).tobytes()
+        assert picture.tobytes() == contact_sheet.sheet(rows).tobytes()
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "imagefolder"])

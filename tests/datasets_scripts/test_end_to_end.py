@@ -18,7 +18,12 @@ from benchmark.interfaces import Schedule
 from benchmark.sampling import Sampling
 from benchmark.training.batches import Batches
 from benchmark.training.dataset import CaptionImages
-from datasets_scripts import audit, build, captions, cc3m, diffusion, export, generate
+from datasets_scripts import cc3m
+from datasets_scripts.building import build
+from datasets_scripts.captions import prepare
+from datasets_scripts.generation import diffusion, generate
+from datasets_scripts.inspection import audit
+from datasets_scripts.publishing import export
 from datasets_scripts.recipe import GUIDANCE, Recipe
 from tests.fixtures import tiny_diffusion
 from tests.fixtures.fake_hub import Hub
@@ -32,7 +37,7 @@ CLIENT = """
 import json, sys
 from pathlib import Path
 import datasets
-from datasets_scripts import publish
+from datasets_scripts.publishing import publish
 folder, mirror = map(Path, sys.argv[1:])
 commit = publish.publish(folder, "me/tiny-cc3m", private=False, report=lambda line: None)
 assert publish.publish(folder, "me/tiny-cc3m", private=False, report=lambda line: None) == commit
@@ -51,11 +56,11 @@ def made(tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
     listed = "".join(f"a {k % 60} cat of kind {k}\thttps://example.org/{k}.jpg\n" for k in range(CAPTIONS))
     (data / "list.tsv").write_text(listed + "a 0 cat of  kind 0\thttps://example.org/again.jpg\n")
-    captions.prepare(cc3m.SOURCE, data / "list.tsv", data / "captions" / "cc3m", lambda rows: None)
+    prepare.prepare(cc3m.SOURCE, data / "list.tsv", data / "captions" / "cc3m", lambda rows: None)
     draw = diffusion.StableDiffusion(
         model=tiny_diffusion.stable_diffusion(data / "model"), steps=2, size=SIDE, stored=24, dtype="float32", batch=16
     )
-    recipe = Recipe("tiny-cc3m", 1, captions.Prepared(cc3m.SOURCE).below(data), draw, IMAGES, GUIDANCE["small"])
+    recipe = Recipe("tiny-cc3m", 1, prepare.Prepared(cc3m.SOURCE).below(data), draw, IMAGES, GUIDANCE["small"])
     return data, recipe, build.build(recipe, data, [""], lambda *_: None)
 
 

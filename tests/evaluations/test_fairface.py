@@ -13,10 +13,10 @@ from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.fairface import EVALUATIONS, FACES, FairFace
 from benchmark.evaluations.prompts import Prompts, class_embeddings, scenes_prompts
 from benchmark.interfaces import DatasetScores
-from datasets_scripts import scenes, scenes_evaluation
+from datasets_scripts.scenes import evaluation_sets, grammar
 from tests.fixtures.doubles import Double, constant, noise, numbered, png, write_scenes, write_split
 
-CLASSES = [f"{colour} / {size}" for colour in scenes_evaluation.GROUP_COLOURS for size in scenes.SIZES]
+CLASSES = [f"{colour} / {size}" for colour in evaluation_sets.GROUP_COLOURS for size in grammar.SIZES]
 EVALUATION = EVALUATIONS[0]
 PRESETS = [evaluation.preset for evaluation in EVALUATIONS]
 GROUPS = FairFace(datasets=("scenes-groups",))
@@ -157,9 +157,9 @@ def test_scenes_prompts_are_captions_of_that_world():
     prompts = EVALUATION.prompts("scenes-groups")
     assert list(prompts.classes) == CLASSES
     for name, texts in zip(prompts.classes, prompts.texts):
-        described = [scenes.parse(text) for text in texts]
+        described = [grammar.parse(text) for text in texts]
         assert {f"{scene.first.colour} / {scene.first.size}" for scene in described} == {name}
-        assert len(set(texts)) == len(scenes.TEXTURES) * len(scenes.SHAPES) * len(scenes.BACKGROUNDS)
+        assert len(set(texts)) == len(grammar.TEXTURES) * len(grammar.SHAPES) * len(grammar.BACKGROUNDS)
 
 
 def test_the_prompts_hash_is_in_the_details(groups, monkeypatch):

@@ -10,7 +10,8 @@ from benchmark.evaluations import retrieval
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.retrieval import CUTS, EVALUATIONS, Retrieval, ranks
 from benchmark.interfaces import DatasetScores
-from datasets_scripts import scenes, scenes_evaluation
+from datasets_scripts.scenes import evaluation_sets as scenes_sets
+from datasets_scripts.scenes import grammar
 from tests.fixtures import evaluation_sets
 from tests.fixtures.doubles import Double, constant, noise, write_scenes
 
@@ -224,7 +225,7 @@ def test_intervals_cover_the_truth_where_captions_of_an_image_agree():
 
 
 def test_the_embedded_world(mirror):
-    chosen = [scenes.scene(scenes.SINGLES + 977 * at).caption for at in range(40)]
+    chosen = [grammar.scene(grammar.SINGLES + 977 * at).caption for at in range(40)]
     write_scenes(
         mirror, "scenes-order", test={"correct_caption": chosen} | {f"hard_text_{k}": chosen for k in (1, 2, 3, 4)}
     )
@@ -239,7 +240,7 @@ def test_the_embedded_world(mirror):
 
 def test_the_built_set_has_a_caption_for_each_image():
     """All but one, which the docstring tells of; and none is the other wording of another."""
-    drawn = scenes_evaluation._two_objects(scenes_evaluation._rng("scenes-order"), scenes_evaluation.ARO_IMAGES)
+    drawn = scenes_sets._two_objects(scenes_sets._rng("scenes-order"), scenes_sets.ARO_IMAGES)
     captions = [scene.caption for scene in drawn]
     assert (len(captions), len(set(captions))) == (1000, 999)
     turned = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}

@@ -17,7 +17,7 @@ from benchmark.evaluations.prompts import FOLDER, class_key, ensemble_prompts, r
 from benchmark.evaluations.scoring.cosines import cosines
 from benchmark.evaluations.zero_shot import COPIES, EVALUATIONS, REAL, SCENES, ZeroShot
 from benchmark.interfaces import DatasetScores
-from datasets_scripts import scenes
+from datasets_scripts.scenes import grammar
 from tests.fixtures import evaluation_sets
 from tests.fixtures.doubles import Double, constant, noise, numbered, png, write_scenes, write_split
 
@@ -98,19 +98,19 @@ def test_imagenets_lists_are_open_clips():
 def test_the_words_of_the_scenes_world():
     """What the file holds is what the grammar says, in its order."""
     assert file("scenes")["words"] == {
-        "size": [*scenes.SIZES],
-        "colour": [*scenes.COLOURS],
-        "texture": [*scenes.TEXTURES],
-        "shape": [*scenes.SHAPES],
-        "background": [*scenes.BACKGROUNDS],
+        "size": [*grammar.SIZES],
+        "colour": [*grammar.COLOURS],
+        "texture": [*grammar.TEXTURES],
+        "shape": [*grammar.SHAPES],
+        "background": [*grammar.BACKGROUNDS],
     }
-    assert set(file("scenes")["group_colours"]) <= set(scenes.COLOURS)
+    assert set(file("scenes")["group_colours"]) <= set(grammar.COLOURS)
     for name in SCENES:
         part, prompts = name.removeprefix("scenes-"), scenes_prompts(name)
         for word, texts in zip(prompts.classes, prompts.texts):
-            assert {getattr(scenes.parse(text).first, part) for text in texts} == {word}
+            assert {getattr(grammar.parse(text).first, part) for text in texts} == {word}
         everything = [text for texts in prompts.texts for text in texts]
-        assert sorted(everything) == sorted(scenes.scene(at).caption for at in range(scenes.SINGLES))
+        assert sorted(everything) == sorted(grammar.scene(at).caption for at in range(grammar.SINGLES))
 
 
 FOLDERS = """BACKGROUND_Google Faces Faces_easy Leopards Motorbikes accordion airplanes anchor ant barrel bass beaver
@@ -202,9 +202,9 @@ def copies(folder, monkeypatch):
 def asked(name):
     """Text -> class number, made again from the file or the grammar."""
     if name.startswith("scenes-"):
-        words = {"scenes-shape": scenes.SHAPES, "scenes-texture": scenes.TEXTURES}[name]
+        words = {"scenes-shape": grammar.SHAPES, "scenes-texture": grammar.TEXTURES}[name]
         part = name.removeprefix("scenes-")
-        return lambda text: words.index(getattr(scenes.parse(text).first, part)), list(words)
+        return lambda text: words.index(getattr(grammar.parse(text).first, part)), list(words)
     found = file(name.removesuffix("-mteb"))
     texts = {
         t.replace("{}", c): at for t in found["templates"] for at, c in reversed(list(enumerate(found["classes"])))
@@ -242,7 +242,7 @@ def test_a_perfect_model_scores_one(copies, name):
     assert all(score.low < 1 == score.high for score in scores.scores.values()) or name == "voc2007"
     assert scores.details.get("ties", 0) == 0
     if name.startswith("scenes-"):
-        wanted = {scenes.scene(at).caption for at in range(scenes.SINGLES)}
+        wanted = {grammar.scene(at).caption for at in range(grammar.SINGLES)}
     else:
         found = file(name.removesuffix("-mteb"))
         wanted = {template.replace("{}", c) for template in found["templates"] for c in found["classes"]}
@@ -284,7 +284,7 @@ def test_noise_is_at_chance(mirror):
 
 
 def objects(n):
-    words = {"shape": scenes.SHAPES, "colour": tuple(scenes.COLOURS), "texture": scenes.TEXTURES}
+    words = {"shape": grammar.SHAPES, "colour": tuple(grammar.COLOURS), "texture": grammar.TEXTURES}
     return {"id": [str(at) for at in range(n)]} | {key: [w[at % len(w)] for at in range(n)] for key, w in words.items()}
 
 

@@ -16,8 +16,8 @@ from benchmark.interfaces import Experiment, Method
 from benchmark.nn.encoders import build_vit
 from benchmark.records import create
 from datasets_scripts import recipe
-from datasets_scripts.captions import Prepared
-from datasets_scripts.real_images import RealImages
+from datasets_scripts.captions.prepare import Prepared
+from datasets_scripts.generation.real_images import RealImages
 from datasets_scripts.recipe import Recipe
 
 FILES = ("ablations", "language", "main")

@@ -12,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmark.files import write_bytes
-from datasets_scripts import scenes
+from datasets_scripts.scenes import grammar, renderer
 from tests.speed.cpu import datasets, evaluations, losses, probe, processes, training
 from tests.speed.timing import REPEATS, row, seconds
 
@@ -20,8 +20,8 @@ OUT = Path("results/speed/cpu.md")
 
 
 def rendering() -> str:
-    captions = [scenes.scene(int(i)).caption for i in np.random.default_rng(0).integers(0, scenes.CAPTIONS, 300)]
-    best = min(seconds(lambda: [scenes.render(c, k) for k, c in enumerate(captions)]) for _ in range(REPEATS))
+    captions = [grammar.scene(int(i)).caption for i in np.random.default_rng(0).integers(0, grammar.CAPTIONS, 300)]
+    best = min(seconds(lambda: [renderer.render(c, k) for k, c in enumerate(captions)]) for _ in range(REPEATS))
     return f"| scenes rendered, 64 x 64 (goal 500) | {len(captions) / best:,.0f} images/s | | |"
 
 

@@ -16,9 +16,11 @@ from PIL import Image
 
 from benchmark import schema
 from benchmark.training.dataset import CaptionImages
-from datasets_scripts import cc12m, generate, marks, scenes, shards, statistics
-from datasets_scripts.captions import prepare
+from datasets_scripts import cc12m
+from datasets_scripts.captions.prepare import prepare
+from datasets_scripts.generation import generate, provenance, shards, statistics
 from datasets_scripts.recipe import Caption
+from datasets_scripts.scenes import grammar
 
 IMAGES, UNITS, SEEN = 10, 8, 6
 """Images of a caption, units of the file, images of a caption that a batch wants."""
@@ -116,7 +118,7 @@ def overhead(images: list[np.ndarray]) -> str:
     """What encoding, writing, hashing and indexing cost beside drawing at `GENERATION` images/s."""
     seconds = {}
     began = time.perf_counter()
-    encoded = [generate.encode(image, marks.TRAINED) for image in images]
+    encoded = [generate.encode(image, provenance.TRAINED) for image in images]
     seconds["encoding"] = (time.perf_counter() - began) / len(images)
     with tempfile.TemporaryDirectory() as temporary:
         store, folder = shards.Units(Path(temporary)), Path(temporary)
@@ -138,7 +140,7 @@ def overhead(images: list[np.ndarray]) -> str:
 def cleaning(row: Row) -> str:
     """Captions as CC12M has them, a fifth of them repeated: ours, and pandas."""
     rng = np.random.default_rng(0)
-    texts = [scenes.scene(int(i)).caption for i in rng.integers(0, scenes.CAPTIONS, 80_000)]
+    texts = [grammar.scene(int(i)).caption for i in rng.integers(0, grammar.CAPTIONS, 80_000)]
     texts = [*texts, *texts[:20_000]]
     with tempfile.TemporaryDirectory() as temporary:
         source, out = Path(temporary) / "cc12m.tsv", Path(temporary) / "out"
@@ -160,7 +162,7 @@ def cleaning(row: Row) -> str:
 def rows(row: Row) -> list[str]:
     """All of them."""
     images = photographs(64)
-    encoded = [generate.encode(image, marks.TRAINED) for image in images]
+    encoded = [generate.encode(image, provenance.TRAINED) for image in images]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         return [*reading(row, built(folder, encoded), folder), overhead(images), cleaning(row)]

@@ -22,8 +22,8 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.files import write_bytes
-from datasets_scripts import diffusion, generate, marks
-from datasets_scripts.diffusion import StableDiffusion
+from datasets_scripts.generation import diffusion, generate, provenance
+from datasets_scripts.generation.diffusion import StableDiffusion
 from tests.fixtures import tiny_diffusion
 
 BATCHES = 5
@@ -96,7 +96,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 def encoded(images: list[np.ndarray]) -> None:
     for image in images:
-        generate.encode(image, marks.TRAINED)
+        generate.encode(image, provenance.TRAINED)
 
 
 def ours(draw: StableDiffusion, device: torch.device) -> float:

@@ -19,7 +19,7 @@ from benchmark.nn import distributed
 from benchmark.records import create
 from benchmark.training import loop
 from benchmark.training.dataset import CaptionImages
-from datasets_scripts.build import build
+from datasets_scripts.building.build import build
 from tests.fixtures.runs import metrics
 from tests.fixtures.small_datasets import IMAGES, RECIPE
 

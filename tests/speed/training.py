@@ -16,7 +16,7 @@ from benchmark.interfaces import Schedule
 from benchmark.sampling import SIMCLR, Sampling
 from benchmark.training.batches import Batches
 from benchmark.transforms.augmentations import MEAN, STD, apply, draw
-from datasets_scripts import generate, marks
+from datasets_scripts.generation import generate, provenance
 from tests.speed.datasets import IMAGES, built, photographs
 
 SIZE, VIEWS = 224, 96
@@ -49,7 +49,7 @@ RELEASED = transforms.Compose(
 
 def pipeline(row: Row, folder: Path, sampling: Sampling) -> str:
     """Read, decoded and augmented: a batch of ours; beside a folder of files and torchvision."""
-    encoded = [generate.encode(image, marks.TRAINED) for image in photographs(64)]
+    encoded = [generate.encode(image, provenance.TRAINED) for image in photographs(64)]
     batches = Batches(built(folder / "data", encoded), sampling, Schedule(100 * VIEWS, VIEWS), SIZE, 0)
     files = [folder / f"{number}.jpg" for number in range(len(encoded))]
     for file, content in zip(files, encoded):

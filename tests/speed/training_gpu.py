@@ -32,7 +32,7 @@ from benchmark.records import create
 from benchmark.training import cost, loop
 from benchmark.training.dataset import CaptionImages
 from benchmark.training.execution import Hardware
-from datasets_scripts import generate, marks
+from datasets_scripts.generation import generate, provenance
 from tests.speed.datasets import built, photographs
 from tests.speed.generation_gpu import peak, seconds
 from tests.speed.training import RELEASED
@@ -189,7 +189,7 @@ def losses(setting: Setting, rows: int) -> tuple[str, str]:
 
 def measured(setting: Setting, folder: Path) -> list[str]:
     """The lines of the table."""
-    encoded = [generate.encode(image, marks.TRAINED) for image in photographs(64)]
+    encoded = [generate.encode(image, provenance.TRAINED) for image in photographs(64)]
     data = built(folder / "data", encoded)
     loss, cosine = gap(setting, data, folder / "gap")
     assert loss < 0.02 and cosine < 0.02, f"loss differs from float32 by {loss:.1%}, features by {cosine:.3f}"

@@ -20,7 +20,7 @@ from benchmark.sampling import SIMCLR, Augmentation, Sampling
 from benchmark.training.batches import Batches, philox, step_seed
 from benchmark.training.dataset import CaptionImages
 from benchmark.transforms.augmentations import MEAN, STD
-from datasets_scripts.build import build
+from datasets_scripts.building.build import build
 from datasets_scripts.text_to_image import Drawn
 from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, Numbers, numbers, read_number
 

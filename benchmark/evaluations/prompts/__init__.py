@@ -2,7 +2,7 @@
 
 Each file says where its lists come from. A change of a word is a change of numbers: the hash of what was asked is in
 every result, and a test pins the files. The sets of the embedded world are asked with all captions of its grammar that
-name the class; `scenes.json` has the words of that grammar (`datasets_scripts.scenes`), and a test compares them.
+name the class; `scenes.json` has the words of that grammar, and a test compares them.
 
 A class of the dataset finds its prompts by name: letters and digits must be the same, or `labels` in the file says
 under which other name datasets have it. Datasets that number their classes find them by number where the file is in

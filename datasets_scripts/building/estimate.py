@@ -1,0 +1,91 @@
+"""What a recipe costs before it is built: images, hours, money, disk, shards; from tables, or measured on this machine.
+
+Speed is a GPU's dense bf16 peak times the share of it that Stable Diffusion reaches, over the arithmetic of one image.
+"""
+
+import itertools
+import time
+from dataclasses import dataclass
+
+from benchmark import schema
+from datasets_scripts.generation.generate import device
+from datasets_scripts.recipe import Recipe
+
+ROW_BYTES = 300
+"""Of a row: caption, source and their ids."""
+IMAGE_ROW_BYTES = 45
+"""Of an image besides its file: seed, guidance, status, score and path."""
+INDEX_BYTES = 16
+"""Per image, of the byte-offset index."""
+HUB_DOLLARS = 12.0
+"""Per terabyte and month, above what is free; Hub documentation, "storage limits", 2026-08."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card that can be rented."""
+
+    teraflops: float
+    """Dense bf16 peak, per second (fp16 for the V100)."""
+    share: float
+    """Of the peak, that 50-step sampling reaches in batches."""
+    dollars: float | None
+    """Per hour; None where no price is known."""
+    source: str
+
+
+GPUS = {
+    "V100": Gpu(125, 0.30, None, "the StableRep paper, 2.2 s per image"),
+    "A100": Gpu(312, 0.33, 2.50, "the StableRep paper, 0.8 s per image; price of Hugging Face Jobs, 2026-08"),
+    "H200": Gpu(989, 0.38, 5.00, "expected from smaller batches, not measured; price of Hugging Face Jobs, 2026-08"),
+}
+"""The cards of an estimate; `--probe` measures the one at hand."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a whole build."""
+
+    captions: int
+    images: int
+    units: int
+    shards: int
+    bytes: int
+
+    @property
+    def hub_dollars(self) -> float:
+        """Per month, if the dataset counts against a paid quota."""
+        return self.bytes / 1e12 * HUB_DOLLARS
+
+
+def estimate(recipe: Recipe) -> Estimate:
+    """Counts and size of a recipe's dataset."""
+    captions = recipe.captions.expected
+    images = captions * recipe.images_per_caption
+    size = images * (recipe.draw.cost.bytes + IMAGE_ROW_BYTES + INDEX_BYTES) + captions * ROW_BYTES
+    return Estimate(captions, images, -(-captions // schema.UNIT_CAPTIONS), -(-captions // schema.SHARD_CAPTIONS), size)
+
+
+def rates(recipe: Recipe) -> dict[str, tuple[float, float | None]]:
+    """Machine -> images per second on one of it, and dollars per hour."""
+    cost = recipe.draw.cost
+    if not cost.teraflops:
+        return {"CPU core": (1 / cost.core_seconds, None)}
+    return {name: (gpu.teraflops * gpu.share / cost.teraflops, gpu.dollars) for name, gpu in GPUS.items()}
+
+
+def probe(recipe: Recipe) -> tuple[str, float]:
+    """Draw two batches here, the first to warm up; the device and its images per second in the second.
+
+    Raises:
+        UserError: the model cannot be loaded, or the captions are not prepared.
+    """
+    captions = [caption.text for caption in itertools.islice(recipe.captions, 2 * recipe.draw.batch)]
+    captions = list(itertools.islice(itertools.cycle(captions), 2 * recipe.draw.batch))
+    guidance = [recipe.guidance[0]] * len(captions)  # full batches, also where a batch shares one guidance
+    seconds = 0.0
+    for part in (slice(0, recipe.draw.batch), slice(recipe.draw.batch, None)):
+        began = time.perf_counter()
+        drawn = list(recipe.draw(captions[part], range(len(captions[part])), guidance[part]))
+        seconds = (time.perf_counter() - began) / len(drawn)
+    return device(recipe.draw), 1 / seconds

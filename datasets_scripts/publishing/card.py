@@ -1,0 +1,234 @@
+"""The card of a dataset: what it is, how it was made, under which terms; written when everything is known.
+
+Its YAML says where the Parquet of each split is, so that `datasets.load_dataset` reads the dataset without code.
+"""
+
+import re
+import string
+from collections.abc import Sequence
+from typing import Any
+
+from benchmark import schema
+from datasets_scripts.generation import provenance
+from datasets_scripts.text_to_image import Terms
+
+SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
+"""Bounds of the Hub's size categories."""
+TASKS = ("image-feature-extraction", "zero-shot-image-classification", "text-to-image")
+TAGS = ("synthetic", "stablerep", "synrep-bench", "image", "text")
+PUNCTUATION = re.compile(f"([{re.escape(string.punctuation)}])")
+
+
+SYNTHETIC = """\
+**Every image is synthetic**: computed from a caption, for learning visual representations as in StableRep
+([arXiv 2306.00984](https://arxiv.org/abs/2306.00984)); none is a photograph. One row is one caption with all of its
+images; an image that could not be drawn is null, and `status` says why."""
+REAL = """\
+**Every image is real**: downloaded with its caption, for comparison with synthetic ones as in StableRep
+([arXiv 2306.00984](https://arxiv.org/abs/2306.00984)); none was generated, and none is marked as synthetic. One row is
+one caption with its image, at the size that synthetic ones are stored in; an image that does not decode is null, and
+`status` says so. Seeds and guidance have no meaning here."""
+MARKED = """
+**Mark of origin**: every image file says in its XMP that it is synthetic (IPTC digital source type
+`trainedAlgorithmicMedia` where a trained model drew it, `algorithmicMedia` where a program did); keep the mark.
+"""
+
+
+def card(
+    manifest: schema.Manifest,
+    statistics: dict[str, Any],
+    terms: Sequence[Terms],
+    samples: Sequence[str],
+) -> str:
+    """The card as Markdown with YAML.
+
+    Args:
+        manifest: repo, revision, rows and recipe; its files tell whether there is a sheet.
+        statistics: what was drawn; see `schema.STATISTICS`.
+        terms: of the captions and of what drew the images.
+        samples: some captions, such as those on the sheet.
+    """
+    # Imported here: the builder's processes need no Hub.
+    from huggingface_hub import DatasetCardData
+
+    name = manifest.repo.split("/")[-1]
+    synthetic = provenance.is_synthetic(manifest.recipe)
+    fields: dict[str, Any] = {
+        "pretty_name": f"{name}: {'synthetic' if synthetic else 'real'} images from captions",
+        "language": ["en"],
+        **licence(manifest.repo, terms),
+        "tags": [tag for tag in TAGS if synthetic or tag != "synthetic"],
+        "task_categories": list(TASKS),
+        "size_categories": [size_category(sum(manifest.rows.values()))],
+        "source_datasets": ["original"],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": s, "path": f"data/{s}-*.parquet"} for s in sorted(manifest.rows)],
+            }
+        ],
+    }
+    yaml = DatasetCardData(**fields).to_yaml()
+    parts = (
+        _what(manifest, statistics, samples),
+        _recipe(manifest, statistics),
+        _loading(manifest),
+        _terms(terms) + (MARKED if synthetic else ""),
+        _citation(manifest),
+    )
+    return f"---\n{yaml}\n---\n" + "\n".join(parts)
+
+
+def licence(repo: str, terms: Sequence[Terms]) -> dict[str, str]:
+    """The YAML about a licence: the Hub's own one where all terms agree on it, else "other" with a name and a link.
+
+    Where a part is not for commercial use, so is the whole, and readers are asked to agree.
+    """
+    kinds = {each.licence for each in terms}
+    free = all(each.commercial for each in terms)
+    if len(kinds) == 1 and kinds != {"other"} and free:
+        return {"license": kinds.pop()}
+    fields = {
+        "license": "other",
+        "license_name": "terms-of-its-sources" if free else "terms-of-its-sources-non-commercial",
+        "license_link": f"https://huggingface.co/datasets/{repo}#terms",
+    }
+    if not free:
+        bound = "; ".join(each.of for each in terms if not each.commercial)
+        fields["extra_gated_heading"] = "For non-commercial research only"
+        fields["extra_gated_prompt"] = (
+            f"This dataset is made from material that may be used for non-commercial research only ({bound}). "
+            "By asking for access you agree to use it, and what is derived from it, for nothing else, "
+            "and not to try to identify persons."
+        )
+    return fields
+
+
+def size_category(rows: int) -> str:
+    """The Hub's category of a number of rows."""
+    bounds = [int(float(bound[:-1]) * {"K": 1e3, "M": 1e6, "B": 1e9}[bound[-1]]) for bound in SIZES]
+    for i, bound in enumerate(bounds):
+        if rows < bound:
+            return f"{SIZES[i - 1]}<n<{SIZES[i]}" if i else "n<1K"
+    return f"n>{SIZES[-1]}"
+
+
+def escaped(text: str) -> str:
+    """Text from a dataset as Markdown that shows exactly it, on one line."""
+    return PUNCTUATION.sub(r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """Text in backticks, whatever it holds, also within a table."""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {' '.join(text.split())} {fence}".replace("|", "\\|") if "`" in text else f"`{text}`"
+
+
+def _table(heads: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"| {left} | {right} |" for left, right in (heads, ("---", "---"), *rows))
+
+
+def _what(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequence[str]) -> str:
+    failed = ", ".join(f"{count:,} ({escaped(reason)})" for reason, count in sorted(statistics["failed"].items()))
+    rows = [
+        ("captions", f"{statistics['captions']:,}"),
+        ("images", f"{statistics['images']:,}"),
+        ("images per caption", f"{manifest.images_per_row:,}"),
+        ("not drawn", failed or "0"),
+        ("size", f"{statistics['bytes'] / 1e9:,.2f} GB"),
+        *((f"rows in {escaped(split)}", f"{count:,}") for split, count in sorted(manifest.rows.items())),
+        *((f"images asked for at guidance {escaped(str(g))}", f"{n:,}") for g, n in _by_number(statistics["guidance"])),
+    ]
+    if statistics["nsfw_scored"]:
+        hidden = f"{statistics['nsfw_above_zero']:,} of {statistics['nsfw_scored']:,}"
+        rows.append(("images that the model's safety checker would have hidden", hidden))
+    picture = f"\n![Some captions and their images]({schema.SHEET})\n\nThe number on an image is its guidance.\n"
+    sheet = picture if schema.SHEET in manifest.files else ""
+    shown = "".join(f"\n- {escaped(sample)}" for sample in samples)
+    shown = f"\nSome captions:\n{shown}\n" if shown else ""
+    return f"""# {manifest.repo}
+
+{SYNTHETIC if provenance.is_synthetic(manifest.recipe) else REAL}
+
+Made by SynRep-Bench; revision `{manifest.revision}` of its recipe.
+
+{_table(("", ""), rows)}
+{sheet}{shown}"""
+
+
+def _by_number(guidance: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(guidance.items(), key=lambda item: float(item[0]))
+
+
+def _recipe(manifest: schema.Manifest, statistics: dict[str, Any]) -> str:
+    declared = [(escaped(key), _code(str(value))) for key, value in manifest.recipe.items()]
+    drawn_with = [(kind, escaped("; ".join(sorted(statistics[kind])))) for kind in ("software", "device")]
+    rows = [*declared, *drawn_with]
+    return f"""## Recipe
+
+{_table(("", ""), rows)}
+
+The seed of an image is 64 bits of BLAKE2b over recipe, caption id and number of the image, never of an order or a
+process: the same recipe gives the same images again with the same software on the same kind of device. Image `i` of
+a caption has the guidance at place `(caption id + i)` of the schedule, counted round, so that every value is equally
+frequent. A caption's id is the start of its SHA-256.
+"""
+
+
+def _loading(manifest: schema.Manifest) -> str:
+    split = sorted(manifest.rows)[0]
+    return f"""## Loading
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset("{manifest.repo}", split="{split}", revision="<commit>")  # all of it, on disk
+rows = load_dataset("{manifest.repo}", split="{split}", revision="<commit>", streaming=True)
+print(rows.features)  # images: List(Image())
+```
+
+| column | what it holds |
+| --- | --- |
+| `caption_id`, `caption` | the text, and the start of its SHA-256 as a signed 64-bit number |
+| `source`, `source_id` | where the caption is from, and the address or id of its row there |
+| `images` | all images of the caption; null where one could not be drawn |
+| `seeds`, `guidance` | of each image |
+| `status` | of each image: "ok", or why it is null |
+| `nsfw` | of each image: above zero the model's own safety checker would have hidden it; none is hidden here |
+
+Give the commit that you use: later versions replace the files. Image bytes lie uncompressed and in one piece in
+`data/{split}-*.parquet`; `index/{split}-*.npy` has the offset and length of each, int64
+(rows, {manifest.images_per_row}, 2), for reading some images of a row from a local copy or by HTTP range.
+`{schema.MANIFEST}` has the SHA-256 of rows, indices, sheet and card.
+"""
+
+
+def _terms(terms: Sequence[Terms]) -> str:
+    listed = "\n".join(
+        f"- **{escaped(each.of)}** ({escaped(each.licence)}"
+        f"{'' if each.commercial else ', **non-commercial use only**'}): {escaped(each.text)}"
+        f"{f' <{each.url}>' if each.url else ''}"
+        for each in terms
+    )
+    return f"""## Terms
+
+The dataset is under the terms of everything that it is made from, all at once:
+
+{listed}
+"""
+
+
+def _citation(manifest: schema.Manifest) -> str:
+    return f"""## Citation
+
+```bibtex
+@inproceedings{{tian2023stablerep,
+  title     = {{StableRep: Synthetic Images from Text-to-Image Models Make Strong Visual Representation Learners}},
+  author    = {{Tian, Yonglong and Fan, Lijie and Isola, Phillip and Chang, Huiwen and Krishnan, Dilip}},
+  booktitle = {{Advances in Neural Information Processing Systems}},
+  year      = {{2023}}
+}}
+```
+
+Cite this dataset as {manifest.repo} at the commit that you use.
+"""

@@ -1,0 +1,239 @@
+"""Evaluation sets of the embedded world, in the column layouts of the real ones.
+
+    scenes-objects      one object: caption and every factor as a label       (linear probe, few-shot)
+    scenes-pairs        two objects and their relation                        (linear probe)
+    scenes-groups       seven colours x two sizes, as FairFace's 14 groups    (zero-shot recalls)
+    scenes-relation     box, true and false caption: objects swapped          (as ARO's VG-Relation)
+    scenes-attribution  box, true and false caption: colours swapped          (as ARO's VG-Attribution)
+    scenes-order        a caption and four shuffles of its words              (as ARO's COCO-Order)
+
+Image seeds are hashes of set, split and row, so no evaluation image occurs in training or in another split.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmark import schema
+from benchmark.files import file_sha256
+from datasets_scripts.building.build import claim
+from datasets_scripts.generation import provenance, shards
+from datasets_scripts.generation.generate import IMAGE, encode
+from datasets_scripts.recipe import revision_of
+from datasets_scripts.scenes import grammar, renderer
+
+VERSION = 1
+
+PROBE = {"train": 3000, "test": 3000}
+GROUP_COLOURS = tuple(grammar.COLOURS)[:7]
+GROUP_IMAGES = 150
+ARO_IMAGES = 1000
+
+Row = dict[str, Any]
+
+
+def _seed(*parts: object) -> int:
+    return int.from_bytes(hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
+
+
+def _rng(*parts: object) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=_seed("captions", *parts)))
+
+
+def _row(name: str, split: str, number: int, scene: grammar.Scene) -> tuple[Row, renderer.Rendering]:
+    rendering = renderer.render(scene.caption, _seed(name, split, number))
+    image = {"bytes": encode(rendering.image, provenance.ALGORITHMIC), "path": f"{split}-{number:05d}.jpg"}
+    return {"id": f"{split}-{number:05d}", "image": image, "caption": scene.caption}, rendering
+
+
+def objects(name: str) -> dict[str, list[Row]]:
+    """One object, drawn uniformly; its words and the background are labels."""
+    splits: dict[str, list[Row]] = {}
+    for split, count in PROBE.items():
+        drawn = [grammar.scene(int(i)) for i in _rng(name, split).integers(0, grammar.SINGLES, count)]
+        splits[split] = [
+            _row(name, split, number, scene)[0] | vars(scene.first) | {"background": scene.background}
+            for number, scene in enumerate(drawn)
+        ]
+    return splits
+
+
+def pairs(name: str) -> dict[str, list[Row]]:
+    """Two objects, drawn uniformly; the relation is the label."""
+    splits: dict[str, list[Row]] = {}
+    for split, count in PROBE.items():
+        splits[split] = [
+            _row(name, split, number, scene)[0] | {"relation": scene.relation}
+            for number, scene in enumerate(_two_objects(_rng(name, split), count))
+        ]
+    return splits
+
+
+def _two_objects(rng: np.random.Generator, count: int) -> list[grammar.Scene]:
+    return [grammar.scene(int(i)) for i in rng.integers(grammar.SINGLES, grammar.CAPTIONS, count)]
+
+
+def groups(name: str) -> dict[str, list[Row]]:
+    """Fourteen joint groups of equal size; texture, shape and background vary within each."""
+    rng = _rng(name)
+    rows: list[Row] = []
+    for colour in GROUP_COLOURS:
+        for size in grammar.SIZES:
+            for _ in range(GROUP_IMAGES):
+                texture, shape, background = (
+                    str(rng.choice(words)) for words in (grammar.TEXTURES, grammar.SHAPES, grammar.BACKGROUNDS)
+                )
+                scene = grammar.Scene(grammar.Object(size, colour, texture, shape), None, None, background)
+                rows.append(_row(name, "test", len(rows), scene)[0] | {"colour": colour, "size": size})
+    return {"test": rows}
+
+
+def relation(name: str) -> dict[str, list[Row]]:
+    """False caption: the two objects change places."""
+    rows = []
+    for number, scene in enumerate(_two_objects(_rng(name), ARO_IMAGES)):
+        row, rendering = _row(name, "test", number, scene)
+        captions = {"true_caption": row.pop("caption"), "false_caption": scene.swapped().caption}
+        rows.append(row | _box(rendering) | captions | {"relation_name": scene.relation})
+    return {"test": rows}
+
+
+def attribution(name: str) -> dict[str, list[Row]]:
+    """False caption: the two objects change colours; scenes where that says nothing new are not drawn."""
+    drawn = [s for s in _two_objects(_rng(name), 2 * ARO_IMAGES) if s.second and s.first.colour != s.second.colour]
+    rows = []
+    for number, scene in enumerate(drawn[:ARO_IMAGES]):
+        assert scene.second is not None
+        row, rendering = _row(name, "test", number, scene)
+        colours = scene.first.colour, scene.second.colour
+        false = replace(
+            scene, first=replace(scene.first, colour=colours[1]), second=replace(scene.second, colour=colours[0])
+        )
+        captions = {"true_caption": row.pop("caption"), "false_caption": false.caption}
+        rows.append(row | _box(rendering) | captions | {"attributes": f"{colours[0]}|{colours[1]}"})
+    return {"test": rows}
+
+
+def _box(rendering: renderer.Rendering) -> Row:
+    """The smallest box around all objects, two pixels wider on every side where the image allows."""
+    left, top = np.maximum(rendering.boxes[:, :2].min(0) - 2, 0).tolist()
+    right, bottom = np.minimum((rendering.boxes[:, :2] + rendering.boxes[:, 2:]).max(0) + 2, grammar.SIZE).tolist()
+    return {"bbox_x": left, "bbox_y": top, "bbox_w": right - left, "bbox_h": bottom - top}
+
+
+def order(name: str) -> dict[str, list[Row]]:
+    """A caption of two objects against ARO's four shuffles, each different from it and from one another."""
+    rng = _rng(name)
+    rows = []
+    for number, scene in enumerate(_two_objects(rng, ARO_IMAGES)):
+        row, _ = _row(name, "test", number, scene)
+        true = row.pop("caption")
+        seen = [true]
+        for shuffle in (_shuffle_content, _shuffle_function, _shuffle_in_trigrams, _shuffle_trigrams):
+            while (text := " ".join(shuffle(true.split(), rng))) in seen:
+                pass
+            seen.append(text)
+        rows.append(row | {"correct_caption": true} | {f"hard_text_{k}": text for k, text in enumerate(seen) if k})
+    return {"test": rows}
+
+
+_NOUNS = {*grammar.SHAPES, "wall", "grass", "sand", "water", "sky"}
+_ADJECTIVES = {*grammar.SIZES, *grammar.COLOURS, *grammar.TEXTURES, "brick", "night"}
+
+
+def _shuffle_places(words: list[str], places: list[int], rng: np.random.Generator) -> list[str]:
+    shuffled = list(words)
+    for place, source in zip(places, rng.permutation(places)):
+        shuffled[place] = words[source]
+    return shuffled
+
+
+def _shuffle_content(words: list[str], rng: np.random.Generator) -> list[str]:
+    """Nouns among nouns, adjectives among adjectives."""
+    for kind in (_NOUNS, _ADJECTIVES):
+        words = _shuffle_places(words, [i for i, word in enumerate(words) if word in kind], rng)
+    return words
+
+
+def _shuffle_function(words: list[str], rng: np.random.Generator) -> list[str]:
+    """Everything but nouns and adjectives."""
+    return _shuffle_places(words, [i for i, word in enumerate(words) if word not in _NOUNS | _ADJECTIVES], rng)
+
+
+def _shuffle_in_trigrams(words: list[str], rng: np.random.Generator) -> list[str]:
+    """Words inside each consecutive three."""
+    return [w for start in range(0, len(words), 3) for w in rng.permutation(words[start : start + 3]).tolist()]
+
+
+def _shuffle_trigrams(words: list[str], rng: np.random.Generator) -> list[str]:
+    """The order of the consecutive threes."""
+    trigrams = [words[start : start + 3] for start in range(0, len(words), 3)]
+    return [word for place in rng.permutation(len(trigrams)) for word in trigrams[place]]
+
+
+SETS: dict[str, Callable[[str], dict[str, list[Row]]]] = {
+    "scenes-objects": objects,
+    "scenes-pairs": pairs,
+    "scenes-groups": groups,
+    "scenes-relation": relation,
+    "scenes-attribution": attribution,
+    "scenes-order": order,
+}
+
+
+def build(data: Path, progress: Callable[[int, int], None]) -> list[Path]:
+    """Build every set below the folder `data`; finished ones are kept. `progress` counts sets.
+
+    Raises:
+        UserError: a folder holds another version of its set, or cannot be written.
+    """
+    folders = []
+    for done, (name, make) in enumerate(SETS.items()):
+        progress(done, len(SETS))
+        repo = f"synrep-bench/{name}"
+        folder = data / repo
+        sizes = {"probe": PROBE, "group": GROUP_IMAGES, "aro": ARO_IMAGES}
+        declaration = {"name": name, "version": VERSION, "world": grammar.VERSION, "images": sizes}
+        revision = revision_of(declaration)
+        folders.append(folder)
+        if claim(folder, revision, declaration):
+            continue
+        splits = make(name)
+        for split, rows in splits.items():
+            table = pa.Table.from_pylist(rows, schema=_columns(rows[0]))
+            shards.write_parquet(folder / schema.shard_name(split, 0, 1), [table], table.schema)
+        counts = {split: len(rows) for split, rows in splits.items()}
+        files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.glob("data/*.parquet"))}
+        manifest = schema.Manifest(repo, revision, counts, 1, files, declaration)
+        shards.write_manifest(folder, manifest, _card(manifest))
+    progress(len(SETS), len(SETS))
+    return folders
+
+
+def _card(manifest: schema.Manifest) -> str:
+    splits = "\n".join(f"  - split: {split}\n    path: data/{split}-*.parquet" for split in sorted(manifest.rows))
+    counts = ", ".join(f"{count:,} rows in {split}" for split, count in sorted(manifest.rows.items()))
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+{splits}
+license: apache-2.0
+tags: [synthetic]
+---
+# {manifest.repo}
+
+An evaluation set of SynRep-Bench's embedded `scenes` world, rendered: {counts}. Revision `{manifest.revision}`.
+
+    datasets.load_dataset("{manifest.repo}")
+"""
+
+
+def _columns(row: Row) -> pa.Schema:
+    kinds = {dict: IMAGE, str: pa.string(), int: pa.int64()}
+    return pa.schema({name: kinds[type(value)] for name, value in row.items()})

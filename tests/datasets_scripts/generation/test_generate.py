@@ -1,0 +1,207 @@
+import io
+import json
+from dataclasses import dataclass, replace
+from xml.etree import ElementTree
+
+import c2pa
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+
+from benchmark import schema
+from benchmark.errors import UserError
+from datasets_scripts.generation import diffusion, provenance
+from datasets_scripts.generation import generate as generating
+from datasets_scripts.generation.generate import COLUMNS
+from datasets_scripts.recipe import Caption, image_guidance, image_seed
+from datasets_scripts.scenes import renderer
+from datasets_scripts.text_to_image import Drawn
+from tests.fixtures import c2pa_certificate
+from tests.fixtures.small_datasets import NUMBERED, RECIPE, Numbers, captions, numbers, read_number
+
+
+def unit(recipe, drawn, **options):
+    """Rows, facts and the progress told."""
+    told = []
+    drawing = generating.generate(recipe, recipe.revision, drawn, **options)
+    while True:
+        try:
+            told.append(next(drawing))
+        except StopIteration as end:
+            return *end.value, told
+
+
+def generate(recipe, drawn):
+    return unit(recipe, drawn)[0]
+
+
+def pixels(image):
+    return np.asarray(Image.open(io.BytesIO(image["bytes"])))
+
+
+def test_rows_are_the_captions_in_order_with_seeds_and_guidance():
+    drawn = captions()[:5]
+    table = generate(RECIPE, drawn)
+    assert table.schema.equals(COLUMNS)
+    for caption, row in zip(drawn, table.to_pylist(), strict=True):
+        assert row[schema.CAPTION_ID] == caption.caption_id
+        assert [row[name] for name in (schema.CAPTION, schema.SOURCE, schema.SOURCE_ID)] == [
+            caption.text,
+            caption.source,
+            caption.source_id,
+        ]
+        assert row[schema.SEEDS] == [image_seed(RECIPE.revision, caption.caption_id, index) for index in range(4)]
+        assert row[schema.GUIDANCE] == [image_guidance((2, 8, 4), caption.caption_id, index) for index in range(4)]
+        assert row[schema.STATUS] == ["ok"] * 4 and row[schema.NSFW] == [None] * 4
+
+
+def test_images_stand_in_the_row_of_their_caption_at_their_index():
+    table = generate(NUMBERED, numbers()[100:140])
+    for number, images in zip(range(100, 140), table[schema.IMAGES].to_pylist(), strict=True):
+        assert [read_number(pixels(image).mean((0, 1))) for image in images] == [(number, index) for index in range(4)]
+
+
+def test_a_row_does_not_depend_on_its_unit():
+    drawn = captions()[:6]
+    together = generate(RECIPE, drawn).to_pylist()
+    assert together[4:] == generate(RECIPE, drawn[4:]).to_pylist()
+    assert together[::-1] == generate(RECIPE, drawn[::-1]).to_pylist()
+
+
+def test_images_of_a_caption_differ_and_are_named_apart():
+    table = generate(RECIPE, captions()[:20])
+    images = [image for row in table[schema.IMAGES].to_pylist() for image in row]
+    assert len({image["bytes"] for image in images}) == len({image["path"] for image in images}) == 80
+    assert all(Image.open(io.BytesIO(image["bytes"])).format == "JPEG" for image in images)
+
+
+@pytest.mark.parametrize("caption_id", [-1, -(2**63), 2**63 - 1, 0])
+def test_name_of_an_image_is_its_caption_id_in_hexadecimal(monkeypatch, caption_id):
+    monkeypatch.setattr(Caption, "caption_id", caption_id)
+    (images,) = generate(NUMBERED, numbers()[:1])[schema.IMAGES].to_pylist()
+    stem, index = images[2]["path"].removesuffix(".jpg").split("-")
+    assert (int(stem, 16) - caption_id) % 2**64 == 0 and len(stem) == 16 and index == "2"
+
+
+@dataclass(frozen=True)
+class Asked(Numbers):
+    """Draws what it was asked for: seed and guidance as a colour; no image for every fifth, a score for the others."""
+
+    def __call__(self, captions, seeds, guidance):
+        for place, (seed, value) in enumerate(zip(seeds, guidance, strict=True)):
+            image = np.full((8, 8, 3), (seed % 251, 16 * value, 0), np.uint8)
+            yield Drawn(None, "not finite") if place % 5 == 4 else Drawn(image, nsfw=0.25 - place / 10)
+
+
+ASKED = replace(NUMBERED, draw=Asked(), guidance=(2.0, 3.0, 8.0))
+
+
+def test_each_image_is_drawn_from_the_seed_and_guidance_that_its_row_states(monkeypatch):
+    monkeypatch.setattr(generating, "encode", lambda image, _: image.tobytes())
+    table = generate(ASKED, numbers()[:10])
+    for row in table.to_pylist():
+        for image, seed, guidance in zip(row[schema.IMAGES], row[schema.SEEDS], row[schema.GUIDANCE], strict=True):
+            assert image is None or tuple(image["bytes"][:2]) == (seed % 251, 16 * guidance)
+
+
+def test_an_image_that_could_not_be_drawn_is_null_in_its_place_and_says_why():
+    table, facts, told = unit(ASKED, numbers()[:10])
+    images = [image for row in table[schema.IMAGES].to_pylist() for image in row]
+    status = [each for row in table[schema.STATUS].to_pylist() for each in row]
+    assert [place for place, image in enumerate(images) if image is None] == list(range(4, 40, 5))
+    assert [place for place, each in enumerate(status) if each == "not finite"] == list(range(4, 40, 5))
+    assert set(status) == {"ok", "not finite"}
+    assert facts["images"] == 32 and facts["failed"] == {"not finite": 8}
+    assert sum(images for images, _ in told) == 40 and not any(units for _, units in told)
+
+
+def test_scores_stand_beside_their_image():
+    table, facts, _ = unit(ASKED, numbers()[:2])
+    assert table[schema.NSFW].to_pylist()[0] == pytest.approx([0.25, 0.15, 0.05, -0.05])
+    assert table[schema.NSFW].to_pylist()[1][0] is None
+    assert facts["nsfw_above_zero"] == 3 and facts["nsfw_scored"] == 7
+
+
+def test_facts_add_up():
+    table, facts, _ = unit(ASKED, numbers()[:10])
+    files = [image["bytes"] for row in table[schema.IMAGES].to_pylist() for image in row if image]
+    assert (facts["captions"], facts["bytes"]) == (10, sum(map(len, files)))
+    values = [value for row in table[schema.GUIDANCE].to_pylist() for value in row]
+    assert facts["guidance"] == {str(value): values.count(value) for value in sorted(set(values))}
+    assert {f"pillow {PIL.__version__}", f"numpy {np.__version__}"} <= set(facts["software"].split(", "))
+    assert facts["device"] and "torch" not in facts["software"], "what is loaded but does not draw changes no byte"
+
+
+def test_a_drawer_that_draws_too_few_is_noticed():
+    @dataclass(frozen=True)
+    class Lazy(Numbers):
+        def __call__(self, captions, seeds, guidance):
+            yield from list(super().__call__(captions, seeds, guidance))[:-1]
+
+    with pytest.raises(RuntimeError, match="drew 11 images for 12"):
+        unit(replace(NUMBERED, draw=Lazy()), numbers()[:3])
+
+
+def digital_source_type(content):
+    """As any reader of XMP finds it."""
+    with Image.open(io.BytesIO(content)) as image:
+        packet = ElementTree.fromstring(image.info["xmp"])
+    (description,) = packet.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+    return description.attrib["{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"]
+
+
+@pytest.mark.parametrize("source_type", [provenance.TRAINED, provenance.ALGORITHMIC])
+def test_every_image_says_that_it_is_synthetic_in_the_terms_of_iptc(source_type):
+    table = generate(replace(NUMBERED, draw=Numbers(source_type=source_type)), numbers()[:3])
+    for image in (image for row in table[schema.IMAGES].to_pylist() for image in row):
+        found = digital_source_type(image["bytes"])
+        assert found == f"http://cv.iptc.org/newscodes/digitalsourcetype/{source_type}"
+
+
+def test_a_trained_model_is_marked_as_one_and_a_renderer_is_not():
+    assert diffusion.StableDiffusion().source_type == "trainedAlgorithmicMedia"
+    assert renderer.Scenes().source_type == "algorithmicMedia"
+
+
+def test_the_mark_costs_little_and_changes_no_pixel():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    plain = io.BytesIO()
+    Image.fromarray(image).save(plain, "JPEG", quality=generating.JPEG_QUALITY)
+    marked = generating.encode(image, provenance.TRAINED)
+    assert 0 < len(marked) - len(plain.getvalue()) < 500
+    assert (pixels({"bytes": marked}) == pixels({"bytes": plain.getvalue()})).all()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """PEM files of a signer's chain, as C2PA wants it, and of its key."""
+    folder = tmp_path_factory.mktemp("c2pa")
+    return c2pa_certificate.write(folder / "chain.pem", folder / "key.pem")
+
+
+def test_c2pa_signs_that_the_image_was_created_by_a_model(certificate):
+    table, _, _ = unit(NUMBERED, numbers()[:1], c2pa=provenance.C2PA(*certificate))
+    for image in table[schema.IMAGES].to_pylist()[0]:
+        store = json.loads(c2pa.Reader("image/jpeg", io.BytesIO(image["bytes"])).json())
+        manifest = store["manifests"][store["active_manifest"]]
+        (actions,) = [a["data"]["actions"] for a in manifest["assertions"] if a["label"].startswith("c2pa.actions")]
+        assert actions[0]["action"] == "c2pa.created"
+        assert actions[0]["digitalSourceType"].endswith("/algorithmicMedia")
+        problems = {status["code"] for status in store.get("validation_status", [])}
+        assert problems <= {"signingCredential.untrusted"}, "a certificate that nobody trusts, and nothing else"
+        assert digital_source_type(image["bytes"]), "the XMP mark stays"
+        assert len(image["bytes"]) < 6_000, "no thumbnail"
+    assert read_number(pixels(image).mean((0, 1))) == (0, 3)
+
+
+def test_c2pa_without_a_key_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*chain\.pem: No such file"):
+        unit(NUMBERED, numbers()[:1], c2pa=provenance.C2PA(tmp_path / "chain.pem", tmp_path / "key.pem"))
+
+
+def test_c2pa_with_what_is_no_certificate_is_one_line(tmp_path):
+    (tmp_path / "chain.pem").write_text("nothing")
+    (tmp_path / "key.pem").write_text("nothing")
+    with pytest.raises(UserError, match=r"cannot sign .*ES256"):
+        unit(NUMBERED, numbers()[:1], c2pa=provenance.C2PA(tmp_path / "chain.pem", tmp_path / "key.pem"))

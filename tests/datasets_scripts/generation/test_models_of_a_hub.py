@@ -1,0 +1,88 @@
+"""A text-to-image model is fetched at its pinned revision by the unmodified clients, or one line says why not."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.fixtures import tiny_diffusion
+from tests.fixtures.fake_hub import CUT, Hub
+from tests.fixtures.tiny_diffusion import SIDE
+
+SCRIPT = f"""
+import sys
+from benchmark.errors import UserError
+from datasets_scripts.generation.diffusion import Diffusers, StableDiffusion
+from datasets_scripts.text_to_image import Cost
+options = dict(steps=2, size={SIDE}, stored={SIDE}, dtype="float32", batch=1)
+for case in sys.argv[1:]:
+    kind, model, revision = case.split("@")
+    more = options if kind == "sd" else options | dict(cost=Cost(bytes=1))
+    draw = dict(sd=StableDiffusion, other=Diffusers)[kind](model=model, revision=revision, terms=(), **more)
+    try:
+        (drawn,) = draw(["a cat"], [7], [3.0])
+        print("drawn", drawn.image.astype(int).sum())
+    except UserError as error:
+        print(error)
+"""
+"""Takes kind@model@revision, each a case that prints one line."""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """`org/model` at its first revision, main having moved on, and `org/gated`."""
+    folder = tmp_path_factory.mktemp("hub")
+    (folder / "empty").mkdir()
+    with Hub(folder / "store", xet=False) as server:
+        server.local = tiny_diffusion.stable_diffusion(folder / "first")
+        server.first = server.put("org/model", folder / "first" / "model")
+        server.put("org/model", folder / "empty", message="no model any more")
+        server.put("org/gated", folder / "first" / "model")
+        server.repo("org/gated", "models").gated = True
+        yield server
+
+
+def lines(hub, home, *cases, **env):
+    command = [sys.executable, "-c", SCRIPT, *cases]
+    ran = subprocess.run(command, env=hub.environment(home, **env), capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.splitlines()
+
+
+def test_the_pinned_revision_is_drawn_with_although_main_moved_on_and_from_the_cache_without_a_network(hub, tmp_path):
+    pinned = f"sd@org/model@{hub.first}"
+    here, fetched = lines(hub, tmp_path, f"sd@{hub.local}@", pinned)
+    assert here == fetched and here.startswith("drawn")
+    asked = len(hub.requests)
+    (cached,) = lines(hub, tmp_path, pinned, HF_HUB_OFFLINE="1")
+    assert cached == here and len(hub.requests) == asked
+
+
+def test_a_model_that_is_not_to_be_had_is_one_line(hub, tmp_path):
+    gone = "a" * 40
+    kinds = ("sd", "other")
+    cases = [
+        f"{kind}@{model}" for kind in kinds for model in (f"org/none@{gone}", f"org/model@{gone}", "org/gated@main")
+    ]
+    said = [
+        f"cannot load org/none at revision {gone}: no such model, or it is private",
+        f"cannot load org/model at revision {gone}: that revision is gone; pin another",
+        "cannot load org/gated at revision main: it is gated; accept its terms on its page",
+    ]
+    found = lines(hub, tmp_path, *cases)
+    assert len(found) == 6
+    assert all(line.startswith(words) for line, words in zip(found, said * 2, strict=True)), found
+
+
+def test_without_a_network_a_model_that_was_not_fetched_is_one_line(hub, tmp_path):
+    (line,) = lines(hub, tmp_path, f"sd@org/model@{hub.first}", HF_HUB_OFFLINE="1")
+    assert "it is not in the cache and HF_HUB_OFFLINE is set" in line
+
+
+def test_a_hub_that_does_not_answer_is_one_line(hub, tmp_path):
+    hub.fail("org/model", CUT, times=1000)
+    try:
+        (line,) = lines(hub, tmp_path, f"sd@org/model@{hub.first}")
+        assert "the Hub does not answer" in line
+    finally:
+        hub.faults.clear()
