@@ -20,12 +20,14 @@ def test_the_readme_shows_the_generated_table() -> None:
     assert generated and grid(shown) == generated, f"paste the rows of {source} between the markers of README.md"
 
 
-def test_the_readme_names_every_plug_in_and_file() -> None:
+def test_the_readme_names_every_room_and_plug_in() -> None:
     tree = README.split("## The tree")[1].split("## Add a method")[0]
     for folder in ("baselines", "benchmark.evaluations", "benchmark.experiments", "benchmark.models"):
         assert [name for name in plugins.names(folder) if not re.search(rf"\b{name}\b", tree)] == []
-    modules = [*(ROOT / "benchmark").glob("*.py"), *(ROOT / "datasets_scripts").glob("*.py")]
-    assert [path.name for path in modules if path.name != "__init__.py" and path.name not in tree] == []
+    for package in ("benchmark", "datasets_scripts"):
+        rooms = [path for path in (ROOT / package).iterdir() if not path.name.startswith(("__", "py.typed"))]
+        names = [f"{path.name}/" if path.is_dir() else path.name for path in rooms]
+        assert [name for name in names if not re.search(rf"(?m)(^  | ){re.escape(name)}", tree)] == []
 
 
 def test_every_link_of_the_readme_leads_somewhere() -> None:
