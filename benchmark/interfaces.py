@@ -335,6 +335,22 @@ class Evaluation:
         """What a model that knows nothing gets of the main score."""
         raise NotImplementedError
 
+    def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """How far each row moves each score (N,), to first order, for the significance of a paired difference.
+
+        A score that has no such values, such as a minimum over classes, is left out: `weighted_values` has it.
+        """
+        raise NotImplementedError
+
+    def weighted_values(
+        self,
+        dataset: str,  # noqa: ARG002
+        predictions: Mapping[str, np.ndarray],  # noqa: ARG002
+        weight_RN: np.ndarray,  # noqa: ARG002
+    ) -> dict[str, np.ndarray]:
+        """The scores that `influence` leaves out, under each row of weights (R,)."""
+        return {}
+
 
 @dataclass(frozen=True)
 class ImageTextEvaluation(Evaluation):

@@ -344,7 +344,7 @@ def test_no_module_is_a_drawer_for_everything() -> None:
 @pytest.mark.parametrize("path", SOURCES)
 def test_files_and_functions_are_short(path: str) -> None:
     lines = (ROOT / path).read_text().count("\n")
-    assert lines <= (150 if path.startswith("baselines/") else 350)
+    assert lines <= (150 if path.startswith("baselines/") else 400)
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"

@@ -15,7 +15,7 @@ from statistics import fmean
 
 import numpy as np
 
-from benchmark.analysis.paired import Column, Pairs
+from benchmark.analysis.paired import Column, PairedComparisons
 from benchmark.records.schema import Measured, Record
 
 Seeds = Sequence[Record]
@@ -73,7 +73,7 @@ def main_scores(models: Sequence[Seeds]) -> list[Column]:
     return sorted(found.items())
 
 
-def lead(models: Sequence[Seeds], column: Column, pairs: Pairs) -> Lead:
+def lead(models: Sequence[Seeds], column: Column, pairs: PairedComparisons) -> Lead:
     """Who has the highest mean of a score, and who is not told apart from it; one model alone leads nobody."""
     score_M = scores(models, [column])[:, 0]
     scored = [at for at in range(len(models)) if not np.isnan(score_M[at])]
@@ -81,11 +81,11 @@ def lead(models: Sequence[Seeds], column: Column, pairs: Pairs) -> Lead:
         return Lead()
     best = max(scored, key=lambda at: float(score_M[at]))
     found = {at: pairs.difference(models[best], models[at], [column]) for at in scored if at != best}
-    level = tuple(at for at, apart in found.items() if apart and not apart.told_apart)
+    level = tuple(at for at, apart in found.items() if apart and not apart.significant)
     return Lead(best, level, unknown=None in found.values())
 
 
-def places(models: Sequence[Seeds], pairs: Pairs) -> list[Place]:
+def places(models: Sequence[Seeds], pairs: PairedComparisons) -> list[Place]:
     """The place of each model, in the order given."""
     columns = main_scores(models)
     if not columns:
@@ -148,7 +148,7 @@ def _points(score_MC: np.ndarray) -> np.ndarray:
     return below_MMC.sum(axis=1) - 0.5 * ~np.isnan(score_MC)
 
 
-def groups(models: Sequence[Seeds], columns: Sequence[Column], pairs: Pairs) -> list[int | None]:
+def groups(models: Sequence[Seeds], columns: Sequence[Column], pairs: PairedComparisons) -> list[int | None]:
     """The group of each model by its mean over `columns`, on which all of them were measured.
 
     The first group begins with the best model of which any difference to a lower one is known.
@@ -165,7 +165,7 @@ def groups(models: Sequence[Seeds], columns: Sequence[Column], pairs: Pairs) -> 
             apart = pairs.difference(models[leader], models[at], columns)
             if apart is None:
                 continue
-            if apart.told_apart:
+            if apart.significant:
                 leader, group = at, group + 1
             found[first], found[at] = 1, group
         if found[first]:

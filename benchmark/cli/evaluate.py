@@ -115,9 +115,10 @@ def _print_scores(measured: "EvaluationRun", chosen: Chosen, wanted: list[str]) 
 def _print_differences(measured: "list[EvaluationRun]", chosen: Chosen) -> None:
     from tabulate import tabulate
 
-    from benchmark.analysis.compare import differences
+    from benchmark.analysis.compare import ModelOutput, differences
 
     first, second = measured
+    outputs = [ModelOutput(one.out, one.key) for one in measured]
     rows = [
         (
             found.evaluation,
@@ -126,10 +127,11 @@ def _print_differences(measured: "list[EvaluationRun]", chosen: Chosen) -> None:
             found.score,
             f"{100 * found.first:.1f}",
             f"{100 * found.second:.1f}",
-            f"{100 * (found.first - found.second):+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]",
-            "" if found.told_apart else "not told apart",
+            f"{100 * own.difference:+.1f} [{100 * own.low:+.1f}, {100 * own.high:+.1f}]",
+            "" if own.significant else "not significant",
         )
-        for found in differences(first, second, chosen)
+        for found in differences(outputs[0], outputs[1], chosen)
+        for own in (found.interval,)
     ]
     print(f"\n{first.title} against {second.title}: paired differences with 95 % intervals")
     columns = ("evaluation", "preset", "dataset", "score", "first", "second", "first - second", "")

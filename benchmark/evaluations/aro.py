@@ -110,6 +110,17 @@ class Aro(ImageTextEvaluation):
         """What knowing nothing gives."""
         return 1 / len(row_of(dataset).captions)
 
+    def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """How far each row moves each score."""
+        correct_N = self.correct(dataset, predictions)
+        found = captions.influence(correct_N, predictions)
+        if "official" in predictions:
+            found["macro_all"] = found.pop("macro")
+            kept_N = predictions["official"].astype(bool)
+            found[MACRO] = np.zeros(len(correct_N))
+            found[MACRO][kept_N] = captions.influence(*_official(correct_N, predictions))["macro"]
+        return found
+
     def correct(self, name: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Whether the true caption is preferred (N,)."""
         tie_is_right = self.order_ties_right and len(row_of(name).captions) > 2

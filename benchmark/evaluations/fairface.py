@@ -21,6 +21,7 @@ import numpy as np
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.prompts import Prompts, class_embeddings, fairface_prompts, scenes_prompts
 from benchmark.evaluations.scoring.cosines import cosines
+from benchmark.evaluations.scoring.influence import macro_mean, mean
 from benchmark.evaluations.scoring.intervals import by_group, extreme, macro, over, wilson
 from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
 
@@ -72,6 +73,25 @@ class FairFace(ImageTextEvaluation):
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:  # noqa: ARG002
         """What knowing nothing gives."""
         return 1 / int((np.bincount(predictions["label"]) > 0).sum())
+
+    def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:  # noqa: ARG002
+        """How far each row moves each score."""
+        correct_N = predictions["label"] == predictions["prediction"]
+        return {"mean": macro_mean(correct_N, predictions["label"]), "micro": mean(correct_N)}
+
+    def weighted_values(
+        self,
+        dataset: str,  # noqa: ARG002
+        predictions: Mapping[str, np.ndarray],
+        weight_RN: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """Recall of the best and the worst of the classes that have weight, under each row of weights."""
+        label_N = predictions["label"]
+        class_NK = np.eye(int(label_N.max()) + 1)[label_N]
+        n_RK = weight_RN @ class_NK
+        right_RK = weight_RN @ (class_NK * (label_N == predictions["prediction"])[:, None])
+        recall_RK = np.divide(right_RK, n_RK, out=np.full_like(n_RK, np.nan), where=n_RK > 0)
+        return {"best": np.nanmax(recall_RK, axis=1), "worst": np.nanmin(recall_RK, axis=1)}
 
     def _measure(self, subject: Subject, name: str) -> DatasetScores:
         images, prompts = open_split(name, "test"), self.prompts(name)

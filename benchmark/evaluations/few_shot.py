@@ -27,6 +27,7 @@ import numpy as np
 from benchmark.errors import SkipCode
 from benchmark.evaluations.datasets.catalog import dataset
 from benchmark.evaluations.datasets.splits import open_split
+from benchmark.evaluations.scoring.influence import mean
 from benchmark.evaluations.scoring.intervals import mean_interval, over
 from benchmark.evaluations.solvers.episodes import Episodes, draw_episodes
 from benchmark.evaluations.solvers.episodes import read as read_episodes
@@ -81,6 +82,10 @@ class FewShot(Evaluation):
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:  # noqa: ARG002
         """What knowing nothing gives."""
         return 1 / self.ways
+
+    def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:  # noqa: ARG002
+        """How far each row moves each score."""
+        return {"accuracy": mean(predictions["accuracy"])}
 
     def splits(self, name: str) -> list[LabelledImages]:
         """What images are drawn from, in the order in which rows count through them."""

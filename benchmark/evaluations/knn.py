@@ -81,6 +81,17 @@ class Knn(Evaluation):
         """What knowing nothing gives."""
         return classification.chance(dataset, predictions)
 
+    def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """How far each row moves each score."""
+        return {
+            self._name(metric, k): moved_N
+            for k in self.neighbours
+            if f"prediction_k{k}" in predictions
+            for metric, moved_N in classification.influence(
+                dataset, {**predictions, "prediction": predictions[f"prediction_k{k}"]}
+            ).items()
+        }
+
     def _name(self, metric: str, k: int) -> str:
         return f"{metric}_k{k}_T{self.temperature:g}"
 

@@ -33,7 +33,17 @@ from scipy.special import expit, logsumexp, softmax
 from benchmark.errors import SkipCode
 from benchmark.evaluations.datasets.catalog import COPIES, ELEVEN
 from benchmark.evaluations.datasets.splits import keyed
-from benchmark.evaluations.scoring.classification import Task, chance, intervals, open_task, predictions, scored, values
+from benchmark.evaluations.scoring.classification import (
+    Task,
+    chance,
+    influence,
+    intervals,
+    open_task,
+    predictions,
+    scored,
+    values,
+    weighted_values,
+)
 from benchmark.evaluations.scoring.intervals import over
 from benchmark.evaluations.solvers import logistic
 from benchmark.evaluations.solvers.logistic import Solution
@@ -99,6 +109,16 @@ class LinearProbe(Evaluation):
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
         """What knowing nothing gives."""
         return chance(dataset, predictions)
+
+    def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """How far each row moves each score."""
+        return influence(dataset, predictions)
+
+    def weighted_values(
+        self, dataset: str, predictions: Mapping[str, np.ndarray], weight_RN: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Mean AP under each row of weights."""
+        return weighted_values(dataset, predictions, weight_RN)
 
     def _measure(self, subject: Subject, task: Task, seed: int) -> DatasetScores:
         raise NotImplementedError

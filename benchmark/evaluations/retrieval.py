@@ -29,6 +29,7 @@ import numpy as np
 from benchmark.evaluations.datasets.catalog import dataset as row_of
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.scoring.cosines import distinct
+from benchmark.evaluations.scoring.influence import weighted_mean
 from benchmark.evaluations.scoring.intervals import LEVEL, over
 from benchmark.interfaces import DatasetScores, ImageTextEvaluation, LabelledImages, Score, Scores, Subject
 
@@ -65,6 +66,11 @@ class Retrieval(ImageTextEvaluation):
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:  # noqa: ARG002
         """What knowing nothing gives."""
         return _chance(np.bincount(predictions["unit"]))
+
+    def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:  # noqa: ARG002
+        """How far each row moves each score."""
+        six = {name: weighted_mean(hit_T, weight_T) for name, (hit_T, weight_T) in _hits(predictions).items()}
+        return {"mean_recall": np.mean(list(six.values()), axis=0), **six}
 
     def _measure(self, subject: Subject, images: LabelledImages) -> DatasetScores:
         texts, image_T = _captions(images)
@@ -144,10 +150,7 @@ def _interval(name: str, value: float, columns: Mapping[str, np.ndarray]) -> Sco
     """How much an image moves the score gives the variance, and that the sample size of Wilson's interval."""
     hits = _hits(columns)
     parts = list(hits.values()) if name == "mean_recall" else [hits[name]]
-    moved_T = np.zeros(len(columns["row"]))
-    for hit_T, weight_T in parts:
-        share = (weight_T * hit_T).sum() / weight_T.sum()
-        moved_T += weight_T * (hit_T - share) / weight_T.sum() / len(parts)
+    moved_T = np.mean([weighted_mean(*part) for part in parts], axis=0)
     images = np.bincount(columns["unit"], weights=moved_T)
     units = len(images)
     variance = float(np.square(images).sum()) * units / max(units - 1, 1)

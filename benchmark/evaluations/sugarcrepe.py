@@ -47,6 +47,10 @@ class SugarCrepe(ImageTextEvaluation):
         """What knowing nothing gives."""
         return 0.5
 
+    def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:  # noqa: ARG002
+        """How far each row moves each score."""
+        return captions.influence(predictions["margin"] > 0, predictions)
+
     def _measure(self, subject: Subject, name: str) -> DatasetScores:
         found = captions.margins(subject, dataset(name))
         columns, correct_N = found.columns, found.columns["margin"] > 0

@@ -28,6 +28,7 @@ from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.prompts import Prompts, class_embeddings, ensemble_prompts, scenes_prompts
 from benchmark.evaluations.scoring import classification
 from benchmark.evaluations.scoring.cosines import cosines
+from benchmark.evaluations.scoring.influence import mean
 from benchmark.evaluations.scoring.intervals import over, wilson
 from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
 
@@ -71,6 +72,19 @@ class ZeroShot(ImageTextEvaluation):
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
         """What knowing nothing gives."""
         return classification.chance(dataset, predictions)
+
+    def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """How far each row moves each score."""
+        found = classification.influence(dataset, predictions)
+        if "rank" in predictions:
+            found["top5"] = mean(predictions["rank"] <= NEAREST)
+        return found
+
+    def weighted_values(
+        self, dataset: str, predictions: Mapping[str, np.ndarray], weight_RN: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Mean AP under each row of weights."""
+        return classification.weighted_values(dataset, predictions, weight_RN)
 
     def _measure(self, subject: Subject, name: str) -> DatasetScores:
         images, prompts = open_split(name, "test"), self.prompts(name)

@@ -16,7 +16,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from benchmark.analysis import ranking
-from benchmark.analysis.paired import Pairs
+from benchmark.analysis.paired import PairedComparisons
 from benchmark.errors import SkipCode
 from benchmark.records.schema import Measured, Record, ScorePart
 from benchmark.reports.inputs import ReportInputs
@@ -210,7 +210,7 @@ class Lead:
     """Nobody is, as some difference is not known."""
 
 
-def leading(runs: Sequence[Run], column: Column, pairs: Pairs) -> Lead:
+def leading(runs: Sequence[Run], column: Column, pairs: PairedComparisons) -> Lead:
     """The run that leads a column alone, or those that do together; nobody leads a column of shares."""
     measured = next((result for run in runs for result in run.measured(column.dataset)), None)
     if column.share or measured is None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark.analysis.paired import Pairs
+from benchmark.analysis.paired import PairedComparisons
 from benchmark.records import store
 from benchmark.records.schema import Record
 from benchmark.reports.published import numbers
@@ -16,7 +16,7 @@ class ReportInputs:
     """Records, the paired differences between their models, and what others published."""
 
     records: Sequence[Record]
-    pairs: Pairs = field(default_factory=Pairs)
+    pairs: PairedComparisons = field(default_factory=PairedComparisons)
     published: Sequence[Published] = ()
     facts: Sequence[Fact] = ()
 
@@ -32,4 +32,4 @@ def read(records: Path, log: Callable[[str], None]) -> ReportInputs:
         UserError: a record is not valid.
     """
     found = store.read_all(records, report=log)
-    return ReportInputs(found, Pairs.beside(records), numbers.read(), numbers.read_facts())
+    return ReportInputs(found, PairedComparisons.for_records(records), numbers.read(), numbers.read_facts())

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmark import evaluations
-from benchmark.analysis import compare
 from benchmark.errors import UserError
 from benchmark.evaluations.scoring import intervals
 from benchmark.interfaces import Score
 from benchmark.records import predictions
+from benchmark.records.predictions import sample_hash
 from benchmark.records.schema import Measured, Record, ScorePart
 
 TOLERANCE = 1e-9
@@ -52,7 +52,7 @@ def rescore(record: Record, folder: Path) -> Rescored:
             try:
                 columns = _checked(predictions.read(folder, result))
                 found.problems += [f"{field}.{line}" for line in _differences(record, dataset, result, columns)]
-                found.samples[dataset] = compare.samples(columns)
+                found.samples[dataset] = sample_hash(columns)
             except UserError as error:
                 found.problems.append(f"{field}.predictions: {error}")
             except Exception as error:  # columns of a stranger may break an evaluation in any way

@@ -3,8 +3,8 @@
 Every record by itself: its checksum, its schema and its own hashes (`benchmark.records.store.read`), that it lies where
 it says it belongs, that this code knows its protocol and its datasets, and that the predictions beside it give its
 scores again (`rescore`). All records together: one declaration under each name, one set of weights for each run, one
-content for each revision of a dataset, the same labels for all models, and paired differences that are theirs. And
-where the files of a run lie beside the records (`train/`, `features/`), the chain through them: dataset, training,
+content for each revision of a dataset, and the same labels for all models. And where the files of a run lie beside the
+records (`train/`, `features/`), the chain through them: dataset, training,
 features, record.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmark.analysis.paired import Pairs
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, sha256_json
 from benchmark.records import store
@@ -62,7 +61,6 @@ def problems(records: Path, official: Official = lambda _: None) -> Iterator[str
     yield from strays(folder, {".parquet"}, used)
     yield from _together(found, samples)
     yield from _chain(records.parent, found)
-    yield from Pairs.beside(records).problems([record for _, record in found])
 
 
 def counts(records: Path) -> str:

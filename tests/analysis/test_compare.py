@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from benchmark.analysis.compare import Difference, differences
+from benchmark.analysis.compare import Difference, ModelOutput, differences
 from benchmark.errors import UserError
+from benchmark.evaluations.scoring.influence import mean
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score
 from benchmark.runner.evaluate import EvaluationRun, run_evaluations
 
@@ -42,14 +43,20 @@ class Share(Evaluation):
         share = float(np.mean(predictions["right"]))
         return {"share": share, "square": share**2}
 
+    def influence(self, dataset: str, predictions: Any) -> dict[str, np.ndarray]:
+        return {"share": mean(predictions["right"])}
+
+    def weighted_values(self, dataset: str, predictions: Any, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
+        return {"square": (weight_RN @ predictions["right"] / weight_RN.sum(axis=1)) ** 2}
+
 
 NUMBER = itertools.count()
 
 
-def measured(out: Path, name: str, **columns: np.ndarray) -> EvaluationRun:
+def measured(out: Path, name: str, **columns: np.ndarray) -> ModelOutput:
     one = EvaluationRun(Subject(next(NUMBER), **columns), Pretrained(f"timm:{name}", name, {}), 0, out, "cpu")
     run_evaluations(one, [("share", Share())], lambda *_: None)
-    return one
+    return ModelOutput(out, one.key)
 
 
 def compared(out: Path, a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, Difference]:
@@ -61,14 +68,14 @@ def test_every_score_is_compared_by_its_own_value(tmp_path: Path) -> None:
     found = compared(tmp_path, {"right": np.array([1, 1, 1, 0])}, {"right": np.array([1, 0, 0, 0])})
     assert (found["share"].first, found["share"].second) == (0.75, 0.25)
     assert (found["square"].first, found["square"].second) == (0.5625, 0.0625)
-    assert found["share"].low <= 0.5 <= found["share"].high
+    assert found["share"].interval.low <= 0.5 <= found["share"].interval.high
 
 
 def test_the_same_answers_differ_by_nothing_at_all(tmp_path: Path) -> None:
     right = {"right": np.random.default_rng(0).integers(0, 2, 500)}
     found = compared(tmp_path, right, right)["share"]
-    assert (found.low, found.high) == (0.0, 0.0)
-    assert not found.told_apart
+    assert (found.interval.low, found.interval.high) == (0.0, 0.0)
+    assert not found.interval.significant
 
 
 def test_pairing_tells_apart_what_two_separate_intervals_would_not(tmp_path: Path) -> None:
@@ -76,10 +83,12 @@ def test_pairing_tells_apart_what_two_separate_intervals_would_not(tmp_path: Pat
     hard = generator.random(2000)
     a, b = (hard < 0.60).astype(int), (hard < 0.58).astype(int)  # b is wrong wherever a is
     found = compared(tmp_path, {"right": a}, {"right": b})["share"]
-    assert found.told_apart
+    assert found.interval.significant
     difference = a - b
     half = 1.96 * difference.std() / np.sqrt(len(a))
-    assert (found.low, found.high) == pytest.approx((difference.mean() - half, difference.mean() + half), abs=0.002)
+    assert (found.interval.low, found.interval.high) == pytest.approx(
+        (difference.mean() - half, difference.mean() + half), abs=0.002
+    )
     assert 2 * half < 0.02 < 2 * 1.96 * np.sqrt(0.24 / 2000)
 
 
@@ -89,7 +98,7 @@ def test_the_interval_holds_the_truth_about_95_times_in_100(tmp_path: Path) -> N
         hard, noise = np.random.default_rng(seed).random((2, 300))
         a, b = hard < 0.6, np.where(noise < 0.2, noise < 0.1, hard < 0.5)  # 0.6 against 0.8 * 0.5 + 0.1
         found = compared(tmp_path / str(seed), {"right": a.astype(int)}, {"right": b.astype(int)})["share"]
-        inside += found.low <= 0.1 <= found.high
+        inside += found.interval.low <= 0.1 <= found.interval.high
     assert 52 <= inside <= 60
 
 
@@ -99,7 +108,7 @@ def test_samples_that_hang_together_are_drawn_together(tmp_path: Path) -> None:
     a, b = (np.repeat(generator.integers(0, 2, 100), 5) for _ in range(2))
     apart = compared(tmp_path / "apart", {"right": a}, {"right": b})["share"]
     together = compared(tmp_path / "together", {"right": a, "unit": unit}, {"right": b, "unit": unit})["share"]
-    wider = (together.high - together.low) / (apart.high - apart.low)
+    wider = (together.interval.high - together.interval.low) / (apart.interval.high - apart.interval.low)
     assert wider == pytest.approx(np.sqrt(5), rel=0.12)
 
 

@@ -1,6 +1,5 @@
-"""Paired differences over samples and seeds: against an oracle, their coverage, what is kept, and what is refused."""
+"""Paired differences over samples and seeds: against an oracle, their coverage, and what is refused."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from benchmark.analysis.paired import Pairs
+from benchmark.analysis import paired
+from benchmark.analysis.paired import PairedComparisons
 from benchmark.errors import UserError
+from benchmark.evaluations.fairface import FairFace
 from benchmark.evaluations.few_shot import FewShot
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Score
 from benchmark.records import predictions, store
@@ -50,12 +51,12 @@ def test_the_difference_is_that_of_means_and_its_interval_that_of_an_oracle(tmp_
     shared = 0.1 * generator.normal(size=400)
     one, other = (answers(mean, 1, 0.0, generator, shared) for mean in (0.6, 0.58))
     models = [written(tmp_path, "clip", one), written(tmp_path, "mae", other)]
-    found = Pairs.beside(tmp_path / "records").difference(*models, [COLUMN])
+    found = PairedComparisons.for_records(tmp_path / "records").difference(*models, [COLUMN])
     assert found
     difference_N = one[0] - other[0]
     half = 1.96 * difference_N.std() / np.sqrt(400)
     assert found.difference == pytest.approx(difference_N.mean(), abs=1e-6)
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.1)
+    assert found.high - found.low == pytest.approx(2 * half, rel=1e-4)
     assert half < 0.4 * 1.96 * np.sqrt(one[0].var() + other[0].var()) / np.sqrt(400) * 2, "unpaired it is far wider"
 
 
@@ -64,7 +65,7 @@ def test_seeds_widen_the_interval_as_welch_has_it(tmp_path: Path) -> None:
     flat = np.full(200, 0.5)
     levels = {"clip": (0.55, 0.60, 0.65), "mae": (0.41, 0.50)}
     models = [written(tmp_path, name, [flat - 0.5 + level for level in of]) for name, of in levels.items()]
-    found = Pairs.beside(tmp_path / "records").difference(*models, [COLUMN])
+    found = PairedComparisons.for_records(tmp_path / "records").difference(*models, [COLUMN])
     expected = ttest_ind(*levels.values(), equal_var=False).confidence_interval(0.95)
     assert found and found.difference == pytest.approx(0.6 - 0.455)
     assert (found.low, found.high) == (pytest.approx(expected.low, abs=1e-6), pytest.approx(expected.high, abs=1e-6))
@@ -81,7 +82,7 @@ def test_the_interval_holds_the_truth_about_95_times_in_100(tmp_path: Path) -> N
             written(out, name, answers(mean, 3, 0.02, generator, shared - shared.mean()))
             for name, mean in (("clip", 0.52), ("mae", 0.5))
         ]
-        found = Pairs.beside(out / "records").difference(*models, [COLUMN])
+        found = PairedComparisons.for_records(out / "records").difference(*models, [COLUMN])
         assert found
         held += found.low <= 0.02 <= found.high
     assert 45 <= held <= 50
@@ -95,60 +96,95 @@ def test_the_difference_of_several_datasets_is_that_of_their_mean(tmp_path: Path
 
     columns = [("d0", "accuracy"), ("d1", "accuracy")]
     models = [two("clip", 0.5, 0.7), two("mae", 0.6, 0.4)]
-    found = Pairs.beside(tmp_path / "records").difference(*models, columns)
-    assert found and found.difference == pytest.approx(0.1) and found.told_apart
-
-
-def test_what_was_found_is_kept_and_used_without_predictions(tmp_path: Path) -> None:
-    generator = np.random.default_rng(1)
-    models = [
-        written(tmp_path, name, answers(mean, 2, 0.01, generator, np.zeros(60)))
-        for name, mean in (("clip", 0.6), ("mae", 0.5))
-    ]
-    first = Pairs.beside(tmp_path / "records")
-    made = first.difference(*models, [COLUMN])
-    first.save([*models[0], *models[1]])
-    kept = (tmp_path / "comparisons.csv").read_bytes()
-    for path in (tmp_path / "predictions").rglob("*.parquet"):
-        path.unlink()
-    again = Pairs.beside(tmp_path / "records")
-    assert again.difference(*models, [COLUMN]) == made
-    again.save([*models[0], *models[1]])
-    assert (tmp_path / "comparisons.csv").read_bytes() == kept
-    assert again.difference(models[1], models[0], [COLUMN]) is None
-    part = models[0][0].results["digits"]
-    other = part.model_copy(update={"predictions": part.predictions.model_copy(update={"sha256": "0" * 64})})
-    shutil.rmtree(tmp_path / "predictions")
-    assert Pairs.beside(tmp_path / "records").difference(*models, [COLUMN]) == made
-    changed = models[0][0].model_copy(update={"results": {"digits": other}})
-    assert again.difference([changed, models[0][1]], models[1], [COLUMN]) is None, "another file, another difference"
-
-
-def test_the_file_is_the_same_in_whatever_order_it_was_asked(tmp_path: Path) -> None:
-    models = [written(tmp_path, name, [np.full(20, at / 4)]) for at, name in enumerate(("clip", "mae", "slip"))]
-    contents = []
-    for order in ((0, 1, 2), (2, 1, 0)):
-        found = Pairs.beside(tmp_path / "records")
-        for at in order:
-            found.difference(models[at], models[at - 1], [COLUMN])
-            found.save([record for model in models for record in model])
-        contents.append((tmp_path / "comparisons.csv").read_text())
-        (tmp_path / "comparisons.csv").unlink()
-    assert contents[0] == contents[1] and contents[0].count("\n") == 4
+    found = PairedComparisons.for_records(tmp_path / "records").difference(*models, columns)
+    assert found and found.difference == pytest.approx(0.1) and found.significant
 
 
 def test_what_is_not_known_is_none(tmp_path: Path) -> None:
     models = [written(tmp_path, name, [np.full(20, 0.5)]) for name in ("clip", "mae")]
-    assert Pairs().difference(*models, [COLUMN]) is None
-    assert Pairs.beside(tmp_path / "records").difference(*models, [("cifar10", "accuracy")]) is None
-    assert Pairs.beside(tmp_path / "records").difference(*models, []) is None
+    assert PairedComparisons().difference(*models, [COLUMN]) is None
+    assert PairedComparisons.for_records(tmp_path / "records").difference(*models, [("cifar10", "accuracy")]) is None
+    assert PairedComparisons.for_records(tmp_path / "records").difference(*models, []) is None
 
 
 def test_files_that_are_not_the_records_are_refused(tmp_path: Path) -> None:
     models = [written(tmp_path, name, [np.full(20, value)]) for name, value in (("clip", 0.5), ("mae", 0.25))]
     next((tmp_path / "predictions/smoke/mae").rglob("*.parquet")).write_bytes(b"other")
     with pytest.raises(UserError, match="is not the file of its record"):
-        Pairs.beside(tmp_path / "records").difference(*models, [COLUMN])
-    (tmp_path / "comparisons.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=r"comparisons.csv is not a file of comparisons"):
-        Pairs.beside(tmp_path / "records").difference(*models, [COLUMN])
+        PairedComparisons.for_records(tmp_path / "records").difference(*models, [COLUMN])
+
+
+def test_other_samples_than_those_of_other_models_are_refused(tmp_path: Path) -> None:
+    models = [written(tmp_path, name, [np.full(20, value)]) for name, value in (("clip", 0.5), ("mae", 0.25))]
+    folder = tmp_path / "predictions" / models[1][0].key / "few_shot.ssl-transfer"
+    stored = predictions.write(folder / "digits.parquet", {"episode": np.arange(1, 21), "accuracy": np.full(20, 0.25)})
+    part = models[1][0].results["digits"].model_copy(update={"predictions": stored})
+    other = models[1][0].model_copy(update={"results": {"digits": part}})
+    with pytest.raises(UserError, match=r"digits.parquet has other labels or samples than other models"):
+        PairedComparisons.for_records(tmp_path / "records").difference(models[0], [other], [COLUMN])
+
+
+def test_a_mean_over_datasets_adds_their_variances(tmp_path: Path) -> None:
+    """Samples of different datasets are independent, also where their episodes have the same numbers."""
+    generator = np.random.default_rng(7)
+    accuracy = {(name, at): generator.random(300) for name in ("clip", "mae") for at in (0, 1)}
+
+    def both(name: str) -> list[Record]:
+        parts = [written(tmp_path, name, [accuracy[name, at]], f"d{at}")[0] for at in (0, 1)]
+        return [parts[0].model_copy(update={"results": {**parts[0].results, **parts[1].results}})]
+
+    models, columns = (both("clip"), both("mae")), [("d0", "accuracy"), ("d1", "accuracy")]
+    found = PairedComparisons.for_records(tmp_path / "records").difference(*models, columns)
+    variance = sum((accuracy["clip", at] - accuracy["mae", at]).var() / 300 for at in (0, 1)) / 4
+    assert found and (found.high - found.low) / 2 == pytest.approx(1.959964 * np.sqrt(variance), rel=1e-6)
+
+
+def groups(out: Path, method: str, seeds: Sequence[np.ndarray], label: np.ndarray) -> list[Record]:
+    """FairFace records of one method: which of the images of labels are right, an array for each seed."""
+    evaluation = FairFace()
+    found = []
+    for seed, right in enumerate(seeds):
+        columns = {"row": np.arange(len(label)), "label": label, "prediction": np.where(right, label, -1)}
+        values = evaluation.values("scenes-groups", columns)
+        identity = DatasetIdentity("org/groups", "1", "test", len(label), "b" * 64)
+        scores = {score: Score(value, len(label), value, value) for score, value in values.items()}
+        own = {"scenes-groups": DatasetScores(identity, scores, 0.2)}
+        made: Record = record(method, own, seed=seed, evaluation="fairface", protocol=evaluation)
+        folder = out / "predictions" / made.key / "fairface.synrep-joint"
+        stored = predictions.write(folder / "scenes-groups.parquet", columns)
+        part = made.results["scenes-groups"].model_copy(update={"predictions": stored})
+        found.append(made.model_copy(update={"results": {"scenes-groups": part}}))
+    return found
+
+
+def test_best_and_worst_class_take_the_bootstrap_of_the_same_samples(tmp_path: Path) -> None:
+    """An oracle that draws images one by one; of two models with two seeds each."""
+    generator = np.random.default_rng(8)
+    label = generator.integers(0, 6, 900)
+    right = {name: [generator.random(900) < share for _ in range(2)] for name, share in (("clip", 0.6), ("mae", 0.5))}
+    models = [groups(tmp_path, name, seeds, label) for name, seeds in right.items()]
+    pairs = PairedComparisons(tmp_path / "predictions")
+
+    def value(rows: np.ndarray, name: str) -> float:
+        n_K = np.bincount(label[rows], minlength=6)
+        return float(np.mean([(np.bincount(label[rows], r[rows], 6) / n_K).min() for r in right[name]]))
+
+    drawn = [generator.integers(0, 900, 900) for _ in range(2000)]
+    variance = np.var([value(rows, "clip") - value(rows, "mae") for rows in drawn])
+    found = pairs._sample_variance(*models, ("scenes-groups", "worst"))
+    assert found == pytest.approx(variance, rel=0.2)
+    assert pairs._sample_variance(*models, ("scenes-groups", "worst")) == found, "the same draws again"
+    assert pairs._sample_variance(models[1], models[0], ("scenes-groups", "worst")) == pytest.approx(found)
+
+
+def test_patterns_of_answers_draw_what_rows_draw() -> None:
+    """Counts of patterns are those of the rows that are drawn, whatever the order of columns."""
+    label, first, second = np.array([0, 0, 1, 1, 0]), np.array([0, 0, 1, -1, 0]), np.array([0, 0, 1, 1, -1])
+    answers = [{"row": np.arange(5), "label": label, "prediction": each} for each in (first, second)]
+    pattern_P, pattern_of_N = paired._patterns(answers)
+    assert len(pattern_P) == 4 and pattern_of_N[0] == pattern_of_N[1]
+    counts_RP = paired._counts("key", pattern_of_N, 4)
+    assert counts_RP.shape == (paired.RESAMPLINGS, 4) and (counts_RP.sum(axis=1) == 5).all()
+    expected = np.bincount(pattern_of_N)
+    assert counts_RP.mean(axis=0) == pytest.approx(expected, abs=4 * np.sqrt(5 / 4 / paired.RESAMPLINGS))
+    assert (paired._counts("other", pattern_of_N, 4) != counts_RP).any()

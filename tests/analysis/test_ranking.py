@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import rankdata
 
 from benchmark.analysis import ranking
-from benchmark.analysis.paired import Column, Interval, Pairs
+from benchmark.analysis.paired import Column, Interval, PairedComparisons
 from benchmark.errors import SkipCode
 from benchmark.interfaces import Skipped
 from benchmark.records.schema import Record
@@ -152,15 +152,15 @@ def test_with_nobody_to_be_ahead_of_there_is_no_lead(scores: Any) -> None:
 
 
 def test_without_differences_there_are_no_groups() -> None:
-    places = ranking.places(models([[0.9], [0.5]]), Pairs())
+    places = ranking.places(models([[0.9], [0.5]]), PairedComparisons())
     assert [place.group for place in places] == [None, None]
     assert [place.average_rank for place in places] == [1.0, 2.0]
 
 
 def test_nothing_measured_is_no_place() -> None:
-    (place,) = ranking.places(models([[np.nan]]), Pairs())
+    (place,) = ranking.places(models([[np.nan]]), PairedComparisons())
     assert (place.mean, place.borda, place.datasets, place.group) == (None, 0.0, 0, None)
-    assert ranking.places([], Pairs()) == []
+    assert ranking.places([], PairedComparisons()) == []
 
 
 def test_the_order_of_models_changes_no_place() -> None:

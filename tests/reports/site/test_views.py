@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 
-from benchmark.analysis.paired import Pairs
+from benchmark.analysis.paired import PairedComparisons
 from tests.fixtures.many_records import records
 from tests.fixtures.site_records import HOSTILE, made
 from tests.reports.site.conftest import Visit
@@ -276,7 +276,7 @@ def test_axe_finds_nothing_on_a_phone(visit: Open) -> None:
 def test_ten_thousand_records_are_a_small_page_that_answers_at_once(browser: Browser, tmp_path: Path) -> None:
     found = records(10_000)
     begun = time.perf_counter()
-    page = made(found, Pairs(Path("results/comparisons.csv")))  # of other models: no difference is known
+    page = made(found, PairedComparisons())  # no difference is known
     seconds = time.perf_counter() - begun
     size = len(page.html.encode())
     path = tmp_path / "index.html"
