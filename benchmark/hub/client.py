@@ -1,9 +1,8 @@
-"""A repository on the Hub: its files at a commit, one commit of ours, and the client's errors as one line each."""
+"""A repository on the Hub: its files at a commit, and commits of ours."""
 
 import contextlib
-import errno
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -14,7 +13,6 @@ from huggingface_hub import (
     HfApi,
     RepoFile,
     constants,
-    errors,
     get_token,
 )
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # listed by its stub alone
@@ -22,9 +20,9 @@ from huggingface_hub.utils.sha import git_hash
 
 from benchmark.errors import UserError
 from benchmark.files import file_sha256
+from benchmark.hub.errors import friendly_errors
 
 NAME = re.compile(r"(?!.*(\.\.|--|\.git\Z))[A-Za-z0-9]([\w.-]{,94}\w)?/\w([\w.-]{,94}\w)?", re.ASCII)
-AGAIN = "run again: what was transferred is kept"
 MAY_BE_ANYWHERE = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.md"}
 """Files that any repository may have."""
 READ_LIMIT = 2**20
@@ -32,10 +30,6 @@ READ_LIMIT = 2**20
 
 Files = dict[str, RepoFile]
 """Path in a repository -> what the Hub says of the file."""
-
-
-class Moved(UserError):
-    """Somebody else made a commit since the files were listed; nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class Repository:
     """`model`, `dataset` or `space`."""
 
     @classmethod
-    def opened(cls, name: str, kind: str, *, writes: bool) -> Self:
+    def open(cls, name: str, kind: str, *, writes: bool) -> Self:
         """With the user's token, which writing needs; nothing is asked of the Hub yet.
 
         Raises:
@@ -96,13 +90,13 @@ class Repository:
         fetched = self.api.hf_hub_download(self.name, path, repo_type=self.kind, revision=commit, local_dir=folder)
         return Path(fetched)
 
-    def write(self, files: Mapping[str, Path], message: str, parent: str, gone: Iterable[str] = ()) -> str:
+    def write(self, files: Mapping[str, Path], message: str, parent: str, deleted: Iterable[str] = ()) -> str:
         """Write and delete files in one commit on top of `parent`, and compare what is there then; the commit.
 
         Raises:
             UserError: the Hub holds something else afterwards.
         """
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [*map(CommitOperationDelete, gone)]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [*map(CommitOperationDelete, deleted)]
         operations += [CommitOperationAdd(path, file) for path, file in files.items()]
         commit = str(
             self.api.create_commit(
@@ -111,29 +105,13 @@ class Repository:
         )
         there = self.files(commit)
         for path, file in files.items():
-            if path not in there or not same(there[path], file):
+            if path not in there or not matches_local(there[path], file):
                 raise UserError(f"{path} in {self} at {commit} is not what was sent; run again to send it anew")
         return commit
 
-    @contextlib.contextmanager
-    def explained(self, revision: str = "main") -> Iterator[None]:
-        """Turn what the client raises into one line; what is not known stays as it is.
-
-        Raises:
-            Moved: a commit was made meanwhile.
-            UserError: the Hub refuses, cannot be reached, or has no such thing.
-        """
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            cause: BaseException | None = error
-            while cause is not None:
-                if line := _line(cause, str(self), revision):
-                    raise (Moved if _status(cause) == 412 else UserError)(line) from None
-                cause = cause.__cause__ or cause.__context__
-            raise
+    def friendly_errors(self, revision: str = "main") -> contextlib.AbstractContextManager[None]:
+        """Turn what the client raises into one line each; see `hub.errors.friendly_errors`."""
+        return friendly_errors(str(self), revision)
 
 
 def require_name(name: str, kind: str) -> None:
@@ -147,44 +125,8 @@ def require_name(name: str, kind: str) -> None:
         raise UserError(f"wanted the {kind}'s name on the Hub as ORG/NAME, found {found!r}")
 
 
-def same(there: RepoFile, file: Path) -> bool:
+def matches_local(there: RepoFile, file: Path) -> bool:
     """Whether the Hub holds a file's content, by the checksum that it lists."""
     if not there.lfs:
         return there.blob_id == git_hash(file.read_bytes())
     return bool(there.lfs.sha256 == file_sha256(file))
-
-
-def _line(error: BaseException, what: str, revision: str) -> str | None:  # noqa: C901, PLR0911
-    """What to tell of an error; None where another one in its chain may say more."""
-    text, status = str(error), _status(error)
-    match error:
-        case errors.GatedRepoError():
-            return f"{what} is gated; ask for access on its page, then run `hf auth login` or set HF_TOKEN"
-        case errors.RevisionNotFoundError():
-            return f"{what} has no revision {revision}, or no longer; its page lists those that it has"
-        case errors.HfHubHTTPError() if status == 401 and "Invalid credentials" in text:
-            return f"the Hub does not know this token; run `hf auth login` or set HF_TOKEN (wanted: {what})"
-        case errors.RepositoryNotFoundError():
-            return f"there is no {what}, or this token may not see it; check the name, or run `hf auth login`"
-        case errors.HfHubHTTPError() if status in (401, 403):
-            return f"this token may not do that to {what}; take one with the right to write to it"
-        case errors.HfHubHTTPError() if status == 412:
-            return f"{what} was changed by somebody else meanwhile; run again"
-        case errors.HfHubHTTPError() if status == 429 or status >= 500:
-            return f"the Hub answers {status} for {what}, also after several tries; {AGAIN}"
-        case errors.HfHubHTTPError():
-            return f"the Hub answers {status} for {what}: {(text.splitlines() or [''])[-1][:300]}"
-        case OSError() if error.errno == errno.ENOSPC or "No space left" in text:
-            return f"the disk is full; free some space and {AGAIN}"
-        case ValueError() if text.startswith("Invalid metadata in README.md"):
-            return f"the Hub refuses the card of {what}: {' '.join(text.splitlines()[1:])[:300]}"
-        case ConnectionError() | TimeoutError():
-            return f"the Hub cannot be reached for {what}; check the network and {AGAIN}"
-    if type(error).__module__.startswith("httpx"):
-        return f"the Hub cannot be reached for {what}; check the network and {AGAIN}"
-    return None
-
-
-def _status(error: BaseException) -> int:
-    """Of an answer, or 0."""
-    return int(getattr(getattr(error, "response", None), "status_code", 0))

@@ -21,7 +21,7 @@ import torch
 from benchmark import evaluations
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, write_bytes, write_json
-from benchmark.hub import client
+from benchmark.hub.client import Repository
 from benchmark.interfaces import Encoder, Experiment, Model
 from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.records import create, store
@@ -212,8 +212,8 @@ def push(release: Release, repo: str, *, private: bool, report: Report) -> str:
         UserError: the repository holds another model, the Hub refuses or cannot be reached, or what it holds
             afterwards is something else.
     """
-    place = client.Repository.opened(repo, "model", writes=True)
-    with tempfile.TemporaryDirectory() as temporary, place.explained():
+    place = Repository.open(repo, "model", writes=True)
+    with tempfile.TemporaryDirectory() as temporary, place.friendly_errors():
         folder = Path(temporary) / "release"
         stage(release, repo, folder)
         place.create(private=private)
@@ -224,7 +224,7 @@ def push(release: Release, repo: str, *, private: bool, report: Report) -> str:
         return place.write({name: folder / name for name in FILES}, message, head)
 
 
-def _require_same(place: client.Repository, head: str, release: Release) -> None:
+def _require_same(place: Repository, head: str, release: Release) -> None:
     """The repository is empty, or holds this run or an older version of its experiment."""
     repo, files = place.name, place.files(head).keys() - OWN
     if not files:

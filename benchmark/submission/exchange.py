@@ -18,7 +18,8 @@ from huggingface_hub import RepoFile
 
 from benchmark.errors import UserError
 from benchmark.files import write_bytes
-from benchmark.hub import client
+from benchmark.hub.client import MAY_BE_ANYWHERE, Files, Repository, matches_local
+from benchmark.hub.errors import RevisionConflict
 from benchmark.records import predictions, store, table
 from benchmark.submission import bundle
 from benchmark.submission.bundle import Entry
@@ -45,19 +46,19 @@ def push(repo: str, folder: Path, check: bundle.Check, *, private: bool, report:
         UserError: the folder does not keep the rules, the repository is of something else or holds other content under
             one path, or the Hub refuses or cannot be reached. The lines before it say more.
     """
-    place = client.Repository.opened(repo, "dataset", writes=True)
+    place = Repository.open(repo, "dataset", writes=True)
     found = ready(folder, check, report)
-    with place.explained():
+    with place.friendly_errors():
         place.create(private=private)
     try:
         return _push(place, found, folder, report)
-    except client.Moved:
+    except RevisionConflict:
         report(f"{place} was changed by somebody else meanwhile; comparing again")
         return _push(place, found, folder, report)
 
 
-def _push(place: client.Repository, found: Sequence[Entry], folder: Path, report: Report) -> str:
-    with place.explained(), tempfile.TemporaryDirectory() as temporary:
+def _push(place: Repository, found: Sequence[Entry], folder: Path, report: Report) -> str:
+    with place.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         head = place.commit()
         there = place.files(head)
@@ -84,17 +85,13 @@ def _push(place: client.Repository, found: Sequence[Entry], folder: Path, report
 
 
 def _is_ours(path: str) -> bool:
-    return path in {*client.MAY_BE_ANYWHERE, TABLE, CARD} or path.startswith(
-        (f"{bundle.RECORDS}/", f"{bundle.PREDICTIONS}/")
-    )
+    return path in {*MAY_BE_ANYWHERE, TABLE, CARD} or path.startswith((f"{bundle.RECORDS}/", f"{bundle.PREDICTIONS}/"))
 
 
-def _conflicts(
-    place: client.Repository, head: str, there: client.Files, found: Sequence[Entry], folder: Path
-) -> Iterator[str]:
+def _conflicts(place: Repository, head: str, there: Files, found: Sequence[Entry], folder: Path) -> Iterator[str]:
     """A line for each record that is there with other content, or for other predictions of the same one."""
     for one in found:
-        differing = [path for path in one.files if path in there and not client.same(there[path], folder / path)]
+        differing = [path for path in one.files if path in there and not matches_local(there[path], folder / path)]
         if one.path in differing:
             _require_small(there[one.path], store.LIMIT)
             with tempfile.TemporaryDirectory() as temporary:
@@ -105,9 +102,7 @@ def _conflicts(
         yield from (f"{path}: not the file that {one.path} names" for path in differing if path != one.path)
 
 
-def _others(
-    place: client.Repository, head: str, there: client.Files, found: Sequence[Entry], staged: Path
-) -> Iterator[Entry]:
+def _others(place: Repository, head: str, there: Files, found: Sequence[Entry], staged: Path) -> Iterator[Entry]:
     """The repository's records that are not here."""
     mine = {one.path for one in found}
 
@@ -122,9 +117,9 @@ def _others(
     return _side_by_side(other, [path for path in sorted(there) if _is_record(path) and path not in mine])
 
 
-def _holds(place: client.Repository, head: str, there: client.Files, path: str, file: Path) -> bool:
+def _holds(place: Repository, head: str, there: Files, path: str, file: Path) -> bool:
     """Whether the repository has this file; a table of another pyarrow is the same if its rows are."""
-    if path not in there or client.same(there[path], file):
+    if path not in there or matches_local(there[path], file):
         return path in there
     if path != TABLE:
         return False
@@ -148,8 +143,8 @@ def pull(repo: str, folder: Path, revision: str, report: Report) -> int:
         UserError: some records may not enter or are here with other content, when all others are added; the Hub
             refuses or cannot be reached.
     """
-    place = client.Repository.opened(repo, "dataset", writes=False)
-    with place.explained(revision):
+    place = Repository.open(repo, "dataset", writes=False)
+    with place.friendly_errors(revision):
         head = place.commit(revision)
         there = place.files(head)
         paths = [path for path in sorted(there) if _is_record(path)]
@@ -179,12 +174,12 @@ class _Taken:
     left: tuple[str, ...] = ()
 
 
-def _take(place: client.Repository, head: str, there: client.Files, path: str, folder: Path) -> _Taken:
+def _take(place: Repository, head: str, there: Files, path: str, folder: Path) -> _Taken:
     """Bring one record and its predictions, check them, and add what is missing."""
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         try:
-            source = folder if (folder / path).is_file() and client.same(there[path], folder / path) else staged
+            source = folder if (folder / path).is_file() and matches_local(there[path], folder / path) else staged
             if source == staged:
                 _require_small(there[path], store.LIMIT)
                 place.fetch(path, head, staged)

@@ -4,6 +4,7 @@ One process or many do the same step (`benchmark.nn.distributed`); the first of 
 folder (`benchmark.training.checkpoint`, `benchmark.training.diagnostics`).
 """
 
+import contextlib
 import json
 import math
 import signal
@@ -85,8 +86,9 @@ def train(
     card = {"experiment": experiment.name, "seed": seed, "fingerprint": fingerprint, "seconds": 0.0, "views": 0}
     card["content_sha256"] = data.manifest.content_sha256
     if experiment.settings.optimizer is not None:
-        run = _Run(experiment, seed, model, data, folder, fingerprint, hardware)
-        _loop(run, report, stop, save_seconds)
+        with _reporting_dead_workers():
+            run = _Run(experiment, seed, model, data, folder, fingerprint, hardware)
+            _loop(run, report, stop, save_seconds)
         views = experiment.schedule.steps * experiment.schedule.batch_views
         card |= {"seconds": run.seconds, "views": views, "health": run.last_look(), **run.spikes.card()}
     if distributed.rank() == 0:
@@ -127,12 +129,22 @@ def _loop(run: "_Run", report: Report, stop: Callable[[], bool], save_seconds: f
                 saving = saved - now
             if stopped:
                 raise KeyboardInterrupt
-    except RuntimeError as error:  # torch raises it in the handler of a signal, wherever this process is then
+    finally:
+        run.log.close()
+
+
+@contextlib.contextmanager
+def _reporting_dead_workers() -> Iterator[None]:
+    """Say in one line that a worker of the data loader died.
+
+    Torch raises it in the handler of a signal, so wherever this process is then.
+    """
+    try:
+        yield
+    except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(f"a process that reads images died, perhaps of lack of memory: {error}; run again") from None
-    finally:
-        run.log.close()
 
 
 def _batches(batches: Batches, start: int, hardware: Hardware) -> Iterator[RawBatch]:

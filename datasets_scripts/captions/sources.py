@@ -129,33 +129,18 @@ def hub(source: Source, repo: str) -> Found:
     Raises:
         UserError: no such dataset, closed, not reachable, or nothing in it is a file of this source.
     """
-    from huggingface_hub import HfApi, errors, hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download
+
+    from benchmark.hub.errors import friendly_errors
 
     own = repo == source.repo
-    try:
-        info = HfApi().dataset_info(repo, revision=source.revision if own else None)
+    revision = source.revision if own else None
+    with friendly_errors(f"dataset {repo}", revision or "main", "give a local file with --origin"):
+        info = HfApi().dataset_info(repo, revision=revision)
         listed = sorted(sibling.rfilename for sibling in info.siblings or ())
         names = _of_one_kind(source, repo, fnmatch.filter(listed, source.files) if own else listed)
         names = names if own else _of_one_split(repo, names)
         files = [hf_hub_download(repo, name, repo_type="dataset", revision=info.sha) for name in names]
-    except errors.GatedRepoError as error:
-        raise UserError(
-            f"dataset {repo} is gated; accept its conditions on https://huggingface.co/datasets/{repo}, then log in "
-            "with `hf auth login`"
-        ) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise UserError(
-            f"no dataset {repo} on the Hub with the revision wanted, or it is private; check the name or log in with "
-            "`hf auth login`"
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise UserError(
-            f"HF_HUB_OFFLINE forbids asking the Hub for {repo}; unset it, or give a local file with --origin"
-        ) from error
-    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # that of the httpx it has
-        raise UserError(
-            f"cannot fetch {repo} from the Hub ({error}); try again, or give a local file with --origin"
-        ) from error
     return Found(tuple(Path(file) for file in files), {"repo": repo, "commit": info.sha, "files": names})
 
 

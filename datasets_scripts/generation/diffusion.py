@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from benchmark.errors import UserError
+from benchmark.hub.errors import explain
 from datasets_scripts.generation import provenance
 from datasets_scripts.text_to_image import Cost, Drawn, Terms
 
@@ -327,24 +328,6 @@ def load(model: str, revision: str, dtype: str, kind: str) -> Any:
             model, dtype=getattr(torch, dtype), use_safetensors=True, **options
         )
     except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # that of the httpx it has
-        raise UserError(f"cannot load {model} at revision {revision}: {_reason(error)}") from error
+        reason = explain(error, revision=revision) or f"{str(error).splitlines()[0]}; name another in the recipe"
+        raise UserError(f"cannot load {model} at revision {revision}: {reason}") from error
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _reason(error: BaseException) -> str:
-    """Why a model is not to be had, and what to do, from whichever error of a chain says most."""
-    from huggingface_hub import errors
-
-    reasons = {
-        errors.GatedRepoError: "it is gated; accept its terms on its page and run `hf auth login`",
-        errors.RevisionNotFoundError: "that revision is gone; pin another in the recipe, as a new version",
-        errors.RepositoryNotFoundError: "no such model, or it is private; check its id and run `hf auth login`",
-        errors.OfflineModeIsEnabled: "it is not in the cache and HF_HUB_OFFLINE is set; unset it or download it before",
-        errors.LocalEntryNotFoundError: "it is not in the cache and the Hub does not answer; check the network",
-        errors.HTTPError: "the Hub does not answer; check the network and try again",  # type: ignore[attr-defined]
-    }
-    chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    found = (reason for kind, reason in reasons.items() for each in chain if isinstance(each, kind))
-    return next(found, f"{str(error).splitlines()[0]}; check the id, or name another model in the recipe")

@@ -5,28 +5,23 @@ reader of `main` sees a part; that is why datasets are read at a revision. What 
 earlier version goes with the first commit, so that `load_dataset` never mixes two versions.
 """
 
-import contextlib
-import errno
 import hashlib
-import json
 import random
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from huggingface_hub import HfFileSystem, snapshot_download
 
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, write_bytes, write_json
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi, RepoFile
+from benchmark.hub.client import Repository, require_name
 
 Report = Callable[[str], None]
 """Takes a line for the user."""
@@ -49,18 +44,15 @@ def publish(folder: Path, repo: str | None, *, private: bool, report: Report) ->
     """
     manifest = schema.read_manifest(folder)
     repo = repo or manifest.repo
-    if repo.count("/") != 1:
-        raise UserError(f"wanted the dataset's name on the Hub as ORG/NAME, found {repo!r}")
+    require_name(repo, "dataset")
     report(f"comparing {len(manifest.files)} files of {folder} with their checksums")
     compare(folder, manifest, f"remove {folder} and build or download it again")
-    with _explained(repo), tempfile.TemporaryDirectory() as temporary:
-        api = _api(repo)
+    there = Repository.open(repo, "dataset", writes=True)
+    with there.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
         staged = stage(folder, manifest, repo, Path(temporary))
-        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        if private and not api.dataset_info(repo).private:
-            raise UserError(f"dataset {repo} is to be private, but it exists and is public; choose another name")
+        there.create(private=private)
         report(f"uploading to {repo}")
-        commit = api.upload_folder(
+        commit = there.api.upload_folder(
             repo_id=repo,
             repo_type="dataset",
             folder_path=staged,
@@ -68,7 +60,7 @@ def publish(folder: Path, repo: str | None, *, private: bool, report: Report) ->
             commit_message=f"Revision {manifest.revision[:12]} of {manifest.repo}",
         ).oid
         report(f"reading back {repo} at {commit}")
-        read_back(api, staged, repo, commit)
+        read_back(there, staged, commit)
     if "extra_gated_prompt:" in (folder / schema.CARD).read_text(encoding="utf-8"):
         report("its terms ask readers to agree: switch on access requests in the dataset's settings")
     return commit
@@ -109,16 +101,14 @@ def compare(folder: Path, manifest: schema.Manifest, cure: str) -> None:
             raise UserError(f"{path} has sha256 {found[:12]}, the manifest says {wanted[:12]}; {cure}")
 
 
-def read_back(api: "HfApi", folder: Path, repo: str, commit: str) -> None:
+def read_back(repository: Repository, folder: Path, commit: str) -> None:
     """Compare what the Hub holds at a commit with a folder: all checksums, and some images by their place.
 
     Raises:
         UserError: a file is missing, another one, or one too many.
     """
-    from huggingface_hub import HfFileSystem
-
-    manifest = schema.read_manifest(folder)
-    there = tree(api, repo, commit)
+    manifest, repo, api = schema.read_manifest(folder), repository.name, repository.api
+    there = repository.files(commit)
     files = HfFileSystem(endpoint=api.endpoint, token=api.token)
     root, cure = f"datasets/{repo}@{commit}", "run again to publish it anew"
     beside = {name: file_sha256(folder / name) for name in (*BESIDE, schema.MANIFEST) if (folder / name).is_file()}
@@ -161,17 +151,15 @@ def download(repo: str, revision: str, data: Path, report: Report, patterns: Seq
     Raises:
         UserError: the folder holds something else, the disk is too small, the Hub refuses or cannot be reached.
     """
-    from huggingface_hub import snapshot_download
-
     folder = data / repo
-    with _explained(repo, revision):
-        api = _api()
-        commit = str(api.dataset_info(repo, revision=revision).sha)
+    there = Repository.open(repo, "dataset", writes=False)
+    with there.friendly_errors(revision):
+        commit = there.commit(revision)
         if (held := held_revision(folder)) not in (None, commit):
             raise UserError(f"{folder} holds {held}, wanted revision {commit}; move it away or choose another folder")
         files = {
             path: file
-            for path, file in tree(api, repo, commit).items()
+            for path, file in there.files(commit).items()
             if any(fnmatch(path, pattern) for pattern in patterns)
         }
         missing = sum(f.size for f in files.values() if not _has_size(folder / f.path, f.size))
@@ -205,85 +193,5 @@ def held_revision(folder: Path) -> str | None:
     return "files that were not downloaded" if others else None
 
 
-def tree(api: "HfApi", repo: str, commit: str) -> Mapping[str, "RepoFile"]:
-    """Path -> file of a dataset at a commit."""
-    from huggingface_hub import RepoFile
-
-    listed = api.list_repo_tree(repo, repo_type="dataset", revision=commit, recursive=True)
-    return {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
-
-
 def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
-
-
-def _api(writes_to: str | None = None) -> "HfApi":
-    """The client; where it is to write, with a token that the Hub knows."""
-    from huggingface_hub import HfApi, constants, get_token
-
-    if constants.HF_HUB_OFFLINE:
-        raise UserError("HF_HUB_OFFLINE=1 keeps everything off the network; unset it to publish or to download")
-    token = get_token()
-    if writes_to and not token:
-        raise UserError(f"publishing {writes_to} needs a token; run `hf auth login` or set HF_TOKEN")
-    return HfApi(token=token)
-
-
-@contextlib.contextmanager
-def _explained(repo: str, revision: str = "main") -> Iterator[None]:
-    """Turn what the client raises into one line each; what is not known stays as it is."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if line := _line(cause, repo, revision):
-                raise UserError(line) from None
-            cause = cause.__cause__ or cause.__context__
-        raise
-
-
-def _line(error: BaseException, repo: str, revision: str) -> str | None:  # noqa: C901, PLR0911, PLR0912
-    """What to tell of an error; None where another one in its chain may say more."""
-    from huggingface_hub import errors
-
-    again = "run again: what was transferred is kept"
-    text, status = str(error), _status(error)
-    match error:
-        case errors.GatedRepoError():
-            page = f"https://huggingface.co/datasets/{repo}"
-            return f"dataset {repo} is gated; ask for access on {page}, then run `hf auth login` or set HF_TOKEN"
-        case errors.RevisionNotFoundError():
-            return f"dataset {repo} has no revision {revision}, or no longer; its page lists those that it has"
-        case errors.HfHubHTTPError() if status == 401 and "Invalid credentials" in text:
-            return f"the Hub does not know this token; run `hf auth login` or set HF_TOKEN (wanted: dataset {repo})"
-        case errors.RepositoryNotFoundError():
-            return f"there is no dataset {repo}, or this token may not see it; check the name, or run `hf auth login`"
-        case errors.HfHubHTTPError() if status in (401, 403):
-            return f"this token may not do that to dataset {repo}; take one with the right to write to it"
-        case errors.HfHubHTTPError() if status == 429 or status >= 500:
-            return f"the Hub answers {status} for dataset {repo}, also after several tries; {again}"
-        case errors.HfHubHTTPError():
-            return f"the Hub answers {status} for dataset {repo}: {(text.splitlines() or [''])[-1][:300]}"
-        case errors.HFValidationError():
-            return f"{repo!r} is not the name of a dataset; wanted: organisation/name"
-        case OSError() if error.errno == errno.ENOSPC or "No space left" in text:
-            return f"the disk is full; free some space and {again}"
-        case ConnectionError() if "xet-write-token" in text and "404" in text:
-            return f"this Hub takes no Xet uploads (wanted: dataset {repo}); set HF_HUB_DISABLE_XET=1 and run again"
-        case json.JSONDecodeError():
-            return f"the Hub answers with something that is no JSON for dataset {repo}; {again}"
-        case ValueError() if text.startswith("Invalid metadata in README.md"):
-            return f"the Hub refuses the card of {repo}: {' '.join(text.splitlines()[1:])[:300]}"
-        case ConnectionError() | TimeoutError():
-            return f"the Hub cannot be reached for dataset {repo}; check the network and {again}"
-    if type(error).__module__.startswith("httpx"):
-        return f"the Hub cannot be reached for dataset {repo}; check the network and {again}"
-    return None
-
-
-def _status(error: BaseException) -> int:
-    """Of an answer, or 0."""
-    return int(getattr(getattr(error, "response", None), "status_code", 0))

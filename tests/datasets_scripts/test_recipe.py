@@ -233,9 +233,9 @@ def test_toy_captions_are_evenly_drawn():
     texts = [caption.text for caption in captions]
     described = [toy.grammar.parse(text) for text in texts]
     assert all(toy.grammar.scene(int(caption.source_id)).caption == caption.text for caption in captions)
-    for word in (*toy.grammar.SIZES, *toy.scenes.COLOURS, *toy.scenes.TEXTURES, *toy.scenes.SHAPES):
+    for word in (*toy.grammar.SIZES, *toy.grammar.COLOURS, *toy.grammar.TEXTURES, *toy.grammar.SHAPES):
         share = sum(word in vars(scene.first).values() for scene in described) / len(described)
-        kinds = next(len(w) for w in vars(toy.scenes).values() if isinstance(w, dict | tuple) and word in w)
+        kinds = next(len(w) for w in vars(toy.grammar).values() if isinstance(w, dict | tuple) and word in w)
         assert abs(share - 1 / kinds) < 0.04, word
     assert captions == list(toy.TOY.captions)
     assert [scene.second is None for scene in described[:64]].count(True) > 16, "pairs and singles are not mixed"

@@ -417,7 +417,7 @@ def test_what_is_no_name_on_the_hub_is_one_line(name):
     [
         ({"HF_TOKEN": None}, "writing to model me/pair needs a token; run `hf auth login` or set HF_TOKEN"),
         ({"HF_HUB_OFFLINE": True}, "HF_HUB_OFFLINE=1 keeps everything off the network"),
-        ({"HF_TOKEN": "hf_wrong"}, "the Hub does not know this token"),
+        ({"HF_TOKEN": "hf_wrong"}, "the Hub rejected this token"),
     ],
 )
 def test_a_client_that_cannot_write_is_one_line(run, hub, refused, monkeypatch, how, said):
@@ -433,7 +433,7 @@ def test_a_client_that_cannot_write_is_one_line(run, hub, refused, monkeypatch, 
 
 def test_a_name_of_others_is_one_line(run, hub, refused):
     line = refused(run, "others/pair")
-    assert line.startswith("this token may not do that to model others/pair")
+    assert line.startswith("this token has no write access to model others/pair")
 
 
 @pytest.mark.parametrize(("status", "said"), [(503, "the Hub answers 503"), (CUT, "the Hub cannot be reached")])

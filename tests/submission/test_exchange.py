@@ -462,7 +462,7 @@ def test_a_repository_without_records_is_one_line(hub, said, tmp_path):
     ("how", "line"),
     [
         ({"HF_HUB_OFFLINE": True}, "HF_HUB_OFFLINE=1 keeps everything off the network; unset it"),
-        ({"HF_TOKEN": "hf_wrong"}, "the Hub does not know this token; run `hf auth login` or set HF_TOKEN"),
+        ({"HF_TOKEN": "hf_wrong"}, "the Hub rejected this token; run `hf auth login` or set HF_TOKEN"),
     ],
 )
 def test_a_client_that_may_not_is_one_line(hub, here, said, monkeypatch, word, how, line):
@@ -474,7 +474,7 @@ def test_a_client_that_may_not_is_one_line(hub, here, said, monkeypatch, word, h
 
 def test_writing_needs_a_token_and_the_right_to_write(hub, here, said, monkeypatch):
     (line,) = said("push", "others/records", "--results", here, fails=True)
-    assert line.startswith("this token may not do that to dataset others/records")
+    assert line.startswith("this token has no write access to dataset others/records")
     monkeypatch.delenv("HF_TOKEN")
     (line,) = said("push", REPO, "--results", here, fails=True)
     assert line == f"writing to dataset {REPO} needs a token; run `hf auth login` or set HF_TOKEN"
@@ -490,8 +490,8 @@ def test_what_is_no_name_on_the_hub_is_one_line(hub, here, said, word, name):
 @pytest.mark.parametrize(
     ("status", "line"),
     [
-        (401, "this token may not do that"),
-        (403, "this token may not do that"),
+        (401, "this token has no write access"),
+        (403, "this token has no write access"),
         (404, "the Hub answers 404 for dataset"),
         (503, "the Hub answers 503 for dataset"),
         (CUT, "the Hub cannot be reached for dataset"),
@@ -512,7 +512,7 @@ def test_a_hub_that_refuses_is_one_line(hub, pushed, here, said, tmp_path, monke
 
 def test_a_repository_that_is_not_there_is_one_line(hub, said, tmp_path):
     (line,) = said("pull", "me/none", "--results", tmp_path, fails=True)
-    assert line.startswith("there is no dataset me/none, or this token may not see it; check the name")
+    assert line.startswith("dataset me/none does not exist on the Hub, or this token may not see it; check the name")
 
 
 # The page
@@ -601,7 +601,7 @@ def test_a_space_that_holds_something_else_afterwards_is_found_out(hub, site, na
 
 @pytest.mark.parametrize(
     ("status", "line"),
-    [(403, "may not do that to space"), (503, "answers 503"), (CUT, "cannot be reached"), (412, "by")],
+    [(403, "no write access to space"), (503, "answers 503"), (CUT, "cannot be reached"), (412, "by")],
 )
 def test_a_hub_that_refuses_the_site_is_one_line(hub, site, status, line):
     hub.fail("POST .*/commit/", status, 10**6, Retry_After="0")
@@ -613,7 +613,7 @@ def test_a_hub_that_refuses_the_site_is_one_line(hub, site, status, line):
 def test_a_space_needs_the_network_and_a_token(hub, site, monkeypatch):
     with pytest.raises(UserError, match="wanted the space's name on the Hub as ORG/NAME, found 'board'"):
         space.publish_space(site, "board", quiet)
-    with pytest.raises(UserError, match="may not do that to space others/board"):
+    with pytest.raises(UserError, match="no write access to space others/board"):
         space.publish_space(site, "others/board", quiet)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match="writing to space me/board needs a token"):

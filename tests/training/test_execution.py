@@ -63,7 +63,7 @@ def test_out_of_memory_within_a_run_keeps_the_weights_before_the_step(
     calls: list[int] = []
     declared = experiment("simclr")
     undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="views-at-once"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="--micro-batch"):
         patch.setattr(Model, "encode_images", greedy)
         train_here(declared, small_data, tmp_path / "run", save_seconds=0.0)
     assert train_here(declared, small_data, tmp_path / "run", hardware=Hardware(views_at_once=None)) == undisturbed

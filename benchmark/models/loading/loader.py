@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from benchmark.errors import UserError
+from benchmark.hub.errors import chain, explain
 from benchmark.interfaces import Experiment, Pretrained, Subject
 from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.transforms.evaluation import EvaluationTransform
@@ -138,15 +139,6 @@ FAILURES = (
 )
 """What libraries raise over a model that is not to be had, or not what it says."""
 
-REASONS = {
-    errors.GatedRepoError: "it is gated; accept its terms on its page and run `hf auth login`",
-    errors.RevisionNotFoundError: "that revision does not exist; name another after @",
-    errors.RepositoryNotFoundError: "no such model, or it is private; check its id and run `hf auth login`",
-    errors.OfflineModeIsEnabled: "it is not in the cache and HF_HUB_OFFLINE is set; unset it or download it before",
-    errors.LocalEntryNotFoundError: "it is not in the cache and the Hub does not answer; check the network",
-    errors.HTTPError: "the Hub does not answer; check the network and try again",  # type: ignore[attr-defined]
-}
-
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -169,7 +161,7 @@ def refusing(what: str) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        raise UserError(f"cannot load {what}: {_reason(error)}") from error
+        raise UserError(f"cannot load {what}: {_reason(error, what)}") from error
 
 
 def asked_for(error: BaseException) -> str | None:
@@ -178,14 +170,12 @@ def asked_for(error: BaseException) -> str | None:
     return found[1] if found else None
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, what: str) -> str:
     """From whichever error of the chain says most."""
-    chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    for each in chain:
+    for each in chain(error):
         if code := asked_for(each):
             return f"it wants to run {code} when it is read, wanted weights only; trust nobody's pickles"
-    found = (reason for kind, reason in REASONS.items() for each in chain if isinstance(each, kind))
+    if found := explain(error, revision=what.partition("@")[2]):
+        return found
     said = " ".join(f"{type(error).__name__}: {error}".split())
-    return next(found, said if len(said) <= 300 else f"{said[:300]} ...")
+    return said if len(said) <= 300 else f"{said[:300]} ..."

@@ -8,7 +8,7 @@ from huggingface_hub import SpaceCardData
 
 from benchmark.errors import UserError
 from benchmark.files import write_bytes
-from benchmark.hub.client import MAY_BE_ANYWHERE, READ_LIMIT, Files, Repository, same
+from benchmark.hub.client import MAY_BE_ANYWHERE, READ_LIMIT, Files, Repository, matches_local
 
 CARD, PAGE = "README.md", "index.html"
 MARK = "<!-- written by synrep site -->"
@@ -25,8 +25,8 @@ def publish_space(folder: Path, repo: str, report: Callable[[str], None]) -> str
         UserError: the folder is no site, the Space is of something else, or the Hub refuses or cannot be reached.
     """
     site = _site(folder)
-    place = Repository.opened(repo, "space", writes=True)
-    with place.explained(), tempfile.TemporaryDirectory() as temporary:
+    place = Repository.open(repo, "space", writes=True)
+    with place.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
         card = Path(temporary) / "site" / CARD
         write_bytes(card, _space_card().encode())
         place.create()
@@ -34,7 +34,9 @@ def publish_space(folder: Path, repo: str, report: Callable[[str], None]) -> str
         there = place.files(head)
         _require_ours(place, head, there)
         files = {**site, CARD: card}
-        changed = {path: file for path, file in files.items() if path not in there or not same(there[path], file)}
+        changed = {
+            path: file for path, file in files.items() if path not in there or not matches_local(there[path], file)
+        }
         gone = sorted(path for path in there if path not in files and path not in MAY_BE_ANYWHERE)
         if not changed and not gone:
             report(f"{place} shows this site already; nothing to do")

@@ -885,14 +885,20 @@ def hub_error(kind):
 @pytest.mark.parametrize(
     ("kind", "match"),
     [
-        (errors.GatedRepoError, r"org/name is gated; accept its conditions on .*org/name, then .*`hf auth login`"),
-        (errors.RepositoryNotFoundError, r"no dataset org/name on the Hub"),
-        (errors.RevisionNotFoundError, r"no dataset org/name on the Hub with the revision"),
-        (errors.HFValidationError, r"no dataset org/name on the Hub"),
-        (errors.OfflineModeIsEnabled, r"HF_HUB_OFFLINE forbids asking the Hub for org/name; unset it, or give a local"),
-        (errors.LocalEntryNotFoundError, r"cannot fetch org/name from the Hub"),
-        (errors.HTTPError, r"cannot fetch org/name from the Hub"),
-        (ConnectionError, r"cannot fetch org/name from the Hub"),
+        (
+            errors.GatedRepoError,
+            r"dataset org/name is gated; ask for access on .*/datasets/org/name, then .*`hf auth login`",
+        ),
+        (errors.RepositoryNotFoundError, r"dataset org/name does not exist on the Hub"),
+        (errors.RevisionNotFoundError, r"dataset org/name has no revision"),
+        (errors.HFValidationError, r"dataset org/name is no name on the Hub"),
+        (
+            errors.OfflineModeIsEnabled,
+            r"dataset org/name is not in the cache and HF_HUB_OFFLINE is set; unset it, or give a local",
+        ),
+        (errors.LocalEntryNotFoundError, r"dataset org/name is not in the cache and the Hub does not answer"),
+        (errors.HTTPError, r"the Hub cannot be reached for dataset org/name"),
+        (ConnectionError, r"the Hub cannot be reached for dataset org/name"),
     ],
 )
 def test_an_error_of_the_hub_is_one_line(tmp_path, monkeypatch, kind, match):
@@ -905,7 +911,7 @@ def test_an_error_of_the_hub_is_one_line(tmp_path, monkeypatch, kind, match):
 
 def test_offline_the_real_client_is_not_asked(tmp_path):
     """conftest.py sets HF_HUB_OFFLINE."""
-    refused(CC3M, "org/name", tmp_path, r"HF_HUB_OFFLINE forbids")
+    refused(CC3M, "org/name", tmp_path, r"HF_HUB_OFFLINE is set")
 
 
 def test_a_folder_from_the_hub_is_not_replaced_by_another_dataset_or_a_file(tmp_path, hub):

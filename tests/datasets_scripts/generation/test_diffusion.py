@@ -290,7 +290,7 @@ def test_a_model_that_is_not_there_is_one_line(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_no_model_is_one_line(tmp_path):
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(UserError, match=r"cannot load .*check the id, or name another model"):
+    with pytest.raises(UserError, match=r"cannot load .*name another in the recipe"):
         list(replace(FIRST, model=str(tmp_path))(["a cat"], [1], [2.0]))
 
 

@@ -65,9 +65,9 @@ def test_a_model_that_is_not_to_be_had_is_one_line(hub, tmp_path):
         f"{kind}@{model}" for kind in kinds for model in (f"org/none@{gone}", f"org/model@{gone}", "org/gated@main")
     ]
     said = [
-        f"cannot load org/none at revision {gone}: no such model, or it is private",
-        f"cannot load org/model at revision {gone}: that revision is gone; pin another",
-        "cannot load org/gated at revision main: it is gated; accept its terms on its page",
+        f"cannot load org/none at revision {gone}: it does not exist on the Hub",
+        f"cannot load org/model at revision {gone}: it has no revision",
+        "cannot load org/gated at revision main: it is gated; ask for access on its page",
     ]
     found = lines(hub, tmp_path, *cases)
     assert len(found) == 6
@@ -83,6 +83,6 @@ def test_a_hub_that_does_not_answer_is_one_line(hub, tmp_path):
     hub.fail("org/model", CUT, times=1000)
     try:
         (line,) = lines(hub, tmp_path, f"sd@org/model@{hub.first}")
-        assert "the Hub does not answer" in line
+        assert "the Hub cannot be reached" in line
     finally:
         hub.faults.clear()

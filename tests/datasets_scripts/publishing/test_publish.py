@@ -340,8 +340,8 @@ def test_what_the_hub_refuses_is_one_line_each(lfs, tmp_path):
     other = ("publish", folder, "somebody/else", False)
     clients = {
         "needs a token; run `hf auth login` or set HF_TOKEN": start(lfs, *go, home=home, token=None),
-        "does not know this token": start(lfs, *go, home=home, token="hf_wrong"),
-        "this token may not do that to dataset somebody/else": start(lfs, *other, home=home),
+        "the Hub rejected this token": start(lfs, *go, home=home, token="hf_wrong"),
+        "this token has no write access to dataset somebody/else": start(lfs, *other, home=home),
         "set HF_HUB_DISABLE_XET=1": start(lfs, *go, home=home, HF_HUB_DISABLE_XET="0"),
         "HF_HUB_OFFLINE=1": start(lfs, *go, home=home, HF_HUB_OFFLINE="1"),
         "as ORG/NAME, found 'a/b/c'": start(lfs, "publish", folder, "a/b/c", False, home=home),
@@ -360,7 +360,7 @@ def test_a_card_that_the_hub_refuses_is_one_line(lfs, tmp_path):
     manifest["files"][schema.CARD] = file_sha256(folder / schema.CARD)
     write_json(folder / schema.MANIFEST, manifest)
     line = refused(start(lfs, "publish", folder, None, False, home=home))
-    assert f"the Hub refuses the card of {REPO}" in line and '"license" must be' in line
+    assert f"the Hub refuses the card of dataset {REPO}" in line and '"license" must be' in line
 
 
 def test_a_hub_out_of_reach_is_one_line(lfs, tmp_path):
@@ -425,7 +425,7 @@ def test_what_cannot_be_downloaded_is_one_line_each(served, tmp_path):
     built = tmp_path / "other"
     shutil.copytree(tmp_path / "made", built / REPO)
     clients = {
-        "there is no dataset me/missing": start(hub, "download", "me/missing", "main", data, home=home),
+        "dataset me/missing does not exist": start(hub, "download", "me/missing", "main", data, home=home),
         f"has no revision {'0' * 40}": start(hub, "download", REPO, "0" * 40, data, home=home),
         "dataset me/gated is gated": start(hub, "download", "me/gated", "main", data, home=home),
         "holds files that were not downloaded": start(hub, "download", REPO, commit, built, home=home),
