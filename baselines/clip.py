@@ -7,19 +7,15 @@ Defaults: the CC12M and RedCaps baselines by the same group (LaCLIP, arXiv 2305.
 Departures: the cosine ends at zero, not at 1e-5.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.interfaces import AdamW, Batch, Method, Model
-from benchmark.nn.encoders import TextEncoder, TextTower
-from benchmark.nn.losses import image_text
+from benchmark.nn.encoders import TextTower
+from benchmark.nn.image_text import ImageTextModel
 from benchmark.sampling import WEAK, Sampling
 
 
@@ -43,33 +39,18 @@ class CLIP(Method):
         return replace(self, joint=64, text=TextTower(width=64, depth=2, heads=2, context=32), optimizer=optimizer)
 
 
-class CLIPModel(Model):
+class CLIPModel(ImageTextModel):
     """Image and caption attract, all other pairs of the batch repel."""
 
     def __init__(self, vit: VisionTransformer, method: CLIP) -> None:
         super().__init__(vit)
-        self.image_projection = nn.Linear(vit.embed_dim, method.joint, bias=False)
-        self.text = TextEncoder(method.text, method.joint)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.add_text_tower(method.text, method.joint)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean of both directions."""
-        images_VD = self.image_projection(self.encode_images(batch.images_V3HW))
-        loss = image_text(images_VD, self.sliced(self.text, batch.texts), batch.text_of_V, self.logit_scale.exp())
+        features_VD = self.encode_images(batch.images_V3HW)
+        loss = self.image_text_loss(features_VD, batch.texts, batch.text_of_V)
         return {"loss": loss, "logit_scale": self.logit_scale.exp()}
-
-    def after_step(self, progress: float) -> None:
-        """Keep the inverse temperature between 1 and 100."""
-        del progress
-        self.logit_scale.data.clamp_(0, math.log(100))
-
-    def project_images(self, features_BD: Tensor) -> Tensor:
-        """Unit vectors (B, joint)."""
-        return F.normalize(self.image_projection(features_BD), dim=1)
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (T, joint)."""
-        return F.normalize(self.text(texts), dim=1)
 
 
 METHOD = CLIP()

@@ -7,20 +7,17 @@ warm-up, self-supervised scale 1, temperature 0.1, a head of width 4096).
 Departures: the cosine starts and ends at zero, not at 1e-6 and 1e-5.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.interfaces import AdamW, Batch, Method, Model
-from benchmark.nn.encoders import TextEncoder, TextTower
+from benchmark.nn.encoders import TextTower
 from benchmark.nn.heads import ProjectionHead
-from benchmark.nn.losses import image_text, multi_positive
+from benchmark.nn.image_text import ImageTextModel
+from benchmark.nn.losses import multi_positive
 from benchmark.sampling import SIMCLR, WEAK, Sampling
 
 
@@ -50,39 +47,23 @@ class SLIP(Method):
         return replace(self, hidden=256, output=64, joint=64, text=text, optimizer=optimizer)
 
 
-class SLIPModel(Model):
+class SLIPModel(ImageTextModel):
     """Of three adjacent crops, the first meets the caption, and the others each other."""
 
     def __init__(self, vit: VisionTransformer, method: SLIP) -> None:
         super().__init__(vit)
         self.method = method
         self.head = ProjectionHead(vit.embed_dim, method.hidden, method.output)
-        self.image_projection = nn.Linear(vit.embed_dim, method.joint, bias=False)
-        self.text = TextEncoder(method.text, method.joint)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.add_text_tower(method.text, method.joint)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The sum of both losses, and each of them."""
         features_BCD = self.encode_images(batch.images_V3HW).unflatten(0, (-1, 3))
-        weak_BD, strong_VD = self.image_projection(features_BCD[:, 0]), features_BCD[:, 1:].flatten(0, 1)
-        texts_TD = self.sliced(self.text, batch.texts)
-        text = image_text(weak_BD, texts_TD, batch.text_of_V[::3], self.logit_scale.exp())
+        weak_BD, strong_VD = features_BCD[:, 0], features_BCD[:, 1:].flatten(0, 1)
+        text = self.image_text_loss(weak_BD, batch.texts, batch.text_of_V[::3])
         image_ids_V = batch.image_ids_V.unflatten(0, (-1, 3))[:, 1:].flatten()
         image = multi_positive(self.head(strong_VD, 2), image_ids_V, self.method.temperature)
         return {"loss": text + self.method.scale * image, "text_loss": text, "image_loss": image}
-
-    def after_step(self, progress: float) -> None:
-        """Keep the inverse temperature between 1 and 100."""
-        del progress
-        self.logit_scale.data.clamp_(0, math.log(100))
-
-    def project_images(self, features_BD: Tensor) -> Tensor:
-        """Unit vectors (B, joint)."""
-        return F.normalize(self.image_projection(features_BD), dim=1)
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (T, joint)."""
-        return F.normalize(self.text(texts), dim=1)
 
 
 METHOD = SLIP()

@@ -6,20 +6,17 @@ image loss plus half the sum of both directions of an image-text loss, in which 
 Departures: as in StableRep.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.interfaces import AdamW, Batch, Method, Model
-from benchmark.nn.encoders import TextEncoder, TextTower
+from benchmark.nn.encoders import TextTower
 from benchmark.nn.heads import ProjectionHead
-from benchmark.nn.losses import image_text, multi_positive
+from benchmark.nn.image_text import ImageTextModel
+from benchmark.nn.losses import multi_positive
 from benchmark.sampling import Sampling
 
 
@@ -47,38 +44,22 @@ class StableRepPlus(Method):
         return replace(self, hidden=256, output=64, joint=64, text=text, optimizer=optimizer)
 
 
-class StableRepPlusModel(Model):
+class StableRepPlusModel(ImageTextModel):
     """Images of one caption attract one another, and the caption."""
 
     def __init__(self, vit: VisionTransformer, method: StableRepPlus) -> None:
         super().__init__(vit)
         self.method = method
         self.head = ProjectionHead(vit.embed_dim, method.hidden, method.output)
-        self.image_projection = nn.Linear(vit.embed_dim, method.joint, bias=False)
-        self.text = TextEncoder(method.text, method.joint)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.add_text_tower(method.text, method.joint)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The sum of both losses, and each of them."""
         features_VD = self.encode_images(batch.images_V3HW)
         projected_VD = self.head(features_VD, self.method.sampling.views)
         image = multi_positive(projected_VD, batch.caption_ids_V, self.method.temperature)
-        texts_TD = self.sliced(self.text, batch.texts)
-        text = image_text(self.image_projection(features_VD), texts_TD, batch.text_of_V, self.logit_scale.exp())
+        text = self.image_text_loss(features_VD, batch.texts, batch.text_of_V)
         return {"loss": image + text, "image_loss": image, "text_loss": text}
-
-    def after_step(self, progress: float) -> None:
-        """Keep the inverse temperature between 1 and 100."""
-        del progress
-        self.logit_scale.data.clamp_(0, math.log(100))
-
-    def project_images(self, features_BD: Tensor) -> Tensor:
-        """Unit vectors (B, joint)."""
-        return F.normalize(self.image_projection(features_BD), dim=1)
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (T, joint)."""
-        return F.normalize(self.text(texts), dim=1)
 
 
 METHOD = StableRepPlus()

@@ -72,7 +72,11 @@ def test_all_that_can_be_had_is_fetched_and_the_rest_is_told(hub, tmp_path):
     hub.requests.clear()
     hub.repo("mteb/wds_imagenet1k").gated = False
     code, shown, error = download(hub, tmp_path, "--all-evaluations")
-    assert_one_line((code, shown, error), f"1 of {len(ROWS)} datasets could not be downloaded", "dtd-mteb: dataset mteb/dtd does not exist")
+    assert_one_line(
+        (code, shown, error),
+        f"1 of {len(ROWS)} datasets could not be downloaded",
+        "dtd-mteb: dataset mteb/dtd does not exist",
+    )
     assert {line.split("/resolve/")[0] for line in hub.lines("^GET .*resolve")} == {
         "GET /datasets/mteb/wds_imagenet1k",
         "GET /datasets/mteb/StanfordCars",

@@ -1,0 +1,48 @@
+"""A joint space of images and texts, as CLIP has it."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.interfaces import Model
+from benchmark.nn.encoders import TextEncoder, TextTower
+from benchmark.nn.losses import image_text
+
+
+class ImageTextModel(Model):
+    """A model with a text tower: images and texts are compared in one space, at a learned temperature.
+
+    A subclass calls `add_text_tower` once, at the end of its `__init__`.
+    """
+
+    image_projection: nn.Linear
+    text: TextEncoder
+    logit_scale: nn.Parameter
+    """Logarithm of the inverse temperature."""
+
+    def add_text_tower(self, text: TextTower, joint: int) -> None:
+        """Add the text tower and the projections into a space of width `joint`."""
+        self.image_projection = nn.Linear(self.vit.embed_dim, joint, bias=False)
+        self.text = TextEncoder(text, joint)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def image_text_loss(self, features_BD: Tensor, texts: Sequence[str], text_of_B: Tensor) -> Tensor:
+        """Return the mean of the contrastive losses of both directions; image `i` belongs to text `text_of_B[i]`."""
+        texts_TD = self.sliced(self.text, texts)
+        return image_text(self.image_projection(features_BD), texts_TD, text_of_B, self.logit_scale.exp())
+
+    def after_step(self, progress: float) -> None:
+        """Keep the inverse temperature between 1 and 100."""
+        del progress
+        self.logit_scale.data.clamp_(0, math.log(100))
+
+    def project_images(self, features_BD: Tensor) -> Tensor:
+        """Return unit vectors (B, joint)."""
+        return F.normalize(self.image_projection(features_BD), dim=1)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return unit vectors (T, joint)."""
+        return F.normalize(self.text(texts), dim=1)
