@@ -20,12 +20,13 @@ PACKAGES = ("benchmark", "baselines", "datasets_scripts")
 SOURCES = sorted(str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 METHODS = plugins.names("baselines")
 
-GROUND = {"errors", "files", "plugins", "progress"}
+GROUND = {"errors", "files", "gpus", "plugins", "progress"}
 """Every room of `benchmark` may import these; each of them imports `errors` and `files` at most."""
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "gpus": set(),
     "plugins": set(),
     "progress": set(),
     "sampling": set(),

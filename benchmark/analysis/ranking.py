@@ -9,15 +9,17 @@ another. So two models of neighbouring groups need not be told apart themselves,
 number of comparisons. A model whose difference to the first of the group is not known has no group, and begins none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from benchmark.analysis.paired import Column, PairedComparisons
-from benchmark.records.schema import Measured, Record
+from benchmark.records.schema import Measured, Record, ScorePart
 
+Model = TypeVar("Model")
 Seeds = Sequence[Record]
 """One model's records of one protocol, a record per seed."""
 
@@ -40,25 +42,15 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Lead:
-    """Who leads a column, by indices of the models."""
+class BestOfColumn(Generic[Model]):
+    """The best models of a column."""
 
-    best: int | None = None
-    """The highest mean; None where fewer than two have one."""
-    level: tuple[int, ...] = ()
-    """Not told apart from the best."""
+    winner: Model | None = None
+    """The model with the highest mean, if it is significantly better than every other."""
+    tied: tuple[Model, ...] = ()
+    """Without a winner: the model with the highest mean and those not significantly worse, in the order given."""
     unknown: bool = False
-    """Some difference to the best is not known."""
-
-    @property
-    def alone(self) -> int | None:
-        """The best, if it is told apart from every other."""
-        return None if self.unknown or self.level else self.best
-
-    @property
-    def together(self) -> tuple[int, ...]:
-        """The best and those that are not told apart from it, in the order of the models; empty if it is alone."""
-        return () if self.best is None or self.unknown or not self.level else tuple(sorted((self.best, *self.level)))
+    """Some difference to the highest mean is not known, so there is neither a winner nor a tie."""
 
 
 def main_scores(models: Sequence[Seeds]) -> list[Column]:
@@ -73,16 +65,32 @@ def main_scores(models: Sequence[Seeds]) -> list[Column]:
     return sorted(found.items())
 
 
-def lead(models: Sequence[Seeds], column: Column, pairs: PairedComparisons) -> Lead:
-    """Who has the highest mean of a score, and who is not told apart from it; one model alone leads nobody."""
-    score_M = scores(models, [column])[:, 0]
+def mean_and_spread(parts: Sequence[ScorePart]) -> tuple[float, float]:
+    """Return the mean of one score per seed and its sample standard deviation, as fractions of one.
+
+    With one seed the spread is half of the score's 95 % interval over samples.
+    """
+    values = [part.value for part in parts]
+    return fmean(values), stdev(values) if len(values) > 1 else (parts[0].high - parts[0].low) / 2
+
+
+def best_of_column(
+    models: Sequence[Model], records_of: Callable[[Model], Seeds], column: Column, pairs: PairedComparisons
+) -> BestOfColumn[Model]:
+    """Return the models with the best score; neither a winner nor a tie where fewer than two have one."""
+    seeds = [records_of(model) for model in models]
+    score_M = scores(seeds, [column])[:, 0]
     scored = [at for at in range(len(models)) if not np.isnan(score_M[at])]
     if len(scored) < 2:
-        return Lead()
+        return BestOfColumn()
     best = max(scored, key=lambda at: float(score_M[at]))
-    found = {at: pairs.difference(models[best], models[at], [column]) for at in scored if at != best}
-    level = tuple(at for at, apart in found.items() if apart and not apart.significant)
-    return Lead(best, level, unknown=None in found.values())
+    differences = {at: pairs.difference(seeds[best], seeds[at], [column]) for at in scored if at != best}
+    if None in differences.values():
+        return BestOfColumn(unknown=True)
+    level = [at for at, difference in differences.items() if difference and not difference.significant]
+    return (
+        BestOfColumn(tied=tuple(models[at] for at in sorted((best, *level)))) if level else BestOfColumn(models[best])
+    )
 
 
 def places(models: Sequence[Seeds], pairs: PairedComparisons) -> list[Place]:

@@ -121,8 +121,8 @@ def estimate(
         money = f"${hours * dollars:,.0f}" if dollars else ""
         rows.append([machine, f"{rate:,.2f}", f"{hours:,.1f}", f"{hours / gpus / 24:,.2f}", money])
     print(tabulate(rows, ["machine", "images/s", "hours on one", f"days on {gpus}", "cost"], disable_numparse=True))
-    for machine in [name for name in machines if name in estimating.GPUS]:
-        print(f"{machine}: scaled from {estimating.GPUS[machine].source}")
+    for machine in [name for name in machines if name in estimating.SHARE_OF_PEAK]:
+        print(f"{machine}: scaled from {estimating.SHARE_OF_PEAK[machine][1]}; price of Hugging Face Jobs, 2026-08")
 
 
 @data.command()

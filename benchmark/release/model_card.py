@@ -3,8 +3,6 @@
 Scores stand twice: in the YAML's `model-index`, which the Hub reads, and as a table with n and intervals.
 """
 
-import re
-import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ from huggingface_hub import DatasetCard, EvalResult, ModelCardData
 
 from benchmark import schema
 from benchmark.errors import MissingDataset, UserError
+from benchmark.hub import cards
 from benchmark.interfaces import Experiment
 from benchmark.mirror import dataset_folder
 from benchmark.records import create
@@ -19,7 +18,6 @@ from benchmark.records.schema import Measured, NotMeasured, Record
 from benchmark.training import diagnostics
 from benchmark.transforms.evaluation import EvaluationTransform
 
-PUNCTUATION = re.compile(f"([{re.escape(string.punctuation)}])")
 TAGS = ("timm", "image-feature-extraction", "synrep-bench")
 TASK = "image-classification"
 """What all evaluations of an encoder alone come down to."""
@@ -114,36 +112,13 @@ def eval_results(records: Sequence[Record]) -> list[EvalResult]:
     ]
 
 
-def escaped(text: str) -> str:
-    """Text from declarations and records as Markdown that shows exactly it, on one line."""
-    return PUNCTUATION.sub(r"\\\1", " ".join(text.split()))
-
-
-def _code(text: str) -> str:
-    """Text in backticks, whatever it holds, also within a table."""
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    shown = " ".join(text.split()).replace("|", "\\|")
-    return f"{fence} {shown} {fence}" if "`" in text else f"`{shown}`"
-
-
-def _link(address: str) -> str:
-    """An address to click on, or its text where it is none."""
-    return f"<{address}>" if re.fullmatch(r"https://[^\s<>]+", address) else escaped(address)
-
-
-def _table(*rows: Sequence[str]) -> str:
-    """Rows of Markdown that is escaped already; the first is the head."""
-    head, *rest = rows
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rest))
-
-
 def _what(repo: str, experiment: Experiment, parameters: int) -> str:
     size = experiment.encoder
     pixels = f"{size.image_size} x {size.image_size}"
-    return f"""# {escaped(repo)}
+    return f"""# {cards.escape(repo)}
 
-An image encoder, trained by SynRep-Bench: method **{escaped(experiment.method)}**, dataset
-{escaped(experiment.dataset)}. It is a ViT of {parameters:,} parameters: patches of {size.patch} pixels, width
+An image encoder, trained by SynRep-Bench: method **{cards.escape(experiment.method)}**, dataset
+{cards.escape(experiment.dataset)}. It is a ViT of {parameters:,} parameters: patches of {size.patch} pixels, width
 {size.width}, depth {size.depth}, {size.heads} heads, images of {pixels} pixels. Its output is the CLS token after the
 final norm, {size.width} numbers per image; there is no classifier and no text tower.
 """
@@ -173,21 +148,21 @@ To measure it again: `synrep evaluate hub:{repo}@<commit>`. Give the commit that
 def _training(experiment: Experiment, seed: int, run: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
     sampling, schedule = experiment.settings.sampling, experiment.schedule
     rows = [
-        ("experiment", f"{escaped(experiment.name)}, version {experiment.version}, seed {seed}"),
-        ("method", escaped(experiment.method)),
-        ("dataset", f"{escaped(experiment.dataset)} at revision {_code(experiment.revision)}"),
-        ("sha256 of the dataset's rows", _code(str(run["content_sha256"]))),
+        ("experiment", f"{cards.escape(experiment.name)}, version {experiment.version}, seed {seed}"),
+        ("method", cards.escape(experiment.method)),
+        ("dataset", f"{cards.escape(experiment.dataset)} at revision {cards.code(experiment.revision)}"),
+        ("sha256 of the dataset's rows", cards.code(str(run["content_sha256"]))),
         ("views of a caption", f"{sampling.views} ({sampling.images} x {sampling.crops}: images, crops of each)"),
         ("views seen", f"{schedule.steps * schedule.batch_views:,}"),
         ("views in a batch", f"{schedule.batch_views:,}"),
         ("fingerprint of the declaration", f"`{create.fingerprint(experiment)}`"),
-        *((f"sha256 of the weights {escaped(which)}", f"`{sha256}`") for which, sha256 in hashes.items()),
+        *((f"sha256 of the weights {cards.escape(which)}", f"`{sha256}`") for which, sha256 in hashes.items()),
     ]
     seen = diagnostics.monitored(run)
-    rows += [(f"{escaped(name)} at the end", f"{value:.4g}") for name, value in seen.get("health", {}).items()]
+    rows += [(f"{cards.escape(name)} at the end", f"{value:.4g}") for name, value in seen.get("health", {}).items()]
     if "spikes" in seen:
         rows.append(("spikes of the loss", str(seen["spikes"])))
-    return f"## Training\n\n{_table(('', ''), *rows)}\n"
+    return f"## Training\n\n{cards.table(('', ''), *rows)}\n"
 
 
 def _scores(records: Sequence[Record]) -> str:
@@ -202,28 +177,28 @@ def _scores(records: Sequence[Record]) -> str:
             for metric, score in result.scores.items():
                 shown = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
                 chance = f"{100 * result.chance:.1f}" if metric == result.main else ""
-                words = [*map(escaped, (name, preset, dataset, where, metric))]
+                words = [*map(cards.escape, (name, preset, dataset, where, metric))]
                 rows.append((*words, shown, chance, f"{score.n:,}"))
     if not rows:
         return "## Scores\n\nNot measured.\n"
     heads = ("evaluation", "preset", "dataset", "read from", "score", "percent [95 %]", "chance", "n")
-    rest = f"\nNot measured: {escaped(', '.join(missing))}.\n" if missing else ""
+    rest = f"\nNot measured: {cards.escape(', '.join(missing))}.\n" if missing else ""
     return f"""## Scores
 
 Of the frozen encoder, layer `cls`; the preset names the protocol. Intervals are over the samples of a test set, not
 over seeds: this is one seed.
 
-{_table(heads, *rows)}
+{cards.table(heads, *rows)}
 {rest}"""
 
 
 def _limits(experiment: Experiment, run: Mapping[str, Any]) -> str:
     collapsed = diagnostics.collapse(run.get("health", {}))
-    warning = f"- **Its {escaped(collapsed)}**: it can hardly tell images apart.\n" if collapsed else ""
+    warning = f"- **Its {cards.escape(collapsed)}**: it can hardly tell images apart.\n" if collapsed else ""
     return f"""## Limits
 
-{warning}- What it knows it has from {escaped(experiment.dataset)} alone. Images that were drawn from captions show what
-  the captions name as the text-to-image model draws it, with the biases and omissions of both; so may these features.
+{warning}- It was trained on {cards.escape(experiment.dataset)} alone. Images generated from captions show what the
+  captions name as the text-to-image model draws it, with the biases and omissions of both; so may these features.
 - It was measured on what the table above names and on nothing else. Nothing was done to make it fair or safe, and it
   was not made for decisions about persons.
 - It is one seed of one experiment, for comparing methods and datasets under equal compute.
@@ -232,9 +207,9 @@ def _limits(experiment: Experiment, run: Mapping[str, Any]) -> str:
 
 def _terms(experiment: Experiment, terms: Mapping[str, Any]) -> str:
     kind = " ".join(str(terms[name]) for name in ("license", "license_name") if name in terms)
-    link = f" ({_link(str(terms['license_link']))})" if "license_link" in terms else ""
+    link = f" ({cards.link(str(terms['license_link']))})" if "license_link" in terms else ""
     return f"""## Terms
 
-The weights are computed from {escaped(experiment.dataset)} and are given under its terms:
-{escaped(kind)}{link}.
+The weights are computed from {cards.escape(experiment.dataset)} and are given under its terms:
+{cards.escape(kind)}{link}.
 """

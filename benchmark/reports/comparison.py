@@ -3,20 +3,19 @@
 Rows: methods in alphabetical order, `untrained` last, then the chance level and the sample size.
 A dataset that no method was measured on has no column but a footnote with the reason.
 Cells: mean over seeds in percent ± the sample standard deviation over seeds; with one seed ± half of the 95 % interval
-of the test sample. Bold: the best mean of a column, where the paired interval of its difference to every other one
-leaves out zero (`analysis.ranking.lead`); where some do not, the best and those that it is not told apart from have a
-star.
+of the test sample. Bold: the best mean of a column, if it is significantly better than every other one: the 95 %
+interval of each paired difference excludes zero. Otherwise the best mean and those not significantly worse have a star.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 from statistics import fmean
 from string import ascii_lowercase
 from typing import Any
 
 from benchmark.analysis import ranking
 from benchmark.analysis.paired import PairedComparisons
+from benchmark.analysis.ranking import BestOfColumn
 from benchmark.errors import SkipCode
 from benchmark.records.schema import Measured, Record, ScorePart
 from benchmark.reports.inputs import ReportInputs
@@ -88,9 +87,9 @@ class ComparisonTable:
         measured = [name for name in names if any(run.measured(name) for run in runs)]
         columns = [column for name in measured or names for column in self.columns(name)]
         notes = Notes()
-        leads = [leading(runs, column, inputs.pairs) for column in columns]
+        bests = [best_of_column(runs, column, inputs.pairs) for column in columns]
         rows = [
-            (Cell(run.label), Cell(str(len(run.records))), *(cell(run, *pair, notes) for pair in zip(columns, leads)))
+            (Cell(run.label), Cell(str(len(run.records))), *(cell(run, *pair, notes) for pair in zip(columns, bests)))
             for run in runs
         ]
         if rows:
@@ -105,7 +104,7 @@ class ComparisonTable:
             footnotes=(
                 *notes.lines(),
                 *reading(runs),
-                *marks(leads, runs),
+                *marks(bests, runs),
                 *provenance(runs),
                 *(_unmeasured(runs, [name for name in names if measured and name not in measured])),
             )
@@ -114,19 +113,10 @@ class ComparisonTable:
         )
 
 
-def spread(scores: Sequence[ScorePart]) -> tuple[float, float]:
-    """Mean of one score per seed, and its spread, in percent."""
-    values = [score.value for score in scores]
-    mean = fmean(values)
-    if len(values) == 1:
-        return 100 * mean, 50 * (scores[0].high - scores[0].low)
-    return 100 * mean, 100 * sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-
-
-def mean_and_spread(scores: Sequence[ScorePart]) -> str:
-    """One score per seed as `63.4 ± 0.5`, in percent."""
-    mean, half = spread(scores)
-    return f"{mean:.1f} ± {half:.1f}"
+def percent(scores: Sequence[ScorePart]) -> str:
+    """Return one score per seed as `63.4 ± 0.5`, in percent."""
+    mean, spread = ranking.mean_and_spread(scores)
+    return f"{100 * mean:.1f} ± {100 * spread:.1f}"
 
 
 def reading(runs: Sequence[Run]) -> list[str]:
@@ -198,32 +188,19 @@ def scores_of(run: Run, column: Column) -> list[ScorePart]:
     return [scores[name] for scores, name in found if name in scores]
 
 
-@dataclass(frozen=True)
-class Lead:
-    """Who is marked in a column, as `ranking.lead` has it."""
-
-    alone: Run | None = None
-    """Bold."""
-    together: tuple[Run, ...] = ()
-    """With a star."""
-    unknown: bool = False
-    """Nobody is, as some difference is not known."""
-
-
-def leading(runs: Sequence[Run], column: Column, pairs: PairedComparisons) -> Lead:
-    """The run that leads a column alone, or those that do together; nobody leads a column of shares."""
+def best_of_column(runs: Sequence[Run], column: Column, pairs: PairedComparisons) -> BestOfColumn[Run]:
+    """Return the best runs of a column; a column of shares has none."""
     measured = next((result for run in runs for result in run.measured(column.dataset)), None)
     if column.share or measured is None:
-        return Lead()
-    found = ranking.lead([run.records for run in runs], (column.dataset, column.score or measured.main), pairs)
-    alone = None if found.alone is None else runs[found.alone]
-    return Lead(alone, tuple(runs[at] for at in found.together), found.unknown)
+        return BestOfColumn()
+    score = column.score or measured.main
+    return ranking.best_of_column(runs, lambda run: run.records, (column.dataset, score), pairs)
 
 
-def marks(leads: Sequence[Lead], runs: Sequence[Run]) -> list[str]:
+def marks(bests: Sequence[BestOfColumn[Run]], runs: Sequence[Run]) -> list[str]:
     """Footnotes: what bold and stars say, as far as there are any."""
     lines = []
-    bold, starred = any(lead.alone for lead in leads), any(lead.together for lead in leads)
+    bold, starred = any(best.winner for best in bests), any(best.tied for best in bests)
     if bold:
         lines.append(
             "Bold: the best mean of a column, told apart from every other: the 95 % interval of the paired difference "
@@ -237,12 +214,12 @@ def marks(leads: Sequence[Lead], runs: Sequence[Run]) -> list[str]:
         lines.append(f"* the best mean of a column and those it is not told apart from{'' if bold else why}.")
     if (bold or starred) and any(len(run.records) == 1 for run in runs):
         lines.append("A method with one seed: the interval is over samples only, and says nothing about other seeds.")
-    if any(lead.unknown for lead in leads):
+    if any(best.unknown for best in bests):
         lines.append("Without bold and stars where a paired difference is not known: it takes the predictions.")
     return lines
 
 
-def cell(run: Run, column: Column, lead: Lead, notes: Notes) -> Cell:
+def cell(run: Run, column: Column, best: BestOfColumn[Run], notes: Notes) -> Cell:
     """What a run has in a column, with the mark of what it lacks."""
     mark = notes.mark(run.gap(column.dataset))
     if column.share:
@@ -250,8 +227,8 @@ def cell(run: Run, column: Column, lead: Lead, notes: Notes) -> Cell:
     scores = scores_of(run, column)
     if not scores:
         return Cell(f"{NO_VALUE}{mark}")
-    shown = f"{mean_and_spread(scores)}{_class_label(run, column)}{mark}"
-    return Cell(f"{shown} *" if run in lead.together else shown, bold=run is lead.alone)
+    shown = f"{percent(scores)}{_class_label(run, column)}{mark}"
+    return Cell(f"{shown} *" if run in best.tied else shown, bold=run is best.winner)
 
 
 def _share(run: Run, column: Column, mark: str) -> Cell:

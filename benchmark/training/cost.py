@@ -20,13 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.gpus import GPUS
 from benchmark.interfaces import Batch, Encoder, Experiment, Method
 from benchmark.mirror import dataset_folder
 from benchmark.nn.encoders import build_vit
 from benchmark.training import checkpoint
 
-GPUS = {"A100": 312e12, "H100": 989e12}
-"""Card -> dense bf16 peak, FLOP/s (SXM; NVIDIA's data sheets)."""
+CARDS = ("A100", "H100")
+"""Whose hours a plan shows."""
 SHARE = 0.35
 """Of the peak that training reaches: an assumption, about what compiled ViTs do; not measured here."""
 FLOAT_BYTES = 4
@@ -149,12 +150,12 @@ def _row(run: Run) -> tuple[str, ...]:
         f"{experiment.schedule.batch_views:,}",
         f"{run.cost.parameters / 1e6:,.1f}",
         f"{run.cost.flops / 1e9:,.2f}",
-        *(f"{gpu_hours(run.flops, card):,.3f}" for card in GPUS),
+        *(f"{gpu_hours(run.flops, card):,.3f}" for card in CARDS),
     )
 
 
 def _hours() -> list[str]:
-    return [f"{card} h" for card in GPUS]
+    return [f"{card} h" for card in CARDS]
 
 
 def _alignment(heads: Sequence[str]) -> list[str]:
@@ -163,13 +164,13 @@ def _alignment(heads: Sequence[str]) -> list[str]:
 
 def gpu_hours(flops: float, card: str) -> float:
     """Hours of one card."""
-    return flops / (GPUS[card] * SHARE) / 3600
+    return flops / (GPUS[card].peak_flops * SHARE) / 3600
 
 
 def _totals(runs: Sequence[Run], expected_bytes: Callable[[str], int | None]) -> list[str]:
     seeds, views = sum(run.seeds for run in runs), sum(run.views * run.seeds for run in runs)
     flops, kept = sum(run.flops for run in runs), sum(run.kept_bytes for run in runs)
-    hours = ", ".join(f"{gpu_hours(flops, card):,.2f} {card}-hours" for card in GPUS)
+    hours = ", ".join(f"{gpu_hours(flops, card):,.2f} {card}-hours" for card in CARDS)
     state = max((run.state_bytes for run in runs), default=0)
     sizes: dict[str, int | None] = {}
     missing: list[str] = []

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from benchmark import schema
+from benchmark.gpus import GPUS
 from datasets_scripts.generation.generate import device
 from datasets_scripts.recipe import Recipe
 
@@ -21,25 +22,12 @@ HUB_DOLLARS = 12.0
 """Per terabyte and month, above what is free; Hub documentation, "storage limits", 2026-08."""
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A card that can be rented."""
-
-    teraflops: float
-    """Dense bf16 peak, per second (fp16 for the V100)."""
-    share: float
-    """Of the peak, that 50-step sampling reaches in batches."""
-    dollars: float | None
-    """Per hour; None where no price is known."""
-    source: str
-
-
-GPUS = {
-    "V100": Gpu(125, 0.30, None, "the StableRep paper, 2.2 s per image"),
-    "A100": Gpu(312, 0.33, 2.50, "the StableRep paper, 0.8 s per image; price of Hugging Face Jobs, 2026-08"),
-    "H200": Gpu(989, 0.38, 5.00, "expected from smaller batches, not measured; price of Hugging Face Jobs, 2026-08"),
+SHARE_OF_PEAK = {
+    "V100": (0.30, "the StableRep paper, 2.2 s per image"),
+    "A100": (0.33, "the StableRep paper, 0.8 s per image"),
+    "H200": (0.38, "expected from smaller batches, not measured"),
 }
-"""The cards of an estimate; `--probe` measures the one at hand."""
+"""Card -> share of its peak that 50-step sampling reaches in batches, and the source; `--probe` measures it."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,10 @@ def rates(recipe: Recipe) -> dict[str, tuple[float, float | None]]:
     cost = recipe.draw.cost
     if not cost.teraflops:
         return {"CPU core": (1 / cost.core_seconds, None)}
-    return {name: (gpu.teraflops * gpu.share / cost.teraflops, gpu.dollars) for name, gpu in GPUS.items()}
+    return {
+        name: (GPUS[name].peak_flops * share / (cost.teraflops * 1e12), GPUS[name].dollars_per_hour)
+        for name, (share, _) in SHARE_OF_PEAK.items()
+    }
 
 
 def probe(recipe: Recipe) -> tuple[str, float]:

@@ -3,12 +3,11 @@
 Its YAML says where the Parquet of each split is, so that `datasets.load_dataset` reads the dataset without code.
 """
 
-import re
-import string
 from collections.abc import Sequence
 from typing import Any
 
 from benchmark import schema
+from benchmark.hub import cards
 from datasets_scripts.generation import provenance
 from datasets_scripts.text_to_image import Terms
 
@@ -16,7 +15,6 @@ SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
 """Bounds of the Hub's size categories."""
 TASKS = ("image-feature-extraction", "zero-shot-image-classification", "text-to-image")
 TAGS = ("synthetic", "stablerep", "synrep-bench", "image", "text")
-PUNCTUATION = re.compile(f"([{re.escape(string.punctuation)}])")
 
 
 SYNTHETIC = """\
@@ -113,38 +111,26 @@ def size_category(rows: int) -> str:
     return f"n>{SIZES[-1]}"
 
 
-def escaped(text: str) -> str:
-    """Text from a dataset as Markdown that shows exactly it, on one line."""
-    return PUNCTUATION.sub(r"\\\1", " ".join(text.split()))
-
-
-def _code(text: str) -> str:
-    """Text in backticks, whatever it holds, also within a table."""
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence} {' '.join(text.split())} {fence}".replace("|", "\\|") if "`" in text else f"`{text}`"
-
-
-def _table(heads: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(f"| {left} | {right} |" for left, right in (heads, ("---", "---"), *rows))
-
-
 def _what(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequence[str]) -> str:
-    failed = ", ".join(f"{count:,} ({escaped(reason)})" for reason, count in sorted(statistics["failed"].items()))
+    failed = ", ".join(f"{count:,} ({cards.escape(reason)})" for reason, count in sorted(statistics["failed"].items()))
     rows = [
         ("captions", f"{statistics['captions']:,}"),
         ("images", f"{statistics['images']:,}"),
         ("images per caption", f"{manifest.images_per_row:,}"),
         ("not drawn", failed or "0"),
         ("size", f"{statistics['bytes'] / 1e9:,.2f} GB"),
-        *((f"rows in {escaped(split)}", f"{count:,}") for split, count in sorted(manifest.rows.items())),
-        *((f"images asked for at guidance {escaped(str(g))}", f"{n:,}") for g, n in _by_number(statistics["guidance"])),
+        *((f"rows in {cards.escape(split)}", f"{count:,}") for split, count in sorted(manifest.rows.items())),
+        *(
+            (f"images asked for at guidance {cards.escape(str(g))}", f"{n:,}")
+            for g, n in _by_number(statistics["guidance"])
+        ),
     ]
     if statistics["nsfw_scored"]:
         hidden = f"{statistics['nsfw_above_zero']:,} of {statistics['nsfw_scored']:,}"
         rows.append(("images that the model's safety checker would have hidden", hidden))
     picture = f"\n![Some captions and their images]({schema.SHEET})\n\nThe number on an image is its guidance.\n"
     sheet = picture if schema.SHEET in manifest.files else ""
-    shown = "".join(f"\n- {escaped(sample)}" for sample in samples)
+    shown = "".join(f"\n- {cards.escape(sample)}" for sample in samples)
     shown = f"\nSome captions:\n{shown}\n" if shown else ""
     return f"""# {manifest.repo}
 
@@ -152,7 +138,7 @@ def _what(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequen
 
 Made by SynRep-Bench; revision `{manifest.revision}` of its recipe.
 
-{_table(("", ""), rows)}
+{cards.table(("", ""), *rows)}
 {sheet}{shown}"""
 
 
@@ -161,12 +147,12 @@ def _by_number(guidance: dict[str, int]) -> list[tuple[str, int]]:
 
 
 def _recipe(manifest: schema.Manifest, statistics: dict[str, Any]) -> str:
-    declared = [(escaped(key), _code(str(value))) for key, value in manifest.recipe.items()]
-    drawn_with = [(kind, escaped("; ".join(sorted(statistics[kind])))) for kind in ("software", "device")]
+    declared = [(cards.escape(key), cards.code(str(value))) for key, value in manifest.recipe.items()]
+    drawn_with = [(kind, cards.escape("; ".join(sorted(statistics[kind])))) for kind in ("software", "device")]
     rows = [*declared, *drawn_with]
     return f"""## Recipe
 
-{_table(("", ""), rows)}
+{cards.table(("", ""), *rows)}
 
 The seed of an image is 64 bits of BLAKE2b over recipe, caption id and number of the image, never of an order or a
 process: the same recipe gives the same images again with the same software on the same kind of device. Image `i` of
@@ -205,8 +191,8 @@ Give the commit that you use: later versions replace the files. Image bytes lie 
 
 def _terms(terms: Sequence[Terms]) -> str:
     listed = "\n".join(
-        f"- **{escaped(each.of)}** ({escaped(each.licence)}"
-        f"{'' if each.commercial else ', **non-commercial use only**'}): {escaped(each.text)}"
+        f"- **{cards.escape(each.of)}** ({cards.escape(each.licence)}"
+        f"{'' if each.commercial else ', **non-commercial use only**'}): {cards.escape(each.text)}"
         f"{f' <{each.url}>' if each.url else ''}"
         for each in terms
     )

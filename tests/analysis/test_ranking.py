@@ -134,21 +134,20 @@ def test_a_model_whose_differences_are_not_known_has_no_group_and_the_others_tho
     assert [place.average_rank for place in places] == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
-def test_a_lead_is_alone_together_or_not_known() -> None:
-    found, column = models([[0.5], [np.nan], [0.9], [0.8]]), ("d0", "top1")
-    assert ranking.lead(found, column, Known(0.05)) == ranking.Lead(2)
-    level = ranking.lead(found, column, Known(0.1))
-    assert (level.best, level.level, level.alone, level.together) == (2, (3,), None, (2, 3))
-    alone = ranking.lead(found, column, Known(0.05))
-    assert (alone.alone, alone.together) == (2, ())
-    unknown = ranking.lead(found, column, Without(0.1, "m0"))
-    assert (unknown.best, unknown.level, unknown.unknown) == (2, (3,), True)
-    assert (unknown.alone, unknown.together) == (None, ())
+def best(found: list[Any], pairs: PairedComparisons) -> ranking.BestOfColumn[int]:
+    return ranking.best_of_column(range(len(found)), found.__getitem__, ("d0", "top1"), pairs)
+
+
+def test_the_best_of_a_column_wins_is_tied_or_is_not_known() -> None:
+    found = models([[0.5], [np.nan], [0.9], [0.8]])
+    assert best(found, Known(0.05)) == ranking.BestOfColumn(winner=2)
+    assert best(found, Known(0.1)) == ranking.BestOfColumn(tied=(2, 3))
+    assert best(found, Without(0.1, "m0")) == ranking.BestOfColumn(unknown=True)
 
 
 @pytest.mark.parametrize("scores", [[], [[0.5]], [[0.5], [np.nan]], [[np.nan]]])
-def test_with_nobody_to_be_ahead_of_there_is_no_lead(scores: Any) -> None:
-    assert ranking.lead(models(scores), ("d0", "top1"), Known(0.1)) == ranking.Lead()
+def test_with_nobody_to_compare_with_nothing_is_best(scores: Any) -> None:
+    assert best(models(scores), Known(0.1)) == ranking.BestOfColumn()
 
 
 def test_without_differences_there_are_no_groups() -> None:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from benchmark.reports.comparison import spread
+from benchmark.analysis.ranking import mean_and_spread
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.published.protocols import Column
 from benchmark.reports.published.rows import Comparison, Row, canonical
@@ -122,7 +122,8 @@ def points(comparison: Comparison, column: Column, axis: Axis) -> Iterator[Point
         if number := row.numbers.get(column):
             yield Point(row, axis.place(row), number.value, 0.0)
         elif scores := row.scores.get(column):
-            yield Point(row, axis.place(row), *spread(scores))
+            mean, spread = mean_and_spread(scores)
+            yield Point(row, axis.place(row), 100 * mean, 100 * spread)
 
 
 def _figure(comparison: Comparison, axis: Axis) -> Figure:

@@ -8,8 +8,9 @@ where paired intervals tell the best apart from every other measured row of the 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from benchmark.analysis.ranking import BestOfColumn
 from benchmark.records.schema import Record
-from benchmark.reports.comparison import Lead, Notes, cell, leading, marks, reading
+from benchmark.reports.comparison import Notes, best_of_column, cell, marks, reading
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.published.numbers import Published
 from benchmark.reports.published.protocols import AS_PUBLISHED, Column, departures, test_selected
@@ -71,9 +72,9 @@ def table(
 ) -> Table:
     """The table of a comparison, `footnotes` of its own last; without a number one without rows."""
     columns, notes = comparison.columns, Notes()
-    leads = [leading(_runs(comparison, column), shown(column), inputs.pairs) for column in columns]
+    bests = [best_of_column(_runs(comparison, column), shown(column), inputs.pairs) for column in columns]
     rows = [
-        (*_head(row), *(_cell(row, column, lead, notes) for column, lead in zip(columns, leads)))
+        (*_head(row), *(_cell(row, column, best, notes) for column, best in zip(columns, bests)))
         for row in comparison.rows
     ]
     measured = [_runs(comparison, column) for column in columns]
@@ -86,7 +87,7 @@ def table(
         columns=(*HEAD, *(column.header for column in columns)),
         keys=(*HEAD, *(f"{column.protocol.evaluation} {column.header}".strip() for column in columns)),
         rows=tuple(rows),
-        footnotes=(*notes.lines(), *_reading(comparison, leads), *_provenance(comparison), *footnotes),
+        footnotes=(*notes.lines(), *_reading(comparison, bests), *_provenance(comparison), *footnotes),
     )
 
 
@@ -100,10 +101,10 @@ def _head(row: Row) -> tuple[Cell, ...]:
     return tuple(map(Cell, (row.source, row.method, row.data, row.images, row.training, seeds)))
 
 
-def _cell(row: Row, column: Column, lead: Lead, notes: Notes) -> Cell:
+def _cell(row: Row, column: Column, best: BestOfColumn[Run], notes: Notes) -> Cell:
     if number := row.numbers.get(column):
         return Cell(f"{number.value:.1f}{source_mark(number.confidence, number.source, notes)}")
-    return cell(row.runs[column.protocol], shown(column), lead, notes) if column in row.scores else Cell("")
+    return cell(row.runs[column.protocol], shown(column), best, notes) if column in row.scores else Cell("")
 
 
 def _runs(comparison: Comparison, column: Column) -> list[Run]:
@@ -117,7 +118,7 @@ def _n(runs: Sequence[Run], column: Column) -> str:
     return " or ".join(f"{size:,}" for size in sorted(sizes))
 
 
-def _reading(comparison: Comparison, leads: Sequence[Lead]) -> list[str]:
+def _reading(comparison: Comparison, bests: Sequence[BestOfColumn[Run]]) -> list[str]:
     """How to read the numbers, and what must not be compared."""
     runs = [run for row in comparison.rows for run in row.runs.values()]
     columns, published = comparison.columns, {column for row in comparison.rows for column in row.numbers}
@@ -128,7 +129,7 @@ def _reading(comparison: Comparison, leads: Sequence[Lead]) -> list[str]:
         if published
         else "No published number of this table is in any source at hand. Measured: our records.",
         *reading(runs),
-        *marks(leads, runs),
+        *marks(bests, runs),
         *departures(published),
         *test_selected(columns),
     ]

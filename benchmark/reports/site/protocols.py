@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchmark.analysis import ranking
@@ -166,7 +166,7 @@ def _is(record: Record, column: Column) -> bool:
 def _column(protocol: Protocol, column: Column, pairs: PairedComparisons) -> dict[str, Any]:
     having = protocol.having(column)
     cells = {index: _cell(records, column) for index, records in having.items()}
-    lead, owners = ranking.lead(list(having.values()), (column.dataset, column.main), pairs), list(having)
+    best = ranking.best_of_column(list(having), having.__getitem__, (column.dataset, column.main), pairs)
     return {
         **column._asdict(),
         "revision": column.revision[:HEX],
@@ -174,8 +174,8 @@ def _column(protocol: Protocol, column: Column, pairs: PairedComparisons) -> dic
         "chance": units(column.chance),
         "extreme": column.main in EXTREMES,
         "ranked": column in protocol.ranked,
-        "best": None if lead.alone is None else owners[lead.alone],
-        "level": [owners[at] for at in lead.together],
+        "best": best.winner,
+        "level": list(best.tied),
         "models": list(cells),
         **{field: [units(cell[field]) for cell in cells.values()] for field in ("mean", "spread", "low", "high")},
         "seeds": [len(records) for records in having.values()],
@@ -190,14 +190,9 @@ def _cell(records: Sequence[Record], column: Column) -> dict[str, float]:
         result = record.results[column.dataset]
         assert isinstance(result, Measured)
         parts.append(result.scores[column.main])
+    mean, spread = ranking.mean_and_spread(parts)
     low, high = fmean(part.low for part in parts), fmean(part.high for part in parts)
-    values = [part.value for part in parts]
-    return {
-        "mean": fmean(values),
-        "spread": stdev(values) if len(values) > 1 else (high - low) / 2,
-        "low": low,
-        "high": high,
-    }
+    return {"mean": mean, "spread": spread, "low": low, "high": high}
 
 
 def _places(protocol: Protocol, pairs: PairedComparisons) -> dict[str, Any]:

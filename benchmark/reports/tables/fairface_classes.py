@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from benchmark.errors import UserError
-from benchmark.reports.comparison import mean_and_spread, provenance, reading
+from benchmark.reports.comparison import percent, provenance, reading
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.rows import Run, dataset_names, select
 from benchmark.reports.table import NO_VALUE, Cell, Table
@@ -56,7 +56,7 @@ def _size(runs: Sequence[Run], dataset: str, group: str) -> int:
 def _cell(run: Run, dataset: str, group: str) -> Cell:
     found = [result.per_class.get(group) for result in run.measured(dataset)]
     scores = [score for score in found if score]
-    return Cell(mean_and_spread(scores) if scores else NO_VALUE)
+    return Cell(percent(scores) if scores else NO_VALUE)
 
 
 TABLE = build

@@ -20,7 +20,13 @@ MANIFEST = schema.Manifest(
     {"train": 9_990, "validation": 10},
     4,
     {"README.md": "", "sheet.png": ""},
-    {"text_to_image": "org/model@abc, 50 steps", "captions": "v1 | `odd`", "seed": 0, "guidance": [2.0, 10.0]},
+    {
+        "text_to_image": "org/model@abc, 50 steps",
+        "captions": "v1 | `odd`",
+        "pipe": "a|b",
+        "seed": 0,
+        "guidance": [2.0, 10.0],
+    },
 )
 STATISTICS = {
     "captions": 10_000,
@@ -148,6 +154,7 @@ def test_captions_are_shown_as_they_are_and_do_nothing():
 
 def test_a_recipe_cannot_break_its_table():
     assert table(rendered(written()), "<h2>Recipe")["captions"] == "<code>v1 | `odd`</code>"
+    assert table(rendered(written()), "<h2>Recipe")["pipe"] == "<code>a|b</code>"
 
 
 def test_the_code_names_repo_and_split():
