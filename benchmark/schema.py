@@ -105,6 +105,18 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} is not a dataset manifest ({error}); remove the folder and build it again") from None
 
 
+def file_in(folder: Path, name: str) -> Path:
+    """Return the path of a file that a manifest lists.
+
+    Raises:
+        UserError: the name leads out of the folder.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{folder / MANIFEST} lists {name}, which is outside of its folder; do not use it")
+    return path
+
+
 def parse_count(word: str) -> int:
     """The number that a word in a name stands for: 500, 25k, 1m."""
     return int(word.rstrip("km")) * {"k": 1_000, "m": 1_000_000}.get(word[-1], 1)

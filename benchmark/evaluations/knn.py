@@ -12,7 +12,7 @@ Similarities are float32 where that settles the vote for any rounding error, flo
 Shapes: N training images, B queries of a batch, L most similar ones that are looked at, K classes, D dimensions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,8 +22,9 @@ import torch
 from benchmark.errors import SkipCode
 from benchmark.evaluations.datasets.catalog import dataset
 from benchmark.evaluations.scoring import classification
+from benchmark.evaluations.scoring.classification import ClassificationEvaluation
 from benchmark.evaluations.scoring.intervals import over
-from benchmark.interfaces import DatasetScores, Evaluation, Score, Scores, Skipped, Subject
+from benchmark.interfaces import DatasetScores, Score, Scores, Skipped, Subject
 
 BATCH = 2**25
 """Similarities at once: bounds the memory at 128 MiB."""
@@ -37,7 +38,7 @@ UNDECIDED = -1
 
 
 @dataclass(frozen=True)
-class Knn(Evaluation):
+class Knn(ClassificationEvaluation):
     """The knobs of the vote."""
 
     version: ClassVar[int] = 1
@@ -57,40 +58,32 @@ class Knn(Evaluation):
         return over(self.datasets, lambda name: self._measure(subject, name))
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """The scores again, those of the dataset's metric first; classes without a row are left out of means."""
-        of_k = {
-            k: classification.values(dataset, {**predictions, "prediction": predictions[f"prediction_k{k}"]})
-            for k in self.neighbours
-            if f"prediction_k{k}" in predictions
-        }
+        """Return the scores of predictions, those of the dataset's metric first."""
+        of_k = {k: classification.values(dataset, columns) for k, columns in self._of_each_k(predictions)}
         metrics = next(iter(of_k.values()))
         return {self._name(metric, k): found[metric] for metric in metrics for k, found in of_k.items()}
 
     def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
-        """`values` with n and intervals."""
+        """Return `values` with n and intervals."""
         return {
             self._name(metric, k): score
-            for k in self.neighbours
-            if f"prediction_k{k}" in predictions
-            for metric, score in classification.intervals(
-                dataset, {**predictions, "prediction": predictions[f"prediction_k{k}"]}
-            ).items()
+            for k, columns in self._of_each_k(predictions)
+            for metric, score in classification.intervals(dataset, columns).items()
         }
-
-    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
-        """What knowing nothing gives."""
-        return classification.chance(dataset, predictions)
 
     def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """How far each row moves each score."""
+        """Return the influence of each row on each score."""
         return {
             self._name(metric, k): moved_N
-            for k in self.neighbours
-            if f"prediction_k{k}" in predictions
-            for metric, moved_N in classification.influence(
-                dataset, {**predictions, "prediction": predictions[f"prediction_k{k}"]}
-            ).items()
+            for k, columns in self._of_each_k(predictions)
+            for metric, moved_N in classification.influence(dataset, columns).items()
         }
+
+    def _of_each_k(self, predictions: Mapping[str, np.ndarray]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yield each k that was predicted with, and its predictions."""
+        for k in self.neighbours:
+            if f"prediction_k{k}" in predictions:
+                yield k, {**predictions, "prediction": predictions[f"prediction_k{k}"]}
 
     def _name(self, metric: str, k: int) -> str:
         return f"{metric}_k{k}_T{self.temperature:g}"

@@ -22,7 +22,7 @@ Shapes: N images, D dimensions, K classes.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -34,21 +34,18 @@ from benchmark.errors import SkipCode
 from benchmark.evaluations.datasets.catalog import COPIES, ELEVEN
 from benchmark.evaluations.datasets.splits import keyed
 from benchmark.evaluations.scoring.classification import (
+    ClassificationEvaluation,
     Task,
-    chance,
-    influence,
-    intervals,
     open_task,
     predictions,
     scored,
     values,
-    weighted_values,
 )
 from benchmark.evaluations.scoring.intervals import over
 from benchmark.evaluations.solvers import logistic
 from benchmark.evaluations.solvers.logistic import Solution
 from benchmark.evaluations.solvers.sgd_heads import Heads
-from benchmark.interfaces import DatasetScores, Evaluation, Geometry, Score, Scores, Skipped, Subject
+from benchmark.interfaces import DatasetScores, Geometry, Scores, Skipped, Subject
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture", "scenes-relation-probe")
 ALL = ("digits", *SCENES, *ELEVEN, *COPIES, "imagenet", "stl10", "eurosat", "resisc45")
@@ -88,7 +85,7 @@ def split(label_N: np.ndarray, share: float, *key: str) -> tuple[np.ndarray, np.
 
 
 @dataclass(frozen=True)
-class LinearProbe(Evaluation):
+class LinearProbe(ClassificationEvaluation):
     """What the protocols share: any encoder, and scores that are made again from predictions."""
 
     version: ClassVar[int] = 2
@@ -97,28 +94,6 @@ class LinearProbe(Evaluation):
     def __call__(self, subject: Subject, seed: int = 0) -> Scores:
         """The main score of each dataset (catalogue), top-1 and mean per class; `seed` draws what is drawn."""
         return over(self.datasets, lambda name: self._measure(subject, open_task(name), seed))
-
-    def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """The scores of these predictions, the main one first."""
-        return values(dataset, predictions)
-
-    def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
-        """`values` with n and intervals."""
-        return intervals(dataset, predictions)
-
-    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
-        """What knowing nothing gives."""
-        return chance(dataset, predictions)
-
-    def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """How far each row moves each score."""
-        return influence(dataset, predictions)
-
-    def weighted_values(
-        self, dataset: str, predictions: Mapping[str, np.ndarray], weight_RN: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Mean AP under each row of weights."""
-        return weighted_values(dataset, predictions, weight_RN)
 
     def _measure(self, subject: Subject, task: Task, seed: int) -> DatasetScores:
         raise NotImplementedError

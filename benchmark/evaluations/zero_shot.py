@@ -27,6 +27,7 @@ from benchmark.evaluations.datasets.catalog import dataset as row_of
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.prompts import Prompts, class_embeddings, ensemble_prompts, scenes_prompts
 from benchmark.evaluations.scoring import classification
+from benchmark.evaluations.scoring.classification import ClassificationEvaluation
 from benchmark.evaluations.scoring.cosines import cosines
 from benchmark.evaluations.scoring.influence import mean
 from benchmark.evaluations.scoring.intervals import over, wilson
@@ -40,7 +41,7 @@ NEAREST = 5
 
 
 @dataclass(frozen=True)
-class ZeroShot(ImageTextEvaluation):
+class ZeroShot(ImageTextEvaluation, ClassificationEvaluation):
     """Prompts as published; the words are part of the version."""
 
     version: ClassVar[int] = 1
@@ -57,34 +58,24 @@ class ZeroShot(ImageTextEvaluation):
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The scores of these predictions, the main one first; top-5 where there are more than five classes."""
-        found = classification.values(dataset, predictions)
+        found = super().values(dataset, predictions)
         if "rank" in predictions:
             found["top5"] = float((predictions["rank"] <= NEAREST).mean())
         return found
 
     def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
         """`values` with n and intervals."""
-        found = classification.intervals(dataset, predictions)
+        found = super().intervals(dataset, predictions)
         if "rank" in predictions:
             found["top5"] = wilson(int((predictions["rank"] <= NEAREST).sum()), len(predictions["rank"]))
         return found
 
-    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
-        """What knowing nothing gives."""
-        return classification.chance(dataset, predictions)
-
     def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """How far each row moves each score."""
-        found = classification.influence(dataset, predictions)
+        found = super().influence(dataset, predictions)
         if "rank" in predictions:
             found["top5"] = mean(predictions["rank"] <= NEAREST)
         return found
-
-    def weighted_values(
-        self, dataset: str, predictions: Mapping[str, np.ndarray], weight_RN: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Mean AP under each row of weights."""
-        return classification.weighted_values(dataset, predictions, weight_RN)
 
     def _measure(self, subject: Subject, name: str) -> DatasetScores:
         images, prompts = open_split(name, "test"), self.prompts(name)

@@ -94,9 +94,7 @@ def _check_files(folder: Path, manifest: schema.Manifest, findings: Findings) ->
     for name in sorted(wanted - set(manifest.files)):
         findings.add("files", f"{schema.MANIFEST}: lists no {name}")
     for name, digest in sorted(manifest.files.items()):
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{folder / schema.MANIFEST} lists {name}, which is outside of its folder; do not use it")
+        path = schema.file_in(folder, name)
         if not path.is_file():
             findings.add("files", f"{name}: is missing")
         elif not name.endswith(".parquet") and (found := file_sha256(path)) != digest:

@@ -92,9 +92,7 @@ def compare(folder: Path, manifest: schema.Manifest, cure: str) -> None:
     if schema.CARD not in manifest.files:
         raise UserError(f"{folder / schema.MANIFEST} lists no {schema.CARD}; {cure}")
     for name, wanted in sorted(manifest.files.items()):
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{folder / schema.MANIFEST} lists {name}, which is outside of its folder; do not use it")
+        path = schema.file_in(folder, name)
         if not path.is_file():
             raise UserError(f"{path} is missing; {cure}")
         if (found := file_sha256(path)) != wanted:

@@ -19,7 +19,7 @@ from benchmark.evaluations.datasets.catalog import Dataset, dataset
 from benchmark.evaluations.datasets.splits import keyed, open_split
 from benchmark.evaluations.scoring.influence import macro_mean, mean
 from benchmark.evaluations.scoring.intervals import by_group, macro, wilson
-from benchmark.interfaces import DatasetScores, LabelledImages, Score
+from benchmark.interfaces import DatasetScores, Evaluation, LabelledImages, Score
 
 RESAMPLINGS = 1000
 Z = NormalDist().inv_cdf(0.975)
@@ -159,6 +159,33 @@ def scored(task: Task, columns: Mapping[str, np.ndarray], details: Mapping[str, 
     return DatasetScores(
         task.test.identity, intervals(name, columns), chance(name, columns), per_class, details, columns
     )
+
+
+@dataclass(frozen=True)
+class ClassificationEvaluation(Evaluation):
+    """A protocol whose predictions are those of `predictions`."""
+
+    def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return the scores of predictions, the main one first."""
+        return values(dataset, predictions)
+
+    def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
+        """Return `values` with n and intervals."""
+        return intervals(dataset, predictions)
+
+    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
+        """Return the main score of random guesses."""
+        return chance(dataset, predictions)
+
+    def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the influence of each row on each score."""
+        return influence(dataset, predictions)
+
+    def weighted_values(
+        self, dataset: str, predictions: Mapping[str, np.ndarray], weight_RN: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return the mean average precision under each row of weights."""
+        return weighted_values(dataset, predictions, weight_RN)
 
 
 def average_precision(score_N: np.ndarray, positive_N: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
