@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.nn.heads import MLP
-from benchmark.nn.losses import other_view, regression
-from benchmark.nn.momentum import follow, momentum_copy, rising_momentum
+from benchmark.nn.losses import byol_loss, swap_view_pairs
+from benchmark.nn.momentum import cosine_momentum, ema_copy, ema_update_
 from benchmark.sampling import Augmentation, Sampling
 
 FIRST = Augmentation(saturation=0.2, blur=1.0)
@@ -54,23 +54,23 @@ class BYOLModel(Model):
         self.method = method
         self.projector = MLP((vit.embed_dim, method.hidden, method.output))
         self.predictor = MLP((method.output, method.hidden, method.output))
-        self.target_vit, self.target_projector = momentum_copy(vit), momentum_copy(self.projector)
+        self.target_vit, self.target_projector = ema_copy(vit), ema_copy(self.projector)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Squared distance between prediction and target of the other view, summed over both directions."""
         predicted_VD = self.predictor(self.projector(self.encode_images(batch.images_V3HW), 2), 2)
-        return {"loss": 2 * regression(predicted_VD, other_view(self.targets(batch.images_V3HW)))}
+        return {"loss": 2 * byol_loss(predicted_VD, swap_view_pairs(self.targets(batch.images_V3HW)))}
 
     @torch.no_grad()
     def targets(self, images_V3HW: Tensor) -> Tensor:
         """What the target network makes of each view, (V, output)."""
-        return self.target_projector(self.sliced(self.target_vit, images_V3HW), 2)
+        return self.target_projector(self.forward_in_microbatches(self.target_vit, images_V3HW), 2)
 
     def after_step(self, progress: float) -> None:
         """The target follows."""
-        momentum = rising_momentum(self.method.momentum, progress)
-        follow(self.target_vit, self.vit, momentum)
-        follow(self.target_projector, self.projector, momentum)
+        momentum = cosine_momentum(self.method.momentum, progress)
+        ema_update_(self.target_vit, self.vit, momentum)
+        ema_update_(self.target_projector, self.projector, momentum)
 
 
 METHOD = BYOL()

@@ -49,7 +49,7 @@ class CLIPModel(ImageTextModel):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean of both directions."""
         features_VD = self.encode_images(batch.images_V3HW)
-        loss = self.image_text_loss(features_VD, batch.texts, batch.text_of_V)
+        loss = self.image_text_loss(features_VD, batch.texts, batch.text_index_V)
         return {"loss": loss, "logit_scale": self.logit_scale.exp()}
 
 

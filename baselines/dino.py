@@ -21,8 +21,8 @@ from torch import Tensor
 
 from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.nn.heads import PrototypeHead
-from benchmark.nn.losses import distillation, mean_row, other_view
-from benchmark.nn.momentum import follow, momentum_copy, rising_momentum
+from benchmark.nn.losses import dino_loss, global_mean, swap_view_pairs
+from benchmark.nn.momentum import cosine_momentum, ema_copy, ema_update_
 from benchmark.sampling import Augmentation, Sampling
 
 FIRST = Augmentation(scale=(0.14, 1.0), saturation=0.2, blur=1.0)
@@ -77,7 +77,7 @@ class DINOModel(Model):
         super().__init__(vit)
         self.method = method
         self.head = PrototypeHead(vit.embed_dim, method.hidden, method.bottleneck, method.prototypes)
-        self.teacher_vit, self.teacher_head = momentum_copy(vit), momentum_copy(self.head)
+        self.teacher_vit, self.teacher_head = ema_copy(vit), ema_copy(self.head)
         self.register_buffer("centre", torch.zeros(method.prototypes))
         self.register_buffer("batch_centre", torch.zeros(method.prototypes), persistent=False)
         self.register_buffer("progress", torch.zeros(()))
@@ -85,14 +85,16 @@ class DINOModel(Model):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of the student on each view with the teacher on the other."""
         teacher_VD = self.teach(batch.images_V3HW)
-        losses_V = self.sliced(self.cross_entropy, self.encode_images(batch.images_V3HW), other_view(teacher_VD))
+        losses_V = self.forward_in_microbatches(
+            self.cross_entropy, self.encode_images(batch.images_V3HW), swap_view_pairs(teacher_VD)
+        )
         return {"loss": losses_V.mean()}
 
     @torch.no_grad()
     def teach(self, images_V3HW: Tensor) -> Tensor:
         """Unit vectors (V, bottleneck) of the teacher; keeps what the centre needs of them."""
-        teacher_VD: Tensor = self.teacher_head(self.sliced(self.teacher_vit, images_V3HW))
-        self.batch_centre = self.teacher_head.scores(mean_row(teacher_VD))  # the mean of all scores: they are linear
+        teacher_VD: Tensor = self.teacher_head(self.forward_in_microbatches(self.teacher_vit, images_V3HW))
+        self.batch_centre = self.teacher_head.scores(global_mean(teacher_VD))  # the mean of all scores: they are linear
         return teacher_VD
 
     def cross_entropy(self, features_VD: Tensor, teacher_VD: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ class DINOModel(Model):
         student_VK = self.head.scores(self.head(features_VD), self.progress < self.method.frozen)
         teacher_VK = self.teacher_head.scores(teacher_VD)
         temperatures = self.method.student_temperature, self.teacher_temperature()
-        return distillation(student_VK, teacher_VK, self.centre, *temperatures)
+        return dino_loss(student_VK, teacher_VK, self.centre, *temperatures)
 
     def teacher_temperature(self) -> Tensor:
         """Of the coming step."""
@@ -109,9 +111,9 @@ class DINOModel(Model):
 
     def after_step(self, progress: float) -> None:
         """Teacher and centre follow; the next step's temperature and freezing depend on `progress`."""
-        momentum = rising_momentum(self.method.momentum, progress)
-        follow(self.teacher_vit, self.vit, momentum)
-        follow(self.teacher_head, self.head, momentum)
+        momentum = cosine_momentum(self.method.momentum, progress)
+        ema_update_(self.teacher_vit, self.vit, momentum)
+        ema_update_(self.teacher_head, self.head, momentum)
         self.centre.lerp_(self.batch_centre, 1 - self.method.centre_momentum)
         self.progress.fill_(progress)
 

@@ -14,8 +14,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from benchmark.interfaces import AdamW, Batch, Method, Model
-from benchmark.nn.distributed import uniform_rows
-from benchmark.nn.losses import masked_pixels
+from benchmark.nn.distributed import rank_shard_of_uniform
+from benchmark.nn.losses import masked_patch_mse
 from benchmark.sampling import Augmentation, Sampling
 
 CROP_AND_FLIP = Augmentation(scale=(0.2, 1.0), jitter=0.0, grayscale=0.0, blur=0.0)
@@ -61,17 +61,17 @@ class MAEModel(Model):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error of the hidden patches, in normalised pixels."""
         images = batch.images_V3HW
-        return {"loss": self.sliced(self.error, images, self.mask(len(images))).mean()}
+        return {"loss": self.forward_in_microbatches(self.error, images, self.mask(len(images))).mean()}
 
     def error(self, images_V3HW: Tensor, masked_VP: Tensor) -> Tensor:
         """Of each view, (V,)."""
-        return masked_pixels(self.paint(images_V3HW, masked_VP), self.patches(images_V3HW), masked_VP)
+        return masked_patch_mse(self.paint(images_V3HW, masked_VP), self.patches(images_V3HW), masked_VP)
 
     def mask(self, count: int) -> Tensor:
         """True for hidden patches, (V, P): the same number in every view, drawn uniformly."""
         patches = self.vit.patch_embed.num_patches
         hidden = int(patches * self.method.hidden_share)
-        noise_VP = uniform_rows(count, patches).to(self.mask_token.device)
+        noise_VP = rank_shard_of_uniform(count, patches).to(self.mask_token.device)
         return noise_VP.argsort(1).argsort(1) < hidden
 
     def patches(self, images_V3HW: Tensor) -> Tensor:

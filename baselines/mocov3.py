@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.nn.heads import MLP
-from benchmark.nn.losses import contrast
-from benchmark.nn.momentum import follow, momentum_copy, rising_momentum
+from benchmark.nn.losses import info_nce
+from benchmark.nn.momentum import cosine_momentum, ema_copy, ema_update_
 from benchmark.sampling import Augmentation, Sampling
 
 FIRST = Augmentation(saturation=0.2, blur=1.0)
@@ -57,26 +57,26 @@ class MoCoV3Model(Model):
         width, hidden, output = vit.embed_dim, method.hidden, method.output
         self.projector = MLP((width, hidden, hidden, output), plain=True)
         self.predictor = MLP((output, hidden, output), plain=True)
-        self.key_vit, self.key_projector = momentum_copy(vit), momentum_copy(self.projector)
+        self.key_vit, self.key_projector = ema_copy(vit), ema_copy(self.projector)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """InfoNCE of first views with second views and the reverse, times twice the temperature."""
         queries_VD = self.predictor(self.projector(self.encode_images(batch.images_V3HW), 2), 2)
         keys_VD = self.keys(batch.images_V3HW)
-        first = contrast(queries_VD[0::2], keys_VD[1::2], self.method.temperature)
-        second = contrast(queries_VD[1::2], keys_VD[0::2], self.method.temperature)
+        first = info_nce(queries_VD[0::2], keys_VD[1::2], self.method.temperature)
+        second = info_nce(queries_VD[1::2], keys_VD[0::2], self.method.temperature)
         return {"loss": 2 * self.method.temperature * (first + second)}
 
     @torch.no_grad()
     def keys(self, images_V3HW: Tensor) -> Tensor:
         """What the momentum encoder makes of each view, (V, output)."""
-        return self.key_projector(self.sliced(self.key_vit, images_V3HW), 2)
+        return self.key_projector(self.forward_in_microbatches(self.key_vit, images_V3HW), 2)
 
     def after_step(self, progress: float) -> None:
         """The encoder of keys follows."""
-        momentum = rising_momentum(self.method.momentum, progress)
-        follow(self.key_vit, self.vit, momentum)
-        follow(self.key_projector, self.projector, momentum)
+        momentum = cosine_momentum(self.method.momentum, progress)
+        ema_update_(self.key_vit, self.vit, momentum)
+        ema_update_(self.key_projector, self.projector, momentum)
 
 
 METHOD = MoCoV3()

@@ -60,7 +60,7 @@ class SLIPModel(ImageTextModel):
         """The sum of both losses, and each of them."""
         features_BCD = self.encode_images(batch.images_V3HW).unflatten(0, (-1, 3))
         weak_BD, strong_VD = features_BCD[:, 0], features_BCD[:, 1:].flatten(0, 1)
-        text = self.image_text_loss(weak_BD, batch.texts, batch.text_of_V[::3])
+        text = self.image_text_loss(weak_BD, batch.texts, batch.text_index_V[::3])
         image_ids_V = batch.image_ids_V.unflatten(0, (-1, 3))[:, 1:].flatten()
         image = multi_positive(self.head(strong_VD, 2), image_ids_V, self.method.temperature)
         return {"loss": text + self.method.scale * image, "text_loss": text, "image_loss": image}

@@ -58,7 +58,7 @@ class StableRepPlusModel(ImageTextModel):
         features_VD = self.encode_images(batch.images_V3HW)
         projected_VD = self.head(features_VD, self.method.sampling.views)
         image = multi_positive(projected_VD, batch.caption_ids_V, self.method.temperature)
-        text = self.image_text_loss(features_VD, batch.texts, batch.text_of_V)
+        text = self.image_text_loss(features_VD, batch.texts, batch.text_index_V)
         return {"loss": image + text, "image_loss": image, "text_loss": text}
 
 

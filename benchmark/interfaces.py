@@ -62,7 +62,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class ViTConfig:
     """A plain ViT; the defaults are ViT-B/16 at 224 pixels."""
 
     image_size: int = 224
@@ -81,7 +81,7 @@ class Batch:
     image_ids_V: Tensor
     texts: list[str] = field(default_factory=list)
     """The captions of the batch, one each; empty unless the method asked for text."""
-    text_of_V: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    text_index_V: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     """Row of `texts` that each view belongs to."""
 
 
@@ -96,16 +96,16 @@ class Model(nn.Module):
         """Scalars to log; the one named `loss` is minimised."""
         raise NotImplementedError
 
-    views_at_once: int | None = None
+    micro_batch_size: int | None = None
     """How many rows a network sees at a time in training, so that a batch fits a device; None: all of them."""
 
-    def sliced(self, network: Callable[..., Tensor], *rows: Any) -> Tensor:
-        """`network(*rows)`, row by row independent, in slices of `views_at_once`.
+    def forward_in_microbatches(self, network: Callable[..., Tensor], *rows: Any) -> Tensor:
+        """`network(*rows)`, row by row independent, in slices of `micro_batch_size`.
 
         A slice's activations are computed again in the backward pass, so memory is that of one slice, while a loss
         sees the whole batch: cached gradients (Gao et al., arXiv 2101.06983) by checkpoints.
         """
-        count = -(-len(rows[0]) // (self.views_at_once or len(rows[0])))
+        count = -(-len(rows[0]) // (self.micro_batch_size or len(rows[0])))
         if count == 1:
             return network(*rows)
         bounds = [len(rows[0]) * number // count for number in range(count + 1)]
@@ -116,10 +116,10 @@ class Model(nn.Module):
 
     def encode_images(self, images_B3HW: Tensor) -> Tensor:
         """CLS token after the final norm (B, D); in eval mode a row does not depend on the others."""
-        return self.sliced(self.vit, images_B3HW)
+        return self.forward_in_microbatches(self.vit, images_B3HW)
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        """As `Network`: CLS token, mean of the patch tokens, and the joint space if there is one."""
+        """As `ImageEncoder`: CLS token, mean of the patch tokens, and the joint space if there is one."""
         tokens_BLD = self.vit.forward_features(images_B3HW)
         layers = {"cls": tokens_BLD[:, 0], "pooled": tokens_BLD[:, self.vit.num_prefix_tokens :].mean(dim=1)}
         if isinstance(self, ImageTextModel):
@@ -134,7 +134,7 @@ EMBEDDING = "embedding"
 """The layer that lies in the joint space of images and texts."""
 
 
-class Network(Protocol):
+class ImageEncoder(Protocol):
     """What evaluations need of an image encoder. `Model` is one; `benchmark.models` wraps those of others."""
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
@@ -190,7 +190,7 @@ class Experiment:
     dataset: str
     revision: str
     schedule: Schedule
-    encoder: Encoder
+    encoder: ViTConfig
     seeds: tuple[int, ...]
 
 
@@ -277,13 +277,13 @@ class Geometry:
     interpolation: str = "bicubic"
 
 
-class Subject(Protocol):
+class FrozenModel(Protocol):
     """A frozen encoder under evaluation, as `benchmark.models.loading.frozen.FrozenEncoder` gives it."""
 
     embeds_texts: bool
     sees_images: bool
     """False for stored features without a network."""
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     """`weights_sha256`, `layer`, `transform`, `precision`, `tile`: what a record says of it."""
 
     def features(self, images: LabelledImages, geometry: Geometry = Geometry()) -> np.ndarray:
@@ -315,12 +315,12 @@ class Evaluation:
     """Where the protocol comes from, as tables name it."""
     datasets: tuple[str, ...]
 
-    def skip(self, subject: Subject) -> Skipped | None:  # noqa: ARG002
-        """Why this subject cannot be evaluated; None: it can, as every encoder of images."""
+    def skip(self, model: FrozenModel) -> Skipped | None:  # noqa: ARG002
+        """Why this model cannot be evaluated; None: it can, as every encoder of images."""
         return None
 
-    def __call__(self, subject: Subject, seed: int = 0) -> Scores:
-        """Measure `subject` on every dataset; a missing dataset is `Skipped` with its reason."""
+    def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:
+        """Measure `model` on every dataset; a missing dataset is `Skipped` with its reason."""
         raise NotImplementedError
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -356,8 +356,8 @@ class Evaluation:
 class ImageTextEvaluation(Evaluation):
     """A protocol that compares images with texts in a joint space."""
 
-    def skip(self, subject: Subject) -> Skipped | None:
+    def skip(self, model: FrozenModel) -> Skipped | None:
         """A reason where there is no text tower."""
-        if subject.embeds_texts:
+        if model.embeds_texts:
             return None
         return Skipped("no text tower, so images cannot be compared with texts", SkipCode.NO_TEXT_TOWER)

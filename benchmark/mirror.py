@@ -20,19 +20,19 @@ def roots() -> list[Path]:
     return [Path("data"), *([Path(mirror)] if mirror else [])]
 
 
-def dataset_folder(repo: str, revision: str, cure: str = "") -> Path:
+def dataset_folder(repo: str, revision: str, hint: str = "") -> Path:
     """The folder that holds `repo`.
 
     Raises:
-        MissingDataset: nowhere on this machine; the message ends with `cure`, or says how to get it.
+        MissingDataset: nowhere on this machine; the message ends with `hint`, or says how to get it.
     """
     for root in roots():
         if (root / repo).is_dir():
             return root / repo
-    raise MissingDataset(f"dataset {repo} is neither in data/ nor in $SYNREP_DATA; {cure or _cure(repo, revision)}")
+    raise MissingDataset(f"dataset {repo} is neither in data/ nor in $SYNREP_DATA; {hint or _hint(repo, revision)}")
 
 
-def _cure(repo: str, revision: str) -> str:
+def _hint(repo: str, revision: str) -> str:
     name = repo.removeprefix(BUILT)
     if name == "scenes-toy" or (name.startswith("scenes-") and not name.startswith("scenes-toy-")):
         return "build it with `synrep data build toy scenes-evaluation`"

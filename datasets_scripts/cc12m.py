@@ -5,7 +5,7 @@ The list is `cc12m.tsv`: address, tab, caption (CC3M's order reversed); no heade
 The dataset on the Hub is a loading script, which nothing runs any more; its rows are in the Hub's own conversion.
 """
 
-from datasets_scripts.captions.prepare import Prepared
+from datasets_scripts.captions.prepare import PreparedCaptions
 from datasets_scripts.captions.sources import Source
 from datasets_scripts.generation import real_images
 from datasets_scripts.generation.diffusion import StableDiffusion
@@ -36,8 +36,8 @@ RECIPES = {
     "cc12m": Recipe(
         name="cc12m",
         version=1,
-        captions=Prepared(SOURCE),
-        draw=StableDiffusion(),
+        captions=PreparedCaptions(SOURCE),
+        text_to_image=StableDiffusion(),
         images_per_caption=10,
         guidance=GUIDANCE["small"],
     ),

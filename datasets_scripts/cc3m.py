@@ -3,7 +3,7 @@
 The list is `Train_GCC-training.tsv`: caption, tab, address; no header; 3,318,333 rows. The same rows are on the Hub.
 """
 
-from datasets_scripts.captions.prepare import Prepared
+from datasets_scripts.captions.prepare import PreparedCaptions
 from datasets_scripts.captions.sources import Source
 from datasets_scripts.generation import real_images
 from datasets_scripts.generation.diffusion import StableDiffusion
@@ -33,8 +33,8 @@ RECIPES = {
     "cc3m": Recipe(
         name="cc3m",
         version=1,
-        captions=Prepared(SOURCE),
-        draw=StableDiffusion(),
+        captions=PreparedCaptions(SOURCE),
+        text_to_image=StableDiffusion(),
         images_per_caption=10,
         guidance=GUIDANCE["small"],
     ),

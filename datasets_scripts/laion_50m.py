@@ -5,7 +5,7 @@ smallest caption ids of all that were prepared, which is a uniform sample. The f
 re-release without links to illegal material is on the Hub, behind a form.
 """
 
-from datasets_scripts.captions.prepare import Prepared
+from datasets_scripts.captions.prepare import PreparedCaptions
 from datasets_scripts.captions.sources import Source
 from datasets_scripts.generation import real_images
 from datasets_scripts.generation.diffusion import StableDiffusion
@@ -34,8 +34,8 @@ RECIPES = {
     "laion-50m": Recipe(
         name="laion-50m",
         version=1,
-        captions=Prepared(SOURCE, count=50_000_000),
-        draw=StableDiffusion(),
+        captions=PreparedCaptions(SOURCE, count=50_000_000),
+        text_to_image=StableDiffusion(),
         images_per_caption=2,
         guidance=GUIDANCE["small"],
     ),

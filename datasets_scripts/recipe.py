@@ -47,7 +47,7 @@ def caption_id(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
-class Captions(Protocol):
+class CaptionSource(Protocol):
     """Distinct captions in their final order; iterating gives the same ones every time."""
 
     @property
@@ -61,17 +61,17 @@ class Captions(Protocol):
         ...
 
     @property
-    def expected(self) -> int:
+    def expected_count(self) -> int:
         """How many there are; what their source says, as long as they are not prepared."""
         ...
 
     def __iter__(self) -> Iterator[Caption]: ...
 
-    def below(self, root: Path) -> Self:
+    def with_root(self, root: Path) -> Self:
         """The same captions, read below another data folder."""
         ...
 
-    def limited(self, count: int | None) -> Self:
+    def take(self, count: int | None) -> Self:
         """A part of these captions; None is all that there are.
 
         Raises:
@@ -86,8 +86,8 @@ class Recipe:
 
     name: str
     version: int
-    captions: Captions
-    draw: TextToImage
+    captions: CaptionSource
+    text_to_image: TextToImage
     images_per_caption: int
     guidance: tuple[float, ...]
     """The schedule that a caption's images go round."""
@@ -111,7 +111,7 @@ class Recipe:
             "name": self.name,
             "version": self.version,
             "captions": self.captions.version,
-            "text_to_image": self.draw.name,
+            "text_to_image": self.text_to_image.name,
             "images_per_caption": self.images_per_caption,
             "guidance": list(self.guidance),
             "seed": self.seed,
@@ -174,7 +174,7 @@ def find(name: str, data: Path = Path("data")) -> Recipe:
             f"{sizes}, then images per caption (l1, l4, ...), then a guidance ({', '.join(GUIDANCE)}, w2, w7.5, ...)"
         )
         raise UserError(f"unknown variant {surplus!r} of recipe {base}; choose {choices}; each may be left out")
-    captions = recipe.captions.limited(_number(count)) if count else recipe.captions
+    captions = recipe.captions.take(_number(count)) if count else recipe.captions
     if captions != recipe.captions:  # a recipe that has it already is called by its own name
         recipe = replace(recipe, name=f"{recipe.name}-{count}", captions=captions)
     if images and int(images[1:]) != recipe.images_per_caption:
@@ -182,7 +182,7 @@ def find(name: str, data: Path = Path("data")) -> Recipe:
     values = (GUIDANCE.get(guidance) or (float(guidance[1:]),)) if guidance else recipe.guidance
     if values != recipe.guidance:
         recipe = replace(recipe, name=f"{recipe.name}-{guidance}", guidance=values)
-    return replace(recipe, captions=recipe.captions.below(data), draw=_below(recipe.draw, data))
+    return replace(recipe, captions=recipe.captions.with_root(data), text_to_image=_below(recipe.text_to_image, data))
 
 
 def _number(word: str) -> int | None:
@@ -214,10 +214,10 @@ def _is_guidance(word: str) -> bool:
 class Located(Protocol):
     """A `TextToImage` that reads files below the data folder."""
 
-    def below(self, root: Path) -> TextToImage:
+    def with_root(self, root: Path) -> TextToImage:
         """The same below another data folder."""
         ...
 
 
 def _below(draw: TextToImage, data: Path) -> TextToImage:
-    return draw.below(data) if isinstance(draw, Located) else draw
+    return draw.with_root(data) if isinstance(draw, Located) else draw

@@ -5,7 +5,7 @@ cleaned it, `raw_caption` what was typed. Of a row's other entries only `image_i
 The dataset on the Hub is a loading script, which nothing runs any more; its rows are in the request that converts it.
 """
 
-from datasets_scripts.captions.prepare import Prepared
+from datasets_scripts.captions.prepare import PreparedCaptions
 from datasets_scripts.captions.sources import Source
 from datasets_scripts.generation import real_images
 from datasets_scripts.generation.diffusion import StableDiffusion
@@ -38,8 +38,8 @@ RECIPES = {
     "redcaps": Recipe(
         name="redcaps",
         version=1,
-        captions=Prepared(SOURCE),
-        draw=StableDiffusion(),
+        captions=PreparedCaptions(SOURCE),
+        text_to_image=StableDiffusion(),
         images_per_caption=10,
         guidance=GUIDANCE["small"],
     ),

@@ -24,7 +24,7 @@ class Terms:
     commercial: bool = True
 
 
-class Drawn(NamedTuple):
+class GeneratedImage(NamedTuple):
     """One image, or why there is none."""
 
     image: np.ndarray | None
@@ -75,10 +75,12 @@ class TextToImage(Protocol):
         ...
 
     @property
-    def source_type(self) -> str:
+    def iptc_source_type(self) -> str:
         """The digital source type that marks its images, of `datasets_scripts.generation.provenance`."""
         ...
 
-    def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
+    def __call__(
+        self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
+    ) -> Iterator[GeneratedImage]:
         """One image per caption, in order. Called once per work unit; equal captions stand side by side."""
         ...

@@ -20,7 +20,7 @@ import numpy as np
 from benchmark.errors import UserError
 from datasets_scripts.recipe import Caption, Recipe
 from datasets_scripts.scenes import grammar, renderer
-from datasets_scripts.text_to_image import Drawn, Terms
+from datasets_scripts.text_to_image import GeneratedImage, Terms
 
 PAIRS = 0.5
 """Share of captions with two objects."""
@@ -49,7 +49,7 @@ class Grammar:
         return f"scenes grammar {grammar.VERSION}, {self.count} captions, {PAIRS} pairs, Philox key 0"
 
     @property
-    def expected(self) -> int:
+    def expected_count(self) -> int:
         """How many there are."""
         return self.count
 
@@ -61,12 +61,12 @@ class Grammar:
         for index in rng.permutation(np.concatenate((singles, doubles))):
             yield Caption(grammar.scene(int(index)).caption, "scenes", str(index))
 
-    def below(self, root: Path) -> Self:
+    def with_root(self, root: Path) -> Self:
         """Themselves: they are on no disk."""
         del root
         return self
 
-    def limited(self, count: int | None) -> Self:
+    def take(self, count: int | None) -> Self:
         """`count` captions of the grammar, or all of it; another count is another draw."""
         if count is not None and count > grammar.CAPTIONS:
             raise UserError(f"the scenes grammar has {grammar.CAPTIONS:,} captions, wanted {count:,}; choose fewer")
@@ -79,11 +79,13 @@ class Photographs(renderer.Scenes):
 
     name: str = f"scenes-{grammar.VERSION}, {WRONG:g} of the images with one word of the first object wrong"
 
-    def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
+    def __call__(
+        self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
+    ) -> Iterator[GeneratedImage]:
         """One rendering per caption, of it or of a caption with another word."""
         del guidance
         for caption, seed in zip(captions, seeds, strict=True):
-            yield Drawn(renderer.render(seen(caption, seed), seed).image)
+            yield GeneratedImage(renderer.render(seen(caption, seed), seed).image)
 
 
 def seen(caption: str, seed: int) -> str:
@@ -101,12 +103,12 @@ TOY = Recipe(
     name="scenes-toy",
     version=1,
     captions=Grammar(2048),
-    draw=renderer.Scenes(),
+    text_to_image=renderer.Scenes(),
     images_per_caption=10,
     guidance=(1.0,),
 )
 
 RECIPES = {
     "toy": TOY,
-    "toy-real": replace(TOY, name="scenes-toy-real", draw=Photographs(), images_per_caption=1),
+    "toy-real": replace(TOY, name="scenes-toy-real", text_to_image=Photographs(), images_per_caption=1),
 }

@@ -12,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmark import schema
-from benchmark.training.dataset import CaptionImages
+from benchmark.training.dataset import CaptionImageDataset
 from datasets_scripts.building.build import build
 from tests.fixtures.small_datasets import NUMBERED, RECIPE
 
@@ -32,9 +32,9 @@ def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small_data(small_dataset: Path) -> CaptionImages:
+def small_data(small_dataset: Path) -> CaptionImageDataset:
     """The small dataset, opened."""
-    return CaptionImages(small_dataset, RECIPE.revision)
+    return CaptionImageDataset(small_dataset, RECIPE.revision)
 
 
 @pytest.fixture(scope="session")

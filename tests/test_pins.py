@@ -20,12 +20,12 @@ import torch
 
 from benchmark import experiments, plugins
 from benchmark.evaluations import few_shot
-from benchmark.evaluations.datasets.splits import keyed
+from benchmark.evaluations.datasets.splits import keyed_bits
 from benchmark.experiments._scales import SIZES
 from benchmark.interfaces import Skipped
 from benchmark.records import create
-from benchmark.training.batches import philox, step_seed
-from benchmark.training.dataset import CaptionImages
+from benchmark.training.batches import keyed_rng, step_seed
+from benchmark.training.dataset import CaptionImageDataset
 from datasets_scripts import cc3m, recipe
 from datasets_scripts.building.build import build
 from datasets_scripts.captions import prepare
@@ -55,7 +55,9 @@ def recipes() -> dict[str, Any]:
             if name.startswith("toy"):
                 found[one.name] = one.revision
             else:
-                draw = None if name.endswith("-real") else one.draw.name  # real images: hash of tars that are not here
+                draw = (
+                    None if name.endswith("-real") else one.text_to_image.name
+                )  # real images: hash of tars that are not here
                 declared = {"draw": draw, "images": one.images_per_caption, "guidance": list(one.guidance)}
                 found[one.name] = {**declared, "seed": one.seed, "version": one.version}
     return found
@@ -91,14 +93,14 @@ def seeds() -> dict[str, Any]:
         "images": [recipe.image_seed(revision, -5, index) for index in range(3)],
         "guidance": [recipe.image_guidance((2.0, 3.0, 8.0), -7, index) for index in range(4)],
         "steps": [step_seed(seed, step) for seed, step in ((0, 0), (0, 1), (2, 17))],
-        "order": philox(1, 2).permutation(12).tolist(),
-        "of a caption": philox(1, 2, -9).permutation(10).tolist(),
-        "keyed": [int(bits) for bits in keyed("epoch", "3").random_raw(3)],
+        "order": keyed_rng(1, 2).permutation(12).tolist(),
+        "of a caption": keyed_rng(1, 2, -9).permutation(10).tolist(),
+        "keyed": [int(bits) for bits in keyed_bits("epoch", "3").random_raw(3)],
         "episodes": episodes.sha256,
     }
 
 
-def weights(data: CaptionImages, folder: Path) -> dict[str, list[float]]:
+def weights(data: CaptionImageDataset, folder: Path) -> dict[str, list[float]]:
     """Of each method after three steps: the mean size of a weight, and a fixed random projection of all of them."""
     found = {}
     for name in plugins.names("baselines"):
@@ -112,9 +114,11 @@ def weights(data: CaptionImages, folder: Path) -> dict[str, list[float]]:
     return found
 
 
-def open_small(root: Path) -> CaptionImages:
+def open_small(root: Path) -> CaptionImageDataset:
     """The small dataset, built below `root`."""
-    return CaptionImages(build(small_datasets.RECIPE, root, [""], lambda *_: None), small_datasets.RECIPE.revision)
+    return CaptionImageDataset(
+        build(small_datasets.RECIPE, root, [""], lambda *_: None), small_datasets.RECIPE.revision
+    )
 
 
 def pins() -> dict[str, Any]:
@@ -134,7 +138,7 @@ def test_what_is_pinned_has_not_moved(pinned: Callable[[], Any]) -> None:
     assert pinned() == pins()[pinned.__name__]
 
 
-def test_a_short_run_of_every_method_gives_the_same_weights(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_a_short_run_of_every_method_gives_the_same_weights(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     wanted = pins()["weights"]
     found = weights(small_data, tmp_path)
     assert found.keys() == wanted.keys()

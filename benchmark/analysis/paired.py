@@ -195,9 +195,9 @@ def _patterns(answers: Sequence[Answers]) -> tuple[np.ndarray, np.ndarray]:
 
 def _counts(key: str, pattern_of_N: np.ndarray, patterns: int) -> np.ndarray:
     """How often each pattern is drawn in each of R resamplings (R, P), fixed by `key`."""
-    from benchmark.evaluations.datasets.splits import keyed
+    from benchmark.evaluations.datasets.splits import keyed_bits
 
-    n, bits = len(pattern_of_N), keyed("paired", key)
+    n, bits = len(pattern_of_N), keyed_bits("paired", key)
     rows = (pattern_of_N[(bits.random_raw(n) % np.uint64(n)).astype(np.int64)] for _ in range(RESAMPLINGS))
     return np.stack([np.bincount(drawn, minlength=patterns) for drawn in rows])
 

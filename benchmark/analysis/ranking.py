@@ -20,12 +20,12 @@ from benchmark.analysis.paired import Column, PairedComparisons
 from benchmark.records.schema import Measured, Record, ScorePart
 
 Model = TypeVar("Model")
-Seeds = Sequence[Record]
+SeedRecords = Sequence[Record]
 """One model's records of one protocol, a record per seed."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Standing:
     """Where a model stands among others on the datasets of one protocol; None where a dataset is missing."""
 
     mean: float | None
@@ -53,7 +53,7 @@ class BestOfColumn(Generic[Model]):
     """Some difference to the highest mean is not known, so there is neither a winner nor a tie."""
 
 
-def main_scores(models: Sequence[Seeds]) -> list[Column]:
+def main_scores(models: Sequence[SeedRecords]) -> list[Column]:
     """The main score of every dataset that some model was measured on, in the order of their names."""
     found = {
         name: result.main
@@ -75,7 +75,7 @@ def mean_and_spread(parts: Sequence[ScorePart]) -> tuple[float, float]:
 
 
 def best_of_column(
-    models: Sequence[Model], records_of: Callable[[Model], Seeds], column: Column, pairs: PairedComparisons
+    models: Sequence[Model], records_of: Callable[[Model], SeedRecords], column: Column, pairs: PairedComparisons
 ) -> BestOfColumn[Model]:
     """Return the models with the best score; neither a winner nor a tie where fewer than two have one."""
     seeds = [records_of(model) for model in models]
@@ -93,18 +93,18 @@ def best_of_column(
     )
 
 
-def places(models: Sequence[Seeds], pairs: PairedComparisons) -> list[Place]:
+def rank_models(models: Sequence[SeedRecords], pairs: PairedComparisons) -> list[Standing]:
     """The place of each model, in the order given."""
     columns = main_scores(models)
     if not columns:
-        return [Place(None, None, None, 0.0, 0, None) for _ in models]
+        return [Standing(None, None, None, 0.0, 0, None) for _ in models]
     score_MC = scores(models, columns)
     mean_M, borda_M = score_MC.mean(axis=1), borda(score_MC)
     complete = [at for at in range(len(models)) if not np.isnan(score_MC[at]).any()]
     rank_of = dict(zip(complete, ranks(score_MC[complete]).mean(axis=1)))
     group_of = dict(zip(complete, groups([models[at] for at in complete], columns, pairs)))
     return [
-        Place(
+        Standing(
             mean=float(mean_M[at]) if at in group_of else None,
             spread=_spread(records, columns) if at in group_of else None,
             average_rank=float(rank_of[at]) if at in group_of else None,
@@ -116,7 +116,7 @@ def places(models: Sequence[Seeds], pairs: PairedComparisons) -> list[Place]:
     ]
 
 
-def _spread(records: Seeds, columns: Sequence[Column]) -> float:
+def _spread(records: SeedRecords, columns: Sequence[Column]) -> float:
     of_seed_S = scores([[record] for record in records], columns).mean(axis=1)
     whole_S = of_seed_S[~np.isnan(of_seed_S)]
     if len(whole_S) > 1:
@@ -126,10 +126,10 @@ def _spread(records: Seeds, columns: Sequence[Column]) -> float:
     return float(np.sqrt(sum(((part.high - part.low) / 2) ** 2 for part in parts)) / len(parts))
 
 
-def scores(models: Sequence[Seeds], columns: Sequence[Column]) -> np.ndarray:
+def scores(models: Sequence[SeedRecords], columns: Sequence[Column]) -> np.ndarray:
     """Mean over the seeds that have it, for M models and C columns (M, C); NaN where there is none."""
 
-    def mean(records: Seeds, dataset: str, score: str) -> float:
+    def mean(records: SeedRecords, dataset: str, score: str) -> float:
         results = (record.results.get(dataset) for record in records)
         found = [r.scores[score].value for r in results if isinstance(r, Measured) and score in r.scores]
         return fmean(found) if found else np.nan
@@ -156,7 +156,7 @@ def _points(score_MC: np.ndarray) -> np.ndarray:
     return below_MMC.sum(axis=1) - 0.5 * ~np.isnan(score_MC)
 
 
-def groups(models: Sequence[Seeds], columns: Sequence[Column], pairs: PairedComparisons) -> list[int | None]:
+def groups(models: Sequence[SeedRecords], columns: Sequence[Column], pairs: PairedComparisons) -> list[int | None]:
     """The group of each model by its mean over `columns`, on which all of them were measured.
 
     The first group begins with the best model of which any difference to a lower one is known.

@@ -57,14 +57,14 @@ def captions(
             raise UserError(
                 f"wanted no --column for {source}, whose captions are in {own}; found {column}; leave it out"
             )
-        found, place = known[source], origin or known[source].repo or sources.by_hand(known[source], root)
+        found, place = known[source], origin or known[source].repo or sources.manual_folder(known[source], root)
     else:
         if origin is not None:
             raise UserError(f"--origin is for one of {', '.join(known)}; {source} is none of them, so leave it out")
         if column is None:
             choices = ", ".join(known)
             raise UserError(f"{source} is not one of {choices}; for another file or Hub dataset name its --column")
-        found, place = sources.named(Path(source).stem, column), source
+        found, place = sources.custom_source(Path(source).stem, column), source
         if found.name in known:
             raise UserError(
                 f"{source} would take the place of {found.name}, a source of its own; rename the file, or run `synrep "
@@ -170,7 +170,7 @@ def _build(chosen: Any, root: Path, workers: int | None, part: tuple[int, int] |
     from datasets_scripts.building import executor as executors
 
     finished = chosen.revision and (root / chosen.repo / schema.MANIFEST).exists()
-    slots = [] if finished or part else executors.slots(chosen.draw.cost.teraflops > 0, workers)
+    slots = [] if finished or part else executors.slots(chosen.text_to_image.cost.teraflops > 0, workers)
     work = building.start(chosen, root, sign)
     if isinstance(work, Path):
         folder: Path | None = work

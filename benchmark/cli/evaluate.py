@@ -61,13 +61,13 @@ def _measure(model: str, chosen: Chosen, out: Path, workers: int, failures: list
     loaded = load(model, store=out / "features", device=device, workers=workers)
     card, ours = loaded.training, isinstance(loaded.origin, Experiment)
     measured = EvaluationRun(
-        loaded.subject,
+        loaded.model,
         loaded.origin,
         loaded.seed,
         out / loaded.layer if ours and loaded.layer else out,  # its records are named after the run alone
         torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         content_sha256=card["content_sha256"] if ours else None,
-        monitored=diagnostics.monitored(card),
+        training_diagnostics=diagnostics.record_fields(card),
         seconds={"train": card["seconds"]} if ours else {},
     )
     try:

@@ -33,7 +33,7 @@ def problems(records: Path) -> Iterator[str]:
     from benchmark.experiments import declared_fingerprint
     from benchmark.submission import validate
 
-    return validate.problems(records, declared_fingerprint)
+    return validate.find_problems(records, declared_fingerprint)
 
 
 @results.command()

@@ -91,7 +91,7 @@ def _source(repo: str, revision: str) -> "Source | None":
 
     try:
         found = recipe.find(repo.rpartition("/")[2], NOWHERE)
-        images = found.captions.expected * found.images_per_caption
+        images = found.captions.expected_count * found.images_per_caption
     except UserError:
         return None
     try:

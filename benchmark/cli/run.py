@@ -74,7 +74,7 @@ def run(
 
     work, knobs = [Job(e, s) for e, s in seeds], (micro_batch, deterministic)
     with Display() as display:
-        if distributed.launched() > 1:
+        if distributed.launched_world_size() > 1:
             run_distributed(work, out, display.update, knobs)
         else:
             run_jobs(work, out, jobs or default_parallel_jobs(), display.update, knobs)
@@ -93,7 +93,7 @@ def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
         except UserError:
             return None
 
-    print(cost.text([cost.Run(e, len(e.seeds) if seed is None else 1) for e in chosen], expected_bytes))
+    print(cost.format_plan([cost.Run(e, len(e.seeds) if seed is None else 1) for e in chosen], expected_bytes))
 
 
 def check_method(method: Annotated[str, typer.Argument(help="A file of baselines/.")]) -> None:

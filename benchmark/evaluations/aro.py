@@ -27,8 +27,8 @@ from benchmark.errors import UserError
 from benchmark.evaluations.datasets.catalog import dataset as row_of
 from benchmark.evaluations.scoring import captions, clusters
 from benchmark.evaluations.scoring.aro_symmetric import SYMMETRIC
-from benchmark.evaluations.scoring.intervals import over
-from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
+from benchmark.evaluations.scoring.intervals import for_each_dataset
+from benchmark.interfaces import DatasetScores, FrozenModel, ImageTextEvaluation, Score, Scores
 
 CLEANED = ("aro-coco-order", "aro-flickr30k-order")
 MACRO = "macro_official"
@@ -67,13 +67,13 @@ class Aro(ImageTextEvaluation):
     main: str = "micro"
     """The score that comes first where a set has it."""
 
-    def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
+    def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:  # noqa: ARG002
         """Share of true captions preferred on each dataset; nothing is drawn, so `seed` is not used."""
-        return over(self.datasets, lambda name: self._measure(subject, name))
+        return for_each_dataset(self.datasets, lambda name: self._measure(model, name))
 
-    def _measure(self, subject: Subject, name: str) -> DatasetScores:
+    def _measure(self, model: FrozenModel, name: str) -> DatasetScores:
         row, clean = row_of(name), captions.pre_caption if name in CLEANED else str
-        found = captions.margins(subject, row, clean, lambda group, rows: counts(name, group, rows))
+        found = captions.margins(model, row, clean, lambda group, rows: counts(name, group, rows))
         columns, per_class = found.columns, dict[str, Score]()
         details = {**found.details, "clean_up": "pre_caption, 30 words" if name in CLEANED else "none"}
         correct_N = self.correct(name, columns)

@@ -22,8 +22,8 @@ from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.prompts import Prompts, class_embeddings, fairface_prompts, scenes_prompts
 from benchmark.evaluations.scoring.cosines import cosines
 from benchmark.evaluations.scoring.influence import macro_mean, mean
-from benchmark.evaluations.scoring.intervals import by_group, extreme, macro, over, wilson
-from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
+from benchmark.evaluations.scoring.intervals import by_group, extreme_group, for_each_dataset, macro_average, wilson
+from benchmark.interfaces import DatasetScores, FrozenModel, ImageTextEvaluation, Score, Scores
 
 FACES = ("fairface-0.25", "fairface-1.25")
 SCENES = "scenes-groups"
@@ -41,9 +41,9 @@ class FairFace(ImageTextEvaluation):
         """What is asked for each class."""
         return scenes_prompts(dataset) if dataset == SCENES else fairface_prompts(self.preset)
 
-    def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
+    def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:  # noqa: ARG002
         """Mean, best and worst recall and micro accuracy on each dataset; nothing is drawn, so `seed` is not used."""
-        return over(self.datasets, lambda name: self._measure(subject, name))
+        return for_each_dataset(self.datasets, lambda name: self._measure(model, name))
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:  # noqa: ARG002
         """Mean, best and worst over the classes that have rows, and micro."""
@@ -63,9 +63,9 @@ class FairFace(ImageTextEvaluation):
         right_N = predictions["label"] == predictions["prediction"]
         recalls = list(by_group(predictions["label"], right_N).values())
         found = {
-            "mean": macro(recalls),
-            "best": extreme(recalls, max),
-            "worst": extreme(recalls, min),
+            "mean": macro_average(recalls),
+            "best": extreme_group(recalls, max),
+            "worst": extreme_group(recalls, min),
             "micro": wilson(int(right_N.sum()), len(right_N)),
         }
         return {score: found[score] for score in self.values(dataset, predictions)}
@@ -93,13 +93,13 @@ class FairFace(ImageTextEvaluation):
         recall_RK = np.divide(right_RK, n_RK, out=np.full_like(n_RK, np.nan), where=n_RK > 0)
         return {"best": np.nanmax(recall_RK, axis=1), "worst": np.nanmin(recall_RK, axis=1)}
 
-    def _measure(self, subject: Subject, name: str) -> DatasetScores:
+    def _measure(self, model: FrozenModel, name: str) -> DatasetScores:
         images, prompts = open_split(name, "test"), self.prompts(name)
         distinct = sorted(set(images.columns["label"]))
         class_of = dict(zip(distinct, prompts.places(name, distinct)))
         label_N = np.array([class_of[label] for label in images.columns["label"]])
         names = sorted(class_of, key=lambda label: class_of[label])
-        cosine_NK = cosines(subject.image_embeddings(images), class_embeddings(subject, prompts))
+        cosine_NK = cosines(model.image_embeddings(images), class_embeddings(model, prompts))
         tied_N = (cosine_NK == cosine_NK.max(axis=1, keepdims=True)).sum(axis=1) > 1
         predicted_N = np.where(tied_N, -1, cosine_NK.argmax(axis=1))
         confusion_KK = np.zeros((len(names), len(names)), dtype=int)

@@ -28,7 +28,7 @@ from benchmark.errors import SkipCode
 from benchmark.evaluations.datasets.catalog import dataset
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.scoring.influence import mean
-from benchmark.evaluations.scoring.intervals import mean_interval, over
+from benchmark.evaluations.scoring.intervals import for_each_dataset, mean_interval
 from benchmark.evaluations.solvers.episodes import Episodes, draw_episodes
 from benchmark.evaluations.solvers.episodes import read as read_episodes
 from benchmark.evaluations.solvers.episodes import save as save_episodes
@@ -37,17 +37,17 @@ from benchmark.interfaces import (
     DatasetIdentity,
     DatasetScores,
     Evaluation,
+    FrozenModel,
     LabelledImages,
     Score,
     Scores,
     Skipped,
-    Subject,
 )
 
 __all__ = ["EVALUATIONS", "FewShot", "episodes", "read_episodes", "save_episodes"]
 
-OURS = ("digits", "scenes-shape", "scenes-kinds")
-TEN = ("food101", "cifar10", "cifar100", "sun397", "cars", "aircraft", "dtd", "pets", "caltech101", "flowers")
+BUILT_IN = ("digits", "scenes-shape", "scenes-kinds")
+FEW_SHOT_10 = ("food101", "cifar10", "cifar100", "sun397", "cars", "aircraft", "dtd", "pets", "caltech101", "flowers")
 """StableRep's table 3, by all that is known: the eleven of its table 2 without VOC2007."""
 
 
@@ -57,7 +57,7 @@ class FewShot(Evaluation):
 
     version: ClassVar[int] = 2
     preset: str = "ssl-transfer"
-    datasets: tuple[str, ...] = (*OURS, *TEN)
+    datasets: tuple[str, ...] = (*BUILT_IN, *FEW_SHOT_10)
     ways: int = 5
     shots: int = 5
     queries: int = 15
@@ -67,9 +67,9 @@ class FewShot(Evaluation):
     centred: bool = False
     """Subtract the mean shot of the episode and make what is left unit length."""
 
-    def __call__(self, subject: Subject, seed: int = 0) -> Scores:
+    def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:
         """Mean accuracy over the episodes of `seed` on each dataset."""
-        return over(self.datasets, lambda name: self._measure(subject, name, seed))
+        return for_each_dataset(self.datasets, lambda name: self._measure(model, name, seed))
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:  # noqa: ARG002
         """The mean over these episodes."""
@@ -129,12 +129,12 @@ class FewShot(Evaluation):
         }
         return Episodes(rows_EWR, self.shots, about)
 
-    def _measure(self, subject: Subject, name: str, seed: int) -> DatasetScores | Skipped:
+    def _measure(self, model: FrozenModel, name: str, seed: int) -> DatasetScores | Skipped:
         splits = self.splits(name)
         found = self.drawn(splits, seed)
         if isinstance(found, Skipped):
             return found
-        features_ND = np.concatenate([subject.features(images) for images in splits])
+        features_ND = np.concatenate([model.features(images) for images in splits])
         margin_EWQ = margins(features_ND, found.rows_EWR, self.shots, self.centred)
         columns = {
             "episode": np.arange(len(margin_EWQ)),
@@ -163,7 +163,7 @@ EVALUATIONS = (
     FewShot(),
     FewShot(
         preset="lgssl",
-        datasets=(*OURS, *TEN, "stl10", "eurosat", "resisc45"),
+        datasets=(*BUILT_IN, *FEW_SHOT_10, "stl10", "eurosat", "resisc45"),
         queries=6,
         episodes=5000,
         merged=False,

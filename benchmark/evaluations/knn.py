@@ -23,18 +23,18 @@ from benchmark.errors import SkipCode
 from benchmark.evaluations.datasets.catalog import dataset
 from benchmark.evaluations.scoring import classification
 from benchmark.evaluations.scoring.classification import ClassificationEvaluation
-from benchmark.evaluations.scoring.intervals import over
-from benchmark.interfaces import DatasetScores, Score, Scores, Skipped, Subject
+from benchmark.evaluations.scoring.intervals import for_each_dataset
+from benchmark.interfaces import DatasetScores, FrozenModel, Score, Scores, Skipped
 
 BATCH = 2**25
 """Similarities at once: bounds the memory at 128 MiB."""
 PART = 2**14
 """Training images at once in float64."""
-MORE = 56
+MARGIN = 56
 """Neighbours looked at beyond the largest k, so that float32 can tell that the k-th is settled."""
 UNIT, EQUAL = 2.0**-24, 1e-12
 """Unit roundoff of float32; what counts as equal in float64."""
-UNDECIDED = -1
+TIED = -1
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Knn(ClassificationEvaluation):
     """The first is the main one."""
     temperature: float = 0.07
 
-    def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
+    def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:  # noqa: ARG002
         """Accuracy for every k on each dataset; nothing is drawn, so `seed` is not used."""
-        return over(self.datasets, lambda name: self._measure(subject, name))
+        return for_each_dataset(self.datasets, lambda name: self._measure(model, name))
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Return the scores of predictions, those of the dataset's metric first."""
@@ -88,7 +88,7 @@ class Knn(ClassificationEvaluation):
     def _name(self, metric: str, k: int) -> str:
         return f"{metric}_k{k}_T{self.temperature:g}"
 
-    def _measure(self, subject: Subject, name: str) -> DatasetScores | Skipped:
+    def _measure(self, model: FrozenModel, name: str) -> DatasetScores | Skipped:
         if dataset(name).multi_label:
             reason = f"an image of {name} has several classes, a neighbour's vote has one"
             return Skipped(reason, SkipCode.NOT_APPLICABLE)
@@ -99,7 +99,7 @@ class Knn(ClassificationEvaluation):
                 f"{name} has {len(task.train)} training images, fewer than {min(self.neighbours)} neighbours",
                 SkipCode.NOT_APPLICABLE,
             )
-        train_ND, test_ND = subject.features(task.train), subject.features(task.test)
+        train_ND, test_ND = model.features(task.train), model.features(task.test)
         found = vote(train_ND, task.target(task.train), test_ND, neighbours, self.temperature)
         columns = {"row": np.arange(len(task.test)), "label": task.target(task.test)}
         columns |= {f"prediction_k{k}": found[k] for k in neighbours}
@@ -108,7 +108,7 @@ class Knn(ClassificationEvaluation):
         details = {
             **main.details,
             "train": task.training(),
-            "undecided": {f"k{k}": int((found[k] == UNDECIDED).sum()) for k in neighbours},
+            "undecided": {f"k{k}": int((found[k] == TIED).sum()) for k in neighbours},
             "k_above_training_images": [k for k in self.neighbours if k not in neighbours],
         }
         scores = {score: scores[score] for score in value}
@@ -118,23 +118,23 @@ class Knn(ClassificationEvaluation):
 def vote(
     train_ND: np.ndarray, label_N: np.ndarray, test_MD: np.ndarray, neighbours: tuple[int, ...], temperature: float
 ) -> dict[int, np.ndarray]:
-    """For each k the class of every query (M,), or `UNDECIDED`."""
+    """For each k the class of every query (M,), or `TIED`."""
     norm_N, norm_M = _norms(train_ND), _norms(test_MD)
-    classes, looked_at = int(label_N.max()) + 1, min(len(train_ND), max(neighbours) + MORE)
+    classes, looked_at = int(label_N.max()) + 1, min(len(train_ND), max(neighbours) + MARGIN)
     error = (train_ND.shape[1] + 16) * UNIT
     train_DN, divisor_N = torch.from_numpy(train_ND).T, torch.from_numpy(norm_N.astype(np.float32))
-    found = {k: np.full(len(test_MD), UNDECIDED) for k in neighbours}
+    found = {k: np.full(len(test_MD), TIED) for k in neighbours}
     for start in range(0, len(test_MD), size := max(1, BATCH // len(train_ND))):
         batch = slice(start, start + size)
         queries_BD = torch.from_numpy((test_MD[batch] / norm_M[batch, None]).astype(np.float32))
         nearest = (queries_BD @ train_DN).div_(divisor_N).topk(looked_at)
         similarity_BL, label_BL = nearest.values.numpy().astype(np.float64), label_N[nearest.indices.numpy()]
         for k in neighbours:
-            answer_B = decided(similarity_BL, label_BL, k, classes, temperature, error)
+            answer_B = certain_winner(similarity_BL, label_BL, k, classes, temperature, error)
             if looked_at < len(train_ND):  # what was not looked at must be farther than the k-th for sure
-                answer_B[similarity_BL[:, -1] >= similarity_BL[:, k - 1] - 2 * error] = UNDECIDED
+                answer_B[similarity_BL[:, -1] >= similarity_BL[:, k - 1] - 2 * error] = TIED
             found[k][batch] = answer_B
-    unsure = np.flatnonzero(np.any([answer_M == UNDECIDED for answer_M in found.values()], axis=0))
+    unsure = np.flatnonzero(np.any([answer_M == TIED for answer_M in found.values()], axis=0))
     for start in range(0, len(unsure), size):
         rows = unsure[start : start + size]
         for row, similarity_N in zip(rows, _exact(train_ND, norm_N, test_MD[rows], norm_M[rows])):
@@ -142,15 +142,15 @@ def vote(
             near = np.flatnonzero(similarity_N >= farthest - 4 * EQUAL)
             near = near[np.argsort(-similarity_N[near], kind="stable")]
             for k in neighbours:
-                answer = decided(similarity_N[near][None], label_N[near][None], k, classes, temperature, EQUAL)
+                answer = certain_winner(similarity_N[near][None], label_N[near][None], k, classes, temperature, EQUAL)
                 found[k][row] = answer[0]
     return found
 
 
-def decided(
+def certain_winner(
     similarity_BL: np.ndarray, label_BL: np.ndarray, k: int, classes: int, temperature: float, error: float
 ) -> np.ndarray:
-    """The class that wins for sure (B,), or `UNDECIDED`; similarities descend and are true to within `error`.
+    """The class that wins for sure (B,), or `TIED`; similarities descend and are true to within `error`.
 
     A neighbour within twice the error of the k-th may be among the k or not. The fewest and the most votes that a class
     can have follow from how many of these are of it.
@@ -169,7 +169,7 @@ def decided(
     winner_B, rows_B = low_BK.argmax(axis=1), np.arange(len(low_BK))
     low_B = low_BK[rows_B, winner_B]
     high_BK[rows_B, winner_B] = -1
-    return np.where(low_B > high_BK.max(axis=1), winner_B, UNDECIDED)
+    return np.where(low_B > high_BK.max(axis=1), winner_B, TIED)
 
 
 def _by_class(label_BL: np.ndarray, weight_BL: np.ndarray, classes: int) -> np.ndarray:

@@ -31,8 +31,8 @@ import torch
 from scipy.special import expit, logsumexp, softmax
 
 from benchmark.errors import SkipCode
-from benchmark.evaluations.datasets.catalog import COPIES, ELEVEN
-from benchmark.evaluations.datasets.splits import keyed
+from benchmark.evaluations.datasets.catalog import HUB_COPIES, TRANSFER_11
+from benchmark.evaluations.datasets.splits import keyed_bits
 from benchmark.evaluations.scoring.classification import (
     ClassificationEvaluation,
     Task,
@@ -41,25 +41,25 @@ from benchmark.evaluations.scoring.classification import (
     scored,
     values,
 )
-from benchmark.evaluations.scoring.intervals import over
+from benchmark.evaluations.scoring.intervals import for_each_dataset
 from benchmark.evaluations.solvers import logistic
 from benchmark.evaluations.solvers.logistic import Solution
 from benchmark.evaluations.solvers.sgd_heads import Heads
-from benchmark.interfaces import DatasetScores, Geometry, Scores, Skipped, Subject
+from benchmark.interfaces import DatasetScores, FrozenModel, Geometry, Scores, Skipped
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture", "scenes-relation-probe")
-ALL = ("digits", *SCENES, *ELEVEN, *COPIES, "imagenet", "stl10", "eurosat", "resisc45")
+ALL = ("digits", *SCENES, *TRANSFER_11, *HUB_COPIES, "imagenet", "stl10", "eurosat", "resisc45")
 
 
 @dataclass(frozen=True)
-class Standardiser:
+class Standardizer:
     """Mean and scale of each dimension; one that does not vary gets scale 1, so it is zero afterwards."""
 
     mean_D: np.ndarray
     scale_D: np.ndarray
 
     @classmethod
-    def of(cls, x_ND: np.ndarray) -> "Standardiser":
+    def of(cls, x_ND: np.ndarray) -> "Standardizer":
         """The statistics of `x_ND`."""
         mean_D, std_D = x_ND.mean(axis=0, dtype=np.float64), x_ND.std(axis=0, dtype=np.float64)
         return cls(mean_D, np.where(std_D > 1e-6 * np.maximum(np.abs(mean_D), 1e-9), std_D, 1.0))
@@ -76,7 +76,7 @@ def split(label_N: np.ndarray, share: float, *key: str) -> tuple[np.ndarray, np.
     """
     if label_N.ndim > 1:
         label_N = np.zeros(len(label_N), dtype=int)
-    order = np.argsort(keyed(*key).random_raw(len(label_N)), kind="stable")
+    order = np.argsort(keyed_bits(*key).random_raw(len(label_N)), kind="stable")
     validation = np.zeros(len(label_N), dtype=bool)
     for label in np.unique(label_N):
         rows = order[label_N[order] == label]
@@ -91,11 +91,11 @@ class LinearProbe(ClassificationEvaluation):
     version: ClassVar[int] = 2
     datasets: tuple[str, ...] = ALL
 
-    def __call__(self, subject: Subject, seed: int = 0) -> Scores:
+    def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:
         """The main score of each dataset (catalogue), top-1 and mean per class; `seed` draws what is drawn."""
-        return over(self.datasets, lambda name: self._measure(subject, open_task(name), seed))
+        return for_each_dataset(self.datasets, lambda name: self._measure(model, open_task(name), seed))
 
-    def _measure(self, subject: Subject, task: Task, seed: int) -> DatasetScores:
+    def _measure(self, model: FrozenModel, task: Task, seed: int) -> DatasetScores:
         raise NotImplementedError
 
 
@@ -116,10 +116,10 @@ class LogisticProbe(LinearProbe):
     max_iterations: int = 1000
     validation: float = 0.2
 
-    def _measure(self, subject: Subject, task: Task, seed: int) -> DatasetScores:
-        train = (subject.features(task.train), task.target(task.train))
+    def _measure(self, model: FrozenModel, task: Task, seed: int) -> DatasetScores:
+        train = (model.features(task.train), task.target(task.train))
         if task.val:
-            fit, held = train, (subject.features(task.val), task.target(task.val))
+            fit, held = train, (model.features(task.val), task.target(task.val))
             everything = (np.concatenate([fit[0], held[0]]), np.concatenate([fit[1], held[1]]))
             rule, drawn = f"official validation split of {len(held[0]):,} images", {}
         else:
@@ -131,7 +131,7 @@ class LogisticProbe(LinearProbe):
         scale = self._scale(everything[0])
         start = next(solution for solution, _ in tried if solution.c == chosen)
         (final,) = self._fits(scale(everything[0]), everything[1], (chosen,), start, len(task.classes))
-        columns = predictions(task, final.logits(scale(subject.features(task.test))))
+        columns = predictions(task, final.logits(scale(model.features(task.test))))
         order = sorted(solution.c for solution, _ in tried)
         details = {
             "train": task.training(),
@@ -168,9 +168,9 @@ class LogisticProbe(LinearProbe):
                 tried.append((solution, _score(task, held[1], solution.logits(held_ND))))
         return tried, best()
 
-    def _scale(self, x_ND: np.ndarray) -> Standardiser:
+    def _scale(self, x_ND: np.ndarray) -> Standardizer:
         d = x_ND.shape[1]
-        return Standardiser.of(x_ND) if self.standardise else Standardiser(np.zeros(d), np.ones(d))
+        return Standardizer.of(x_ND) if self.standardise else Standardizer(np.zeros(d), np.ones(d))
 
     def _fits(
         self, x_ND: np.ndarray, target: np.ndarray, cs: Sequence[float], start: Solution | None, classes: int
@@ -265,19 +265,19 @@ class SGDProbe(LinearProbe):
     clean: bool = False
     validation: float = 0.1
 
-    def skip(self, subject: Subject) -> Skipped | None:
+    def skip(self, model: FrozenModel) -> Skipped | None:
         """A reason where there is no network."""
-        if subject.sees_images:
+        if model.sees_images:
             return None
         return Skipped("stored features only: random crops need the network", SkipCode.NO_NETWORK)
 
-    def _measure(self, subject: Subject, task: Task, seed: int) -> DatasetScores:
+    def _measure(self, model: FrozenModel, task: Task, seed: int) -> DatasetScores:
         label_N, geometry = task.target(task.train), Geometry(256 / 224, "bilinear")
         rows, held = np.arange(len(label_N)), np.arange(0)
         if self.clean:
             rows, held = split(label_N, self.validation, task.train.identity.ids_sha256, str(seed))
-        test_ND = subject.features(task.test, geometry)
-        judged_ND = subject.features(task.train, geometry)[held] if self.clean else test_ND
+        test_ND = model.features(task.test, geometry)
+        judged_ND = model.features(task.train, geometry)[held] if self.clean else test_ND
         judged_N = label_N[held] if self.clean else task.target(task.test)
         batch = min(self.batch, len(rows))
         steps = self.epochs * (len(rows) // batch)
@@ -285,10 +285,10 @@ class SGDProbe(LinearProbe):
         heads = Heads(self.rates, *size, normalise=self.batch_norm, steps=steps, seed=seed)
         best, checks = (-1.0, 0, 0, test_ND), []
         for epoch in range(1, self.epochs + 1):
-            order = rows[np.argsort(keyed("epoch", str(epoch), str(seed)).random_raw(len(rows)), kind="stable")]
+            order = rows[np.argsort(keyed_bits("epoch", str(epoch), str(seed)).random_raw(len(rows)), kind="stable")]
             for start in range(0, len(order) - batch + 1, batch):  # as the original, the rest of an epoch is left out
                 drawn = order[start : start + batch]
-                heads.step(subject.random_views(task.train, drawn, epoch, seed), label_N[drawn])
+                heads.step(model.random_views(task.train, drawn, epoch, seed), label_N[drawn])
             if epoch % self.check_every and epoch < self.epochs:
                 continue
             accuracy_H = (heads.logits(judged_ND).argmax(axis=2) == judged_N).mean(axis=1)

@@ -30,8 +30,8 @@ from benchmark.evaluations.datasets.catalog import dataset as row_of
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.scoring.cosines import distinct
 from benchmark.evaluations.scoring.influence import weighted_mean
-from benchmark.evaluations.scoring.intervals import LEVEL, over
-from benchmark.interfaces import DatasetScores, ImageTextEvaluation, LabelledImages, Score, Scores, Subject
+from benchmark.evaluations.scoring.intervals import LEVEL, for_each_dataset
+from benchmark.interfaces import DatasetScores, FrozenModel, ImageTextEvaluation, LabelledImages, Score, Scores
 
 CUTS = (1, 5, 10)
 CHUNK = 256
@@ -49,9 +49,9 @@ class Retrieval(ImageTextEvaluation):
     preset: str = "karpathy"
     datasets: tuple[str, ...] = ("scenes-order", "flickr30k", "mscoco")
 
-    def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
+    def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:  # noqa: ARG002
         """Recall at 1, 5 and 10 on each dataset; nothing is drawn, so `seed` is not used."""
-        return over(self.datasets, lambda name: self._measure(subject, open_split(name, "test")))
+        return for_each_dataset(self.datasets, lambda name: self._measure(model, open_split(name, "test")))
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:  # noqa: ARG002
         """The mean of the six recalls, and the six; rows are captions, and an image counts once for all of its own."""
@@ -72,9 +72,9 @@ class Retrieval(ImageTextEvaluation):
         six = {name: weighted_mean(hit_T, weight_T) for name, (hit_T, weight_T) in _hits(predictions).items()}
         return {"mean_recall": np.mean(list(six.values()), axis=0), **six}
 
-    def _measure(self, subject: Subject, images: LabelledImages) -> DatasetScores:
+    def _measure(self, model: FrozenModel, images: LabelledImages) -> DatasetScores:
         texts, image_T = _captions(images)
-        images_ND, texts_TD = subject.image_embeddings(images), subject.text_embeddings(texts)
+        images_ND, texts_TD = model.image_embeddings(images), model.text_embeddings(texts)
         columns = {
             "row": np.arange(len(texts)),
             "unit": image_T,

@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmark.evaluations.datasets.catalog import dataset
 from benchmark.evaluations.scoring import captions, clusters
-from benchmark.evaluations.scoring.intervals import over
-from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
+from benchmark.evaluations.scoring.intervals import for_each_dataset
+from benchmark.interfaces import DatasetScores, FrozenModel, ImageTextEvaluation, Score, Scores
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class SugarCrepe(ImageTextEvaluation):
     preset: str = "sugar-crepe"
     datasets: tuple[str, ...] = ("sugarcrepe",)
 
-    def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
+    def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:  # noqa: ARG002
         """Share of true captions preferred; nothing is drawn, so `seed` is not used."""
-        return over(self.datasets, lambda name: self._measure(subject, name))
+        return for_each_dataset(self.datasets, lambda name: self._measure(model, name))
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:  # noqa: ARG002
         """The scores again; types without a row are left out of the mean over types."""
@@ -51,8 +51,8 @@ class SugarCrepe(ImageTextEvaluation):
         """How far each row moves each score."""
         return captions.influence(predictions["margin"] > 0, predictions)
 
-    def _measure(self, subject: Subject, name: str) -> DatasetScores:
-        found = captions.margins(subject, dataset(name))
+    def _measure(self, model: FrozenModel, name: str) -> DatasetScores:
+        found = captions.margins(model, dataset(name))
         columns, correct_N = found.columns, found.columns["margin"] > 0
         types = captions.per_group(correct_N, columns, found.names) if found.names else {}
         scores, chance = self.intervals(name, columns), self.chance(name, columns)

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmark.evaluations.datasets.catalog import COPIES, ELEVEN
+from benchmark.evaluations.datasets.catalog import HUB_COPIES, TRANSFER_11
 from benchmark.evaluations.datasets.catalog import dataset as row_of
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.prompts import Prompts, class_embeddings, ensemble_prompts, scenes_prompts
@@ -30,11 +30,11 @@ from benchmark.evaluations.scoring import classification
 from benchmark.evaluations.scoring.classification import ClassificationEvaluation
 from benchmark.evaluations.scoring.cosines import cosines
 from benchmark.evaluations.scoring.influence import mean
-from benchmark.evaluations.scoring.intervals import over, wilson
-from benchmark.interfaces import DatasetScores, ImageTextEvaluation, Score, Scores, Subject
+from benchmark.evaluations.scoring.intervals import for_each_dataset, wilson
+from benchmark.interfaces import DatasetScores, FrozenModel, ImageTextEvaluation, Score, Scores
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture")
-REAL = (*ELEVEN, "imagenet", "stl10", "eurosat", "resisc45")
+REAL = (*TRANSFER_11, "imagenet", "stl10", "eurosat", "resisc45")
 COPY = "-mteb"
 """Ends the name of a copy on the Hub with another split; classes and prompts are the same."""
 NEAREST = 5
@@ -46,15 +46,15 @@ class ZeroShot(ImageTextEvaluation, ClassificationEvaluation):
 
     version: ClassVar[int] = 1
     preset: str = "openai"
-    datasets: tuple[str, ...] = (*SCENES, *REAL, *COPIES)
+    datasets: tuple[str, ...] = (*SCENES, *REAL, *HUB_COPIES)
 
     def prompts(self, dataset: str) -> Prompts:
         """What is asked for each class."""
         return scenes_prompts(dataset) if dataset in SCENES else ensemble_prompts(dataset.removesuffix(COPY))
 
-    def __call__(self, subject: Subject, seed: int = 0) -> Scores:  # noqa: ARG002
+    def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:  # noqa: ARG002
         """The main score of each dataset, top-1, top-5 and mean per class; nothing is drawn: `seed` is not used."""
-        return over(self.datasets, lambda name: self._measure(subject, name))
+        return for_each_dataset(self.datasets, lambda name: self._measure(model, name))
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The scores of these predictions, the main one first; top-5 where there are more than five classes."""
@@ -77,13 +77,13 @@ class ZeroShot(ImageTextEvaluation, ClassificationEvaluation):
             found["top5"] = mean(predictions["rank"] <= NEAREST)
         return found
 
-    def _measure(self, subject: Subject, name: str) -> DatasetScores:
+    def _measure(self, model: FrozenModel, name: str) -> DatasetScores:
         images, prompts = open_split(name, "test"), self.prompts(name)
         # Nothing is trained, so the classes are those of the test split.
         task = classification.Task(row_of(name), images, None, images)
         place_K = prompts.places(name, task.classes)
-        weights_KD = class_embeddings(subject, prompts)[place_K]
-        cosine_NK = cosines(subject.image_embeddings(images), weights_KD)
+        weights_KD = class_embeddings(model, prompts)[place_K]
+        cosine_NK = cosines(model.image_embeddings(images), weights_KD)
         columns = classification.predictions(task, cosine_NK)
         details: dict[str, Any] = {
             "templates": len(prompts.texts[0]),

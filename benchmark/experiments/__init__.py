@@ -1,7 +1,7 @@
 """Official runs, and how they are found: `smoke`, `main-10k`, or one comparison of a file, `ablations-smoke-images`.
 
 A file in this folder is a set of comparisons. It declares `EXPERIMENTS`: a tuple, or a function of a size
-(`_scales.Size`) that declares the same comparisons from laptop to cluster.
+(`_scales.Scale`) that declares the same comparisons from laptop to cluster.
 """
 
 from functools import cache
@@ -52,12 +52,12 @@ def declared_fingerprint(record: "Record") -> str | None:
 
 @cache
 def _fingerprints(comparison: str) -> dict[tuple[str, int], str]:
-    from benchmark.experiments._scales import UNPREPARED
+    from benchmark.experiments._scales import UNKNOWN_REVISION
     from benchmark.records import create
 
     try:
         found = find(comparison)
     except UserError:
         return {}
-    known = (experiment for experiment in found if experiment.revision != UNPREPARED)
+    known = (experiment for experiment in found if experiment.revision != UNKNOWN_REVISION)
     return {(experiment.name, experiment.version): create.fingerprint(experiment) for experiment in known}

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 from benchmark import mirror, schema
 from benchmark.errors import UserError
-from benchmark.interfaces import Encoder, Experiment, Method, Schedule
+from benchmark.interfaces import Experiment, Method, Schedule, ViTConfig
 from datasets_scripts import recipe
 from datasets_scripts.recipe import Recipe
 
 VERSION = 1
 """Of every experiment that is declared by size."""
-UNPREPARED = "its-captions-are-not-prepared"
+UNKNOWN_REVISION = "its-captions-are-not-prepared"
 """The revision of a dataset whose captions are not on this machine: it is the hash of a recipe and its captions."""
 
 
@@ -36,7 +36,7 @@ def tiny(method: Method) -> Method:
 
 
 @dataclass(frozen=True)
-class Size:
+class Scale:
     """How large the experiments of one size are."""
 
     name: str
@@ -44,32 +44,32 @@ class Size:
     """Of a dataset with one image per caption: the budget of images where that is held fixed."""
     captions: int | None
     """Of a dataset; None: all that its recipe has."""
-    encoder: Encoder
-    larger: Encoder
+    encoder: ViTConfig
+    large_encoder: ViTConfig
     """For the ablation of the encoder's size."""
     batch_views: int
-    even_batch_views: int
+    divisible_batch_views: int
     """That methods of 1 to 6, 8 or 10 views per caption fill, on as many processes as the size is meant for."""
     views: int | Mapping[str, tuple[int, int, int]]
     """Of the shortest of three schedules, which the others multiply; or of all three, by corpus, as in the paper."""
-    parts: tuple[int, ...]
+    caption_counts: tuple[int, ...]
     """Captions, where their number is what is studied."""
-    world: str = ""
+    toy_world: str = ""
     """The recipe that stands in for every corpus."""
 
     def corpora(self, *names: str) -> tuple[str, ...]:
         """The corpora that an experiment is about; one where a world stands in for them."""
-        return ("scenes",) if self.world else names
+        return ("scenes",) if self.toy_world else names
 
     def dataset(
         self, corpus: str, captions: int | None = None, images: int | None = None, guidance: str = ""
     ) -> Recipe:
         """Synthetic images of a corpus; captions are else as many as the size says, the others as the recipe says."""
-        return self._recipe(self.world or corpus, captions, f"l{images}" if images else "", guidance)
+        return self._recipe(self.toy_world or corpus, captions, f"l{images}" if images else "", guidance)
 
     def real(self, corpus: str, captions: int | None = None) -> Recipe:
         """Real images of a corpus, one for each caption."""
-        return self._recipe(f"{self.world or corpus}-real", captions)
+        return self._recipe(f"{self.toy_world or corpus}-real", captions)
 
     def _recipe(self, base: str, captions: int | None, *words: str) -> Recipe:
         count = captions or self.captions
@@ -78,7 +78,7 @@ class Size:
     def schedule(self, corpus: str, times: int = 1, even: bool = False) -> Schedule:
         """One of the three schedules; `even`: in batches that methods of 1 to 6, 8 or 10 views per caption fill."""
         views = self.views * times if isinstance(self.views, int) else self.views[corpus][times - 1]
-        return Schedule(views, self.even_batch_views if even else self.batch_views)
+        return Schedule(views, self.divisible_batch_views if even else self.batch_views)
 
     def experiment(
         self,
@@ -86,14 +86,14 @@ class Size:
         method: Method,
         data: Recipe,
         schedule: Schedule,
-        encoder: Encoder | None = None,
+        encoder: ViTConfig | None = None,
     ) -> Experiment:
         """One run, called `<file>-<size>-<comparison>/<method>-<row>`; `method` as its paper has it, or changed."""
         return Experiment(
             name=name,
             version=VERSION,
             method=type(method).__module__.rpartition(".")[2],
-            settings=tiny(method) if self.world else method,
+            settings=tiny(method) if self.toy_world else method,
             dataset=data.repo,
             revision=_revision(data),
             schedule=schedule,
@@ -120,17 +120,17 @@ def _revision(data: Recipe) -> str:
     if _declared(data):
         return data.revision
     try:
-        manifest = schema.read_manifest(mirror.dataset_folder(data.repo, UNPREPARED))
+        manifest = schema.read_manifest(mirror.dataset_folder(data.repo, UNKNOWN_REVISION))
     except UserError:
-        return UNPREPARED
+        return UNKNOWN_REVISION
     same = [data.name, data.version, data.images_per_caption, list(data.guidance), data.seed]
     stored = [manifest.recipe.get(key) for key in ("name", "version", "images_per_caption", "guidance", "seed")]
-    return manifest.revision if stored == same else UNPREPARED
+    return manifest.revision if stored == same else UNKNOWN_REVISION
 
 
-_BASE = Encoder()
-_LARGE = Encoder(width=1024, depth=24, heads=16)
-_SMALL = Encoder(width=384, heads=6)
+_BASE = ViTConfig()
+_LARGE = ViTConfig(width=1024, depth=24, heads=16)
+_SMALL = ViTConfig(width=384, heads=6)
 
 
 def _epochs(captions: int, *counts: int) -> tuple[int, int, int]:
@@ -144,59 +144,59 @@ _CC12M = _epochs(8_300_000, 15, 31, 46)
 SIZES = {
     size.name: size
     for size in (
-        Size(
+        Scale(
             name="smoke",
             images=2_000,
             captions=None,
-            encoder=Encoder(image_size=32, patch=8, width=128, depth=4, heads=4),
-            larger=Encoder(image_size=32, patch=8, width=192, depth=6, heads=6),
+            encoder=ViTConfig(image_size=32, patch=8, width=128, depth=4, heads=4),
+            large_encoder=ViTConfig(image_size=32, patch=8, width=192, depth=6, heads=6),
             batch_views=120,
-            even_batch_views=120,
+            divisible_batch_views=120,
             views=40_800,
-            parts=(200, 600, 2_000),
-            world="toy",
+            caption_counts=(200, 600, 2_000),
+            toy_world="toy",
         ),
-        Size(
+        Scale(
             name="10k",
             images=10_000,
             captions=10_000,
             encoder=replace(_SMALL, image_size=112, patch=14),
-            larger=replace(_BASE, image_size=112, patch=14),
+            large_encoder=replace(_BASE, image_size=112, patch=14),
             batch_views=480,
-            even_batch_views=480,
+            divisible_batch_views=480,
             views=2_400_000,
-            parts=(1_000, 3_000, 10_000),
+            caption_counts=(1_000, 3_000, 10_000),
         ),
-        Size(
+        Scale(
             name="100k",
             images=100_000,
             captions=100_000,
             encoder=_SMALL,
-            larger=_BASE,
+            large_encoder=_BASE,
             batch_views=1_440,
-            even_batch_views=1_440,
+            divisible_batch_views=1_440,
             views=7_200_000,
-            parts=(10_000, 30_000, 100_000),
+            caption_counts=(10_000, 30_000, 100_000),
         ),
-        Size(
+        Scale(
             name="1m",
             images=1_000_000,
             captions=1_000_000,
             encoder=_BASE,
-            larger=_LARGE,
+            large_encoder=_LARGE,
             batch_views=3_840,
-            even_batch_views=3_840,
+            divisible_batch_views=3_840,
             views=72_000_000,
-            parts=(100_000, 300_000, 1_000_000),
+            caption_counts=(100_000, 300_000, 1_000_000),
         ),
-        Size(
+        Scale(
             name="full",
             images=2_700_000,
             captions=None,
             encoder=_BASE,
-            larger=_LARGE,
+            large_encoder=_LARGE,
             batch_views=8_256,  # 32 GPUs x 43 captions x 6, as in the released README
-            even_batch_views=7_680,  # 64 GPUs x 120
+            divisible_batch_views=7_680,  # 64 GPUs x 120
             views={
                 # The released README's 15, 31, 46 and 13, 27, 40 epochs over captions: the paper's 35, 70, 105.
                 "cc12m": _CC12M,
@@ -205,7 +205,7 @@ SIZES = {
                 "cc3m": (70 * 2_700_000, 140 * 2_700_000, 210 * 2_700_000),
                 "laion-50m": _CC12M,
             },
-            parts=(1_000_000, 3_000_000, 10_000_000, 20_000_000, 50_000_000),
+            caption_counts=(1_000_000, 3_000_000, 10_000_000, 20_000_000, 50_000_000),
         ),
     )
 }

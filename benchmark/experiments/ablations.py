@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from baselines import simclr, stablerep
 from benchmark import plugins
-from benchmark.experiments._scales import Size
+from benchmark.experiments._scales import Scale
 from benchmark.interfaces import Experiment, Method
 
 IMAGES = (1, 2, 4, 8, 10)
@@ -27,7 +27,7 @@ REAL = {"simclr": "w8", "mae": "w6", "byol": "w8", "mocov3": "w8", "dino": "w8"}
 """Method -> guidance of its synthetic images; the best for the first two, 8 for the others without a search."""
 
 
-def _experiments(size: Size) -> Iterator[Experiment]:
+def _experiments(size: Scale) -> Iterator[Experiment]:
     yield from _images(size)
     yield from _of_stablerep(size)
     for corpus in size.corpora("cc3m", "cc12m"):
@@ -40,7 +40,7 @@ def _experiments(size: Size) -> Iterator[Experiment]:
             yield size.experiment(f"{row}-syn", method, synthetic, schedule)
 
 
-def _images(size: Size) -> Iterator[Experiment]:
+def _images(size: Scale) -> Iterator[Experiment]:
     schedule = size.schedule("cc3m", even=True)
     for images in IMAGES:
         method = simclr.METHOD if images == 1 else _taking(min(images, stablerep.METHOD.sampling.images))
@@ -49,7 +49,7 @@ def _images(size: Size) -> Iterator[Experiment]:
         yield size.experiment(name, method, data, schedule)
 
 
-def _of_stablerep(size: Size) -> Iterator[Experiment]:
+def _of_stablerep(size: Scale) -> Iterator[Experiment]:
     def named(row: str) -> str:
         return f"ablations-{size.name}-{row}"
 
@@ -61,7 +61,7 @@ def _of_stablerep(size: Size) -> Iterator[Experiment]:
         data = size.dataset("cc3m", guidance=guidance)
         yield size.experiment(named(f"guidance/stablerep-{guidance}"), stablerep.METHOD, data, schedule)
     data, schedule = size.dataset("cc12m"), size.schedule("cc12m", even=True)
-    for word, encoder in (("base", size.encoder), ("large", size.larger)):
+    for word, encoder in (("base", size.encoder), ("large", size.large_encoder)):
         yield size.experiment(named(f"encoder/stablerep-{word}"), stablerep.METHOD, data, schedule, encoder)
     for times in (1, 2, 3):
         longer = size.schedule("cc12m", times, even=True)

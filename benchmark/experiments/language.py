@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from baselines import clip, stablerep_plus
-from benchmark.experiments._scales import Size
+from benchmark.experiments._scales import Scale
 from benchmark.interfaces import Experiment
 from benchmark.schema import count_word
 
 GUIDANCE = (1, 2, 3, 4, 6, 8, 10)
 
 
-def _experiments(size: Size) -> Iterator[Experiment]:
+def _experiments(size: Scale) -> Iterator[Experiment]:
     sampling = stablerep_plus.METHOD.sampling
     pairs = replace(stablerep_plus.METHOD, sampling=replace(sampling, images=2))
     comparison, schedule = f"language-{size.name}-captions", size.schedule("laion-50m")
-    for count in size.parts:
+    for count in size.caption_counts:
         word = count_word(count)
         synthetic = size.dataset("laion-50m", captions=count, images=2)
         yield size.experiment(f"{comparison}/stablerep_plus-{word}", pairs, synthetic, schedule)

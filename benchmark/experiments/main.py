@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from baselines import clip, simclr, stablerep
-from benchmark.experiments._scales import Size
+from benchmark.experiments._scales import Scale
 from benchmark.interfaces import Experiment
 
 SCHEDULES = (1, 2, 3)
@@ -21,7 +21,7 @@ DOWNSAMPLE = 0.05
 """Share of views; the released README."""
 
 
-def _experiments(size: Size) -> Iterator[Experiment]:
+def _experiments(size: Scale) -> Iterator[Experiment]:
     sampling = stablerep.METHOD.sampling
     augmentation = replace(sampling.augmentation, downsample=DOWNSAMPLE)
     downsampled = replace(stablerep.METHOD, sampling=replace(sampling, augmentation=augmentation))

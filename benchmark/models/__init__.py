@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # torch takes seconds, and the command lists the files of thi
     from torch import nn
 
     from benchmark.models.loading.frozen import FrozenEncoder
-    from benchmark.models.loading.loader import LoadedModel, Way
+    from benchmark.models.loading.loader import LoadedModel, ModelLoader
     from benchmark.transforms.evaluation import EvaluationTransform
 
 
@@ -29,13 +29,13 @@ def load(
     return way.open(rest, layer or None, partial(_freeze, store=store, device=device, workers=workers))
 
 
-def _way(name: str) -> "tuple[Way, str]":
+def _way(name: str) -> "tuple[ModelLoader, str]":
     prefix, colon, rest = name.partition(":")
     if colon and rest and prefix in plugins.names(__name__):
         return plugins.load(__name__, prefix, "model").MODEL, rest
-    ways: list[Way] = [plugins.load(__name__, way, "model").MODEL for way in plugins.names(__name__)]
+    ways: list[ModelLoader] = [plugins.load(__name__, way, "model").MODEL for way in plugins.names(__name__)]
     for way in ways:
-        if way.is_at and way.is_at(Path(name)):
+        if way.matches_path and way.matches_path(Path(name)):
             return way, name
     usages = "; ".join(way.usage for way in ways)
     if "/" in name or Path(name).suffix:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from benchmark.errors import UserError
 from benchmark.files import file_sha256
 from benchmark.interfaces import EMBEDDING, Geometry, LabelledImages, Pretrained
-from benchmark.models.loading.loader import Freeze, LoadedModel, Way, slug
+from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, slug
 
 CARD, TEXTS = "features.json", "texts.parquet"
 DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
@@ -38,7 +38,7 @@ ZERO = "0" * 64
 
 
 class FeatureFiles:
-    """A folder of features as a subject."""
+    """A folder of features as a model."""
 
     sees_images = False
 
@@ -51,7 +51,7 @@ class FeatureFiles:
         _alike(features)
         _alike({path: _header(path) for path in _arrays(folder) if path not in features})
         self.embeds_texts = (folder / TEXTS).is_file()
-        self.facts: Mapping[str, Any] = {
+        self.metadata: Mapping[str, Any] = {
             "weights_sha256": card.get("weights_sha256") or _sha256(folder),
             "layer": card["layer"],
             "transform": card["transform"],
@@ -209,11 +209,11 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     card = _card(folder)
     if layer not in {None, card["layer"]}:
         raise UserError(f"{folder} holds features of layer {card['layer']}, wanted {layer}; name the folder alone")
-    subject = FeatureFiles(folder, card)
+    model = FeatureFiles(folder, card)
     source = f"feature_files:{card['name']}"
     encoder = {"library": "feature_files", "layer": card["layer"], "transform": card["transform"]}
-    named = f"{slug(source)}-{subject.facts['weights_sha256'][:8]}"
-    return LoadedModel(subject, Pretrained(source, named, encoder))
+    named = f"{slug(source)}-{model.metadata['weights_sha256'][:8]}"
+    return LoadedModel(model, Pretrained(source, named, encoder))
 
 
-MODEL = Way("feature_files:FOLDER", _open, lambda path: (path / CARD).is_file())
+MODEL = ModelLoader("feature_files:FOLDER", _open, lambda path: (path / CARD).is_file())

@@ -21,9 +21,9 @@ from transformers import AutoConfig
 
 from benchmark.errors import UserError
 from benchmark.mirror import roots
-from benchmark.models.loading.loader import Freeze, LoadedModel, Way, refusing
+from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, load_errors_as_user_errors
 from benchmark.models.loading.open_clip_layers import open_open_clip
-from benchmark.models.loading.timm_layers import open_timm
+from benchmark.models.loading.timm_layers import wrap_timm
 
 TIMM, OPEN_CLIP = "config.json", "open_clip_config.json"
 TEXTS = ["*.json", "*.txt", "*.model", "*.tiktoken"]
@@ -48,7 +48,7 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     repo, _, revision = name.partition("@")
     if not REPO.fullmatch(repo):
         raise UserError(f"{repo!r} is no repository of the Hub; wanted hub:ORG/NAME or hub:ORG/NAME@REVISION")
-    with refusing(f"hub:{name}"):
+    with load_errors_as_user_errors(f"hub:{name}"):
         folder, commit = _mirrored(repo, revision) or _fetched(repo, revision)
         config, is_timm = _config(folder, repo)
         weights = _weights(folder, repo, commit, TIMM_WEIGHTS if is_timm else OPEN_CLIP_WEIGHTS)
@@ -56,10 +56,10 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     encoder = {"repo": repo, "revision": commit, "file": weights}
     local = f"local-dir:{folder}"
     if is_timm:
-        with refusing(source):
+        with load_errors_as_user_errors(source):
             model: Any = timm.create_model(local, pretrained=True)
-        return open_timm(model, source, encoder, layer, freeze, pinned=commit is not None)
-    with refusing(source):
+        return wrap_timm(model, source, encoder, layer, freeze, pinned=commit is not None)
+    with load_errors_as_user_errors(source):
         text = config["model_cfg"]["text_cfg"]
         if text.get("hf_model_name"):  # open_clip does not say whether it trusts its code; this does
             AutoConfig.from_pretrained(text["hf_model_name"], trust_remote_code=False)
@@ -81,8 +81,8 @@ def _mirrored(repo: str, revision: str) -> tuple[Path, str | None] | None:
         commit = next(iter(commits), None)
         if revision and revision != commit:
             found = f"is at {commit}" if commit else "does not say its commit"
-            cure = f"run `hf download {repo} --revision {revision} --local-dir {folder}`, or leave out @{revision}"
-            raise UserError(f"wanted {repo} at {revision}, its mirror {folder} {found}; {cure}")
+            hint = f"run `hf download {repo} --revision {revision} --local-dir {folder}`, or leave out @{revision}"
+            raise UserError(f"wanted {repo} at {revision}, its mirror {folder} {found}; {hint}")
         return folder, commit
     return None
 
@@ -137,4 +137,4 @@ def _weights(folder: Path, repo: str, commit: str | None, names: tuple[str, ...]
     raise UserError(f"{repo} holds no weights in one file; wanted one of: {', '.join(names)}")
 
 
-MODEL = Way("hub:ORG/NAME[@REVISION]", _open)
+MODEL = ModelLoader("hub:ORG/NAME[@REVISION]", _open)

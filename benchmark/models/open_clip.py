@@ -8,7 +8,7 @@ import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 
 from benchmark.errors import UserError, unknown
-from benchmark.models.loading.loader import Freeze, LoadedModel, Way, quiet, refusing
+from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, load_errors_as_user_errors, quiet
 from benchmark.models.loading.open_clip_layers import open_open_clip
 
 QUICK = "-quickgelu"
@@ -24,7 +24,7 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
         raise unknown(f"pretrained tag of open_clip:{architecture}/", tag, tags)
     _check_activation(architecture, tag, bool(config.get("quick_gelu")))
     source = f"open_clip:{architecture}/{tag}"
-    with refusing(source), quiet():
+    with load_errors_as_user_errors(source), quiet():
         model = open_clip.create_model(architecture, pretrained=tag, require_pretrained=True)
         tokenize = open_clip.get_tokenizer(architecture)
     return open_open_clip(model, tokenize, source, {"architecture": architecture, "tag": tag}, layer, freeze)
@@ -38,4 +38,4 @@ def _check_activation(architecture: str, tag: str, quick: bool) -> None:
         raise UserError(f"open_clip:{architecture}/{tag} was trained with {activation}; use open_clip:{other}/{tag}")
 
 
-MODEL = Way("open_clip:NAME/PRETRAINED", _open)
+MODEL = ModelLoader("open_clip:NAME/PRETRAINED", _open)

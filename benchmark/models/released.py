@@ -32,8 +32,15 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.interfaces import EMBEDDING, Encoder
-from benchmark.models.loading.loader import FAILURES, Freeze, LoadedModel, Way, asked_for, pretrained
+from benchmark.interfaces import EMBEDDING, ViTConfig
+from benchmark.models.loading.loader import (
+    FAILURES,
+    Freeze,
+    LoadedModel,
+    ModelLoader,
+    blocked_pickle_global,
+    pretrained,
+)
 from benchmark.models.loading.timm_layers import token_layers
 from benchmark.nn.encoders import build_vit
 from benchmark.transforms.evaluation import EvaluationTransform
@@ -53,19 +60,19 @@ HINTS = (
 class ReleasedNetwork(nn.Module):
     """The image encoder of a released checkpoint."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: ViTConfig) -> None:
         super().__init__()
         self.visual = build_vit(encoder)
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        """As `benchmark.interfaces.Network`."""
+        """As `benchmark.interfaces.ImageEncoder`."""
         return token_layers(self.visual, self.visual.forward_features(images_B3HW))
 
 
 class ReleasedTextNetwork(ReleasedNetwork):
     """The same with a text tower."""
 
-    def __init__(self, encoder: Encoder, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, encoder: ViTConfig, weights: Mapping[str, Tensor]) -> None:
         super().__init__(encoder)
         context, width = weights["positional_embedding"].shape
         vocabulary = len(weights["token_embedding.weight"])
@@ -86,7 +93,7 @@ class ReleasedTextNetwork(ReleasedNetwork):
         self.logit_scale = nn.Parameter(torch.zeros(()))
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        """As `benchmark.interfaces.Network`."""
+        """As `benchmark.interfaces.ImageEncoder`."""
         layers = super().image_layers(images_B3HW)
         return {**layers, EMBEDDING: _unit(layers["cls"], self.image_projection)}
 
@@ -154,7 +161,7 @@ def _read(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # what is wrong is said below, in one line
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FAILURES as error:
-        if code := asked_for(error):
+        if code := blocked_pickle_global(error):
             raise UserError(
                 f"{path} wants to run {code} when it is read, wanted weights and argparse.Namespace only; do not "
                 "load it anywhere else either, unless you trust who made it"
@@ -169,7 +176,7 @@ def _read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _network(weights: Mapping[str, Tensor], path: Path) -> tuple[ReleasedNetwork, Encoder]:
+def _network(weights: Mapping[str, Tensor], path: Path) -> tuple[ReleasedNetwork, ViTConfig]:
     """The network with all its weights."""
     try:
         encoder = _encoder(weights)
@@ -200,11 +207,11 @@ def _network(weights: Mapping[str, Tensor], path: Path) -> tuple[ReleasedNetwork
     return network, encoder
 
 
-def _encoder(weights: Mapping[str, Tensor]) -> Encoder:
+def _encoder(weights: Mapping[str, Tensor]) -> ViTConfig:
     """The ViT's size, from the shapes of its weights."""
     width, _, patch, _ = weights["visual.patch_embed.proj.weight"].shape
     grid = math.isqrt(weights["visual.pos_embed"].shape[1] - 1)
-    return Encoder(grid * patch, patch, width, _blocks(weights, "visual.blocks"), _heads(width))
+    return ViTConfig(grid * patch, patch, width, _blocks(weights, "visual.blocks"), _heads(width))
 
 
 def _heads(width: int) -> int:
@@ -246,4 +253,4 @@ def _hints(args: Any) -> dict[str, Any]:
     return hints
 
 
-MODEL = Way("released:FILE.pth", _open, lambda path: path.is_file() and path.suffix == ".pth")
+MODEL = ModelLoader("released:FILE.pth", _open, lambda path: path.is_file() and path.suffix == ".pth")

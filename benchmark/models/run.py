@@ -12,7 +12,7 @@ import torch
 from benchmark import experiments, plugins
 from benchmark.errors import UserError
 from benchmark.interfaces import Experiment
-from benchmark.models.loading.loader import Freeze, LoadedModel, Way, chosen_layer
+from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, chosen_layer
 from benchmark.records import create
 from benchmark.training import checkpoint, loop
 from benchmark.transforms.evaluation import EvaluationTransform
@@ -27,15 +27,15 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     seed = card.get("seed")
     if not isinstance(seed, int):
         raise UserError(f"{folder / 'model.json'} names no seed; remove {folder} and run again")
-    model, sha256 = loop.load_trained(experiment, seed, folder, torch.device("cpu"))
-    subject = freeze(
-        model,
+    trained, sha256 = loop.load_trained(experiment, seed, folder, torch.device("cpu"))
+    model = freeze(
+        trained,
         place=f"{experiment.name}/{experiment.version}",
         transform=EvaluationTransform(experiment.encoder.image_size),
         sha256=sha256,
         layer=layer,
     )
-    return LoadedModel(subject, experiment, seed, chosen_layer(subject), card)
+    return LoadedModel(model, experiment, seed, chosen_layer(model), card)
 
 
 def _declared(folder: Path, fingerprint: str, name: object) -> Experiment:
@@ -59,8 +59,8 @@ def _candidates(name: str) -> list[Experiment]:
     return found
 
 
-def _is_at(path: Path) -> bool:
+def _matches_path(path: Path) -> bool:
     return (path / "model.json").is_file()
 
 
-MODEL = Way("a folder .../train/<name>/<version>/<seed>", _open, _is_at)
+MODEL = ModelLoader("a folder .../train/<name>/<version>/<seed>", _open, _matches_path)

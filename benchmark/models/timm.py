@@ -10,8 +10,8 @@ from typing import Any
 import timm
 
 from benchmark.errors import UserError
-from benchmark.models.loading.loader import Freeze, LoadedModel, Way, refusing
-from benchmark.models.loading.timm_layers import open_timm
+from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, load_errors_as_user_errors
+from benchmark.models.loading.timm_layers import wrap_timm
 
 
 def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
@@ -19,12 +19,12 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models()) or ["vit_base_patch16_224"]
         raise UserError(f"timm has no model {architecture!r}; choose one of timm.list_models(), such as {near[0]}")
-    with refusing(f"timm:{name}"):
+    with load_errors_as_user_errors(f"timm:{name}"):
         model: Any = timm.create_model(name, pretrained=True)
     config = model.pretrained_cfg
     tag = config.get("tag") or ""
     source = f"timm:{architecture}.{tag}" if tag else f"timm:{architecture}"
-    return open_timm(model, source, {"tag": tag, "repo": config.get("hf_hub_id") or config.get("url")}, layer, freeze)
+    return wrap_timm(model, source, {"tag": tag, "repo": config.get("hf_hub_id") or config.get("url")}, layer, freeze)
 
 
-MODEL = Way("timm:NAME", _open)
+MODEL = ModelLoader("timm:NAME", _open)

@@ -17,19 +17,19 @@ from torch import Tensor
 
 from benchmark.errors import UserError
 
-SPEAKING = ("gloo", "nccl", "connection", "socket", "tcpstore")
+COMMUNICATION_ERROR_WORDS = ("gloo", "nccl", "connection", "socket", "tcpstore")
 """Words by which an error of torch is one of communication."""
 TIMEOUT = datetime.timedelta(minutes=10)
 """How long a process waits for the others before it gives up."""
 
 
-def launched() -> int:
+def launched_world_size() -> int:
     """Number of processes that a launcher started together with this one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextlib.contextmanager
-def together() -> Iterator[torch.device]:
+def process_group() -> Iterator[torch.device]:
     """Join the processes that a launcher started; gives the device of this one.
 
     Raises:
@@ -42,13 +42,15 @@ def together() -> Iterator[torch.device]:
             raise UserError(f"wanted a GPU for each process, found {there}; start {there} processes on this machine")
         torch.cuda.set_device(device)
     try:
-        if launched() > 1:
+        if launched_world_size() > 1:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         yield device
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and not any(word in str(error).lower() for word in SPEAKING):
+        if not isinstance(error, dist.DistError) and not any(
+            word in str(error).lower() for word in COMMUNICATION_ERROR_WORDS
+        ):
             raise
-        place = f"process {os.environ.get('RANK', '0')} of {launched()}"
+        place = f"process {os.environ.get('RANK', '0')} of {launched_world_size()}"
         raise UserError(f"{place} lost the others; the one that ended says why; run again to go on") from None
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -64,7 +66,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def gather(rows_ND: Tensor) -> Tensor:
+def all_gather(rows_ND: Tensor) -> Tensor:
     """Rows of all processes, in the order of their ranks; the gradient of a row is summed over processes."""
     if world_size() == 1:
         return rows_ND
@@ -72,7 +74,7 @@ def gather(rows_ND: Tensor) -> Tensor:
     return gathered
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """Sum over processes, element by element; so is the gradient."""
     if world_size() == 1:
         return values
@@ -80,22 +82,22 @@ def total(values: Tensor) -> Tensor:
     return summed
 
 
-def mean(values: Tensor) -> Tensor:
+def all_reduce_mean(values: Tensor) -> Tensor:
     """Mean over processes, element by element."""
-    return total(values) / world_size()
+    return all_reduce_sum(values) / world_size()
 
 
-def own_rows(rows: Tensor) -> Tensor:
+def local_rows(rows: Tensor) -> Tensor:
     """This process's share of rows that every process has all of."""
     return rows.chunk(world_size())[rank()]
 
 
-def uniform_rows(count: int, width: int) -> Tensor:
+def rank_shard_of_uniform(count: int, width: int) -> Tensor:
     """Uniform random numbers (count, width): of those that one process would draw for all rows, this one's share."""
-    return own_rows(torch.rand(count * world_size(), width))
+    return local_rows(torch.rand(count * world_size(), width))
 
 
-def any_of(condition: bool) -> bool:
+def any_rank(condition: bool) -> bool:
     """Whether it holds in any process; all get the same answer at the same step."""
     if world_size() == 1:
         return condition
@@ -104,7 +106,7 @@ def any_of(condition: bool) -> bool:
     return bool(held > 0)
 
 
-def same(value: int, what: str, cure: str) -> None:
+def require_equal_across_ranks(value: int, what: str, hint: str) -> None:
     """Refuse to go on where processes differ.
 
     Raises:
@@ -115,17 +117,17 @@ def same(value: int, what: str, cure: str) -> None:
     values = [torch.empty((), dtype=torch.long, device=_device()) for _ in range(world_size())]
     dist.all_gather(values, torch.tensor(value, device=_device()))
     if len(found := sorted({int(each) for each in values})) > 1:
-        raise UserError(f"{what} differs between processes: {', '.join(map(str, found))}; {cure}")
+        raise UserError(f"{what} differs between processes: {', '.join(map(str, found))}; {hint}")
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all processes are here."""
     if world_size() > 1:
         dist.all_reduce(torch.zeros((), device=_device()))
 
 
 @torch.no_grad()
-def copy_from_first(model: torch.nn.Module) -> None:
+def broadcast_weights(model: torch.nn.Module) -> None:
     """Give every process the weights and buffers of the first."""
     if world_size() > 1:
         for tensor in model.state_dict().values():

@@ -11,10 +11,10 @@ from open_clip.tokenizer import SimpleTokenizer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from benchmark.interfaces import Encoder
+from benchmark.interfaces import ViTConfig
 
 
-def build_vit(encoder: Encoder) -> VisionTransformer:
+def build_vit(encoder: ViTConfig) -> VisionTransformer:
     """A plain timm ViT without a classifier; its output is the CLS token after the final norm."""
     return VisionTransformer(
         img_size=encoder.image_size,

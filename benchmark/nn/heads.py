@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.nn.distributed import gather, world_size
+from benchmark.nn.distributed import all_gather, world_size
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -29,7 +29,7 @@ class BatchNorm(nn.BatchNorm1d):
             return super().forward(rows)
         own_mean = rows.mean(0)
         own_scatter = (rows - own_mean).square().sum(0)
-        means, scatters = gather(torch.stack((own_mean, own_scatter))[None]).unbind(1)
+        means, scatters = all_gather(torch.stack((own_mean, own_scatter))[None]).unbind(1)
         count, mean = len(rows) * processes, means.mean(0)
         variance = (scatters.sum(0) + len(rows) * (means - mean).square().sum(0)) / count
         with torch.no_grad():

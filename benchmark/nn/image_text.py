@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmark.interfaces import Model
 from benchmark.nn.encoders import TextEncoder, TextTower
-from benchmark.nn.losses import image_text
+from benchmark.nn.losses import clip_loss
 
 
 class ImageTextModel(Model):
@@ -29,10 +29,10 @@ class ImageTextModel(Model):
         self.text = TextEncoder(text, joint)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def image_text_loss(self, features_BD: Tensor, texts: Sequence[str], text_of_B: Tensor) -> Tensor:
-        """Return the mean of the contrastive losses of both directions; image `i` belongs to text `text_of_B[i]`."""
-        texts_TD = self.sliced(self.text, texts)
-        return image_text(self.image_projection(features_BD), texts_TD, text_of_B, self.logit_scale.exp())
+    def image_text_loss(self, features_BD: Tensor, texts: Sequence[str], text_index_B: Tensor) -> Tensor:
+        """Return the mean of the contrastive losses of both directions; image `i` belongs to text `text_index_B[i]`."""
+        texts_TD = self.forward_in_microbatches(self.text, texts)
+        return clip_loss(self.image_projection(features_BD), texts_TD, text_index_B, self.logit_scale.exp())
 
     def after_step(self, progress: float) -> None:
         """Keep the inverse temperature between 1 and 100."""

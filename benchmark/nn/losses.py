@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from benchmark.nn.distributed import gather, mean, rank
+from benchmark.nn.distributed import all_gather, all_reduce_mean, rank
 
 P = ParamSpec("P")
 
@@ -46,11 +46,11 @@ def multi_positive(features_ND: Tensor, labels_N: Tensor, temperature: float) ->
     """
     z_ND = F.normalize(features_ND.float(), dim=1)
     scale = z_ND.new_tensor(1 / temperature)
-    return _contrastive(z_ND, gather(z_ND), labels_N, gather(labels_N), scale, itself=rank() * len(z_ND))
+    return _contrastive(z_ND, all_gather(z_ND), labels_N, all_gather(labels_N), scale, self_offset=rank() * len(z_ND))
 
 
 @in_float32
-def image_text(images_ND: Tensor, texts_TD: Tensor, text_of_N: Tensor, scale: Tensor) -> Tensor:
+def clip_loss(images_ND: Tensor, texts_TD: Tensor, text_of_N: Tensor, scale: Tensor) -> Tensor:
     """Symmetric image-text contrastive loss with several images per text: the mean of both directions, a scalar.
 
     An image's target is its one text; a text's target is uniform over its images (StableRep+; with one image per
@@ -59,21 +59,21 @@ def image_text(images_ND: Tensor, texts_TD: Tensor, text_of_N: Tensor, scale: Te
     z_ND, t_TD = F.normalize(images_ND.float(), dim=1), F.normalize(texts_TD.float(), dim=1)
     texts_T = torch.arange(len(t_TD), device=t_TD.device) + rank() * len(t_TD)
     text_of_N = text_of_N + rank() * len(t_TD)
-    to_texts = _contrastive(z_ND, gather(t_TD), text_of_N, gather(texts_T), scale.float())
-    to_images = _contrastive(t_TD, gather(z_ND), texts_T, gather(text_of_N), scale.float())
+    to_texts = _contrastive(z_ND, all_gather(t_TD), text_of_N, all_gather(texts_T), scale.float())
+    to_images = _contrastive(t_TD, all_gather(z_ND), texts_T, all_gather(text_of_N), scale.float())
     return (to_texts + to_images) / 2
 
 
 @in_float32
-def contrast(queries_ND: Tensor, keys_ND: Tensor, temperature: float) -> Tensor:
+def info_nce(queries_ND: Tensor, keys_ND: Tensor, temperature: float) -> Tensor:
     """InfoNCE of each query with the key of its row against the keys of all other rows: a scalar."""
     q_ND, k_ND = F.normalize(queries_ND.float(), dim=1), F.normalize(keys_ND.float(), dim=1)
     rows_N = torch.arange(len(q_ND), device=q_ND.device) + rank() * len(q_ND)
-    return _contrastive(q_ND, gather(k_ND), rows_N, gather(rows_N), q_ND.new_tensor(1 / temperature))
+    return _contrastive(q_ND, all_gather(k_ND), rows_N, all_gather(rows_N), q_ND.new_tensor(1 / temperature))
 
 
 @in_float32
-def masked_pixels(predicted_NPD: Tensor, target_NPD: Tensor, masked_NP: Tensor) -> Tensor:
+def masked_patch_mse(predicted_NPD: Tensor, target_NPD: Tensor, masked_NP: Tensor) -> Tensor:
     """Mean squared error of each row over its masked patches only (MAE, arXiv 2111.06377): (N,).
 
     The target is normalised per patch (zero mean, unit variance), MAE's better variant. P patches, D pixel values.
@@ -85,28 +85,34 @@ def masked_pixels(predicted_NPD: Tensor, target_NPD: Tensor, masked_NP: Tensor) 
 
 
 def _contrastive(
-    rows_ND: Tensor, columns_MD: Tensor, labels_N: Tensor, labels_M: Tensor, scale: Tensor, itself: int | None = None
+    rows_ND: Tensor,
+    columns_MD: Tensor,
+    labels_N: Tensor,
+    labels_M: Tensor,
+    scale: Tensor,
+    self_offset: int | None = None,
 ) -> Tensor:
-    """Mean over rows of the cross-entropy between softmax(scale * row . columns) and the uniform choice of positives.
+    """Return the mean over rows of the cross-entropy between softmax(scale * row . columns) and uniform positives.
 
-    Positives are the columns with the row's label; column `itself + i` is no candidate of row i. The cross-entropy is
-    log-partition less the mean similarity of positives, and the latter is one product with the sum of their vectors.
+    Positives are the columns with the row's label; column `self_offset + i` is no candidate of row i. The
+    cross-entropy is the log-partition minus the mean similarity of positives, and the latter is one product with the
+    sum of their vectors.
     """
     classes_C, class_of_M, count_C = labels_M.unique(return_inverse=True, return_counts=True)
     sum_CD = columns_MD.new_zeros(len(classes_C), columns_MD.shape[1]).index_add(0, class_of_M, columns_MD)
     class_of_N = torch.searchsorted(classes_C, labels_N).clamp(max=len(classes_C) - 1)
     known_N = classes_C[class_of_N] == labels_N
     positives_ND, count_N = sum_CD[class_of_N], count_C[class_of_N] * known_N
-    if itself is not None:
+    if self_offset is not None:
         positives_ND, count_N = positives_ND - rows_ND, count_N - 1
     weight_N = (count_N > 0).to(rows_ND.dtype) / len(rows_ND)
     similarity_N = (rows_ND * positives_ND).sum(1) / count_N.clamp(min=1)
-    log_partition: Tensor = _LogPartition.apply(rows_ND, columns_MD, scale, weight_N, itself)
+    log_partition: Tensor = _LogPartition.apply(rows_ND, columns_MD, scale, weight_N, self_offset)
     return log_partition - scale * (weight_N * similarity_N).sum()
 
 
 class _LogPartition(torch.autograd.Function):
-    """Weighted sum over rows of log sum_j exp(scale * row . column_j), j not itself.
+    """Weighted sum over rows of log sum_j exp(scale * row . column_j), j not self_offset.
 
     The gradient of a chunk of rows is taken while its similarities are there: as much arithmetic as with the whole
     matrix, and the memory of a chunk.
@@ -114,7 +120,7 @@ class _LogPartition(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows_ND: Tensor, columns_MD: Tensor, scale: Tensor, weight_N: Tensor, itself: int | None
+        ctx: Any, rows_ND: Tensor, columns_MD: Tensor, scale: Tensor, weight_N: Tensor, self_offset: int | None
     ) -> Tensor:
         size = max(1, CHUNK.get(rows_ND.device.type, CHUNK["cuda"]) // len(columns_MD))
         needed = any(ctx.needs_input_grad)
@@ -124,8 +130,8 @@ class _LogPartition(torch.autograd.Function):
             mine = slice(start, start + size)
             scaled_RD = rows_ND[mine] * scale
             s_RM = scaled_RD @ columns_MD.T
-            if itself is not None:
-                s_RM.diagonal(itself + start).fill_(-torch.inf)
+            if self_offset is not None:
+                s_RM.diagonal(self_offset + start).fill_(-torch.inf)
             top_R1 = s_RM.amax(1, keepdim=True)
             sum_R1 = s_RM.sub_(top_R1).exp_().sum(1, keepdim=True)
             total += (weight_N[mine] * (top_R1 + sum_R1.log())[:, 0]).sum()
@@ -145,20 +151,20 @@ class _LogPartition(torch.autograd.Function):
         return gradient * d_rows_ND, gradient * d_columns_MD, gradient * d_scale, None, None
 
 
-def other_view(rows_ND: Tensor) -> Tensor:
+def swap_view_pairs(rows_ND: Tensor) -> Tensor:
     """Each row replaced by the other of its pair; rows 2 i and 2 i + 1 are a pair, such as two crops of an image."""
     return rows_ND.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 
 @in_float32
-def regression(predicted_ND: Tensor, target_ND: Tensor) -> Tensor:
+def byol_loss(predicted_ND: Tensor, target_ND: Tensor) -> Tensor:
     """Mean squared distance between unit vectors, 2 - 2 cos (BYOL, arXiv 2006.07733, equation 2): a scalar."""
     p_ND, t_ND = F.normalize(predicted_ND.float(), dim=1), F.normalize(target_ND.float(), dim=1)
     return 2 - 2 * (p_ND * t_ND).sum(1).mean()
 
 
 @in_float32
-def distillation(
+def dino_loss(
     student_NK: Tensor, teacher_NK: Tensor, centre_K: Tensor, student_temperature: float, teacher_temperature: Tensor
 ) -> Tensor:
     """Cross-entropy of the student with the centred, sharpened teacher (DINO, arXiv 2104.14294): of each row, (N,).
@@ -170,6 +176,6 @@ def distillation(
 
 
 @torch.no_grad()
-def mean_row(rows_ND: Tensor) -> Tensor:
+def global_mean(rows_ND: Tensor) -> Tensor:
     """Mean over the rows of all processes, (D,)."""
-    return mean(rows_ND.float().mean(0))
+    return all_reduce_mean(rows_ND.float().mean(0))

@@ -18,7 +18,7 @@ from benchmark.records.schema import (
     protocol_of,
     sha256_of,
 )
-from benchmark.records.store import validated
+from benchmark.records.store import parse_record
 
 
 def fingerprint(origin: Experiment | Pretrained) -> str:
@@ -44,18 +44,29 @@ def from_scores(
     seed: int,
     name: str,
     evaluation: Evaluation,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     content_sha256: str | None,
     environment: Environment,
-    monitored: Mapping[str, Any] | None = None,
+    training_diagnostics: Mapping[str, Any] | None = None,
     parents: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
     predictions: Mapping[str, Predictions] | None = None,
 ) -> Record:
-    """The record of what the evaluation called `name` (its file's name) gave for one seed of a model.
+    """Return the record of one evaluation of one seed of a model.
 
-    `facts` are the subject's (see `interfaces.Subject`), `monitored` what training saw of itself (see
-    `monitor.monitored`), `predictions` the file of each dataset; results of an older record are kept as they are.
+    Args:
+        scores: dataset -> its scores, why it was skipped, or the result of an older record, which is kept as it is.
+        origin: the declaration of the model.
+        seed: seed of the run; 0 for a pretrained model.
+        name: name of the evaluation's file.
+        evaluation: the protocol.
+        metadata: the model's (see `interfaces.FrozenModel`).
+        content_sha256: hash of the training data; None for a pretrained model.
+        environment: hardware and versions of this process.
+        training_diagnostics: warnings and feature health (see `training.diagnostics.record_fields`).
+        parents: name of each file or record that the model was made from, and its hash.
+        seconds: what took how long.
+        predictions: dataset -> its file of predictions.
 
     Raises:
         UserError: something required is missing or out of range; the message names the field.
@@ -64,7 +75,7 @@ def from_scores(
     trained = None
     if isinstance(origin, Experiment):
         source = {"repo": origin.dataset, "revision": origin.revision, "content_sha256": content_sha256}
-        trained = {**source, "parents": parents or {}, **(monitored or {})}
+        trained = {**source, "parents": parents or {}, **(training_diagnostics or {})}
     untyped = {
         "experiment": {
             **{field: declared[field] for field in ("name", "version", "method")},
@@ -79,13 +90,13 @@ def from_scores(
             "knobs": _knobs(evaluation),
             "protocol": protocol_hash(evaluation),
         },
-        "model": {**facts, "views": _views(origin), "encoder": declared["encoder"]},
+        "model": {**metadata, "views": _views(origin), "encoder": declared["encoder"]},
         "training": trained,
         "results": {dataset: _result(result, files.get(dataset), environment) for dataset, result in scores.items()},
         "seconds": seconds or {},
         "created": datetime.now(UTC).date().isoformat(),
     }
-    return validated(canonical_json(untyped), f"{declared['name']} seed {seed} {name}", "mend the evaluation")
+    return parse_record(canonical_json(untyped), f"{declared['name']} seed {seed} {name}", "mend the evaluation")
 
 
 def _result(

@@ -56,28 +56,30 @@ def migrate(records: Path, out: Path) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     """The JSON of a record, as this schema has it, without a checksum."""
-    cure = "restore or remove the file"
+    hint = "restore or remove the file"
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"record {path} cannot be read: {error}; {cure}") from error
+        raise UserError(f"record {path} cannot be read: {error}; {hint}") from error
     if not isinstance(content, dict):
-        raise UserError(f"record {path} is {type(content).__name__}, wanted a JSON object; {cure}")
+        raise UserError(f"record {path} is {type(content).__name__}, wanted a JSON object; {hint}")
     version = content.get("schema_version")
     if version == store.SCHEMA:
         store.read(path)
-    elif version in store.OLDER:
+    elif version in store.MIGRATABLE:
         content = {name: value for name, value in content.items() if name != "seal"}
         content["schema_version"] = store.SCHEMA
         if isinstance(content.get("results"), dict):
             content["results"] = {name: _result(result) for name, result in content["results"].items()}
     else:
-        raise UserError(f"record {path} has schema {version}; those of {store.OLDER} can be migrated: evaluate again")
+        raise UserError(
+            f"record {path} has schema {version}; those of {store.MIGRATABLE} can be migrated: evaluate again"
+        )
     try:
         text = json.dumps(content, allow_nan=False)
     except ValueError as error:
-        raise UserError(f"record {path} holds a number that is not finite (NaN, or beyond 1e308); {cure}") from error
-    store.validated(text, str(path), cure)
+        raise UserError(f"record {path} holds a number that is not finite (NaN, or beyond 1e308); {hint}") from error
+    store.parse_record(text, str(path), hint)
     return content
 
 

@@ -19,7 +19,7 @@ from benchmark.records.schema import Measured, Predictions
 
 MODEL_INDEPENDENT = ("row", "label", "unit", "episode")
 """Columns that are the same for all models."""
-LIMIT = 256 * 2**20
+MAX_BYTES = 256 * 2**20
 """Bytes of a file that is still opened; a million rows of ten columns stay below it."""
 
 
@@ -52,8 +52,8 @@ def read(folder: Path, result: Measured) -> dict[str, np.ndarray]:
     path = folder / result.predictions.file
     if not path.is_file():
         raise UserError(f"{path} is missing; restore it or evaluate again")
-    if path.stat().st_size > LIMIT:
-        raise UserError(f"{path} has {path.stat().st_size:,} bytes, wanted at most {LIMIT:,}; evaluate again")
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(f"{path} has {path.stat().st_size:,} bytes, wanted at most {MAX_BYTES:,}; evaluate again")
     if (found := file_sha256(path)) != result.predictions.sha256:
         raise UserError(
             f"{path} is not the file of its record: its sha256 is {found[:12]}, the record says "

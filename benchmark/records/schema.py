@@ -32,33 +32,33 @@ def _not_blank(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+NonEmptyStr = Annotated[str, AfterValidator(_not_blank)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Slashed = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*$")]
+PathLike = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*$")]
 """A name that is also a path below the records: a slash is a folder."""
-Plain = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 """A name that is also one file's name."""
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class Part(BaseModel):
+class RecordModel(BaseModel):
     """A part of a record: frozen, and strict about its fields and their types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Declaration(Part):
+class Declaration(RecordModel):
     """An Experiment as JSON; the fields a record relies on are named here, the others are kept as they are."""
 
     model_config = ConfigDict(extra="allow")
 
-    name: Slashed
+    name: PathLike
     version: Count
-    method: Plain
+    method: FileName
     settings: dict[str, Any]
-    dataset: Text
-    revision: Text
+    dataset: NonEmptyStr
+    revision: NonEmptyStr
     schedule: dict[str, int]
     encoder: dict[str, Any]
 
@@ -68,13 +68,13 @@ class Declaration(Part):
         return 0 if self.settings.get("optimizer") is None else self.schedule.get("views", 0)
 
 
-class Foreign(Part):
+class PretrainedDeclaration(RecordModel):
     """A model that was trained elsewhere, as JSON: where it comes from and what it is."""
 
-    name: Slashed
+    name: PathLike
     version: Count
-    method: Plain
-    source: Text
+    method: FileName
+    source: NonEmptyStr
     encoder: dict[str, Any]
 
     @property
@@ -84,19 +84,22 @@ class Foreign(Part):
 
 
 def _origin(declaration: Any) -> str:
-    foreign = "source" in declaration if isinstance(declaration, dict) else isinstance(declaration, Foreign)
+    foreign = (
+        "source" in declaration if isinstance(declaration, dict) else isinstance(declaration, PretrainedDeclaration)
+    )
     return "foreign" if foreign else "trained"
 
 
-class ExperimentPart(Part):
+class ExperimentPart(RecordModel):
     """Which official run this is, or which model of others; then `method` is what tables call it."""
 
-    name: Slashed
+    name: PathLike
     version: Count
-    method: Plain
+    method: FileName
     fingerprint: Sha256
     declaration: Annotated[
-        Annotated[Declaration, Tag("trained")] | Annotated[Foreign, Tag("foreign")], Discriminator(_origin)
+        Annotated[Declaration, Tag("trained")] | Annotated[PretrainedDeclaration, Tag("foreign")],
+        Discriminator(_origin),
     ]
 
     @model_validator(mode="after")
@@ -107,12 +110,12 @@ class ExperimentPart(Part):
         return self
 
 
-class EvaluationPart(Part):
+class EvaluationPart(RecordModel):
     """Which protocol was followed. The list of datasets is no part of it: each dataset has its own result."""
 
-    name: Plain
+    name: FileName
     version: Count
-    preset: Plain
+    preset: FileName
     knobs: dict[str, Any]
     protocol: Sha256
     """Over version, preset and knobs."""
@@ -123,49 +126,49 @@ class EvaluationPart(Part):
         return self
 
 
-class ModelPart(Part):
+class ModelPart(RecordModel):
     """What was evaluated."""
 
     weights_sha256: Sha256
     views: Count | None
     """Seen in training; None where it was trained elsewhere."""
     encoder: dict[str, Any]
-    layer: Text
+    layer: NonEmptyStr
     """What evaluations read: `cls`, `pooled`, `output`."""
     transform: dict[str, Any]
-    precision: Text
+    precision: NonEmptyStr
     tile: Annotated[int, Field(gt=0)] | None = None
     """Images in each forward pass; None: stored features, or recorded when it was not fixed."""
 
 
-class TrainingPart(Part):
+class TrainingPart(RecordModel):
     """What it was trained on; an untrained model names its dataset without having read it."""
 
-    repo: Text
-    revision: Text
+    repo: NonEmptyStr
+    revision: NonEmptyStr
     content_sha256: Sha256 | None = None
     """Of the dataset's rows and indices (`schema.Manifest`); required where something was trained."""
-    parents: dict[Text, Sha256] = Field(default_factory=dict)
+    parents: dict[NonEmptyStr, Sha256] = Field(default_factory=dict)
     """Name of a file or record this one was made from -> its hash."""
-    health: dict[Text, float] = Field(default_factory=dict)
-    """What the features of its last batches looked like (`monitor.health`); empty where nobody looked."""
+    health: dict[NonEmptyStr, float] = Field(default_factory=dict)
+    """What the features of its last batches looked like (`training.diagnostics.health`); empty where nobody looked."""
     spikes: Count | None = None
     """Losses far above those before them; None where nobody counted."""
     worst_spike: Count | None = None
     """The step of the highest of them."""
 
 
-class DatasetPart(Part):
+class DatasetPart(RecordModel):
     """Exactly what was measured on; every field is required."""
 
-    repo: Text
-    revision: Text
-    split: Text
+    repo: NonEmptyStr
+    revision: NonEmptyStr
+    split: NonEmptyStr
     n: Annotated[int, Field(gt=0)]
     ids_sha256: Sha256
 
 
-class ScorePart(Part):
+class ScorePart(RecordModel):
     """A number with its sample size and 95 % interval, as fractions of one."""
 
     value: Fraction
@@ -180,33 +183,33 @@ class ScorePart(Part):
         return self
 
 
-class Predictions(Part):
+class Predictions(RecordModel):
     """The per-sample predictions on one dataset, in a Parquet file in the folder of the record's name."""
 
-    file: Plain
+    file: FileName
     sha256: Sha256
 
 
-class Environment(Part):
+class Environment(RecordModel):
     """Where the numbers were made; no paths, no host names."""
 
-    python: Text
-    platform: Text
+    python: NonEmptyStr
+    platform: NonEmptyStr
     packages: dict[str, str]
-    device: Text
+    device: NonEmptyStr
     commit: str | None
     """None outside a git checkout."""
     dirty: bool
     """The code differs from `commit`."""
 
 
-class Measured(Part):
+class Measured(RecordModel):
     """The scores on one dataset."""
 
     dataset: DatasetPart
-    main: Text
+    main: NonEmptyStr
     """The score that tables show."""
-    scores: dict[Text, ScorePart]
+    scores: dict[NonEmptyStr, ScorePart]
     chance: Fraction
     per_class: dict[str, ScorePart] = Field(default_factory=dict)
     details: dict[str, Any] = Field(default_factory=dict)
@@ -220,10 +223,10 @@ class Measured(Part):
         return self
 
 
-class NotMeasured(Part):
+class NotMeasured(RecordModel):
     """A dataset without scores, and why."""
 
-    skipped: Text
+    skipped: NonEmptyStr
     """The reason, for people."""
     code: SkipCode
 
@@ -239,7 +242,7 @@ Result = Annotated[
 ]
 
 
-class Record(Part):
+class Record(RecordModel):
     """One measurement: an experiment, a seed, a preset of an evaluation."""
 
     schema_version: Literal[4] = 4
@@ -251,7 +254,7 @@ class Record(Part):
     model: ModelPart
     training: TrainingPart | None
     """None for a model that was trained elsewhere."""
-    results: Annotated[dict[Text, Result], Field(min_length=1)]
+    results: Annotated[dict[NonEmptyStr, Result], Field(min_length=1)]
     seconds: dict[str, Annotated[float, Field(ge=0, le=1e10)]] = Field(default_factory=dict)
     """Of `train`, and of each dataset."""
     created: date
@@ -266,7 +269,7 @@ class Record(Part):
         declared = self.experiment.declaration
         _equal("model.views", self.model.views, declared.views)
         _equal("model.encoder", self.model.encoder, declared.encoder)
-        if isinstance(declared, Foreign) or self.training is None:
+        if isinstance(declared, PretrainedDeclaration) or self.training is None:
             _equal("whether there is a training", self.training is not None, isinstance(declared, Declaration))
             return self
         _equal("training.repo", self.training.repo, declared.dataset)

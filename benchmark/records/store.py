@@ -21,10 +21,10 @@ from benchmark.records.schema import (
 )
 
 SCHEMA = 4
-OLDER = (3,)
+MIGRATABLE = (3,)
 CHECKSUM = "checksum"
 """Field of a record's file."""
-LIMIT = 4 * 2**20
+MAX_BYTES = 4 * 2**20
 """Bytes of a record that is still opened; those of a thousand classes have a tenth of it."""
 
 
@@ -77,15 +77,15 @@ def read(path: Path) -> Record:
     """
     try:
         size = path.stat().st_size
-        content = path.read_text(encoding="utf-8") if size <= LIMIT else ""
+        content = path.read_text(encoding="utf-8") if size <= MAX_BYTES else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"record {path} cannot be read: {error}; restore or remove the file") from error
-    if size > LIMIT:
-        raise UserError(f"record {path} has {size:,} bytes, wanted at most {LIMIT:,}; remove the file")
-    cure = "remove the file and evaluate again"
-    plain = _parsed(content, str(path), cure)
+    if size > MAX_BYTES:
+        raise UserError(f"record {path} has {size:,} bytes, wanted at most {MAX_BYTES:,}; remove the file")
+    hint = "remove the file and evaluate again"
+    plain = _parsed(content, str(path), hint)
     if isinstance(plain, dict):
-        if (version := plain.get("schema_version")) in OLDER:
+        if (version := plain.get("schema_version")) in MIGRATABLE:
             raise UserError(
                 f"record {path} has schema {version}, this code reads {SCHEMA}; make new ones with "
                 f"`synrep results migrate FOLDER --out NEW`"
@@ -95,13 +95,13 @@ def read(path: Path) -> Record:
         try:
             intact = version != SCHEMA or plain.get(CHECKSUM) == checksum(plain)
         except ValueError as error:
-            raise UserError(f"record {path} holds a number without end, wanted finite ones; {cure}") from error
+            raise UserError(f"record {path} holds a number without end, wanted finite ones; {hint}") from error
         if not intact:
             raise UserError(
                 f"record {path} was changed since it was written: it does not have its checksum; restore the file, or "
                 "remove it and evaluate again"
             )
-    return validated(content, str(path), cure)
+    return parse_record(content, str(path), hint)
 
 
 def read_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> list[Record]:
@@ -115,7 +115,7 @@ def read_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> li
         raise UserError(f"no records in {folder}; run an experiment first or name another folder")
     found: dict[tuple[str | int, ...], tuple[Path, Record]] = {}
     for path, record in zip(paths, map(read, paths)):
-        other, known = found.setdefault(_cell(record), (path, record))
+        other, known = found.setdefault(_identity(record), (path, record))
         if other is path:
             continue
         if known != record:
@@ -124,36 +124,36 @@ def read_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> li
     return [found[cell][1] for cell in sorted(found)]
 
 
-def _cell(record: Record) -> tuple[str | int, ...]:
+def _identity(record: Record) -> tuple[str | int, ...]:
     """Of all that may be there once."""
     own, of = record.evaluation, record.experiment
     return of.name, of.version, record.seed, own.name, own.preset
 
 
-def _parsed(content: str, what: str, cure: str) -> Any:
+def _parsed(content: str, what: str, hint: str) -> Any:
     """The plain JSON; None where it is none, which validation tells better."""
     if not content.strip():
-        raise UserError(f"record {what} is empty; {cure}")
+        raise UserError(f"record {what} is empty; {hint}")
     try:
         return json.loads(content, parse_constant=_no_number)
     except json.JSONDecodeError:
         return None
     except RecursionError as error:
-        raise UserError(f"record {what} is nested too deeply; {cure}") from error
+        raise UserError(f"record {what} is nested too deeply; {hint}") from error
     except ValueError as error:
-        raise UserError(f"record {what}: {error}; {cure}") from error
+        raise UserError(f"record {what}: {error}; {hint}") from error
 
 
-def validated(content: str, what: str, cure: str) -> Record:
+def parse_record(content: str, what: str, hint: str) -> Record:
     """The record in a JSON text, which is not asked for a checksum.
 
     Raises:
-        UserError: it is none, or breaks a rule; says `what` and the field, and the `cure`.
+        UserError: it is none, or breaks a rule; says `what` and the field, and the `hint`.
     """
     try:
         record = Record.model_validate_json(content)
     except ValidationError as error:
-        raise UserError(f"record {what}: {_first_problem(error)}; {cure}") from error
+        raise UserError(f"record {what}: {_first_problem(error)}; {hint}") from error
     return record.model_copy(update={CHECKSUM: None})
 
 

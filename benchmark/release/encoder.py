@@ -22,7 +22,7 @@ from benchmark import evaluations
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, write_bytes, write_json
 from benchmark.hub.client import Repository
-from benchmark.interfaces import Encoder, Experiment, Model
+from benchmark.interfaces import Experiment, Model, ViTConfig
 from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.records import create, store
 from benchmark.records.schema import Record
@@ -159,7 +159,7 @@ def stage(release: Release, repo: str, folder: Path) -> None:
     _require_equal(release.model, folder, size)
 
 
-def config(encoder: Encoder) -> dict[str, Any]:
+def config(encoder: ViTConfig) -> dict[str, Any]:
     """timm's configuration of an encoder, with the transform by which it is evaluated here."""
     architecture = ARCHITECTURES.get((encoder.patch, encoder.width, encoder.depth, encoder.heads))
     arguments: dict[str, Any] = {} if encoder.image_size == 224 else {"img_size": encoder.image_size}
@@ -229,22 +229,22 @@ def _require_same(place: Repository, head: str, release: Release) -> None:
     repo, files = place.name, place.files(head).keys() - OWN
     if not files:
         return
-    cure = "choose another --repo"
+    hint = "choose another --repo"
     if CONFIG not in files or not files <= set(FILES):
-        raise UserError(f"{repo} holds other files than a release ({', '.join(sorted(files)[:5])}); {cure}")
+        raise UserError(f"{repo} holds other files than a release ({', '.join(sorted(files)[:5])}); {hint}")
     with tempfile.TemporaryDirectory() as temporary:
         held = _json(place.fetch(CONFIG, head, Path(temporary)))
     held, mine = held.get("synrep", {}) if isinstance(held, dict) else {}, release.identity
     if not isinstance(held, dict) or not held:
-        raise UserError(f"{repo} holds a model that is no release of SynRep-Bench; {cure}")
+        raise UserError(f"{repo} holds a model that is no release of SynRep-Bench; {hint}")
     found = f"{held.get('experiment')} version {held.get('version')} seed {held.get('seed')}"
     wanted = f"{mine['experiment']} version {mine['version']} seed {mine['seed']}"
     if (held.get("experiment"), held.get("seed")) != (mine["experiment"], mine["seed"]):
-        raise UserError(f"{repo} holds {found}, wanted to push {wanted}; {cure}")
+        raise UserError(f"{repo} holds {found}, wanted to push {wanted}; {hint}")
     if not isinstance(held.get("version"), int) or held["version"] > mine["version"]:
-        raise UserError(f"{repo} holds {found}, which is newer than {wanted}; {cure}")
+        raise UserError(f"{repo} holds {found}, which is newer than {wanted}; {hint}")
     if held["version"] == mine["version"] and held.get("fingerprint") != mine["fingerprint"]:
-        raise UserError(f"{repo} holds {found} of another declaration; raise the experiment's version or {cure}")
+        raise UserError(f"{repo} holds {found} of another declaration; raise the experiment's version or {hint}")
 
 
 def _json(path: Path) -> object:

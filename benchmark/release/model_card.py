@@ -158,7 +158,7 @@ def _training(experiment: Experiment, seed: int, run: Mapping[str, Any], hashes:
         ("fingerprint of the declaration", f"`{create.fingerprint(experiment)}`"),
         *((f"sha256 of the weights {cards.escape(which)}", f"`{sha256}`") for which, sha256 in hashes.items()),
     ]
-    seen = diagnostics.monitored(run)
+    seen = diagnostics.record_fields(run)
     rows += [(f"{cards.escape(name)} at the end", f"{value:.4g}") for name, value in seen.get("health", {}).items()]
     if "spikes" in seen:
         rows.append(("spikes of the loss", str(seen["spikes"])))
@@ -193,7 +193,7 @@ over seeds: this is one seed.
 
 
 def _limits(experiment: Experiment, run: Mapping[str, Any]) -> str:
-    collapsed = diagnostics.collapse(run.get("health", {}))
+    collapsed = diagnostics.collapse_warning(run.get("health", {}))
     warning = f"- **Its {cards.escape(collapsed)}**: it can hardly tell images apart.\n" if collapsed else ""
     return f"""## Limits
 

@@ -19,7 +19,7 @@ from benchmark.analysis.ranking import BestOfColumn
 from benchmark.errors import SkipCode
 from benchmark.records.schema import Measured, Record, ScorePart
 from benchmark.reports.inputs import ReportInputs
-from benchmark.reports.rows import Run, dataset_names, select
+from benchmark.reports.rows import Run, dataset_names, group_into_rows
 from benchmark.reports.table import NO_VALUE, Cell, Table
 
 
@@ -82,7 +82,7 @@ class ComparisonTable:
         Raises:
             UserError: presets, versions, protocols, views, or what a column was measured on differ between the records.
         """
-        runs = select(inputs.records, self.evaluation)
+        runs = group_into_rows(inputs.records, self.evaluation)
         names = dataset_names(runs)
         measured = [name for name in names if any(run.measured(name) for run in runs)]
         columns = [column for name in measured or names for column in self.columns(name)]
@@ -103,9 +103,9 @@ class ComparisonTable:
             rows=tuple(rows),
             footnotes=(
                 *notes.lines(),
-                *reading(runs),
-                *marks(bests, runs),
-                *provenance(runs),
+                *unit_footnotes(runs),
+                *significance_footnotes(bests, runs),
+                *provenance_footnotes(runs),
                 *(_unmeasured(runs, [name for name in names if measured and name not in measured])),
             )
             if runs
@@ -119,7 +119,7 @@ def percent(scores: Sequence[ScorePart]) -> str:
     return f"{100 * mean:.1f} ± {100 * spread:.1f}"
 
 
-def reading(runs: Sequence[Run]) -> list[str]:
+def unit_footnotes(runs: Sequence[Run]) -> list[str]:
     """Footnotes: how to read the numbers, as far as it applies."""
     names = dataset_names(runs)
     seeds = {len(run.measured(name)) for run in runs for name in names} - {0}
@@ -131,7 +131,7 @@ def reading(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
-def provenance(runs: Sequence[Run]) -> list[str]:
+def provenance_footnotes(runs: Sequence[Run]) -> list[str]:
     """Footnotes: the protocol, the training, and what each dataset is."""
     first = runs[0].records[0].evaluation
     knobs = ", ".join(
@@ -176,7 +176,7 @@ def _unmeasured(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
     """Footnotes: datasets that no method was measured on, and why, told by those that were measured elsewhere."""
     names = dataset_names(runs)
     able = [run for run in runs if any(run.measured(name) for name in names)]
-    reasons = {name: "; ".join(dict.fromkeys(run.gap(name) for run in able)) for name in datasets}
+    reasons = {name: "; ".join(dict.fromkeys(run.missing_reason(name) for run in able)) for name in datasets}
     absent = [name for name in reasons if any(SkipCode.MISSING_DATASET in run.codes(name) for run in able)]
     others = [f"Not measured: {name}: {reason}." for name, reason in reasons.items() if name not in absent]
     return [f"Not measured, not on the machine: {', '.join(absent)}.", *others] if absent else others
@@ -197,7 +197,7 @@ def best_of_column(runs: Sequence[Run], column: Column, pairs: PairedComparisons
     return ranking.best_of_column(runs, lambda run: run.records, (column.dataset, score), pairs)
 
 
-def marks(bests: Sequence[BestOfColumn[Run]], runs: Sequence[Run]) -> list[str]:
+def significance_footnotes(bests: Sequence[BestOfColumn[Run]], runs: Sequence[Run]) -> list[str]:
     """Footnotes: what bold and stars say, as far as there are any."""
     lines = []
     bold, starred = any(best.winner for best in bests), any(best.tied for best in bests)
@@ -221,7 +221,7 @@ def marks(bests: Sequence[BestOfColumn[Run]], runs: Sequence[Run]) -> list[str]:
 
 def cell(run: Run, column: Column, best: BestOfColumn[Run], notes: Notes) -> Cell:
     """What a run has in a column, with the mark of what it lacks."""
-    mark = notes.mark(run.gap(column.dataset))
+    mark = notes.mark(run.missing_reason(column.dataset))
     if column.share:
         return _share(run, column, mark)
     scores = scores_of(run, column)

@@ -36,7 +36,7 @@ class Run:
         found = (record.results.get(dataset) for record in self.records)
         return {result.code for result in found if isinstance(result, NotMeasured)}
 
-    def gap(self, dataset: str) -> str:
+    def missing_reason(self, dataset: str) -> str:
         """Why `dataset` lacks some seed; empty where it does not."""
         reasons = []
         for record in self.records:
@@ -48,7 +48,7 @@ class Run:
         return f"{have} of {len(self.records)} seeds: {why}" if why and have else why
 
 
-def select(records: Iterable[Record], evaluation: str) -> list[Run]:
+def group_into_rows(records: Iterable[Record], evaluation: str) -> list[Run]:
     """The rows of one evaluation by method and name, numbers by value, `untrained` last; all datasets may be compared.
 
     Raises:
@@ -57,7 +57,7 @@ def select(records: Iterable[Record], evaluation: str) -> list[Run]:
 
     def experiment(record: Record) -> tuple[str, list[tuple[int, str]], str, int]:
         name = record.experiment.name
-        return record.experiment.method, by_number(name), name, record.experiment.version
+        return record.experiment.method, natural_sort_key(name), name, record.experiment.version
 
     chosen = [record for record in records if record.evaluation.name == evaluation]
     chosen.sort(key=lambda record: (record.experiment.method == "untrained", experiment(record), record.seed))
@@ -73,7 +73,7 @@ def select(records: Iterable[Record], evaluation: str) -> list[Run]:
 
 
 @cache
-def by_number(name: str) -> list[tuple[int, str]]:
+def natural_sort_key(name: str) -> list[tuple[int, str]]:
     """A key by which l2 comes before l10, and 600 before 2k."""
     parts = re.findall(r"(\d+)(?:([km])(?![a-z0-9]))?|(\D+)", name)
     return [(parse_count(number + unit) if number else 0, rest) for number, unit, rest in parts]

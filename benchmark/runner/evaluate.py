@@ -15,7 +15,7 @@ import numpy as np
 from benchmark.errors import SkipCode, UserError
 from benchmark.evaluations.datasets.splits import present
 from benchmark.files import file_sha256
-from benchmark.interfaces import DatasetScores, Evaluation, Experiment, Pretrained, Skipped, Subject
+from benchmark.interfaces import DatasetScores, Evaluation, Experiment, FrozenModel, Pretrained, Skipped
 from benchmark.records import create, environment, predictions, store
 from benchmark.records.schema import Measured, NotMeasured, Predictions, sha256_of
 
@@ -31,7 +31,7 @@ class Failures(UserError):
 class EvaluationRun:
     """A model to be measured, and where the outcome goes."""
 
-    subject: Subject
+    model: FrozenModel
     origin: Experiment | Pretrained
     seed: int
     out: Path
@@ -39,8 +39,8 @@ class EvaluationRun:
     """In words, such as `cpu` or `NVIDIA H100`."""
     content_sha256: str | None = None
     """Of the dataset that it was trained on."""
-    monitored: Mapping[str, Any] = field(default_factory=dict)
-    """What its training saw of itself; see `benchmark.training.diagnostics.monitored`."""
+    training_diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    """What its training saw of itself; see `benchmark.training.diagnostics.record_fields`."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Spent before, such as on training."""
 
@@ -52,7 +52,7 @@ class EvaluationRun:
     @property
     def title(self) -> str:
         """The model and the layer that is read, for people."""
-        return f"{self.key}, layer {self.subject.facts['layer']}"
+        return f"{self.key}, layer {self.model.metadata['layer']}"
 
 
 def run_evaluations(measured: EvaluationRun, evaluations: Sequence[tuple[str, Evaluation]], report: Report) -> None:
@@ -66,7 +66,7 @@ def run_evaluations(measured: EvaluationRun, evaluations: Sequence[tuple[str, Ev
     done = 0
     for name, evaluation in evaluations:
         record = _RecordBuilder(measured, name, evaluation)
-        skipped = evaluation.skip(measured.subject)
+        skipped = evaluation.skip(measured.model)
         for dataset in evaluation.datasets:
             report(f"{measured.key} evaluation", done, total, f"{name} {dataset}")
             done += 1
@@ -92,9 +92,9 @@ class _RecordBuilder:
         path = store.record_path(measured.out / "records", measured.key, name, evaluation.preset)
         if path.exists():
             stored = store.read(path)
-            known = {fact: getattr(stored.model, fact) for fact in measured.subject.facts}
+            known = {fact: getattr(stored.model, fact) for fact in measured.model.metadata}
             if sha256_of(known) == sha256_of(
-                measured.subject.facts
+                measured.model.metadata
             ) and stored.evaluation.protocol == create.protocol_hash(evaluation):
                 self._results |= stored.results
                 self._seconds |= stored.seconds
@@ -122,7 +122,7 @@ class _RecordBuilder:
         """Measure one dataset and write the record; the reason where that failed."""
         started = time.monotonic()
         try:
-            scores = replace(self._evaluation, datasets=(dataset,))(self._measured.subject)
+            scores = replace(self._evaluation, datasets=(dataset,))(self._measured.model)
         except UserError as error:
             self.update({dataset: Skipped(str(error), SkipCode.FAILED)})
             return str(error)
@@ -144,9 +144,9 @@ class _RecordBuilder:
             seed=measured.seed,
             name=self._name,
             evaluation=self._evaluation,
-            facts=measured.subject.facts,
+            metadata=measured.model.metadata,
             content_sha256=measured.content_sha256,
-            monitored=measured.monitored,
+            training_diagnostics=measured.training_diagnostics,
             environment=environment.environment(measured.device),
             seconds=self._seconds,
             predictions=self._files,

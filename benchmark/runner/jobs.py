@@ -31,13 +31,13 @@ from benchmark.nn import distributed
 from benchmark.records import create
 from benchmark.runner.evaluate import EvaluationRun, Report, run_evaluations
 from benchmark.training import checkpoint, diagnostics, loop
-from benchmark.training.dataset import CaptionImages
-from benchmark.training.execution import Hardware, usual
+from benchmark.training.dataset import CaptionImageDataset
+from benchmark.training.execution import ExecutionConfig, default_execution
 from benchmark.training.loop import SIGNALS
 from benchmark.transforms.evaluation import EvaluationTransform
 
 ExecutionOptions = tuple[int | None, bool]
-"""Views at once, deterministic: see `benchmark.training.execution.Hardware`."""
+"""Views at once, deterministic: see `benchmark.training.execution.ExecutionConfig`."""
 MAX_REPORTED = 3
 """Failed runs, and reasons, that the last line names: it is one line."""
 DEFAULTS: ExecutionOptions = (None, False)
@@ -96,8 +96,8 @@ def run_jobs(
         except BaseException as error:
             stop.set()
             if isinstance(error, BrokenProcessPool):
-                cure = "run again to go on, with fewer --jobs"
-                raise UserError(f"a worker process died, perhaps of lack of memory; {cure}") from None
+                hint = "run again to go on, with fewer --jobs"
+                raise UserError(f"a worker process died, perhaps of lack of memory; {hint}") from None
             raise
         finally:
             _end(pool)
@@ -154,7 +154,7 @@ def _leave_with_parent() -> None:
 
 
 def _run_job(job: Job, out: Path, knobs: ExecutionOptions) -> None:
-    train_and_evaluate(job, out, usual(*knobs, processes=_processes), _report, _stop.is_set)
+    train_and_evaluate(job, out, default_execution(*knobs, processes=_processes), _report, _stop.is_set)
 
 
 def _report(name: str, done: int, total: int, note: str) -> None:
@@ -179,14 +179,14 @@ def run_distributed(jobs: Sequence[Job], out: Path, report: Report, knobs: Execu
     """
     told = threading.Event()
     before = {number: signal.signal(number, lambda *_: told.set()) for number in SIGNALS}
-    with distributed.together() as device:
+    with distributed.process_group() as device:
         first, world = distributed.rank() == 0, distributed.world_size()
-        hardware = usual(*knobs, processes=min(world, max(torch.cuda.device_count(), 1)))
+        hardware = default_execution(*knobs, processes=min(world, max(torch.cuda.device_count(), 1)))
         folders, failures = {}, {}
         for job in jobs:
             try:
                 folders[job] = train_job(job, out, hardware, report if first else _silent, told.is_set)
-            except diagnostics.Diverged as error:
+            except diagnostics.NonFiniteLoss as error:
                 failures[job.label] = str(error)
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -200,7 +200,7 @@ def _silent(*_: object) -> None:
 
 
 def train_and_evaluate(
-    job: Job, out: Path, hardware: Hardware, report: Report, stop: Callable[[], bool] = lambda: False
+    job: Job, out: Path, hardware: ExecutionConfig, report: Report, stop: Callable[[], bool] = lambda: False
 ) -> None:
     """Bring one job to its end: weights below `out/train`, a record per evaluation below `out/records`.
 
@@ -210,7 +210,7 @@ def train_and_evaluate(
     evaluate(job, train_job(job, out, hardware, report, stop), out, hardware.device, report)
 
 
-def train_job(job: Job, out: Path, hardware: Hardware, report: Report, stop: Callable[[], bool]) -> Path:
+def train_job(job: Job, out: Path, hardware: ExecutionConfig, report: Report, stop: Callable[[], bool]) -> Path:
     """Train one job; returns its folder."""
     experiment = job.experiment
     folder = out / "train" / job.key
@@ -224,7 +224,7 @@ def train_job(job: Job, out: Path, hardware: Hardware, report: Report, stop: Cal
     loop.train(
         experiment,
         job.seed,
-        CaptionImages(data_folder, experiment.revision),
+        CaptionImageDataset(data_folder, experiment.revision),
         folder,
         fingerprint=create.fingerprint(experiment),
         report=trained,
@@ -237,22 +237,22 @@ def train_job(job: Job, out: Path, hardware: Hardware, report: Report, stop: Cal
 def evaluate(job: Job, folder: Path, out: Path, device: torch.device, report: Report) -> None:
     """The default preset of every evaluation on the trained run in `folder`, as far as its records are not there."""
     experiment, card = job.experiment, checkpoint.read_card(folder)
-    model, weights_sha256 = loop.load_trained(experiment, job.seed, folder, device)
-    subject = FrozenEncoder(
-        model,
+    trained, weights_sha256 = loop.load_trained(experiment, job.seed, folder, device)
+    model = FrozenEncoder(
+        trained,
         transform=EvaluationTransform(experiment.encoder.image_size),
         weights_sha256=weights_sha256,
         store=out / "features" / experiment.name / str(experiment.version),
         device=device,
     )
     measured = EvaluationRun(
-        subject,
+        model,
         experiment,
         job.seed,
         out,
         torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         content_sha256=card["content_sha256"],
-        monitored=diagnostics.monitored(card),
+        training_diagnostics=diagnostics.record_fields(card),
         seconds={"train": card["seconds"]},
     )
     run_evaluations(measured, evaluations.select_evaluations((), None, ()), report)

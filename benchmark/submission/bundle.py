@@ -38,7 +38,7 @@ Names = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Entry:
+class RecordBundle:
     """A record and its files, by their paths below the folder that holds `records/` and `predictions/`."""
 
     path: str
@@ -57,7 +57,7 @@ class Comparison:
     """A line for each path that holds something else there."""
 
 
-def entry(folder: Path, path: str) -> Entry:
+def entry(folder: Path, path: str) -> RecordBundle:
     """The record at a path below `folder`; its predictions are not looked at.
 
     Raises:
@@ -73,10 +73,10 @@ def entry(folder: Path, path: str) -> Entry:
         raise UserError(f"record {file} says that its place is {RECORDS}/{own}.json; move it there or remove it")
     parts = [part.predictions for part in record.results.values() if isinstance(part, Measured) and part.predictions]
     files = {f"{PREDICTIONS}/{own}/{part.file}": part.sha256 for part in parts}
-    return Entry(path, record, {**files, path: file_sha256(file)})
+    return RecordBundle(path, record, {**files, path: file_sha256(file)})
 
 
-def require_predictions(one: Entry, folder: Path, paths: Iterable[str]) -> None:
+def require_predictions(one: RecordBundle, folder: Path, paths: Iterable[str]) -> None:
     """Refuse files of an entry that are not those that its record names.
 
     Raises:
@@ -86,15 +86,15 @@ def require_predictions(one: Entry, folder: Path, paths: Iterable[str]) -> None:
         file, wanted = folder / path, one.files[path]
         if not file.is_file():
             raise UserError(f"{file} is missing, but {one.path} names it; restore it or evaluate again")
-        if (size := file.stat().st_size) > predictions.LIMIT:
-            raise UserError(f"{file} has {size:,} bytes, wanted at most {predictions.LIMIT:,}; evaluate again")
+        if (size := file.stat().st_size) > predictions.MAX_BYTES:
+            raise UserError(f"{file} has {size:,} bytes, wanted at most {predictions.MAX_BYTES:,}; evaluate again")
         if (sha256 := file_sha256(file)) != wanted:
             raise UserError(f"{file} has sha256 {sha256[:12]}, {one.path} says {wanted[:12]}; evaluate again")
 
 
-def collected(folder: Path, check: Check) -> tuple[list[Entry], list[str]]:
+def collect(folder: Path, check: Check) -> tuple[list[RecordBundle], list[str]]:
     """The entries of a folder, and a line for each thing that may not be in one; files of neither kind are left out."""
-    found, problems = [], list(_strange(folder))
+    found, problems = [], list(_unsafe_files(folder))
     if problems:
         return [], problems  # what is behind a link is not opened
     for file in sorted((folder / RECORDS).rglob("*.json")):
@@ -106,18 +106,18 @@ def collected(folder: Path, check: Check) -> tuple[list[Entry], list[str]]:
             except UserError as error:
                 problems.append(str(error))
     if found and not problems:
-        left_out = tuple(f"{path}:" for path in others(folder, found))
+        left_out = tuple(f"{path}:" for path in unrelated_files(folder, found))
         problems = [line for line in check(folder / RECORDS) if not line.startswith(left_out)]
     return found, problems
 
 
-def others(folder: Path, found: Sequence[Entry]) -> list[Path]:
+def unrelated_files(folder: Path, found: Sequence[RecordBundle]) -> list[Path]:
     """Files below a folder that belong to no entry."""
     known = {folder / path for one in found for path in one.files}
     return [path for path in folder.rglob("*") if path not in known and not path.is_dir()]
 
 
-def compare(one: Entry, source: Path, target: Path, names: Names) -> Comparison:
+def compare(one: RecordBundle, source: Path, target: Path, names: Names) -> Comparison:
     """What of an entry of `source` the folder `target` has not, or has otherwise.
 
     Raises:
@@ -199,7 +199,7 @@ def _plain(content: bytes) -> Any:
         return None
 
 
-def _strange(folder: Path) -> Iterator[str]:
+def _unsafe_files(folder: Path) -> Iterator[str]:
     """A line for everything below `folder` that is neither a folder nor a plain file."""
     for top in (folder / RECORDS, folder / PREDICTIONS):
         for path in _below(top):

@@ -22,15 +22,15 @@ from benchmark.hub.client import MAY_BE_ANYWHERE, Files, Repository, matches_loc
 from benchmark.hub.errors import RevisionConflict
 from benchmark.records import predictions, store, table
 from benchmark.submission import bundle
-from benchmark.submission.bundle import Entry
-from benchmark.submission.submit import ready
+from benchmark.submission.bundle import RecordBundle
+from benchmark.submission.submit import collect_valid
 
 Report = Callable[[str], None]
 """Takes a line for the user."""
 T = TypeVar("T")
 
 TABLE, CARD = "records.parquet", "README.md"
-TOLD = 500
+LOG_EVERY = 500
 """Records between two lines of progress."""
 THREADS = 8
 """Downloads at a time; a record is small, so most of it is waiting."""
@@ -47,7 +47,7 @@ def push(repo: str, folder: Path, check: bundle.Check, *, private: bool, report:
             one path, or the Hub refuses or cannot be reached. The lines before it say more.
     """
     place = Repository.open(repo, "dataset", writes=True)
-    found = ready(folder, check, report)
+    found = collect_valid(folder, check, report)
     with place.friendly_errors():
         place.create(private=private)
     try:
@@ -57,25 +57,25 @@ def push(repo: str, folder: Path, check: bundle.Check, *, private: bool, report:
         return _push(place, found, folder, report)
 
 
-def _push(place: Repository, found: Sequence[Entry], folder: Path, report: Report) -> str:
+def _push(place: Repository, found: Sequence[RecordBundle], folder: Path, report: Report) -> str:
     with place.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         head = place.commit()
         there = place.files(head)
-        if strange := sorted(path for path in there if not _is_ours(path)):
+        if strange := sorted(path for path in there if not _is_managed(path)):
             raise UserError(f"{place} holds {strange[0]}, which is of no record; choose a repository for records alone")
         conflicts = list(_conflicts(place, head, there, found, folder))
         for line in conflicts:
             report(line)
         if conflicts:
-            cure = "raise the experiment's version, or look at both by `synrep results pull --results` another folder"
-            raise UserError(f"{place} has {len(conflicts)} of these files with other content, nothing is sent; {cure}")
+            hint = "raise the experiment's version, or look at both by `synrep results pull --results` another folder"
+            raise UserError(f"{place} has {len(conflicts)} of these files with other content, nothing is sent; {hint}")
         missing = {path: folder / path for one in found for path in one.files if path not in there}
         records = {one.path: one.record for one in (*found, *_others(place, head, there, found, staged))}
         write_bytes(staged / TABLE, table.parquet(records))
         write_bytes(staged / CARD, table.card(place.name, records, TABLE).encode())
         made = {path: staged / path for path in (TABLE, CARD)}
-        changed = {path: file for path, file in made.items() if not _holds(place, head, there, path, file)}
+        changed = {path: file for path, file in made.items() if not _is_unchanged(place, head, there, path, file)}
         new = sum(one.path in missing for one in found)
         if not missing and not changed:
             report(f"{place} has all {len(found)} records; nothing to do")
@@ -84,16 +84,18 @@ def _push(place: Repository, found: Sequence[Entry], folder: Path, report: Repor
         return place.write({**missing, **changed}, f"{new} records of SynRep-Bench", head)
 
 
-def _is_ours(path: str) -> bool:
+def _is_managed(path: str) -> bool:
     return path in {*MAY_BE_ANYWHERE, TABLE, CARD} or path.startswith((f"{bundle.RECORDS}/", f"{bundle.PREDICTIONS}/"))
 
 
-def _conflicts(place: Repository, head: str, there: Files, found: Sequence[Entry], folder: Path) -> Iterator[str]:
+def _conflicts(
+    place: Repository, head: str, there: Files, found: Sequence[RecordBundle], folder: Path
+) -> Iterator[str]:
     """A line for each record that is there with other content, or for other predictions of the same one."""
     for one in found:
         differing = [path for path in one.files if path in there and not matches_local(there[path], folder / path)]
         if one.path in differing:
-            _require_small(there[one.path], store.LIMIT)
+            _require_small(there[one.path], store.MAX_BYTES)
             with tempfile.TemporaryDirectory() as temporary:
                 held = place.fetch(one.path, head, Path(temporary)).read_bytes()
             if differs := bundle.difference((folder / one.path).read_bytes(), held, (str(folder), place.name)):
@@ -102,12 +104,14 @@ def _conflicts(place: Repository, head: str, there: Files, found: Sequence[Entry
         yield from (f"{path}: not the file that {one.path} names" for path in differing if path != one.path)
 
 
-def _others(place: Repository, head: str, there: Files, found: Sequence[Entry], staged: Path) -> Iterator[Entry]:
+def _others(
+    place: Repository, head: str, there: Files, found: Sequence[RecordBundle], staged: Path
+) -> Iterator[RecordBundle]:
     """The repository's records that are not here."""
     mine = {one.path for one in found}
 
-    def other(path: str) -> Entry:
-        _require_small(there[path], store.LIMIT)
+    def other(path: str) -> RecordBundle:
+        _require_small(there[path], store.MAX_BYTES)
         place.fetch(path, head, staged)
         try:
             return bundle.entry(staged, path)
@@ -117,7 +121,7 @@ def _others(place: Repository, head: str, there: Files, found: Sequence[Entry], 
     return _side_by_side(other, [path for path in sorted(there) if _is_record(path) and path not in mine])
 
 
-def _holds(place: Repository, head: str, there: Files, path: str, file: Path) -> bool:
+def _is_unchanged(place: Repository, head: str, there: Files, path: str, file: Path) -> bool:
     """Whether the repository has this file; a table of another pyarrow is the same if its rows are."""
     if path not in there or matches_local(there[path], file):
         return path in there
@@ -151,10 +155,10 @@ def pull(repo: str, folder: Path, revision: str, report: Report) -> int:
         report(f"{place} at {head}: {len(paths)} records")
         if not paths:
             raise UserError(f"{place} holds no records at {revision}; choose another repository or revision")
-        taken: list[_Taken] = []
+        taken: list[_PullResult] = []
         for one in _side_by_side(lambda path: _take(place, head, there, path, folder), paths):
             taken.append(one)
-            if len(taken) % TOLD == 0:
+            if len(taken) % LOG_EVERY == 0:
                 report(f"{len(taken)} of {len(paths)} records")
     for line in (line for one in taken for line in one.left):
         report(line)
@@ -167,37 +171,37 @@ def pull(repo: str, folder: Path, revision: str, report: Report) -> int:
 
 
 @dataclass(frozen=True)
-class _Taken:
+class _PullResult:
     """What became of a record: how many files are new, and why others were left alone."""
 
     new: int = 0
     left: tuple[str, ...] = ()
 
 
-def _take(place: Repository, head: str, there: Files, path: str, folder: Path) -> _Taken:
+def _take(place: Repository, head: str, there: Files, path: str, folder: Path) -> _PullResult:
     """Bring one record and its predictions, check them, and add what is missing."""
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         try:
             source = folder if (folder / path).is_file() and matches_local(there[path], folder / path) else staged
             if source == staged:
-                _require_small(there[path], store.LIMIT)
+                _require_small(there[path], store.MAX_BYTES)
                 place.fetch(path, head, staged)
             one = bundle.entry(source, path)
             compared = bundle.compare(one, source, folder, (place.name, str(folder)))
             if compared.conflicts:
-                return _Taken(left=compared.conflicts)
+                return _PullResult(left=compared.conflicts)
             for file in compared.missing:
                 if file not in there:
                     raise UserError(f"{file} is missing, but {path} names it")
-                _require_small(there[file], predictions.LIMIT)
+                _require_small(there[file], predictions.MAX_BYTES)
                 if file != path:
                     place.fetch(file, head, staged)
             bundle.require_predictions(one, staged, compared.missing)
         except UserError as error:
-            return _Taken(left=(_named(error, staged),))
+            return _PullResult(left=(_named(error, staged),))
         bundle.copy({file: one.files[file] for file in compared.missing}, staged, folder)
-    return _Taken(new=len(compared.missing))
+    return _PullResult(new=len(compared.missing))
 
 
 def _is_record(path: str) -> bool:

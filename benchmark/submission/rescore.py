@@ -26,7 +26,7 @@ Columns = Mapping[str, np.ndarray]
 
 
 @dataclass
-class Rescored:
+class RescoreReport:
     """What a record's predictions say of it."""
 
     problems: list[str] = field(default_factory=list)
@@ -35,9 +35,9 @@ class Rescored:
     """Dataset -> a hash of what must be the same for all models: rows, labels, units, episodes."""
 
 
-def rescore(record: Record, folder: Path) -> Rescored:
+def rescore(record: Record, folder: Path) -> RescoreReport:
     """Compare a record with the predictions in its folder."""
-    found = Rescored()
+    found = RescoreReport()
     try:
         evaluations.evaluation_for_record(record)
     except UserError as error:
@@ -82,17 +82,17 @@ def _differences(record: Record, dataset: str, result: Measured, columns: Column
     if set(computed) != set(result.scores):
         yield f"scores: has {sorted(result.scores)}, its predictions give {sorted(computed)}; evaluate again"
     for name in result.scores.keys() & computed.keys():
-        yield from _differ(f"scores.{name}", result.scores[name], computed[name])
-    yield from _number("chance", result.chance, evaluation.chance(dataset, columns))
+        yield from _compare_score(f"scores.{name}", result.scores[name], computed[name])
+    yield from _compare_number("chance", result.chance, evaluation.chance(dataset, columns))
     answer = next((name for name in columns if name.startswith("prediction")), "")
     if "label" in columns and answer:
         yield from _by_class(result, columns["label"], columns["label"] == columns[answer])
     if isinstance(ties := result.details.get("ties"), int):
-        yield from _number("details.ties", ties, _ties(columns))
+        yield from _compare_number("details.ties", ties, _ties(columns))
     for score in ("best", "worst"):
         named = result.per_class.get(str(result.details.get(f"{score}_class")))
         if score in computed and named:
-            yield from _number(f"details.{score}_class", named.value, computed[score].value)
+            yield from _compare_number(f"details.{score}_class", named.value, computed[score].value)
 
 
 def _by_class(result: Measured, label_N: np.ndarray, right_N: np.ndarray) -> Iterator[str]:
@@ -105,7 +105,7 @@ def _by_class(result: Measured, label_N: np.ndarray, right_N: np.ndarray) -> Ite
     if set(computed) != set(result.per_class):
         yield f"per_class: has {len(result.per_class)} classes, its predictions {len(computed)}; evaluate again"
     for name in result.per_class.keys() & computed.keys():
-        yield from _differ(f"per_class.{name}", result.per_class[name], computed[name])
+        yield from _compare_score(f"per_class.{name}", result.per_class[name], computed[name])
 
 
 def _ties(columns: Columns) -> int:
@@ -114,11 +114,11 @@ def _ties(columns: Columns) -> int:
     return int((columns["margin"] == 0).sum() if "margin" in columns else (columns["prediction"] < 0).sum())
 
 
-def _differ(name: str, stored: ScorePart, computed: Score) -> Iterator[str]:
+def _compare_score(name: str, stored: ScorePart, computed: Score) -> Iterator[str]:
     for part in ("value", "low", "high", "n"):
-        yield from _number(f"{name}.{part}", getattr(stored, part), getattr(computed, part))
+        yield from _compare_number(f"{name}.{part}", getattr(stored, part), getattr(computed, part))
 
 
-def _number(name: str, stored: float, computed: float) -> Iterator[str]:
+def _compare_number(name: str, stored: float, computed: float) -> Iterator[str]:
     if not abs(stored - computed) <= TOLERANCE:
         yield f"{name}: is {stored}, its predictions give {computed}; evaluate again"

@@ -25,13 +25,13 @@ Official = Callable[[Record], str | None]
 Found = list[tuple[Path, Record]]
 
 
-def problems(records: Path, official: Official = lambda _: None) -> Iterator[str]:
+def find_problems(records: Path, official: Official = lambda _: None) -> Iterator[str]:
     """What is wrong with a folder of records and the predictions beside it, a line each, beginning with the file.
 
     Raises:
         UserError: no records there.
     """
-    yield from strays(records, {".json"})
+    yield from unexpected_files(records, {".json"})
     paths = [path for path in sorted(records.rglob("*.json")) if not path.is_symlink()]
     if not paths:
         raise UserError(f"no records in {records}; run an experiment first or name another folder")
@@ -58,9 +58,9 @@ def problems(records: Path, official: Official = lambda _: None) -> Iterator[str
                 f"{path}: experiment.fingerprint is {record.experiment.fingerprint[:12]}, but {record.experiment.name} "
                 f"version {record.experiment.version} is declared as {declared[:12]}; give the run a name of its own"
             )
-    yield from strays(folder, {".parquet"}, used)
-    yield from _together(found, samples)
-    yield from _chain(records.parent, found)
+    yield from unexpected_files(folder, {".parquet"}, used)
+    yield from _cross_record_problems(found, samples)
+    yield from _run_file_problems(records.parent, found)
 
 
 def counts(records: Path) -> str:
@@ -75,7 +75,7 @@ def path_of(record: Record) -> Path:
     return store.record_path(Path(), record.key, record.evaluation.name, record.evaluation.preset)
 
 
-def strays(folder: Path, endings: set[str], wanted: set[Path] | None = None) -> Iterator[str]:
+def unexpected_files(folder: Path, endings: set[str], wanted: set[Path] | None = None) -> Iterator[str]:
     """Links and files that do not belong into a folder of records or predictions."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
@@ -90,34 +90,34 @@ def _measured(record: Record) -> dict[str, Measured]:
     return {name: result for name, result in record.results.items() if isinstance(result, Measured)}
 
 
-def _together(found: Found, samples: Mapping[tuple[Path, str], str]) -> Iterator[str]:
+def _cross_record_problems(found: Found, samples: Mapping[tuple[Path, str], str]) -> Iterator[str]:
     """What two records of the same thing must share."""
-    yield from _one(
+    yield from _require_same(
         found, "experiment.fingerprint", lambda r: (r.experiment.name, r.experiment.version),
         lambda r: r.experiment.fingerprint, "conflicting declarations under one name; raise the version or rename one",
     )  # fmt: skip
-    yield from _one(
+    yield from _require_same(
         found, "model.transform", lambda r: (r.experiment.fingerprint, r.seed, r.model.layer, r.model.weights_sha256),
         lambda r: (r.model.precision, r.model.tile, sha256_json(r.model.transform)[:12]),
         "two ways to encode images for one run; evaluate anew",
     )  # fmt: skip
-    yield from _one(
+    yield from _require_same(
         found, "model.weights_sha256", lambda r: (r.experiment.fingerprint, r.seed, r.model.layer),
         lambda r: r.model.weights_sha256, "two sets of weights for one run; evaluate the run anew",
     )  # fmt: skip
     trained = [(path, record) for path, record in found if record.training and record.training.content_sha256]
-    yield from _one(
+    yield from _require_same(
         trained, "training.content_sha256", lambda r: r.training and (r.training.repo, r.training.revision),
         lambda r: r.training and r.training.content_sha256, "two contents of one revision; check the dataset",
     )  # fmt: skip
     for name in sorted({name for _, record in found for name in _measured(record)}):
         having = [(path, record) for path, record in found if name in _measured(record)]
         what, which = partial(_source, name=name), partial(_samples, name=name)
-        yield from _one(
+        yield from _require_same(
             having, f"results.{name}.dataset", what, which, "two contents of one revision; check the dataset"
         )
         digest = {id(record): samples[path, name][:12] for path, record in having if (path, name) in samples}
-        yield from _one(
+        yield from _require_same(
             [(path, record) for path, record in having if id(record) in digest], f"results.{name}.predictions",
             partial(_protocol, name=name), partial(_digest, of=digest),
             "other labels or samples than those that all models answer; evaluate again",
@@ -142,22 +142,22 @@ def _protocol(record: Record, name: str) -> Hashable:
     return record.evaluation.protocol, _measured(record)[name].dataset.ids_sha256
 
 
-def _one(
+def _require_same(
     found: Sequence[tuple[Path, Record]],
     field: str,
     of: Callable[[Record], Hashable],
     value: Callable[[Record], Hashable],
-    cure: str,
+    hint: str,
 ) -> Iterator[str]:
     """Records of the same thing with different values; each is compared with the first."""
     first: dict[Hashable, tuple[Path, Hashable]] = {}
     for path, record in found:
         known, here = first.setdefault(of(record), (path, value(record))), value(record)
         if known[1] != here:
-            yield f"{path}: {field} is {here}, in {known[0]} it is {known[1]}: {cure}"
+            yield f"{path}: {field} is {here}, in {known[0]} it is {known[1]}: {hint}"
 
 
-def _chain(out: Path, found: Found) -> Iterator[str]:
+def _run_file_problems(out: Path, found: Found) -> Iterator[str]:
     """The files of a run that lie beside its records: model.json, weights, feature store."""
     runs = {record.key: (path, record) for path, record in found if record.training}
     for name, (path, record) in sorted(runs.items()):

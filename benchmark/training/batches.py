@@ -18,10 +18,10 @@ from torch.utils.data import Dataset
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
 from benchmark.sampling import Sampling
-from benchmark.training.dataset import CaptionImages
-from benchmark.transforms.augmentations import Views, apply, draw
+from benchmark.training.dataset import CaptionImageDataset
+from benchmark.transforms.augmentations import ViewParams, render_views, sample_view_params
 
-_LABELS = ("caption_ids_V", "image_ids_V", "text_of_V")
+_LABELS = ("caption_ids_V", "image_ids_V", "text_index_V")
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class RawBatch:
 
     images_B3HW: Tensor
     """uint8, each image once."""
-    views: Views
+    views: ViewParams
     size: int
     """Of the views, in pixels."""
     caption_ids_V: Tensor
     image_ids_V: Tensor
     texts: list[str]
-    text_of_V: Tensor
+    text_index_V: Tensor
 
     def pin_memory(self) -> "RawBatch":
         """The same in page-locked memory; a `DataLoader` calls it."""
@@ -45,12 +45,12 @@ class RawBatch:
 
     def views_on(self, device: torch.device) -> Batch:
         """The batch on `device`, its views made there."""
-        images_V3HW = apply(self.images_B3HW.to(device, non_blocking=True), self.views, self.size)
+        images_V3HW = render_views(self.images_B3HW.to(device, non_blocking=True), self.views, self.size)
         labels = {name: getattr(self, name).to(device, non_blocking=True) for name in _LABELS}
         return Batch(images_V3HW=images_V3HW, texts=self.texts, **labels)
 
 
-class Batches(Dataset[RawBatch]):
+class BatchDataset(Dataset[RawBatch]):
     """Step -> batch. Every caption is seen once per epoch, in an order keyed by (seed, epoch); the rest is dropped.
 
     Of `world` processes each reads the share of its `rank`: in the order of ranks the shares are the batch of one.
@@ -62,7 +62,7 @@ class Batches(Dataset[RawBatch]):
 
     def __init__(
         self,
-        data: CaptionImages,
+        data: CaptionImageDataset,
         sampling: Sampling,
         schedule: Schedule,
         size: int,
@@ -74,7 +74,7 @@ class Batches(Dataset[RawBatch]):
         self.steps = schedule.steps
         self.captions = schedule.captions_per_batch(sampling)
         self._augmentations = sampling.augmentations
-        self._usable = data.with_images()
+        self._usable = data.rows_with_images()
         self._check(world)
         share = self.captions // world
         self._share = slice(rank * share, (rank + 1) * share)
@@ -89,7 +89,7 @@ class Batches(Dataset[RawBatch]):
     def bytes(self) -> int:
         """Of a raw batch, about."""
         row = int(self._usable[0])
-        one = self.data.image(row, int(self.data.drawn(row)[0])).nbytes
+        one = self.data.image(row, int(self.data.available_images(row)[0])).nbytes
         return one * self.sampling.images * (self._share.stop - self._share.start)
 
     def _check(self, world: int) -> None:
@@ -124,7 +124,7 @@ class Batches(Dataset[RawBatch]):
         """Dataset rows of the captions of a batch."""
         epoch, turn = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, philox(self.seed, epoch).permutation(self._usable)
+            self._order = epoch, keyed_rng(self.seed, epoch).permutation(self._usable)
         return self._order[1][turn * self.captions : (turn + 1) * self.captions]
 
     def images_of(self, step: int, row: int) -> np.ndarray:
@@ -132,8 +132,8 @@ class Batches(Dataset[RawBatch]):
 
         Where fewer than m of them could be drawn when the dataset was built, some are seen twice.
         """
-        rng = philox(self.seed, step // self.steps_per_epoch, int(self.data.caption_ids[row]))
-        drawn = rng.permutation(self.data.drawn(row))
+        rng = keyed_rng(self.seed, step // self.steps_per_epoch, int(self.data.caption_ids[row]))
+        drawn = rng.permutation(self.data.available_images(row))
         return np.resize(drawn, self.sampling.images)
 
     def __getitem__(self, step: int) -> RawBatch:
@@ -149,17 +149,17 @@ class Batches(Dataset[RawBatch]):
             caption_ids_V=torch.from_numpy(self.data.caption_ids[rows]).repeat_interleave(views),
             image_ids_V=image_ids_B.repeat_interleave(self.sampling.crops),
             texts=[self.data.captions[row] for row in rows] if self.sampling.text else [],
-            text_of_V=torch.arange(len(rows) if self.sampling.text else 0).repeat_interleave(views),
+            text_index_V=torch.arange(len(rows) if self.sampling.text else 0).repeat_interleave(views),
         )
 
-    def _views(self, step: int, height: int, width: int) -> Views:
+    def _views(self, step: int, height: int, width: int) -> ViewParams:
         """Drawn for the whole batch, so that they do not depend on how many processes share it."""
         generator = torch.Generator().manual_seed(step_seed(self.seed, step))
-        views = draw(self.captions * self.sampling.images, height, width, self._augmentations, generator)
+        views = sample_view_params(self.captions * self.sampling.images, height, width, self._augmentations, generator)
         return views[self._share.start * self.sampling.views : self._share.stop * self.sampling.views]
 
 
-def philox(seed: int, epoch: int, caption_id: int | None = None) -> np.random.Generator:
+def keyed_rng(seed: int, epoch: int, caption_id: int | None = None) -> np.random.Generator:
     """A generator keyed by its arguments alone; without a caption it is the one that orders the epoch."""
     counter = 0 if caption_id is None else 1
     key = np.array([(seed << 32) | epoch, (caption_id or 0) & (1 << 64) - 1], np.uint64)

@@ -1,7 +1,7 @@
 """A run's files: its state while it goes on, its weights and their card when it is finished.
 
     state.safetensors            weights, optimiser moments and step, replaced as the run goes on
-    states/<step>.safetensors    earlier states to go back to: the newest `KEPT`, a tenth of the schedule apart
+    states/<step>.safetensors    earlier states to go back to: the newest `MAX_TO_KEEP`, a tenth of the schedule apart
     model.safetensors            the trained weights
     model.json                   what they are; written last, so that its existence means the run is finished
 
@@ -23,8 +23,8 @@ from benchmark.errors import UserError
 from benchmark.files import atomic_replace, file_sha256, write_bytes, write_json
 
 STATE, STATES, WEIGHTS, CARD = "state.safetensors", "states", "model.safetensors", "model.json"
-KEPT = 3
-APART = 0.1
+MAX_TO_KEEP = 3
+MIN_STEP_FRACTION = 0.1
 """Share of the schedule between two states that are kept."""
 REQUIRED = {"content_sha256", "fingerprint", "seconds", "weights_sha256"}
 """What is read of a card."""
@@ -39,11 +39,11 @@ def save(
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
     _write(folder / STATE, tensors, {"step": str(step), **facts})
     kept = _kept(folder)
-    if step - (int(kept[-1].stem) if kept else 0) < APART * steps:
+    if step - (int(kept[-1].stem) if kept else 0) < MIN_STEP_FRACTION * steps:
         return
     with atomic_replace(folder / STATES / f"{step:09d}.safetensors") as temporary:
         shutil.copyfile(folder / STATE, temporary)
-    for old in _kept(folder)[:-KEPT]:
+    for old in _kept(folder)[:-MAX_TO_KEEP]:
         old.unlink()
 
 
@@ -71,7 +71,7 @@ def load(
     return facts
 
 
-def sweep(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove what a kill left half-written."""
     for left in (*folder.glob(".*.tmp"), *folder.glob(f"{STATES}/.*.tmp")):
         left.unlink(missing_ok=True)
@@ -155,8 +155,8 @@ def read(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, Te
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         older = f"{path} to go on from an older state, or " if _kept(path.parent) else ""
-        cure = f"remove {older}{path.parent} to start again"
-        raise UserError(f"{path} is not a readable checkpoint ({error}); {cure}") from None
+        hint = f"remove {older}{path.parent} to start again"
+        raise UserError(f"{path} is not a readable checkpoint ({error}); {hint}") from None
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 
 from benchmark.errors import UserError
-from benchmark.interfaces import EMBEDDING, Batch, Encoder, ImageTextModel, Method, Model
+from benchmark.interfaces import EMBEDDING, Batch, ImageTextModel, Method, Model, ViTConfig
 from benchmark.nn.encoders import build_vit
 
-ENCODER = Encoder(image_size=16, patch=8, width=32, depth=1, heads=2)
+ENCODER = ViTConfig(image_size=16, patch=8, width=32, depth=1, heads=2)
 CAPTIONS = 6
 
 
@@ -24,7 +24,7 @@ def toy_batch(method: Method, seed: int = 0) -> Batch:
         caption_ids_V=captions.repeat_interleave(sampling.views),
         image_ids_V=torch.arange(CAPTIONS * sampling.images).repeat_interleave(sampling.crops),
         texts=[f"a picture of number {c}" for c in range(CAPTIONS)] if sampling.text else [],
-        text_of_V=captions.repeat_interleave(sampling.views) if sampling.text else torch.empty(0, dtype=torch.long),
+        text_index_V=captions.repeat_interleave(sampling.views) if sampling.text else torch.empty(0, dtype=torch.long),
     )
 
 

@@ -5,7 +5,8 @@ text towers and decoders are in it. Counted is a batch of two captions through V
 block costs as much. What grows with the square of a batch (similarities) is therefore left out: of ViT-B/16 in batches
 of 8,256 views they are 0.01 %. Evaluations are left out too.
 
-GPU-hours are that arithmetic over a card's dense bf16 peak times `SHARE`, where reading images does not hold it up.
+GPU-hours are that arithmetic over a card's dense bf16 peak times `ASSUMED_MFU`, assuming that data loading is not the
+bottleneck.
 """
 
 import functools
@@ -21,14 +22,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.gpus import GPUS
-from benchmark.interfaces import Batch, Encoder, Experiment, Method
+from benchmark.interfaces import Batch, Experiment, Method, ViTConfig
 from benchmark.mirror import dataset_folder
 from benchmark.nn.encoders import build_vit
 from benchmark.training import checkpoint
 
 CARDS = ("A100", "H100")
 """Whose hours a plan shows."""
-SHARE = 0.35
+ASSUMED_MFU = 0.35
 """Of the peak that training reaches: an assumption, about what compiled ViTs do; not measured here."""
 FLOAT_BYTES = 4
 CAPTIONS = 2
@@ -78,11 +79,11 @@ class Run:
     @property
     def state_bytes(self) -> int:
         """Of the states of one seed while it is trained: weights and two moments, with those to go back to."""
-        return (self.cost.values + 2 * self.cost.parameters) * FLOAT_BYTES * (1 + checkpoint.KEPT)
+        return (self.cost.values + 2 * self.cost.parameters) * FLOAT_BYTES * (1 + checkpoint.MAX_TO_KEEP)
 
 
 @functools.lru_cache(maxsize=256)
-def cost_per_view(method: Method, encoder: Encoder) -> Cost:
+def cost_per_view(method: Method, encoder: ViTConfig) -> Cost:
     """Parameters and arithmetic of `method` with `encoder`; takes seconds for the larger ones."""
     with torch.device("meta"):
         model = method.build(build_vit(encoder))
@@ -94,7 +95,7 @@ def cost_per_view(method: Method, encoder: Encoder) -> Cost:
     return Cost(parameters, values, one + (encoder.depth - 1) * (two - one))
 
 
-def _flops(method: Method, encoder: Encoder) -> float:
+def _flops(method: Method, encoder: ViTConfig) -> float:
     """Per view, counted; the weights are zeros, since drawing them would take longer than the pass."""
     sampling = method.sampling
     with torch.device("meta"):
@@ -109,14 +110,14 @@ def _flops(method: Method, encoder: Encoder) -> float:
         caption_ids_V=rows,
         image_ids_V=torch.arange(views) // sampling.crops,
         texts=["a caption"] * CAPTIONS if sampling.text else [],
-        text_of_V=rows if sampling.text else torch.empty(0, dtype=torch.long),
+        text_index_V=rows if sampling.text else torch.empty(0, dtype=torch.long),
     )
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # others are not counted on a CPU
         model.loss(batch)["loss"].backward()
     return float(counter.get_total_flops()) / views
 
 
-def here(experiment: Experiment) -> tuple[str, Path | None]:
+def local_status(experiment: Experiment) -> tuple[str, Path | None]:
     """Whether an experiment's dataset is on this machine, in a word or two, and its folder."""
     try:
         folder = dataset_folder(experiment.dataset, experiment.revision)
@@ -129,7 +130,7 @@ def here(experiment: Experiment) -> tuple[str, Path | None]:
     return ("yes", folder) if same else ("another revision", None)
 
 
-def text(runs: Sequence[Run], expected_bytes: Callable[[str], int | None]) -> str:
+def format_plan(runs: Sequence[Run], expected_bytes: Callable[[str], int | None]) -> str:
     """The plan as a table with its totals; `expected_bytes` of a dataset's repo that is not here, None: not known."""
     heads = ("experiment", "dataset", "here", "seeds", "views", "steps", "batch", "M trained", "GFLOP/view", *_hours())
     rows = [_row(run) for run in runs]
@@ -143,7 +144,7 @@ def _row(run: Run) -> tuple[str, ...]:
     return (
         experiment.name,
         experiment.dataset,
-        here(experiment)[0],
+        local_status(experiment)[0],
         str(run.seeds),
         f"{run.views:,}",
         f"{experiment.schedule.steps if trained else 0:,}",
@@ -164,7 +165,7 @@ def _alignment(heads: Sequence[str]) -> list[str]:
 
 def gpu_hours(flops: float, card: str) -> float:
     """Hours of one card."""
-    return flops / (GPUS[card].peak_flops * SHARE) / 3600
+    return flops / (GPUS[card].peak_flops * ASSUMED_MFU) / 3600
 
 
 def _totals(runs: Sequence[Run], expected_bytes: Callable[[str], int | None]) -> list[str]:
@@ -175,7 +176,7 @@ def _totals(runs: Sequence[Run], expected_bytes: Callable[[str], int | None]) ->
     sizes: dict[str, int | None] = {}
     missing: list[str] = []
     for run in runs:
-        repo, (word, folder) = run.experiment.dataset, here(run.experiment)
+        repo, (word, folder) = run.experiment.dataset, local_status(run.experiment)
         if repo not in sizes:
             sizes[repo] = _bytes(folder) if folder else expected_bytes(repo)
             missing += [] if word == "yes" else [repo.rpartition("/")[2]]
@@ -183,7 +184,7 @@ def _totals(runs: Sequence[Run], expected_bytes: Callable[[str], int | None]) ->
     unknown = sum(size is None for size in sizes.values())
     lines = [
         f"{seeds:,} runs, {views:,} views, {flops:.3g} FLOP: {hours}",
-        f"(at {SHARE:.0%} of the dense bf16 peak, which is an assumption; without evaluations)",
+        f"(at {ASSUMED_MFU:.0%} of the dense bf16 peak, which is an assumption; without evaluations)",
         f"checkpoints: {kept / 1e9:,.2f} GB in the end, up to {state / 1e9:,.2f} GB more for each run in flight",
         f"datasets: {len(sizes)}, {known / 1e9:,.2f} GB" + (f" and {unknown} of unknown size" if unknown else ""),
     ]

@@ -24,7 +24,7 @@ SPLIT = "train"
 _RGB = ImageReadMode.RGB
 
 
-class CaptionImages:
+class CaptionImageDataset:
     """An opened dataset folder: captions in memory, images on disk.
 
     Raises:
@@ -71,23 +71,23 @@ class CaptionImages:
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_open": OrderedDict()}
 
-    def with_images(self) -> np.ndarray:
+    def rows_with_images(self) -> np.ndarray:
         """The rows that have an image; of a caption that is not among them none could be drawn."""
         return np.flatnonzero(np.concatenate([index[..., 1].any(1) for index in self._index]))
 
-    def drawn(self, row: int) -> np.ndarray:
+    def available_images(self, row: int) -> np.ndarray:
         """Indices of the images that a caption has, without those that could not be drawn."""
-        shard, place = self._place(row)
+        shard, place = self._locate(row)
         return np.flatnonzero(self._index[shard][place, :, 1])
 
-    def _place(self, row: int) -> tuple[int, int]:
+    def _locate(self, row: int) -> tuple[int, int]:
         """Shard of a row, and its row there."""
         shard = int(np.searchsorted(self._start, row, "right")) - 1
         return shard, row - int(self._start[shard])
 
-    def content(self, row: int, index: int) -> bytes:
+    def image_bytes(self, row: int, index: int) -> bytes:
         """Encoded bytes of image `index` of a caption; none where it could not be drawn."""
-        shard, place = self._place(row)
+        shard, place = self._locate(row)
         offset, length = self._index[shard][place, index]
         path = self._files[shard]
         if path not in self._open:
@@ -101,13 +101,13 @@ class CaptionImages:
         Raises:
             UserError: the bytes are not an image; names file, row and image.
         """
-        content = self.content(row, index)
+        content = self.image_bytes(row, index)
         with suppress(RuntimeError):  # not JPEG, or a damaged one: Pillow reads the one, and knows what the other lacks
             return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), _RGB).permute(1, 2, 0).numpy()
         try:
             with Image.open(io.BytesIO(content)) as image:
                 return np.asarray(image.convert("RGB"))
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            shard, place = self._place(row)
+            shard, place = self._locate(row)
             where = f"{self._files[shard]}: row {place}, image {index}"
             raise UserError(f"{where} does not decode ({error}); build or download it again") from None

@@ -38,11 +38,11 @@ KEPT = ("health", "spikes", "worst_spike")
 """What of a run's card goes into its records."""
 
 
-class Diverged(UserError):
+class NonFiniteLoss(UserError):
     """Loss or gradient are not finite: all processes say so at the same step."""
 
 
-class Spikes:
+class SpikeDetector:
     """A guard over losses: stops at one that is not finite, counts those far above the ones before.
 
     A spike is no error, since training mostly recovers; how many there were belongs to what a run is worth.
@@ -65,7 +65,7 @@ class Spikes:
         """
         for what, value in (("loss", loss), ("gradient's norm", gradient_norm)):
             if value is not None and not math.isfinite(value):
-                raise Diverged(
+                raise NonFiniteLoss(
                     f"{self._run}: the {what} is {value} at step {step} (learning rate {lr:.2g}); "
                     "lower the learning rate or lengthen the warm-up"
                 )
@@ -148,12 +148,12 @@ def _pairs(unit_BD: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
     return torch.pdist(unit_BD).square(), labels_B[first_P] == labels_B[second_P]
 
 
-def collapse(found: Mapping[str, float]) -> str:
+def collapse_warning(found: Mapping[str, float]) -> str:
     """What to tell people of `health`: that the features have collapsed, or nothing."""
     rank = found.get("rank", math.inf)
     return f"features have collapsed, their effective rank is {rank:.1f}" if rank < COLLAPSED else ""
 
 
-def monitored(card: Mapping[str, Any]) -> dict[str, Any]:
+def record_fields(card: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's card goes into its records; an older card has none of it."""
     return {name: card[name] for name in KEPT if name in card}

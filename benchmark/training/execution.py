@@ -14,11 +14,11 @@ from benchmark.errors import UserError
 
 
 @dataclass(frozen=True)
-class Hardware:
+class ExecutionConfig:
     """Device and knobs of a run."""
 
     device: torch.device = torch.device("cpu")
-    views_at_once: int | None = None
+    micro_batch_size: int | None = None
     """As in `interfaces.Model`: views that an encoder sees at a time; None: the whole batch."""
     workers: int = 0
     """Processes that read and decode."""
@@ -42,12 +42,12 @@ class Hardware:
                 if isinstance(module, Block | ResidualAttentionBlock):
                     module.compile()
 
-    def computing(self) -> contextlib.AbstractContextManager[None]:
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Around what networks compute."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.gpu)
 
     @contextlib.contextmanager
-    def guarding(self, views: int) -> Iterator[None]:
+    def oom_guard(self, views: int) -> Iterator[None]:
         """Around a step of so many views.
 
         Raises:
@@ -56,7 +56,7 @@ class Hardware:
         try:
             yield
         except torch.OutOfMemoryError:
-            size = min(views, self.views_at_once or views)
+            size = min(views, self.micro_batch_size or views)
             smaller = f"give --micro-batch {size // 2}, which changes no result, or " if size > 1 else ""
             raise UserError(
                 f"{self.device} is out of memory with {size} of {views} views at once; {smaller}use more processes for "
@@ -64,9 +64,11 @@ class Hardware:
             ) from None
 
 
-def usual(views_at_once: int | None = None, deterministic: bool = False, processes: int = 1) -> Hardware:
+def default_execution(
+    micro_batch_size: int | None = None, deterministic: bool = False, processes: int = 1
+) -> ExecutionConfig:
     """What suits this machine, of which `processes` share it."""
     if not torch.cuda.is_available():
-        return Hardware(torch.device("cpu"), views_at_once, 0, deterministic)
+        return ExecutionConfig(torch.device("cpu"), micro_batch_size, 0, deterministic)
     workers = min(16, (os.cpu_count() or 1) // max(processes, 1))
-    return Hardware(torch.device("cuda", torch.cuda.current_device()), views_at_once, workers, deterministic)
+    return ExecutionConfig(torch.device("cuda", torch.cuda.current_device()), micro_batch_size, workers, deterministic)

@@ -22,7 +22,7 @@ from benchmark.nn import distributed
 METRICS, TENSORBOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb"
 
 
-class Log:
+class MetricsLogger:
     """Where a run's scalars go; in a process other than the first it does nothing.
 
     A resumed run is exact, so what was logged after the step it goes on from is logged again: those lines are
@@ -123,5 +123,5 @@ def _wandb(folder: Path) -> Any:
             settings={"silent": True, "console": "off"},  # the terminal is the progress display's
         )
     except Exception as error:  # whatever W&B raises over keys, modes, networks
-        cure = "run `wandb login`, set WANDB_MODE=offline, or unset WANDB_PROJECT"
-        raise UserError(f"WANDB_PROJECT is {project}, but W&B refuses ({error!s:.200}); {cure}") from None
+        hint = "run `wandb login`, set WANDB_MODE=offline, or unset WANDB_PROJECT"
+        raise UserError(f"WANDB_PROJECT is {project}, but W&B refuses ({error!s:.200}); {hint}") from None

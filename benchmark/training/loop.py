@@ -20,22 +20,22 @@ from benchmark.interfaces import AdamW, Batch, Experiment, Model
 from benchmark.nn import distributed
 from benchmark.nn.encoders import build_vit
 from benchmark.training import checkpoint, diagnostics, loggers
-from benchmark.training.batches import Batches, RawBatch, step_seed
-from benchmark.training.dataset import CaptionImages
-from benchmark.training.execution import Hardware
+from benchmark.training.batches import BatchDataset, RawBatch, step_seed
+from benchmark.training.dataset import CaptionImageDataset
+from benchmark.training.execution import ExecutionConfig
 
 Report = Callable[[int, float, float, str], None]
 """Told views seen, loss, views per second, and what people should worry about."""
 
-ON_CPU = Hardware()
+ON_CPU = ExecutionConfig()
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-IN_FLIGHT = 2**33
+PREFETCH_BYTES = 2**33
 """Bytes of batches that workers may hold ready, two each."""
 LOG_EVERY = 10
 """Steps between lines of metrics.jsonl."""
-SAVING = 20
+SAVE_INTERVAL_FACTOR = 20
 """Times as long as a save took is trained before the next one: it costs at most a twentieth."""
-LOOK_EVERY = 50
+HEALTH_EVERY = 50
 """Steps between looks at the features of a batch, which cost an encoder's forward pass of at most 512 views."""
 
 
@@ -65,12 +65,12 @@ def weight_decay(optimizer: AdamW, step: int, steps: int) -> float:
 def train(
     experiment: Experiment,
     seed: int,
-    data: CaptionImages,
+    data: CaptionImageDataset,
     folder: Path,
     *,
     fingerprint: str,
     report: Report,
-    hardware: Hardware = ON_CPU,
+    hardware: ExecutionConfig = ON_CPU,
     stop: Callable[[], bool] = lambda: False,
     save_seconds: float = 30.0,
 ) -> None:
@@ -80,41 +80,41 @@ def train(
         UserError: the folder belongs to another configuration, or the loss is not finite, or memory is short.
         KeyboardInterrupt: where `stop()` became true, or `report` raised it, between two steps: the state is saved.
     """
-    if distributed.any_of(checkpoint.finished(folder, fingerprint)):
+    if distributed.any_rank(checkpoint.finished(folder, fingerprint)):
         return
     model = build_model(experiment, seed).to(hardware.device)
     card = {"experiment": experiment.name, "seed": seed, "fingerprint": fingerprint, "seconds": 0.0, "views": 0}
     card["content_sha256"] = data.manifest.content_sha256
     if experiment.settings.optimizer is not None:
         with _reporting_dead_workers():
-            run = _Run(experiment, seed, model, data, folder, fingerprint, hardware)
+            run = Trainer(experiment, seed, model, data, folder, fingerprint, hardware)
             _loop(run, report, stop, save_seconds)
         views = experiment.schedule.steps * experiment.schedule.batch_views
-        card |= {"seconds": run.seconds, "views": views, "health": run.last_look(), **run.spikes.card()}
+        card |= {"seconds": run.seconds, "views": views, "health": run.final_feature_health(), **run.spikes.card()}
     if distributed.rank() == 0:
         checkpoint.finish(folder, model, card)
-    distributed.wait()
+    distributed.barrier()
 
 
-def _loop(run: "_Run", report: Report, stop: Callable[[], bool], save_seconds: float) -> None:
+def _loop(run: "Trainer", report: Report, stop: Callable[[], bool], save_seconds: float) -> None:
     batch_views, steps = run.experiment.schedule.batch_views, len(run.batches)
     saved = logged = ticked = time.monotonic()
     saving, done = 0.0, run.step
     note = ""
     run.model.train()
     try:
-        for raw in run.following():
-            with run.hardware.guarding(len(raw.caption_ids_V)):
+        for raw in run.remaining_batches():
+            with run.hardware.oom_guard(len(raw.caption_ids_V)):
                 batch = raw.views_on(run.hardware.device)
-                scalars, stopped = run.one(batch, stop())
+                scalars, stopped = run.train_step(batch, stop())
             now = time.monotonic()
             run.seconds += now - ticked
             ticked = now
             if run.step % LOG_EVERY == 0 or run.step == steps:
                 rate = (run.step - done) * batch_views / max(now - logged, 1e-9)
-                looked = run.look(batch) if run.step % LOOK_EVERY == 0 else {}
+                looked = run.feature_health(batch) if run.step % HEALTH_EVERY == 0 else {}
                 if looked:
-                    note = diagnostics.collapse(looked) or f"rank {looked['rank']:.0f}"
+                    note = diagnostics.collapse_warning(looked) or f"rank {looked['rank']:.0f}"
                 run.log.write(run.step, run.step * batch_views, scalars | {"views_per_second": rate} | looked)
                 notes = ", ".join(filter(None, (note, run.spikes.note)))
                 try:
@@ -123,7 +123,7 @@ def _loop(run: "_Run", report: Report, stop: Callable[[], bool], save_seconds: f
                     run.save()
                     raise
                 logged, done = now, run.step
-            if stopped or now - saved > max(save_seconds, SAVING * saving):
+            if stopped or now - saved > max(save_seconds, SAVE_INTERVAL_FACTOR * saving):
                 run.save()
                 saved = time.monotonic()
                 saving = saved - now
@@ -147,12 +147,12 @@ def _reporting_dead_workers() -> Iterator[None]:
         raise UserError(f"a process that reads images died, perhaps of lack of memory: {error}; run again") from None
 
 
-def _batches(batches: Batches, start: int, hardware: Hardware) -> Iterator[RawBatch]:
+def _batches(batches: BatchDataset, start: int, hardware: ExecutionConfig) -> Iterator[RawBatch]:
     loader = DataLoader(
         batches,
         batch_size=None,
         sampler=range(start, len(batches)),
-        num_workers=min(hardware.workers, max(1, IN_FLIGHT // (2 * batches.bytes))) if hardware.workers else 0,
+        num_workers=min(hardware.workers, max(1, PREFETCH_BYTES // (2 * batches.bytes))) if hardware.workers else 0,
         pin_memory=hardware.gpu,
     )
     try:
@@ -174,7 +174,7 @@ def _optimizer(model: Model, settings: AdamW) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, fused=parameters[0].is_cuda or None)
 
 
-class _Run:
+class Trainer:
     """What changes from step to step."""
 
     def __init__(
@@ -182,10 +182,10 @@ class _Run:
         experiment: Experiment,
         seed: int,
         model: Model,
-        data: CaptionImages,
+        data: CaptionImageDataset,
         folder: Path,
         fingerprint: str,
-        hardware: Hardware,
+        hardware: ExecutionConfig,
     ) -> None:
         settings, schedule = experiment.settings, experiment.schedule
         assert settings.optimizer is not None
@@ -193,26 +193,28 @@ class _Run:
         self.model, self.settings = model, settings.optimizer
         self.optimizer = _optimizer(model, settings.optimizer)
         share = (distributed.rank(), distributed.world_size())
-        self.batches = Batches(data, settings.sampling, schedule, experiment.encoder.image_size, seed, *share)
+        self.batches = BatchDataset(data, settings.sampling, schedule, experiment.encoder.image_size, seed, *share)
         self.fingerprint = fingerprint
         if distributed.rank() == 0:
-            checkpoint.sweep(folder)
+            checkpoint.remove_partial_files(folder)
         hardware.prepare(model)
         facts = checkpoint.load(folder, model, self.optimizer, fingerprint, hardware.device)
         self.step = int(facts.get("step", 0))
         self.seconds = float(facts.get("seconds", 0.0))
         """Time spent in training, earlier tries counted in."""
-        self.spikes = diagnostics.Spikes(f"{experiment.name} seed {seed}", json.loads(facts.get("spikes", "{}")))
-        self.log = loggers.Log(folder, self.step)
-        distributed.same(self.step, f"the step that {folder} goes on from", "name an --out that all nodes see")
-        distributed.copy_from_first(model)
-        model.views_at_once = hardware.views_at_once
+        self.spikes = diagnostics.SpikeDetector(f"{experiment.name} seed {seed}", json.loads(facts.get("spikes", "{}")))
+        self.log = loggers.MetricsLogger(folder, self.step)
+        distributed.require_equal_across_ranks(
+            self.step, f"the step that {folder} goes on from", "name an --out that all nodes see"
+        )
+        distributed.broadcast_weights(model)
+        model.micro_batch_size = hardware.micro_batch_size
 
-    def following(self) -> Iterator[RawBatch]:
+    def remaining_batches(self) -> Iterator[RawBatch]:
         """The batches that are left."""
         return _batches(self.batches, self.step, self.hardware)
 
-    def one(self, batch: Batch, stop: bool = False) -> tuple[dict[str, float], bool]:
+    def train_step(self, batch: Batch, stop: bool = False) -> tuple[dict[str, float], bool]:
         """One optimiser step; returns the logged scalars, means over processes, and whether any is told to stop.
 
         Raises:
@@ -226,14 +228,14 @@ class _Run:
             if group["decays"]:
                 group["weight_decay"] = weight_decay(self.settings, self.step, steps)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.hardware.computing():
+        with self.hardware.autocast():
             losses = self.model.loss(batch)
             losses["loss"].backward()
         distributed.average_gradients(self.model)
         limit = self.settings.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_((p for p in self.model.parameters() if p.grad is not None), limit)
         told = [*(value.detach().float() for value in losses.values()), norm.float(), norm.new_tensor(stop).float()]
-        *values, stopping = distributed.mean(torch.stack(told)).tolist()
+        *values, stopping = distributed.all_reduce_mean(torch.stack(told)).tolist()
         scalars = dict(zip((*losses, "gradient_norm"), values, strict=True))
         self.spikes.check(self.step, scalars["loss"], scalars["gradient_norm"], lr)
         self.optimizer.step()
@@ -242,16 +244,18 @@ class _Run:
         return scalars | {"lr": lr}, stopping > 0
 
     @torch.no_grad()
-    def look(self, batch: Batch) -> dict[str, float]:
+    def feature_health(self, batch: Batch) -> dict[str, float]:
         """How the encoder's features of a batch are doing, the first of all its rows."""
         rows = slice(0, diagnostics.ROWS)
-        with self.hardware.computing():
+        with self.hardware.autocast():
             features_BD = self.model.encode_images(batch.images_V3HW[rows])
-        return diagnostics.health(distributed.gather(features_BD), distributed.gather(batch.caption_ids_V[rows]))
+        return diagnostics.health(
+            distributed.all_gather(features_BD), distributed.all_gather(batch.caption_ids_V[rows])
+        )
 
-    def last_look(self) -> dict[str, float]:
+    def final_feature_health(self) -> dict[str, float]:
         """The same when all is done, of the last batch."""
-        return self.look(self.batches[len(self.batches) - 1].views_on(self.hardware.device))
+        return self.feature_health(self.batches[len(self.batches) - 1].views_on(self.hardware.device))
 
     def save(self) -> None:
         """Replace the state."""

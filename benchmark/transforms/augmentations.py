@@ -1,8 +1,8 @@
-"""Views from images, a batch at a time: SimCLR's augmentations as StableRep uses them, and the evaluation transform.
+"""Random views of images, a batch at a time: SimCLR's augmentations as StableRep uses them.
 
-`draw` draws what is random, on the CPU, from one generator per batch; `apply` makes the views, on a CPU or a GPU, the
-same ones but for rounding. Every step equals torchvision's on the same parameters (see the tests), in the order random
-down-sampling, crop, flip, colour jitter, grayscale, blur, solarization.
+`sample_view_params` draws everything random, on the CPU, from one generator per batch; `render_views` renders the
+views on a CPU or a GPU, equal up to rounding. Every step equals torchvision's on the same parameters (see the tests),
+in the order random down-sampling, crop, flip, color jitter, grayscale, blur, solarization.
 
 Departures from StableRep: the blur is a true Gaussian, not PIL's box approximation, and its sigma scales with the view.
 
@@ -40,12 +40,12 @@ def normalise(images_B3HW: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Views:
+class ViewParams:
     """What is drawn for V views, a row each: all that is random of them."""
 
     box_V4: Tensor
     """Top, left, height, width of the crop."""
-    small_V: Tensor
+    downsample_to_V: Tensor
     """Short side in pixels to which the image is resized, and back, before the crop; 0: it is not."""
     flipped_V: Tensor
     jitter_V: Tensor
@@ -54,7 +54,7 @@ class Views:
     """Of brightness, contrast and saturation, and the turn of the hue."""
     order_V4: Tensor
     """Which of these four comes first, second, ..."""
-    grey_V: Tensor
+    grayscale_V: Tensor
     sigma_V: Tensor
     """Of the blur, in pixels of a 224-pixel view; 0: it is not blurred."""
     solarized_V: Tensor
@@ -62,24 +62,24 @@ class Views:
     def __len__(self) -> int:
         return len(self.box_V4)
 
-    def __getitem__(self, rows: slice) -> "Views":
+    def __getitem__(self, rows: slice) -> "ViewParams":
         return self._each(lambda values: values[rows])
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> "Views":
+    def to(self, device: torch.device, non_blocking: bool = False) -> "ViewParams":
         """The same on `device`."""
         return self._each(lambda values: values.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> "Views":
+    def pin_memory(self) -> "ViewParams":
         """The same in page-locked memory, from where a GPU fetches it by itself."""
         return self._each(Tensor.pin_memory)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Views":
-        return Views(*(change(getattr(self, field.name)) for field in fields(self)))
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "ViewParams":
+        return ViewParams(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
-def draw(
+def sample_view_params(
     count: int, height: int, width: int, augmentations: Sequence[Augmentation], generator: torch.Generator
-) -> Views:
+) -> ViewParams:
     """What is random of `count` images' views, one by each augmentation; the views of an image are adjacent.
 
     Where all augmentations are the same, all views are drawn at once.
@@ -87,19 +87,19 @@ def draw(
     if len(set(augmentations)) == 1:
         return _draw(count * len(augmentations), height, width, augmentations[0], generator)
     each = [_draw(count, height, width, augmentation, generator) for augmentation in augmentations]
-    columns = ([getattr(views, field.name) for views in each] for field in fields(Views))
-    return Views(*(torch.stack(column, 1).flatten(0, 1) for column in columns))
+    columns = ([getattr(views, field.name) for views in each] for field in fields(ViewParams))
+    return ViewParams(*(torch.stack(column, 1).flatten(0, 1) for column in columns))
 
 
-def _draw(count: int, height: int, width: int, settings: Augmentation, generator: torch.Generator) -> Views:
+def _draw(count: int, height: int, width: int, settings: Augmentation, generator: torch.Generator) -> ViewParams:
     """The order of the draws is part of every recorded number."""
     box_V4 = torch.stack(random_crops(count, height, width, settings.scale, generator), 1)
-    small_V = torch.zeros(count, dtype=torch.long)
+    downsample_to_V = torch.zeros(count, dtype=torch.long)
     if settings.downsample:
         chosen_V = _chance(count, settings.downsample, generator)
         which_V = torch.randint(len(settings.downsample_to), (count,), generator=generator)
         sides = torch.tensor([round(share * min(height, width)) for share in settings.downsample_to])
-        small_V = sides[which_V] * chosen_V
+        downsample_to_V = sides[which_V] * chosen_V
     flipped_V = _chance(count, settings.flip, generator)
     never_V = torch.zeros(count, dtype=torch.bool)
     factor_V4, order_V4, jitter_V = torch.ones(count, 4), torch.arange(4).repeat(count, 1), never_V
@@ -109,16 +109,18 @@ def _draw(count: int, height: int, width: int, settings: Augmentation, generator
         factor_V4 = torch.stack((*factors, _uniform(count, (-settings.hue, settings.hue), generator)), 1)
         order_V4 = torch.rand((count, 4), generator=generator).argsort(1)
         jitter_V = _chance(count, settings.jitter, generator)
-    grey_V = _chance(count, settings.grayscale, generator) if settings.grayscale else never_V
+    grayscale_V = _chance(count, settings.grayscale, generator) if settings.grayscale else never_V
     sigma_V = torch.zeros(count)
     if settings.blur:
         chosen_V = _chance(count, settings.blur, generator)
         sigma_V = _uniform(count, settings.blur_sigma, generator) * chosen_V
     solarized_V = _chance(count, settings.solarize, generator) if settings.solarize else never_V
-    return Views(box_V4, small_V, flipped_V, jitter_V, factor_V4, order_V4, grey_V, sigma_V, solarized_V)
+    return ViewParams(
+        box_V4, downsample_to_V, flipped_V, jitter_V, factor_V4, order_V4, grayscale_V, sigma_V, solarized_V
+    )
 
 
-def apply(images_B3HW: Tensor, views: Views, size: int) -> Tensor:
+def render_views(images_B3HW: Tensor, views: ViewParams, size: int) -> Tensor:
     """The views of uint8 images, each image as often as there are views per image; normalised float32 (V, 3, S, S).
 
     Runs where the images are. `views` stays on the CPU, where rows are chosen, so that a GPU is never waited for.
@@ -141,21 +143,21 @@ def apply(images_B3HW: Tensor, views: Views, size: int) -> Tensor:
         if len(part) > last - first:
             image_V = torch.arange(now.start, now.stop, device=device) // per_image - first
             pixels_VHW3 = pixels_VHW3.index_select(0, image_V)
-        pixels_VHX = _downsampled(pixels_VHW3.flatten(2), part.small_V, height, width)
+        pixels_VHX = _downsampled(pixels_VHW3.flatten(2), part.downsample_to_V, height, width)
         turned_VS3S = _resized(pixels_VHX, rows.of(now, top), columns.of(now, left))
         normalise(_finished(turned_VS3S, part, blurs.of(now)), views_V3SS[now])
     return views_V3SS
 
 
-def _bounds(views: Views, height: int, width: int) -> tuple[int, int, int, int]:
+def _bounds(views: ViewParams, height: int, width: int) -> tuple[int, int, int, int]:
     """Top, left, bottom, right of what the views see of their images."""
-    if any(views.small_V.tolist()):
+    if any(views.downsample_to_V.tolist()):
         return 0, 0, height, width
     tops, lefts, heights, widths = zip(*views.box_V4.tolist(), strict=True)
     return min(tops), min(lefts), max(map(sum, zip(tops, heights))), max(map(sum, zip(lefts, widths)))
 
 
-def _finished(images_VS3S: Tensor, views: Views, blurs: Taps) -> Tensor:
+def _finished(images_VS3S: Tensor, views: ViewParams, blurs: Taps) -> Tensor:
     """Views from turned, cropped images: all that follows the crop."""
     parts, blurred = (blurs.index_VSK, blurs.weight_VSK), (views.sigma_V > 0).tolist()
     turned_VSX = _change(_coloured(images_VS3S, views).flatten(2), blurred, _blurred, *parts)
@@ -206,7 +208,7 @@ def _resized(images_VHX: Tensor, rows: Taps, columns: Taps) -> Tensor:
     return columns(tall_VXS.view(len(tall_VXS), -1, 3 * tall_VXS.shape[2])).unflatten(2, (3, -1))
 
 
-def _downsampled(images_VHX: Tensor, small_V: Tensor, height: int, width: int) -> Tensor:
+def _downsampled(images_VHX: Tensor, downsample_to_V: Tensor, height: int, width: int) -> Tensor:
     """Those with a short side to go to are resized to it, and back."""
 
     def whole(count: int, source: int, size: int) -> Taps:
@@ -220,7 +222,7 @@ def _downsampled(images_VHX: Tensor, small_V: Tensor, height: int, width: int) -
             images_VHX = turned_VW3H.permute(0, 3, 1, 2).flatten(2)
         return images_VHX
 
-    wanted = small_V.tolist()
+    wanted = downsample_to_V.tolist()
     for small in sorted(set(wanted) - {0}):
         low, narrow = (small * side // min(height, width) for side in (height, width))
         images_VHX = _change(images_VHX, [its == small for its in wanted], partial(down_and_up, low=low, narrow=narrow))
@@ -238,7 +240,7 @@ def _blurred_planes(images_VXS: Tensor, index_VSK: Tensor, weight_VSK: Tensor) -
     return _blurred(images_VXS.view(-1, size, size), *parts).view_as(images_VXS)
 
 
-def _coloured(images_VS3S: Tensor, views: Views) -> Tensor:
+def _coloured(images_VS3S: Tensor, views: ViewParams) -> Tensor:
     """Colour jitter in a random order per view, then random grayscale, of turned images."""
 
     def turned(function: Callable[..., Tensor], images_VS3S: Tensor, *amounts_V: Tensor) -> Tensor:
@@ -251,7 +253,7 @@ def _coloured(images_VS3S: Tensor, views: Views) -> Tensor:
         for index in sorted({order[turn] for order in orders if order}):
             mine = [order is not None and order[turn] == index for order in orders]
             images_VS3S = _change(images_VS3S, mine, partial(turned, functions[index]), factor_V4[:, index])
-    return _change(images_VS3S, views.grey_V.tolist(), partial(turned, color.grey))
+    return _change(images_VS3S, views.grayscale_V.tolist(), partial(turned, color.grey))
 
 
 def _uniform(shape: int | tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator) -> Tensor:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import atomic_replace, file_sha256, write_json
-from datasets_scripts.building.executor import OneMachine, Progress
+from datasets_scripts.building.executor import LocalExecutor, Progress
 from datasets_scripts.generation import generate, provenance, shards
 from datasets_scripts.generation.statistics import summary
 from datasets_scripts.inspection import contact_sheet
@@ -39,7 +39,7 @@ Report = Callable[[int, int, str], None]
 """Told images done, images in all, and a note."""
 
 
-def claim(folder: Path, revision: str, declaration: dict[str, Any], signed: bool = False) -> bool:
+def claim_folder(folder: Path, revision: str, declaration: dict[str, Any], signed: bool = False) -> bool:
     """Mark `folder` as this recipe's; True if it is already complete.
 
     Raises:
@@ -75,7 +75,7 @@ def claim(folder: Path, revision: str, declaration: dict[str, Any], signed: bool
 
 
 @dataclass(frozen=True)
-class Work:
+class BuildJob:
     """A build that was started: what is to do, and where. Every process of it has an equal one."""
 
     recipe: Recipe
@@ -127,7 +127,7 @@ class Work:
         return [Caption(*row.values()) for row in rows.to_pylist()]
 
 
-def start(recipe: Recipe, data: Path, c2pa: provenance.C2PA | None = None) -> Work | Path:
+def start(recipe: Recipe, data: Path, c2pa: provenance.C2PA | None = None) -> BuildJob | Path:
     """Claim the dataset's folder below `data` and lay its captions down; a finished dataset's folder otherwise.
 
     Raises:
@@ -135,13 +135,17 @@ def start(recipe: Recipe, data: Path, c2pa: provenance.C2PA | None = None) -> Wo
     """
     folder = data / recipe.repo
     revision = recipe.revision
-    if not ((folder / schema.MANIFEST).exists() or recipe.captions.expected):
+    if not ((folder / schema.MANIFEST).exists() or recipe.captions.expected_count):
         raise UserError(f"recipe {recipe.name} has no captions; give it some")
-    if c2pa and not recipe.draw.source_type:
+    if c2pa and not recipe.text_to_image.iptc_source_type:
         raise UserError(f"C2PA signatures say that an image is synthetic, {recipe.name} is real; leave --c2pa out")
     if c2pa:
-        c2pa(generate.encode(np.zeros((8, 8, 3), np.uint8), recipe.draw.source_type), recipe.draw.source_type, "a test")
-    finished = claim(folder, revision, recipe.declaration(), c2pa is not None)
+        c2pa(
+            generate.encode(np.zeros((8, 8, 3), np.uint8), recipe.text_to_image.iptc_source_type),
+            recipe.text_to_image.iptc_source_type,
+            "a test",
+        )
+    finished = claim_folder(folder, revision, recipe.declaration(), c2pa is not None)
     path = _captions_path(folder)
     if not finished and not path.exists():
         columns = pa.schema({name: pa.string() for name in (schema.CAPTION, schema.SOURCE, schema.SOURCE_ID)})
@@ -151,11 +155,11 @@ def start(recipe: Recipe, data: Path, c2pa: provenance.C2PA | None = None) -> Wo
                 rows = [dict(zip(columns.names, (c.text, c.source, c.source_id))) for c in group]
                 writer.write_table(pa.Table.from_pylist(rows, columns))
     if (folder / schema.MANIFEST).exists():  # perhaps only by now
-        _tidy(folder)
+        _clean_up(folder)
         return folder
     with _readable(path, revision) as file:
         first = file.metadata.row_group(0).num_rows
-        return Work(recipe, folder, revision, file.metadata.num_rows, -(-first // schema.UNIT_CAPTIONS), c2pa)
+        return BuildJob(recipe, folder, revision, file.metadata.num_rows, -(-first // schema.UNIT_CAPTIONS), c2pa)
 
 
 def _captions_path(folder: Path) -> Path:
@@ -185,7 +189,7 @@ def _grouped(captions: Iterable[Caption], size: int) -> Iterator[list[Caption]]:
         yield group
 
 
-def draw(work: Work, data: Any, rank: int, world_size: int) -> Iterator[Progress]:
+def draw(work: BuildJob, data: Any, rank: int, world_size: int) -> Iterator[Progress]:
     """The pipeline's step: draw one rank's share of the units, a run of neighbours, and make shards of those complete.
 
     A unit is written while the next one is drawn.
@@ -209,12 +213,12 @@ def draw(work: Work, data: Any, rank: int, world_size: int) -> Iterator[Progress
     assemble(work, range(first, last))
 
 
-def assemble(work: Work, units: range) -> bool:
+def assemble(work: BuildJob, units: range) -> bool:
     """Make every shard that has a unit among `units` and all its units done; True if all of those shards stand."""
     store = shards.Units(work.folder)
     constants = {"recipe": work.recipe.declaration(), "revision": work.revision}
     touched = range(units.start // work.shard_units, -(-units.stop // work.shard_units)) if units else range(0)
-    with _alone(work.folder):
+    with _assembly_lock(work.folder):
         if (work.folder / schema.MANIFEST).exists():
             return True
         for shard in touched:
@@ -224,7 +228,7 @@ def assemble(work: Work, units: range) -> bool:
         return all(map(work.shards.done, touched))
 
 
-def finish(work: Work) -> Path | None:
+def finish(work: BuildJob) -> Path | None:
     """Make what shards are missing, then the statistics, the sheet, the card and the manifest.
 
     Returns:
@@ -235,29 +239,29 @@ def finish(work: Work) -> Path | None:
     """
     if not assemble(work, range(work.units)):
         return None
-    with _alone(work.folder):
+    with _assembly_lock(work.folder):
         if not (work.folder / schema.MANIFEST).exists():
-            _describe(work)
-        _tidy(work.folder)
+            _write_metadata(work)
+        _clean_up(work.folder)
     return work.folder
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _assembly_lock(folder: Path) -> Iterator[None]:
     """Wait until no other process puts this dataset together; a process that dies gives its turn up."""
     with (folder / schema.STARTED).open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _tidy(folder: Path) -> None:
+def _clean_up(folder: Path) -> None:
     """Remove what a finished dataset does not need."""
     shutil.rmtree(folder / shards.BUILD, ignore_errors=True)
     for left in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         left.unlink(missing_ok=True)
 
 
-def _describe(work: Work) -> None:
+def _write_metadata(work: BuildJob) -> None:
     folder, names = work.folder, [work.shards.names(shard) for shard in range(work.shards.count)]
     facts = [work.shards.verified(shard) for shard in range(work.shards.count)]
     statistics = summary(unit for shard in facts for unit in shard["units"].values())
@@ -276,33 +280,33 @@ def _describe(work: Work) -> None:
         files,
         work.recipe.declaration(),
     )
-    terms = (*work.recipe.captions.terms, *work.recipe.draw.terms)
+    terms = (*work.recipe.captions.terms, *work.recipe.text_to_image.terms)
     samples = [row[schema.CAPTION] for row in shown]
     shards.write_manifest(folder, manifest, card.card(manifest, statistics, terms, samples))
 
 
-def run(work: Work, slots: list[str], report: Report) -> Path:
+def run(work: BuildJob, slots: list[str], report: Report) -> Path:
     """Draw what is missing on this machine, a process per slot (`executor.slots`); returns the dataset folder.
 
     Raises:
         UserError: the folder cannot be written, a task failed, or another build is running.
     """
     logs = work.folder / shards.BUILD / "log"
-    with _the_only_build(work.folder):
-        OneMachine(functools.partial(draw, work), work.tasks, slots, logs, _Told(work, report)).run()
+    with _build_lock(work.folder):
+        LocalExecutor(functools.partial(draw, work), work.tasks, slots, logs, _ProgressReporter(work, report)).run()
         folder = finish(work)
     if folder is None:
         raise UserError(f"{work.folder}: units are missing although every task ended; run the build again")
     return folder
 
 
-def run_share(work: Work, rank: int, world_size: int, report: Report) -> Path | None:
+def run_share(work: BuildJob, rank: int, world_size: int, report: Report) -> Path | None:
     """Draw one share in this process, under any scheduler; the last process to end finishes the dataset.
 
     Returns:
         The dataset folder if it is finished.
     """
-    told = _Told(work, report)
+    told = _ProgressReporter(work, report)
     for progress in draw(work, None, rank, world_size):
         told(*progress)
     return finish(work)
@@ -315,7 +319,7 @@ def build(recipe: Recipe, data: Path, slots: list[str], report: Report, c2pa: pr
 
 
 @contextlib.contextmanager
-def _the_only_build(folder: Path) -> Iterator[None]:
+def _build_lock(folder: Path) -> Iterator[None]:
     """Refuse two builds of everything at once: each would draw what the other draws."""
     with _captions_path(folder).open("rb") as file:
         try:
@@ -325,10 +329,10 @@ def _the_only_build(folder: Path) -> Iterator[None]:
         yield
 
 
-class _Told:
+class _ProgressReporter:
     """Turns progress into a report of all there is, including what stood before."""
 
-    def __init__(self, work: Work, report: Report) -> None:
+    def __init__(self, work: BuildJob, report: Report) -> None:
         self.work, self.report = work, report
         self.units = sum(map(work.units_done, range(work.shards.count)))
         self.images = min(self.units * schema.UNIT_CAPTIONS, work.captions) * work.recipe.images_per_caption

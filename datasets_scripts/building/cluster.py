@@ -35,14 +35,14 @@ def submit(recipe: Recipe, data: Path, engine: str, settings: dict[str, str], c2
     return (_slurm if engine == "slurm" else _ray)(work, settings, data.resolve() / "logs" / recipe.name)
 
 
-def conclude(work: build.Work, data: Any, rank: int, world_size: int) -> None:
+def conclude(work: build.BuildJob, data: Any, rank: int, world_size: int) -> None:
     """The last step: finish the dataset, or say in the log that units are missing."""
     del data, rank, world_size
     if build.finish(work) is None:
         raise UserError(f"{work.folder}: units are missing; submit the build again, which draws only those")
 
 
-def _slurm(work: build.Work, settings: dict[str, str], logs: Path) -> str:
+def _slurm(work: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
     from datatrove.executor import SlurmPipelineExecutor
 
     own, others = _arguments(SlurmPipelineExecutor, settings)
@@ -72,7 +72,7 @@ def _slurm(work: build.Work, settings: dict[str, str], logs: Path) -> str:
     return f"Slurm job {drawing.job_id} draws, job {finishing.job_id} finishes {work.folder}; logs are in {logs}"
 
 
-def _ray(work: build.Work, settings: dict[str, str], logs: Path) -> str:
+def _ray(work: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
     try:
         import ray
     except ImportError:

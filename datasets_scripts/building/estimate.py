@@ -48,15 +48,15 @@ class Estimate:
 
 def estimate(recipe: Recipe) -> Estimate:
     """Counts and size of a recipe's dataset."""
-    captions = recipe.captions.expected
+    captions = recipe.captions.expected_count
     images = captions * recipe.images_per_caption
-    size = images * (recipe.draw.cost.bytes + IMAGE_ROW_BYTES + INDEX_BYTES) + captions * ROW_BYTES
+    size = images * (recipe.text_to_image.cost.bytes + IMAGE_ROW_BYTES + INDEX_BYTES) + captions * ROW_BYTES
     return Estimate(captions, images, -(-captions // schema.UNIT_CAPTIONS), -(-captions // schema.SHARD_CAPTIONS), size)
 
 
 def rates(recipe: Recipe) -> dict[str, tuple[float, float | None]]:
     """Machine -> images per second on one of it, and dollars per hour."""
-    cost = recipe.draw.cost
+    cost = recipe.text_to_image.cost
     if not cost.teraflops:
         return {"CPU core": (1 / cost.core_seconds, None)}
     return {
@@ -71,12 +71,12 @@ def probe(recipe: Recipe) -> tuple[str, float]:
     Raises:
         UserError: the model cannot be loaded, or the captions are not prepared.
     """
-    captions = [caption.text for caption in itertools.islice(recipe.captions, 2 * recipe.draw.batch)]
-    captions = list(itertools.islice(itertools.cycle(captions), 2 * recipe.draw.batch))
+    captions = [caption.text for caption in itertools.islice(recipe.captions, 2 * recipe.text_to_image.batch)]
+    captions = list(itertools.islice(itertools.cycle(captions), 2 * recipe.text_to_image.batch))
     guidance = [recipe.guidance[0]] * len(captions)  # full batches, also where a batch shares one guidance
     seconds = 0.0
-    for part in (slice(0, recipe.draw.batch), slice(recipe.draw.batch, None)):
+    for part in (slice(0, recipe.text_to_image.batch), slice(recipe.text_to_image.batch, None)):
         began = time.perf_counter()
-        drawn = list(recipe.draw(captions[part], range(len(captions[part])), guidance[part]))
+        drawn = list(recipe.text_to_image(captions[part], range(len(captions[part])), guidance[part]))
         seconds = (time.perf_counter() - began) / len(drawn)
-    return device(recipe.draw), 1 / seconds
+    return device(recipe.text_to_image), 1 / seconds

@@ -24,7 +24,7 @@ from benchmark.errors import UserError
 
 RETRIES = 2
 """How often the rank of a dead worker is handed out again."""
-START = -1
+NO_RANK = -1
 """In the place of a rank: a worker that died before it had one."""
 WORKERS = "workers"
 """Folder of what workers say, inside that of the logs."""
@@ -35,7 +35,7 @@ Step = Callable[[Any, int, int], Iterable[Progress]]
 Report = Callable[[int, int], None]
 
 
-class OneMachine(PipelineExecutor):
+class LocalExecutor(PipelineExecutor):
     """Runs `step` for ranks 0 to `tasks` - 1 in one process per slot; ranks start in order.
 
     A slot is the value of CUDA_VISIBLE_DEVICES for its process: the number of a GPU, or "" for none. `report` is told
@@ -111,8 +111,8 @@ class OneMachine(PipelineExecutor):
         code = worker.process.exitcode or 0
         reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         if worker.rank is None:
-            deaths[START] += 1
-            if deaths[START] > RETRIES:
+            deaths[NO_RANK] += 1
+            if deaths[NO_RANK] > RETRIES:
                 log = f"{self.logging_dir.path}/{WORKERS}"
                 raise UserError(f"workers end before they begin ({reason}), {RETRIES + 1} times; see the logs in {log}")
             return
@@ -129,7 +129,7 @@ class OneMachine(PipelineExecutor):
 class _Worker:
     """A process and what it is doing."""
 
-    def __init__(self, executor: OneMachine, slot: str) -> None:
+    def __init__(self, executor: LocalExecutor, slot: str) -> None:
         self.slot = slot
         self.rank: int | None = None
         self.ended = False
@@ -165,7 +165,7 @@ def _ctrl_c_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _serve(executor: OneMachine, connection: Connection, slot: str) -> None:
+def _serve(executor: LocalExecutor, connection: Connection, slot: str) -> None:
     """A worker's life: ask for a rank, run it, tell how it goes."""
     os.environ["CUDA_VISIBLE_DEVICES"] = slot  # before torch is imported
     _errors_to(Path(executor.logging_dir.path) / WORKERS / f"{os.getpid()}.log")
@@ -199,7 +199,7 @@ def _errors_to(path: Path) -> None:
     os.close(descriptor)
 
 
-def _log(executor: OneMachine, rank: int) -> str:
+def _log(executor: LocalExecutor, rank: int) -> str:
     return f"{executor.logging_dir.path}/logs/task_{rank:05d}.log"
 
 

@@ -140,12 +140,12 @@ def _believe(source: Source, path: Path, lines: list[bytes]) -> None:
         return
     others = [other.name for other in sources().values() if other.headerless and _fits(other, fields)]
     if others:
-        cure = f"this is how {others[0]} is laid out: run `synrep data captions {others[0]} --origin {path}`"
+        hint = f"this is how {others[0]} is laid out: run `synrep data captions {others[0]} --origin {path}`"
     else:
-        cure = "if it is comma-separated call it .csv, otherwise fetch it again"
+        hint = "if it is comma-separated call it .csv, otherwise fetch it again"
     layout = " <tab> ".join(source.headerless)
     shown = lines[0][:80].decode("utf-8", "backslashreplace").replace("\t", " <tab> ")
-    raise UserError(f"{path}: wanted {layout} for {source.name}, found {shown!r}; {cure}")
+    raise UserError(f"{path}: wanted {layout} for {source.name}, found {shown!r}; {hint}")
 
 
 def _fits(source: Source, fields: list[list[bytes]]) -> bool:

@@ -132,13 +132,13 @@ def _write(
 ) -> dict[str, Any]:
     """Sort rows into kept and dropped, a row group per BATCH_ROWS read; counts, and the sha256 of what is kept."""
     rows_read, kept_count, dropped_counts = 0, 0, Counter(dict.fromkeys(REASONS, 0))
-    digest, met = hashlib.sha256(), _Met()
+    digest, met = hashlib.sha256(), _SeenIds()
     with (
         pq.ParquetWriter(kept_path, KEPT_COLUMNS, compression="zstd") as kept,
         pq.ParquetWriter(dropped_path, DROPPED_COLUMNS, compression="zstd") as dropped,
     ):
         while batch := list(itertools.islice(rows, BATCH_ROWS)):
-            good, bad = _judged(batch, rows_read)
+            good, bad = _split_kept_dropped(batch, rows_read)
             ids = np.fromiter((caption_id(text) for _, text, _ in good), np.int64, len(good))
             new = met.first(ids)
             bad += [(row, shown(batch[row - rows_read][0]), DUPLICATE) for (row, _, _), n in zip(good, new) if not n]
@@ -160,12 +160,12 @@ def _write(
     return {"read": rows_read, "kept": kept_count, "dropped": dict(dropped_counts), "sha256": digest.hexdigest()}
 
 
-def _judged(batch: list[Row], start: int) -> tuple[list[tuple[int, str, str]], list[tuple[int, str, str]]]:
+def _split_kept_dropped(batch: list[Row], start: int) -> tuple[list[tuple[int, str, str]], list[tuple[int, str, str]]]:
     """(row, normalised text, row id) of what may be kept, and (row, text as it was, reason) of the rest."""
     good, bad = [], []
     for row, (raw, row_id) in enumerate(batch, start):
         text = normalise(raw)
-        reason = _fault(text) if row_id is not None else MALFORMED
+        reason = _drop_reason(text) if row_id is not None else MALFORMED
         if reason or row_id is None:
             bad.append((row, shown(raw), reason))
         else:
@@ -190,7 +190,7 @@ def _lines(captions: pa.RecordBatch) -> bytes:
     return content
 
 
-def _fault(text: str) -> str:
+def _drop_reason(text: str) -> str:
     """Why a normalised text is no caption; nothing where it is one."""
     if not text:
         return EMPTY
@@ -199,7 +199,7 @@ def _fault(text: str) -> str:
     return TOO_LONG if len(text) > LONGEST else ""
 
 
-class _Met:
+class _SeenIds:
     """Ids that were met, 8 bytes each (a Python set takes about 90), as sorted arrays, the longest first.
 
     That two of n different captions share an id, so that one is lost, has odds of n^2 / 2^65: 4 in a million for the
@@ -225,8 +225,8 @@ class _Met:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Captions that `synrep data captions` has prepared, as a recipe takes them (`recipe.Captions`).
+class PreparedCaptions:
+    """Captions that `synrep data captions` has prepared, as a recipe takes them (`recipe.CaptionSource`).
 
     A part of them is those with the smallest ids: a uniform sample, because an id is a hash; it does not depend on the
     order of the source, and a smaller part lies inside a larger one. What is read is checked when it is read: a recipe
@@ -261,7 +261,7 @@ class Prepared:
         return (self.source.terms,)
 
     @property
-    def expected(self) -> int:
+    def expected_count(self) -> int:
         """How many captions a build takes: those asked for, else all that are prepared, else the paper's.
 
         Raises:
@@ -272,7 +272,7 @@ class Prepared:
         paper = self.source.paper_after
         return paper if paper is not None and self._found() is None else len(self)
 
-    def limited(self, count: int | None) -> Self:
+    def take(self, count: int | None) -> Self:
         """The `count` captions with the smallest ids; None is all of these.
 
         Raises:
@@ -284,7 +284,7 @@ class Prepared:
             raise UserError(f"wanted {count:,} captions of {self.source.name}, there are {self.count:,}; take fewer")
         return replace(self, count=count)
 
-    def below(self, root: Path) -> Self:
+    def with_root(self, root: Path) -> Self:
         """The same captions where `root` is the data folder."""
         return replace(self, root=root)
 

@@ -42,7 +42,7 @@ class Source:
     """Of those, captions that it counts after de-duplication."""
 
 
-def named(name: str, column: str) -> Source:
+def custom_source(name: str, column: str) -> Source:
     """A source for any Parquet, CSV or TSV with a header, or any dataset of such files on the Hub."""
     text = "Captions that whoever built this dataset supplied: their own terms hold, and are not known here."
     terms = Terms(of=f"captions: {name}", licence="other", text=text, url="", commercial=False)
@@ -55,7 +55,7 @@ def sources() -> dict[str, Source]:
     return {source.name: source for module in modules for source in getattr(module, "SOURCES", ())}
 
 
-def by_hand(source: Source, root: Path) -> str | None:
+def manual_folder(source: Source, root: Path) -> str | None:
     """Where the files of a source lie that nobody distributes; None for a source without such a place.
 
     Raises:
@@ -77,7 +77,7 @@ def place(text: str) -> Path | str:
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceFiles:
     """Files of a source in their order, and what identifies them."""
 
     files: tuple[Path, ...]
@@ -105,7 +105,7 @@ def origin_name(origin: dict[str, Any]) -> str:
     return f"{1 + len(others)} files from {name} on, with hash {revision_of(origin['files'])[:12]}"
 
 
-def local(source: Source, path: Path) -> Found:
+def local(source: Source, path: Path) -> SourceFiles:
     """A file, or all files of a folder.
 
     Raises:
@@ -120,10 +120,10 @@ def local(source: Source, path: Path) -> Found:
         digests = {str(file.relative_to(path.parent)): file_sha256(file) for file in files}
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    return Found(files, {"files": digests})
+    return SourceFiles(files, {"files": digests})
 
 
-def hub(source: Source, repo: str) -> Found:
+def hub(source: Source, repo: str) -> SourceFiles:
     """Files of a dataset on the Hub at the commit that its revision is now; what is in the Hub's cache stays there.
 
     Raises:
@@ -141,7 +141,7 @@ def hub(source: Source, repo: str) -> Found:
         names = _of_one_kind(source, repo, fnmatch.filter(listed, source.files) if own else listed)
         names = names if own else _of_one_split(repo, names)
         files = [hf_hub_download(repo, name, repo_type="dataset", revision=info.sha) for name in names]
-    return Found(tuple(Path(file) for file in files), {"repo": repo, "commit": info.sha, "files": names})
+    return SourceFiles(tuple(Path(file) for file in files), {"repo": repo, "commit": info.sha, "files": names})
 
 
 def _kinds(source: Source) -> str:

@@ -23,7 +23,7 @@ from PIL import Image
 from benchmark.errors import UserError
 from benchmark.hub.errors import explain
 from datasets_scripts.generation import provenance
-from datasets_scripts.text_to_image import Cost, Drawn, Terms
+from datasets_scripts.text_to_image import Cost, GeneratedImage, Terms
 
 NOT_FINITE = "not finite"
 """Status of an image for which the network gave infinity or no number."""
@@ -53,7 +53,7 @@ class _Model:
     dtype: str = "bfloat16"
     batch: int = 16
     """Images drawn together. Fixed, because it changes the lowest bits; a smaller last batch is filled up."""
-    source_type: str = provenance.TRAINED
+    iptc_source_type: str = provenance.TRAINED
     packages: tuple[str, ...] = ("diffusers", "numpy", "torch", "transformers")
 
     @property
@@ -80,7 +80,9 @@ class Diffusers(_Model):
     cost: Cost
     """Of one image."""
 
-    def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
+    def __call__(
+        self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
+    ) -> Iterator[GeneratedImage]:
         """One image per caption; drawn in batches of one guidance, given in order when the unit is done."""
         import torch
 
@@ -89,7 +91,7 @@ class Diffusers(_Model):
         pipeline.register_modules(
             **dict.fromkeys({"safety_checker"} & pipeline.components.keys())
         )  # it would hide images
-        drawn: dict[int, Drawn] = {}
+        drawn: dict[int, GeneratedImage] = {}
         for value in sorted(set(guidance)):
             places = [place for place, own in enumerate(guidance) if own == value]
             for part in batches(places, self.batch):
@@ -105,7 +107,9 @@ class Diffusers(_Model):
                 for place, image_HW3 in zip(part, images_BHW3):
                     finite = bool(np.isfinite(image_HW3).all())
                     pixels = (image_HW3 * 255).round().astype(np.uint8) if finite else None
-                    drawn[place] = Drawn(resized(pixels, self.stored)) if finite else Drawn(None, NOT_FINITE)
+                    drawn[place] = (
+                        GeneratedImage(resized(pixels, self.stored)) if finite else GeneratedImage(None, NOT_FINITE)
+                    )
         yield from (drawn[place] for place in range(len(captions)))
 
 
@@ -135,7 +139,9 @@ class StableDiffusion(_Model):
         growth = (self.size / 512) ** 2.3
         return Cost(round(18_000 * (self.stored / 256) ** 2), (2 * 0.803 * self.steps + 2.515) * growth)
 
-    def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
+    def __call__(
+        self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
+    ) -> Iterator[GeneratedImage]:
         """One image per caption, in order; a batch is finished on the CPU while the GPU draws the next."""
         networks = _networks(self)
         distinct = list(dict.fromkeys(captions))
@@ -183,16 +189,16 @@ class _Launched(NamedTuple):
     kept: int
     """Images that are no filling."""
 
-    def finish(self, side: int) -> Iterator[Drawn]:
+    def finish(self, side: int) -> Iterator[GeneratedImage]:
         """Wait for the batch; its images without the filling."""
         if self.arrived:
             self.arrived.synchronize()
         for place in range(self.kept):
             if self.finite_B[place]:
                 pixels = resized(self.images_BHW3[place].numpy(), side)
-                yield Drawn(pixels, nsfw=None if self.nsfw_B is None else round(float(self.nsfw_B[place]), 3))
+                yield GeneratedImage(pixels, nsfw=None if self.nsfw_B is None else round(float(self.nsfw_B[place]), 3))
             else:
-                yield Drawn(None, NOT_FINITE)
+                yield GeneratedImage(None, NOT_FINITE)
 
 
 class _Networks:

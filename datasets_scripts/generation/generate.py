@@ -16,7 +16,7 @@ from PIL import Image
 from benchmark import schema
 from datasets_scripts.generation import provenance
 from datasets_scripts.recipe import Caption, Recipe, image_guidance, image_seed
-from datasets_scripts.text_to_image import Drawn, TextToImage
+from datasets_scripts.text_to_image import GeneratedImage, TextToImage
 
 JPEG_QUALITY = 90
 ENCODERS = 2
@@ -41,10 +41,10 @@ COLUMNS = pa.schema(
 """The published columns."""
 
 
-def encode(image_HW3: np.ndarray, source_type: str) -> bytes:
-    """JPEG bytes of a uint8 RGB image, marked as synthetic in XMP; a real one (`marks.NOT_SYNTHETIC`) is not marked."""
+def encode(image_HW3: np.ndarray, iptc_source_type: str) -> bytes:
+    """Return a uint8 RGB image as JPEG bytes, marked as synthetic in XMP unless it is `provenance.NOT_SYNTHETIC`."""
     buffer = io.BytesIO()
-    mark = {"xmp": provenance.xmp(source_type)} if source_type else {}
+    mark = {"xmp": provenance.xmp(iptc_source_type)} if iptc_source_type else {}
     Image.fromarray(image_HW3).save(buffer, "JPEG", quality=JPEG_QUALITY, **mark)
     return buffer.getvalue()
 
@@ -64,21 +64,21 @@ def generate(
     images = [(caption, index) for caption in captions for index in range(count)]
     seeds = [image_seed(revision, caption.caption_id, index) for caption, index in images]
     guidance = [image_guidance(recipe.guidance, caption.caption_id, index) for caption, index in images]
-    drawn: list[Drawn] = []
+    drawn: list[GeneratedImage] = []
     encoding: list[Future[bytes] | None] = []
 
     def encoded(image: np.ndarray) -> bytes:
-        jpeg = encode(image, recipe.draw.source_type)
-        return c2pa(jpeg, recipe.draw.source_type, recipe.draw.name) if c2pa else jpeg
+        jpeg = encode(image, recipe.text_to_image.iptc_source_type)
+        return c2pa(jpeg, recipe.text_to_image.iptc_source_type, recipe.text_to_image.name) if c2pa else jpeg
 
     with ThreadPoolExecutor(ENCODERS) as pool:
-        for result in recipe.draw([caption.text for caption, _ in images], seeds, guidance):
+        for result in recipe.text_to_image([caption.text for caption, _ in images], seeds, guidance):
             encoding.append(None if result.image is None else pool.submit(encoded, result.image))
             drawn.append(result._replace(image=None))
             if len(drawn) % count == 0:
                 yield count, 0
     if len(drawn) != len(images):
-        raise RuntimeError(f"{recipe.draw.name} drew {len(drawn)} images for {len(images)} captions")
+        raise RuntimeError(f"{recipe.text_to_image.name} drew {len(drawn)} images for {len(images)} captions")
     files = [None if future is None else future.result() for future in encoding]
     rows = []
     for number, caption in enumerate(captions):
@@ -86,12 +86,12 @@ def generate(
         rows.append(_row(caption, files[own], seeds[own], guidance[own], drawn[own]))
     facts = _facts(len(captions), files, guidance, drawn)
     facts |= {"seconds": round(time.perf_counter() - began, 3)}
-    facts |= {"device": device(recipe.draw), "software": software(recipe.draw)}
+    facts |= {"device": device(recipe.text_to_image), "software": software(recipe.text_to_image)}
     return pa.Table.from_pylist(rows, schema=COLUMNS), facts
 
 
 def _row(
-    caption: Caption, files: list[bytes | None], seeds: list[int], guidance: list[float], drawn: list[Drawn]
+    caption: Caption, files: list[bytes | None], seeds: list[int], guidance: list[float], drawn: list[GeneratedImage]
 ) -> dict[str, Any]:
     name = f"{caption.caption_id & (1 << 64) - 1:016x}"
     return {
@@ -107,7 +107,9 @@ def _row(
     }
 
 
-def _facts(captions: int, files: list[bytes | None], guidance: list[float], drawn: list[Drawn]) -> dict[str, Any]:
+def _facts(
+    captions: int, files: list[bytes | None], guidance: list[float], drawn: list[GeneratedImage]
+) -> dict[str, Any]:
     """What `statistics.summary` adds up over units."""
     kept = [file for file in files if file is not None]
     scores = [result.nsfw for result in drawn if result.nsfw is not None]

@@ -19,7 +19,7 @@ ALGORITHMIC = "algorithmicMedia"
 """Made by an algorithm that was trained on nothing."""
 NOT_SYNTHETIC = ""
 """No mark: a real image."""
-REAL = "real images"
+REAL_PREFIX = "real images"
 """How the name of what "draws" them begins, in a recipe."""
 
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -27,16 +27,16 @@ VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 def is_synthetic(recipe: Mapping[str, Any]) -> bool:
     """Whether a recipe's declaration is of synthetic images, which carry a mark."""
-    return not str(recipe.get("text_to_image", "")).startswith(REAL)
+    return not str(recipe.get("text_to_image", "")).startswith(REAL_PREFIX)
 
 
-def xmp(source_type: str) -> bytes:
+def xmp(iptc_source_type: str) -> bytes:
     """The XMP packet for an image of a digital source type."""
     return (
         '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
         'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-        f'Iptc4xmpExt:DigitalSourceType="{VOCABULARY}{source_type}"/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+        f'Iptc4xmpExt:DigitalSourceType="{VOCABULARY}{iptc_source_type}"/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     ).encode()
 
 
@@ -53,7 +53,7 @@ class C2PA:
     key: Path
     """PEM, PKCS #8, P-256."""
 
-    def __call__(self, jpeg: bytes, source_type: str, maker: str) -> bytes:
+    def __call__(self, jpeg: bytes, iptc_source_type: str, maker: str) -> bytes:
         """The signed image; `maker` names what drew it."""
         import c2pa
 
@@ -68,7 +68,7 @@ class C2PA:
                         "actions": [
                             {
                                 "action": "c2pa.created",
-                                "digitalSourceType": f"{VOCABULARY}{source_type}",
+                                "digitalSourceType": f"{VOCABULARY}{iptc_source_type}",
                                 "softwareAgent": {"name": maker},
                             }
                         ]

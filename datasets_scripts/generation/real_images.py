@@ -23,11 +23,11 @@ from PIL import Image, ImageOps
 
 from benchmark import schema
 from benchmark.errors import UserError
-from datasets_scripts.captions.prepare import CAPTIONS, Prepared
+from datasets_scripts.captions.prepare import CAPTIONS, PreparedCaptions
 from datasets_scripts.captions.sources import Source
 from datasets_scripts.generation import provenance
 from datasets_scripts.recipe import Recipe, caption_id, revision_of
-from datasets_scripts.text_to_image import Cost, Drawn, Terms
+from datasets_scripts.text_to_image import Cost, GeneratedImage, Terms
 
 STORED = 256
 """Height and width, pixels: as Stable Diffusion's images are stored."""
@@ -51,7 +51,7 @@ def source(of: Source) -> Source:
 
 def recipe(name: str, of: Source) -> Recipe:
     """One real image for each caption of `of`, which is what `source` gives."""
-    captions = Prepared(of)
+    captions = PreparedCaptions(of)
     return Recipe(name, 1, captions, RealImages(captions), images_per_caption=1, guidance=(0.0,))
 
 
@@ -59,9 +59,9 @@ def recipe(name: str, of: Source) -> Recipe:
 class RealImages:
     """Looks each caption's image up in the tars; seeds and guidance have no meaning to it."""
 
-    captions: Prepared
+    captions: PreparedCaptions
     cost: Cost = Cost(bytes=25_000, core_seconds=0.01)
-    source_type: str = provenance.NOT_SYNTHETIC
+    iptc_source_type: str = provenance.NOT_SYNTHETIC
     batch: int = 1
     packages: tuple[str, ...] = ("numpy",)
 
@@ -73,7 +73,7 @@ class RealImages:
             raise UserError(
                 f"{nested[0]} lies in a folder of its own; put all tars of {self.captions.source.name} into one"
             )
-        what = f"{provenance.REAL} of {len(files)} tars, hash {revision_of(files)}"
+        what = f"{provenance.REAL_PREFIX} of {len(files)} tars, hash {revision_of(files)}"
         return f"{what}, short side to {STORED} pixels bicubic, centre"
 
     @property
@@ -83,11 +83,13 @@ class RealImages:
         of = f"images: the web pages of {self.captions.source.name.removesuffix('-real')}"
         return (Terms(of=of, licence="other", text=text, url="", commercial=False),)
 
-    def below(self, root: Path) -> Self:
+    def with_root(self, root: Path) -> Self:
         """The same below another data folder."""
-        return replace(self, captions=self.captions.below(root))
+        return replace(self, captions=self.captions.with_root(root))
 
-    def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
+    def __call__(
+        self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
+    ) -> Iterator[GeneratedImage]:
         """The image of each caption.
 
         Raises:
@@ -126,10 +128,10 @@ def _places(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return ids[order], table[schema.SOURCE_ID].to_numpy()[order]
 
 
-def _image(content: bytes) -> Drawn:
+def _image(content: bytes) -> GeneratedImage:
     try:
         with Image.open(io.BytesIO(content)) as image:
             fitted = ImageOps.fit(image.convert("RGB"), (STORED, STORED), Image.Resampling.BICUBIC)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return Drawn(None, DAMAGED)
-    return Drawn(np.asarray(fitted))
+        return GeneratedImage(None, DAMAGED)
+    return GeneratedImage(np.asarray(fitted))

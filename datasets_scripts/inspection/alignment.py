@@ -24,7 +24,7 @@ from PIL import Image
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import atomic_replace
-from datasets_scripts.inspection.examine import Row, of_captions, rows_of
+from datasets_scripts.inspection.examine import Row, is_caption_dataset, rows_of
 
 FILE = "alignment.parquet"
 COLUMNS = pa.schema({schema.CAPTION_ID: pa.int64(), "scores": pa.list_(pa.float32()), "model": pa.string()})
@@ -71,7 +71,7 @@ def alignment(
         UserError: not such a dataset; no such model, or its weights are not to be had.
     """
     manifest = schema.read_manifest(folder)
-    if not of_captions(manifest):
+    if not is_caption_dataset(manifest):
         raise UserError(
             f"{folder} has labelled images; alignment is of a dataset with captions that images were drawn for"
         )

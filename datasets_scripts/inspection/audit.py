@@ -22,7 +22,17 @@ from benchmark.errors import UserError
 from benchmark.files import file_sha256
 from datasets_scripts.generation import provenance
 from datasets_scripts.generation.generate import encode
-from datasets_scripts.inspection.examine import MARK, File, Finding, Findings, Row, look, of_captions, rows_at, scan
+from datasets_scripts.inspection.examine import (
+    MARK,
+    FileReport,
+    Finding,
+    Findings,
+    Row,
+    examine_file,
+    is_caption_dataset,
+    rows_at,
+    strip_metadata,
+)
 from datasets_scripts.recipe import Recipe, image_guidance, revision_of
 
 BALANCE = 5.0
@@ -51,14 +61,14 @@ def check(folder: Path, report: Report, processes: int = 1) -> list[Finding]:
     names = sorted(name for name in manifest.files if name.endswith(".parquet") and (folder / name).is_file())
     last = [other is None or split_of(name) != split_of(other) for name, other in zip(names, [*names[1:], None])]
     total = sum(manifest.rows.values())
-    files: list[File] = []
+    files: list[FileReport] = []
     report(0, total, "")
-    for seen in _side_by_side(functools.partial(look, folder, manifest), names, last, processes):
+    for seen in _side_by_side(functools.partial(examine_file, folder, manifest), names, last, processes):
         files.append(seen)
         findings.extend(seen.findings)
         report(sum(file.rows for file in files), total, f"{len(files)} of {len(names)} files")
     _check_whole(manifest, files, findings)
-    if of_captions(manifest):
+    if is_caption_dataset(manifest):
         _check_captions(folder, manifest, files, findings)
     return findings.all()
 
@@ -69,7 +79,7 @@ def split_of(parquet: str) -> str:
 
 
 def _check_recipe(folder: Path, manifest: schema.Manifest, findings: Findings) -> None:
-    if of_captions(manifest) and not manifest.recipe.get("guidance"):
+    if is_caption_dataset(manifest) and not manifest.recipe.get("guidance"):
         raise UserError(f"{folder / schema.MANIFEST} has a recipe without guidance; build or download it again")
     if (found := revision_of(manifest.recipe)) != manifest.revision:
         findings.add("revision", f"{schema.MANIFEST}: revision {manifest.revision[:12]}, its recipe gives {found[:12]}")
@@ -81,7 +91,7 @@ def _check_recipe(folder: Path, manifest: schema.Manifest, findings: Findings) -
     else:
         if not same:
             findings.add("recipe", f"{schema.STARTED}: recipe and revision are not those of {schema.MANIFEST}")
-    if of_captions(manifest) and (wanted := manifest.recipe["images_per_caption"]) != manifest.images_per_row:
+    if is_caption_dataset(manifest) and (wanted := manifest.recipe["images_per_caption"]) != manifest.images_per_row:
         findings.add("counts", f"{schema.MANIFEST}: {manifest.images_per_row} images per row, the recipe says {wanted}")
 
 
@@ -90,7 +100,7 @@ def _check_files(folder: Path, manifest: schema.Manifest, findings: Findings) ->
     for split in manifest.rows:
         count = max(1, sum(name.endswith(".parquet") and split_of(name) == split for name in manifest.files))
         wanted |= {schema.shard_name(split, shard, count) for shard in range(count)}
-        wanted |= {schema.index_name(split, shard) for shard in range(count if of_captions(manifest) else 0)}
+        wanted |= {schema.index_name(split, shard) for shard in range(count if is_caption_dataset(manifest) else 0)}
     for name in sorted(wanted - set(manifest.files)):
         findings.add("files", f"{schema.MANIFEST}: lists no {name}")
     for name, digest in sorted(manifest.files.items()):
@@ -107,8 +117,8 @@ def _check_files(folder: Path, manifest: schema.Manifest, findings: Findings) ->
 
 
 def _side_by_side(
-    look: Callable[[str, bool], File], names: list[str], last: list[bool], processes: int
-) -> Iterator[File]:
+    look: Callable[[str, bool], FileReport], names: list[str], last: list[bool], processes: int
+) -> Iterator[FileReport]:
     if processes == 1:
         yield from map(look, names, last)
         return
@@ -119,7 +129,7 @@ def _side_by_side(
             raise UserError("a process of the check was killed; check again with fewer processes") from None
 
 
-def _check_whole(manifest: schema.Manifest, files: list[File], findings: Findings) -> None:
+def _check_whole(manifest: schema.Manifest, files: list[FileReport], findings: Findings) -> None:
     """What no single file can tell of its images."""
     for split, wanted in manifest.rows.items():
         if (found := sum(file.rows for file in files if split_of(file.name) == split)) != wanted:
@@ -132,15 +142,15 @@ def _check_whole(manifest: schema.Manifest, files: list[File], findings: Finding
         for value, count in others:
             first = next(file.places[kind, value] for file in files if (kind, value) in file.places)
             findings.add(kind, f"{first}: {kind} {value}, most have {usual}; so have {count:,} images in all")
-    for first_, again in _twice([np.frombuffer(file.digests, np.uint64) for file in files]):
+    for first_, again in _duplicates([np.frombuffer(file.digests, np.uint64) for file in files]):
         here, there = (_place(files, *divmod(position, manifest.images_per_row)) for position in (again, first_))
         findings.add("duplicate image", f"{here}: is the image of {there}")
 
 
-def _check_captions(folder: Path, manifest: schema.Manifest, files: list[File], findings: Findings) -> None:
+def _check_captions(folder: Path, manifest: schema.Manifest, files: list[FileReport], findings: Findings) -> None:
     """What no single file can tell of captions."""
     ids = np.concatenate([np.zeros(0, np.int64), *(np.frombuffer(file.ids, np.int64) for file in files)])
-    for first, again in _twice([ids.view(np.uint64)]):
+    for first, again in _duplicates([ids.view(np.uint64)]):
         findings.add("duplicate caption", f"{_place(files, again)}: has the caption of {_place(files, first)}")
     _check_balance(manifest, ids[ids != 0], findings)
     facts = sum((file.facts for file in files), Counter[str]())
@@ -160,7 +170,7 @@ def _check_captions(folder: Path, manifest: schema.Manifest, files: list[File], 
             findings.add("statistics", f"{schema.STATISTICS}: {name} {value}, the files have {facts[name]}")
 
 
-def _twice(values: list[np.ndarray]) -> Iterator[tuple[int, int]]:
+def _duplicates(values: list[np.ndarray]) -> Iterator[tuple[int, int]]:
     """Positions, in all arrays together, of a value and of its next occurrence; zero is no value."""
     joined = np.concatenate([np.zeros(0, np.uint64), *values])
     order = np.argsort(joined, kind="stable")
@@ -169,7 +179,7 @@ def _twice(values: list[np.ndarray]) -> Iterator[tuple[int, int]]:
         yield int(order[position]), int(order[position + 1])
 
 
-def _place(files: list[File], row: int, image: int | None = None) -> str:
+def _place(files: list[FileReport], row: int, image: int | None = None) -> str:
     """Name a row by its file."""
     for file in files:
         if row < file.rows:
@@ -242,7 +252,7 @@ def sample(folder: Path, recipe: Recipe, count: int, report: Report, seed: int =
 def _draw_again(recipe: Recipe, rows: list[tuple[str, Row]], findings: Findings) -> Iterator[tuple[bool, int, float]]:
     """Draw rows as one work unit; of each image whether it is equal, and its largest and mean difference."""
     images = [(where, row, k) for where, row in rows for k in range(len(row[schema.IMAGES]))]
-    drawn = recipe.draw(
+    drawn = recipe.text_to_image(
         [row[schema.CAPTION] for _, row, _ in images],
         [row[schema.SEEDS][k] for _, row, k in images],
         [row[schema.GUIDANCE][k] for _, row, k in images],
@@ -255,13 +265,13 @@ def _draw_again(recipe: Recipe, rows: list[tuple[str, Row]], findings: Findings)
                 findings.add("drawn again", f"{where}, image {k}: is {status!r}, and {again.status!r} when drawn again")
             yield same, 0, 0.0
             continue
-        new = encode(again.image, recipe.draw.source_type)
+        new = encode(again.image, recipe.text_to_image.iptc_source_type)
         mark = MARK.search(stored["bytes"])
         found = mark[1].decode() if mark else provenance.NOT_SYNTHETIC
-        if found != recipe.draw.source_type:
-            said, wanted = found or "not marked", recipe.draw.source_type or "no mark"
+        if found != recipe.text_to_image.iptc_source_type:
+            said, wanted = found or "not marked", recipe.text_to_image.iptc_source_type or "no mark"
             findings.add("source type", f"{where}, image {k}: is {said}, wanted {wanted}")
-        if scan(stored["bytes"]) == scan(new):
+        if strip_metadata(stored["bytes"]) == strip_metadata(new):
             yield True, 0, 0.0
             continue
         old_HW3, new_HW3 = (np.asarray(Image.open(io.BytesIO(each))).astype(int) for each in (stored["bytes"], new))

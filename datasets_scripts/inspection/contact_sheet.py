@@ -12,7 +12,7 @@ from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import write_bytes
 from datasets_scripts.inspection import alignment
-from datasets_scripts.inspection.examine import Row, of_captions, rows_at
+from datasets_scripts.inspection.examine import Row, is_caption_dataset, rows_at
 
 CELL = 128
 """Largest side of an image on the sheet, pixels."""
@@ -89,7 +89,7 @@ def worst(folder: Path, count: int) -> list[Row]:
 
 def _rows(folder: Path, numbers: np.ndarray) -> list[Row]:
     manifest = schema.read_manifest(folder)
-    if not of_captions(manifest):
+    if not is_caption_dataset(manifest):
         raise UserError(f"{folder} has labelled images; a sheet is of a dataset with captions")
     ascending = sorted(numbers.tolist())
     found = dict(zip(ascending, (row for _, row in rows_at(folder, manifest, ascending))))

@@ -74,7 +74,7 @@ class Findings:
 
 
 @dataclass
-class File:
+class FileReport:
     """What one Parquet file tells."""
 
     name: str
@@ -94,20 +94,20 @@ class File:
     """To be compared with the statistics."""
 
 
-def of_captions(manifest: schema.Manifest) -> bool:
+def is_caption_dataset(manifest: schema.Manifest) -> bool:
     """Whether a row is a caption with its images, as a recipe says; else it is a labelled image."""
     return "images_per_caption" in manifest.recipe
 
 
-def look(folder: Path, manifest: schema.Manifest, name: str, last: bool) -> File:
+def examine_file(folder: Path, manifest: schema.Manifest, name: str, last: bool) -> FileReport:
     """Examine one Parquet file with its index; `last` is the one that may end with a smaller unit."""
-    seen = File(name, provenance.is_synthetic(manifest.recipe))
+    seen = FileReport(name, provenance.is_synthetic(manifest.recipe))
     if (found := file_sha256(folder / name)) != manifest.files[name]:
         seen.findings.add("checksum", f"{name}: sha256 {found[:12]}, the manifest says {manifest.files[name][:12]}")
     try:
         file = pq.ParquetFile(folder / name)
         seen.rows = file.metadata.num_rows
-        if of_captions(manifest):
+        if is_caption_dataset(manifest):
             _look_at_captions(folder, manifest, file, seen, last)
         else:
             for number, row in enumerate(rows_of(file)):
@@ -126,7 +126,9 @@ def rows_of(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[
         yield from batch.to_pylist()
 
 
-def _look_at_captions(folder: Path, manifest: schema.Manifest, file: pq.ParquetFile, seen: File, last: bool) -> None:
+def _look_at_captions(
+    folder: Path, manifest: schema.Manifest, file: pq.ParquetFile, seen: FileReport, last: bool
+) -> None:
     columns = file.schema_arrow
     if columns.names != COLUMNS.names or columns.types != COLUMNS.types:
         seen.findings.add("columns", f"{seen.name}: columns {columns.names} are not the published ones or their types")
@@ -167,7 +169,7 @@ def _offsets(folder: Path, index: str, shape: tuple[int, ...], findings: Finding
     return None
 
 
-def _look_at_row(row: Row, where: str, manifest: schema.Manifest, seen: File) -> None:
+def _look_at_row(row: Row, where: str, manifest: schema.Manifest, seen: FileReport) -> None:
     wanted = manifest.images_per_row
     caption = caption_id(row[schema.CAPTION] or "")
     seen.ids.append(caption)
@@ -199,7 +201,7 @@ def _look_at_row(row: Row, where: str, manifest: schema.Manifest, seen: File) ->
     seen.facts["nsfw_above_zero"] += sum((score or 0) > 0 for score in lists[schema.NSFW])
 
 
-def _look_at_image(content: bytes | None, where: str, seen: File) -> int:
+def _look_at_image(content: bytes | None, where: str, seen: FileReport) -> int:
     """Examine an image; 64 bits of it, or zero where it is blank or none."""
     seen.facts["images"] += 1
     seen.facts["bytes"] += len(content or b"")
@@ -227,10 +229,10 @@ def _look_at_image(content: bytes | None, where: str, seen: File) -> int:
         colour = means.round().astype(int).tolist()
         seen.findings.add("blank", f"{where}: is blank, of the colour {colour}", error=False)
         return 0
-    return int.from_bytes(hashlib.blake2b(scan(content), digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(strip_metadata(content), digest_size=8).digest(), "big")
 
 
-def scan(jpeg: bytes) -> bytes:
+def strip_metadata(jpeg: bytes) -> bytes:
     """A JPEG without the marks at its beginning: equal pictures have equal scans, signed or not."""
     start = 2
     while jpeg[start] == 0xFF and 0xE0 <= jpeg[start + 1] <= 0xEF:

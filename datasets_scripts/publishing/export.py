@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from benchmark import schema
 from benchmark.errors import UserError, unknown
 from benchmark.files import atomic_replace, write_bytes, write_json
-from datasets_scripts.inspection.examine import Row, of_captions, rows_of
+from datasets_scripts.inspection.examine import Row, is_caption_dataset, rows_of
 from datasets_scripts.text_to_image import OK
 
 FILES_OF_A_FOLDER = 10_000
@@ -57,7 +57,7 @@ def export(folder: Path, to: str, out: Path, report: Report) -> Exported:
     if to not in layouts:
         raise unknown("layout", to, list(layouts))
     manifest = schema.read_manifest(folder)
-    if not of_captions(manifest):
+    if not is_caption_dataset(manifest):
         raise UserError(f"{folder} has labelled images; only datasets of captions are exported")
     _claim(out, {"repo": manifest.repo, "revision": manifest.revision, "to": to})
     files = sorted(name for name in manifest.files if name.endswith(".parquet"))

@@ -26,9 +26,9 @@ from benchmark.hub.client import Repository, require_name
 Report = Callable[[str], None]
 """Takes a line for the user."""
 
-STALE = ["data/*", "index/*"]
+DELETE_PATTERNS = ["data/*", "index/*"]
 """What belongs to one version of a dataset, and is deleted where a new one has no such file."""
-BESIDE = (schema.STARTED, schema.STATISTICS)
+OPTIONAL_FILES = (schema.STARTED, schema.STATISTICS)
 """Published where they are there; not in the manifest, since they differ from build to build."""
 IMAGES_READ_BACK = 16
 
@@ -56,7 +56,7 @@ def publish(folder: Path, repo: str | None, *, private: bool, report: Report) ->
             repo_id=repo,
             repo_type="dataset",
             folder_path=staged,
-            delete_patterns=STALE,
+            delete_patterns=DELETE_PATTERNS,
             commit_message=f"Revision {manifest.revision[:12]} of {manifest.repo}",
         ).oid
         report(f"reading back {repo} at {commit}")
@@ -68,7 +68,7 @@ def publish(folder: Path, repo: str | None, *, private: bool, report: Report) ->
 
 def stage(folder: Path, manifest: schema.Manifest, repo: str, staged: Path) -> Path:
     """Links to exactly the files that are published, with a card and a manifest that name `repo`."""
-    beside = [name for name in BESIDE if (folder / name).is_file()]
+    beside = [name for name in OPTIONAL_FILES if (folder / name).is_file()]
     for name in [*manifest.files, *beside]:
         (staged / name).parent.mkdir(parents=True, exist_ok=True)
         (staged / name).symlink_to((folder / name).resolve())
@@ -83,20 +83,20 @@ def stage(folder: Path, manifest: schema.Manifest, repo: str, staged: Path) -> P
     return staged
 
 
-def compare(folder: Path, manifest: schema.Manifest, cure: str) -> None:
+def compare(folder: Path, manifest: schema.Manifest, hint: str) -> None:
     """Compare every file that the manifest lists with its checksum.
 
     Raises:
         UserError: a file is missing or another one.
     """
     if schema.CARD not in manifest.files:
-        raise UserError(f"{folder / schema.MANIFEST} lists no {schema.CARD}; {cure}")
+        raise UserError(f"{folder / schema.MANIFEST} lists no {schema.CARD}; {hint}")
     for name, wanted in sorted(manifest.files.items()):
         path = schema.file_in(folder, name)
         if not path.is_file():
-            raise UserError(f"{path} is missing; {cure}")
+            raise UserError(f"{path} is missing; {hint}")
         if (found := file_sha256(path)) != wanted:
-            raise UserError(f"{path} has sha256 {found[:12]}, the manifest says {wanted[:12]}; {cure}")
+            raise UserError(f"{path} has sha256 {found[:12]}, the manifest says {wanted[:12]}; {hint}")
 
 
 def read_back(repository: Repository, folder: Path, commit: str) -> None:
@@ -108,26 +108,28 @@ def read_back(repository: Repository, folder: Path, commit: str) -> None:
     manifest, repo, api = schema.read_manifest(folder), repository.name, repository.api
     there = repository.files(commit)
     files = HfFileSystem(endpoint=api.endpoint, token=api.token)
-    root, cure = f"datasets/{repo}@{commit}", "run again to publish it anew"
-    beside = {name: file_sha256(folder / name) for name in (*BESIDE, schema.MANIFEST) if (folder / name).is_file()}
+    root, hint = f"datasets/{repo}@{commit}", "run again to publish it anew"
+    beside = {
+        name: file_sha256(folder / name) for name in (*OPTIONAL_FILES, schema.MANIFEST) if (folder / name).is_file()
+    }
     for name, wanted in sorted((manifest.files | beside).items()):
         if name not in there:
-            raise UserError(f"{name} is not in {repo} at {commit}; {cure}")
+            raise UserError(f"{name} is not in {repo} at {commit}; {hint}")
         large = there[name].lfs
         found = large.sha256 if large else hashlib.sha256(files.cat_file(f"{root}/{name}")).hexdigest()
         if found != wanted:
-            raise UserError(f"{name} in {repo} at {commit} has sha256 {found[:12]}, wanted {wanted[:12]}; {cure}")
+            raise UserError(f"{name} in {repo} at {commit} has sha256 {found[:12]}, wanted {wanted[:12]}; {hint}")
     if stale := sorted(name for name in there if name.startswith(("data/", "index/")) and name not in manifest.files):
-        raise UserError(f"{repo} at {commit} also holds {stale[0]}, which is of no use to this dataset; {cure}")
-    for name, start, length in places(folder, manifest, random.Random(commit)):
+        raise UserError(f"{repo} at {commit} also holds {stale[0]}, which is of no use to this dataset; {hint}")
+    for name, start, length in sample_image_locations(folder, manifest, random.Random(commit)):
         with (folder / name).open("rb") as file:
             file.seek(start)
             image = file.read(length)
         if files.cat_file(f"{root}/{name}", start=start, end=start + length) != image:
-            raise UserError(f"{name} in {repo} at {commit} has another image at byte {start}; {cure}")
+            raise UserError(f"{name} in {repo} at {commit} has another image at byte {start}; {hint}")
 
 
-def places(folder: Path, manifest: schema.Manifest, rng: random.Random) -> list[tuple[str, int, int]]:
+def sample_image_locations(folder: Path, manifest: schema.Manifest, rng: random.Random) -> list[tuple[str, int, int]]:
     """Up to `IMAGES_READ_BACK` images by file, offset and length, from as many files."""
     found: list[tuple[str, int, int]] = []
     indices = [match for name in sorted(manifest.files) if (match := re.fullmatch(r"index/(.+)-(\d+)\.npy", name))]
@@ -153,7 +155,7 @@ def download(repo: str, revision: str, data: Path, report: Report, patterns: Seq
     there = Repository.open(repo, "dataset", writes=False)
     with there.friendly_errors(revision):
         commit = there.commit(revision)
-        if (held := held_revision(folder)) not in (None, commit):
+        if (held := local_revision(folder)) not in (None, commit):
             raise UserError(f"{folder} holds {held}, wanted revision {commit}; move it away or choose another folder")
         files = {
             path: file
@@ -166,20 +168,20 @@ def download(repo: str, revision: str, data: Path, report: Report, patterns: Seq
             raise UserError(f"{repo} needs {missing / 1e9:,.1f} GB more, {folder} has {free / 1e9:,.1f} GB; free some")
         report(f"downloading {repo} at {commit}: {missing / 1e9:,.1f} GB")
         snapshot_download(repo, repo_type="dataset", revision=commit, local_dir=folder, allow_patterns=list(patterns))
-    cure = "remove it and download it again"
+    hint = "remove it and download it again"
     if (folder / schema.MANIFEST).is_file():
-        compare(folder, schema.read_manifest(folder), cure)
+        compare(folder, schema.read_manifest(folder), hint)
         report("all checksums are those of the manifest")
         return folder
     large = {name: file.lfs.sha256 for name, file in files.items() if file.lfs}
     for name, wanted in sorted(large.items()):
         if (found := file_sha256(folder / name)) != wanted:
-            raise UserError(f"{folder / name} has sha256 {found[:12]}, the Hub says {wanted[:12]}; {cure}")
+            raise UserError(f"{folder / name} has sha256 {found[:12]}, the Hub says {wanted[:12]}; {hint}")
     report(f"no {schema.MANIFEST} in {repo}: compared {len(large)} of {len(files)} files with the Hub's own checksums")
     return folder
 
 
-def held_revision(folder: Path) -> str | None:
+def local_revision(folder: Path) -> str | None:
     """The commit that the Hub's client noted for the files of a folder; None where it has none yet."""
     notes = (folder / ".cache" / "huggingface" / "download").rglob("*.metadata")
     # The client writes notes in place: one that was cut off by a kill is empty, and the client ignores it too.

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from benchmark import schema
 from benchmark.files import file_sha256
-from datasets_scripts.building.build import claim
+from datasets_scripts.building.build import claim_folder
 from datasets_scripts.generation import provenance, shards
 from datasets_scripts.generation.generate import IMAGE, encode
 from datasets_scripts.recipe import revision_of
@@ -201,7 +201,7 @@ def build(data: Path, progress: Callable[[int, int], None]) -> list[Path]:
         declaration = {"name": name, "version": VERSION, "world": grammar.VERSION, "images": sizes}
         revision = revision_of(declaration)
         folders.append(folder)
-        if claim(folder, revision, declaration):
+        if claim_folder(folder, revision, declaration):
             continue
         splits = make(name)
         for split, rows in splits.items():

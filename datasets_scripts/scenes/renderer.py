@@ -9,7 +9,7 @@ import numpy as np
 from datasets_scripts.generation import provenance
 from datasets_scripts.scenes import shapes
 from datasets_scripts.scenes.grammar import COLOURS, RELATIONS, SIZE, SIZES, VERSION, Object, Scene, parse
-from datasets_scripts.text_to_image import Cost, Drawn, Terms
+from datasets_scripts.text_to_image import Cost, GeneratedImage, Terms
 
 ROTATION = 12.0
 """Largest rotation of an object to either side, degrees."""
@@ -194,11 +194,13 @@ class Scenes:
     name: str = f"scenes-{VERSION}"
     terms: tuple[Terms, ...] = ()
     cost: Cost = Cost(bytes=2_500, core_seconds=1 / 1_200)
-    source_type: str = provenance.ALGORITHMIC
+    iptc_source_type: str = provenance.ALGORITHMIC
     batch: int = 1_000
     packages: tuple[str, ...] = ("numpy",)
 
-    def __call__(self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]) -> Iterator[Drawn]:
+    def __call__(
+        self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
+    ) -> Iterator[GeneratedImage]:
         """One SIZE x SIZE rendering per caption."""
         for caption, seed, value in zip(captions, seeds, guidance, strict=True):
-            yield Drawn(render(caption, seed, value).image)
+            yield GeneratedImage(render(caption, seed, value).image)

@@ -21,7 +21,7 @@ class Subject:
 
     def __init__(self, number: int, **columns: np.ndarray) -> None:
         transform: dict[str, Any] = {}
-        self.facts = {"weights_sha256": f"{number:064x}", "layer": "cls", "transform": transform, "precision": "f"}
+        self.metadata = {"weights_sha256": f"{number:064x}", "layer": "cls", "transform": transform, "precision": "f"}
         self.columns = columns
 
 

@@ -61,7 +61,7 @@ def test_ranks_are_those_of_what_was_measured() -> None:
 
 
 def test_mean_and_average_rank_are_of_complete_models_only() -> None:
-    places = ranking.places(models(GAPS), Known(0.01))
+    places = ranking.rank_models(models(GAPS), Known(0.01))
     assert [place.mean for place in places] == [pytest.approx(0.5), None, pytest.approx(0.875 / 3), None]
     assert [place.average_rank for place in places] == [pytest.approx(4 / 3), None, pytest.approx(5 / 3), None]
     assert [place.datasets for place in places] == [3, 2, 3, 0]
@@ -76,7 +76,7 @@ def test_average_ranks_are_among_complete_models_and_borda_counts_among_all() ->
         score_MC = generator.integers(0, 4, (6, 3)) / 4
         score_MC[generator.random((6, 3)) < 0.15] = np.nan
         score_MC[0] = 0.5
-        places = ranking.places(models(score_MC), Known(0.1))
+        places = ranking.rank_models(models(score_MC), Known(0.1))
         complete = np.flatnonzero(~np.isnan(score_MC).any(axis=1))
         expected = dict(zip(complete.tolist(), rankdata(-score_MC[complete], axis=0).mean(axis=1)))
         assert {at: p.average_rank for at, p in enumerate(places) if p.average_rank is not None} == pytest.approx(
@@ -88,14 +88,14 @@ def test_average_ranks_are_among_complete_models_and_borda_counts_among_all() ->
 
 
 def test_the_spread_of_a_mean_is_over_seeds_or_over_samples() -> None:
-    (three,) = ranking.places(models([[0.5, 0.25]], seeds=3), Known(0.1))
+    (three,) = ranking.rank_models(models([[0.5, 0.25]], seeds=3), Known(0.1))
     assert three.mean == pytest.approx(0.385) and three.spread == pytest.approx(0.01)
-    (one,) = ranking.places(models([[0.5, 0.25]]), Known(0.1))
+    (one,) = ranking.rank_models(models([[0.5, 0.25]]), Known(0.1))
     assert one.spread == pytest.approx(0.02 / np.sqrt(2))
 
 
 def groups(means: Sequence[float], half: float) -> list[int | None]:
-    return [place.group for place in ranking.places(models([[mean] for mean in means]), Known(half))]
+    return [place.group for place in ranking.rank_models(models([[mean] for mean in means]), Known(half))]
 
 
 def test_a_group_is_what_is_not_told_apart_from_its_first() -> None:
@@ -127,7 +127,7 @@ def test_a_model_whose_differences_are_not_known_has_no_group_and_the_others_tho
 ) -> None:
     means = [0.9, 0.85, 0.7, 0.65, 0.4]
     found = models([[mean] for mean in means])
-    places = ranking.places(found, Without(0.11, *(f"m{at}" for at in missing)))
+    places = ranking.rank_models(found, Without(0.11, *(f"m{at}" for at in missing)))
     there = [at for at in range(5) if at not in missing]
     expected = dict(zip(there, groups([means[at] for at in there], 0.11)))
     assert [place.group for place in places] == [expected.get(at) for at in range(5)]
@@ -151,22 +151,22 @@ def test_with_nobody_to_compare_with_nothing_is_best(scores: Any) -> None:
 
 
 def test_without_differences_there_are_no_groups() -> None:
-    places = ranking.places(models([[0.9], [0.5]]), PairedComparisons())
+    places = ranking.rank_models(models([[0.9], [0.5]]), PairedComparisons())
     assert [place.group for place in places] == [None, None]
     assert [place.average_rank for place in places] == [1.0, 2.0]
 
 
 def test_nothing_measured_is_no_place() -> None:
-    (place,) = ranking.places(models([[np.nan]]), PairedComparisons())
+    (place,) = ranking.rank_models(models([[np.nan]]), PairedComparisons())
     assert (place.mean, place.borda, place.datasets, place.group) == (None, 0.0, 0, None)
-    assert ranking.places([], PairedComparisons()) == []
+    assert ranking.rank_models([], PairedComparisons()) == []
 
 
 def test_the_order_of_models_changes_no_place() -> None:
     found = models([[0.9, 0.1], [0.5, 0.4], [0.7, 0.2], [0.6, 0.1]])
-    expected = dict(zip("abcd", ranking.places(found, Known(0.05))))
+    expected = dict(zip("abcd", ranking.rank_models(found, Known(0.05))))
     for order in itertools.permutations(range(4)):
-        places = ranking.places([found[at] for at in order], Known(0.05))
+        places = ranking.rank_models([found[at] for at in order], Known(0.05))
         assert {"abcd"[at]: place for at, place in zip(order, places)} == expected
 
 

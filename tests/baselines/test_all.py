@@ -11,7 +11,7 @@ from timm.models.vision_transformer import Block
 
 import baselines
 from benchmark import plugins
-from benchmark.interfaces import Encoder, Method
+from benchmark.interfaces import Method, ViTConfig
 from benchmark.nn.encoders import TextTower, build_vit
 from benchmark.sampling import SIMCLR, WEAK, Augmentation, Sampling
 from benchmark.training import contract
@@ -187,7 +187,7 @@ PARAMETERS = {
 def test_full_size_is_the_papers_vit_b16(name):
     """Built without memory; the released key names, so that released weights load below `vit.`."""
     with torch.device("meta"):
-        model = METHODS[name].build(build_vit(Encoder()))
+        model = METHODS[name].build(build_vit(ViTConfig()))
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
     keys = {key.removeprefix("vit.") for key in model.state_dict() if key.startswith("vit.")}
     assert {"cls_token", "pos_embed", "patch_embed.proj.weight", "norm.weight"} <= keys
@@ -240,7 +240,7 @@ def test_a_batch_in_slices_gives_the_same_loss_and_gradients(name):
     found, seen = [], []
     for size in (None, 5):
         model = contract.build(method).train()
-        model.views_at_once = size
+        model.micro_batch_size = size
         for module in model.modules():
             if isinstance(module, PatchEmbed | Block | TextTransformer):
                 module.register_forward_pre_hook(lambda module, tensors: seen[-1].append(len(tensors[0])))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines import clip, stablerep, stablerep_plus
-from benchmark.nn.losses import image_text
+from benchmark.nn.losses import clip_loss
 from benchmark.training import contract
 from tests.fixtures.toy_training import trained
 
@@ -30,7 +30,7 @@ def test_wrong_pairs_raise_the_loss_of_a_trained_model(pair):
     method, model, batch = pair
     right = text_loss(method, model.loss(batch))
     texts = text_loss(method, model.loss(replace(batch, texts=batch.texts[1:] + batch.texts[:1])))
-    images = text_loss(method, model.loss(replace(batch, text_of_V=batch.text_of_V.roll(method.sampling.views))))
+    images = text_loss(method, model.loss(replace(batch, text_index_V=batch.text_index_V.roll(method.sampling.views))))
     assert texts > right + 1 and images > right + 1
 
 
@@ -38,7 +38,7 @@ def test_wrong_pairs_raise_the_loss_of_a_trained_model(pair):
 def test_texts_and_pairs_moved_together_change_nothing(pair):
     _, model, batch = pair
     order = torch.randperm(len(batch.texts), generator=torch.Generator().manual_seed(0))
-    moved = replace(batch, texts=[batch.texts[i] for i in order], text_of_V=order.argsort()[batch.text_of_V])
+    moved = replace(batch, texts=[batch.texts[i] for i in order], text_index_V=order.argsort()[batch.text_index_V])
     torch.testing.assert_close(model.loss(moved)["loss"], model.loss(batch)["loss"], rtol=1e-4, atol=1e-5)
 
 
@@ -51,10 +51,10 @@ def test_the_space_of_evaluation_is_the_space_of_training(pair):
     for seed in range(2000, 2010):
         unseen = contract.toy_batch(method, seed)
         scores = model.image_layers(unseen.images_V3HW)["embedding"] @ model.embed_texts(unseen.texts).T
-        nearest.append((scores.argmax(1) == unseen.text_of_V).float().mean())
+        nearest.append((scores.argmax(1) == unseen.text_index_V).float().mean())
     assert sum(nearest) / len(nearest) > 0.8
     images, texts = model.image_layers(batch.images_V3HW)["embedding"], model.embed_texts(batch.texts)
-    again = image_text(images, texts, batch.text_of_V, model.logit_scale.exp())
+    again = clip_loss(images, texts, batch.text_index_V, model.logit_scale.exp())
     assert text_loss(method, model.loss(batch)) == pytest.approx(again.item(), abs=1e-4)
     model.train()
 
@@ -65,8 +65,8 @@ def test_stablerep_plus_adds_both_losses_with_weight_one():
     values = model.loss(batch)
     torch.testing.assert_close(values["loss"], values["image_loss"] + values["text_loss"])
     features = model.vit(batch.images_V3HW)
-    wanted = image_text(
-        model.image_projection(features), model.text(batch.texts), batch.text_of_V, model.logit_scale.exp()
+    wanted = clip_loss(
+        model.image_projection(features), model.text(batch.texts), batch.text_index_V, model.logit_scale.exp()
     )
     torch.testing.assert_close(values["text_loss"], wanted)
 

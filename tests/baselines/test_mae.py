@@ -6,7 +6,7 @@ from scipy.stats import chisquare
 from torch import nn
 
 from baselines import mae
-from benchmark.interfaces import Batch, Encoder
+from benchmark.interfaces import Batch, ViTConfig
 from benchmark.nn.encoders import build_vit
 from benchmark.training import contract
 
@@ -14,7 +14,7 @@ METHOD = replace(mae.METHOD.tiny(), hidden_share=0.75)
 GRID, PATCH = 4, 8
 PATCHES = GRID**2
 HIDDEN = 12
-ENCODER = Encoder(image_size=GRID * PATCH, patch=PATCH, width=64, depth=1, heads=2)
+ENCODER = ViTConfig(image_size=GRID * PATCH, patch=PATCH, width=64, depth=1, heads=2)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_every_patch_is_hidden_equally_often(model):
 
 def test_three_quarters_of_a_vit_b16_are_hidden():
     with torch.device("meta"):
-        model = mae.METHOD.build(build_vit(Encoder()))
+        model = mae.METHOD.build(build_vit(ViTConfig()))
     model.mask_token = nn.Parameter(torch.zeros(1))  # masks are sorted where it is
     assert model.mask(3).sum(1).tolist() == [147] * 3
 

@@ -7,7 +7,7 @@ import torch
 
 from baselines import clip, simclr, slip
 from benchmark.interfaces import Batch
-from benchmark.nn.losses import image_text, multi_positive
+from benchmark.nn.losses import clip_loss, multi_positive
 from benchmark.sampling import SIMCLR, WEAK
 from benchmark.training import contract
 from tests.fixtures.toy_training import trained
@@ -65,7 +65,7 @@ def test_both_losses_are_those_of_clip_and_simclr(model):
     for part in parts.values():
         part.train().load_state_dict({key: model.state_dict()[key] for key in part.state_dict()})
     weak = Batch(
-        batch.images_V3HW[::3], batch.caption_ids_V[::3], batch.image_ids_V[::3], batch.texts, batch.text_of_V[::3]
+        batch.images_V3HW[::3], batch.caption_ids_V[::3], batch.image_ids_V[::3], batch.texts, batch.text_index_V[::3]
     )
     strong = torch.arange(18)[torch.arange(18) % 3 > 0]
     pairs = Batch(batch.images_V3HW[strong], batch.caption_ids_V[strong], batch.image_ids_V[strong], [], NONE)
@@ -79,7 +79,7 @@ def test_losses_follow_their_definitions_with_several_images_of_a_caption():
     model, batch = contract.build(method).train(), contract.toy_batch(method)
     values, features = model.loss(batch), model.vit(batch.images_V3HW)
     text_of = torch.arange(6).repeat_interleave(2)
-    text = image_text(model.image_projection(features[::3]), model.text(batch.texts), text_of, torch.tensor(1 / 0.07))
+    text = clip_loss(model.image_projection(features[::3]), model.text(batch.texts), text_of, torch.tensor(1 / 0.07))
     strong = features.unflatten(0, (12, 3))[:, 1:]
     image = multi_positive(model.head(strong.flatten(0, 1), 2), torch.arange(12).repeat_interleave(2), 0.1)
     torch.testing.assert_close(values["text_loss"], text)

@@ -21,7 +21,7 @@ import baselines
 from benchmark import experiments, plugins
 from benchmark.cli import main
 from benchmark.records import store
-from benchmark.training.dataset import CaptionImages
+from benchmark.training.dataset import CaptionImageDataset
 from tests.fixtures.runs import experiment, metrics, train_here
 from tests.reports.tables.conftest import measured, record
 
@@ -490,7 +490,11 @@ def test_a_plan_starts_nothing_and_says_what_is_missing(
 
 
 def test_a_stopped_run_goes_on_from_the_line_it_printed(
-    synrep: Synrep, small_dataset: Path, small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synrep: Synrep,
+    small_dataset: Path,
+    small_data: CaptionImageDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ctrl-C (to the whole group of processes), then SIGTERM (to the command alone), then to its end."""
     monkeypatch.chdir(tmp_path)

@@ -16,8 +16,8 @@ from PIL import Image
 from benchmark import schema
 from benchmark.interfaces import Schedule
 from benchmark.sampling import Sampling
-from benchmark.training.batches import Batches
-from benchmark.training.dataset import CaptionImages
+from benchmark.training.batches import BatchDataset
+from benchmark.training.dataset import CaptionImageDataset
 from datasets_scripts import cc3m
 from datasets_scripts.building import build
 from datasets_scripts.captions import prepare
@@ -60,7 +60,9 @@ def made(tmp_path_factory):
     draw = diffusion.StableDiffusion(
         model=tiny_diffusion.stable_diffusion(data / "model"), steps=2, size=SIDE, stored=24, dtype="float32", batch=16
     )
-    recipe = Recipe("tiny-cc3m", 1, prepare.Prepared(cc3m.SOURCE).below(data), draw, IMAGES, GUIDANCE["small"])
+    recipe = Recipe(
+        "tiny-cc3m", 1, prepare.PreparedCaptions(cc3m.SOURCE).with_root(data), draw, IMAGES, GUIDANCE["small"]
+    )
     return data, recipe, build.build(recipe, data, [""], lambda *_: None)
 
 
@@ -74,9 +76,9 @@ def test_every_image_is_what_the_model_draws_of_its_caption_seed_and_guidance(ma
     assert [row[schema.CAPTION] for row in rows] == [f"a {k % 60} cat of kind {k}" for k in range(CAPTIONS)]
     assert [row[schema.SOURCE_ID] for row in rows] == [f"https://example.org/{k}.jpg" for k in range(CAPTIONS)]
     for number, row in list(enumerate(rows))[::23]:
-        drawn = recipe.draw([row[schema.CAPTION]] * IMAGES, row[schema.SEEDS], row[schema.GUIDANCE])
+        drawn = recipe.text_to_image([row[schema.CAPTION]] * IMAGES, row[schema.SEEDS], row[schema.GUIDANCE])
         for k, (result, score) in enumerate(zip(drawn, row[schema.NSFW], strict=True)):
-            again = pixels(generate.encode(result.image, recipe.draw.source_type))
+            again = pixels(generate.encode(result.image, recipe.text_to_image.iptc_source_type))
             own, other = (pixels(rows[place][schema.IMAGES][k]["bytes"]) for place in (number, number - 1))
             assert np.abs(own - again).mean() < 2
             assert np.abs(other - again).mean() > 10, "another caption's image would be noticed"
@@ -98,8 +100,8 @@ def test_it_goes_to_a_hub_and_comes_back_and_is_trained_on(made, tmp_path):
         assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout.splitlines()[-1])
     assert found["rows"] == [[f"a {k % 60} cat of kind {k}", IMAGES, [24, 24]] for k in range(CAPTIONS)]
-    data = CaptionImages(Path(found["place"]), recipe.revision)
-    batch = Batches(data, Sampling(images=2), Schedule(240, 24), 16, seed=0)[3].views_on(torch.device("cpu"))
+    data = CaptionImageDataset(Path(found["place"]), recipe.revision)
+    batch = BatchDataset(data, Sampling(images=2), Schedule(240, 24), 16, seed=0)[3].views_on(torch.device("cpu"))
     assert batch.images_V3HW.shape == (24, 3, 16, 16)
 
 
@@ -112,4 +114,4 @@ def test_other_trainers_can_have_it(made, tmp_path):
 
 def test_a_larger_model_is_another_revision(made):
     _, recipe, _ = made
-    assert replace(recipe, draw=replace(recipe.draw, steps=3)).revision != recipe.revision
+    assert replace(recipe, text_to_image=replace(recipe.text_to_image, steps=3)).revision != recipe.revision

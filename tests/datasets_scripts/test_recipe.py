@@ -32,7 +32,7 @@ def test_published_seeds_are_fixed_for_ever():
         {"name": "dogs"},
         {"version": 2},
         {"captions": Listed(numbers, "three cats")},
-        {"draw": Numbers(name="painter-2")},
+        {"text_to_image": Numbers(name="painter-2")},
         {"images_per_caption": 5},
         {"guidance": (2.0, 4.0, 8.0)},
         {"seed": 1},
@@ -128,7 +128,7 @@ def test_guidance_schedules_are_the_papers():
 )
 def test_a_name_says_recipe_size_and_guidance(name, dataset, captions, guidance):
     found = recipe.find(name)
-    assert (found.name, found.captions.expected, found.guidance) == (dataset, captions, guidance)
+    assert (found.name, found.captions.expected_count, found.guidance) == (dataset, captions, guidance)
 
 
 def test_ten_images_a_caption_and_two_for_laion():
@@ -167,7 +167,7 @@ def test_images_per_caption_are_part_of_the_revision():
 )
 def test_a_number_of_captions_has_one_word(count, word):
     assert count_word(count) == word
-    assert recipe.find(f"cc3m-{word}").captions.expected == count
+    assert recipe.find(f"cc3m-{word}").captions.expected_count == count
 
 
 def test_the_toy_dataset_is_what_it_was():
@@ -179,7 +179,7 @@ def test_every_recipe_has_every_size():
     for name in recipe.names():
         for size, count in SIZES.items():
             if count:
-                assert recipe.find(f"{name}-{size}").captions.expected == count
+                assert recipe.find(f"{name}-{size}").captions.expected_count == count
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_an_unknown_name_is_one_line_with_the_choices(name, said):
 
 @pytest.mark.parametrize("count", [2_048, 10_000])
 def test_toy_captions_are_distinct_and_half_of_them_pairs_as_far_as_there_are_singles(count):
-    captions = list(toy.TOY.captions.limited(count))
+    captions = list(toy.TOY.captions.take(count))
     texts = [caption.text for caption in captions]
     assert len(set(texts)) == len(texts) == count
     singles = sum(toy.grammar.parse(text).second is None for text in texts)
@@ -223,9 +223,9 @@ def test_toy_captions_are_distinct_and_half_of_them_pairs_as_far_as_there_are_si
 
 
 def test_the_full_grammar_is_not_drawn_but_counted():
-    assert toy.TOY.captions.limited(None).count == toy.grammar.CAPTIONS
+    assert toy.TOY.captions.take(None).count == toy.grammar.CAPTIONS
     with pytest.raises(UserError, match="has 6,282,240 captions, wanted 7,000,000"):
-        toy.TOY.captions.limited(7_000_000)
+        toy.TOY.captions.take(7_000_000)
 
 
 def test_toy_captions_are_evenly_drawn():

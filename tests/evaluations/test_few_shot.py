@@ -7,7 +7,7 @@ from sklearn.neighbors import NearestCentroid
 
 from benchmark.errors import SkipCode, UserError
 from benchmark.evaluations.datasets import catalog
-from benchmark.evaluations.datasets.splits import keyed, open_split
+from benchmark.evaluations.datasets.splits import keyed_bits, open_split
 from benchmark.evaluations.few_shot import EVALUATIONS, FewShot, episodes, read_episodes, save_episodes
 from benchmark.evaluations.solvers import prototypes
 from benchmark.evaluations.solvers.episodes import Episodes, draw, draw_episodes
@@ -189,7 +189,7 @@ def test_episodes_never_repeat_an_image_and_use_every_class_alike():
 
 
 def test_every_image_is_as_often_a_shot_as_any_other():
-    places = draw(keyed("x"), np.full(20_000, 6), 3)
+    places = draw(keyed_bits("x"), np.full(20_000, 6), 3)
     counts = np.stack([np.bincount(column, minlength=6) for column in places.T])
     expected = 20_000 / 6
     assert ((counts - expected) ** 2 / expected).sum() < 40  # chi-square, 15 degrees of freedom

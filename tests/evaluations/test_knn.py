@@ -6,7 +6,7 @@ import pytest
 from benchmark.errors import SkipCode
 from benchmark.evaluations import knn
 from benchmark.evaluations.datasets import catalog
-from benchmark.evaluations.knn import EVALUATIONS, UNDECIDED, vote
+from benchmark.evaluations.knn import EVALUATIONS, TIED, vote
 from benchmark.interfaces import DatasetScores, Skipped
 from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
 
@@ -92,7 +92,14 @@ def test_batches_and_the_window_change_nothing(monkeypatch):
     train[100:200] = train[:100]  # equal images, of other classes too
     ks = (5, 20, 100)
     found = vote(train, labels, test, ks, 0.07)
-    for name, value in (("BATCH", 1), ("BATCH", 700 * 7), ("MORE", 1), ("MORE", 600), ("PART", 33), ("UNIT", 2.0**-9)):
+    for name, value in (
+        ("BATCH", 1),
+        ("BATCH", 700 * 7),
+        ("MARGIN", 1),
+        ("MARGIN", 600),
+        ("PART", 33),
+        ("UNIT", 2.0**-9),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(knn, name, value)
             again = vote(train, labels, test, ks, 0.07)
@@ -131,7 +138,7 @@ def test_a_constant_encoder_is_never_above_chance(toy, dimensions):
     scores = measure(constant(dimensions))
     assert {score.value for score in scores.scores.values()} == {0.0}
     assert scores.details["undecided"] == {"k20": 42, "k10": 42}
-    assert (scores.predictions["prediction_k20"] == UNDECIDED).all()
+    assert (scores.predictions["prediction_k20"] == TIED).all()
 
 
 def test_noise_is_at_chance(toy):
@@ -142,7 +149,7 @@ def test_noise_is_at_chance(toy):
 def test_equal_votes_are_nobodys():
     train = np.array([[1, 0], [0, 1], [-1, -1]], dtype=np.float32)
     query = np.array([[1, 1], [2, 1]], dtype=np.float32)
-    assert vote(train, np.array([0, 1, 2]), query, (2,), 0.07)[2].tolist() == [UNDECIDED, 0]
+    assert vote(train, np.array([0, 1, 2]), query, (2,), 0.07)[2].tolist() == [TIED, 0]
     assert vote(train, np.array([1, 1, 2]), query, (2,), 0.07)[2].tolist() == [1, 1]
 
 
@@ -151,7 +158,7 @@ def test_equal_neighbours_matter_only_where_they_can_turn_the_vote():
     train = np.array([[1, 0], [1, 1], [1, 1], [1, 1]], dtype=np.float32)
     query = np.array([[1, 0]], dtype=np.float32)
     assert vote(train, np.array([0, 1, 1, 2]), query, (2,), 0.07)[2].tolist() == [0]
-    assert vote(train, np.array([0, 1, 1, 2]), query, (3,), 1.0)[3].tolist() == [UNDECIDED]
+    assert vote(train, np.array([0, 1, 1, 2]), query, (3,), 1.0)[3].tolist() == [TIED]
     assert vote(train, np.array([0, 1, 1, 1]), query, (3,), 1.0)[3].tolist() == [1]
 
 
@@ -160,7 +167,7 @@ def test_what_lies_beyond_the_window_can_turn_the_vote():
     train, query = np.ones((200, 2), dtype=np.float32), np.array([[1, 0]], dtype=np.float32)
     for start in range(0, 200, 25):
         labels = np.roll(np.repeat([1, 0], [15, 185]), start)
-        assert vote(train, labels, query, (20,), 0.07)[20].tolist() == [UNDECIDED]
+        assert vote(train, labels, query, (20,), 0.07)[20].tolist() == [TIED]
 
 
 def test_k_above_the_training_images_is_left_out(toy):

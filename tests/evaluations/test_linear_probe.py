@@ -9,7 +9,7 @@ from benchmark.errors import SkipCode
 from benchmark.evaluations import linear_probe
 from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.datasets.splits import open_split
-from benchmark.evaluations.linear_probe import EVALUATIONS, Standardiser, split
+from benchmark.evaluations.linear_probe import EVALUATIONS, Standardizer, split
 from benchmark.interfaces import DatasetIdentity, DatasetScores, LabelledImages, Skipped
 from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
 
@@ -216,7 +216,7 @@ def test_a_dead_dimension_changes_nothing(toy):
     dead._image = lambda images, row: np.append(image(images, row), 0.1)
     assert measure(dead).scores["top1"].value == measure(alive).scores["top1"].value
     x_ND = np.full((5, 2), 0.1, np.float32)
-    assert (Standardiser.of(x_ND)(x_ND) == 0).all()
+    assert (Standardizer.of(x_ND)(x_ND) == 0).all()
 
 
 def test_scale_of_the_features_changes_nothing(toy):

@@ -13,9 +13,10 @@ import torchvision
 
 from benchmark.errors import SkipCode, UserError
 from benchmark.evaluations.datasets import catalog
+from benchmark.evaluations.datasets.catalog import HUB_COPIES
 from benchmark.evaluations.prompts import FOLDER, class_key, ensemble_prompts, read_prompts, scenes_prompts
 from benchmark.evaluations.scoring.cosines import cosines
-from benchmark.evaluations.zero_shot import COPIES, EVALUATIONS, REAL, SCENES, ZeroShot
+from benchmark.evaluations.zero_shot import EVALUATIONS, REAL, SCENES, ZeroShot
 from benchmark.interfaces import DatasetScores
 from datasets_scripts.scenes import grammar
 from tests.fixtures import evaluation_sets
@@ -76,7 +77,7 @@ def test_every_dataset_has_prompts_and_every_file_is_in_the_wheel():
         "package-data"
     ]
     assert {path for pattern in data["benchmark.evaluations.prompts"] for path in FOLDER.glob(pattern)} == files
-    for name in (*REAL, *COPIES):
+    for name in (*REAL, *HUB_COPIES):
         assert len(EVALUATIONS[0].prompts(name).classes) == catalog.DATASETS[name].classes
 
 

@@ -11,12 +11,12 @@ import pytest
 from benchmark import plugins, schema
 from benchmark.errors import UserError
 from benchmark.experiments import _scales, find, smoke
-from benchmark.experiments._scales import SIZES, UNPREPARED
+from benchmark.experiments._scales import SIZES, UNKNOWN_REVISION
 from benchmark.interfaces import Experiment, Method
 from benchmark.nn.encoders import build_vit
 from benchmark.records import create
 from datasets_scripts import recipe
-from datasets_scripts.captions.prepare import Prepared
+from datasets_scripts.captions.prepare import PreparedCaptions
 from datasets_scripts.generation.real_images import RealImages
 from datasets_scripts.recipe import Recipe
 
@@ -66,7 +66,7 @@ def test_every_run_can_be_run(name: str) -> None:
         data, sampling = recipe_of(each), each.settings.sampling
         assert data.repo == each.dataset
         captions = each.schedule.captions_per_batch(sampling)
-        assert 2 <= captions <= data.captions.expected, each.name
+        assert 2 <= captions <= data.captions.expected_count, each.name
         assert sampling.images <= data.images_per_caption, each.name
         assert each.schedule.steps >= 300
         assert sampling.augmentations
@@ -100,13 +100,13 @@ def test_real_and_synthetic_differ_in_the_dataset_alone(name: str) -> None:
             same = replace(synthetic, name=real.name, dataset=real.dataset, revision=real.revision)
             assert same == real and synthetic.dataset != real.dataset
             assert recipe_of(synthetic).images_per_caption == 1
-            assert recipe_of(synthetic).captions.expected == recipe_of(real).captions.expected
+            assert recipe_of(synthetic).captions.expected_count == recipe_of(real).captions.expected_count
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_revision_is_the_recipes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if every caption list were prepared."""
-    monkeypatch.setattr(Prepared, "version", property(lambda self: f"{self.source.name} {self.count}"))
+    monkeypatch.setattr(PreparedCaptions, "version", property(lambda self: f"{self.source.name} {self.count}"))
     monkeypatch.setattr(RealImages, "name", property(lambda self: "real images of some tars"))
     declared = find(name)
     assert [each.revision for each in declared] == [recipe_of(each).revision for each in declared]
@@ -161,7 +161,7 @@ def test_images_per_caption_are_varied_at_a_fixed_number_of_images(size: str) ->
     rows = find(f"ablations-{size}-images")
     data = [recipe_of(row) for row in rows]
     assert [each.images_per_caption for each in data] == [1, 2, 4, 8, 10]
-    assert {each.images_per_caption * each.captions.expected for each in data} == {SIZES[size].images}
+    assert {each.images_per_caption * each.captions.expected_count for each in data} == {SIZES[size].images}
     assert [row.method for row in rows] == ["simclr", *["stablerep"] * 4]
     assert [row.settings.sampling.images for row in rows] == [1, 2, 4, 6, 6]
     assert [row.settings.sampling.views for row in rows] == [2, 2, 4, 6, 6]
@@ -204,7 +204,7 @@ def test_figure_3_has_five_methods_on_two_corpora() -> None:
 def test_captions_are_counted_alike_for_both_methods(size: str) -> None:
     rows = find(f"language-{size}-captions")
     counts = {
-        method: [recipe_of(row).captions.expected for row in rows if row.method == method]
+        method: [recipe_of(row).captions.expected_count for row in rows if row.method == method]
         for method in ("stablerep_plus", "clip")
     }
     assert counts["stablerep_plus"] == counts["clip"] == sorted(counts["clip"])
@@ -256,17 +256,17 @@ def test_asymmetric_methods_are_among_those_tried() -> None:
 
 
 def test_without_captions_a_revision_says_so_and_the_toy_worlds_are_known() -> None:
-    assert {each.revision for each in find("main-10k")} == {UNPREPARED}
-    assert UNPREPARED not in {each.revision for name in FILES for each in find(f"{name}-smoke")}
+    assert {each.revision for each in find("main-10k")} == {UNKNOWN_REVISION}
+    assert UNKNOWN_REVISION not in {each.revision for name in FILES for each in find(f"{name}-smoke")}
 
 
 def test_captions_are_found_in_the_local_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where `data/` lacks them."""
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path / "mirror"))
     version = property(lambda self: "mirrored" if self.root == tmp_path / "mirror" else self._read_report()["sha256"])
-    monkeypatch.setattr(Prepared, "version", version)
+    monkeypatch.setattr(PreparedCaptions, "version", version)
     declared = find("ablations-10k-positives")[0]
-    assert declared.revision == recipe.find("cc3m-10k", tmp_path / "mirror").revision != UNPREPARED
+    assert declared.revision == recipe.find("cc3m-10k", tmp_path / "mirror").revision != UNKNOWN_REVISION
 
 
 def test_a_dataset_that_is_here_without_its_captions_has_its_own_revision(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_dataset_that_is_here_without_its_captions_has_its_own_revision(tmp_pa
         return find("ablations-10k-positives")[0].revision
 
     assert write() == "f" * 40
-    assert write(guidance=[8.0, 10.0]) == write(images_per_caption=4) == write(version=2) == UNPREPARED
+    assert write(guidance=[8.0, 10.0]) == write(images_per_caption=4) == write(version=2) == UNKNOWN_REVISION
 
 
 # Names that are none

@@ -41,16 +41,16 @@ def folder(tmp_path) -> Path:
 
 def test_features_are_those_of_dataset_and_split(folder) -> None:
     loaded = load(str(folder))
-    assert np.array_equal(loaded.subject.features(images()), FEATURES)
-    assert np.array_equal(loaded.subject.features(images("train", 3)), FEATURES[:3] + 1)
-    found = loaded.subject.image_embeddings(images())
+    assert np.array_equal(loaded.model.features(images()), FEATURES)
+    assert np.array_equal(loaded.model.features(images("train", 3)), FEATURES[:3] + 1)
+    found = loaded.model.image_embeddings(images())
     np.testing.assert_allclose(found, EMBEDDINGS / np.linalg.norm(EMBEDDINGS, axis=1, keepdims=True), rtol=1e-6)
-    texts = loaded.subject.text_embeddings(["a dog", "a cat", "a dog"])
+    texts = loaded.model.text_embeddings(["a dog", "a cat", "a dog"])
     np.testing.assert_allclose(texts, [[0, 0, 0.6, 0.8], [1 / 3, 2 / 3, 2 / 3, 0], [0, 0, 0.6, 0.8]], rtol=1e-6)
-    assert loaded.subject.embeds_texts and loaded.subject.sees_images is False
-    assert loaded.subject.facts["layer"] == "cls" and loaded.subject.facts["precision"] == "float32"
-    assert loaded.subject.facts["transform"] == CARD["transform"]
-    sha256 = loaded.subject.facts["weights_sha256"]
+    assert loaded.model.embeds_texts and loaded.model.sees_images is False
+    assert loaded.model.metadata["layer"] == "cls" and loaded.model.metadata["precision"] == "float32"
+    assert loaded.model.metadata["transform"] == CARD["transform"]
+    sha256 = loaded.model.metadata["weights_sha256"]
     assert loaded.origin.source == "feature_files:mine" and loaded.origin.slug == f"feature_files-mine-{sha256[:8]}"
     assert load(f"feature_files:{folder}#cls").origin == loaded.origin
 
@@ -61,31 +61,31 @@ def test_a_split_in_a_folder_is_named_by_its_last_part_and_halves_are_floats(fol
     (folder / "fairface").mkdir()
     np.save(folder / "fairface/validation.npy", FEATURES.astype(np.float16))
     loaded = load(str(folder))
-    found = loaded.subject.features(images("0.25/validation", name="fairface"))
+    found = loaded.model.features(images("0.25/validation", name="fairface"))
     assert found.dtype == np.float32 and np.array_equal(found, FEATURES.astype(np.float16).astype(np.float32))
-    assert loaded.subject.facts["precision"] == "float16"
+    assert loaded.model.metadata["precision"] == "float16"
 
 
 def test_without_texts_there_is_no_joint_space(folder) -> None:
     (folder / "texts.parquet").unlink()
-    subject = load(str(folder)).subject
+    subject = load(str(folder)).model
     assert not subject.embeds_texts
     with pytest.raises(UserError, match=r"no file .*texts.parquet"):
         subject.text_embeddings(["a cat"])
 
 
 def test_the_hash_is_of_the_files_or_the_one_that_is_given(folder) -> None:
-    first = load(str(folder)).subject.facts["weights_sha256"]
-    assert load(str(folder)).subject.facts["weights_sha256"] == first
+    first = load(str(folder)).model.metadata["weights_sha256"]
+    assert load(str(folder)).model.metadata["weights_sha256"] == first
     for name, change in (("cifar10/test.npy", FEATURES + 1), ("cifar10/test.embedding.npy", EMBEDDINGS + 1)):
         before = np.load(folder / name)
         np.save(folder / name, change)
-        assert load(str(folder)).subject.facts["weights_sha256"] != first
+        assert load(str(folder)).model.metadata["weights_sha256"] != first
         np.save(folder / name, before)
     (folder / "cifar10/train.npy").rename(folder / "cifar10/val.npy")
-    assert load(str(folder)).subject.facts["weights_sha256"] != first
+    assert load(str(folder)).model.metadata["weights_sha256"] != first
     (folder / "features.json").write_text(json.dumps(CARD | {"weights_sha256": "a" * 64}))
-    assert load(str(folder)).subject.facts["weights_sha256"] == "a" * 64
+    assert load(str(folder)).model.metadata["weights_sha256"] == "a" * 64
 
 
 def refused(action, said: str) -> None:
@@ -95,7 +95,7 @@ def refused(action, said: str) -> None:
 
 
 def test_what_the_files_lack_is_one_line(folder) -> None:
-    subject = load(str(folder)).subject
+    subject = load(str(folder)).model
     refused(lambda: subject.features(images("val")), r"no file .*cifar10/val.npy")
     refused(lambda: subject.features(images(name="dtd")), r"no file .*dtd/test.npy")
     refused(lambda: subject.image_embeddings(images("train", 3)), r"no file .*train.embedding.npy")
@@ -109,7 +109,7 @@ def test_what_the_files_lack_is_one_line(folder) -> None:
 
 def test_features_of_another_geometry_answer_to_that(folder) -> None:
     (folder / "features.json").write_text(json.dumps(CARD | {"transform": {"zoom": 1.5, "interpolation": "bilinear"}}))
-    subject = load(str(folder)).subject
+    subject = load(str(folder)).model
     assert np.array_equal(subject.features(images(), Geometry(1.5, "bilinear")), FEATURES)
     refused(lambda: subject.features(images()), "wants zoom 1, bicubic")
     refused(lambda: subject.image_embeddings(images()), "wants zoom 1, bicubic")
@@ -143,13 +143,13 @@ def test_values_that_are_no_numbers_are_refused(folder) -> None:
             spoilt = values.copy()
             spoilt[3, 1] = bad
             np.save(folder / f"cifar10/test{kind}.npy", spoilt)
-            subject = load(str(folder)).subject
+            subject = load(str(folder)).model
             read = subject.image_embeddings if kind else subject.features
             refused(lambda read=read: read(images()), "holds 1 rows with NaN or infinite values, the first is row 3")
     zero = EMBEDDINGS.copy()
     zero[2] = 0
     np.save(folder / "cifar10/test.embedding.npy", zero)
-    refused(lambda: load(str(folder)).subject.image_embeddings(images()), "row 2 is zero")
+    refused(lambda: load(str(folder)).model.image_embeddings(images()), "row 2 is zero")
 
 
 def test_files_that_are_cut_short_are_one_line(folder) -> None:
@@ -157,10 +157,10 @@ def test_files_that_are_cut_short_are_one_line(folder) -> None:
     whole = path.read_bytes()
     for content in (whole[:-5], whole[:20], b""):
         path.write_bytes(content)
-        refused(lambda: load(str(folder)).subject.features(images()), r"test.npy is not a whole array")
+        refused(lambda: load(str(folder)).model.features(images()), r"test.npy is not a whole array")
     path.write_bytes(whole)
     (folder / "texts.parquet").write_bytes(b"PAR1")
-    refused(lambda: load(str(folder)).subject.text_embeddings(["a cat"]), "no columns text and embedding")
+    refused(lambda: load(str(folder)).model.text_embeddings(["a cat"]), "no columns text and embedding")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_files_that_are_cut_short_are_one_line(folder) -> None:
 )
 def test_texts_of_another_kind_are_refused(columns, said, folder) -> None:
     pq.write_table(pa.table(columns), folder / "texts.parquet")
-    refused(lambda: load(str(folder)).subject.text_embeddings(["a"]), said)
+    refused(lambda: load(str(folder)).model.text_embeddings(["a"]), said)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_mirror_is_read_at_the_commit_that_it_notes_and_at_no_other(mirror) ->
     tiny_models.timm_repo(mirror / "vit")
     unpinned = load("hub:org/vit")
     assert unpinned.origin.source == "hub:org/vit" and unpinned.origin.encoder["revision"] is None
-    sha256 = unpinned.subject.facts["weights_sha256"]
+    sha256 = unpinned.model.metadata["weights_sha256"]
     assert unpinned.origin.slug == f"hub-org--vit-{sha256[:8]}", "nothing else tells it from another state"
     with pytest.raises(
         UserError, match=r"wanted org/vit at b+, its mirror .* does not say its commit; run `hf download"
@@ -136,13 +136,13 @@ def test_safetensors_are_read_where_there_are_any(mirror) -> None:
     first = load("hub:org/vit")
     assert first.origin.encoder["file"] == "model.safetensors"
     tiny_models.close(
-        first.subject.features(tiny_models.pictures()),
+        first.model.features(tiny_models.pictures()),
         model.forward_features(tiny_models.prepared(tiny_models.pictures()))[:, 0],
     )
     (mirror / "vit/model.safetensors").unlink()
     second = load("hub:org/vit")
     assert second.origin.encoder["file"] == "pytorch_model.bin"
-    assert second.subject.facts["weights_sha256"] != first.subject.facts["weights_sha256"]
+    assert second.model.metadata["weights_sha256"] != first.model.metadata["weights_sha256"]
 
 
 def test_a_repository_of_both_libraries_is_opened_with_timm(mirror) -> None:

@@ -79,9 +79,9 @@ def test_layers_share_a_pass_and_never_a_slug(tmp_path, monkeypatch) -> None:
     tiny_models.timm_repo(tmp_path / "mirror/org/vit")
     images, store = tiny_models.pictures(), tmp_path / "store"
     first, pooled = (load(name, store=store) for name in ("hub:org/vit", "hub:org/vit#pooled"))
-    first.subject.features(images)
-    tiny_models.close(pooled.subject.features(images), load("hub:org/vit#pooled").subject.features(images), 0)
-    assert (first.subject.encoded["images"], pooled.subject.encoded["images"]) == (3, 0)
+    first.model.features(images)
+    tiny_models.close(pooled.model.features(images), load("hub:org/vit#pooled").model.features(images), 0)
+    assert (first.model.encoded["images"], pooled.model.encoded["images"]) == (3, 0)
     assert first.origin.slug != pooled.origin.slug and pooled.origin.slug.endswith("--pooled")
     assert pooled.origin.source == "hub:org/vit#pooled"
     assert load("hub:org/vit#cls").origin == first.origin

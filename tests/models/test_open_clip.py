@@ -106,11 +106,11 @@ def test_a_registered_model_is_loaded_with_its_weights_tokenizer_mean_and_deviat
     assert loaded.origin.slug == "open_clip-tiny-native--plain"
     images = tiny_models.pictures()
     wanted = registered.encode_image(tiny_models.prepared(images), normalize=True)
-    tiny_models.close(loaded.subject.image_embeddings(images), wanted)
+    tiny_models.close(loaded.model.image_embeddings(images), wanted)
     texts = ["a cat", "two dogs"]
     tokens = open_clip.SimpleTokenizer(context_length=16)(texts)
-    tiny_models.close(loaded.subject.text_embeddings(texts), registered.encode_text(tokens, normalize=True), 1e-6)
-    assert loaded.subject.embeds_texts and loaded.subject.facts["layer"] == "cls"
+    tiny_models.close(loaded.model.text_embeddings(texts), registered.encode_text(tokens, normalize=True), 1e-6)
+    assert loaded.model.embeds_texts and loaded.model.metadata["layer"] == "cls"
     assert load("open_clip:tiny-native/plain#embedding").origin.slug == "open_clip-tiny-native--plain--embedding"
 
 
@@ -122,8 +122,8 @@ def test_weights_trained_with_the_other_activation_are_refused_with_the_right_na
     images = tiny_models.pictures()
     quick, plain = (load(f"open_clip:{name}", store=tmp_path) for name in
                     ("tiny-native-quickgelu/quick", "tiny-native/plain"))  # fmt: skip
-    assert quick.subject.facts == plain.subject.facts, "only the store's folder tells them apart"
-    assert abs(quick.subject.features(images) - plain.subject.features(images)).max() > 1e-3
+    assert quick.model.metadata == plain.model.metadata, "only the store's folder tells them apart"
+    assert abs(quick.model.features(images) - plain.model.features(images)).max() > 1e-3
     assert len(list(tmp_path.glob("*/*/key.json"))) == 2
 
 

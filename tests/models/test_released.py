@@ -121,7 +121,7 @@ def test_a_vit_b16_gives_timms_features(tmp_path) -> None:
         "width": 768, "depth": 12, "heads": 12, "patch": 16, "image_size": 224}  # fmt: skip
     images = tiny_models.pictures(1)
     prepared = tiny_models.prepared(images, MEAN, STD, 224)
-    tiny_models.close(loaded.subject.features(images), model["visual"](prepared))
+    tiny_models.close(loaded.model.features(images), model["visual"](prepared))
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -132,12 +132,12 @@ def test_cls_after_the_final_norm_comes_first(prefix, tmp_path) -> None:
     loaded = load(f"released:{path}")
     images = tiny_models.pictures()
     prepared = tiny_models.prepared(images, MEAN, STD)
-    tiny_models.close(loaded.subject.features(images), model["visual"](prepared))
+    tiny_models.close(loaded.model.features(images), model["visual"](prepared))
     tokens = model["visual"].forward_features(prepared)
-    tiny_models.close(load(f"{path}#pooled").subject.features(images), tokens[:, 1:].mean(1))
-    assert not loaded.subject.embeds_texts and loaded.subject.layers == ("cls", "pooled")
+    tiny_models.close(load(f"{path}#pooled").model.features(images), tokens[:, 1:].mean(1))
+    assert not loaded.model.embeds_texts and loaded.model.layers == ("cls", "pooled")
     assert loaded.origin.source == "released:x.pth"
-    assert loaded.origin.slug == f"released-x.pth-{loaded.subject.facts['weights_sha256'][:8]}"
+    assert loaded.origin.slug == f"released-x.pth-{loaded.model.metadata['weights_sha256'][:8]}"
     assert loaded.origin.encoder["unused"] == IGNORED
 
 
@@ -148,25 +148,25 @@ def test_images_and_texts_meet_in_the_joint_space(projection, tmp_path) -> None:
     loaded = load(str(save(tmp_path / "pp.pth", model.state_dict())))
     images, texts = tiny_models.pictures(), ["a photo of a cat", "two dogs", "cut off " * 30]
     prepared = tiny_models.prepared(images, MEAN, STD)
-    assert loaded.subject.layers == ("cls", "pooled", "embedding") and loaded.subject.embeds_texts
-    tiny_models.close(loaded.subject.features(images), model.visual(prepared))
-    tiny_models.close(loaded.subject.image_embeddings(images), F.normalize(model.images(prepared), dim=1))
-    tiny_models.close(loaded.subject.text_embeddings(texts), F.normalize(model.texts(texts), dim=1), 1e-5)
-    found = loaded.subject.text_embeddings(texts)
+    assert loaded.model.layers == ("cls", "pooled", "embedding") and loaded.model.embeds_texts
+    tiny_models.close(loaded.model.features(images), model.visual(prepared))
+    tiny_models.close(loaded.model.image_embeddings(images), F.normalize(model.images(prepared), dim=1))
+    tiny_models.close(loaded.model.text_embeddings(texts), F.normalize(model.texts(texts), dim=1), 1e-5)
+    found = loaded.model.text_embeddings(texts)
     assert abs(found[0] - found[1]).max() > 1e-2
 
 
 def test_a_text_tower_has_64_channels_per_head(tmp_path) -> None:
     for width in (64, 128, 192):
         model = pair(width=width, blocks=1)
-        found = load(str(save(tmp_path / "pp.pth", model.state_dict()))).subject.text_embeddings(["a cat"])
+        found = load(str(save(tmp_path / "pp.pth", model.state_dict()))).model.text_embeddings(["a cat"])
         tiny_models.close(found, F.normalize(model.texts(["a cat"]), dim=1), 1e-5)
 
 
 def test_a_pair_without_the_image_loss_loads_too(tmp_path) -> None:
     weights = {name: tensor for name, tensor in pair().state_dict().items() if not name.startswith("image_mlp")}
     loaded = load(str(save(tmp_path / "clip.pth", weights)))
-    assert loaded.subject.embeds_texts and "image_mlp" not in loaded.origin.encoder["unused"]
+    assert loaded.model.embeds_texts and "image_mlp" not in loaded.origin.encoder["unused"]
 
 
 def test_arguments_are_kept_as_hints_without_paths_and_machines(tmp_path) -> None:

@@ -31,17 +31,17 @@ def test_a_run_is_its_declaration_seed_weights_and_card(folder) -> None:
     loaded = load(str(folder))
     card = json.loads((folder / "model.json").read_text())
     assert loaded.origin == PAIR and loaded.seed == 1 and loaded.layer is None and loaded.training == card
-    assert loaded.subject.facts["weights_sha256"] == card["weights_sha256"]
-    assert loaded.subject.layers == ("cls", "pooled", "embedding") and loaded.subject.embeds_texts
+    assert loaded.model.metadata["weights_sha256"] == card["weights_sha256"]
+    assert loaded.model.layers == ("cls", "pooled", "embedding") and loaded.model.embeds_texts
     from benchmark.training.loop import load_trained
 
     model, _ = load_trained(PAIR, 1, folder, torch.device("cpu"))
     images, transform = tiny_models.pictures(), EvaluationTransform(PAIR.encoder.image_size)
     prepared = torch.stack([transform(images.read(row)) for row in range(3)])
-    tiny_models.close(loaded.subject.features(images), model.encode_images(prepared))
+    tiny_models.close(loaded.model.features(images), model.encode_images(prepared))
     other = load(f"run:{folder}#embedding")
     assert other.layer == "embedding" and other.origin == PAIR
-    tiny_models.close(np.linalg.norm(other.subject.features(images), axis=1), np.ones(3, np.float32))
+    tiny_models.close(np.linalg.norm(other.model.features(images), axis=1), np.ones(3, np.float32))
 
 
 def test_a_folder_that_was_moved_is_still_that_run(folder, tmp_path) -> None:

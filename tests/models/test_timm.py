@@ -79,16 +79,14 @@ def test_images_are_prepared_with_the_models_mean_deviation_and_size(tmp_path, m
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path))
     model = tiny_models.timm_repo(tmp_path / "org/vit")
     loaded = load("hub:org/vit")
-    facts = loaded.subject.facts["transform"]
+    facts = loaded.model.metadata["transform"]
     assert (facts["size"], facts["mean"], facts["std"]) == (32, tiny_models.MEAN, tiny_models.STD)
     assert (facts["zoom"], facts["interpolation"]) == (1.0, "bicubic")
     images = tiny_models.pictures()
-    tiny_models.close(loaded.subject.features(images), model.forward_features(tiny_models.prepared(images))[:, 0])
+    tiny_models.close(loaded.model.features(images), model.forward_features(tiny_models.prepared(images))[:, 0])
     other = load("hub:org/vit#pooled")
-    tiny_models.close(
-        other.subject.features(images), model.forward_features(tiny_models.prepared(images))[:, 1:].mean(1)
-    )
-    assert (loaded.layer, other.layer, other.subject.facts["layer"]) == (None, "pooled", "pooled")
+    tiny_models.close(other.model.features(images), model.forward_features(tiny_models.prepared(images))[:, 1:].mean(1))
+    assert (loaded.layer, other.layer, other.model.metadata["layer"]) == (None, "pooled", "pooled")
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 32, 64)])

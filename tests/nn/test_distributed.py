@@ -17,7 +17,7 @@ from benchmark.nn import distributed
 from benchmark.records import create
 from benchmark.runner import jobs
 from benchmark.training import checkpoint
-from benchmark.training.dataset import CaptionImages
+from benchmark.training.dataset import CaptionImageDataset
 from tests.fixtures import distributed_training, runs
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def shared(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.mark.parametrize("method", TRAINED)
-def test_two_processes_do_the_step_of_one(method: str, shared: Path, small_data: CaptionImages) -> None:
+def test_two_processes_do_the_step_of_one(method: str, shared: Path, small_data: CaptionImageDataset) -> None:
     """Losses, gradients, batch statistics and moving averages, whatever the method."""
     found = torch.load(shared / f"gradients-{method}.pt")
     wanted = distributed_training.first_step(method, small_data)
@@ -95,7 +95,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(small
 
 
 def test_a_run_goes_on_with_another_number_of_processes(
-    small_dataset: Path, small_data: CaptionImages, tmp_path: Path
+    small_dataset: Path, small_data: CaptionImageDataset, tmp_path: Path
 ) -> None:
     """The steps are those of one process, but for the order of sums."""
     declared = runs.experiment("stablerep", 30)
@@ -141,14 +141,14 @@ def test_a_run_that_diverges_does_not_stop_the_others(small_dataset: Path, tmp_p
 
 def test_one_process_sends_nothing() -> None:
     rows = torch.randn(3, 2, requires_grad=True)
-    assert distributed.gather(rows) is rows
-    assert distributed.total(rows) is rows
-    assert torch.equal(distributed.own_rows(rows), rows)
-    assert (distributed.world_size(), distributed.rank(), distributed.any_of(True)) == (1, 0, True)
+    assert distributed.all_gather(rows) is rows
+    assert distributed.all_reduce_sum(rows) is rows
+    assert torch.equal(distributed.local_rows(rows), rows)
+    assert (distributed.world_size(), distributed.rank(), distributed.any_rank(True)) == (1, 0, True)
 
 
 def test_errors_that_are_not_of_communication_pass() -> None:
-    with pytest.raises(RuntimeError, match="shape"), distributed.together():
+    with pytest.raises(RuntimeError, match="shape"), distributed.process_group():
         raise RuntimeError("wrong shape")
-    with pytest.raises(UserError, match="process 0 of 1 lost the others"), distributed.together():
+    with pytest.raises(UserError, match="process 0 of 1 lost the others"), distributed.process_group():
         raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")

@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark.interfaces import Encoder
+from benchmark.interfaces import ViTConfig
 from benchmark.nn import distributed
-from benchmark.nn.distributed import uniform_rows
+from benchmark.nn.distributed import rank_shard_of_uniform
 from benchmark.nn.encoders import TextEncoder, TextTower, build_vit
 from benchmark.nn.heads import MLP, BatchNorm, ProjectionHead, PrototypeHead
-from benchmark.nn.momentum import follow, momentum_copy, rising_momentum
+from benchmark.nn.momentum import cosine_momentum, ema_copy, ema_update_
 
-SMALL = Encoder(image_size=16, patch=8, width=32, depth=2, heads=2)
+SMALL = ViTConfig(image_size=16, patch=8, width=32, depth=2, heads=2)
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def text():
 @pytest.mark.parametrize(
     ("encoder", "name", "parameters"),
     [
-        (Encoder(), "vit_base_patch16_224", 85_798_656),
-        (Encoder(width=384, heads=6), "vit_small_patch16_224", 21_665_664),
-        (Encoder(width=1024, depth=24, heads=16), "vit_large_patch16_224", 303_301_632),
+        (ViTConfig(), "vit_base_patch16_224", 85_798_656),
+        (ViTConfig(width=384, heads=6), "vit_small_patch16_224", 21_665_664),
+        (ViTConfig(width=1024, depth=24, heads=16), "vit_large_patch16_224", 303_301_632),
     ],
 )
 def test_vit_is_timms_without_classifier(encoder, name, parameters):
@@ -197,7 +197,7 @@ def test_frozen_prototypes_get_a_gradient_of_zero_and_let_it_pass():
 def test_a_momentum_copy_lags_exactly():
     torch.manual_seed(0)
     head = MLP((4, 8, 3)).train()
-    copied = momentum_copy(head)
+    copied = ema_copy(head)
     assert not any(p.requires_grad for p in copied.parameters()) and all(p.requires_grad for p in head.parameters())
     before = [p.clone() for p in copied.parameters()]
     with torch.no_grad():
@@ -205,29 +205,29 @@ def test_a_momentum_copy_lags_exactly():
             p.add_(torch.randn_like(p))
     assert all(torch.equal(p, old) for p, old in zip(copied.parameters(), before)), "the copy shares its weights"
     head(torch.randn(6, 4), 2)
-    follow(copied, head, 0.9)
+    ema_update_(copied, head, 0.9)
     for now, old, new in zip(copied.parameters(), before, head.parameters()):
         torch.testing.assert_close(now, 0.9 * old + 0.1 * new)
         assert not torch.equal(now, old)
     assert all(torch.equal(now, new) for now, new in zip(copied.buffers(), head.buffers()))
     kept = [p.clone() for p in copied.parameters()]
-    follow(copied, head, 1.0)
+    ema_update_(copied, head, 1.0)
     assert all(torch.equal(p, old) for p, old in zip(copied.parameters(), kept))
-    follow(copied, head, 0.0)
+    ema_update_(copied, head, 0.0)
     assert all(torch.equal(p, new) for p, new in zip(copied.parameters(), head.parameters()))
 
 
 def test_momentum_rises_to_one_by_half_a_cosine():
     """BYOL: 1 - (1 - base) (cos(pi k / K) + 1) / 2."""
-    assert [rising_momentum(0.996, progress) for progress in (0, 0.5, 1)] == pytest.approx([0.996, 0.998, 1.0])
-    assert rising_momentum(0.99, 1 / 3) == pytest.approx(1 - 0.01 * 0.75)
+    assert [cosine_momentum(0.996, progress) for progress in (0, 0.5, 1)] == pytest.approx([0.996, 0.998, 1.0])
+    assert cosine_momentum(0.99, 1 / 3) == pytest.approx(1 - 0.01 * 0.75)
 
 
 def test_random_rows_of_one_process_are_torchs():
     torch.manual_seed(0)
     wanted = torch.rand(5, 7)
     torch.manual_seed(0)
-    assert torch.equal(uniform_rows(5, 7), wanted)
+    assert torch.equal(rank_shard_of_uniform(5, 7), wanted)
 
 
 def test_random_rows_of_several_processes_are_those_of_one(monkeypatch):
@@ -237,4 +237,4 @@ def test_random_rows_of_several_processes_are_those_of_one(monkeypatch):
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         torch.manual_seed(0)
-        assert torch.equal(uniform_rows(2, 7), wanted[2 * rank : 2 * rank + 2])
+        assert torch.equal(rank_shard_of_uniform(2, 7), wanted[2 * rank : 2 * rank + 2])

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from benchmark.nn.losses import (
-    contrast,
-    distillation,
-    image_text,
-    masked_pixels,
-    mean_row,
+    byol_loss,
+    clip_loss,
+    dino_loss,
+    global_mean,
+    info_nce,
+    masked_patch_mse,
     multi_positive,
-    other_view,
-    regression,
+    swap_view_pairs,
 )
 
 LABELS = torch.tensor([3, 3, 7, 3, 7, 7, 9, 9])
@@ -145,11 +145,11 @@ def test_half_precision_comes_in_and_float32_goes_on(monkeypatch, dtype):
     scale = torch.tensor(100.0, dtype=dtype)
     for loss in (
         lambda z, t, s: multi_positive(z, LABELS, 0.01),
-        lambda z, t, s: image_text(z, t, own, s),
-        lambda z, t, s: masked_pixels(z[None], 9 * z[None] + 1, torch.ones(1, 8, dtype=torch.bool))[0],
-        lambda z, t, s: regression(z, z.flip(0)),
-        lambda z, t, s: distillation(z, z.flip(0), torch.zeros(6), 0.01, torch.tensor(0.01)).mean(),
-        lambda z, t, s: contrast(z, z.flip(0), 0.01),
+        lambda z, t, s: clip_loss(z, t, own, s),
+        lambda z, t, s: masked_patch_mse(z[None], 9 * z[None] + 1, torch.ones(1, 8, dtype=torch.bool))[0],
+        lambda z, t, s: byol_loss(z, z.flip(0)),
+        lambda z, t, s: dino_loss(z, z.flip(0), torch.zeros(6), 0.01, torch.tensor(0.01)).mean(),
+        lambda z, t, s: info_nce(z, z.flip(0), 0.01),
     ):
         found, wanted = loss(halves, texts, scale), loss(halves.float(), texts.float(), scale.float())
         assert found.dtype == torch.float32
@@ -178,20 +178,20 @@ def naive_image_text(images, texts, text_of, scale):
 @pytest.mark.parametrize("text_of", [[0, 0, 1, 1, 2, 2, 3, 3], [3, 1, 0, 2, 0, 0, 1, 3]], ids=str)
 @pytest.mark.parametrize("scale", [1.0, 14.3])
 def test_image_text_is_a_double_loop(text_of, scale):
-    found = image_text(rows(), rows(4, seed=1), torch.tensor(text_of), torch.tensor(scale))
+    found = clip_loss(rows(), rows(4, seed=1), torch.tensor(text_of), torch.tensor(scale))
     assert found.item() == pytest.approx(naive_image_text(rows(), rows(4, seed=1), text_of, scale), abs=1e-6)
 
 
 def test_one_image_per_text_is_clips_loss():
     images, texts, scale = F.normalize(rows(), dim=1), F.normalize(rows(seed=1), dim=1), torch.tensor(20.0).double()
-    found = image_text(rows(), rows(seed=1), torch.arange(8), scale)
+    found = clip_loss(rows(), rows(seed=1), torch.arange(8), scale)
     torch.testing.assert_close(found, open_clip.ClipLoss()(images, texts, scale), rtol=1e-10, atol=1e-10)
 
 
 def test_image_text_infimum_is_that_of_a_text_with_several_images():
     """A text's target is uniform over its m images: half of log m remains."""
     texts = torch.eye(4, dtype=torch.float64)
-    found = image_text(texts.repeat_interleave(6, 0), texts, torch.arange(4).repeat_interleave(6), torch.tensor(100.0))
+    found = clip_loss(texts.repeat_interleave(6, 0), texts, torch.arange(4).repeat_interleave(6), torch.tensor(100.0))
     assert found.item() == pytest.approx(math.log(6) / 2, abs=1e-9)
 
 
@@ -199,15 +199,15 @@ def test_image_text_follows_the_pairs_not_the_places():
     order = torch.tensor([2, 0, 3, 1])
     text_of = torch.arange(4).repeat_interleave(2)
     scale = torch.tensor(10.0)
-    wanted = image_text(rows(), rows(4, seed=1), text_of, scale)
-    moved = image_text(rows(), rows(4, seed=1)[order], order.argsort()[text_of], scale)
+    wanted = clip_loss(rows(), rows(4, seed=1), text_of, scale)
+    moved = clip_loss(rows(), rows(4, seed=1)[order], order.argsort()[text_of], scale)
     torch.testing.assert_close(moved, wanted)
-    assert image_text(rows(), rows(4, seed=1)[order], text_of, scale) != wanted
+    assert clip_loss(rows(), rows(4, seed=1)[order], text_of, scale) != wanted
 
 
 def test_gradients_of_image_text():
     def loss(images, texts, scale):
-        return image_text(images, texts, torch.arange(4).repeat_interleave(2), scale)
+        return clip_loss(images, texts, torch.arange(4).repeat_interleave(2), scale)
 
     inputs = rows().requires_grad_(), rows(4, seed=1).requires_grad_(), torch.tensor(5.0).double().requires_grad_()
     assert torch.autograd.gradcheck(loss, inputs)
@@ -228,7 +228,7 @@ def test_masked_pixels_is_the_mean_over_the_hidden_patches_of_each_row():
         errors[image].append(((predicted[image, patch] - wanted) ** 2).mean())
     assert [len(each) for each in errors] == [2, 1, 3]
     means = torch.stack([torch.stack(each).mean() for each in errors])
-    torch.testing.assert_close(masked_pixels(predicted, target, masked), means)
+    torch.testing.assert_close(masked_patch_mse(predicted, target, masked), means)
 
 
 def test_visible_patches_are_not_scored():
@@ -236,34 +236,34 @@ def test_visible_patches_are_not_scored():
     predicted, target, masked = pixels()
     other_predicted, other_target, _ = pixels(seed=5)
     visible = ~masked[..., None]
-    wanted = masked_pixels(predicted, target, masked).mean()
+    wanted = masked_patch_mse(predicted, target, masked).mean()
     changed = torch.where(visible, other_predicted, predicted), torch.where(visible, other_target, target)
-    assert masked_pixels(*changed, masked).mean() == wanted
+    assert masked_patch_mse(*changed, masked).mean() == wanted
     for image, patch in masked.nonzero().tolist():
         moved = predicted.clone()
         moved[image, patch] += 1
-        assert masked_pixels(moved, target, masked).mean() != wanted
+        assert masked_patch_mse(moved, target, masked).mean() != wanted
 
 
 def test_gradient_reaches_hidden_patches_only():
     predicted, target, masked = pixels()
     predicted.requires_grad_()
-    masked_pixels(predicted, target, masked).mean().backward()
+    masked_patch_mse(predicted, target, masked).mean().backward()
     assert torch.equal(predicted.grad.abs().sum(2) > 0, masked)
 
 
 def test_target_is_normalised_per_patch():
     predicted, target, masked = pixels()
-    wanted = masked_pixels(predicted, target, masked).mean()
+    wanted = masked_patch_mse(predicted, target, masked).mean()
     brighter = target * torch.rand(3, 5, 1).double().add(0.5) + torch.rand(3, 5, 1).double()
-    torch.testing.assert_close(masked_pixels(predicted, brighter, masked).mean(), wanted, rtol=1e-4, atol=1e-4)
-    flat = masked_pixels(torch.zeros_like(target), torch.ones_like(target), masked).mean()
+    torch.testing.assert_close(masked_patch_mse(predicted, brighter, masked).mean(), wanted, rtol=1e-4, atol=1e-4)
+    flat = masked_patch_mse(torch.zeros_like(target), torch.ones_like(target), masked).mean()
     assert flat.item() == 0.0, "a flat patch must not divide by zero"
 
 
 def test_the_other_view_is_the_other_of_its_pair():
-    assert other_view(torch.arange(6)[:, None]).flatten().tolist() == [1, 0, 3, 2, 5, 4]
-    assert torch.equal(other_view(other_view(rows())), rows())
+    assert swap_view_pairs(torch.arange(6)[:, None]).flatten().tolist() == [1, 0, 3, 2, 5, 4]
+    assert torch.equal(swap_view_pairs(swap_view_pairs(rows())), rows())
 
 
 def test_regression_is_the_squared_distance_of_unit_vectors():
@@ -271,12 +271,12 @@ def test_regression_is_the_squared_distance_of_unit_vectors():
     total = 0.0
     for p, t in zip(rows(), rows(seed=1)):
         total += sum(float((a - b) ** 2) for a, b in zip(p / p.norm(), t / t.norm()))
-    assert regression(rows(), rows(seed=1)).item() == pytest.approx(total / 8, abs=1e-10)
+    assert byol_loss(rows(), rows(seed=1)).item() == pytest.approx(total / 8, abs=1e-10)
 
 
 def test_regression_goes_from_zero_to_four_whatever_the_lengths():
-    assert regression(rows(), 5 * rows()).item() == pytest.approx(0, abs=1e-12)
-    assert regression(rows(), -0.1 * rows()).item() == pytest.approx(4, abs=1e-12)
+    assert byol_loss(rows(), 5 * rows()).item() == pytest.approx(0, abs=1e-12)
+    assert byol_loss(rows(), -0.1 * rows()).item() == pytest.approx(4, abs=1e-12)
 
 
 def naive_distillation(student, teacher, centre, student_temperature, teacher_temperature):
@@ -292,16 +292,16 @@ def naive_distillation(student, teacher, centre, student_temperature, teacher_te
 def test_distillation_is_a_double_loop(teacher_temperature):
     """DINO's algorithm 1, row by row."""
     student, teacher, centre = rows().tanh(), rows(seed=1).tanh(), rows(1, seed=2)[0] / 3
-    found = distillation(student, teacher, centre, 0.1, torch.tensor(teacher_temperature))
+    found = dino_loss(student, teacher, centre, 0.1, torch.tensor(teacher_temperature))
     wanted = naive_distillation(student, teacher, centre, 0.1, torch.tensor(teacher_temperature).item())
     assert found.tolist() == pytest.approx(wanted, abs=1e-9)
 
 
 def test_the_centre_is_taken_off_the_teacher_only():
     student, teacher, centre = rows(), rows(seed=1), rows(1, seed=2)[0]
-    wanted = distillation(student, teacher - centre, torch.zeros(6), 0.1, torch.tensor(0.07))
-    torch.testing.assert_close(distillation(student, teacher, centre, 0.1, torch.tensor(0.07)), wanted)
-    both = distillation(student - centre, teacher - centre, torch.zeros(6), 0.1, torch.tensor(0.07))
+    wanted = dino_loss(student, teacher - centre, torch.zeros(6), 0.1, torch.tensor(0.07))
+    torch.testing.assert_close(dino_loss(student, teacher, centre, 0.1, torch.tensor(0.07)), wanted)
+    both = dino_loss(student - centre, teacher - centre, torch.zeros(6), 0.1, torch.tensor(0.07))
     assert not torch.allclose(both, wanted)
 
 
@@ -309,30 +309,28 @@ def test_a_student_that_knows_its_teacher_is_left_with_the_teachers_entropy():
     """The least that a cross-entropy can be."""
     teacher, centre = rows(), rows(1, seed=2)[0]
     target = F.softmax((teacher - centre) / 0.07, dim=1)
-    best = distillation(0.1 / 0.07 * (teacher - centre), teacher, centre, 0.1, torch.tensor(0.07, dtype=torch.float64))
+    best = dino_loss(0.1 / 0.07 * (teacher - centre), teacher, centre, 0.1, torch.tensor(0.07, dtype=torch.float64))
     torch.testing.assert_close(best, -(target * target.log()).sum(1))
     for seed in range(5):
-        assert (distillation(rows(seed=seed), teacher, centre, 0.1, torch.tensor(0.07)) >= best).all()
+        assert (dino_loss(rows(seed=seed), teacher, centre, 0.1, torch.tensor(0.07)) >= best).all()
 
 
 def test_no_gradient_goes_to_the_teacher_or_its_centre():
     student, teacher, centre = rows().requires_grad_(), rows(seed=1).requires_grad_(), rows(1)[0]
-    distillation(student, teacher, centre, 0.1, torch.tensor(0.07)).mean().backward()
+    dino_loss(student, teacher, centre, 0.1, torch.tensor(0.07)).mean().backward()
     assert teacher.grad is None and student.grad.abs().sum() > 0
 
 
 def test_gradients_of_regression_and_distillation():
     teacher, centre, temperature = rows(seed=1), rows(1, seed=2)[0], torch.tensor(0.5)
-    assert torch.autograd.gradcheck(lambda p: regression(p, teacher), rows().requires_grad_())
-    assert torch.autograd.gradcheck(
-        lambda s: distillation(s, teacher, centre, 0.5, temperature), rows().requires_grad_()
-    )
+    assert torch.autograd.gradcheck(lambda p: byol_loss(p, teacher), rows().requires_grad_())
+    assert torch.autograd.gradcheck(lambda s: dino_loss(s, teacher, centre, 0.5, temperature), rows().requires_grad_())
 
 
 def test_mean_row_is_the_mean_and_carries_no_gradient():
     leaf = rows().requires_grad_()
-    torch.testing.assert_close(mean_row(leaf), rows().mean(0))
-    assert not mean_row(leaf).requires_grad
+    torch.testing.assert_close(global_mean(leaf), rows().mean(0))
+    assert not global_mean(leaf).requires_grad
 
 
 def test_contrast_is_a_double_loop():
@@ -342,4 +340,4 @@ def test_contrast_is_a_double_loop():
     for i in range(8):
         scores = [math.exp(float(q[i] @ k[j]) / 0.2) for j in range(8)]
         total -= math.log(scores[i] / sum(scores))
-    assert contrast(rows(), rows(seed=1), 0.2).item() == pytest.approx(total / 8, abs=1e-9)
+    assert info_nce(rows(), rows(seed=1), 0.2).item() == pytest.approx(total / 8, abs=1e-9)

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmark.nn import losses
-from benchmark.nn.losses import contrast, image_text, multi_positive
+from benchmark.nn.losses import clip_loss, info_nce, multi_positive
 
 N, D = 50, 8
 LABELS = torch.arange(N) % 7
@@ -26,9 +26,9 @@ def inputs() -> list[Tensor]:
 def of(name: str, features: Tensor, keys: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     if name == "multi_positive":
         return multi_positive(features, LABELS, 0.1)
-    if name == "contrast":
-        return contrast(features, keys, 0.2)
-    return image_text(features, texts, TEXT_OF, scale)
+    if name == "info_nce":
+        return info_nce(features, keys, 0.2)
+    return clip_loss(features, texts, TEXT_OF, scale)
 
 
 def gradients(name: str) -> list[Tensor]:
@@ -39,18 +39,18 @@ def gradients(name: str) -> list[Tensor]:
     return [loss.detach(), *(tensor.grad for tensor in tensors if tensor.grad is not None)]
 
 
-@pytest.mark.parametrize("name", ["multi_positive", "contrast", "image_text"])
+@pytest.mark.parametrize("name", ["multi_positive", "info_nce", "clip_loss"])
 @pytest.mark.parametrize("rows", [1, 7, 49, 50])
 def test_the_chunk_is_of_no_account(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = gradients(name)
     monkeypatch.setitem(losses.CHUNK, "cpu", rows * N)
     found = gradients(name)
-    assert len(found) == len(whole) == {"multi_positive": 2, "contrast": 3, "image_text": 4}[name]
+    assert len(found) == len(whole) == {"multi_positive": 2, "info_nce": 3, "clip_loss": 4}[name]
     for mine, wanted in zip(found, whole):
         torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["multi_positive", "contrast", "image_text"])
+@pytest.mark.parametrize("name", ["multi_positive", "info_nce", "clip_loss"])
 def test_autocast_does_not_reach_a_loss(name: str) -> None:
     wanted = gradients(name)
     with torch.autocast("cpu", torch.bfloat16):
@@ -58,7 +58,7 @@ def test_autocast_does_not_reach_a_loss(name: str) -> None:
     assert all(torch.equal(mine, other) for mine, other in zip(found, wanted))
 
 
-@pytest.mark.parametrize("name", ["multi_positive", "contrast", "image_text"])
+@pytest.mark.parametrize("name", ["multi_positive", "info_nce", "clip_loss"])
 def test_the_gradient_of_a_multiple_is_the_multiple_of_the_gradient(name: str) -> None:
     """The gradient is taken ahead of the backward pass, so what comes from above must still count."""
     tensors = [*inputs(), torch.tensor(20.0, requires_grad=True)]

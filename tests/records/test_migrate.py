@@ -12,7 +12,7 @@ import pytest
 from benchmark.errors import UserError
 from benchmark.records import migrate, store
 from benchmark.records.schema import Measured, NotMeasured
-from benchmark.submission.validate import problems
+from benchmark.submission.validate import find_problems
 from tests.cli.test_main import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep"]
@@ -43,7 +43,7 @@ def test_what_was_measured_stays(old: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
     assert migrate.migrate(old / "records", out) == 8
     assert {path: path.read_bytes() for path in before} == before
-    assert list(problems(out / "records")) == []
+    assert list(find_problems(out / "records")) == []
     for path in sorted((ROOT / "records" / MODEL).glob("*.json")):
         assert store.read(out / path.relative_to(ROOT)) == store.read(path)
     for path in (ROOT / "predictions" / MODEL).rglob("*.parquet"):

@@ -75,7 +75,7 @@ def test_what_is_not_the_file_of_the_record_is_refused(tmp_path: Path, monkeypat
         with pytest.raises(UserError, match=r"digits.parquet is not the file of its record: its sha256 is \w{12}"):
             predictions.read(tmp_path, result)
     path.write_bytes(whole)
-    monkeypatch.setattr(predictions, "LIMIT", len(whole) - 1)
+    monkeypatch.setattr(predictions, "MAX_BYTES", len(whole) - 1)
     with pytest.raises(UserError, match="wanted at most"):
         predictions.read(tmp_path, result)
     path.unlink()

@@ -17,7 +17,6 @@ from benchmark.interfaces import (
     AdamW,
     DatasetIdentity,
     DatasetScores,
-    Encoder,
     Evaluation,
     Experiment,
     Method,
@@ -27,6 +26,7 @@ from benchmark.interfaces import (
     Score,
     Scores,
     Skipped,
+    ViTConfig,
 )
 from benchmark.records import create, environment, store
 from benchmark.records.schema import Measured, NotMeasured, Predictions, Record, canonical_json
@@ -59,7 +59,7 @@ EXPERIMENT = Experiment(
     dataset="synrep-bench/scenes",
     revision="1.0",
     schedule=Schedule(views=6000, batch_views=60),
-    encoder=Encoder(image_size=32, patch=4, width=64, depth=2, heads=2),
+    encoder=ViTConfig(image_size=32, patch=4, width=64, depth=2, heads=2),
     seeds=(0, 1),
 )
 FACTS = {"weights_sha256": "a" * 64, "layer": "cls", "transform": {"size": 32}, "precision": "float32"}
@@ -79,7 +79,7 @@ def make(scores: Any = None, experiment: Experiment = EXPERIMENT, **changes: Any
         "seed": 0,
         "name": "linear_probe",
         "evaluation": Probe(),
-        "facts": FACTS,
+        "metadata": FACTS,
         "content_sha256": "c" * 64,
         "environment": environment.environment("cpu"),
         "parents": {"checkpoint": "d" * 64},
@@ -138,13 +138,13 @@ def test_a_record_says_what_was_scored_and_which_score_is_the_main_one(tmp_path:
 
 def test_what_training_saw_of_itself_is_kept_where_it_looked(tmp_path: Path) -> None:
     seen = {"health": {"rank": 17.5, "uniformity": -2.5}, "spikes": 2, "worst_spike": 120}
-    record = make(monitored=seen)
+    record = make(training_diagnostics=seen)
     assert store.read(store.write(record, tmp_path)) == record
     assert {name: getattr(record.training, name) for name in seen} == seen
     old = spoiled(tmp_path, lambda content: [content["training"].pop(name) for name in seen] and None)
     assert store.read(old).training == make().training, "a record from before has none of it, and is valid"
     with pytest.raises(UserError, match="plain finite values"):
-        make(monitored={"health": {"rank": math.nan}})
+        make(training_diagnostics={"health": {"rank": math.nan}})
 
 
 @pytest.mark.parametrize("field", ["repo", "revision", "split", "n", "ids_sha256"])
@@ -226,7 +226,7 @@ def test_no_scores_and_no_reason_are_refused() -> None:
         dataclasses.replace(EXPERIMENT, settings=dataclasses.replace(SETTINGS, temperature=0.2)),
         dataclasses.replace(EXPERIMENT, settings=dataclasses.replace(SETTINGS, sampling=Sampling(images=3))),
         dataclasses.replace(EXPERIMENT, settings=dataclasses.replace(SETTINGS, extra={"a": 1, "b": 3})),
-        dataclasses.replace(EXPERIMENT, encoder=Encoder(depth=3)),
+        dataclasses.replace(EXPERIMENT, encoder=ViTConfig(depth=3)),
         dataclasses.replace(EXPERIMENT, schedule=Schedule(6000, 120)),
         dataclasses.replace(EXPERIMENT, revision="1.1"),
     ],

@@ -21,7 +21,7 @@ from benchmark.errors import SkipCode, UserError
 from benchmark.experiments import smoke
 from benchmark.files import file_sha256
 from benchmark.hub import client as hub_client
-from benchmark.interfaces import DatasetIdentity, DatasetScores, Encoder, Score, Skipped
+from benchmark.interfaces import DatasetIdentity, DatasetScores, Score, Skipped, ViTConfig
 from benchmark.models import load
 from benchmark.records import create, environment, store
 from benchmark.release import encoder, model_card
@@ -55,7 +55,7 @@ def write_record(folder, experiment, weights_sha256, scores, protocol=PROBE, see
         seed=seed,
         name=name,
         evaluation=evaluations.presets(name)[preset],
-        facts=facts,
+        metadata=facts,
         content_sha256="c" * 64,
         environment=environment.environment("cpu"),
     )
@@ -80,9 +80,9 @@ def finish(out, data, experiment=PAIR, seed=0):
 
 @pytest.fixture(scope="module")
 def finished(small_dataset, tmp_path_factory):
-    from benchmark.training.dataset import CaptionImages
+    from benchmark.training.dataset import CaptionImageDataset
 
-    return finish(tmp_path_factory.mktemp("out"), CaptionImages(small_dataset, PAIR.revision))
+    return finish(tmp_path_factory.mktemp("out"), CaptionImageDataset(small_dataset, PAIR.revision))
 
 
 @pytest.fixture
@@ -192,10 +192,10 @@ def test_timm_and_the_benchmark_load_from_the_hub_what_the_run_gives(run, tmp_pa
     tiny_models.close(features, features_of(run, tiny_models.noise(3, 16)), 1e-6)
     assert (data["mean"], data["std"], data["input_size"]) == (list(MEAN), list(STD), [3, 16, 16])
     assert (data["interpolation"], data["crop_pct"]) == ("bicubic", 1.0)
-    subject = load(str(run)).subject
+    subject = load(str(run)).model
     assert answer["source"] == f"hub:{place}" and answer["facts"]["layer"] == "cls"
     tiny_models.close(answer["features"], subject.features(tiny_models.pictures()), 1e-6)
-    assert answer["facts"]["transform"] == json.loads(json.dumps(subject.facts["transform"]))
+    assert answer["facts"]["transform"] == json.loads(json.dumps(subject.metadata["transform"]))
 
 
 def test_exactly_three_files_go_in_one_commit(run, hub, pushed, tmp_path):
@@ -221,10 +221,10 @@ def test_the_weights_are_the_encoder_s_and_no_others(run, tmp_path):
 @pytest.mark.parametrize(
     ("size", "architecture", "arguments"),
     [
-        (Encoder(), "vit_base_patch16_224", {}),
-        (Encoder(width=384, heads=6), "vit_small_patch16_224", {}),
-        (Encoder(image_size=96, width=192, heads=3), "vit_tiny_patch16_224", {"img_size": 96}),
-        (Encoder(heads=6), "vit_base_patch16_224", {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 6}),
+        (ViTConfig(), "vit_base_patch16_224", {}),
+        (ViTConfig(width=384, heads=6), "vit_small_patch16_224", {}),
+        (ViTConfig(image_size=96, width=192, heads=3), "vit_tiny_patch16_224", {"img_size": 96}),
+        (ViTConfig(heads=6), "vit_base_patch16_224", {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 6}),
     ],
 )
 def test_timm_builds_the_encoder_of_any_size_by_its_own_name_where_it_has_one(size, architecture, arguments):
@@ -245,7 +245,7 @@ def test_every_size_that_has_a_name_is_built_by_it():
 
     for (patch, width, depth, heads), name in encoder.ARCHITECTURES.items():
         with torch.device("meta"):
-            ours, theirs = build_vit(Encoder(224, patch, width, depth, heads)), timm.create_model(name, num_classes=0)
+            ours, theirs = build_vit(ViTConfig(224, patch, width, depth, heads)), timm.create_model(name, num_classes=0)
         shapes = [{key: tensor.shape for key, tensor in vit.state_dict().items()} for vit in (ours, theirs)]
         assert shapes[0] == shapes[1] and ours.blocks[0].attn.num_heads == theirs.blocks[0].attn.num_heads
 

@@ -26,7 +26,7 @@ class Subject:
     sees_images = True
 
     def __init__(self, **facts: Any) -> None:
-        self.facts = {**FACTS, **facts}
+        self.metadata = {**FACTS, **facts}
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ def test_a_dataset_asked_for_alone_joins_the_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"subject": Subject(weights_sha256="9" * 64)},
-        {"subject": Subject(layer="pooled")},
-        {"subject": Subject(transform={"size": 8})},
-        {"subject": Subject(precision="bfloat16")},
+        {"model": Subject(weights_sha256="9" * 64)},
+        {"model": Subject(layer="pooled")},
+        {"model": Subject(transform={"size": 8})},
+        {"model": Subject(precision="bfloat16")},
         {"evaluation": replace(COIN, knob=2)},
     ],
 )
@@ -246,7 +246,7 @@ def test_what_training_saw_goes_into_the_record_of_a_run_of_ours(tmp_path: Path)
     seen = {"health": {"rank": 3.5}, "spikes": 1, "worst_spike": 40}
     declared = runs.experiment("simclr")
     subject = Subject()
-    measured = EvaluationRun(subject, declared, 0, tmp_path, "cpu", content_sha256="c" * 64, monitored=seen)
+    measured = EvaluationRun(subject, declared, 0, tmp_path, "cpu", content_sha256="c" * 64, training_diagnostics=seen)
     run_evaluations(measured, [("coin", COIN)], lambda *_: None)
     (path,) = (tmp_path / "records").rglob("*.json")
     training = store.read(path).training

@@ -24,7 +24,7 @@ from benchmark.runner import jobs
 from benchmark.runner.jobs import Job
 from benchmark.schema import read_manifest
 from benchmark.training import checkpoint, loop
-from benchmark.training.execution import Hardware
+from benchmark.training.execution import ExecutionConfig
 from tests.fixtures.doubles import write_scenes
 from tests.fixtures.runs import experiment
 
@@ -42,7 +42,7 @@ def silent(*_: object) -> None:
 
 
 def bring_to_end(job: Job, out: Path) -> None:
-    jobs.train_and_evaluate(job, out, Hardware(), silent)
+    jobs.train_and_evaluate(job, out, ExecutionConfig(), silent)
 
 
 def record(out: Path, job: Job, evaluation: str) -> Record:
@@ -147,7 +147,7 @@ def test_predictions_are_those_of_the_record(job: Job, finished: Path) -> None:
 
 def test_finished_work_is_not_done_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = times(copied)
-    monkeypatch.setattr(jobs.FrozenEncoder, "_pass", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(jobs.FrozenEncoder, "_encode_rows", lambda *_: pytest.fail("encoded again"))
     monkeypatch.setattr(loop, "_loop", lambda *_: pytest.fail("trained again"))
     for job in (SIMCLR, CLIP):
         bring_to_end(job, copied)

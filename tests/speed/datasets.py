@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmark import schema
-from benchmark.training.dataset import CaptionImages
+from benchmark.training.dataset import CaptionImageDataset
 from datasets_scripts import cc12m
 from datasets_scripts.captions.prepare import prepare
 from datasets_scripts.generation import generate, provenance, shards, statistics
@@ -70,7 +70,7 @@ def rows_of(images: list[bytes], start: int) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=generate.COLUMNS)
 
 
-def built(folder: Path, encoded: list[bytes]) -> CaptionImages:
+def built(folder: Path, encoded: list[bytes]) -> CaptionImageDataset:
     """A dataset folder of one shard of `UNITS` units."""
     names = schema.shard_name("train", 0, 1), schema.index_name("train", 0)
     units = (rows_of(encoded, unit * schema.UNIT_CAPTIONS) for unit in range(UNITS))
@@ -79,10 +79,10 @@ def built(folder: Path, encoded: list[bytes]) -> CaptionImages:
     rows = {"train": UNITS * schema.UNIT_CAPTIONS}
     files = dict.fromkeys(names, "")
     shards.write_manifest(folder, schema.Manifest("speed/speed", "0" * 40, rows, IMAGES, files, {}), "")
-    return CaptionImages(folder, "0" * 40)
+    return CaptionImageDataset(folder, "0" * 40)
 
 
-def reading(row: Row, data: CaptionImages, folder: Path) -> list[str]:
+def reading(row: Row, data: CaptionImageDataset, folder: Path) -> list[str]:
     """m of l images of random captions: by byte offset, and by row group; then decoded, on one core."""
     rng = np.random.default_rng(0)
     picks = [(int(r), int(k)) for r in rng.permutation(len(data))[:32] for k in rng.permutation(IMAGES)[:SEEN]]
@@ -98,7 +98,7 @@ def reading(row: Row, data: CaptionImages, folder: Path) -> list[str]:
         return found
 
     def by_offset() -> list[bytes]:
-        return [data.content(*pick) for pick in picks]
+        return [data.image_bytes(*pick) for pick in picks]
 
     def decoded() -> list[np.ndarray]:
         return [data.image(*pick) for pick in picks]

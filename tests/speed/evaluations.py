@@ -25,7 +25,7 @@ from benchmark.evaluations.knn import vote
 from benchmark.evaluations.scoring import captions
 from benchmark.evaluations.solvers.episodes import draw_episodes
 from benchmark.evaluations.solvers.prototypes import margins
-from benchmark.interfaces import DatasetIdentity, Encoder, LabelledImages
+from benchmark.interfaces import DatasetIdentity, LabelledImages, ViTConfig
 from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.nn.encoders import build_vit
 from benchmark.transforms.evaluation import EvaluationTransform
@@ -165,7 +165,7 @@ def photographs(count: int) -> list[bytes]:
 
 def encoder(store: Path | None = None) -> FrozenEncoder:
     torch.manual_seed(0)
-    model = METHOD.tiny().build(build_vit(Encoder(image_size=64, patch=8, width=192, depth=6, heads=3)))
+    model = METHOD.tiny().build(build_vit(ViTConfig(image_size=64, patch=8, width=192, depth=6, heads=3)))
     return FrozenEncoder(model, transform=EvaluationTransform(64), weights_sha256="speed", store=store)
 
 

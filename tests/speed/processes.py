@@ -18,7 +18,7 @@ from benchmark.mirror import dataset_folder
 from benchmark.nn import distributed
 from benchmark.records import create
 from benchmark.training import loop
-from benchmark.training.dataset import CaptionImages
+from benchmark.training.dataset import CaptionImageDataset
 from datasets_scripts.building.build import build
 from tests.fixtures.runs import metrics
 from tests.fixtures.small_datasets import IMAGES, RECIPE
@@ -38,7 +38,7 @@ def trained(folder: Path) -> float:
         dataset=RECIPE.repo,
         revision=RECIPE.revision,
     )
-    data = CaptionImages(dataset_folder(declared.dataset, declared.revision), declared.revision)
+    data = CaptionImageDataset(dataset_folder(declared.dataset, declared.revision), declared.revision)
     fingerprint = create.fingerprint(declared)
     loop.train(declared, 0, data, folder, fingerprint=fingerprint, report=lambda *_: None)
     rates = [line["views_per_second"] for line in metrics(folder)][STEPS // loop.LOG_EVERY // 2 :]
@@ -71,7 +71,7 @@ def rows() -> list[str]:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         torch.set_num_threads(1)
-        with distributed.together():
+        with distributed.process_group():
             speed = trained(Path(sys.argv[1]))
             if distributed.rank() == 0:
                 print(speed)

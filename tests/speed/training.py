@@ -14,8 +14,8 @@ from torchvision.transforms import v2
 
 from benchmark.interfaces import Schedule
 from benchmark.sampling import SIMCLR, Sampling
-from benchmark.training.batches import Batches
-from benchmark.transforms.augmentations import MEAN, STD, apply, draw
+from benchmark.training.batches import BatchDataset
+from benchmark.transforms.augmentations import MEAN, STD, render_views, sample_view_params
 from datasets_scripts.generation import generate, provenance
 from tests.speed.datasets import IMAGES, built, photographs
 
@@ -50,7 +50,7 @@ RELEASED = transforms.Compose(
 def pipeline(row: Row, folder: Path, sampling: Sampling) -> str:
     """Read, decoded and augmented: a batch of ours; beside a folder of files and torchvision."""
     encoded = [generate.encode(image, provenance.TRAINED) for image in photographs(64)]
-    batches = Batches(built(folder / "data", encoded), sampling, Schedule(100 * VIEWS, VIEWS), SIZE, 0)
+    batches = BatchDataset(built(folder / "data", encoded), sampling, Schedule(100 * VIEWS, VIEWS), SIZE, 0)
     files = [folder / f"{number}.jpg" for number in range(len(encoded))]
     for file, content in zip(files, encoded):
         file.write_bytes(content)
@@ -87,7 +87,7 @@ def augmenting(row: Row) -> str:
         "SimCLR views, 64 to 32 pixels; beside torchvision, an image at a time",
         "views/s",
         len(images),
-        lambda: apply(images, draw(len(images), 64, 64, (SIMCLR,), generator), 32),
+        lambda: render_views(images, sample_view_params(len(images), 64, 64, (SIMCLR,), generator), 32),
         lambda: torch.stack([plainly(image) for image in images]),
     )
 

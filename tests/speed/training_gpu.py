@@ -26,12 +26,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from baselines import stablerep
 from benchmark.files import write_bytes
-from benchmark.interfaces import Encoder, Experiment, Model, Schedule
+from benchmark.interfaces import Experiment, Model, Schedule, ViTConfig
 from benchmark.nn.losses import multi_positive
 from benchmark.records import create
 from benchmark.training import cost, loop
-from benchmark.training.dataset import CaptionImages
-from benchmark.training.execution import Hardware
+from benchmark.training.dataset import CaptionImageDataset
+from benchmark.training.execution import ExecutionConfig
 from datasets_scripts.generation import generate, provenance
 from tests.speed.datasets import built, photographs
 from tests.speed.generation_gpu import peak, seconds
@@ -46,7 +46,7 @@ class Setting:
     """Sizes of a measurement."""
 
     device: torch.device
-    encoder: Encoder
+    encoder: ViTConfig
     batch_views: int
     large: int
     """Views of the batch that is done in slices."""
@@ -64,20 +64,22 @@ def experiment(setting: Setting, batch_views: int) -> Experiment:
     )
 
 
-def run(setting: Setting, data: CaptionImages, folder: Path, batch_views: int, slices: int | None = None) -> loop._Run:
+def run(
+    setting: Setting, data: CaptionImageDataset, folder: Path, batch_views: int, slices: int | None = None
+) -> loop.Trainer:
     """The loop's own run, before its first step."""
     declared = experiment(setting, batch_views)
-    hardware = Hardware(setting.device, slices, setting.workers)
+    hardware = ExecutionConfig(setting.device, slices, setting.workers)
     model = loop.build_model(declared, 0).to(setting.device).train()
-    return loop._Run(declared, 0, model, data, folder, create.fingerprint(declared), hardware)
+    return loop.Trainer(declared, 0, model, data, folder, create.fingerprint(declared), hardware)
 
 
-def gap(setting: Setting, data: CaptionImages, folder: Path) -> tuple[float, float]:
+def gap(setting: Setting, data: CaptionImageDataset, folder: Path) -> tuple[float, float]:
     """Relative difference of the loss, and cosine distance of features, between this device and float32 on the CPU."""
     small = run(setting, data, folder, 8 * VIEWS)
     reference: Model = loop.build_model(small.experiment, 0).train()
     raw = small.batches[0]
-    with small.hardware.computing(8 * VIEWS):
+    with small.hardware.autocast():
         there = small.model.loss(raw.views_on(setting.device))["loss"].float().cpu()
         features = small.model.encode_images(raw.views_on(setting.device).images_V3HW).float().cpu()
     batch = raw.views_on(torch.device("cpu"))
@@ -86,23 +88,25 @@ def gap(setting: Setting, data: CaptionImages, folder: Path) -> tuple[float, flo
     return abs(float(there / here) - 1), 1 - float(cosine)
 
 
-def ours(setting: Setting, data: CaptionImages, folder: Path, batch_views: int, slices: int | None = None) -> float:
+def ours(
+    setting: Setting, data: CaptionImageDataset, folder: Path, batch_views: int, slices: int | None = None
+) -> float:
     """Views per second of the loop's steps, batches being read, decoded and augmented meanwhile."""
     one = run(setting, data, folder, batch_views, slices)
-    batches = one.following()
+    batches = one.remaining_batches()
     steps = STEPS if slices is None else 3
 
     def step() -> None:
-        one.one(next(batches).views_on(setting.device))
+        one.train_step(next(batches).views_on(setting.device))
 
     for _ in range(WARM_UP if slices is None else 1):
         step()
     return batch_views / statistics.median(seconds(step, setting.device) for _ in range(steps))
 
 
-def reading(setting: Setting, data: CaptionImages, folder: Path, batch_views: int) -> float:
+def reading(setting: Setting, data: CaptionImageDataset, folder: Path, batch_views: int) -> float:
     """Views per second of the input alone: read and decoded by the workers, augmented on the device."""
-    batches = run(setting, data, folder, batch_views).following()
+    batches = run(setting, data, folder, batch_views).remaining_batches()
     for _ in range(WARM_UP):
         next(batches).views_on(setting.device)
 
@@ -194,7 +198,10 @@ def measured(setting: Setting, folder: Path) -> list[str]:
     loss, cosine = gap(setting, data, folder / "gap")
     assert loss < 0.02 and cosine < 0.02, f"loss differs from float32 by {loss:.1%}, features by {cosine:.3f}"
     method = experiment(setting, VIEWS).settings
-    flops, matrix = cost.cost(method, setting.encoder).flops / 1e9, peak(setting.device, torch.bfloat16, setting.side)
+    flops, matrix = (
+        cost.cost_per_view(method, setting.encoder).flops / 1e9,
+        peak(setting.device, torch.bfloat16, setting.side),
+    )
     views = setting.batch_views
     own = ours(setting, data, folder / "ours", views)
     sliced = ours(setting, data, folder / "sliced", setting.large, views)
@@ -231,9 +238,9 @@ def main() -> None:
         return
     gpu = torch.cuda.is_available()
     workers = min(16, os.cpu_count() or 1)
-    setting = Setting(torch.device("cuda", 0), Encoder(), 768, 8_256, 8192, workers)
+    setting = Setting(torch.device("cuda", 0), ViTConfig(), 768, 8_256, 8192, workers)
     if not gpu:
-        tiny = Encoder(patch=56, width=32, depth=1, heads=2)
+        tiny = ViTConfig(patch=56, width=32, depth=1, heads=2)
         setting = replace(
             setting, device=torch.device("cpu"), encoder=tiny, batch_views=24, large=96, side=256, workers=0
         )

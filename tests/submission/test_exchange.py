@@ -50,7 +50,7 @@ def here(tmp_path):
 @pytest.fixture
 def pushed(hub, here):
     """The three records are on the Hub; returns the commit."""
-    return exchange.push(REPO, here, validate.problems, private=False, report=quiet)
+    return exchange.push(REPO, here, validate.find_problems, private=False, report=quiet)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_records_of_others_stay_and_are_in_the_table(hub, pushed, said, tmp_path
 
 def test_only_what_is_missing_is_sent(hub, pushed, here):
     write(here, model("four"), weights="f")
-    exchange.push(REPO, here, validate.problems, private=False, report=quiet)
+    exchange.push(REPO, here, validate.find_problems, private=False, report=quiet)
     last = [request for request in hub.requests if "/commit/" in request.path][-1]
     sent = [json.loads(line)["value"].get("path") for line in last.body.decode().splitlines()]
     place = "pretrained/four/1/0/knn.dino"
@@ -311,7 +311,7 @@ def test_a_hub_that_holds_something_else_afterwards_is_found_out(hub, said, here
 
 
 def test_what_comes_back_is_what_went_there(hub, pushed, said, here, tmp_path, monkeypatch):
-    monkeypatch.setattr(exchange, "TOLD", 2)
+    monkeypatch.setattr(exchange, "LOG_EVERY", 2)
     lines = said("pull", REPO, "--results", tmp_path / "back")
     assert lines[:3] == [
         f"dataset {REPO} at {pushed}: 3 records",
@@ -319,7 +319,7 @@ def test_what_comes_back_is_what_went_there(hub, pushed, said, here, tmp_path, m
         f"6 files are new in {tmp_path / 'back'}; 0 of 3 records were there",
     ]
     assert tree(tmp_path / "back") == parts(here)
-    assert list(validate.problems(tmp_path / "back/records")) == []
+    assert list(validate.find_problems(tmp_path / "back/records")) == []
 
 
 def test_what_is_there_is_neither_fetched_nor_touched(hub, pushed, said, here, monkeypatch):
@@ -368,7 +368,7 @@ def elsewhere(content):
         (lambda files: {ONE: b""}, f"record {ONE} is empty"),
         (lambda files: {ONE: b"[" * 100_000}, f"record {ONE}"),
         (lambda files: {ONE: elsewhere(files[ONE])}, f"record {ONE}"),
-        (lambda files: {ONE: b" " * store.LIMIT + files[ONE]}, f"{ONE} has 4,19"),
+        (lambda files: {ONE: b" " * store.MAX_BYTES + files[ONE]}, f"{ONE} has 4,19"),
         (lambda files: {OF_ONE: b"x"}, f"{OF_ONE} has sha256 2d711642b726, {ONE} says "),
         (lambda files: {OF_ONE: None}, f"{OF_ONE} is missing, but {ONE} names it"),
         (
@@ -387,7 +387,7 @@ def test_what_breaks_the_rules_does_not_enter_and_all_others_do(hub, pushed, sai
 
 
 def test_predictions_that_are_too_large_are_not_fetched(hub, pushed, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(predictions, "LIMIT", 100)
+    monkeypatch.setattr(predictions, "MAX_BYTES", 100)
     lines = said("pull", REPO, "--results", tmp_path / "back", fails=True)
     assert re.fullmatch(r"predictions/\S+ has [\d,]+ bytes, wanted at most 100", lines[1])
     assert tree(tmp_path / "back") == {} and not hub.lines("GET .*/resolve/.*parquet")

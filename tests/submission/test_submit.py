@@ -44,7 +44,7 @@ def write(out, origin=None, right=20, seed=0, evaluation=KNN, weights="a", path=
         seed=seed,
         name="knn",
         evaluation=evaluation,
-        facts={"weights_sha256": weights * 64, "layer": "cls", "transform": {}, "precision": "float32"},
+        metadata={"weights_sha256": weights * 64, "layer": "cls", "transform": {}, "precision": "float32"},
         content_sha256="c" * 64,
         environment=environment.environment("cpu"),
         predictions={"digits": file},
@@ -79,7 +79,7 @@ class Sides:
         """Submitting fails with these words in its lines, and nothing of the checkout changes."""
         before, said = tree(self.results), []
         with pytest.raises(UserError) as error:
-            submit.submit(self.runs, self.results, validate.problems, said.append)
+            submit.submit(self.runs, self.results, validate.find_problems, said.append)
         lines = [*said, str(error.value)]
         assert all("\n" not in line for line in lines)
         for word in words:
@@ -89,7 +89,7 @@ class Sides:
 
     def taken(self):
         said = []
-        count = submit.submit(self.runs, self.results, validate.problems, said.append)
+        count = submit.submit(self.runs, self.results, validate.find_problems, said.append)
         return count, said
 
 
@@ -114,7 +114,7 @@ def test_records_and_predictions_enter_as_they_are_beside_those_that_are_there(s
     before, new = tree(sides.results), tree(sides.runs)
     assert sides.taken() == (2, [f"2 records are new in {sides.results}, 0 were there; 0 other files are ignored"])
     assert tree(sides.results) == {**before, **new} and len(new) == 4
-    assert list(validate.problems(sides.results / "records")) == []
+    assert list(validate.find_problems(sides.results / "records")) == []
     assert sides.taken() == (0, [f"0 records are new in {sides.results}, 2 were there; 0 other files are ignored"])
     assert tree(sides.results) == {**before, **new}
 
@@ -254,11 +254,11 @@ def test_a_record_cannot_name_a_place_outside(sides, preset):
 
 def test_huge_files_are_not_read(sides):
     with (sides.runs / ONE).open("r+b") as file:
-        file.truncate(store.LIMIT + 1)
+        file.truncate(store.MAX_BYTES + 1)
     sides.refused("has 4,194,305 bytes, wanted at most 4,194,304")
     write(sides.runs, model("one"), path="pretrained/one/1/0/knn.dino")
     with (sides.runs / OF_ONE).open("r+b") as file:
-        file.truncate(predictions.LIMIT + 1)
+        file.truncate(predictions.MAX_BYTES + 1)
     sides.refused("has 268,435,457 bytes, wanted at most 268,435,456")
 
 

@@ -17,7 +17,7 @@ from benchmark.evaluations.scoring.intervals import by_group
 from benchmark.files import file_sha256, sha256_json
 from benchmark.records import predictions, store
 from benchmark.records.schema import sha256_of
-from benchmark.submission.validate import problems
+from benchmark.submission.validate import find_problems
 from tests.cli.test_main import Synrep, assert_one_line, synrep
 
 __all__ = ["synrep"]
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def found(folder: Path) -> list[str]:
-    return list(problems(folder / "records"))
+    return list(find_problems(folder / "records"))
 
 
 def forge(folder: Path, change: Change, name: str = PROBE) -> Path:
@@ -232,7 +232,7 @@ def test_weights_and_declarations_that_others_contradict_are_named(folder: Path)
     path = forge(folder, declaration)
     lines = found(folder)
     assert any("conflicting declarations under one name" in line for line in lines)
-    other = list(problems(folder / "records", official=lambda record: "f" * 64))
+    other = list(find_problems(folder / "records", official=lambda record: "f" * 64))
     assert any(line.startswith(f"{path}: experiment.fingerprint") and "is declared as ffff" in line for line in other)
 
 
@@ -334,7 +334,7 @@ def test_nan_and_huge_files_are_one_line(folder: Path) -> None:
     whole = path.read_text()
     path.write_text(whole.replace('"value": 0.865', '"value": NaN', 1))
     assert any(line.startswith(f"record {path}: it holds NaN") for line in found(folder))
-    path.write_text(whole + " " * store.LIMIT)
+    path.write_text(whole + " " * store.MAX_BYTES)
     assert any(line.startswith(f"record {path} has ") and "bytes, wanted at most" in line for line in found(folder))
 
 

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
 from benchmark.sampling import SIMCLR, WEAK, Augmentation, Sampling
-from benchmark.training.batches import Batches, RawBatch, philox
-from benchmark.training.dataset import CaptionImages
-from benchmark.transforms.augmentations import MEAN, STD, apply
+from benchmark.training.batches import BatchDataset, RawBatch, keyed_rng
+from benchmark.training.dataset import CaptionImageDataset
+from benchmark.transforms.augmentations import MEAN, STD, render_views
 from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, read_number
 
 CPU = torch.device("cpu")
@@ -26,17 +26,17 @@ SAMPLING = Sampling(images=3, crops=2, text=True, augmentation=replace(SIMCLR, d
 TENSORS = ("images_V3HW", "caption_ids_V", "image_ids_V")
 
 
-def batches(data: CaptionImages, sampling: Sampling = SAMPLING, views: int = VIEWS, **more: int) -> Batches:
-    return Batches(data, sampling, Schedule(STEPS * views, views), SIZE, 0, **more)
+def batches(data: CaptionImageDataset, sampling: Sampling = SAMPLING, views: int = VIEWS, **more: int) -> BatchDataset:
+    return BatchDataset(data, sampling, Schedule(STEPS * views, views), SIZE, 0, **more)
 
 
 def tensors(raw: RawBatch) -> Iterator[Tensor]:
-    yield from (raw.images_B3HW, raw.caption_ids_V, raw.image_ids_V, raw.text_of_V)
+    yield from (raw.images_B3HW, raw.caption_ids_V, raw.image_ids_V, raw.text_index_V)
     yield from vars(raw.views).values()
 
 
 def same(first: Batch, second: Batch) -> bool:
-    names = (*TENSORS, "text_of_V")
+    names = (*TENSORS, "text_index_V")
     return first.texts == second.texts and all(torch.equal(getattr(first, n), getattr(second, n)) for n in names)
 
 
@@ -50,7 +50,7 @@ def same(first: Batch, second: Batch) -> bool:
     ids=["3 x 2", "4 x 1", "two augmentations", "1 x 1"],
 )
 def test_the_shares_of_all_processes_are_the_batch_of_one(
-    world: int, sampling: Sampling, small_data: CaptionImages
+    world: int, sampling: Sampling, small_data: CaptionImageDataset
 ) -> None:
     """Bit for bit, in the order of ranks, whichever step."""
     whole = batches(small_data, sampling)
@@ -65,11 +65,11 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(
         assert [text for part in parts for text in part.texts] == wanted.texts
         if sampling.text:
             starts = [row * len(wanted.texts) // world for row in range(world)]
-            texts_of = torch.cat([start + part.text_of_V for start, part in zip(starts, parts)])
-            assert torch.equal(texts_of, wanted.text_of_V)
+            texts_of = torch.cat([start + part.text_index_V for start, part in zip(starts, parts)])
+            assert torch.equal(texts_of, wanted.text_index_V)
 
 
-def test_a_process_decodes_only_its_share(small_data: CaptionImages, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_decodes_only_its_share(small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[int, int]] = []
     image = small_data.image
     monkeypatch.setattr(small_data, "image", lambda row, index: read.append((row, index)) or image(row, index))
@@ -78,7 +78,7 @@ def test_a_process_decodes_only_its_share(small_data: CaptionImages, monkeypatch
 
 
 @pytest.mark.parametrize(("world", "multiple"), [(5, 30), (7, 42), (24, 144)])
-def test_a_batch_that_cannot_be_shared(world: int, multiple: int, small_data: CaptionImages) -> None:
+def test_a_batch_that_cannot_be_shared(world: int, multiple: int, small_data: CaptionImageDataset) -> None:
     wanted = rf"^a batch of 72 views has 12 captions, which {world} processes .*; use a multiple of {multiple} views"
     with pytest.raises(UserError, match=wanted):
         batches(small_data, world=world)
@@ -88,7 +88,7 @@ def test_a_batch_that_cannot_be_shared(world: int, multiple: int, small_data: Ca
 
 
 def test_a_raw_batch_holds_each_image_once_as_bytes(numbered_dataset: Path) -> None:
-    data = CaptionImages(numbered_dataset, NUMBERED.revision)
+    data = CaptionImageDataset(numbered_dataset, NUMBERED.revision)
     raw = batches(data)[2]
     assert raw.images_B3HW.shape == (36, 3, 16, 16) and raw.images_B3HW.dtype == torch.uint8
     shown = [read_number(colour) for colour in raw.images_B3HW.float().mean((2, 3)).tolist()]
@@ -97,7 +97,7 @@ def test_a_raw_batch_holds_each_image_once_as_bytes(numbered_dataset: Path) -> N
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_raw_batch_can_be_sent_to_another_process(workers: int, small_data: CaptionImages) -> None:
+def test_a_raw_batch_can_be_sent_to_another_process(workers: int, small_data: CaptionImageDataset) -> None:
     made = batches(small_data)
     wanted = [made[step].views_on(CPU) for step in range(STEPS)]
     loaded = DataLoader(made, batch_size=None, sampler=range(STEPS), num_workers=workers)
@@ -105,7 +105,7 @@ def test_a_raw_batch_can_be_sent_to_another_process(workers: int, small_data: Ca
     assert same(pickle.loads(pickle.dumps(made[1])).views_on(CPU), wanted[1])
 
 
-def test_all_of_a_raw_batch_is_pinned(small_data: CaptionImages, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_of_a_raw_batch_is_pinned(small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """There may be no GPU here: what asks for pinned memory gets a copy instead, and is counted."""
     pinned: list[Tensor] = []
 
@@ -120,15 +120,15 @@ def test_all_of_a_raw_batch_is_pinned(small_data: CaptionImages, monkeypatch: py
     assert same(found.views_on(CPU), raw.views_on(CPU))
 
 
-def test_everything_of_a_batch_goes_to_the_device(small_data: CaptionImages) -> None:
+def test_everything_of_a_batch_goes_to_the_device(small_data: CaptionImageDataset) -> None:
     batch = batches(small_data)[1].views_on(torch.device("meta"))
-    assert {getattr(batch, name).device.type for name in (*TENSORS, "text_of_V")} == {"meta"}
+    assert {getattr(batch, name).device.type for name in (*TENSORS, "text_index_V")} == {"meta"}
 
 
 # Crops of their own
 
 
-def test_crop_c_is_made_by_augmentation_c(small_data: CaptionImages) -> None:
+def test_crop_c_is_made_by_augmentation_c(small_data: CaptionImageDataset) -> None:
     """The first crop in colour, the second grey, the third in two colours: both stay apart in the batch."""
     plain = Augmentation(scale=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
     further = (replace(plain, grayscale=1.0), replace(plain, solarize=1.0))
@@ -141,22 +141,22 @@ def test_crop_c_is_made_by_augmentation_c(small_data: CaptionImages) -> None:
     assert inverted[2::3].all() and not inverted[0::3].any()
 
 
-def test_a_batch_is_its_images_and_its_views(small_data: CaptionImages) -> None:
+def test_a_batch_is_its_images_and_its_views(small_data: CaptionImageDataset) -> None:
     raw = batches(small_data)[1]
-    assert torch.equal(raw.views_on(CPU).images_V3HW, apply(raw.images_B3HW, raw.views, SIZE))
+    assert torch.equal(raw.views_on(CPU).images_V3HW, render_views(raw.images_B3HW, raw.views, SIZE))
 
 
 # What is refused, in one line
 
 
-def refused(data: CaptionImages, sampling: Sampling, views: int = VIEWS) -> str:
+def refused(data: CaptionImageDataset, sampling: Sampling, views: int = VIEWS) -> str:
     with pytest.raises(UserError) as error:
         batches(data, sampling, views)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_a_dataset_with_one_image_per_caption(small_data: CaptionImages) -> None:
+def test_a_dataset_with_one_image_per_caption(small_data: CaptionImageDataset) -> None:
     small_data.images_per_caption = 1
     found = refused(small_data, SAMPLING)
     assert "wants 3 images per caption" in found and "has 1, as datasets of real images do" in found
@@ -164,7 +164,7 @@ def test_a_dataset_with_one_image_per_caption(small_data: CaptionImages) -> None
 
 @pytest.mark.parametrize("nothing", ["", "  \n", None])
 def test_captions_without_text_for_a_method_with_text(nothing: Any, small_dataset: Path) -> None:
-    data = CaptionImages(small_dataset, RECIPE.revision)
+    data = CaptionImageDataset(small_dataset, RECIPE.revision)
     data.captions = list(data.captions)
     data.captions[7] = data.captions[90] = nothing
     found = refused(data, SAMPLING)
@@ -172,7 +172,7 @@ def test_captions_without_text_for_a_method_with_text(nothing: Any, small_datase
     batches(data, replace(SAMPLING, text=False))
 
 
-def test_more_augmentations_than_crops(small_data: CaptionImages) -> None:
+def test_more_augmentations_than_crops(small_data: CaptionImageDataset) -> None:
     assert "2 crops per image, 3 augmentations" in refused(small_data, replace(SAMPLING, further=(WEAK, WEAK)))
 
 
@@ -180,20 +180,20 @@ def test_more_augmentations_than_crops(small_data: CaptionImages) -> None:
 
 
 def test_the_order_of_an_epoch_is_drawn_once_and_does_not_travel(
-    small_data: CaptionImages, monkeypatch: pytest.MonkeyPatch
+    small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = batches(small_data)
     wanted = [batches(small_data).rows(step).tolist() for step in range(20)]
     drawn = []
-    permutation = philox
-    monkeypatch.setattr("benchmark.training.batches.philox", lambda *key: drawn.append(key) or permutation(*key))
+    permutation = keyed_rng
+    monkeypatch.setattr("benchmark.training.batches.keyed_rng", lambda *key: drawn.append(key) or permutation(*key))
     assert [found.rows(step).tolist() for step in range(20)] == wanted
     assert drawn == [(0, 0), (0, 1)]
     assert found.rows(0).tolist() == wanted[0], "an earlier epoch is not a later one"
     assert pickle.loads(pickle.dumps(found))._order is None
 
 
-def test_a_batch_knows_its_bytes(small_data: CaptionImages) -> None:
+def test_a_batch_knows_its_bytes(small_data: CaptionImageDataset) -> None:
     found = batches(small_data)
     assert found.bytes == found[0].images_B3HW.nbytes
     assert batches(small_data, rank=1, world=2).bytes == found.bytes // 2

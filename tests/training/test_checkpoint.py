@@ -8,7 +8,7 @@ import torch
 
 from benchmark.errors import UserError
 from benchmark.training import checkpoint, loop
-from benchmark.training.dataset import CaptionImages
+from benchmark.training.dataset import CaptionImageDataset
 from tests.fixtures.runs import experiment, metrics, train_here
 from tests.training.test_loop import interrupted
 
@@ -34,9 +34,9 @@ def test_the_newest_three_are_kept_a_tenth_of_the_schedule_apart(tmp_path: Path)
 
 
 def test_a_run_goes_on_from_the_newest_state_that_is_left(
-    small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "SAVING", 0)
+    monkeypatch.setattr(loop, "SAVE_INTERVAL_FACTOR", 0)
     declared = experiment("stablerep")
     undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
     run = tmp_path / "run"
@@ -54,7 +54,7 @@ def test_a_run_goes_on_from_the_newest_state_that_is_left(
     assert not (run / checkpoint.STATES).exists(), "a finished run keeps no states"
 
 
-def test_what_a_kill_left_half_written_is_removed(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_what_a_kill_left_half_written_is_removed(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     for name in (".state.safetensors.1.a.tmp", "states/.000000010.safetensors.1.a.tmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -84,7 +84,7 @@ def test_moments_lie_as_their_parameters(tmp_path: Path) -> None:
 
 
 def test_saving_takes_a_twentieth_of_the_time_at_most(
-    small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = []
 
@@ -95,4 +95,4 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(
     monkeypatch.setattr(checkpoint, "save", slow)
     began = time.monotonic()
     train_here(experiment("simclr", steps=60), small_data, tmp_path, save_seconds=0.0)
-    assert 1 <= len(saved) <= 1 + (time.monotonic() - began) / (loop.SAVING * 0.2)
+    assert 1 <= len(saved) <= 1 + (time.monotonic() - began) / (loop.SAVE_INTERVAL_FACTOR * 0.2)

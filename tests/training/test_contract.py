@@ -137,4 +137,4 @@ def test_toy_batch_is_as_the_method_samples(images, crops, text):
     assert len(batch.image_ids_V.unique()) == contract.CAPTIONS * images
     assert (batch.caption_ids_V.diff() >= 0).all() and (batch.image_ids_V.diff() >= 0).all()
     assert len(batch.texts) == (contract.CAPTIONS if text else 0)
-    assert len(batch.text_of_V) == (count if text else 0)
+    assert len(batch.text_index_V) == (count if text else 0)

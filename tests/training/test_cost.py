@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from benchmark import plugins, schema
-from benchmark.interfaces import Encoder, Method
+from benchmark.interfaces import Method, ViTConfig
 from benchmark.nn.encoders import build_vit
 from benchmark.training import checkpoint, cost
 from benchmark.training.cost import Run, cost_per_view
 from tests.fixtures.runs import BATCH, experiment, train_here
 
-SMALL = Encoder(image_size=32, patch=8, width=64, depth=3, heads=2)
+SMALL = ViTConfig(image_size=32, patch=8, width=64, depth=3, heads=2)
 
 
 def method(name: str) -> Method:
@@ -24,7 +24,7 @@ def method(name: str) -> Method:
     return tiny
 
 
-def vit_forward(encoder: Encoder, tokens: int | None = None) -> float:
+def vit_forward(encoder: ViTConfig, tokens: int | None = None) -> float:
     """FLOP of one view by hand: patches, and in each block four projections, two products of attention, two of MLP."""
     patches = (encoder.image_size // encoder.patch) ** 2
     tokens, width = tokens or patches + 1, encoder.width
@@ -32,7 +32,7 @@ def vit_forward(encoder: Encoder, tokens: int | None = None) -> float:
     return 2 * patches * 3 * encoder.patch**2 * width + encoder.depth * block
 
 
-def first_products(encoder: Encoder) -> float:
+def first_products(encoder: ViTConfig) -> float:
     """What the backward pass saves: nobody asks for the gradient of pixels."""
     return 2 * (encoder.image_size // encoder.patch) ** 2 * 3 * encoder.patch**2 * encoder.width
 
@@ -50,7 +50,7 @@ def test_arithmetic_is_that_of_the_networks_by_hand(name: str) -> None:
 
 def test_vit_base_is_what_everybody_says() -> None:
     """17.6 G multiply-adds at 224 pixels with its head left out; 85.8 M parameters."""
-    found = cost_per_view(plugins.load("baselines", "simclr", "method").METHOD, Encoder())
+    found = cost_per_view(plugins.load("baselines", "simclr", "method").METHOD, ViTConfig())
     width = found.flops / 3 - head(768, 4096, 4096, 256)
     assert width / 2 / 1e9 == pytest.approx(17.5, abs=0.1)
     assert found.parameters - 20_988_160 == pytest.approx(85.8e6, rel=1e-3)
@@ -101,7 +101,7 @@ def test_disk_is_what_a_run_leaves(small_data, tmp_path: Path) -> None:  # type:
 
 
 def test_gpu_hours_are_arithmetic_over_the_share_of_the_peak() -> None:
-    assert cost.gpu_hours(312e12 * cost.SHARE * 3600 * 7, "A100") == pytest.approx(7)
+    assert cost.gpu_hours(312e12 * cost.ASSUMED_MFU * 3600 * 7, "A100") == pytest.approx(7)
     assert cost.gpu_hours(1e18, "H100") < cost.gpu_hours(1e18, "A100")
 
 
@@ -116,7 +116,7 @@ def test_the_table_says_what_each_run_costs_and_the_totals(
     monkeypatch.setenv("SYNREP_DATA", str(small_dataset.parents[1]))
     known = experiment("stablerep", steps=50)
     other = replace(experiment("untrained"), name="test/floor", dataset="synrep-bench/nosuch")
-    shown = cost.text([Run(known, 2), Run(other, 1)], lambda repo: 3_000_000_000)
+    shown = cost.format_plan([Run(known, 2), Run(other, 1)], lambda repo: 3_000_000_000)
     head_, _, first, second, _, *totals = shown.splitlines()
     row = dict(zip(cells(head_), cells(first)))
     views = 50 * BATCH
@@ -141,20 +141,20 @@ def test_a_dataset_is_here_only_whole_and_at_its_revision(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SYNREP_DATA", raising=False)
     declared = experiment("stablerep")
-    assert cost.here(declared) == ("no", None)
+    assert cost.local_status(declared) == ("no", None)
     folder = tmp_path / "data" / declared.dataset
     shutil.copytree(small_dataset, folder)
-    word, found = cost.here(declared)
+    word, found = cost.local_status(declared)
     assert word == "yes" and found is not None and found.resolve() == folder
-    assert cost.here(replace(declared, revision="another")) == ("another revision", None)
+    assert cost.local_status(replace(declared, revision="another")) == ("another revision", None)
     manifest = json.loads((folder / schema.MANIFEST).read_text())
     (folder / schema.MANIFEST).unlink()
-    assert cost.here(declared) == ("unfinished", None)
+    assert cost.local_status(declared) == ("unfinished", None)
     assert manifest["revision"] == declared.revision
 
 
 def test_what_is_not_known_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SYNREP_DATA", raising=False)
-    shown = cost.text([Run(experiment("untrained"), 1)], lambda repo: None)
+    shown = cost.format_plan([Run(experiment("untrained"), 1)], lambda repo: None)
     assert "datasets: 1, 0.00 GB and 1 of unknown size" in shown

@@ -17,11 +17,11 @@ from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.interfaces import Schedule
 from benchmark.sampling import SIMCLR, Augmentation, Sampling
-from benchmark.training.batches import Batches, philox, step_seed
-from benchmark.training.dataset import CaptionImages
+from benchmark.training.batches import BatchDataset, keyed_rng, step_seed
+from benchmark.training.dataset import CaptionImageDataset
 from benchmark.transforms.augmentations import MEAN, STD
 from datasets_scripts.building.build import build
-from datasets_scripts.text_to_image import Drawn
+from datasets_scripts.text_to_image import GeneratedImage
 from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, Numbers, numbers, read_number
 
 WHOLE = Augmentation(scale=(1.0, 1.0), flip=0.5, jitter=0.0, grayscale=0.0, blur=0.5)
@@ -35,7 +35,7 @@ PER_EPOCH = CAPTIONS // CAPTIONS_PER_BATCH
 
 @pytest.fixture
 def data(numbered_dataset):
-    return CaptionImages(numbered_dataset, NUMBERED.revision)
+    return CaptionImageDataset(numbered_dataset, NUMBERED.revision)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def copy(numbered_dataset, tmp_path):
     return shutil.copytree(numbered_dataset, tmp_path / "numbered")
 
 
-class Made(Batches):
+class Made(BatchDataset):
     """Batches whose views are made at once, on the CPU."""
 
     def __getitem__(self, step):
@@ -65,7 +65,7 @@ def same(first, second):
     return (
         all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images_V3HW", "caption_ids_V"))
         and torch.equal(first.image_ids_V, second.image_ids_V)
-        and torch.equal(first.text_of_V, second.text_of_V)
+        and torch.equal(first.text_index_V, second.text_index_V)
         and first.texts == second.texts
     )
 
@@ -79,7 +79,7 @@ def test_every_view_shows_an_image_of_the_caption_it_is_labelled_with(data):
         shown = read(batch)
         assert batch.caption_ids_V.tolist() == [ids[number] for number, _ in shown]
         assert batch.image_ids_V.tolist() == [number * IMAGES + index for number, index in shown]
-        assert [batch.texts[text] for text in batch.text_of_V] == [f"number {number}" for number, _ in shown]
+        assert [batch.texts[text] for text in batch.text_index_V] == [f"number {number}" for number, _ in shown]
         assert len(batch.texts) == CAPTIONS_PER_BATCH
 
 
@@ -103,12 +103,12 @@ def test_ids_say_what_is_the_same_image(data, images, crops):
 
 def test_without_text_there_are_no_texts(data):
     batch = batches(data, replace(SAMPLING, text=False))[0]
-    assert batch.texts == [] and len(batch.text_of_V) == 0
+    assert batch.texts == [] and len(batch.text_index_V) == 0
     assert same(batch, replace_text(batches(data)[0]))
 
 
 def replace_text(batch):
-    return replace(batch, texts=[], text_of_V=torch.empty(0, dtype=torch.long))
+    return replace(batch, texts=[], text_index_V=torch.empty(0, dtype=torch.long))
 
 
 def test_image_ids_are_unique_in_the_dataset(data):
@@ -148,7 +148,7 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(numbered_dataset, data):
     wanted = first[7]
     torch.manual_seed(5)
     np.random.seed(5)
-    other = batches(CaptionImages(numbered_dataset, NUMBERED.revision), replace(SAMPLING, augmentation=SIMCLR))
+    other = batches(CaptionImageDataset(numbered_dataset, NUMBERED.revision), replace(SAMPLING, augmentation=SIMCLR))
     _ = other[3], other[40]
     assert same(other[7], wanted) and same(first[7], wanted)
     assert not same(first[8], wanted)
@@ -177,13 +177,13 @@ class Failing(Numbers):
         for place, drawn in enumerate(super().__call__(captions, seeds, guidance)):
             number = int(captions[place].removeprefix("number "))
             fails = 30 <= number < 40 or (number < 100 and place % IMAGES == 1)
-            yield Drawn(None, "not finite") if fails else drawn
+            yield GeneratedImage(None, "not finite") if fails else drawn
 
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory):
-    recipe = replace(NUMBERED, draw=Failing())
-    return CaptionImages(build(recipe, tmp_path_factory.mktemp("data"), [""], lambda *_: None), recipe.revision)
+    recipe = replace(NUMBERED, text_to_image=Failing())
+    return CaptionImageDataset(build(recipe, tmp_path_factory.mktemp("data"), [""], lambda *_: None), recipe.revision)
 
 
 def test_images_that_could_not_be_drawn_are_never_seen_and_the_others_as_often_as_wanted(failing):
@@ -281,8 +281,8 @@ def test_every_step_of_every_seed_is_augmented_anew(data, monkeypatch):
     def noise(count, height, width, augmentations, generator):
         return torch.rand(count * len(augmentations), generator=generator)
 
-    monkeypatch.setattr("benchmark.training.batches.draw", noise)
-    monkeypatch.setattr("benchmark.training.batches.apply", lambda images, views, size: views)
+    monkeypatch.setattr("benchmark.training.batches.sample_view_params", noise)
+    monkeypatch.setattr("benchmark.training.batches.render_views", lambda images, views, size: views)
     first = [batches(data, seed=seed)[step].images_V3HW for seed in (0, 1) for step in range(2 * PER_EPOCH)]
     assert len({tuple(values.tolist()) for values in first}) == 4 * PER_EPOCH
     again = [batches(data, seed=seed)[step].images_V3HW for seed in (0, 1) for step in range(2 * PER_EPOCH)]
@@ -292,8 +292,8 @@ def test_every_step_of_every_seed_is_augmented_anew(data, monkeypatch):
 def test_generators_are_keyed_apart():
     """Orders and images, seeds and epochs, caption ids of either sign: never the same stream."""
     keys = [(s, e, c) for s in (0, 1, 2) for e in (0, 1, 2) for c in (None, 0, 1, -1, 2**63 - 1, -(2**63))]
-    assert len({philox(*key).random() for key in keys}) == len(keys)
-    assert philox(1, 2, 3).random() == philox(1, 2, 3).random()
+    assert len({keyed_rng(*key).random() for key in keys}) == len(keys)
+    assert keyed_rng(1, 2, 3).random() == keyed_rng(1, 2, 3).random()
     seeds = {step_seed(seed, step) for seed in range(30) for step in range(300)}
     assert len(seeds) == 9000 and max(seeds) < 2**63
 
@@ -304,19 +304,19 @@ def test_generators_are_keyed_apart():
 def test_unfinished_dataset(copy):
     (copy / schema.MANIFEST).unlink()
     with pytest.raises(UserError, match=r"dataset\.json is missing: the dataset was not built to its end"):
-        CaptionImages(copy, NUMBERED.revision)
+        CaptionImageDataset(copy, NUMBERED.revision)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"repo": "a"}', '{"unknown": 1}', "null"])
 def test_malformed_manifest(copy, content):
     (copy / schema.MANIFEST).write_text(content)
     with pytest.raises(UserError, match=r"dataset\.json is not a dataset manifest .* build it again"):
-        CaptionImages(copy, NUMBERED.revision)
+        CaptionImageDataset(copy, NUMBERED.revision)
 
 
 def test_other_revision_shows_both(copy):
     with pytest.raises(UserError) as error:
-        CaptionImages(copy, RECIPE.revision)
+        CaptionImageDataset(copy, RECIPE.revision)
     assert RECIPE.revision[:12] in str(error.value) and NUMBERED.revision[:12] in str(error.value)
 
 
@@ -325,13 +325,13 @@ def test_truncated_parquet_is_named(copy, length):
     path = copy / schema.shard_name("train", 1, 3)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet is not readable Parquet .* again"):
-        CaptionImages(copy, NUMBERED.revision)
+        CaptionImageDataset(copy, NUMBERED.revision)
 
 
 def test_missing_parquet_is_named(copy):
     (copy / schema.shard_name("train", 1, 3)).unlink()
     with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet is not readable Parquet .* again"):
-        CaptionImages(copy, NUMBERED.revision)
+        CaptionImageDataset(copy, NUMBERED.revision)
 
 
 @pytest.mark.parametrize("length", [None, 0, 50, -1])
@@ -342,13 +342,13 @@ def test_missing_or_truncated_index_is_named(copy, length):
     if length is not None:
         path.write_bytes(content[:length])
     with pytest.raises(UserError, match=r"train-00001\.npy is not a readable index .* again"):
-        CaptionImages(copy, NUMBERED.revision)
+        CaptionImageDataset(copy, NUMBERED.revision)
 
 
 def test_index_of_another_file_is_refused(copy):
     shutil.copy(copy / schema.index_name("train", 0), copy / schema.index_name("train", 2))
     with pytest.raises(UserError, match=r"train-00002-of-00003\.parquet has 32 rows, its index 64"):
-        CaptionImages(copy, NUMBERED.revision)
+        CaptionImageDataset(copy, NUMBERED.revision)
 
 
 @pytest.mark.parametrize("what", ["zeros", "not an image", "cut off"])
@@ -361,7 +361,7 @@ def test_damaged_image_is_named_by_file_row_and_image(copy, what):
         damaged = {"zeros": bytes(length), "not an image": b"x" * length, "cut off": image[:150] + bytes(length - 150)}
         file.seek(offset)
         file.write(damaged[what])
-    opened = CaptionImages(copy, NUMBERED.revision)
+    opened = CaptionImageDataset(copy, NUMBERED.revision)
     assert read_number(opened.image(70, 1).mean((0, 1))) == (70, 1)
     with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet: row 6, image 2 does not decode .* again"):
         opened.image(70, 2)

@@ -14,8 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmark.errors import UserError
 from benchmark.nn import distributed
 from benchmark.training import diagnostics
-from benchmark.training.diagnostics import Spikes, health
-from benchmark.training.loggers import Log
+from benchmark.training.diagnostics import SpikeDetector, health
+from benchmark.training.loggers import MetricsLogger
 
 # The log
 
@@ -31,7 +31,7 @@ def shown(folder, name="loss"):
 
 
 def logged(folder, start, stop, every=10, offset=0.0):
-    log = Log(folder, start)
+    log = MetricsLogger(folder, start)
     for step in range(start + every, stop + 1, every):
         log.write(step, step * 24, {"loss": step + offset, "lr": 0.5})
     return log
@@ -57,7 +57,7 @@ def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path):
     logged(tmp_path, 0, 20).close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 20, "lo')
-    Log(tmp_path, 20).close()
+    MetricsLogger(tmp_path, 20).close()
     assert [line["step"] for line in lines(tmp_path)] == [10, 20]
 
 
@@ -65,11 +65,11 @@ def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path):
 def test_a_damaged_file_is_one_line(tmp_path, damage):
     (tmp_path / "metrics.jsonl").write_text(damage)
     with pytest.raises(UserError, match=r"metrics.jsonl is damaged .*; remove it, or the folder to start again"):
-        Log(tmp_path, 10)
+        MetricsLogger(tmp_path, 10)
 
 
 def test_what_is_not_finite_is_null_as_in_any_json(tmp_path):
-    log = Log(tmp_path, 0)
+    log = MetricsLogger(tmp_path, 0)
     log.write(10, 240, {"loss": 1.0, "other": math.nan})
     log.close()
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -77,7 +77,7 @@ def test_what_is_not_finite_is_null_as_in_any_json(tmp_path):
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
-    log = Log(tmp_path, 0)
+    log = MetricsLogger(tmp_path, 0)
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"cannot write .*metrics.jsonl: No space left on device; free some space"):
@@ -140,7 +140,7 @@ def test_wandb_gets_what_the_file_gets_and_is_the_same_run_when_it_goes_on(tmp_p
     assert first == second and first["resume"] == "allow" and first["project"] == "synrep"
     assert first["name"] == "smoke/simclr/1/0" and first["dir"] == str(folder)
     other = tmp_path / "other"
-    Log(other, 0).close()
+    MetricsLogger(other, 0).close()
     assert service.starts[2]["id"] != first["id"]
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"secret-key" not in written
@@ -155,7 +155,7 @@ def test_wandb_is_asked_for_by_the_environment_alone(tmp_path, wandb):
 def test_a_service_that_refuses_is_one_line(tmp_path, wandb):
     wandb(Service(refuses="no key\nconfigured"))
     with pytest.raises(UserError, match=r"WANDB_PROJECT is synrep, but W&B refuses \(no key configured\); run `wandb"):
-        Log(tmp_path, 0)
+        MetricsLogger(tmp_path, 0)
 
 
 # Spikes
@@ -167,7 +167,7 @@ def noisy(count, level=2.0, noise=0.05):
 
 
 def fed(losses, spikes=None):
-    spikes = spikes or Spikes("smoke/simclr seed 0")
+    spikes = spikes or SpikeDetector("smoke/simclr seed 0")
     for index, loss in enumerate(losses):
         spikes.check(10 * (index + 1), loss, 1.0, 1e-3)
     return spikes
@@ -176,7 +176,7 @@ def fed(losses, spikes=None):
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_one_line(loss):
     with pytest.raises(UserError) as raised:
-        Spikes("smoke/simclr seed 0").check(5, loss, None, 0.00025)
+        SpikeDetector("smoke/simclr seed 0").check(5, loss, None, 0.00025)
     assert str(raised.value) == (
         f"smoke/simclr seed 0: the loss is {loss} at step 5 (learning rate 0.00025); "
         "lower the learning rate or lengthen the warm-up"
@@ -185,7 +185,7 @@ def test_a_loss_that_is_not_finite_is_one_line(loss):
 
 def test_a_gradient_that_is_not_finite_is_one_line():
     with pytest.raises(UserError, match="the gradient's norm is inf at step 5 "):
-        Spikes("run").check(5, 1.0, math.inf, 0.1)
+        SpikeDetector("run").check(5, 1.0, math.inf, 0.1)
 
 
 def test_spikes_are_counted_and_the_highest_is_named():
@@ -227,7 +227,7 @@ def test_a_resumed_count_is_exact():
     whole = fed(losses)
     for cut in (0, 10, 141, 155, 299):
         state = json.loads(json.dumps(fed(losses[:cut]).state()))
-        resumed = Spikes("smoke/simclr seed 0", state)
+        resumed = SpikeDetector("smoke/simclr seed 0", state)
         for index, loss in enumerate(losses[cut:], cut):
             resumed.check(10 * (index + 1), loss, 1.0, 1e-3)
         assert resumed.state() == whole.state() and resumed.card() == whole.card()
@@ -274,15 +274,15 @@ def test_collapsed_features():
     """All rows one: rank 1, uniformity 0, alignment 0, no spread."""
     found = health(gaussian(1, 16).expand(32, -1), torch.arange(32) // 2)
     assert found == pytest.approx({"rank": 1, "uniformity": 0, "alignment": 0, "spread": 0}, abs=2e-3)
-    assert diagnostics.collapse(found) == "features have collapsed, their effective rank is 1.0"
+    assert diagnostics.collapse_warning(found) == "features have collapsed, their effective rank is 1.0"
     lost = health(torch.zeros(8, 4), torch.arange(8) // 2)
-    assert lost["rank"] == 1 and diagnostics.collapse(lost) and all(map(math.isfinite, lost.values()))
+    assert lost["rank"] == 1 and diagnostics.collapse_warning(lost) and all(map(math.isfinite, lost.values()))
 
 
 def test_isotropic_features_have_almost_full_rank():
     found = health(gaussian(512, 32), torch.arange(512))
     assert 31 < found["rank"] <= 32 + 1e-3 and found["spread"] == pytest.approx(1 / math.sqrt(32), rel=0.01)
-    assert diagnostics.collapse(found) == ""
+    assert diagnostics.collapse_warning(found) == ""
     orthogonal = health(torch.eye(8), torch.arange(8) // 2)
     wanted = {"rank": 8, "uniformity": -4, "alignment": 2, "spread": math.sqrt(1 / 8 - 1 / 64)}
     assert orthogonal == pytest.approx(wanted, rel=1e-5)
@@ -322,7 +322,7 @@ def test_features_without_a_value_have_no_health():
     features = gaussian(4, 3)
     features[1, 1] = math.nan
     assert health(features, torch.arange(4)) == {} == health(features[:0], torch.arange(0))
-    assert diagnostics.collapse({}) == ""
+    assert diagnostics.collapse_warning({}) == ""
 
 
 def test_no_gradient_goes_through():
@@ -332,5 +332,5 @@ def test_no_gradient_goes_through():
 
 def test_the_record_gets_what_the_card_has():
     card = {"fingerprint": "x", "health": {"rank": 3.0}, "spikes": 2, "worst_spike": 20}
-    assert diagnostics.monitored(card) == {"health": {"rank": 3.0}, "spikes": 2, "worst_spike": 20}
-    assert diagnostics.monitored({"fingerprint": "x"}) == {} == diagnostics.monitored({})
+    assert diagnostics.record_fields(card) == {"health": {"rank": 3.0}, "spikes": 2, "worst_spike": 20}
+    assert diagnostics.record_fields({"fingerprint": "x"}) == {} == diagnostics.record_fields({})

@@ -13,15 +13,15 @@ from benchmark.errors import UserError
 from benchmark.interfaces import Model
 from benchmark.training import execution, loop
 from benchmark.training.batches import RawBatch
-from benchmark.training.dataset import CaptionImages
-from benchmark.training.execution import Hardware
+from benchmark.training.dataset import CaptionImageDataset
+from benchmark.training.execution import ExecutionConfig
 from tests.fixtures.runs import BATCH, experiment, metrics, train_here
 
 
 def test_a_cpu_computes_in_float32_and_compiles_nothing() -> None:
-    here = Hardware()
+    here = ExecutionConfig()
     assert not here.gpu
-    with here.computing():
+    with here.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     with mock.patch.object(nn.Module, "compile") as compiled:
         here.prepare(loop.build_model(experiment("clip"), 0))
@@ -29,7 +29,7 @@ def test_a_cpu_computes_in_float32_and_compiles_nothing() -> None:
 
 
 def test_a_gpu_computes_in_bfloat16_and_compiles_every_block() -> None:
-    there = Hardware(torch.device("cuda"))
+    there = ExecutionConfig(torch.device("cuda"))
     assert there.gpu
     model = loop.build_model(experiment("stablerep_plus"), 0)
     names = list(model.state_dict())
@@ -42,15 +42,15 @@ def test_a_gpu_computes_in_bfloat16_and_compiles_every_block() -> None:
 
 @pytest.mark.parametrize(("given", "half"), [(None, 12), (7, 3), (1, None)])
 def test_out_of_memory_is_one_line_that_names_the_knob(given: int | None, half: int | None) -> None:
-    cure = f"give --micro-batch {half}, which changes no result, or " if half else ""
-    line = rf"cpu is out of memory with {given or BATCH} of 24 views at once; {cure}use more processes for a run"
-    with pytest.raises(UserError, match=line) as said, Hardware(views_at_once=given).guarding(BATCH):
+    hint = f"give --micro-batch {half}, which changes no result, or " if half else ""
+    line = rf"cpu is out of memory with {given or BATCH} of 24 views at once; {hint}use more processes for a run"
+    with pytest.raises(UserError, match=line) as said, ExecutionConfig(micro_batch_size=given).oom_guard(BATCH):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     assert "\n" not in str(said.value)
 
 
 def test_out_of_memory_within_a_run_keeps_the_weights_before_the_step(
-    small_data: CaptionImages, tmp_path, monkeypatch: pytest.MonkeyPatch
+    small_data: CaptionImageDataset, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = Model.encode_images
 
@@ -66,12 +66,15 @@ def test_out_of_memory_within_a_run_keeps_the_weights_before_the_step(
     with monkeypatch.context() as patch, pytest.raises(UserError, match="--micro-batch"):
         patch.setattr(Model, "encode_images", greedy)
         train_here(declared, small_data, tmp_path / "run", save_seconds=0.0)
-    assert train_here(declared, small_data, tmp_path / "run", hardware=Hardware(views_at_once=None)) == undisturbed
+    assert (
+        train_here(declared, small_data, tmp_path / "run", hardware=ExecutionConfig(micro_batch_size=None))
+        == undisturbed
+    )
 
 
 @pytest.mark.parametrize("place", ["views", "step"])
 def test_memory_may_end_anywhere_in_a_step(
-    place: str, small_data: CaptionImages, tmp_path, monkeypatch: pytest.MonkeyPatch
+    place: str, small_data: CaptionImageDataset, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ended(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError
@@ -83,7 +86,7 @@ def test_memory_may_end_anywhere_in_a_step(
 
 
 @pytest.mark.parametrize("method", ["stablerep", "mae", "stablerep_plus"])
-def test_views_at_once_change_memory_not_results(method: str, small_data: CaptionImages, tmp_path) -> None:
+def test_views_at_once_change_memory_not_results(method: str, small_data: CaptionImageDataset, tmp_path) -> None:
     """Negatives, batch statistics and masks are those of the whole batch."""
     declared = experiment(method, steps=10)
     train_here(declared, small_data, tmp_path / "whole")
@@ -97,9 +100,11 @@ def test_views_at_once_change_memory_not_results(method: str, small_data: Captio
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block, "forward", counted)
-        train_here(declared, small_data, tmp_path / "sliced", hardware=Hardware(views_at_once=5))
+        train_here(
+            declared, small_data, tmp_path / "forward_in_microbatches", hardware=ExecutionConfig(micro_batch_size=5)
+        )
     assert max(seen[:-1]) == 5
-    first, second = metrics(tmp_path / "whole")[0], metrics(tmp_path / "sliced")[0]
+    first, second = metrics(tmp_path / "whole")[0], metrics(tmp_path / "forward_in_microbatches")[0]
     for name in ("loss", "gradient_norm"):
         assert first[name] == pytest.approx(second[name], rel=1e-3)
 
@@ -107,7 +112,7 @@ def test_views_at_once_change_memory_not_results(method: str, small_data: Captio
 @pytest.mark.parametrize("method", ["stablerep_plus", "mae", "dino"])
 @pytest.mark.filterwarnings("ignore:.*pin_memory")
 def test_compiled_blocks_compute_the_same(
-    method: str, small_data: CaptionImages, tmp_path, monkeypatch: pytest.MonkeyPatch
+    method: str, small_data: CaptionImageDataset, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced as for a GPU, within slices, momentum copies and text towers; run without a compiler of C++."""
     graphs = []
@@ -117,11 +122,11 @@ def test_compiled_blocks_compute_the_same(
         return graph.forward
 
     compiled = functools.partial(torch.compile, backend=backend)
-    monkeypatch.setattr(Hardware, "gpu", True)
+    monkeypatch.setattr(ExecutionConfig, "gpu", True)
     found = []
     for compiling in (lambda function: function, compiled):
         monkeypatch.setattr(torch, "compile", compiling)
-        here = Hardware(views_at_once=7)
+        here = ExecutionConfig(micro_batch_size=7)
         train_here(experiment(method, steps=3), small_data, tmp_path / str(len(found)), hardware=here)
         found.append(metrics(tmp_path / str(len(found)))[-1])
     assert graphs
@@ -129,10 +134,13 @@ def test_compiled_blocks_compute_the_same(
     assert found[0]["gradient_norm"] == pytest.approx(found[1]["gradient_norm"], rel=1e-2)
 
 
-def test_a_deterministic_run_says_so_to_torch(small_data: CaptionImages, tmp_path) -> None:
+def test_a_deterministic_run_says_so_to_torch(small_data: CaptionImageDataset, tmp_path) -> None:
     try:
         first = train_here(
-            experiment("stablerep_plus", steps=5), small_data, tmp_path / "a", hardware=Hardware(deterministic=True)
+            experiment("stablerep_plus", steps=5),
+            small_data,
+            tmp_path / "a",
+            hardware=ExecutionConfig(deterministic=True),
         )
         assert torch.are_deterministic_algorithms_enabled()
     finally:
@@ -144,5 +152,5 @@ def test_processes_of_a_gpu_machine_share_its_cores(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(execution.os, "cpu_count", lambda: 64)
-    assert execution.usual(processes=8) == Hardware(torch.device("cuda", 3), None, 8, False)
-    assert execution.usual(7, True, processes=1) == Hardware(torch.device("cuda", 3), 7, 16, True)
+    assert execution.default_execution(processes=8) == ExecutionConfig(torch.device("cuda", 3), None, 8, False)
+    assert execution.default_execution(7, True, processes=1) == ExecutionConfig(torch.device("cuda", 3), 7, 16, True)

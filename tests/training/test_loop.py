@@ -27,9 +27,9 @@ from benchmark.interfaces import AdamW, Batch, Experiment, Method, Model
 from benchmark.records import create
 from benchmark.sampling import Sampling
 from benchmark.training import checkpoint, loop
-from benchmark.training.batches import Batches
-from benchmark.training.dataset import CaptionImages
-from benchmark.training.execution import Hardware
+from benchmark.training.batches import BatchDataset
+from benchmark.training.dataset import CaptionImageDataset
+from benchmark.training.execution import ExecutionConfig
 from tests.fixtures import killed_training
 from tests.fixtures.runs import BATCH, STEPS, experiment, metrics, train_here
 from tests.fixtures.small_datasets import RECIPE
@@ -49,7 +49,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
-def interrupted(declared: Experiment, data: CaptionImages, folder: Path, step: int, **options: Any) -> None:
+def interrupted(declared: Experiment, data: CaptionImageDataset, folder: Path, step: int, **options: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_here(declared, data, folder, report=Stop(step), **options)
 
@@ -106,7 +106,7 @@ class Sum(Method):
 
 @pytest.mark.parametrize("limit", [None, 3.0, 1e6])
 def test_the_gradient_is_clipped_to_its_norm(
-    limit: float | None, small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: float | None, small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     norms = []
     step = torch.optim.AdamW.step
@@ -125,7 +125,7 @@ def test_the_gradient_is_clipped_to_its_norm(
 
 
 def test_the_loop_steps_at_the_weight_decay_of_its_step(
-    small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = []
     step = torch.optim.AdamW.step
@@ -143,7 +143,7 @@ def test_the_loop_steps_at_the_weight_decay_of_its_step(
     assert {free for _, free in used} == {0.0}
 
 
-def test_the_loop_steps_at_the_learning_rate_of_its_step(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_the_loop_steps_at_the_learning_rate_of_its_step(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared = experiment("simclr")
     train_here(declared, small_data, tmp_path)
     assert declared.settings.optimizer
@@ -179,7 +179,7 @@ def test_frozen_parameters_are_not_optimised() -> None:
 # Equal compute
 
 
-class Flat(CaptionImages):
+class Flat(CaptionImageDataset):
     """As many captions and images as a smoke run wants, all of them one black image."""
 
     def __init__(self) -> None:
@@ -200,12 +200,12 @@ def test_every_trained_smoke_experiment_sees_the_same_views(
     declared: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Flat, "manifest", type("Manifest", (), {"repo": "flat"}), raising=False)
-    batches = Batches(Flat(), declared.settings.sampling, declared.schedule, 8, seed=0)
+    batches = BatchDataset(Flat(), declared.settings.sampling, declared.schedule, 8, seed=0)
     assert len(batches[0].views_on(CPU).images_V3HW) * len(batches) == declared.schedule.views == smoke.SCHEDULE.views
 
 
 def test_the_loop_shows_the_model_every_view_of_the_schedule(
-    small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, build = [], loop.build_model
 
@@ -229,7 +229,7 @@ def test_the_loop_shows_the_model_every_view_of_the_schedule(
         assert checkpoint.read_card(tmp_path / method)["views"] == declared.schedule.views
 
 
-def test_without_an_optimizer_nothing_is_trained(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_without_an_optimizer_nothing_is_trained(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     train_here(experiment("untrained"), small_data, tmp_path, seed=3)
     assert checkpoint.read_card(tmp_path)["views"] == 0
     first = loop.build_model(experiment("untrained"), 3).state_dict()
@@ -239,7 +239,7 @@ def test_without_an_optimizer_nothing_is_trained(small_data: CaptionImages, tmp_
 # What is written
 
 
-def test_a_finished_run_is_weights_a_card_and_metrics(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_a_finished_run_is_weights_a_card_and_metrics(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     told: list[tuple[float, ...]] = []
     declared = experiment("stablerep", steps=45)
     train_here(declared, small_data, tmp_path, save_seconds=0.0, report=lambda *words: told.append(words))
@@ -252,7 +252,7 @@ def test_a_finished_run_is_weights_a_card_and_metrics(small_data: CaptionImages,
     assert told == [(line["views"], line["loss"], line["views_per_second"], "") for line in lines]
 
 
-def test_seeds_and_settings_decide_the_weights(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_seeds_and_settings_decide_the_weights(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared = experiment("simclr", steps=10)
     first = train_here(declared, small_data, tmp_path / "first")
     assert train_here(declared, small_data, tmp_path / "again") == first
@@ -268,9 +268,9 @@ def test_the_number_of_workers_changes_nothing(method: str, small_dataset: Path,
     runs = [
         train_here(
             declared,
-            CaptionImages(small_dataset, RECIPE.revision),
+            CaptionImageDataset(small_dataset, RECIPE.revision),
             tmp_path / str(workers),
-            hardware=Hardware(workers=workers),
+            hardware=ExecutionConfig(workers=workers),
         )
         for workers in (0, 2)
     ]
@@ -278,13 +278,13 @@ def test_the_number_of_workers_changes_nothing(method: str, small_dataset: Path,
 
 
 def test_an_error_in_a_worker_reads_as_one_without(small_dataset: Path, tmp_path: Path) -> None:
-    class Damaged(CaptionImages):
+    class Damaged(CaptionImageDataset):
         def image(self, row: int, index: int) -> np.ndarray:
             raise UserError(f"row {row} does not decode")
 
     data = Damaged(small_dataset, RECIPE.revision)
     with pytest.raises(UserError, match=r"^row \d+ does not decode$"):
-        train_here(experiment("simclr"), data, tmp_path, hardware=Hardware(workers=1))
+        train_here(experiment("simclr"), data, tmp_path, hardware=ExecutionConfig(workers=1))
 
 
 def readers() -> list[psutil.Process]:
@@ -305,9 +305,9 @@ def test_signals_are_not_for_the_workers(small_dataset: Path, tmp_path: Path) ->
         asked.append(len(asked) > 8)
         return asked[-1]
 
-    data = CaptionImages(small_dataset, RECIPE.revision)
+    data = CaptionImageDataset(small_dataset, RECIPE.revision)
     with pytest.raises(KeyboardInterrupt):
-        train_here(experiment("simclr"), data, tmp_path, hardware=Hardware(workers=2), stop=stop)
+        train_here(experiment("simclr"), data, tmp_path, hardware=ExecutionConfig(workers=2), stop=stop)
     assert (tmp_path / "state.safetensors").exists()
 
 
@@ -321,12 +321,14 @@ def test_a_worker_that_is_killed_is_one_line(small_dataset: Path, tmp_path: Path
         asked.append(len(asked))
         return False
 
-    data = CaptionImages(small_dataset, RECIPE.revision)
+    data = CaptionImageDataset(small_dataset, RECIPE.revision)
     with pytest.raises(UserError, match="a process that reads images died, perhaps of lack of memory"):
-        train_here(experiment("simclr", steps=400), data, tmp_path, hardware=Hardware(workers=2), stop=stop)
+        train_here(experiment("simclr", steps=400), data, tmp_path, hardware=ExecutionConfig(workers=2), stop=stop)
 
 
-def test_the_death_of_a_worker_is_one_line_wherever_it_is_noticed(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_the_death_of_a_worker_is_one_line_wherever_it_is_noticed(
+    small_data: CaptionImageDataset, tmp_path: Path
+) -> None:
     """Torch tells of it in the handler of a signal: in the middle of a step, of a save, of anything."""
 
     def stop() -> bool:
@@ -337,7 +339,7 @@ def test_the_death_of_a_worker_is_one_line_wherever_it_is_noticed(small_data: Ca
 
 
 def test_a_finished_run_is_not_trained_again(
-    small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declared = experiment("simclr", steps=10)
     train_here(declared, small_data, tmp_path)
@@ -377,7 +379,7 @@ def survivors(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     method: str,
     survivors: tuple[Path, dict[str, list[int]]],
-    small_data: CaptionImages,
+    small_data: CaptionImageDataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -398,7 +400,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     assert names(out / method) == {"model.safetensors", "model.json", "metrics.jsonl"}, "a kill left something behind"
 
 
-def test_an_interrupt_keeps_the_state(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_an_interrupt_keeps_the_state(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared = experiment("stablerep")
     undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
     interrupted(declared, small_data, tmp_path / "run", step=10)
@@ -412,7 +414,7 @@ def test_an_interrupt_keeps_the_state(small_data: CaptionImages, tmp_path: Path)
 
 
 def test_an_interrupt_inside_a_step_does_not_spoil_the_state(
-    small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights already stepped, step not yet counted: this must not become the state."""
     declared = experiment("stablerep", steps=20)
@@ -430,7 +432,7 @@ def test_an_interrupt_inside_a_step_does_not_spoil_the_state(
     assert train_here(declared, small_data, tmp_path / "run") == undisturbed
 
 
-def test_time_spent_is_added_up_over_tries(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_time_spent_is_added_up_over_tries(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared = experiment("simclr")
     interrupted(declared, small_data, tmp_path, step=30)
     with checkpoint.safe_open(tmp_path / "state.safetensors", "pt") as state:
@@ -442,7 +444,7 @@ def test_time_spent_is_added_up_over_tries(small_data: CaptionImages, tmp_path: 
 # What is refused
 
 
-def test_the_state_of_another_configuration_is_refused(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_the_state_of_another_configuration_is_refused(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared = experiment("simclr")
     other = replace(declared, settings=replace(declared.settings, temperature=0.2))
     interrupted(declared, small_data, tmp_path, step=10)
@@ -454,7 +456,7 @@ def test_the_state_of_another_configuration_is_refused(small_data: CaptionImages
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
 
-def test_a_finished_run_of_another_configuration_is_refused(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_a_finished_run_of_another_configuration_is_refused(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared, other = experiment("untrained"), experiment("untrained", version=2)
     train_here(declared, small_data, tmp_path)
     with pytest.raises(UserError) as refused:
@@ -464,7 +466,7 @@ def test_a_finished_run_of_another_configuration_is_refused(small_data: CaptionI
 
 
 @pytest.mark.parametrize("content", [b"", b"\x10", None], ids=["empty", "one byte", "cut in half"])
-def test_a_truncated_state_is_one_line(content: bytes | None, small_data: CaptionImages, tmp_path: Path) -> None:
+def test_a_truncated_state_is_one_line(content: bytes | None, small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared = experiment("simclr")
     interrupted(declared, small_data, tmp_path, step=10)
     state = tmp_path / "state.safetensors"
@@ -495,7 +497,7 @@ class Breaks(Method):
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_a_loss_that_is_not_finite_stops_the_run(value: str, small_data: CaptionImages, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(value: str, small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared = experiment("simclr", settings=Breaks(value=value))
     # Five of twenty steps of warm-up: a quarter of the peak.
     with pytest.raises(UserError, match=rf"the loss is {value} at step 5 \(learning rate 0\.00025\)"):
@@ -504,7 +506,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(value: str, small_data: Caption
     assert "model.safetensors" not in names(tmp_path)
 
 
-def test_damaged_weights_are_not_loaded(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_damaged_weights_are_not_loaded(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared = experiment("simclr", steps=10)
     train_here(declared, small_data, tmp_path)
     model, sha256 = loop.load_trained(declared, 0, tmp_path, CPU)
@@ -524,7 +526,7 @@ def test_damaged_weights_are_not_loaded(small_data: CaptionImages, tmp_path: Pat
         loop.load_trained(declared, 0, tmp_path, CPU)
 
 
-def test_the_loaded_model_is_the_trained_one(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_the_loaded_model_is_the_trained_one(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared = experiment("stablerep", steps=10)
     train_here(declared, small_data, tmp_path)
     model, _ = loop.load_trained(declared, 0, tmp_path, CPU)
@@ -535,7 +537,7 @@ def test_the_loaded_model_is_the_trained_one(small_data: CaptionImages, tmp_path
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": "a"}', "\xff"])
-def test_a_malformed_card_is_one_line(content: str, small_data: CaptionImages, tmp_path: Path) -> None:
+def test_a_malformed_card_is_one_line(content: str, small_data: CaptionImageDataset, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=r"model\.json is not the card of a finished run .*; remove it and run again"):
         train_here(experiment("untrained"), small_data, tmp_path)
@@ -554,7 +556,7 @@ def room_for(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize(("size", "file"), [(20_000, "state.safetensors"), (0, "metrics.jsonl")])
 def test_a_full_disk_is_one_line_and_keeps_the_last_state(
-    size: int, file: str, small_data: CaptionImages, tmp_path: Path
+    size: int, file: str, small_data: CaptionImageDataset, tmp_path: Path
 ) -> None:
     declared = experiment("simclr")
     undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
@@ -567,12 +569,14 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_state(
     assert train_here(declared, small_data, tmp_path / "run") == undisturbed
 
 
-def test_a_disk_that_fills_between_two_lines_of_metrics_is_one_line(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_a_disk_that_fills_between_two_lines_of_metrics_is_one_line(
+    small_data: CaptionImageDataset, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl"), room_for(150):
         train_here(experiment("simclr"), small_data, tmp_path)
 
 
-def test_a_file_in_the_place_of_the_folder_is_one_line(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_folder_is_one_line(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for method in ("simclr", "untrained"):
         with pytest.raises(UserError, match=f"cannot write {tmp_path}/file/run/.*: Not a directory"):
@@ -583,9 +587,9 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(small_data: CaptionImages
 
 
 def test_health_and_spikes_are_in_the_card_and_the_log(
-    small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "LOOK_EVERY", 20)
+    monkeypatch.setattr(loop, "HEALTH_EVERY", 20)
     train_here(experiment("stablerep"), small_data, tmp_path)
     card, lines = checkpoint.read_card(tmp_path), metrics(tmp_path)
     assert set(card["health"]) == {"rank", "alignment", "uniformity", "spread"}
@@ -595,8 +599,8 @@ def test_health_and_spikes_are_in_the_card_and_the_log(
     assert card["spikes"] == 0
 
 
-def test_a_collapse_is_told(small_data: CaptionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "LOOK_EVERY", 10)
+def test_a_collapse_is_told(small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "HEALTH_EVERY", 10)
     encode = Model.encode_images
     monkeypatch.setattr(Model, "encode_images", lambda model, images: 0 * encode(model, images) + 1)
     notes = []
@@ -604,13 +608,15 @@ def test_a_collapse_is_told(small_data: CaptionImages, tmp_path: Path, monkeypat
     assert notes == ["features have collapsed, their effective rank is 1.0"] * 4
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(
+    small_data: CaptionImageDataset, tmp_path: Path
+) -> None:
     declared = experiment("simclr", settings=Sum(height=0.0, power=0.5))
     with pytest.raises(UserError, match=r"the gradient's norm is nan at step 0 "):
         train_here(declared, small_data, tmp_path)
 
 
-def test_stop_saves_between_two_steps(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_stop_saves_between_two_steps(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared = experiment("stablerep")
     undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
     asked = iter([False] * 6 + [True])
@@ -654,7 +660,7 @@ def test_the_fingerprint_sees_every_setting_but_the_list_of_seeds(method: str) -
     assert len(prints) == len(variants) + 1 > 20
 
 
-def test_the_environment_of_a_state_is_no_secret(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_the_environment_of_a_state_is_no_secret(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     """Nothing of this machine is in the card: no path, no host name."""
     train_here(experiment("untrained"), small_data, tmp_path)
     card = json.loads((tmp_path / "model.json").read_text())
@@ -662,7 +668,7 @@ def test_the_environment_of_a_state_is_no_secret(small_data: CaptionImages, tmp_
     assert os.uname().nodename not in json.dumps(card)
 
 
-def test_a_damaged_log_is_one_line(small_data: CaptionImages, tmp_path: Path) -> None:
+def test_a_damaged_log_is_one_line(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("garbage\n")
     with pytest.raises(UserError, match="damaged"):
         train_here(experiment("stablerep", steps=2), small_data, tmp_path)

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as tv
 from benchmark.sampling import SIMCLR, WEAK, Augmentation
 from benchmark.transforms import augmentations as aug
 from benchmark.transforms import color
-from benchmark.transforms.augmentations import MEAN, STD, apply, draw, normalise, random_crops
+from benchmark.transforms.augmentations import MEAN, STD, normalise, random_crops, render_views, sample_view_params
 from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures.pictures import pictures as images
 from tests.fixtures.pictures import uint8
@@ -26,7 +26,7 @@ def generator(seed=0):
 
 def augment(pictures, settings, size, generator):
     """One view of each picture."""
-    return apply(pictures, draw(len(pictures), *pictures.shape[2:], (settings,), generator), size)
+    return render_views(pictures, sample_view_params(len(pictures), *pictures.shape[2:], (settings,), generator), size)
 
 
 def denormalise(views):

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from benchmark.sampling import SIMCLR, WEAK, Augmentation
 from benchmark.transforms import augmentations as aug
-from benchmark.transforms.augmentations import MEAN, STD, Views, apply, draw
+from benchmark.transforms.augmentations import MEAN, STD, ViewParams, render_views, sample_view_params
 from tests.fixtures.pictures import uint8
 
 EVERYTHING = replace(SIMCLR, jitter=0.7, downsample=0.4, solarize=0.4)
@@ -24,16 +24,16 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def differ(first: Views, second: Views) -> list[str]:
-    pairs = ((f.name, getattr(first, f.name), getattr(second, f.name)) for f in fields(Views))
+def differ(first: ViewParams, second: ViewParams) -> list[str]:
+    pairs = ((f.name, getattr(first, f.name), getattr(second, f.name)) for f in fields(ViewParams))
     return [name for name, one, other in pairs if not torch.equal(one, other)]
 
 
-def by_torchvision(picture_3HW: Tensor, view: Views, size: int) -> Tensor:
+def by_torchvision(picture_3HW: Tensor, view: ViewParams, size: int) -> Tensor:
     """The view that is `view[0]`, step by step."""
     bilinear, (height, width) = InterpolationMode.BILINEAR, picture_3HW.shape[1:]
     image = picture_3HW / 255
-    if small := int(view.small_V):
+    if small := int(view.downsample_to_V):
         low = [small * side // min(height, width) for side in (height, width)]
         image = tv.resize(tv.resize(image, low, bilinear, antialias=True), [height, width], bilinear, antialias=True)
     top, left, rows, columns = view.box_V4[0].tolist()
@@ -43,7 +43,7 @@ def by_torchvision(picture_3HW: Tensor, view: Views, size: int) -> Tensor:
         names = ("brightness", "contrast", "saturation", "hue")
         for index in view.order_V4[0].tolist():
             image = getattr(tv, f"adjust_{names[index]}")(image, float(view.factor_V4[0, index]))
-    image = tv.rgb_to_grayscale(image, 3) if view.grey_V else image
+    image = tv.rgb_to_grayscale(image, 3) if view.grayscale_V else image
     if view.sigma_V:
         kernel = 2 * (2 * -(-2 * size // 224) + 1) + 1
         image = tv.gaussian_blur(image, [kernel, kernel], [float(view.sigma_V) * size / 224] * 2)
@@ -55,9 +55,9 @@ def by_torchvision(picture_3HW: Tensor, view: Views, size: int) -> Tensor:
 def test_views_are_torchvisions_of_what_was_drawn(shape: tuple[int, int], size: int) -> None:
     """Every view, made by another library, one at a time, from the same drawn parameters; 2 by 2 crops of 30 images."""
     pictures = uint8(30, *shape)
-    views = draw(30, *shape, (EVERYTHING, SECOND), generator())
-    found = apply(pictures, views, size)
-    assert min(v.sum() for v in (views.small_V > 0, views.flipped_V, ~views.jitter_V, views.solarized_V)) > 6
+    views = sample_view_params(30, *shape, (EVERYTHING, SECOND), generator())
+    found = render_views(pictures, views, size)
+    assert min(v.sum() for v in (views.downsample_to_V > 0, views.flipped_V, ~views.jitter_V, views.solarized_V)) > 6
     for row in range(60):
         wanted = by_torchvision(pictures[row // 2], views[row : row + 1], size)
         torch.testing.assert_close(found[row], wanted, rtol=1e-3, atol=1e-4)
@@ -65,15 +65,15 @@ def test_views_are_torchvisions_of_what_was_drawn(shape: tuple[int, int], size: 
 
 def test_drawing_is_that_of_recorded_numbers() -> None:
     """Found by the code of the first records, where drawing and making were one: what the seeds of records mean."""
-    drawn = draw(6, 40, 56, (replace(SIMCLR, downsample=0.3),), generator(5))
+    drawn = sample_view_params(6, 40, 56, (replace(SIMCLR, downsample=0.3),), generator(5))
     assert drawn.box_V4[:3].tolist() == [[12, 21, 22, 23], [5, 18, 23, 19], [22, 5, 14, 18]]
-    assert drawn.small_V.tolist() == [0, 0, 10, 0, 0, 20]
+    assert drawn.downsample_to_V.tolist() == [0, 0, 10, 0, 0, 20]
     assert drawn.flipped_V.int().tolist() == [0, 0, 0, 1, 0, 1]
     assert drawn.order_V4[:2].tolist() == [[1, 0, 3, 2], [3, 2, 0, 1]]
     assert drawn.factor_V4[0].tolist() == pytest.approx([0.7090, 0.9007, 1.0746, 0.0624], abs=1e-4)
-    assert drawn.grey_V.int().tolist() == [0, 0, 0, 0, 0, 1]
+    assert drawn.grayscale_V.int().tolist() == [0, 0, 0, 0, 0, 1]
     assert drawn.sigma_V.tolist() == pytest.approx([0, 0, 0.3459, 0, 0.7983, 0], abs=1e-4)
-    pixels = apply(uint8(6, 40, 56), drawn, 24).reshape(6, -1)[:, [100, 700, 1300]]
+    pixels = render_views(uint8(6, 40, 56), drawn, 24).reshape(6, -1)[:, [100, 700, 1300]]
     wanted = [
         [-0.25887, -0.53713, -0.28127],
         [1.60459, 1.76987, 1.88674],
@@ -87,12 +87,12 @@ def test_drawing_is_that_of_recorded_numbers() -> None:
 
 def test_solarizing_moves_no_other_draw() -> None:
     """It is drawn last, so that settings without it keep their numbers."""
-    without, with_it = (draw(50, 48, 48, (replace(SIMCLR, solarize=p),), generator()) for p in (0.0, 0.5))
+    without, with_it = (sample_view_params(50, 48, 48, (replace(SIMCLR, solarize=p),), generator()) for p in (0.0, 0.5))
     assert differ(without, with_it) == ["solarized_V"]
 
 
 def test_solarizing_is_as_frequent_as_torchvisions() -> None:
-    share = draw(4000, 48, 48, (replace(SIMCLR, solarize=0.2),), generator()).solarized_V.float().mean()
+    share = sample_view_params(4000, 48, 48, (replace(SIMCLR, solarize=0.2),), generator()).solarized_V.float().mean()
     torch.manual_seed(0)
     white, transform = torch.ones(3, 2, 2), RandomSolarize(0.5, p=0.2)
     wanted = sum(float(transform(white).max()) == 0 for _ in range(4000)) / 4000
@@ -105,79 +105,85 @@ def test_solarizing_is_as_frequent_as_torchvisions() -> None:
 def test_crop_c_of_every_image_is_made_by_augmentation_c() -> None:
     """Augmentations that leave their mark in what is drawn."""
     marks = [replace(WEAK, flip=1.0), replace(WEAK, grayscale=1.0), replace(WEAK, solarize=1.0)]
-    views = draw(40, 48, 48, marks, generator())
+    views = sample_view_params(40, 48, 48, marks, generator())
     assert len(views) == 120
-    for name, crop in (("flipped_V", 0), ("grey_V", 1), ("solarized_V", 2)):
+    for name, crop in (("flipped_V", 0), ("grayscale_V", 1), ("solarized_V", 2)):
         assert getattr(views, name).nonzero()[:, 0].tolist() == list(range(crop, 120, 3))
 
 
 def test_crops_of_different_augmentations_are_drawn_apart_one_augmentation_after_the_other() -> None:
-    views = draw(40, 48, 60, (EVERYTHING, SECOND), generator())
+    views = sample_view_params(40, 48, 60, (EVERYTHING, SECOND), generator())
     drawn = generator()
     for crop, augmentation in enumerate((EVERYTHING, SECOND)):
-        alone = draw(40, 48, 60, (augmentation,), drawn)
-        assert not differ(Views(*(getattr(views, f.name)[crop::2] for f in fields(Views))), alone)
+        alone = sample_view_params(40, 48, 60, (augmentation,), drawn)
+        assert not differ(ViewParams(*(getattr(views, f.name)[crop::2] for f in fields(ViewParams))), alone)
 
 
 def test_equal_augmentations_are_one_draw() -> None:
     """As many views at once, so that the numbers of two crops did not move when crops could differ."""
-    assert not differ(draw(20, 48, 48, (SIMCLR, Augmentation()), generator()), draw(40, 48, 48, (SIMCLR,), generator()))
+    assert not differ(
+        sample_view_params(20, 48, 48, (SIMCLR, Augmentation()), generator()),
+        sample_view_params(40, 48, 48, (SIMCLR,), generator()),
+    )
 
 
 # However they are made
 
 
 def test_several_views_of_an_image_are_those_of_its_copies() -> None:
-    pictures, views = uint8(8), draw(8, 48, 48, (EVERYTHING,) * 3, generator())
-    assert torch.equal(apply(pictures, views, 32), apply(pictures.repeat_interleave(3, 0), views, 32))
+    pictures, views = uint8(8), sample_view_params(8, 48, 48, (EVERYTHING,) * 3, generator())
+    assert torch.equal(render_views(pictures, views, 32), render_views(pictures.repeat_interleave(3, 0), views, 32))
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, 11])
 @pytest.mark.parametrize("size", [32, 33])
 def test_how_many_are_made_at_once_changes_nothing(at_once: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a bit: neither neighbours nor the memory layout may show."""
-    pictures, views = uint8(12, 40, 56), draw(12, 40, 56, (EVERYTHING,) * 2, generator())
+    pictures, views = uint8(12, 40, 56), sample_view_params(12, 40, 56, (EVERYTHING,) * 2, generator())
     monkeypatch.setitem(aug.AT_ONCE, "cpu", 24 * size**2)
-    together = apply(pictures, views, size)
+    together = render_views(pictures, views, size)
     monkeypatch.setitem(aug.AT_ONCE, "cpu", at_once * size**2)
-    assert torch.equal(apply(pictures, views, size), together)
+    assert torch.equal(render_views(pictures, views, size), together)
     last = pictures.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(apply(last, views, size), together)
+    assert torch.equal(render_views(last, views, size), together)
 
 
 @pytest.mark.parametrize("change", [lambda views: views, lambda views: pickle.loads(pickle.dumps(views))])
-def test_rows_of_views_make_their_part(change: Callable[[Views], Views]) -> None:
-    pictures, views = uint8(12), draw(12, 48, 48, (EVERYTHING,) * 2, generator())
-    whole = apply(pictures, views, 32)
+def test_rows_of_views_make_their_part(change: Callable[[ViewParams], ViewParams]) -> None:
+    pictures, views = uint8(12), sample_view_params(12, 48, 48, (EVERYTHING,) * 2, generator())
+    whole = render_views(pictures, views, 32)
     part = change(views[6:16])
     assert len(part) == 10
-    assert torch.equal(apply(pictures[3:8], part, 32), whole[6:16])
+    assert torch.equal(render_views(pictures[3:8], part, 32), whole[6:16])
 
 
 def test_all_is_made_where_the_images_are() -> None:
     """The "meta" device computes shapes alone and refuses tensors of another device, as a GPU would."""
     meta = torch.device("meta")
-    views = draw(40, 48, 60, (EVERYTHING, SECOND), generator())
-    made = apply(uint8(40, 48, 60).to(meta), views, 32)
+    views = sample_view_params(40, 48, 60, (EVERYTHING, SECOND), generator())
+    made = render_views(uint8(40, 48, 60).to(meta), views, 32)
     assert made.device == meta and made.shape == (80, 3, 32, 32) and made.dtype == torch.float32
-    assert all(getattr(views.to(meta), f.name).device == meta for f in fields(Views))
+    assert all(getattr(views.to(meta), f.name).device == meta for f in fields(ViewParams))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_makes_the_same_views() -> None:
-    pictures, views = uint8(100, 256, 256), draw(100, 256, 256, (EVERYTHING, SECOND), generator())
-    found = apply(pictures.cuda(), views, 224).cpu()
-    torch.testing.assert_close(found, apply(pictures, views, 224), rtol=1e-3, atol=1e-4)
+    pictures, views = uint8(100, 256, 256), sample_view_params(100, 256, 256, (EVERYTHING, SECOND), generator())
+    found = render_views(pictures.cuda(), views, 224).cpu()
+    torch.testing.assert_close(found, render_views(pictures, views, 224), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_never_waited_for() -> None:
-    pictures, views = uint8(100, 256, 256).cuda(), draw(100, 256, 256, (EVERYTHING, SECOND), generator()).pin_memory()
-    apply(pictures, views, 224)
+    pictures, views = (
+        uint8(100, 256, 256).cuda(),
+        sample_view_params(100, 256, 256, (EVERYTHING, SECOND), generator()).pin_memory(),
+    )
+    render_views(pictures, views, 224)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        apply(pictures, views, 224)
+        render_views(pictures, views, 224)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -214,11 +214,11 @@ _ROWS = (
          **_RETRIEVAL),
 )  # fmt: skip
 DATASETS = {row.name: row for row in _ROWS}
-ELEVEN = (
+TRANSFER_11 = (
     "cifar10", "cifar100", "aircraft", "cars", "dtd", "flowers", "pets", "sun397", "caltech101", "food101", "voc2007",
 )  # fmt: skip
 """Of StableRep's linear probes (table 2), in their official splits."""
-COPIES = ("aircraft-mteb", "dtd-mteb", "flowers-mteb", "sun397-mteb", "caltech101-mteb", "voc2007-mteb")
+HUB_COPIES = ("aircraft-mteb", "dtd-mteb", "flowers-mteb", "sun397-mteb", "caltech101-mteb", "voc2007-mteb")
 """Of these on the Hub, in other splits."""
 
 
@@ -233,16 +233,16 @@ def dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-def located(row: Dataset, cure: str = "") -> tuple[Path, str, Mapping[str, int]]:
+def locate(row: Dataset, hint: str = "") -> tuple[Path, str, Mapping[str, int]]:
     """Folder of a dataset on this machine, its revision, and the rows of its splits.
 
     Raises:
-        MissingDataset: it is not on this machine; the message ends with `cure`, or says how to get it.
+        MissingDataset: it is not on this machine; the message ends with `hint`, or says how to get it.
         UserError: its manifest cannot be read.
     """
-    if not cure and row.revision:
-        cure = f"run `synrep data download {row.name}`"
-    folder = dataset_folder(row.repo, row.revision, cure)
+    if not hint and row.revision:
+        hint = f"run `synrep data download {row.name}`"
+    folder = dataset_folder(row.repo, row.revision, hint)
     if row.revision or row.kind == FILES:
         return folder, row.revision, row.rows
     manifest = read_manifest(folder)

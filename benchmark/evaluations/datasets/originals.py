@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import MissingDataset, UserError
-from benchmark.evaluations.datasets.catalog import VOC_CLASSES, Dataset, located
+from benchmark.evaluations.datasets.catalog import VOC_CLASSES, Dataset, locate
 
 BYTES = "bytes"
 """Column of the sizes of the image files: the lists alone would not tell other images from these."""
@@ -83,7 +83,7 @@ def folder(row: Dataset) -> Path:
     original = ORIGINALS[row.name]
     files = ", ".join((*original.lists, f"{original.images}/"))
     wanted = f"{row.name} wants in {row.repo}/: {files}; they come from {original.url}"
-    found = located(row, wanted)[0]
+    found = locate(row, wanted)[0]
     needed = (*original.lists, *original.labels, original.images)
     if absent := [name for name in needed if not (found / name).exists()]:
         raise MissingDataset(f"{found} has no {', '.join(absent[:5])}; {wanted}")

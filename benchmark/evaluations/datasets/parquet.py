@@ -26,7 +26,7 @@ class Shards:
         self._row = row
         self._paths = sorted(folder.glob(f"{split}-*.parquet"))
         if not self._paths:
-            raise MissingDataset(f"dataset {row.name} wants {self.place}, found none; {cure(row)}")
+            raise MissingDataset(f"dataset {row.name} wants {self.place}, found none; {hint(row)}")
         self._files = [self._open(path) for path in self._paths]
         self._groups = [
             (file, group, self._files[file].metadata.row_group(group).num_rows)
@@ -148,6 +148,6 @@ def _first(values: list[Any]) -> Any:
     return next((value for cell in values for value in (cell if isinstance(cell, list) else [cell])), None)
 
 
-def cure(row: Dataset) -> str:
+def hint(row: Dataset) -> str:
     """What to do where a split's files are not there."""
     return f"run `synrep data download {row.name}`" if row.revision else "build it again"

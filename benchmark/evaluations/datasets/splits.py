@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from benchmark.errors import MissingDataset, UserError
-from benchmark.evaluations.datasets.catalog import FILES, PACKAGE, TARS, Dataset, dataset, located
+from benchmark.evaluations.datasets.catalog import FILES, PACKAGE, TARS, Dataset, dataset, locate
 from benchmark.evaluations.datasets.originals import BYTES, Files
 from benchmark.evaluations.datasets.parquet import Shards
 from benchmark.evaluations.datasets.tars import Tars
@@ -56,7 +56,7 @@ class Shared(NamedTuple):
     second_row: int
 
 
-def keyed(*parts: str) -> np.random.Philox:
+def keyed_bits(*parts: str) -> np.random.Philox:
     """Random bits fixed by `parts` alone; take `random_raw`, whose stream NumPy never changes."""
     digest = hashlib.sha256("\n".join(parts).encode()).digest()
     return np.random.Philox(key=int.from_bytes(digest[:16], "little"))
@@ -98,7 +98,7 @@ def present(name: str) -> str | None:
     try:
         if row.kind == FILES:
             return Files(row, row.test).revision
-        return located(row)[1] if row.kind != PACKAGE else None
+        return locate(row)[1] if row.kind != PACKAGE else None
     except MissingDataset:
         return None
 
@@ -135,7 +135,7 @@ def _source(row: Dataset, split: str) -> tuple[Source, str, str]:
     if row.kind == FILES:
         files = Files(row, part)
         return _counted(files, row, row.rows[part]), files.revision, part
-    folder, revision, rows = located(row)
+    folder, revision, rows = locate(row)
     tars = row.kind == TARS and not next((folder / "data").glob(f"{part}-*.parquet"), None)
     source: Source = Tars(folder / row.folder, part, row) if tars else Shards(_data(row, folder), part, row)
     named = part if row.folder in ("", "data") else f"{row.folder}/{part}"
@@ -211,7 +211,7 @@ def _digits(row: Dataset, split: str) -> LabelledImages:
 
     source = load_digits()
     revision = hashlib.sha256(source.images.tobytes() + source.target.astype(np.int64).tobytes()).hexdigest()[:40]
-    order = np.argsort(keyed("digits").random_raw(len(source.target)), kind="stable")
+    order = np.argsort(keyed_bits("digits").random_raw(len(source.target)), kind="stable")
     chosen = order[: row.rows["train"]] if split == "train" else order[row.rows["train"] :]
     grey_NHW = np.round(source.images * (255 / 16)).astype(np.uint8)  # values are 0 to 16
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets.catalog import Dataset
-from benchmark.evaluations.datasets.parquet import cure
+from benchmark.evaluations.datasets.parquet import hint
 from benchmark.files import write_bytes
 
 FORMAT = 1
@@ -32,7 +32,7 @@ class Tars:
         self._row = row
         self._paths = sorted((folder / split).glob("*.tar"), key=_numbers)
         if not self._paths:
-            raise MissingDataset(f"dataset {row.name} wants {self.place}, found none; {cure(row)}")
+            raise MissingDataset(f"dataset {row.name} wants {self.place}, found none; {hint(row)}")
         self._check_number(folder / split / "nshards.txt")
         lists = [self._list(path, folder / ".cache" / "synrep" / split / f"{path.name}.json") for path in self._paths]
         self._starts = np.cumsum([0, *(len(listed["keys"]) for listed in lists)])
@@ -98,7 +98,7 @@ class Tars:
         if note.is_file() and note.read_text().strip() != str(len(self._paths)):
             raise UserError(
                 f"{self.place} are {len(self._paths)} tars, {note.name} says {note.read_text().strip()}; "
-                f"{cure(self._row)}"
+                f"{hint(self._row)}"
             )
 
     def _list(self, path: Path, kept: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import numpy as np
 from benchmark.errors import UserError
 from benchmark.evaluations.scoring.cosines import unit
 from benchmark.files import sha256_json
-from benchmark.interfaces import Subject
+from benchmark.interfaces import FrozenModel
 
 FOLDER = Path(__file__).parent
 
@@ -116,8 +116,8 @@ def scenes_prompts(name: str) -> Prompts:
     return Prompts(tuple(classes), tuple(classes.values()))
 
 
-def class_embeddings(subject: Subject, prompts: Prompts) -> np.ndarray:
+def class_embeddings(model: FrozenModel, prompts: Prompts) -> np.ndarray:
     """Unit vectors (K, D), float64: normalise each prompt, average, normalise; all texts in one call."""
     texts = [text for class_texts in prompts.texts for text in class_texts]
-    embeddings_TD = unit(subject.text_embeddings(texts))
+    embeddings_TD = unit(model.text_embeddings(texts))
     return unit(embeddings_TD.reshape(len(prompts.classes), -1, embeddings_TD.shape[1]).mean(axis=1))

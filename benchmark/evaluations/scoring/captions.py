@@ -22,7 +22,7 @@ from benchmark.evaluations.datasets.splits import IMAGE_SHA256, open_split
 from benchmark.evaluations.scoring import clusters
 from benchmark.evaluations.scoring.influence import macro_mean, mean
 from benchmark.files import sha256_json
-from benchmark.interfaces import DatasetIdentity, LabelledImages, Score, Subject
+from benchmark.interfaces import DatasetIdentity, FrozenModel, LabelledImages, Score
 
 CHUNK = 1024
 """Rows at once: bounds the memory at 1,024 x 3 x D float64."""
@@ -40,7 +40,7 @@ class Margins:
 
 
 def margins(
-    subject: Subject,
+    model: FrozenModel,
     row: Dataset,
     clean: Callable[[str], str] = str,
     first: Callable[[str, int], bool] = lambda *_: True,
@@ -54,7 +54,7 @@ def margins(
     crops, crop_of_N = distinct_crops(images, row)
     place = {text: at for at, text in enumerate(dict.fromkeys(text for texts in captions_KN for text in texts))}
     text_of_KN = np.array([[place[text] for text in texts] for texts in captions_KN])
-    crops_MD, texts_TD = subject.image_embeddings(crops), subject.text_embeddings(list(place))
+    crops_MD, texts_TD = model.image_embeddings(crops), model.text_embeddings(list(place))
     margin_N = np.concatenate(
         [
             _margin(crops_MD[crop_of_N[at : at + CHUNK]], texts_TD, text_of_KN[:, at : at + CHUNK])

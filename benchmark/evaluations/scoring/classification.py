@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmark.errors import UserError
 from benchmark.evaluations.datasets.catalog import Dataset, dataset
-from benchmark.evaluations.datasets.splits import keyed, open_split
+from benchmark.evaluations.datasets.splits import keyed_bits, open_split
 from benchmark.evaluations.scoring.influence import macro_mean, mean
-from benchmark.evaluations.scoring.intervals import by_group, macro, wilson
+from benchmark.evaluations.scoring.intervals import by_group, macro_average, wilson
 from benchmark.interfaces import DatasetScores, Evaluation, LabelledImages, Score
 
 RESAMPLINGS = 1000
@@ -122,7 +122,10 @@ def intervals(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, Score]:
         return {"map11": Score(value["map11"], n, min(low, value["map11"]), max(high, value["map11"]))}
     correct_N = columns["label"] == columns["prediction"]
     of_class = by_group(columns["label"], correct_N)
-    found = {"top1": wilson(int(correct_N.sum()), len(correct_N)), "mean_per_class": macro(list(of_class.values()))}
+    found = {
+        "top1": wilson(int(correct_N.sum()), len(correct_N)),
+        "mean_per_class": macro_average(list(of_class.values())),
+    }
     return {score: found[score] for score in value}
 
 
@@ -219,7 +222,7 @@ def _mean_ap(columns: Mapping[str, np.ndarray], weight_RN: np.ndarray) -> np.nda
 def _map_interval(columns: Mapping[str, np.ndarray], value: float) -> tuple[float, float]:
     """95 % over images drawn again, bias-corrected (Efron, 1981): the mean AP of fewer distinct images is higher."""
     n = len(columns["row"])
-    bits = keyed("map11", str(n))
+    bits = keyed_bits("map11", str(n))
     found = []
     for _ in range(RESAMPLINGS // 50):
         drawn_RN = bits.random_raw(50 * n).reshape(50, n) % np.uint64(n)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import binom
 
 from benchmark.errors import MissingDataset, SkipCode
-from benchmark.evaluations.datasets.splits import keyed
+from benchmark.evaluations.datasets.splits import keyed_bits
 from benchmark.interfaces import DatasetScores, Score, Scores, Skipped
 
 LEVEL = 0.95
@@ -37,7 +37,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Score:
     return Score(mean, len(values), max(0.0, mean - half), min(1.0, mean + half))
 
 
-def macro(groups: Sequence[Score]) -> Score:
+def macro_average(groups: Sequence[Score]) -> Score:
     """Mean of the groups' shares; the groups are fixed, the images in them are the sample.
 
     The variance of a group takes two successes and two failures more than seen (Agresti and Coull, 1998),
@@ -50,7 +50,7 @@ def macro(groups: Sequence[Score]) -> Score:
     return Score(mean, sum(group.n for group in groups), max(0.0, mean - half), min(1.0, mean + half))
 
 
-def extreme(groups: Sequence[Score], pick: Callable[[list[float]], float]) -> Score:
+def extreme_group(groups: Sequence[Score], pick: Callable[[list[float]], float]) -> Score:
     """The worst (`pick=min`) or best (`pick=max`) of the groups' shares; `n` is the picked group's.
 
     The interval is for the share of the group that is truly worst, whichever it is. The worst of 14 noisy shares looks
@@ -81,7 +81,7 @@ def _worst_interval(share_K: np.ndarray, n_K: np.ndarray) -> tuple[float, float]
     alike_K[worst] = True
     common_K = np.where(alike_K, _smoothed(count_K[alike_K].sum(), n_K[alike_K].sum()), smooth_K)
     # Uniform numbers of 53 bits, made here because NumPy may change how it makes them.
-    uniform_RK = (keyed("extreme").random_raw(DRAWS * len(n_K)) >> np.uint64(11)) * 2.0**-53
+    uniform_RK = (keyed_bits("extreme").random_raw(DRAWS * len(n_K)) >> np.uint64(11)) * 2.0**-53
     uniform_RK = uniform_RK.reshape(DRAWS, len(n_K))
     seen_R = (_binomial(uniform_RK, n_K, smooth_K) / n_K).min(axis=1)
     again_R = _smoothed(_binomial(uniform_RK, n_K, common_K), n_K).min(axis=1)
@@ -118,7 +118,7 @@ def by_group(groups: Sequence[str] | np.ndarray, correct: np.ndarray) -> dict[st
     return {str(name): wilson(int(right[i]), int(n[i])) for i, name in enumerate(names)}
 
 
-def over(datasets: Sequence[str], measure: Callable[[str], DatasetScores | Skipped]) -> Scores:
+def for_each_dataset(datasets: Sequence[str], measure: Callable[[str], DatasetScores | Skipped]) -> Scores:
     """`measure` of each dataset; one that is not on this machine is skipped with its reason."""
     scores: dict[str, DatasetScores | Skipped] = {}
     for name in datasets:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.evaluations.datasets.splits import keyed
+from benchmark.evaluations.datasets.splits import keyed_bits
 from benchmark.files import write_bytes
 
 
@@ -56,7 +56,7 @@ def draw_episodes(
     pools: Sequence[tuple[list[np.ndarray], int]], ways: int, episodes: int, ids_sha256: str, seed: int
 ) -> np.ndarray:
     """Rows (E, W, R): of each pool (the rows of every class) and class as many as it says, one pool after the other."""
-    bits = keyed("episodes", ids_sha256, str(seed))
+    bits = keyed_bits("episodes", ids_sha256, str(seed))
     ways_EW = draw(bits, np.full(episodes, len(pools[0][0])), ways)
     parts = []
     for rows_of_class, count in pools:

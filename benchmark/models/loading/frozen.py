@@ -30,15 +30,15 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.files import sha256_json, write_bytes, write_json
-from benchmark.interfaces import EMBEDDING, Geometry, LabelledImages, Network
+from benchmark.interfaces import EMBEDDING, Geometry, ImageEncoder, LabelledImages
 from benchmark.transforms.evaluation import EvaluationTransform
 
-STORED = np.float16
+STORE_DTYPE = np.float16
 SHARD = 1024
 """Rows in a file of the store: whole tiles."""
 TILE = 64
 """Images, or texts, in each forward pass; larger ones are slower on a CPU (256: by 30 %), and gain a GPU little."""
-AHEAD = 2
+PREFETCH_BATCHES = 2
 """Tiles that are decoded while the network works on one."""
 
 Layers = dict[str, np.ndarray]
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 class FrozenEncoder:
-    """A network in eval mode, as evaluations see it (a `Subject`).
+    """A network in eval mode, as evaluations see it (a `FrozenModel`).
 
     `layer` is what `features` returns, by default the network's first. `workers` threads read and decode images.
     On a GPU the network runs in bfloat16, on a CPU in float32.
@@ -65,7 +65,7 @@ class FrozenEncoder:
     ) -> None:
         self._device = torch.device(device)
         self._module = network.eval().to(self._device)
-        self._network = cast(Network, network)
+        self._network = cast(ImageEncoder, network)
         self._transform = transform
         self._store = store
         self._workers = workers
@@ -78,7 +78,7 @@ class FrozenEncoder:
             raise UserError(f"the network has no layer {layer}; choose one of: {', '.join(self.layers)}")
         self._layer = layer or self.layers[0]
         self.embeds_texts = EMBEDDING in self.layers and hasattr(network, "embed_texts")
-        self.facts: Mapping[str, Any] = {
+        self.metadata: Mapping[str, Any] = {
             "weights_sha256": weights_sha256,
             "layer": self._layer,
             "transform": asdict(transform),
@@ -92,7 +92,7 @@ class FrozenEncoder:
         Raises:
             UserError: a value is not finite, an image cannot be read, or the store holds something else.
         """
-        return self._of(images, self._layer, geometry)
+        return self._load_or_compute(images, self._layer, geometry)
 
     def image_embeddings(self, images: LabelledImages) -> np.ndarray:
         """Unit vectors (N, D) in the joint space, float32.
@@ -101,7 +101,7 @@ class FrozenEncoder:
             UserError: as `features`, and for a network without a joint space.
         """
         self._require_texts()
-        embeddings_ND = self._of(images, EMBEDDING, Geometry())
+        embeddings_ND = self._load_or_compute(images, EMBEDDING, Geometry())
         norms_N1 = np.linalg.norm(embeddings_ND, axis=1, keepdims=True)  # float16 left them a little off one
         return embeddings_ND / np.maximum(norms_N1, 1e-12)
 
@@ -131,13 +131,13 @@ class FrozenEncoder:
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
             return self._transform.random_view(images.read(row), generator)
 
-        return self._pass(images, [int(row) for row in rows_M], load)[self._layer].astype(np.float32)
+        return self._encode_rows(images, [int(row) for row in rows_M], load)[self._layer].astype(np.float32)
 
     def _require_texts(self) -> None:
         if not self.embeds_texts:
             raise UserError(f"{type(self._module).__name__} has no text tower; zero-shot evaluations need one")
 
-    def _of(self, images: LabelledImages, layer: str, geometry: Geometry) -> np.ndarray:
+    def _load_or_compute(self, images: LabelledImages, layer: str, geometry: Geometry) -> np.ndarray:
         transform = replace(self._transform, zoom=geometry.zoom, interpolation=geometry.interpolation)
         folder = self._folder(images, transform) if self._store else None
         parts = []
@@ -146,7 +146,7 @@ class FrozenEncoder:
             path = folder / f"{start:08d}.npz" if folder else None
             values = _read(path, self.layers, len(rows), folder.name) if path and folder else None
             if values is None:
-                values = self._pass(images, rows, lambda row: transform(images.read(row)))
+                values = self._encode_rows(images, rows, lambda row: transform(images.read(row)))
                 if path:
                     buffer = io.BytesIO()
                     np.savez(buffer, allow_pickle=False, key=np.array(path.parent.name), **values)
@@ -159,7 +159,7 @@ class FrozenEncoder:
         if "id" in images.columns:  # images with ids of their own: other labels on them are the same images
             ids = images.columns["id"]
             dataset["ids_sha256"] = sha256_json([ids, images.columns["bytes"]] if "bytes" in images.columns else ids)
-        key = {**self.facts, "transform": asdict(transform), "dataset": dataset, "layer": list(self.layers)}
+        key = {**self.metadata, "transform": asdict(transform), "dataset": dataset, "layer": list(self.layers)}
         assert self._store is not None
         folder = self._store / sha256_json(key)
         path, wanted = folder / "key.json", json.loads(json.dumps(key))
@@ -173,13 +173,13 @@ class FrozenEncoder:
             raise UserError(f"{folder} holds features of {found}, wanted {wanted}; remove the folder")
         return folder
 
-    def _pass(self, images: LabelledImages, rows: Sequence[int], load: Callable[[int], Tensor]) -> Layers:
+    def _encode_rows(self, images: LabelledImages, rows: Sequence[int], load: Callable[[int], Tensor]) -> Layers:
         """All layers of these rows, in float16."""
         parts: dict[str, list[np.ndarray]] = {layer: [] for layer in self.layers}
         for images_B3HW in self._tiles(rows, load):
             for layer, values_BD in self._encode(images_B3HW).items():
                 with np.errstate(over="ignore"):  # too large for float16: infinite, and refused below
-                    parts[layer].append(values_BD.float().cpu().numpy().astype(STORED))
+                    parts[layer].append(values_BD.float().cpu().numpy().astype(STORE_DTYPE))
         self.encoded["images"] += len(rows)
         values = {layer: np.concatenate(tiles)[: len(rows)] for layer, tiles in parts.items()}
         for layer, values_MD in values.items():
@@ -199,8 +199,8 @@ class FrozenEncoder:
             return
         with ThreadPoolExecutor(self._workers) as pool:
             try:
-                waiting = deque([pool.submit(load, row) for row in tile] for tile in tiles[:AHEAD])
-                for tile in (*tiles[AHEAD:], *[[]] * AHEAD):
+                waiting = deque([pool.submit(load, row) for row in tile] for tile in tiles[:PREFETCH_BATCHES])
+                for tile in (*tiles[PREFETCH_BATCHES:], *[[]] * PREFETCH_BATCHES):
                     if tile:
                         waiting.append([pool.submit(load, row) for row in tile])
                     if waiting:
@@ -230,5 +230,5 @@ def _read(path: Path, layers: Sequence[str], rows: int, key: str) -> Layers | No
         values = {layer: archive[layer] for layer in layers}  # the zip's checksums are verified here
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile, zlib.error):
         return None
-    whole = all(part.ndim == 2 and len(part) == rows and part.dtype == STORED for part in values.values())
+    whole = all(part.ndim == 2 and len(part) == rows and part.dtype == STORE_DTYPE for part in values.values())
     return values if whole and all(np.isfinite(part).all() for part in values.values()) else None

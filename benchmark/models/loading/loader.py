@@ -1,4 +1,4 @@
-"""What a file of this folder declares (`MODEL`, a `Way`), what it gives (`LoadedModel`), and what the ways share.
+"""What a file of `benchmark/models` declares (`MODEL`, a `ModelLoader`) and returns (`LoadedModel`).
 
 Other people's networks are loaded by their own libraries; code of theirs never runs: no `trust_remote_code`, pickles
 only with `weights_only`.
@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmark.errors import UserError
 from benchmark.hub.errors import chain, explain
-from benchmark.interfaces import Experiment, Pretrained, Subject
+from benchmark.interfaces import Experiment, FrozenModel, Pretrained
 from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.transforms.evaluation import EvaluationTransform
 
@@ -30,7 +30,7 @@ from benchmark.transforms.evaluation import EvaluationTransform
 class LoadedModel:
     """A model under evaluation, and where it comes from."""
 
-    subject: Subject
+    model: FrozenModel
     origin: Experiment | Pretrained
     seed: int = 0
     """Of a run of ours; 0 for models of others."""
@@ -41,7 +41,7 @@ class LoadedModel:
 
 
 class Freeze(Protocol):
-    """Makes the subject of a network: store, device, batch size and workers are settled."""
+    """Makes the model of a network: store, device, batch size and workers are settled."""
 
     def __call__(
         self, network: nn.Module, *, place: str, transform: EvaluationTransform, sha256: str, layer: str | None
@@ -51,14 +51,14 @@ class Freeze(Protocol):
 
 
 @dataclass(frozen=True)
-class Way:
+class ModelLoader:
     """One way to name a model; `benchmark/models/<name>.py` defines `MODEL`, an instance."""
 
     usage: str
     """How it is written, as an error shows it."""
     open: Callable[[str, str | None, Freeze], LoadedModel]
     """Takes what follows the prefix, the layer asked for, and how to freeze a network."""
-    is_at: Callable[[Path], bool] | None = None
+    matches_path: Callable[[Path], bool] | None = None
     """Whether a path without a prefix means this way."""
 
 
@@ -79,20 +79,20 @@ def pretrained(
     """
     sha256 = weights_sha256(weights)
     place = slug(source) if pinned else f"{slug(source)}-{sha256[:8]}"
-    subject = freeze(network, place=place, transform=transform, sha256=sha256, layer=layer)
-    chosen = chosen_layer(subject)
+    model = freeze(network, place=place, transform=transform, sha256=sha256, layer=layer)
+    chosen = chosen_layer(model)
     origin = Pretrained(
         source=f"{source}#{chosen}" if chosen else source,
         slug=f"{place}--{chosen}" if chosen else place,
         encoder={**encoder, "image_size": transform.size},
     )
-    return LoadedModel(subject, origin, layer=chosen)
+    return LoadedModel(model, origin, layer=chosen)
 
 
-def chosen_layer(subject: FrozenEncoder) -> str | None:
+def chosen_layer(model: FrozenEncoder) -> str | None:
     """The layer that is read, or None where that is the network's own first."""
-    layer = str(subject.facts["layer"])
-    return None if layer == subject.layers[0] else layer
+    layer = str(model.metadata["layer"])
+    return None if layer == model.layers[0] else layer
 
 
 def slug(source: str) -> str:
@@ -152,7 +152,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def refusing(what: str) -> Iterator[None]:
+def load_errors_as_user_errors(what: str) -> Iterator[None]:
     """Say in one line why a library could not load `what`.
 
     Raises:
@@ -164,7 +164,7 @@ def refusing(what: str) -> Iterator[None]:
         raise UserError(f"cannot load {what}: {_reason(error, what)}") from error
 
 
-def asked_for(error: BaseException) -> str | None:
+def blocked_pickle_global(error: BaseException) -> str | None:
     """The class or function that a pickle wanted, where that is why `weights_only` refused it."""
     found = re.search(r"(?:GLOBAL|globals:) ([A-Za-z_][\w.]*\w)", str(error))
     return found[1] if found else None
@@ -173,7 +173,7 @@ def asked_for(error: BaseException) -> str | None:
 def _reason(error: BaseException, what: str) -> str:
     """From whichever error of the chain says most."""
     for each in chain(error):
-        if code := asked_for(each):
+        if code := blocked_pickle_global(each):
             return f"it wants to run {code} when it is read, wanted weights only; trust nobody's pickles"
     if found := explain(error, revision=what.partition("@")[2]):
         return found

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING
-from benchmark.models.loading.loader import Freeze, LoadedModel, pretrained, refusing, square
-from benchmark.models.loading.timm_layers import in_order, own_layer, probe, token_layers
+from benchmark.models.loading.loader import Freeze, LoadedModel, load_errors_as_user_errors, pretrained, square
+from benchmark.models.loading.timm_layers import default_layer, order_layers, probe_image, token_layers
 from benchmark.transforms.evaluation import EvaluationTransform
 
 Parts = tuple[Tensor, Mapping[str, Tensor], Tensor]
@@ -43,18 +43,18 @@ class OpenClipNetwork(nn.Module):
         self._tokenize = tokenize
         self._parts = _tower(model.visual)
         with torch.inference_mode():
-            output_BD, tokens, embedding_BD = self._parts(probe(size))
-            encoded_BD = F.normalize(model.encode_image(probe(size)), dim=1)
+            output_BD, tokens, embedding_BD = self._parts(probe_image(size))
+            encoded_BD = F.normalize(model.encode_image(probe_image(size)), dim=1)
         if output_BD.ndim != 2:
             raise UserError(f"the image tower gives {tuple(output_BD.shape)} before its projection; wanted one vector")
         if not torch.allclose(F.normalize(embedding_BD, dim=1), encoded_BD, rtol=0, atol=1e-4):
             raise UserError("the image tower is not the one that encode_image uses; this open_clip is not supported")
-        self._own = own_layer(output_BD, tokens)
+        self._own = default_layer(output_BD, tokens)
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        """As `benchmark.interfaces.Network`."""
+        """As `benchmark.interfaces.ImageEncoder`."""
         output_BD, tokens, embedding_BD = self._parts(images_B3HW)
-        return {**in_order(output_BD, tokens, self._own), EMBEDDING: F.normalize(embedding_BD.float(), dim=1)}
+        return {**order_layers(output_BD, tokens, self._own), EMBEDDING: F.normalize(embedding_BD.float(), dim=1)}
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors (T, D); the tokenizer cuts what is beyond the context."""
@@ -121,7 +121,7 @@ def open_open_clip(
     sides = config["size"] if isinstance(config["size"], list | tuple) else (config["size"],) * 2
     size = square(source, 3, *map(int, sides))
     mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
-    with refusing(source):
+    with load_errors_as_user_errors(source):
         network = OpenClipNetwork(model, tokenize, size)
     found = {"library": "open_clip", "parameters": sum(p.numel() for p in model.parameters()), **encoder}
     transform = EvaluationTransform(size, mean=mean, std=std)

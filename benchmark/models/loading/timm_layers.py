@@ -20,7 +20,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.models.loading.loader import Freeze, LoadedModel, pretrained, refusing, square
+from benchmark.models.loading.loader import Freeze, LoadedModel, load_errors_as_user_errors, pretrained, square
 from benchmark.transforms.evaluation import EvaluationTransform
 
 
@@ -35,18 +35,18 @@ def token_layers(model: Any, features: Any) -> dict[str, Tensor]:
     return {**layers, "pooled": tokens_BLD[:, prefix:].mean(dim=1)}
 
 
-def in_order(output_BD: Tensor, tokens: Mapping[str, Tensor], own: str) -> dict[str, Tensor]:
+def order_layers(output_BD: Tensor, tokens: Mapping[str, Tensor], own: str) -> dict[str, Tensor]:
     """The layers, the one called `own` first; `output` only where it is that one."""
     found = {"output": output_BD, **tokens}
     return {own: found[own], **{name: layer for name, layer in tokens.items() if name != own}}
 
 
-def own_layer(output_BD: Tensor, tokens: Mapping[str, Tensor]) -> str:
+def default_layer(output_BD: Tensor, tokens: Mapping[str, Tensor]) -> str:
     """Which layer `output` is: `cls` or `pooled` where they are bitwise equal."""
     return next((name for name, layer in tokens.items() if torch.equal(layer, output_BD)), "output")
 
 
-def probe(size: int) -> Tensor:
+def probe_image(size: int) -> Tensor:
     """An image (1, 3, size, size) on which layers that differ do differ."""
     return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
 
@@ -58,21 +58,21 @@ class TimmNetwork(nn.Module):
         super().__init__()
         self.model = model.eval()
         with torch.inference_mode():
-            output_BD, tokens = self._parts(probe(size))
+            output_BD, tokens = self._parts(probe_image(size))
         if output_BD.ndim != 2:
             raise UserError(f"the network gives features of shape {tuple(output_BD.shape)}; wanted one vector an image")
-        self._own = own_layer(output_BD, tokens)
+        self._own = default_layer(output_BD, tokens)
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        """As `benchmark.interfaces.Network`."""
-        return in_order(*self._parts(images_B3HW), self._own)
+        """As `benchmark.interfaces.ImageEncoder`."""
+        return order_layers(*self._parts(images_B3HW), self._own)
 
     def _parts(self, images_B3HW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         features = self.model.forward_features(images_B3HW)
         return self.model.forward_head(features, pre_logits=True), token_layers(self.model, features)
 
 
-def open_timm(
+def wrap_timm(
     model: Any,
     source: str,
     encoder: Mapping[str, Any],
@@ -84,7 +84,7 @@ def open_timm(
     config = resolve_model_data_config(model)
     size = square(source, *config["input_size"])
     mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
-    with refusing(source):
+    with load_errors_as_user_errors(source):
         network = TimmNetwork(model, size)
     found = {
         "library": "timm",

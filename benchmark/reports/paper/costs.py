@@ -9,7 +9,7 @@ from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.published.generation import devices, hours
 from benchmark.reports.published.rows import unique
 from benchmark.reports.published.table import source_mark
-from benchmark.reports.rows import by_number
+from benchmark.reports.rows import natural_sort_key
 from benchmark.reports.table import Cell, Table
 
 TITLE = "Costs"
@@ -60,7 +60,7 @@ def _measured(records: Sequence[Record]) -> Iterator[tuple[str, ...]]:
     for record in unique(record for record in records if record.seconds):
         own = record.experiment
         models.setdefault((own.name, own.version), {}).setdefault(record.seed, []).append(record)
-    for name, version in sorted(models, key=lambda key: (by_number(key[0]), key)):
+    for name, version in sorted(models, key=lambda key: (natural_sort_key(key[0]), key)):
         seeds = [found for _, found in sorted(models[name, version].items())]
         first = seeds[0][0]
         trained = [max(record.seconds.get(TRAIN, 0.0) for record in found) for found in seeds]

@@ -3,7 +3,7 @@
 import re
 
 from benchmark.reports.published.plot import Axis, PaperFigure
-from benchmark.reports.published.rows import Comparison, Row, canonical, main_scores
+from benchmark.reports.published.rows import Comparison, Row, canonical_method, main_scores
 from benchmark.reports.published.table import of_table
 from benchmark.schema import parse_count
 
@@ -11,7 +11,7 @@ from benchmark.schema import parse_count
 def _axis(comparison: Comparison) -> Axis:
     """Captions along x, on a logarithmic scale."""
     ticks = {_captions(row): _word(row).upper().replace("K", "k") for row in comparison.rows}
-    return Axis("number of captions", _captions, lambda row: canonical(row.method), ticks, log=True)
+    return Axis("number of captions", _captions, lambda row: canonical_method(row.method), ticks, log=True)
 
 
 def _word(row: Row) -> str:

@@ -3,7 +3,7 @@
 The paper's own rows are in no source at hand; SynCLR's paper evaluated the longest-trained checkpoint again.
 """
 
-from benchmark.evaluations.datasets.catalog import ELEVEN
+from benchmark.evaluations.datasets.catalog import TRANSFER_11
 from benchmark.reports.published.rows import main_scores
 from benchmark.reports.published.table import PaperTable, of_table
 
@@ -14,6 +14,6 @@ TABLE = PaperTable(
     caption="Linear probe on frozen features.",
     numbers=of_table("2"),
     experiments=("main-*",),
-    wanted=main_scores("linear_probe", *ELEVEN, *WORLD),
+    wanted=main_scores("linear_probe", *TRANSFER_11, *WORLD),
     notes=("The paper's own rows are in no source at hand: what is published here is of SynCLR's paper.",),
 )

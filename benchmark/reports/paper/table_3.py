@@ -1,10 +1,10 @@
 """Table 3: 5-way 5-shot classification on ten datasets."""
 
-from benchmark.evaluations.datasets.catalog import ELEVEN
+from benchmark.evaluations.datasets.catalog import TRANSFER_11
 from benchmark.reports.published.rows import main_scores
 from benchmark.reports.published.table import PaperTable, of_table
 
-TEN = tuple(name for name in ELEVEN if name != "voc2007")
+TEN = tuple(name for name in TRANSFER_11 if name != "voc2007")
 """In the order of the eleven: an image of VOC2007 has several classes."""
 
 TABLE = PaperTable(

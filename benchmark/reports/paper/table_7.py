@@ -1,6 +1,6 @@
 """Table 7: FairFace by race and gender, and ARO."""
 
-from benchmark.reports.published.rows import Wanted, main_scores
+from benchmark.reports.published.rows import Target, main_scores
 from benchmark.reports.published.table import PaperTable, of_table
 
 GROUPS = ("fairface", "fairface-0.25", "fairface-1.25", "scenes-groups")
@@ -12,7 +12,7 @@ TABLE = PaperTable(
     numbers=of_table("7", "aro"),
     experiments=("main-*",),
     wanted=(
-        *(Wanted("fairface", name, score) for name in GROUPS for score in ("mean", "best", "worst")),
+        *(Target("fairface", name, score) for name in GROUPS for score in ("mean", "best", "worst")),
         *main_scores("aro", *ORDERS, "scenes-relation", "scenes-attribution", "scenes-order"),
     ),
     notes=(

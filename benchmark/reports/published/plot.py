@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from benchmark.analysis.ranking import mean_and_spread
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.published.protocols import Column
-from benchmark.reports.published.rows import Comparison, Row, canonical
+from benchmark.reports.published.rows import Comparison, Row, canonical_method
 from benchmark.reports.published.table import PaperTable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -81,7 +81,7 @@ def by_guidance(comparison: Comparison) -> Axis:
 
     places = {place(row) for row in comparison.rows} - {None}
     ticks = {at: f"{at:g}" for at in sorted(filter(None, places))}
-    return Axis("guidance scale w", place, lambda row: canonical(row.method), ticks)
+    return Axis("guidance scale w", place, lambda row: canonical_method(row.method), ticks)
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ def _figure(comparison: Comparison, axis: Axis) -> Figure:
             groups.setdefault(key, []).append(point)
         for (name, _, level), group in groups.items():
             style = names.index(name) % len(COLOURS)
-            label, handle = _level(axes, group, style) if level else _line(axes, group, style, axis)
+            label, handle = _draw_reference_line(axes, group, style) if level else _line(axes, group, style, axis)
             legend[label] = max(legend.get(label, (0, None)), (len(group), handle), key=lambda shown: shown[0])
-        _dress(axes, column, axis, [p.x for group in groups.values() for p in group if p.x is not None])
+        _style_axes(axes, column, axis, [p.x for group in groups.values() for p in group if p.x is not None])
     figure.legend([handle for _, handle in legend.values()], legend.keys(), loc="outside lower center", ncols=wide)
     figure.set_figheight(2.7 * high + 0.2 * -(-len(legend) // wide))
     return figure
@@ -167,7 +167,7 @@ def _line(axes: Axes, group: list[Point], style: int, axis: Axis) -> tuple[str, 
     return f"{row.method if axis.joined else axis.series(row)} ({row.source})", drawn
 
 
-def _level(axes: Axes, group: list[Point], style: int) -> tuple[str, Any]:
+def _draw_reference_line(axes: Axes, group: list[Point], style: int) -> tuple[str, Any]:
     row, handle = group[0].row, None
     for point in group:
         handle = axes.axhline(
@@ -178,7 +178,7 @@ def _level(axes: Axes, group: list[Point], style: int) -> tuple[str, Any]:
     return f"{row.method}, {row.images} images ({row.source})", handle
 
 
-def _dress(axes: Axes, column: Column, axis: Axis, used: list[float]) -> None:
+def _style_axes(axes: Axes, column: Column, axis: Axis, used: list[float]) -> None:
     axes.set_title(f"{column.dataset}\n{column.score}, {column.protocol}")
     axes.set_xlabel(axis.label)
     axes.set_ylabel("score (%)")

@@ -16,7 +16,7 @@ from benchmark.reports import comparison
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.published.numbers import Published
 from benchmark.reports.published.protocols import AS_PUBLISHED, Column, Protocol, column_of, training_of
-from benchmark.reports.rows import Run, by_number, select
+from benchmark.reports.rows import Run, group_into_rows, natural_sort_key
 
 WORLD = "scenes-"
 """Begins the name of a dataset of the embedded world, which is in no table of a paper."""
@@ -60,7 +60,7 @@ def shown(column: Column) -> comparison.Column:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Target:
     """A score that a table is about; the main one of the dataset where it is not named."""
 
     evaluation: str
@@ -82,7 +82,7 @@ def compare(
     inputs: ReportInputs,
     published: Iterable[Published],
     folders: Sequence[str],
-    wanted: Sequence[Wanted],
+    wanted: Sequence[Target],
     keep: Callable[[Row], bool] = lambda _: True,
 ) -> Comparison:
     """These published numbers beside the records of experiments whose first word fits a pattern, the rows to `keep`.
@@ -90,7 +90,7 @@ def compare(
     Raises:
         UserError: two numbers for one cell, or a column would mix protocols or data.
     """
-    order = {name: at for at, name in enumerate(dict.fromkeys(canonical(n.method) for n in inputs.published))}
+    order = {name: at for at, name in enumerate(dict.fromkeys(canonical_method(n.method) for n in inputs.published))}
     above = list(_published_rows(published))
     below = [row for row in _measured_rows(inputs.records, folders, wanted, order) if row.scores and keep(row)]
     places = {name: at for at, name in enumerate(dict.fromkeys(want.dataset for want in wanted))}
@@ -111,14 +111,14 @@ def compare(
     return Comparison((*above, *below), tuple(columns), absent)
 
 
-def canonical(method: str) -> str:
+def canonical_method(method: str) -> str:
     """A method's name as both papers and files would have it."""
     return method.lower().replace("+", "_plus")
 
 
-def main_scores(evaluation: str, *datasets: str) -> tuple[Wanted, ...]:
+def main_scores(evaluation: str, *datasets: str) -> tuple[Target, ...]:
     """The main scores of an evaluation on datasets."""
-    return tuple(Wanted(evaluation, dataset) for dataset in datasets)
+    return tuple(Target(evaluation, dataset) for dataset in datasets)
 
 
 def _place(column: Column, places: Mapping[str, int]) -> int:
@@ -141,7 +141,7 @@ def _published_rows(numbers: Iterable[Published]) -> Iterator[Row]:
 
 
 def _measured_rows(
-    records: Sequence[Record], folders: Sequence[str], wanted: Sequence[Wanted], order: Mapping[str, int]
+    records: Sequence[Record], folders: Sequence[str], wanted: Sequence[Target], order: Mapping[str, int]
 ) -> list[Row]:
     evaluations = {want.evaluation for want in wanted}
     chosen = unique(
@@ -156,7 +156,7 @@ def _measured_rows(
 
     rows: dict[tuple[str, int], dict[Protocol, Run]] = {}
     for (_, protocol), group in groupby(sorted(chosen, key=alike), alike):
-        for run in select(group, protocol.evaluation):
+        for run in group_into_rows(group, protocol.evaluation):
             own = run.records[0].experiment
             rows.setdefault((own.name, own.version), {})[protocol] = run
 
@@ -165,12 +165,19 @@ def _measured_rows(
         folder, _, last = name.partition("/")
         method = next(iter(runs.values())).records[0].experiment.method
         first = next(at for at, each in enumerate(folders) if fnmatchcase(folder, each))
-        return first, by_number(folder), order.get(canonical(method), len(order)), method, by_number(last), version
+        return (
+            first,
+            natural_sort_key(folder),
+            order.get(canonical_method(method), len(order)),
+            method,
+            natural_sort_key(last),
+            version,
+        )
 
     return [_measured_row(runs, wanted) for _, runs in sorted(rows.items(), key=rank)]
 
 
-def _measured_row(runs: Mapping[Protocol, Run], wanted: Sequence[Wanted]) -> Row:
+def _measured_row(runs: Mapping[Protocol, Run], wanted: Sequence[Target]) -> Row:
     record = next(iter(runs.values())).records[0]
     own, training, views = record.experiment, record.training, record.model.views
     folder, _, last = own.name.partition("/")
@@ -202,7 +209,7 @@ def _folder(record: Record) -> str:
     return record.experiment.name.partition("/")[0]
 
 
-def _scores(runs: Mapping[Protocol, Run], wanted: Sequence[Wanted]) -> Iterator[tuple[Column, list[ScorePart]]]:
+def _scores(runs: Mapping[Protocol, Run], wanted: Sequence[Target]) -> Iterator[tuple[Column, list[ScorePart]]]:
     """The columns in which there is something, with what there is."""
     for protocol, run in runs.items():
         for want in wanted:

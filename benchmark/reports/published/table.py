@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from benchmark.analysis.ranking import BestOfColumn
 from benchmark.records.schema import Record
-from benchmark.reports.comparison import Notes, best_of_column, cell, marks, reading
+from benchmark.reports.comparison import Notes, best_of_column, cell, significance_footnotes, unit_footnotes
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.published.numbers import Published
 from benchmark.reports.published.protocols import AS_PUBLISHED, Column, departures, test_selected
-from benchmark.reports.published.rows import WORLD, Comparison, Row, Wanted, canonical, compare, shown
+from benchmark.reports.published.rows import WORLD, Comparison, Row, Target, canonical_method, compare, shown
 from benchmark.reports.rows import Run
 from benchmark.reports.table import Cell, Table
 
@@ -38,7 +38,7 @@ class PaperTable:
     numbers: Select
     experiments: tuple[str, ...]
     """Patterns (as of file names) of the first word of an experiment's name."""
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[Target, ...]
     notes: tuple[str, ...] = ()
     """Footnotes of its own."""
     published_methods_only: bool = False
@@ -51,10 +51,10 @@ class PaperTable:
             UserError: two numbers for one cell, or a column would mix protocols or data.
         """
         numbers = self.numbers(inputs.published)
-        named = {canonical(number.method) for number in numbers}
+        named = {canonical_method(number.method) for number in numbers}
 
         def keep(row: Row) -> bool:
-            return canonical(row.method) in named or not self.published_methods_only
+            return canonical_method(row.method) in named or not self.published_methods_only
 
         return compare(inputs, numbers, self.experiments, self.wanted, keep)
 
@@ -128,8 +128,8 @@ def _reading(comparison: Comparison, bests: Sequence[BestOfColumn[Run]]) -> list
         "Measured: our records."
         if published
         else "No published number of this table is in any source at hand. Measured: our records.",
-        *reading(runs),
-        *marks(bests, runs),
+        *unit_footnotes(runs),
+        *significance_footnotes(bests, runs),
         *departures(published),
         *test_selected(columns),
     ]

@@ -196,9 +196,9 @@ def _cell(records: Sequence[Record], column: Column) -> dict[str, float]:
 
 
 def _places(protocol: Protocol, pairs: PairedComparisons) -> dict[str, Any]:
-    """`benchmark.analysis.ranking.places`, a list for each field."""
+    """`benchmark.analysis.ranking.rank_models`, a list for each field."""
     records = protocol.ranked_records()
-    found = ranking.places(list(records.values()), pairs) if records else []
+    found = ranking.rank_models(list(records.values()), pairs) if records else []
     return {
         "models": list(records),
         "mean": [None if place.mean is None else units(place.mean) for place in found],

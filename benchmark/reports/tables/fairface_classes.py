@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from benchmark.errors import UserError
-from benchmark.reports.comparison import percent, provenance, reading
+from benchmark.reports.comparison import percent, provenance_footnotes, unit_footnotes
 from benchmark.reports.inputs import ReportInputs
-from benchmark.reports.rows import Run, dataset_names, select
+from benchmark.reports.rows import Run, dataset_names, group_into_rows
 from benchmark.reports.table import NO_VALUE, Cell, Table
 
 TITLE = "Zero-shot groups: recall of every group"
@@ -17,10 +17,10 @@ def build(inputs: ReportInputs) -> Table:
     Raises:
         UserError: the records cannot stand in one table, or count a group differently.
     """
-    runs = select(inputs.records, "fairface")
+    runs = group_into_rows(inputs.records, "fairface")
     names = dataset_names(runs)
     shown = [run for run in runs if any(run.measured(name) for name in names)]
-    gaps = [f"{run.label} on {name}: {gap}." for name in names for run in runs if (gap := run.gap(name))]
+    gaps = [f"{run.label} on {name}: {gap}." for name in names for run in runs if (gap := run.missing_reason(name))]
     columns = ("dataset", "group", "n", *(run.label for run in shown))
     return Table(
         title=TITLE,
@@ -28,7 +28,7 @@ def build(inputs: ReportInputs) -> Table:
         columns=columns,
         keys=columns,
         rows=tuple(row for name in names for row in _rows(shown, name)),
-        footnotes=(*gaps, *reading(runs), *provenance(runs)) if shown else (),
+        footnotes=(*gaps, *unit_footnotes(runs), *provenance_footnotes(runs)) if shown else (),
     )
 
 

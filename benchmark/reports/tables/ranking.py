@@ -1,9 +1,9 @@
 """All models of a comparison in an order, for each protocol: mean, average rank, Borda count, and who is told apart."""
 
 from benchmark.analysis import ranking
-from benchmark.reports.comparison import provenance, reading
+from benchmark.reports.comparison import provenance_footnotes, unit_footnotes
 from benchmark.reports.inputs import ReportInputs
-from benchmark.reports.rows import select
+from benchmark.reports.rows import group_into_rows
 from benchmark.reports.table import NO_VALUE, Cell, Table
 
 TITLE = "Ranking"
@@ -18,10 +18,12 @@ def build(inputs: ReportInputs) -> Table:
         UserError: the records cannot stand in one table.
     """
     evaluation = inputs.records[0].evaluation.name
-    runs = select(inputs.records, evaluation)
+    runs = group_into_rows(inputs.records, evaluation)
     models = [run.records for run in runs]
     names = [name for name, _ in ranking.main_scores(models)]
-    rows = [(place, run) for place, run in zip(ranking.places(models, inputs.pairs), runs) if place.datasets and names]
+    rows = [
+        (place, run) for place, run in zip(ranking.rank_models(models, inputs.pairs), runs) if place.datasets and names
+    ]
     rows.sort(key=lambda pair: (pair[0].mean is None, -(pair[0].mean or 0.0), -pair[0].borda))
     return Table(
         title=f"{TITLE}: {evaluation.replace('_', ' ')}",
@@ -45,14 +47,14 @@ def build(inputs: ReportInputs) -> Table:
             "over samples and seeds (no correction for the number of comparisons). Within a group order means little.",
             "Mean (in percent) and average rank (1 is best) of, and among, models that were measured on every dataset.",
             "Borda count: on each dataset a point for every model below, half a point for an equal one.",
-            *reading([run for _, run in rows])[1:],
-            provenance(runs)[0],
+            *unit_footnotes([run for _, run in rows])[1:],
+            provenance_footnotes(runs)[0],
         ),
         name=f"ranking_{evaluation}",
     )
 
 
-def _mean(place: ranking.Place) -> str:
+def _mean(place: ranking.Standing) -> str:
     if place.mean is None or place.spread is None:
         return NO_VALUE
     return f"{100 * place.mean:.1f} ± {100 * place.spread:.1f}"

@@ -24,7 +24,7 @@ from benchmark.errors import UserError
 from benchmark.files import file_sha256
 from datasets_scripts.building import build as building
 from datasets_scripts.building import executor
-from datasets_scripts.building.build import build, claim
+from datasets_scripts.building.build import build, claim_folder
 from datasets_scripts.generation import provenance, shards
 from datasets_scripts.inspection import audit
 from datasets_scripts.recipe import image_guidance, image_seed
@@ -129,7 +129,7 @@ def test_progress_counts_images_up_to_all(tmp_path, small_shards):
 
 def test_interrupted_build_keeps_whole_shards_and_goes_on(numbered_dataset, tmp_path, small_shards):
     log = tmp_path / "log"
-    recipe = replace(NUMBERED, draw=example.Logged(log=log, seconds=0.3))
+    recipe = replace(NUMBERED, text_to_image=example.Logged(log=log, seconds=0.3))
 
     work = building.start(recipe, tmp_path)
 
@@ -291,7 +291,7 @@ def test_recipe_is_kept_with_the_dataset(small_dataset):
 def test_a_damaged_marker_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("")
     with pytest.raises(UserError, match="damaged"):
-        claim(tmp_path, "0" * 40, {})
+        claim_folder(tmp_path, "0" * 40, {})
 
 
 # Workers
@@ -348,20 +348,20 @@ def one_unit_tasks(monkeypatch):
 
 def test_the_rank_of_a_killed_worker_is_handed_out_again(numbered_dataset, tmp_path, small_shards, one_unit_tasks):
     """datatrove's own executor would wait for ever."""
-    recipe = replace(NUMBERED, draw=Fails(kind="dies twice", left=tmp_path / "left"))
+    recipe = replace(NUMBERED, text_to_image=Fails(kind="dies twice", left=tmp_path / "left"))
     assert files(build(recipe, tmp_path / "data", ["", ""], silent)) == files(numbered_dataset)
     assert (tmp_path / "left").read_text() == "xxx"
 
 
 def test_a_rank_whose_workers_always_die_ends_the_build_with_one_line(tmp_path, small_shards, one_unit_tasks):
-    recipe = replace(NUMBERED, draw=Fails(kind="dies", left=tmp_path / "left"))
+    recipe = replace(NUMBERED, text_to_image=Fails(kind="dies", left=tmp_path / "left"))
     with pytest.raises(UserError, match=r"task 1 died 3 times \(SIGKILL.*task_00001\.log; run again"):
         build(recipe, tmp_path, [""], silent)
     assert shards.Shards(tmp_path / NUMBERED.repo, "train", SHARDS).done(0), "what others drew is kept"
 
 
 def test_a_failing_model_is_one_line_that_names_the_log(tmp_path, small_shards, one_unit_tasks):
-    recipe = replace(NUMBERED, draw=Fails(left=tmp_path / "left"))
+    recipe = replace(NUMBERED, text_to_image=Fails(left=tmp_path / "left"))
     with pytest.raises(UserError, match=r"task 1 failed with ValueError: the model is broken; see .*task_00001\.log"):
         build(recipe, tmp_path, [""], silent)
     log = tmp_path / NUMBERED.repo / "build" / "log" / "logs" / "task_00001.log"
@@ -391,7 +391,7 @@ class Visible(Numbers):
 
 
 def test_each_worker_sees_its_own_gpu(tmp_path, one_unit_tasks):
-    recipe = replace(NUMBERED, draw=Visible(left=tmp_path))
+    recipe = replace(NUMBERED, text_to_image=Visible(left=tmp_path))
     build(recipe, tmp_path / "data", ["3", "5"], silent)
     assert (tmp_path / "3").exists() and (tmp_path / "5").exists()
 

@@ -19,8 +19,8 @@ from huggingface_hub import errors
 
 from benchmark import schema
 from benchmark.errors import UserError
-from datasets_scripts.captions.prepare import Prepared, normalise, prepare
-from datasets_scripts.captions.sources import named, sources
+from datasets_scripts.captions.prepare import PreparedCaptions, normalise, prepare
+from datasets_scripts.captions.sources import custom_source, sources
 from datasets_scripts.cc3m import SOURCE as CC3M
 from datasets_scripts.cc12m import SOURCE as CC12M
 from datasets_scripts.laion_50m import SOURCE as LAION
@@ -32,7 +32,7 @@ __all__ = ["synrep"]
 
 ROOT = Path(__file__).parents[3]
 VALIDATION = ROOT.parent / "shared" / "data" / "cc3m" / "Validation_GCC-1.1.0-Validation.tsv"
-TABLE = named("table", "text")
+TABLE = custom_source("table", "text")
 ADDRESS = "http://example.org/{}.jpg"
 
 
@@ -246,13 +246,13 @@ def test_equal_texts_of_other_rows_or_another_source_are_other_captions(tmp_path
 def test_a_tab_or_a_line_end_in_a_row_id_is_written_out(tmp_path):
     path = parquet(tmp_path / "l.parquet", {"TEXT": ["a dog", "a cat"], "URL": ["1\t2\n3", "\r4"]})
     report = prepare(LAION, path, tmp_path / "captions" / "laion", silent)
-    stored = [(caption_id(c.text), c.text, c.source, c.source_id) for c in Prepared(LAION, root=tmp_path)]
+    stored = [(caption_id(c.text), c.text, c.source, c.source_id) for c in PreparedCaptions(LAION, root=tmp_path)]
     assert [row[3] for row in stored] == ["1\\t2\\n3", "\r4"]
     assert report["sha256"] == content_hash(stored)
 
 
 def test_a_file_name_that_is_no_text_is_written_out(tmp_path):
-    source = named("caf\udce9\tb", "text")
+    source = custom_source("caf\udce9\tb", "text")
     prepare(source, parquet(tmp_path / "a.parquet", {"text": ["a dog"]}), tmp_path / "out", silent)
     table = pq.read_table(tmp_path / "out" / "captions.parquet")
     assert table[schema.SOURCE].to_pylist() == ["caf\\xe9\\tb"]
@@ -347,7 +347,7 @@ def test_parquet_with_nulls_and_bytes_that_are_no_text_costs_a_row_each(tmp_path
 def prepared(tmp_path):
     """A thousand captions, in an order that has nothing to do with their ids."""
     prepare(CC3M, cc3m(tmp_path / "list.tsv", [f"number {n}" for n in range(1000)]), tmp_path / "captions/cc3m", silent)
-    return Prepared(CC3M).below(tmp_path)
+    return PreparedCaptions(CC3M).with_root(tmp_path)
 
 
 def test_all_captions_come_in_the_order_of_the_source(prepared):
@@ -363,37 +363,37 @@ def test_all_captions_come_in_the_order_of_the_source(prepared):
 def test_a_part_has_the_smallest_ids_in_the_order_of_the_source(prepared, count):
     smallest = set(sorted(caption_id(f"number {n}") for n in range(1000))[:count])
     expected = [f"number {n}" for n in range(1000) if caption_id(f"number {n}") in smallest]
-    part = prepared.limited(count)
+    part = prepared.take(count)
     assert [caption.text for caption in part] == expected
     assert len(part) == count
     assert part.version == f"{prepared.version}, {count:,} smallest ids"
 
 
 def test_a_smaller_part_lies_inside_a_larger_one_and_does_not_depend_on_the_order_of_the_source(prepared, tmp_path):
-    small, large = set(prepared.limited(10)), set(prepared.limited(100))
+    small, large = set(prepared.take(10)), set(prepared.take(100))
     assert small < large < set(prepared)
     backwards = [f"number {n}" for n in reversed(range(1000))]
     prepare(CC3M, cc3m(tmp_path / "list.tsv", backwards), tmp_path / "other/captions/cc3m", silent)
-    other = prepared.below(tmp_path / "other").limited(10)
+    other = prepared.with_root(tmp_path / "other").take(10)
     assert {caption.text for caption in other} == {caption.text for caption in small}
-    assert other.version != prepared.limited(10).version
+    assert other.version != prepared.take(10).version
 
 
 def test_all_of_a_part_is_the_part_and_more_than_there_are_is_refused(prepared):
-    part = prepared.limited(100)
-    assert part.limited(None) == part
+    part = prepared.take(100)
+    assert part.take(None) == part
     with pytest.raises(UserError, match=r"wanted 101 captions of cc3m, there are 100; take fewer"):
-        part.limited(101)
+        part.take(101)
     with pytest.raises(UserError, match=r"wanted 1,001 captions of cc3m, but .* has 1,000; take a smaller size"):
-        len(prepared.limited(1001))
+        len(prepared.take(1001))
     with pytest.raises(UserError, match="wanted 1,001"):
-        list(prepared.limited(1001))
+        list(prepared.take(1001))
 
 
 def test_unprepared_captions_can_be_named_and_estimated_but_not_read(tmp_path):
-    absent = Prepared(CC3M).below(tmp_path)
-    assert absent.expected == 2_700_000
-    assert absent.limited(10_000).expected == 10_000
+    absent = PreparedCaptions(CC3M).with_root(tmp_path)
+    assert absent.expected_count == 2_700_000
+    assert absent.take(10_000).expected_count == 10_000
     assert absent.folder == tmp_path / "captions" / "cc3m"
     for read in (len, list, lambda captions: captions.version):
         with pytest.raises(
@@ -403,13 +403,13 @@ def test_unprepared_captions_can_be_named_and_estimated_but_not_read(tmp_path):
 
 
 def test_what_is_expected_is_what_is_prepared_where_something_is(prepared):
-    assert prepared.expected == len(prepared) == 1000
-    assert prepared.limited(10).expected == 10
-    assert Prepared(named("table", "text"), count=7).expected == 7
+    assert prepared.expected_count == len(prepared) == 1000
+    assert prepared.take(10).expected_count == 10
+    assert PreparedCaptions(custom_source("table", "text"), count=7).expected_count == 7
     (prepared.folder / "captions.json").unlink()
-    assert prepared.expected == CC3M.paper_after
+    assert prepared.expected_count == CC3M.paper_after
     with pytest.raises(UserError, match="captions of table are not prepared"):
-        _ = Prepared(TABLE).below(prepared.root).expected
+        _ = PreparedCaptions(TABLE).with_root(prepared.root).expected_count
 
 
 def changed(table, name, row, value):
@@ -445,9 +445,9 @@ def test_what_was_changed_after_it_was_prepared_is_found_also_where_a_part_is_ta
     path = prepared.folder / "captions.parquet"
     pq.write_table(TAMPERED[what](pq.read_table(path)), path)
     assert len(prepared) == 1000
-    cure = rf"captions\.parquet is not what .*; remove {prepared.folder} and run `synrep data captions cc3m` again$"
-    with pytest.raises(UserError, match=cure):
-        list(prepared.limited(count))
+    hint = rf"captions\.parquet is not what .*; remove {prepared.folder} and run `synrep data captions cc3m` again$"
+    with pytest.raises(UserError, match=hint):
+        list(prepared.take(count))
 
 
 def test_captions_with_another_sha256_in_their_report_are_found(prepared):
@@ -481,7 +481,7 @@ def test_captions_of_an_earlier_hash_are_prepared_again(prepared, tmp_path):
 
 def test_what_prepares_captions_of_any_table_names_the_file(tmp_path):
     with pytest.raises(UserError, match="run `synrep data captions FILE --column text`"):
-        len(Prepared(TABLE, root=tmp_path))
+        len(PreparedCaptions(TABLE, root=tmp_path))
 
 
 def test_a_damaged_folder_is_not_prepared(prepared):
@@ -750,7 +750,7 @@ def test_another_origin_does_not_replace_a_folder_that_lost_a_file(tmp_path, nam
 def test_another_column_of_the_same_file_is_prepared_anew(tmp_path):
     path = parquet(tmp_path / "a.parquet", {"text": ["a dog"], "title": ["a cat"]})
     for column, text in (("text", "a dog"), ("title", "a cat")):
-        prepare(named("table", column), path, tmp_path / "out", silent)
+        prepare(custom_source("table", column), path, tmp_path / "out", silent)
         assert kept(tmp_path / "out") == [(text, "0")]
 
 
@@ -781,8 +781,8 @@ def test_bad_input_leaves_what_was_prepared_before(tmp_path):
     out, path = tmp_path / "captions" / "table", parquet(tmp_path / "a.parquet", {"text": ["a dog"], "title": [""]})
     prepare(TABLE, path, out, silent)
     with pytest.raises(UserError, match="1 empty"):
-        prepare(named("table", "title"), path, out, silent)
-    assert [caption.text for caption in Prepared(TABLE, root=tmp_path)] == ["a dog"]
+        prepare(custom_source("table", "title"), path, out, silent)
+    assert [caption.text for caption in PreparedCaptions(TABLE, root=tmp_path)] == ["a dog"]
 
 
 def test_a_crash_between_files_does_not_pass_for_prepared(tmp_path, monkeypatch):
@@ -795,9 +795,9 @@ def test_a_crash_between_files_does_not_pass_for_prepared(tmp_path, monkeypatch)
 
     monkeypatch.setattr("datasets_scripts.captions.prepare.write_json", crash)
     with pytest.raises(KeyboardInterrupt):
-        prepare(named("table", "title"), path, out, silent)
+        prepare(custom_source("table", "title"), path, out, silent)
     with pytest.raises(UserError, match="not prepared"):
-        len(Prepared(TABLE, root=tmp_path))
+        len(PreparedCaptions(TABLE, root=tmp_path))
 
 
 # The Hub
@@ -938,7 +938,7 @@ def test_two_files_of_one_name_do_not_replace_each_other(tmp_path, synrep):
     words = ("--column", "text", "--data", tmp_path)
     assert synrep("data", "captions", first, *words)[0] == 0
     assert_one_line(synrep("data", "captions", second, *words), "captions of another origin", "remove the folder")
-    assert [caption.text for caption in Prepared(named("birds", "text"), root=tmp_path)] == ["a robin"]
+    assert [caption.text for caption in PreparedCaptions(custom_source("birds", "text"), root=tmp_path)] == ["a robin"]
     assert synrep("data", "captions", first, *words)[0] == 0
 
 

@@ -16,7 +16,7 @@ from datasets_scripts.generation import generate as generating
 from datasets_scripts.generation.generate import COLUMNS
 from datasets_scripts.recipe import Caption, image_guidance, image_seed
 from datasets_scripts.scenes import renderer
-from datasets_scripts.text_to_image import Drawn
+from datasets_scripts.text_to_image import GeneratedImage
 from tests.fixtures import c2pa_certificate
 from tests.fixtures.small_datasets import NUMBERED, RECIPE, Numbers, captions, numbers, read_number
 
@@ -91,10 +91,12 @@ class Asked(Numbers):
     def __call__(self, captions, seeds, guidance):
         for place, (seed, value) in enumerate(zip(seeds, guidance, strict=True)):
             image = np.full((8, 8, 3), (seed % 251, 16 * value, 0), np.uint8)
-            yield Drawn(None, "not finite") if place % 5 == 4 else Drawn(image, nsfw=0.25 - place / 10)
+            yield (
+                GeneratedImage(None, "not finite") if place % 5 == 4 else GeneratedImage(image, nsfw=0.25 - place / 10)
+            )
 
 
-ASKED = replace(NUMBERED, draw=Asked(), guidance=(2.0, 3.0, 8.0))
+ASKED = replace(NUMBERED, text_to_image=Asked(), guidance=(2.0, 3.0, 8.0))
 
 
 def test_each_image_is_drawn_from_the_seed_and_guidance_that_its_row_states(monkeypatch):
@@ -140,7 +142,7 @@ def test_a_drawer_that_draws_too_few_is_noticed():
             yield from list(super().__call__(captions, seeds, guidance))[:-1]
 
     with pytest.raises(RuntimeError, match="drew 11 images for 12"):
-        unit(replace(NUMBERED, draw=Lazy()), numbers()[:3])
+        unit(replace(NUMBERED, text_to_image=Lazy()), numbers()[:3])
 
 
 def digital_source_type(content):
@@ -151,17 +153,17 @@ def digital_source_type(content):
     return description.attrib["{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"]
 
 
-@pytest.mark.parametrize("source_type", [provenance.TRAINED, provenance.ALGORITHMIC])
-def test_every_image_says_that_it_is_synthetic_in_the_terms_of_iptc(source_type):
-    table = generate(replace(NUMBERED, draw=Numbers(source_type=source_type)), numbers()[:3])
+@pytest.mark.parametrize("iptc_source_type", [provenance.TRAINED, provenance.ALGORITHMIC])
+def test_every_image_says_that_it_is_synthetic_in_the_terms_of_iptc(iptc_source_type):
+    table = generate(replace(NUMBERED, text_to_image=Numbers(iptc_source_type=iptc_source_type)), numbers()[:3])
     for image in (image for row in table[schema.IMAGES].to_pylist() for image in row):
         found = digital_source_type(image["bytes"])
-        assert found == f"http://cv.iptc.org/newscodes/digitalsourcetype/{source_type}"
+        assert found == f"http://cv.iptc.org/newscodes/digitalsourcetype/{iptc_source_type}"
 
 
 def test_a_trained_model_is_marked_as_one_and_a_renderer_is_not():
-    assert diffusion.StableDiffusion().source_type == "trainedAlgorithmicMedia"
-    assert renderer.Scenes().source_type == "algorithmicMedia"
+    assert diffusion.StableDiffusion().iptc_source_type == "trainedAlgorithmicMedia"
+    assert renderer.Scenes().iptc_source_type == "algorithmicMedia"
 
 
 def test_the_mark_costs_little_and_changes_no_pixel():

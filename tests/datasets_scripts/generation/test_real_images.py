@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.training.dataset import CaptionImages
+from benchmark.training.dataset import CaptionImageDataset
 from datasets_scripts import cc3m, recipe
 from datasets_scripts.building import build
 from datasets_scripts.captions.prepare import prepare as prepare_captions
@@ -101,7 +101,7 @@ def test_captions_are_read_from_tars_with_the_place_of_each_image(tars):
 
 
 def test_every_image_is_its_captions_own_at_the_stored_size(built):
-    data = CaptionImages(built, recipe.find("cc3m-real", built.parents[1]).revision)
+    data = CaptionImageDataset(built, recipe.find("cc3m-real", built.parents[1]).revision)
     assert (len(data), data.images_per_caption) == (5, 1)
     for row, text in enumerate(data.captions):
         image = data.image(row, 0)
@@ -113,14 +113,14 @@ def test_every_image_is_its_captions_own_at_the_stored_size(built):
 
 def test_the_middle_is_kept_and_nothing_is_squashed(built):
     """300 x 200 to 256 x 256: 50 pixels of each side are cut, among them the black border of 37."""
-    data = CaptionImages(built, recipe.find("cc3m-real", built.parents[1]).revision)
+    data = CaptionImageDataset(built, recipe.find("cc3m-real", built.parents[1]).revision)
     assert data.image(0, 0)[128, :, 0].min() > 120
 
 
 def test_no_real_image_is_marked_as_synthetic_and_the_card_says_real(built):
-    data = CaptionImages(built, schema.read_manifest(built).revision)
+    data = CaptionImageDataset(built, schema.read_manifest(built).revision)
     for row in range(len(data)):
-        content = data.content(row, 0)
+        content = data.image_bytes(row, 0)
         assert b"DigitalSourceType" not in content and not examine.MARK.search(content)
     card = (built / schema.CARD).read_text()
     assert "Every image is real" in card and "is synthetic**" not in card and "Mark of origin" not in card
@@ -132,7 +132,7 @@ def test_no_real_image_is_marked_as_synthetic_and_the_card_says_real(built):
 def test_check_finds_a_mark_on_a_real_image(tars):
     prepare(tars)
     chosen = recipe.find("cc3m-real", tars)
-    marked = replace(chosen, draw=replace(chosen.draw, source_type=provenance.TRAINED))
+    marked = replace(chosen, text_to_image=replace(chosen.text_to_image, iptc_source_type=provenance.TRAINED))
     found = audit.check(build.build(marked, tars, [""], silent), silent)
     assert {finding.rule for finding in found if finding.error} == {"mark"}
     assert "says that it is synthetic, but it is a real image" in found[0].text
@@ -145,7 +145,7 @@ def test_check_finds_no_fault_but_missing_marks_where_images_are_said_to_be_synt
     sampled = audit.sample(built, recipe.find("cc3m-real", built.parents[1]), 5, silent)
     assert (sampled.images, sampled.equal, sampled.findings) == (5, 5, [])
     monkeypatch.setattr(
-        provenance, "REAL", "something else"
+        provenance, "REAL_PREFIX", "something else"
     )  # as if it were declared synthetic: every image lacks a mark
     assert {finding.rule for finding in audit.check(built, silent) if finding.error} == {"mark"}
 
@@ -183,8 +183,8 @@ def test_an_image_that_does_not_decode_is_null_with_its_reason(tmp_path):
     tar(folder(tmp_path) / "0.tar", files)
     prepare(tmp_path)
     built = build.build(recipe.find("cc3m-real", tmp_path), tmp_path, [""], silent)
-    data = CaptionImages(built, schema.read_manifest(built).revision)
-    assert list(data.with_images()) == [data.captions.index("good")]
+    data = CaptionImageDataset(built, schema.read_manifest(built).revision)
+    assert list(data.rows_with_images()) == [data.captions.index("good")]
     assert json.loads((built / schema.STATISTICS).read_text())["failed"] == {real_images.DAMAGED: 1}
 
 
@@ -200,7 +200,7 @@ def test_a_tar_that_is_gone_or_cut_is_one_line(break_it, said, tars):
     chosen = recipe.find("cc3m-real", tars)
     break_it(folder(tars) / "00000.tar")
     with pytest.raises(UserError, match=said):
-        list(chosen.draw([f"a {name} thing" for name in NAMES], [0] * 5, [0.0] * 5))
+        list(chosen.text_to_image([f"a {name} thing" for name in NAMES], [0] * 5, [0.0] * 5))
 
 
 def test_tars_of_one_name_in_two_folders_are_refused(tars):
@@ -217,7 +217,7 @@ def test_what_real_images_cannot_be_is_one_line(tars):
         recipe.find("cc3m-real", tars).revision  # noqa: B018
     prepare(tars)
     with pytest.raises(UserError, match="a caption has one real image; leave -l out"):
-        list(recipe.find("cc3m-real-l2", tars).draw(["a red thing"] * 2, [0, 1], [0.0, 0.0]))
+        list(recipe.find("cc3m-real-l2", tars).text_to_image(["a red thing"] * 2, [0, 1], [0.0, 0.0]))
     with pytest.raises(UserError, match="C2PA signatures say that an image is synthetic"):
         build.start(recipe.find("cc3m-real", tars), tars, provenance.C2PA(tars, tars))
 
@@ -225,7 +225,7 @@ def test_what_real_images_cannot_be_is_one_line(tars):
 @pytest.mark.parametrize("name", ["cc3m", "cc12m", "redcaps", "laion-50m"])
 def test_every_source_has_its_real_images(name):
     found = recipe.find(f"{name}-real-10k")
-    assert (found.name, found.images_per_caption, found.captions.expected) == (f"{name}-real-10k", 1, 10_000)
+    assert (found.name, found.images_per_caption, found.captions.expected_count) == (f"{name}-real-10k", 1, 10_000)
     real = sources()[found.captions.source.name]
     assert real.repo is None and real.folder == f"originals/{name.removesuffix('-50m')}-wds"
-    assert not any(terms.commercial for terms in found.draw.terms)
+    assert not any(terms.commercial for terms in found.text_to_image.terms)

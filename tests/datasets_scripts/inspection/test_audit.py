@@ -25,7 +25,7 @@ from datasets_scripts.inspection import alignment as aligning
 from datasets_scripts.inspection import audit, contact_sheet
 from datasets_scripts.recipe import Caption, image_seed
 from datasets_scripts.scenes import evaluation_sets
-from datasets_scripts.text_to_image import Drawn
+from datasets_scripts.text_to_image import GeneratedImage
 from tests.fixtures.small_datasets import NUMBERED, RECIPE, Listed, Numbers
 
 
@@ -59,10 +59,14 @@ class Failing(Numbers):
     def __call__(self, captions, seeds, guidance):
         for (image, *_), seed in zip(super().__call__(captions, seeds, guidance), seeds, strict=True):
             grain = np.random.default_rng(seed).integers(0, 16, image.shape, np.uint8)
-            yield Drawn(None, "not finite") if seed % 7 == 0 else Drawn(image // 2 + grain, nsfw=0.5 - seed % 2)
+            yield (
+                GeneratedImage(None, "not finite")
+                if seed % 7 == 0
+                else GeneratedImage(image // 2 + grain, nsfw=0.5 - seed % 2)
+            )
 
 
-FAILING = replace(NUMBERED, draw=Failing(name="failing"))
+FAILING = replace(NUMBERED, text_to_image=Failing(name="failing"))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 from benchmark.files import write_json
 from datasets_scripts.building.build import run_share, start
 from datasets_scripts.publishing import export as exporting
-from datasets_scripts.text_to_image import Drawn
+from datasets_scripts.text_to_image import GeneratedImage
 from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, Numbers, read_number
 
 
@@ -31,12 +31,12 @@ class Failing(Numbers):
     def __call__(self, captions, seeds, guidance):
         for place, drawn in enumerate(super().__call__(captions, seeds, guidance)):
             failed = place % IMAGES == 2 and captions[place].endswith("7")
-            yield Drawn(None, "not finite") if failed else drawn
+            yield GeneratedImage(None, "not finite") if failed else drawn
 
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory):
-    recipe = replace(NUMBERED, draw=Failing(name="failing"))
+    recipe = replace(NUMBERED, text_to_image=Failing(name="failing"))
     return run_share(start(recipe, tmp_path_factory.mktemp("failing")), 0, 1, silent)
 
 

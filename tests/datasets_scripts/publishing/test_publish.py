@@ -307,7 +307,7 @@ def test_images_are_read_back_by_their_place(lfs, tmp_path):
 
 def test_images_that_were_not_drawn_have_no_place(tmp_path):
     folder = made(tmp_path / "dataset")
-    found = publish.places(folder, schema.read_manifest(folder), random.Random(0))
+    found = publish.sample_image_locations(folder, schema.read_manifest(folder), random.Random(0))
     assert len(found) == len(set(found)) == publish.IMAGES_READ_BACK and all(length for _, _, length in found)
     assert len({name for name, _, _ in found}) == 3
     for name, offset, length in found:

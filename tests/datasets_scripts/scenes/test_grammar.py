@@ -303,5 +303,5 @@ def test_a_quarter_of_real_captions_has_one_word_of_the_first_object_wrong():
 
 def test_a_real_picture_shows_what_is_seen_and_no_guidance():
     for seed, caption in enumerate(list(toy.RECIPES["toy-real"].captions)[:40]):
-        (drawn,) = toy.RECIPES["toy-real"].draw([caption.text], [seed], [8.0])
+        (drawn,) = toy.RECIPES["toy-real"].text_to_image([caption.text], [seed], [8.0])
         assert (drawn.image == renderer.render(toy.seen(caption.text, seed), seed).image).all()

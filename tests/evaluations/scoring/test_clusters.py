@@ -24,7 +24,7 @@ def test_macro_of_units_of_one_row_is_the_usual_one():
     rng = np.random.default_rng(0)
     correct, group = rng.random(300) < 0.7, rng.integers(0, 6, 300)
     found = clusters.macro(correct, group, np.arange(300))
-    usual = intervals.macro(list(intervals.by_group([str(g) for g in group], correct).values()))
+    usual = intervals.macro_average(list(intervals.by_group([str(g) for g in group], correct).values()))
     assert (found.value, found.low, found.high) == pytest.approx((usual.value, usual.low, usual.high))
 
 

@@ -28,12 +28,12 @@ def test_mean_interval_is_ssl_transfers():
 
 def test_macro_weighs_groups_equally_and_covers_the_truth():
     groups = [intervals.wilson(1, 1), intervals.wilson(0, 99)]
-    assert intervals.macro(groups).value == 0.5
-    assert intervals.macro(groups).n == 100
+    assert intervals.macro_average(groups).value == 0.5
+    assert intervals.macro_average(groups).n == 100
     generator, truth, n = np.random.default_rng(0), np.linspace(0.05, 0.95, 14), 60
     inside = 0
     for _ in range(400):
-        score = intervals.macro([intervals.wilson(int(k), n) for k in generator.binomial(n, truth)])
+        score = intervals.macro_average([intervals.wilson(int(k), n) for k in generator.binomial(n, truth)])
         inside += score.low <= truth.mean() <= score.high
     assert 0.92 <= inside / 400 <= 0.99
 
@@ -60,11 +60,11 @@ def test_extremes_cover_the_truly_worst_and_best(monkeypatch, name):
     for draw in range(200):
         count = generator.binomial(n, truth)
         if draw % 2:
-            score = intervals.extreme([intervals.wilson(int(k), int(m)) for k, m in zip(count, n)], min)
+            score = intervals.extreme_group([intervals.wilson(int(k), int(m)) for k, m in zip(count, n)], min)
             inside += score.low <= truth.min() <= score.high
             assert score.value == (count / n).min()
         else:
-            score = intervals.extreme([intervals.wilson(int(m - k), int(m)) for k, m in zip(count, n)], max)
+            score = intervals.extreme_group([intervals.wilson(int(m - k), int(m)) for k, m in zip(count, n)], max)
             inside += score.low <= 1 - truth.min() <= score.high
             assert score.value == pytest.approx(1 - (count / n).min())
         assert score.low <= score.value <= score.high
@@ -74,7 +74,7 @@ def test_extremes_cover_the_truly_worst_and_best(monkeypatch, name):
 def test_an_extreme_is_no_wider_than_it_must_be():
     """With one group clearly worst its own interval is enough; the bound for all groups at once would be wider."""
     groups = [intervals.wilson(k, 700) for k in (210, *range(400, 436, 3))]
-    score, own = intervals.extreme(groups, min), groups[0]
+    score, own = intervals.extreme_group(groups, min), groups[0]
     assert (score.low, score.high) == pytest.approx((own.low, own.high), abs=0.004)
     assert score.n == 700
 
@@ -82,7 +82,7 @@ def test_an_extreme_is_no_wider_than_it_must_be():
 def test_the_interval_of_a_picked_group_is_not_its_own():
     """Among groups that are alike the lowest looks worse than any is: its own interval misses the truth."""
     groups = [intervals.wilson(k, 50) for k in (16, 20, 22, 23, 24, 24, 25, 25, 26, 27, 28, 30, 31, 34)]
-    score = intervals.extreme(groups, min)
+    score = intervals.extreme_group(groups, min)
     assert groups[0].high < 0.5 - 0.03 < score.high
     assert score.low < score.value == 0.32
 
@@ -90,21 +90,21 @@ def test_the_interval_of_a_picked_group_is_not_its_own():
 def test_an_extreme_at_the_end_has_a_width():
     for value, pick in ((0, min), (1, max)):
         groups = [intervals.wilson(value * 400, 400), intervals.wilson(200, 400), intervals.wilson(220, 400)]
-        score = intervals.extreme(groups, pick)
+        score = intervals.extreme_group(groups, pick)
         assert score.value == value
         assert 0.005 < score.high - score.low < 0.03
 
 
 def test_extremes_are_the_same_every_time():
     groups = [intervals.wilson(k, 700) for k in (210, 300, 401)]
-    first = intervals.extreme(groups, min)
+    first = intervals.extreme_group(groups, min)
     np.random.seed(3)
-    assert intervals.extreme(groups, min) == first
+    assert intervals.extreme_group(groups, min) == first
     assert (first.low, first.high) == (
         pytest.approx(0.2671428571428571, abs=1e-12),
         pytest.approx(0.3357142857142857, abs=1e-12),
     )
-    mirrored = intervals.extreme([intervals.wilson(700 - k, 700) for k in (210, 300, 401)], max)
+    mirrored = intervals.extreme_group([intervals.wilson(700 - k, 700) for k in (210, 300, 401)], max)
     assert (mirrored.low, mirrored.high) == pytest.approx((1 - first.high, 1 - first.low))
 
 
@@ -123,18 +123,18 @@ def test_only_missing_datasets_are_skipped():
             raise UserError("cut short")
         return Skipped("measured", SkipCode.FAILED)
 
-    assert intervals.over(("absent", "there"), measure) == {
+    assert intervals.for_each_dataset(("absent", "there"), measure) == {
         "absent": Skipped("not here", SkipCode.MISSING_DATASET),
         "there": Skipped("measured", SkipCode.FAILED),
     }
     with pytest.raises(UserError, match="cut short"):
-        intervals.over(("broken",), measure)
+        intervals.for_each_dataset(("broken",), measure)
 
 
 def test_scores_are_plain_numbers():
     for score in (
         intervals.wilson(3, 7),
         intervals.mean_interval(np.array([0.5, 1.0])),
-        intervals.macro([Score(0, 5, 0, 1)]),
+        intervals.macro_average([Score(0, 5, 0, 1)]),
     ):
         assert all(type(value) in (float, int) for value in (score.value, score.n, score.low, score.high))

@@ -134,7 +134,7 @@ def test_the_tile_is_recorded_and_part_of_the_key(tmp_path: Path, monkeypatch: p
     network = Net()
     frozen = encoder(network, tmp_path)
     frozen.features(pictures())
-    assert frozen.facts["tile"] == TILE
+    assert frozen.metadata["tile"] == TILE
     monkeypatch.setattr("benchmark.models.loading.frozen.TILE", 32)
     encoder(network, tmp_path).features(pictures())
     assert network.calls == 1, "features of another tile are other features"

@@ -11,7 +11,6 @@ from benchmark.interfaces import (
     AdamW,
     DatasetIdentity,
     DatasetScores,
-    Encoder,
     Evaluation,
     Experiment,
     Method,
@@ -19,6 +18,7 @@ from benchmark.interfaces import (
     Schedule,
     Score,
     Skipped,
+    ViTConfig,
 )
 from benchmark.records import create
 from benchmark.records.schema import Environment, Record
@@ -35,7 +35,7 @@ class Knobs(Evaluation):
 
 
 ADAMW = AdamW(2e-4, 512, 0.1, (0.9, 0.98), 0.1)
-ENCODER = Encoder(image_size=32, patch=4, width=64, depth=2, heads=2)
+ENCODER = ViTConfig(image_size=32, patch=4, width=64, depth=2, heads=2)
 ENVIRONMENT = Environment(python="3.11", platform="Linux", packages={}, device="cpu", commit=None, dirty=False)
 
 
@@ -75,7 +75,7 @@ def record(
         seed=seed,
         name=evaluation,
         evaluation=protocol or Knobs(),
-        facts={"weights_sha256": "a" * 64, "layer": "cls", "transform": {"size": 32}, "precision": "float32"},
+        metadata={"weights_sha256": "a" * 64, "layer": "cls", "transform": {"size": 32}, "precision": "float32"},
         content_sha256="c" * 64,
         environment=ENVIRONMENT,
     )
