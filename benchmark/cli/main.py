@@ -5,10 +5,11 @@ import shlex
 import signal
 import sys
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from benchmark import __version__
 from benchmark.cli.data import data
 from benchmark.cli.evaluate import episodes, evaluate
 from benchmark.cli.records import results, submit, validate
@@ -18,7 +19,6 @@ from benchmark.cli.run import check_method, list_all, run
 from benchmark.errors import UserError
 
 app = typer.Typer(
-    help="SynRep-Bench: representations learned from synthetic images, from captions to comparison tables.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -69,6 +69,21 @@ def _fail(message: str) -> NoReturn:
     if message:
         print(f"synrep: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """SynRep-Bench: representations learned from synthetic images, from captions to comparison tables."""
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
