@@ -14,7 +14,7 @@ from datasets_scripts.text_to_image import Terms
 
 SOURCE = Source(
     name="cc12m",
-    caption=("caption",),
+    caption_columns=("caption",),
     row_id=("url", "image_url"),
     headerless=("url", "caption"),
     repo="google-research-datasets/conceptual_12m",
@@ -23,7 +23,7 @@ SOURCE = Source(
     paper_before=10_000_000,
     paper_after=8_300_000,
     terms=Terms(
-        of="captions: Conceptual 12M",
+        subject="captions: Conceptual 12M",
         licence="other",
         text="May be freely used for any purpose; Google asks to be acknowledged as the source, and gives no warranty.",
         url="https://github.com/google-research-datasets/conceptual-12m",

@@ -12,7 +12,7 @@ from datasets_scripts.text_to_image import Terms
 
 SOURCE = Source(
     name="cc3m",
-    caption=("caption",),
+    caption_columns=("caption",),
     row_id=("url", "image_url"),
     headerless=("caption", "url"),
     repo="google-research-datasets/conceptual_captions",
@@ -20,7 +20,7 @@ SOURCE = Source(
     paper_before=3_000_000,
     paper_after=2_700_000,
     terms=Terms(
-        of="captions: Conceptual Captions 3M",
+        subject="captions: Conceptual Captions 3M",
         licence="other",
         text="May be freely used for any purpose; Google asks to be acknowledged as the source, and gives no warranty.",
         url="https://github.com/google-research-datasets/conceptual-captions",

@@ -14,14 +14,14 @@ from datasets_scripts.text_to_image import Terms
 
 SOURCE = Source(
     name="laion",
-    caption=("TEXT", "caption"),
+    caption_columns=("TEXT", "caption"),
     row_id=("URL", "url"),
     suffixes=(".parquet",),
     repo="laion/relaion400m",
     files="*.parquet",
     paper_after=50_000_000,
     terms=Terms(
-        of="captions: Re-LAION-400M",
+        subject="captions: Re-LAION-400M",
         licence="cc-by-4.0",
         text="The metadata is CC BY 4.0, meant for research; whoever downloads it agrees to share contact information.",
         url="https://huggingface.co/datasets/laion/relaion400m",

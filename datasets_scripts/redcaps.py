@@ -14,7 +14,7 @@ from datasets_scripts.text_to_image import Terms
 
 SOURCE = Source(
     name="redcaps",
-    caption=("caption",),
+    caption_columns=("caption",),
     row_id=("image_id",),
     suffixes=(".zip", ".json", ".parquet"),
     repo="kdexd/red_caps",
@@ -23,7 +23,7 @@ SOURCE = Source(
     paper_before=11_600_000,
     paper_after=10_500_000,
     terms=Terms(
-        of="captions: RedCaps",
+        subject="captions: RedCaps",
         licence="other",
         text="The annotations are CC BY 4.0, for non-commercial research only, under the terms of Reddit's API; nobody "
         "may be identified from them. What is made from them inherits this.",

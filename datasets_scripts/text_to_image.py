@@ -14,7 +14,7 @@ OK = "ok"
 class Terms:
     """Under which conditions something may be used; a dataset's card lists those of all that it is made from."""
 
-    of: str
+    subject: str
     """What they are about: "captions: Conceptual Captions 3M"."""
     licence: str
     """The Hub's identifier of the licence, or "other"."""

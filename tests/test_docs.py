@@ -59,7 +59,7 @@ def parsed(words: list[str]) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_in_a_code_block_has_the_words_that_the_command_line_knows(document: str) -> None:
     commands = list(shown((ROOT / document).read_text()))
-    assert commands or document == "CONTRIBUTING.md"
+    assert commands or document in {"CONTRIBUTING.md", "docs/index.md"}
     for command in commands:
         for words in words_of(command):
             parsed(words)

@@ -46,14 +46,14 @@ def captions(
     root: Root = DATA,
 ) -> None:
     """Read captions, normalise and de-duplicate them; every row that is dropped is kept with its reason."""
-    from benchmark.progress import Display
+    from benchmark.cli.display import Display
     from datasets_scripts.captions import prepare as preparing
     from datasets_scripts.captions import sources
 
     known = sources.sources()
     if source in known:
         if column is not None:
-            own = " or ".join(known[source].caption)
+            own = " or ".join(known[source].caption_columns)
             raise UserError(
                 f"wanted no --column for {source}, whose captions are in {own}; found {column}; leave it out"
             )
@@ -72,7 +72,7 @@ def captions(
             )
     if place is None:
         raise UserError(f"the captions of {source} are on no Hub repo; give --origin FILE")
-    out, where = root / "captions" / found.name, sources.place(place)
+    out, where = root / "captions" / found.name, sources.parse_origin(place)
     with Display() as display:
         counts = preparing.prepare(
             found, where, out, lambda rows: display.update(f"captions of {found.name}", rows, None)
@@ -138,7 +138,7 @@ def build(
     c2pa: Annotated[tuple[Path, Path] | None, typer.Option(help="Sign images: PEM certificates and key.")] = None,
 ) -> None:
     """Build datasets; what is finished is kept, and the same command goes on."""
-    from benchmark.progress import Display
+    from benchmark.cli.display import Display
     from datasets_scripts import recipe
     from datasets_scripts.generation.provenance import C2PA
     from datasets_scripts.scenes import evaluation_sets
@@ -218,7 +218,7 @@ def check(
 ) -> None:
     """Check every file, row and image of a dataset against its recipe; exit with 2 if anything is wrong."""
     from benchmark import schema
-    from benchmark.progress import Display
+    from benchmark.cli.display import Display
     from datasets_scripts import recipe
     from datasets_scripts.inspection import alignment as aligning
     from datasets_scripts.inspection import audit
@@ -296,7 +296,7 @@ def publish(
     """Upload a built dataset to the Hub, resumably, and verify it by reading it back."""
     from datasets_scripts.publishing import publish as publishing
 
-    commit = publishing.publish(folder, repo, private=private, report=print)
+    commit = publishing.publish(folder, repo, private=private, log=print)
     print(f"published at revision {commit}")
 
 
@@ -338,7 +338,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
 ) -> None:
     """Write a dataset in another layout; the images' bytes stay as they are."""
-    from benchmark.progress import Display
+    from benchmark.cli.display import Display
     from datasets_scripts.publishing import export as exporting
 
     with Display() as display:

@@ -1,6 +1,5 @@
 """What `synrep data download` does with the datasets of the evaluations."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -9,12 +8,11 @@ from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets import originals
 from benchmark.evaluations.datasets.catalog import DATASETS, FILES, PACKAGE, dataset
 from benchmark.evaluations.datasets.splits import present
+from benchmark.progress import LogLine
 from datasets_scripts.publishing import publish
 
-Report = Callable[[str], None]
 
-
-def named(name: str, root: Path, report: Report) -> None:
+def named(name: str, root: Path, log: LogLine) -> None:
     """Bring a dataset of the catalogue into the data folder, at its pinned revision.
 
     Raises:
@@ -23,19 +21,19 @@ def named(name: str, root: Path, report: Report) -> None:
     """
     row = dataset(name)
     if row.kind == PACKAGE:
-        report(f"{name} comes with {row.repo.partition('/')[0]}; there is nothing to download")
+        log(f"{name} comes with {row.repo.partition('/')[0]}; there is nothing to download")
     elif row.kind == FILES:
-        report(f"{originals.folder(row)} has the files of {name}")
+        log(f"{originals.folder(row)} has the files of {name}")
     elif not row.revision:
         raise UserError(f"{name} is built here: run `synrep data build toy scenes-evaluation`")
     else:
         if constants.HF_HUB_OFFLINE and present(name):
-            report(f"{name} is on this machine; HF_HUB_OFFLINE is set, so its files were not compared")
+            log(f"{name} is on this machine; HF_HUB_OFFLINE is set, so its files were not compared")
             return
-        report(str(publish.download(row.repo, row.revision, root, report, row.files)))
+        log(str(publish.download(row.repo, row.revision, root, log, row.files)))
 
 
-def everything(root: Path, report: Report) -> None:
+def everything(root: Path, log: LogLine) -> None:
     """Bring every dataset of the catalogue that is on the Hub into the data folder, and list those that are not.
 
     What was downloaded is kept, so that another call goes on.
@@ -51,16 +49,16 @@ def everything(root: Path, report: Report) -> None:
     for (repo, revision), name in pinned.items():
         try:
             files = sorted({file for row in rows.values() if row.repo == repo for file in row.files})
-            report(str(publish.download(repo, revision, root, report, files)))
+            log(str(publish.download(repo, revision, root, log, files)))
         except UserError as error:
-            report(f"{name}: {error}")
+            log(f"{name}: {error}")
             failed.setdefault(str(error), []).append(name)
     for row in rows.values():
         if row.kind == FILES:
             try:
-                report(f"{originals.folder(row)} has the files of {row.name}")
+                log(f"{originals.folder(row)} has the files of {row.name}")
             except MissingDataset as error:
-                report(f"to fetch by hand: {error}")
+                log(f"to fetch by hand: {error}")
     if failed:
         reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in failed.items())
         count = sum(map(len, failed.values()))

@@ -51,9 +51,9 @@ def _measure(model: str, chosen: Chosen, out: Path, workers: int, failures: list
     """The model with its records written; what failed of it is added to `failures`."""
     import torch
 
+    from benchmark.cli.display import Display
     from benchmark.interfaces import Experiment
     from benchmark.models import load
-    from benchmark.progress import Display
     from benchmark.runner.evaluate import EvaluationRun, Failures, run_evaluations
     from benchmark.training import diagnostics
 

@@ -57,7 +57,7 @@ def push(
     """Add the records here to those on the Hub, with a table of all of them; nothing there is replaced."""
     from benchmark.submission import exchange
 
-    commit = exchange.push(repo, folder, problems, private=private, report=print)
+    commit = exchange.push(repo, folder, problems, private=private, log=print)
     print(f"{repo}@{commit}")
     print(f'read it: datasets.load_dataset("{repo}", revision="{commit}")')
 
@@ -71,7 +71,7 @@ def pull(
     """Add the records on the Hub to those here, each after a check; nothing here is replaced."""
     from benchmark.submission import exchange
 
-    exchange.pull(repo, folder, revision, report=print)
+    exchange.pull(repo, folder, revision, log=print)
     print(f"check them together: synrep validate {folder / 'records'}")
 
 
@@ -82,7 +82,7 @@ def submit(
     """Check a run's records and copy them into this checkout, ready for a pull request."""
     from benchmark.submission import submit
 
-    if submit.submit(runs, folder, problems, report=print):
+    if submit.submit(runs, folder, problems, log=print):
         print("next: synrep tables")
         print(f"      git add {folder} && git commit -m 'Record ...'")
         print("      push the branch and open a pull request; its template says what to fill in")

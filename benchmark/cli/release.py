@@ -29,7 +29,7 @@ def push_model(
         encoder.stage(ready, repo, to)
         print(f"{to}: {', '.join(encoder.FILES)}; without --to it goes to {repo}")
         return
-    commit = encoder.push(ready, repo, private=private, report=print)
+    commit = encoder.push(ready, repo, private=private, log=print)
     print(f'load it: timm.create_model("hf_hub:{repo}@{commit}", pretrained=True)')
     print(f"measure it: synrep evaluate hub:{repo}@{commit}")
 

@@ -64,7 +64,7 @@ def site(
 
     link = _link(records, out, records_url, published=bool(publish))
     with _no_garbage_collection():
-        made = page(store.read_all(records, report=_log), PairedComparisons.for_records(records), _source, link)
+        made = page(store.read_all(records, log=_log), PairedComparisons.for_records(records), _source, link)
     path = out / "index.html"
     content = made.html.encode()
     write_bytes(path, content)

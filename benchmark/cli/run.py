@@ -68,8 +68,8 @@ def run(
         _print_plan(chosen, seed)
         return
 
+    from benchmark.cli.display import Display
     from benchmark.nn import distributed
-    from benchmark.progress import Display
     from benchmark.runner.jobs import Job, default_parallel_jobs, run_distributed, run_jobs
 
     work, knobs = [Job(e, s) for e, s in seeds], (micro_batch, deterministic)

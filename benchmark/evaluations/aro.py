@@ -108,7 +108,7 @@ class Aro(ImageTextEvaluation):
 
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:  # noqa: ARG002
         """What knowing nothing gives."""
-        return 1 / len(row_of(dataset).captions)
+        return 1 / len(row_of(dataset).caption_choices)
 
     def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """How far each row moves each score."""
@@ -123,7 +123,7 @@ class Aro(ImageTextEvaluation):
 
     def correct(self, name: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Whether the true caption is preferred (N,)."""
-        tie_is_right = self.order_ties_right and len(row_of(name).captions) > 2
+        tie_is_right = self.order_ties_right and len(row_of(name).caption_choices) > 2
         return columns["margin"] >= 0 if tie_is_right else columns["margin"] > 0
 
     def _interval(self, score: str, correct_N: np.ndarray, columns: Mapping[str, np.ndarray], value: float) -> Score:

@@ -97,7 +97,9 @@ class Retrieval(ImageTextEvaluation):
 def _captions(images: LabelledImages) -> tuple[list[str], np.ndarray]:
     """All captions, and the image of each."""
     row = row_of(images.name)
-    captions = images.columns["captions"] if row.texts else [[text] for text in images.columns[row.captions[0]]]
+    captions = (
+        images.columns["captions"] if row.caption_list else [[text] for text in images.columns[row.caption_choices[0]]]
+    )
     texts = [text for own in captions for text in own]
     return texts, np.repeat(np.arange(len(captions)), [len(own) for own in captions])
 

@@ -7,7 +7,7 @@ was measured on cannot be made and cannot be read.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from benchmark.errors import UserError
 from benchmark.files import write_json
+from benchmark.progress import LogLine
 from benchmark.records.schema import (
     Record,
     sha256_of,
@@ -104,8 +105,8 @@ def read(path: Path) -> Record:
     return parse_record(content, str(path), hint)
 
 
-def read_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> list[Record]:
-    """Every record below a folder once, in the order of their places; `report` is told of copies.
+def read_all(folder: Path, log: LogLine = lambda _: None) -> list[Record]:
+    """Every record below a folder once, in the order of their places; `log` is told of copies.
 
     Raises:
         UserError: no folder, no record in it, a file that is not a valid record, or two records for one place.
@@ -120,7 +121,7 @@ def read_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> li
             continue
         if known != record:
             raise UserError(f"{path} and {other} are two records for one place; keep one of them")
-        report(f"{path} is a copy of {other}; it counts once")
+        log(f"{path} is a copy of {other}; it counts once")
     return [found[cell][1] for cell in sorted(found)]
 
 

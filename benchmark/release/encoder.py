@@ -9,7 +9,7 @@ The folder of a release:
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,11 @@ from benchmark.files import file_sha256, write_bytes, write_json
 from benchmark.hub.client import Repository
 from benchmark.interfaces import Experiment, Model, ViTConfig
 from benchmark.models.loading.frozen import FrozenEncoder
+from benchmark.progress import LogLine
 from benchmark.records import create, store
 from benchmark.records.schema import Record
 from benchmark.release import model_card
 from benchmark.transforms.evaluation import EvaluationTransform
-
-Report = Callable[[str], None]
-"""Takes a line for the user."""
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FILES = (CONFIG, WEIGHTS, CARD)
@@ -199,10 +197,10 @@ def _require_equal(model: Model, folder: Path, size: int) -> None:
         raise UserError(f"this encoder is not a plain ViT of timm, which is all that can be pushed: {error}") from None
     wanted_BD = model.cpu().eval().image_layers(probe_B3HW)[LAYER]
     if (worst := float((features_BD - wanted_BD).abs().max())) > TOLERANCE:
-        raise UserError(f"timm gives other features than the run, by up to {worst:.2g}; nothing is pushed, report it")
+        raise UserError(f"timm gives other features than the run, by up to {worst:.2g}; nothing is pushed, log it")
 
 
-def push(release: Release, repo: str, *, private: bool, report: Report) -> str:
+def push(release: Release, repo: str, *, private: bool, log: LogLine) -> str:
     """Upload the release as `repo` in one commit and read it back; unchanged, it makes no commit.
 
     Returns:
@@ -219,7 +217,7 @@ def push(release: Release, repo: str, *, private: bool, report: Report) -> str:
         place.create(private=private)
         head = place.commit()
         _require_same(place, head, release)
-        report(f"uploading to {repo}")
+        log(f"uploading to {repo}")
         message = f"{create.record_key(release.experiment, release.seed)} of SynRep-Bench"
         return place.write({name: folder / name for name in FILES}, message, head)
 

@@ -31,5 +31,5 @@ def read(records: Path, log: Callable[[str], None]) -> ReportInputs:
     Raises:
         UserError: a record is not valid.
     """
-    found = store.read_all(records, report=log)
+    found = store.read_all(records, log=log)
     return ReportInputs(found, PairedComparisons.for_records(records), numbers.read(), numbers.read_facts())

@@ -5,7 +5,7 @@ Below the output folder: `records/<model>/<evaluation>.<preset>.json`, written a
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,9 @@ from benchmark.errors import SkipCode, UserError
 from benchmark.evaluations.datasets.splits import present
 from benchmark.files import file_sha256
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, FrozenModel, Pretrained, Skipped
+from benchmark.progress import NamedProgress
 from benchmark.records import create, environment, predictions, store
 from benchmark.records.schema import Measured, NotMeasured, Predictions, sha256_of
-
-Report = Callable[[str, int, int, str], None]
-"""Told the name of a piece of work, how much is done, how much there is, and a note."""
 
 
 class Failures(UserError):
@@ -55,7 +53,9 @@ class EvaluationRun:
         return f"{self.key}, layer {self.model.metadata['layer']}"
 
 
-def run_evaluations(measured: EvaluationRun, evaluations: Sequence[tuple[str, Evaluation]], report: Report) -> None:
+def run_evaluations(
+    measured: EvaluationRun, evaluations: Sequence[tuple[str, Evaluation]], progress: NamedProgress
+) -> None:
     """Every dataset of every evaluation that is not measured yet, a record after each.
 
     Raises:
@@ -68,14 +68,14 @@ def run_evaluations(measured: EvaluationRun, evaluations: Sequence[tuple[str, Ev
         record = _RecordBuilder(measured, name, evaluation)
         skipped = evaluation.skip(measured.model)
         for dataset in evaluation.datasets:
-            report(f"{measured.key} evaluation", done, total, f"{name} {dataset}")
+            progress(f"{measured.key} evaluation", done, total, f"{name} {dataset}")
             done += 1
             if skipped:
                 record.update({dataset: skipped})
             elif not record.is_complete(dataset) and (failure := record.measure(dataset)):
                 failures.append(f"{name} on {dataset}: {failure}")
         record.write()
-    report(f"{measured.key} evaluation", total, total, "")
+    progress(f"{measured.key} evaluation", total, total, "")
     if failures:
         raise Failures(f"{len(failures)} of {total} measurements failed: {'; '.join(failures)}")
 

@@ -28,8 +28,9 @@ from benchmark.interfaces import Experiment
 from benchmark.mirror import dataset_folder
 from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.nn import distributed
+from benchmark.progress import NamedProgress
 from benchmark.records import create
-from benchmark.runner.evaluate import EvaluationRun, Report, run_evaluations
+from benchmark.runner.evaluate import EvaluationRun, run_evaluations
 from benchmark.training import checkpoint, diagnostics, loop
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.training.execution import ExecutionConfig, default_execution
@@ -62,7 +63,7 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job], out: Path, processes: int, report: Report, knobs: ExecutionOptions = DEFAULTS
+    jobs: Sequence[Job], out: Path, processes: int, progress: NamedProgress, knobs: ExecutionOptions = DEFAULTS
 ) -> None:
     """Train and evaluate `jobs`, `processes` at a time. A job that fails does not stop the others.
 
@@ -86,7 +87,7 @@ def run_jobs(
             while pending:
                 done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 while not queue.empty():
-                    report(*queue.get())
+                    progress(*queue.get())
                 for future in done:
                     label = pending.pop(future).label
                     if isinstance(error := future.exception(), UserError):
@@ -168,7 +169,9 @@ def default_parallel_jobs() -> int:
     return torch.cuda.device_count() or min(os.cpu_count() or 1, 4)
 
 
-def run_distributed(jobs: Sequence[Job], out: Path, report: Report, knobs: ExecutionOptions = DEFAULTS) -> None:
+def run_distributed(
+    jobs: Sequence[Job], out: Path, progress: NamedProgress, knobs: ExecutionOptions = DEFAULTS
+) -> None:
     """Train `jobs`, each in turn, by all processes that a launcher started; then the first evaluates them alone.
 
     A job that diverges does not stop the others.
@@ -185,32 +188,34 @@ def run_distributed(jobs: Sequence[Job], out: Path, report: Report, knobs: Execu
         folders, failures = {}, {}
         for job in jobs:
             try:
-                folders[job] = train_job(job, out, hardware, report if first else _silent, told.is_set)
+                folders[job] = train_job(job, out, hardware, progress if first else _silent, told.is_set)
             except diagnostics.NonFiniteLoss as error:
                 failures[job.label] = str(error)
     for number, handler in before.items():
         signal.signal(number, handler)
     for job, folder in folders.items() if first else ():
-        evaluate(job, folder, out, device, report)
+        evaluate(job, folder, out, device, progress)
     _raise(failures, len(jobs))
 
 
 def _silent(*_: object) -> None:
-    """A report to nobody."""
+    """A progress to nobody."""
 
 
 def train_and_evaluate(
-    job: Job, out: Path, hardware: ExecutionConfig, report: Report, stop: Callable[[], bool] = lambda: False
+    job: Job, out: Path, hardware: ExecutionConfig, progress: NamedProgress, stop: Callable[[], bool] = lambda: False
 ) -> None:
     """Bring one job to its end: weights below `out/train`, a record per evaluation below `out/records`.
 
     Raises:
         UserError: a dataset is missing, a folder belongs to another configuration, the loss is not finite, ...
     """
-    evaluate(job, train_job(job, out, hardware, report, stop), out, hardware.device, report)
+    evaluate(job, train_job(job, out, hardware, progress, stop), out, hardware.device, progress)
 
 
-def train_job(job: Job, out: Path, hardware: ExecutionConfig, report: Report, stop: Callable[[], bool]) -> Path:
+def train_job(
+    job: Job, out: Path, hardware: ExecutionConfig, progress: NamedProgress, stop: Callable[[], bool]
+) -> Path:
     """Train one job; returns its folder."""
     experiment = job.experiment
     folder = out / "train" / job.key
@@ -219,7 +224,7 @@ def train_job(job: Job, out: Path, hardware: ExecutionConfig, report: Report, st
 
     def trained(views: int, loss: float, rate: float, note: str) -> None:
         words = [f"loss {loss:.3f}", f"{rate:,.0f} views/s", note]
-        report(job.label, views, total, ", ".join(filter(None, words)))
+        progress(job.label, views, total, ", ".join(filter(None, words)))
 
     loop.train(
         experiment,
@@ -227,14 +232,14 @@ def train_job(job: Job, out: Path, hardware: ExecutionConfig, report: Report, st
         CaptionImageDataset(data_folder, experiment.revision),
         folder,
         fingerprint=create.fingerprint(experiment),
-        report=trained,
+        on_step=trained,
         hardware=hardware,
         stop=stop,
     )
     return folder
 
 
-def evaluate(job: Job, folder: Path, out: Path, device: torch.device, report: Report) -> None:
+def evaluate(job: Job, folder: Path, out: Path, device: torch.device, progress: NamedProgress) -> None:
     """The default preset of every evaluation on the trained run in `folder`, as far as its records are not there."""
     experiment, card = job.experiment, checkpoint.read_card(folder)
     trained, weights_sha256 = loop.load_trained(experiment, job.seed, folder, device)
@@ -255,4 +260,4 @@ def evaluate(job: Job, folder: Path, out: Path, device: torch.device, report: Re
         training_diagnostics=diagnostics.record_fields(card),
         seconds={"train": card["seconds"]},
     )
-    run_evaluations(measured, evaluations.select_evaluations((), None, ()), report)
+    run_evaluations(measured, evaluations.select_evaluations((), None, ()), progress)

@@ -20,13 +20,12 @@ from benchmark.errors import UserError
 from benchmark.files import write_bytes
 from benchmark.hub.client import MAY_BE_ANYWHERE, Files, Repository, matches_local
 from benchmark.hub.errors import RevisionConflict
+from benchmark.progress import LogLine
 from benchmark.records import predictions, store, table
 from benchmark.submission import bundle
 from benchmark.submission.bundle import RecordBundle
 from benchmark.submission.submit import collect_valid
 
-Report = Callable[[str], None]
-"""Takes a line for the user."""
 T = TypeVar("T")
 
 TABLE, CARD = "records.parquet", "README.md"
@@ -36,7 +35,7 @@ THREADS = 8
 """Downloads at a time; a record is small, so most of it is waiting."""
 
 
-def push(repo: str, folder: Path, check: bundle.Check, *, private: bool, report: Report) -> str:
+def push(repo: str, folder: Path, check: bundle.Check, *, private: bool, log: LogLine) -> str:
     """Add the records and predictions below `folder` to a dataset repository in one commit, and compare what is there.
 
     Returns:
@@ -47,17 +46,17 @@ def push(repo: str, folder: Path, check: bundle.Check, *, private: bool, report:
             one path, or the Hub refuses or cannot be reached. The lines before it say more.
     """
     place = Repository.open(repo, "dataset", writes=True)
-    found = collect_valid(folder, check, report)
+    found = collect_valid(folder, check, log)
     with place.friendly_errors():
         place.create(private=private)
     try:
-        return _push(place, found, folder, report)
+        return _push(place, found, folder, log)
     except RevisionConflict:
-        report(f"{place} was changed by somebody else meanwhile; comparing again")
-        return _push(place, found, folder, report)
+        log(f"{place} was changed by somebody else meanwhile; comparing again")
+        return _push(place, found, folder, log)
 
 
-def _push(place: Repository, found: Sequence[RecordBundle], folder: Path, report: Report) -> str:
+def _push(place: Repository, found: Sequence[RecordBundle], folder: Path, log: LogLine) -> str:
     with place.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         head = place.commit()
@@ -66,7 +65,7 @@ def _push(place: Repository, found: Sequence[RecordBundle], folder: Path, report
             raise UserError(f"{place} holds {strange[0]}, which is of no record; choose a repository for records alone")
         conflicts = list(_conflicts(place, head, there, found, folder))
         for line in conflicts:
-            report(line)
+            log(line)
         if conflicts:
             hint = "raise the experiment's version, or look at both by `synrep results pull --results` another folder"
             raise UserError(f"{place} has {len(conflicts)} of these files with other content, nothing is sent; {hint}")
@@ -78,9 +77,9 @@ def _push(place: Repository, found: Sequence[RecordBundle], folder: Path, report
         changed = {path: file for path, file in made.items() if not _is_unchanged(place, head, there, path, file)}
         new = sum(one.path in missing for one in found)
         if not missing and not changed:
-            report(f"{place} has all {len(found)} records; nothing to do")
+            log(f"{place} has all {len(found)} records; nothing to do")
             return head
-        report(f"sending {new} new records to {place}, which then has {len(records)}")
+        log(f"sending {new} new records to {place}, which then has {len(records)}")
         return place.write({**missing, **changed}, f"{new} records of SynRep-Bench", head)
 
 
@@ -135,7 +134,7 @@ def _is_unchanged(place: Repository, head: str, there: Files, path: str, file: P
     return bool(held.equals(pq.read_table(file)))
 
 
-def pull(repo: str, folder: Path, revision: str, report: Report) -> int:
+def pull(repo: str, folder: Path, revision: str, log: LogLine) -> int:
     """Add a dataset repository's records and predictions at a revision to those below `folder`, each after a check.
 
     What was added stays where it stops; the next call goes on.
@@ -152,19 +151,19 @@ def pull(repo: str, folder: Path, revision: str, report: Report) -> int:
         head = place.commit(revision)
         there = place.files(head)
         paths = [path for path in sorted(there) if _is_record(path)]
-        report(f"{place} at {head}: {len(paths)} records")
+        log(f"{place} at {head}: {len(paths)} records")
         if not paths:
             raise UserError(f"{place} holds no records at {revision}; choose another repository or revision")
         taken: list[_PullResult] = []
         for one in _side_by_side(lambda path: _take(place, head, there, path, folder), paths):
             taken.append(one)
             if len(taken) % LOG_EVERY == 0:
-                report(f"{len(taken)} of {len(paths)} records")
+                log(f"{len(taken)} of {len(paths)} records")
     for line in (line for one in taken for line in one.left):
-        report(line)
+        log(line)
     new, left = sum(one.new for one in taken), sum(bool(one.left) for one in taken)
     same = sum(not one.new and not one.left for one in taken)
-    report(f"{new} files are new in {folder}; {same} of {len(paths)} records were there")
+    log(f"{new} files are new in {folder}; {same} of {len(paths)} records were there")
     if left:
         raise UserError(f"{left} of {len(paths)} records of {place} were left alone, see above; all others are here")
     return new

@@ -3,17 +3,15 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmark.errors import UserError
+from benchmark.progress import LogLine
 from benchmark.submission import bundle
 
-Report = Callable[[str], None]
-"""Takes a line for the user."""
 
-
-def submit(runs: Path, target: Path, check: bundle.Check, report: Report) -> int:
+def submit(runs: Path, target: Path, check: bundle.Check, log: LogLine) -> int:
     """Check the records and predictions below `runs` and copy those that `target` has not; all of them or none.
 
     Returns:
@@ -24,40 +22,40 @@ def submit(runs: Path, target: Path, check: bundle.Check, report: Report) -> int
     """
     if not (target / bundle.RECORDS).is_dir():
         raise UserError(f"there is no {target / bundle.RECORDS}; run in the checkout, or name its results by --results")
-    found = collect_valid(runs, check, report)
+    found = collect_valid(runs, check, log)
     compared = [bundle.compare(one, runs, target, (str(runs), str(target))) for one in found]
     conflicts = [line for one in compared for line in one.conflicts]
     hint = "raise the experiment's version, or leave out what is there"
-    _raise_if_any(conflicts, f"{runs} and {target} have other content under one path; {hint}", report)
+    _raise_if_any(conflicts, f"{runs} and {target} have other content under one path; {hint}", log)
     sums = {path: sha256 for one in found for path, sha256 in one.files.items()}
     paths = sorted((path for one in compared for path in one.missing), key=lambda path: path.startswith("records/"))
     files = {path: sums[path] for path in paths}
     if files:
         together = list(_together(files, runs, target, check))
-        _raise_if_any(together, f"{runs} does not fit what is in {target}; mend the lines above", report)
+        _raise_if_any(together, f"{runs} does not fit what is in {target}; mend the lines above", log)
         bundle.copy(files, runs, target)
     new = sum(one.path in files for one in found)
     ignored = len(bundle.unrelated_files(runs, found))
-    report(f"{new} records are new in {target}, {len(found) - new} were there; {ignored} other files are ignored")
+    log(f"{new} records are new in {target}, {len(found) - new} were there; {ignored} other files are ignored")
     return new
 
 
-def collect_valid(folder: Path, check: bundle.Check, report: Report) -> list[bundle.RecordBundle]:
+def collect_valid(folder: Path, check: bundle.Check, log: LogLine) -> list[bundle.RecordBundle]:
     """The entries of a folder that keeps all rules.
 
     Raises:
         UserError: it has no records, or does not keep them; the lines before it say what.
     """
     found, problems = bundle.collect(folder, check)
-    _raise_if_any(problems, f"{folder} does not keep the rules; mend the lines above", report)
+    _raise_if_any(problems, f"{folder} does not keep the rules; mend the lines above", log)
     if not found:
         raise UserError(f"no records in {folder / bundle.RECORDS}; name the folder that --out named when it was run")
     return found
 
 
-def _raise_if_any(lines: list[str], what: str, report: Report) -> None:
+def _raise_if_any(lines: list[str], what: str, log: LogLine) -> None:
     for line in lines:
-        report(line)
+        log(line)
     if lines:
         raise UserError(f"{len(lines)} problem{'s' * (len(lines) > 1)}, nothing was taken: {what}")
 

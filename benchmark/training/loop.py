@@ -24,7 +24,7 @@ from benchmark.training.batches import BatchDataset, RawBatch, step_seed
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.training.execution import ExecutionConfig
 
-Report = Callable[[int, float, float, str], None]
+StepCallback = Callable[[int, float, float, str], None]
 """Told views seen, loss, views per second, and what people should worry about."""
 
 ON_CPU = ExecutionConfig()
@@ -69,7 +69,7 @@ def train(
     folder: Path,
     *,
     fingerprint: str,
-    report: Report,
+    on_step: StepCallback,
     hardware: ExecutionConfig = ON_CPU,
     stop: Callable[[], bool] = lambda: False,
     save_seconds: float = 30.0,
@@ -78,7 +78,7 @@ def train(
 
     Raises:
         UserError: the folder belongs to another configuration, or the loss is not finite, or memory is short.
-        KeyboardInterrupt: where `stop()` became true, or `report` raised it, between two steps: the state is saved.
+        KeyboardInterrupt: where `stop()` became true, or `on_step` raised it, between two steps: the state is saved.
     """
     if distributed.any_rank(checkpoint.finished(folder, fingerprint)):
         return
@@ -88,7 +88,7 @@ def train(
     if experiment.settings.optimizer is not None:
         with _reporting_dead_workers():
             run = Trainer(experiment, seed, model, data, folder, fingerprint, hardware)
-            _loop(run, report, stop, save_seconds)
+            _loop(run, on_step, stop, save_seconds)
         views = experiment.schedule.steps * experiment.schedule.batch_views
         card |= {"seconds": run.seconds, "views": views, "health": run.final_feature_health(), **run.spikes.card()}
     if distributed.rank() == 0:
@@ -96,7 +96,7 @@ def train(
     distributed.barrier()
 
 
-def _loop(run: "Trainer", report: Report, stop: Callable[[], bool], save_seconds: float) -> None:
+def _loop(run: "Trainer", on_step: StepCallback, stop: Callable[[], bool], save_seconds: float) -> None:
     batch_views, steps = run.experiment.schedule.batch_views, len(run.batches)
     saved = logged = ticked = time.monotonic()
     saving, done = 0.0, run.step
@@ -118,7 +118,7 @@ def _loop(run: "Trainer", report: Report, stop: Callable[[], bool], save_seconds
                 run.log.write(run.step, run.step * batch_views, scalars | {"views_per_second": rate} | looked)
                 notes = ", ".join(filter(None, (note, run.spikes.note)))
                 try:
-                    report(run.step * batch_views, scalars["loss"], rate, notes)
+                    on_step(run.step * batch_views, scalars["loss"], rate, notes)
                 except KeyboardInterrupt:
                     run.save()
                     raise

@@ -11,7 +11,7 @@ import functools
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import atomic_replace, file_sha256, write_json
-from datasets_scripts.building.executor import LocalExecutor, Progress
+from benchmark.progress import Progress
+from datasets_scripts.building.executor import Done, LocalExecutor
 from datasets_scripts.generation import generate, provenance, shards
 from datasets_scripts.generation.statistics import summary
 from datasets_scripts.inspection import contact_sheet
@@ -34,9 +35,6 @@ from datasets_scripts.recipe import Caption, Recipe
 SPLIT = "train"
 TASK_UNITS = 4
 """Units of a task, which is a datatrove rank: few, so that workers end together; not one, since each leaves a log."""
-
-Report = Callable[[int, int, str], None]
-"""Told images done, images in all, and a note."""
 
 
 def claim_folder(folder: Path, revision: str, declaration: dict[str, Any], signed: bool = False) -> bool:
@@ -189,7 +187,7 @@ def _grouped(captions: Iterable[Caption], size: int) -> Iterator[list[Caption]]:
         yield group
 
 
-def draw(work: BuildJob, data: Any, rank: int, world_size: int) -> Iterator[Progress]:
+def draw(work: BuildJob, data: Any, rank: int, world_size: int) -> Iterator[Done]:
     """The pipeline's step: draw one rank's share of the units, a run of neighbours, and make shards of those complete.
 
     A unit is written while the next one is drawn.
@@ -285,7 +283,7 @@ def _write_metadata(work: BuildJob) -> None:
     shards.write_manifest(folder, manifest, card.card(manifest, statistics, terms, samples))
 
 
-def run(work: BuildJob, slots: list[str], report: Report) -> Path:
+def run(work: BuildJob, slots: list[str], progress: Progress) -> Path:
     """Draw what is missing on this machine, a process per slot (`executor.slots`); returns the dataset folder.
 
     Raises:
@@ -293,29 +291,31 @@ def run(work: BuildJob, slots: list[str], report: Report) -> Path:
     """
     logs = work.folder / shards.BUILD / "log"
     with _build_lock(work.folder):
-        LocalExecutor(functools.partial(draw, work), work.tasks, slots, logs, _ProgressReporter(work, report)).run()
+        LocalExecutor(functools.partial(draw, work), work.tasks, slots, logs, _ProgressReporter(work, progress)).run()
         folder = finish(work)
     if folder is None:
         raise UserError(f"{work.folder}: units are missing although every task ended; run the build again")
     return folder
 
 
-def run_share(work: BuildJob, rank: int, world_size: int, report: Report) -> Path | None:
+def run_share(work: BuildJob, rank: int, world_size: int, progress: Progress) -> Path | None:
     """Draw one share in this process, under any scheduler; the last process to end finishes the dataset.
 
     Returns:
         The dataset folder if it is finished.
     """
-    told = _ProgressReporter(work, report)
-    for progress in draw(work, None, rank, world_size):
-        told(*progress)
+    reporter = _ProgressReporter(work, progress)
+    for done in draw(work, None, rank, world_size):
+        reporter(*done)
     return finish(work)
 
 
-def build(recipe: Recipe, data: Path, slots: list[str], report: Report, c2pa: provenance.C2PA | None = None) -> Path:
+def build(
+    recipe: Recipe, data: Path, slots: list[str], progress: Progress, c2pa: provenance.C2PA | None = None
+) -> Path:
     """Build `recipe` below the folder `data` on this machine; the bytes do not depend on the slots."""
     work = start(recipe, data, c2pa)
-    return work if isinstance(work, Path) else run(work, slots, report)
+    return work if isinstance(work, Path) else run(work, slots, progress)
 
 
 @contextlib.contextmanager
@@ -330,10 +330,10 @@ def _build_lock(folder: Path) -> Iterator[None]:
 
 
 class _ProgressReporter:
-    """Turns progress into a report of all there is, including what stood before."""
+    """Turns progress into a progress of all there is, including what stood before."""
 
-    def __init__(self, work: BuildJob, report: Report) -> None:
-        self.work, self.report = work, report
+    def __init__(self, work: BuildJob, progress: Progress) -> None:
+        self.work, self.progress = work, progress
         self.units = sum(map(work.units_done, range(work.shards.count)))
         self.images = min(self.units * schema.UNIT_CAPTIONS, work.captions) * work.recipe.images_per_caption
         self.before, self.began = self.images, time.monotonic()
@@ -345,4 +345,4 @@ class _ProgressReporter:
         rate = (self.images - self.before) / max(time.monotonic() - self.began, 1e-9)
         words = [f"{rate:,.1f} images/s"] if rate else []
         shown = self.images if self.units == self.work.units else min(self.images, self.work.images - 1)
-        self.report(shown, self.work.images, ", ".join([*words, f"{self.units:,} of {self.work.units:,} units"]))
+        self.progress(shown, self.work.images, ", ".join([*words, f"{self.units:,} of {self.work.units:,} units"]))

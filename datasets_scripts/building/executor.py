@@ -29,25 +29,27 @@ NO_RANK = -1
 WORKERS = "workers"
 """Folder of what workers say, inside that of the logs."""
 
-Progress = tuple[int, int]
-"""Images drawn and units finished since the last one."""
-Step = Callable[[Any, int, int], Iterable[Progress]]
-Report = Callable[[int, int], None]
+Done = tuple[int, int]
+"""Images drawn and units finished since the last such pair."""
+Step = Callable[[Any, int, int], Iterable[Done]]
+"""Takes nothing of use, a rank and the number of ranks, as a step of a pipeline does."""
 
 
 class LocalExecutor(PipelineExecutor):
     """Runs `step` for ranks 0 to `tasks` - 1 in one process per slot; ranks start in order.
 
-    A slot is the value of CUDA_VISIBLE_DEVICES for its process: the number of a GPU, or "" for none. `report` is told
+    A slot is the value of CUDA_VISIBLE_DEVICES for its process: the number of a GPU, or "" for none. `on_done` is told
     images drawn and units finished, and takes back the images of a unit whose worker died.
     """
 
-    def __init__(self, step: Step, tasks: int, slots: list[str], logging_dir: Path, report: Report) -> None:
+    def __init__(
+        self, step: Step, tasks: int, slots: list[str], logging_dir: Path, on_done: Callable[[int, int], None]
+    ) -> None:
         super().__init__([step], str(logging_dir), skip_completed=False)
-        self.tasks, self.slots, self.report = tasks, slots, report
+        self.tasks, self.slots, self.on_done = tasks, slots, on_done
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "report"}  # it stays in this process
+        return {name: value for name, value in vars(self).items() if name != "on_done"}  # it stays in this process
 
     @property
     def world_size(self) -> int:
@@ -97,7 +99,7 @@ class LocalExecutor(PipelineExecutor):
                         worker.give(waiting.popleft() if waiting else None)
                     else:
                         worker.count(message)
-                        self.report(*message)
+                        self.on_done(*message)
         finally:
             for worker in workers.values():
                 worker.process.kill()
@@ -122,7 +124,7 @@ class LocalExecutor(PipelineExecutor):
                 f"the workers of task {worker.rank} died {RETRIES + 1} times ({reason}; SIGKILL often means that "
                 f"memory ran out); see {_log(self, worker.rank)}; run again to go on"
             )
-        self.report(-worker.unfinished, 0)
+        self.on_done(-worker.unfinished, 0)
         waiting.appendleft(worker.rank)
 
 
@@ -147,8 +149,8 @@ class _Worker:
         with contextlib.suppress(OSError):  # it is dead, which is seen when it is listened to
             self.connection.send(rank)
 
-    def count(self, progress: Progress) -> None:
-        images, units = progress
+    def count(self, done: Done) -> None:
+        images, units = done
         self.unfinished = 0 if units else self.unfinished + images
 
 
@@ -171,10 +173,10 @@ def _serve(executor: LocalExecutor, connection: Connection, slot: str) -> None:
     _errors_to(Path(executor.logging_dir.path) / WORKERS / f"{os.getpid()}.log")
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def tell(data: Iterable[Progress], _rank: int, _world_size: int) -> Iterator[Progress]:
-        for progress in data:
-            connection.send(progress)
-            yield progress
+    def tell(data: Iterable[Done], _rank: int, _world_size: int) -> Iterator[Done]:
+        for done in data:
+            connection.send(done)
+            yield done
 
     executor.pipeline.append(tell)
     connection.send(None)

@@ -65,7 +65,7 @@ _DAMAGE = (
 def _wanted(source: Source, where: str, columns: Sequence[str]) -> tuple[str, str | None]:
     """The columns of captions and of rows' ids among those that a file has."""
     found = []
-    for names in (source.caption, source.row_id):
+    for names in (source.caption_columns, source.row_id):
         column = next((name for name in names if name in columns), None)
         if names and column is None:
             raise UserError(
@@ -121,7 +121,7 @@ def _tsv_columns(source: Source, path: Path, file: BinaryIO) -> list[str]:
     if not lines:
         raise UserError(f"{path} is empty; fetch it again")
     first = _decoded(lines[0]).split("\t")
-    has_header = not source.headerless or set(first) <= {*source.caption, *source.row_id}
+    has_header = not source.headerless or set(first) <= {*source.caption_columns, *source.row_id}
     file.seek(len(BOM) if look.startswith(BOM) else 0)
     if has_header:
         if len(first) == 1 and "," in first[0]:
@@ -285,7 +285,9 @@ def _caption(source: Source, path: Path, archive: tarfile.TarFile, files: dict[s
             document = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: {member.name} is damaged JSON ({error}); fetch it again") from error
-        names = [name for name in (*source.caption, "caption") if isinstance(document, dict) and name in document]
+        names = [
+            name for name in (*source.caption_columns, "caption") if isinstance(document, dict) and name in document
+        ]
         return str(document[names[0]] or "") if names else ""
     return ""
 

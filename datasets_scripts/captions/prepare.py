@@ -77,7 +77,12 @@ def prepare(source: Source, origin: Path | str, out: Path, progress: Callable[[i
             `out` has captions of another origin; what `out` held before stays.
     """
     before = _report(out)
-    rule = {"source": source.name, "column": " or ".join(source.caption), "normalisation": RULE, "hashed": HASHED}
+    rule = {
+        "source": source.name,
+        "column": " or ".join(source.caption_columns),
+        "normalisation": RULE,
+        "hashed": HASHED,
+    }
     stands = before is not None and rule.items() <= before.items() and _is_whole(out, before)
     if before and isinstance(origin, str):
         if before["origin"].get("repo") != origin:  # seen before anything is downloaded
@@ -330,7 +335,9 @@ class PreparedCaptions:
     def _command(self) -> str:
         """What prepares them."""
         name = self.source.name
-        return f"synrep data captions {name if name in sources() else f'FILE --column {self.source.caption[0]}'}"
+        return (
+            f"synrep data captions {name if name in sources() else f'FILE --column {self.source.caption_columns[0]}'}"
+        )
 
     def _found(self) -> dict[str, Any] | None:
         """What captions.json holds, where they are prepared, and by the present hash."""

@@ -21,7 +21,7 @@ class Source:
     """A collection of captions and how it is distributed."""
 
     name: str
-    caption: tuple[str, ...]
+    caption_columns: tuple[str, ...]
     """Names that the column of captions has, in different releases."""
     terms: Terms
     row_id: tuple[str, ...] = ()
@@ -45,8 +45,8 @@ class Source:
 def custom_source(name: str, column: str) -> Source:
     """A source for any Parquet, CSV or TSV with a header, or any dataset of such files on the Hub."""
     text = "Captions that whoever built this dataset supplied: their own terms hold, and are not known here."
-    terms = Terms(of=f"captions: {name}", licence="other", text=text, url="", commercial=False)
-    return Source(name=name, caption=(column,), terms=terms)
+    terms = Terms(subject=f"captions: {name}", licence="other", text=text, url="", commercial=False)
+    return Source(name=name, caption_columns=(column,), terms=terms)
 
 
 def sources() -> dict[str, Source]:
@@ -69,7 +69,7 @@ def manual_folder(source: Source, root: Path) -> str | None:
     return str(root / source.folder) if source.folder else None
 
 
-def place(text: str) -> Path | str:
+def parse_origin(text: str) -> Path | str:
     """Where captions are: ORG/NAME on the Hub (str) where `text` is one and no file's name, else a file or folder."""
     path = Path(text)
     is_file = text.count("/") != 1 or path.suffix.lower() in SUFFIXES or path.exists()

@@ -80,8 +80,8 @@ class RealImages:
     def terms(self) -> tuple[Terms, ...]:
         """Everybody's own."""
         text = "Each image belongs to its owner, whose terms are not known here. Nobody gave a right to pass it on."
-        of = f"images: the web pages of {self.captions.source.name.removesuffix('-real')}"
-        return (Terms(of=of, licence="other", text=text, url="", commercial=False),)
+        subject = f"images: the web pages of {self.captions.source.name.removesuffix('-real')}"
+        return (Terms(subject=subject, licence="other", text=text, url="", commercial=False),)
 
     def with_root(self, root: Path) -> Self:
         """The same below another data folder."""

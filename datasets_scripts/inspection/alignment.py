@@ -11,7 +11,7 @@ import heapq
 import io
 import logging
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from PIL import Image
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import atomic_replace
+from benchmark.progress import Progress
 from datasets_scripts.inspection.examine import Row, is_caption_dataset, rows_of
 
 FILE = "alignment.parquet"
@@ -33,9 +34,6 @@ CHANCE = 95
 """Percentile of the scores of images beside the next caption, in place of their own, that counts as chance."""
 STEPS = 100
 """Steps of one point in which scores are counted for the percentile."""
-
-Report = Callable[[int, int, str], None]
-"""Told how many captions are done, how many there are, and a note."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Alignment:
 
 
 def alignment(
-    folder: Path, model: str, pretrained: str | None, device: str, batch: int, report: Report, worst: int = 10
+    folder: Path, model: str, pretrained: str | None, device: str, batch: int, progress: Progress, worst: int = 10
 ) -> Alignment:
     """Score every image of a dataset beside its caption, and write `alignment.parquet` into the folder.
 
@@ -64,7 +62,7 @@ def alignment(
         pretrained: the weights: a tag of open_clip or a file.
         device: such as "cuda".
         batch: images that are encoded together.
-        report: told progress.
+        progress: told progress.
         worst: how many captions are returned.
 
     Raises:
@@ -96,7 +94,7 @@ def alignment(
                 done += 1
             while len(ranked) > worst:
                 heapq.heappop(ranked)
-            report(done, total, "")
+            progress(done, total, "")
     images = int(counts[0].sum())
     if not images:
         raise UserError(f"{folder} has no image that was drawn")

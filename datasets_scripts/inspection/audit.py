@@ -20,6 +20,7 @@ from PIL import Image
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import file_sha256
+from benchmark.progress import Progress
 from datasets_scripts.generation import provenance
 from datasets_scripts.generation.generate import encode
 from datasets_scripts.inspection.examine import (
@@ -42,11 +43,8 @@ TOLERANCE = 4.0
 UNLISTED = (schema.MANIFEST, schema.STARTED, schema.STATISTICS, "alignment.parquet", ".gitattributes")
 """Files that the manifest does not list and that may be there; and what the Hub's client keeps in `.cache`."""
 
-Report = Callable[[int, int, str], None]
-"""Told how many rows are done, how many there are, and a note."""
 
-
-def check(folder: Path, report: Report, processes: int = 1) -> list[Finding]:
+def check(folder: Path, progress: Progress, processes: int = 1) -> list[Finding]:
     """Compare a dataset folder with its manifest and its recipe, and look at every image.
 
     Of an evaluation set, which has no index, seeds or guidance, what applies is checked.
@@ -62,11 +60,11 @@ def check(folder: Path, report: Report, processes: int = 1) -> list[Finding]:
     last = [other is None or split_of(name) != split_of(other) for name, other in zip(names, [*names[1:], None])]
     total = sum(manifest.rows.values())
     files: list[FileReport] = []
-    report(0, total, "")
+    progress(0, total, "")
     for seen in _side_by_side(functools.partial(examine_file, folder, manifest), names, last, processes):
         files.append(seen)
         findings.extend(seen.findings)
-        report(sum(file.rows for file in files), total, f"{len(files)} of {len(names)} files")
+        progress(sum(file.rows for file in files), total, f"{len(files)} of {len(names)} files")
     _check_whole(manifest, files, findings)
     if is_caption_dataset(manifest):
         _check_captions(folder, manifest, files, findings)
@@ -220,7 +218,7 @@ class Sample:
     findings: list[Finding]
 
 
-def sample(folder: Path, recipe: Recipe, count: int, report: Report, seed: int = 0) -> Sample:
+def sample(folder: Path, recipe: Recipe, count: int, progress: Progress, seed: int = 0) -> Sample:
     """Draw captions of a dataset again, as many as have `count` images together, and compare with what is stored.
 
     Raises:
@@ -240,11 +238,11 @@ def sample(folder: Path, recipe: Recipe, count: int, report: Report, seed: int =
     rows = list(rows_at(folder, manifest, chosen.tolist()))
     findings = Findings()
     compared: list[tuple[bool, int, float]] = []
-    report(0, size, "")
+    progress(0, size, "")
     for start in range(0, size, schema.UNIT_CAPTIONS):
         unit = rows[start : start + schema.UNIT_CAPTIONS]
         compared += _draw_again(recipe, unit, findings)
-        report(start + len(unit), size, "")
+        progress(start + len(unit), size, "")
     equal, largest, mean = zip(*compared)
     return Sample(len(compared), sum(equal), max(largest), float(np.mean(mean)), findings.all())
 

@@ -92,7 +92,7 @@ def licence(repo: str, terms: Sequence[Terms]) -> dict[str, str]:
         "license_link": f"https://huggingface.co/datasets/{repo}#terms",
     }
     if not free:
-        bound = "; ".join(each.of for each in terms if not each.commercial)
+        bound = "; ".join(each.subject for each in terms if not each.commercial)
         fields["extra_gated_heading"] = "For non-commercial research only"
         fields["extra_gated_prompt"] = (
             f"This dataset is made from material that may be used for non-commercial research only ({bound}). "
@@ -191,7 +191,7 @@ Give the commit that you use: later versions replace the files. Image bytes lie 
 
 def _terms(terms: Sequence[Terms]) -> str:
     listed = "\n".join(
-        f"- **{cards.escape(each.of)}** ({cards.escape(each.licence)}"
+        f"- **{cards.escape(each.subject)}** ({cards.escape(each.licence)}"
         f"{'' if each.commercial else ', **non-commercial use only**'}): {cards.escape(each.text)}"
         f"{f' <{each.url}>' if each.url else ''}"
         for each in terms

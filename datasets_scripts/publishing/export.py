@@ -15,7 +15,7 @@ import csv
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from benchmark import schema
 from benchmark.errors import UserError, unknown
 from benchmark.files import atomic_replace, write_bytes, write_json
+from benchmark.progress import Progress
 from datasets_scripts.inspection.examine import Row, is_caption_dataset, rows_of
 from datasets_scripts.text_to_image import OK
 
@@ -33,9 +34,6 @@ FILES_OF_A_FOLDER = 10_000
 STARTED = ".export.json"
 """Says of which dataset an export is; `datasets` does not read what begins with a dot."""
 TEXT = [schema.CAPTION_ID, schema.CAPTION, schema.SEEDS, schema.GUIDANCE, schema.STATUS]
-
-Report = Callable[[int, int, str], None]
-"""Told how many captions are done, how many there are, and a note."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Exported:
     """Captions one of whose images could not be drawn."""
 
 
-def export(folder: Path, to: str, out: Path, report: Report) -> Exported:
+def export(folder: Path, to: str, out: Path, progress: Progress) -> Exported:
     """Export a dataset to the folder `out`, as "webdataset" or "imagefolder".
 
     Raises:
@@ -62,12 +60,12 @@ def export(folder: Path, to: str, out: Path, report: Report) -> Exported:
     _claim(out, {"repo": manifest.repo, "revision": manifest.revision, "to": to})
     files = sorted(name for name in manifest.files if name.endswith(".parquet"))
     done, total = 0, sum(manifest.rows.values())
-    report(0, total, "")
+    progress(0, total, "")
     for name in files:
         file = pq.ParquetFile(folder / name)
         layouts[to](file, Path(name).stem, done, out)
         done += file.metadata.num_rows
-        report(done, total, "")
+        progress(done, total, "")
     rows = (row for name in files for row in rows_of(pq.ParquetFile(folder / name), TEXT))
     whole = _metadata(rows, manifest.images_per_row, out) if to == "imagefolder" else sum(map(_whole, rows))
     return Exported(whole, total - whole)

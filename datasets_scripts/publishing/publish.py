@@ -10,7 +10,7 @@ import random
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,9 +22,7 @@ from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, write_bytes, write_json
 from benchmark.hub.client import Repository, require_name
-
-Report = Callable[[str], None]
-"""Takes a line for the user."""
+from benchmark.progress import LogLine
 
 DELETE_PATTERNS = ["data/*", "index/*"]
 """What belongs to one version of a dataset, and is deleted where a new one has no such file."""
@@ -33,7 +31,7 @@ OPTIONAL_FILES = (schema.STARTED, schema.STATISTICS)
 IMAGES_READ_BACK = 16
 
 
-def publish(folder: Path, repo: str | None, *, private: bool, report: Report) -> str:
+def publish(folder: Path, repo: str | None, *, private: bool, log: LogLine) -> str:
     """Upload a built dataset as `repo`, by default the one that its manifest names, and read it back.
 
     Returns:
@@ -45,13 +43,13 @@ def publish(folder: Path, repo: str | None, *, private: bool, report: Report) ->
     manifest = schema.read_manifest(folder)
     repo = repo or manifest.repo
     require_name(repo, "dataset")
-    report(f"comparing {len(manifest.files)} files of {folder} with their checksums")
+    log(f"comparing {len(manifest.files)} files of {folder} with their checksums")
     compare(folder, manifest, f"remove {folder} and build or download it again")
     there = Repository.open(repo, "dataset", writes=True)
     with there.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
         staged = stage(folder, manifest, repo, Path(temporary))
         there.create(private=private)
-        report(f"uploading to {repo}")
+        log(f"uploading to {repo}")
         commit = there.api.upload_folder(
             repo_id=repo,
             repo_type="dataset",
@@ -59,10 +57,10 @@ def publish(folder: Path, repo: str | None, *, private: bool, report: Report) ->
             delete_patterns=DELETE_PATTERNS,
             commit_message=f"Revision {manifest.revision[:12]} of {manifest.repo}",
         ).oid
-        report(f"reading back {repo} at {commit}")
+        log(f"reading back {repo} at {commit}")
         read_back(there, staged, commit)
     if "extra_gated_prompt:" in (folder / schema.CARD).read_text(encoding="utf-8"):
-        report("its terms ask readers to agree: switch on access requests in the dataset's settings")
+        log("its terms ask readers to agree: switch on access requests in the dataset's settings")
     return commit
 
 
@@ -142,7 +140,7 @@ def sample_image_locations(folder: Path, manifest: schema.Manifest, rng: random.
     return found[:IMAGES_READ_BACK]
 
 
-def download(repo: str, revision: str, data: Path, report: Report, patterns: Sequence[str] = ("*",)) -> Path:
+def download(repo: str, revision: str, data: Path, log: LogLine, patterns: Sequence[str] = ("*",)) -> Path:
     """Bring a revision of a dataset into the local mirror, to `data/<org>/<name>`, and compare checksums.
 
     Of a repository without a manifest only the files that one of `patterns` fits are fetched. A download that was
@@ -166,18 +164,18 @@ def download(repo: str, revision: str, data: Path, report: Report, patterns: Seq
         folder.mkdir(parents=True, exist_ok=True)
         if missing > (free := shutil.disk_usage(folder).free):
             raise UserError(f"{repo} needs {missing / 1e9:,.1f} GB more, {folder} has {free / 1e9:,.1f} GB; free some")
-        report(f"downloading {repo} at {commit}: {missing / 1e9:,.1f} GB")
+        log(f"downloading {repo} at {commit}: {missing / 1e9:,.1f} GB")
         snapshot_download(repo, repo_type="dataset", revision=commit, local_dir=folder, allow_patterns=list(patterns))
     hint = "remove it and download it again"
     if (folder / schema.MANIFEST).is_file():
         compare(folder, schema.read_manifest(folder), hint)
-        report("all checksums are those of the manifest")
+        log("all checksums are those of the manifest")
         return folder
     large = {name: file.lfs.sha256 for name, file in files.items() if file.lfs}
     for name, wanted in sorted(large.items()):
         if (found := file_sha256(folder / name)) != wanted:
             raise UserError(f"{folder / name} has sha256 {found[:12]}, the Hub says {wanted[:12]}; {hint}")
-    report(f"no {schema.MANIFEST} in {repo}: compared {len(large)} of {len(files)} files with the Hub's own checksums")
+    log(f"no {schema.MANIFEST} in {repo}: compared {len(large)} of {len(files)} files with the Hub's own checksums")
     return folder
 
 

@@ -39,8 +39,8 @@ from pathlib import Path
 import datasets
 from datasets_scripts.publishing import publish
 folder, mirror = map(Path, sys.argv[1:])
-commit = publish.publish(folder, "me/tiny-cc3m", private=False, report=lambda line: None)
-assert publish.publish(folder, "me/tiny-cc3m", private=False, report=lambda line: None) == commit
+commit = publish.publish(folder, "me/tiny-cc3m", private=False, log=lambda line: None)
+assert publish.publish(folder, "me/tiny-cc3m", private=False, log=lambda line: None) == commit
 streamed = datasets.load_dataset("me/tiny-cc3m", split="train", revision=commit, streaming=True)
 rows = [[row["caption"], len(row["images"]), row["images"][0].size] for row in streamed]
 loaded = datasets.load_dataset("me/tiny-cc3m", split="train", revision=commit)

@@ -74,8 +74,8 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmark.runner.evaluate.present", lambda dataset: "r")
 
 
-def run(out: Path, evaluation: Evaluation = COIN, subject: Subject | None = None) -> None:
-    measured = EvaluationRun(subject or Subject(), MODEL, 0, out, "cpu")
+def run(out: Path, evaluation: Evaluation = COIN, model: Subject | None = None) -> None:
+    measured = EvaluationRun(model or Subject(), MODEL, 0, out, "cpu")
     run_evaluations(measured, [("coin", evaluation)], lambda *_: None)
 
 

@@ -179,7 +179,7 @@ def labelled(files: list[bytes], of_row: list[int], columns: dict[str, list[str]
 def order_captions(row: Row) -> str:
     """COCO-Order with a 25th of its rows: 200 images, five rows each; 4 % of the texts are there more than once."""
     rng, count = np.random.default_rng(0), 1000
-    files, aro, order = photographs(count // 5), Aro(), dataset("aro-coco-order").captions
+    files, aro, order = photographs(count // 5), Aro(), dataset("aro-coco-order").caption_choices
     texts = [" ".join(rng.choice(WORDS, 10)) for _ in range(5 * count)]
     for at in rng.choice(len(texts), round(len(texts) * (1 - 119_661 / 125_050)), replace=False):
         texts[at] = texts[at - at % 5]  # a shuffle that gave the true caption again

@@ -40,7 +40,7 @@ def trained(folder: Path) -> float:
     )
     data = CaptionImageDataset(dataset_folder(declared.dataset, declared.revision), declared.revision)
     fingerprint = create.fingerprint(declared)
-    loop.train(declared, 0, data, folder, fingerprint=fingerprint, report=lambda *_: None)
+    loop.train(declared, 0, data, folder, fingerprint=fingerprint, on_step=lambda *_: None)
     rates = [line["views_per_second"] for line in metrics(folder)][STEPS // loop.LOG_EVERY // 2 :]
     return len(rates) / sum(1 / rate for rate in rates)
 

@@ -50,7 +50,7 @@ def here(tmp_path):
 @pytest.fixture
 def pushed(hub, here):
     """The three records are on the Hub; returns the commit."""
-    return exchange.push(REPO, here, validate.find_problems, private=False, report=quiet)
+    return exchange.push(REPO, here, validate.find_problems, private=False, log=quiet)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_records_of_others_stay_and_are_in_the_table(hub, pushed, said, tmp_path
 
 def test_only_what_is_missing_is_sent(hub, pushed, here):
     write(here, model("four"), weights="f")
-    exchange.push(REPO, here, validate.find_problems, private=False, report=quiet)
+    exchange.push(REPO, here, validate.find_problems, private=False, log=quiet)
     last = [request for request in hub.requests if "/commit/" in request.path][-1]
     sent = [json.loads(line)["value"].get("path") for line in last.body.decode().splitlines()]
     place = "pretrained/four/1/0/knn.dino"
@@ -629,7 +629,7 @@ import time
 from pathlib import Path
 from benchmark.reports.site import space
 from benchmark.submission import exchange, validate
-print(exchange.push(sys.argv[1], Path(sys.argv[3]), validate.problems, private=False, report=print))
+print(exchange.push(sys.argv[1], Path(sys.argv[3]), validate.find_problems, private=False, log=print))
 exchange.pull(sys.argv[1], Path(sys.argv[4]), "main", print)
 print(space.publish_space(Path(sys.argv[5]), sys.argv[2], print))
 """

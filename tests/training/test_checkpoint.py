@@ -48,7 +48,7 @@ def test_a_run_goes_on_from_the_newest_state_that_is_left(
     (run / checkpoint.STATE).unlink()
     first = checkpoint._kept(run)[-1]
     told: list[int] = []
-    assert train_here(declared, small_data, run, report=lambda views, *_: told.append(views)) == undisturbed
+    assert train_here(declared, small_data, run, on_step=lambda views, *_: told.append(views)) == undisturbed
     assert told[0] // 24 > int(first.stem), "it did not go on from there"
     assert [line["step"] for line in metrics(run)] == [10, 20, 30, 40]
     assert not (run / checkpoint.STATES).exists(), "a finished run keeps no states"

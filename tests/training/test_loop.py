@@ -51,7 +51,7 @@ class Stop:
 
 def interrupted(declared: Experiment, data: CaptionImageDataset, folder: Path, step: int, **options: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train_here(declared, data, folder, report=Stop(step), **options)
+        train_here(declared, data, folder, on_step=Stop(step), **options)
 
 
 def names(folder: Path) -> set[str]:
@@ -242,7 +242,7 @@ def test_without_an_optimizer_nothing_is_trained(small_data: CaptionImageDataset
 def test_a_finished_run_is_weights_a_card_and_metrics(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     told: list[tuple[float, ...]] = []
     declared = experiment("stablerep", steps=45)
-    train_here(declared, small_data, tmp_path, save_seconds=0.0, report=lambda *words: told.append(words))
+    train_here(declared, small_data, tmp_path, save_seconds=0.0, on_step=lambda *words: told.append(words))
     assert names(tmp_path) == {"model.safetensors", "model.json", "metrics.jsonl"}
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [10, 20, 30, 40, 45]
@@ -408,7 +408,7 @@ def test_an_interrupt_keeps_the_state(small_data: CaptionImageDataset, tmp_path:
     assert names(tmp_path / "run") == {"state.safetensors", "metrics.jsonl"}
     assert [line["step"] for line in metrics(tmp_path / "run")] == [10, 20, 30]
     views = []
-    weights = train_here(declared, small_data, tmp_path / "run", report=lambda done, *_: views.append(done))
+    weights = train_here(declared, small_data, tmp_path / "run", on_step=lambda done, *_: views.append(done))
     assert views == [40 * BATCH], "steps were done again"
     assert weights == undisturbed
 
@@ -604,7 +604,7 @@ def test_a_collapse_is_told(small_data: CaptionImageDataset, tmp_path: Path, mon
     encode = Model.encode_images
     monkeypatch.setattr(Model, "encode_images", lambda model, images: 0 * encode(model, images) + 1)
     notes = []
-    train_here(experiment("stablerep"), small_data, tmp_path, report=lambda *words: notes.append(words[3]))
+    train_here(experiment("stablerep"), small_data, tmp_path, on_step=lambda *words: notes.append(words[3]))
     assert notes == ["features have collapsed, their effective rank is 1.0"] * 4
 
 

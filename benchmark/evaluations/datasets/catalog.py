@@ -43,9 +43,9 @@ class Dataset:
     """Label column -> what its integers mean; the file's own names must agree."""
     id: str = ""
     """Column with the images' ids; rows of the catalogue over the same images then share features."""
-    captions: tuple[str, ...] = ()
+    caption_choices: tuple[str, ...] = ()
     """The true caption, then the false ones."""
-    texts: str = ""
+    caption_list: str = ""
     """Column with all captions of an image, five or more, each of them true."""
     box: tuple[str, ...] = ()
     group: str = ""
@@ -64,7 +64,7 @@ class Dataset:
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns other than the image that a split is read with."""
-        named = (self.id, *self.labels, *self.captions, self.texts, *self.box, self.group)
+        named = (self.id, *self.labels, *self.caption_choices, self.caption_list, *self.box, self.group)
         return tuple(dict.fromkeys(filter(None, named)))
 
     @property
@@ -84,8 +84,8 @@ class Dataset:
     @property
     def chance(self) -> float | None:
         """Score of a uniform guess; None where it depends on more than the number of choices."""
-        if self.captions:
-            return 1 / len(self.captions)
+        if self.caption_choices:
+            return 1 / len(self.caption_choices)
         return 1 / self.classes if self.classes and not self.multi_label else None
 
 
@@ -132,8 +132,8 @@ VOC_CLASSES = (
 )  # fmt: skip
 _UNCROPPED = "no boxes and no names: by their sizes the images are not cropped, so other scores than the paper's"
 _FROZEN = "captions frozen by mteb; the authors' code draws new ones for each version of spaCy and NLTK"
-_VG = {"repo": f"{ORIGINALS}/aro", "captions": _TRUE_FALSE, "box": BOX, "image": "image_path", **_ACCURACY}
-_RETRIEVAL = {"kind": TARS, "image": "jpg", "texts": "txt", "folder": "", "metric": "recall"}
+_VG = {"repo": f"{ORIGINALS}/aro", "caption_choices": _TRUE_FALSE, "box": BOX, "image": "image_path", **_ACCURACY}
+_RETRIEVAL = {"kind": TARS, "image": "jpg", "caption_list": "txt", "folder": "", "metric": "recall"}
 
 _ROWS = (
     Dataset("digits", "scikit-learn/digits", "CC-BY-4.0", rows={"train": 1197, "test": 600}, classes=10, kind=PACKAGE,
@@ -186,26 +186,26 @@ _ROWS = (
     _scenes("scenes-kinds", "scenes-objects", labels=("colour", "shape"), id="id"),
     _scenes("scenes-relation-probe", "scenes-pairs", labels=("relation",), classes=4),
     _scenes("scenes-groups", "scenes-groups", labels=("colour", "size"), classes=14, train=None, **_MEAN),
-    _scenes("scenes-relation", "scenes-relation", captions=_TRUE_FALSE, box=BOX, group="relation_name", train=None,
-            **_ACCURACY),
-    _scenes("scenes-attribution", "scenes-attribution", captions=_TRUE_FALSE, box=BOX, group="attributes", train=None,
-            **_ACCURACY),
-    _scenes("scenes-order", "scenes-order", captions=_ORDER, train=None, **_ACCURACY),
+    _scenes("scenes-relation", "scenes-relation", caption_choices=_TRUE_FALSE, box=BOX, group="relation_name",
+            train=None, **_ACCURACY),
+    _scenes("scenes-attribution", "scenes-attribution", caption_choices=_TRUE_FALSE, box=BOX, group="attributes",
+            train=None, **_ACCURACY),
+    _scenes("scenes-order", "scenes-order", caption_choices=_ORDER, train=None, **_ACCURACY),
     # Images and texts
     _fairface("0.25"),
     _fairface("1.25"),
     _original("aro-vg-relation", (23_937,), None, "MIT", group="relation_name", **_VG),
     _original("aro-vg-attribution", (28_748,), None, "MIT", group="attributes", **_VG),
     _hub("aro-vg-relation-mteb", "mteb/ARO-Visual-Relation", "53c1115ab5871ab33b09d5bb8856236d46bdaf2d", None, 23_937,
-         captions=_TRUE_FALSE, licence="mit", note=_UNCROPPED, **_ACCURACY),
+         caption_choices=_TRUE_FALSE, licence="mit", note=_UNCROPPED, **_ACCURACY),
     _hub("aro-vg-attribution-mteb", "mteb/ARO-Visual-Attribution", "25fe9b460426ff67cdb0608a737c94f8f49a901e", None,
-         28_748, captions=_TRUE_FALSE, licence="mit", note=_UNCROPPED, **_ACCURACY),
+         28_748, caption_choices=_TRUE_FALSE, licence="mit", note=_UNCROPPED, **_ACCURACY),
     _hub("aro-coco-order", "mteb/ARO-COCO-order", "53c20afc02a87fed8c0245dde2e00f054da4b861", None, 25_010,
-         captions=_ORDER, image="images", licence="mit", note=_FROZEN, **_ACCURACY),
+         caption_choices=_ORDER, image="images", licence="mit", note=_FROZEN, **_ACCURACY),
     _hub("aro-flickr30k-order", "mteb/ARO-Flickr-Order", "e5d7f3502345b2c398a6645b4d09b44e650287bf", None, 5_000,
-         captions=_ORDER, image="images", licence="mit", note=_FROZEN, **_ACCURACY),
+         caption_choices=_ORDER, image="images", licence="mit", note=_FROZEN, **_ACCURACY),
     _hub("sugarcrepe", "mteb/SUGARCREPE_fmt", "e9e0e3ce40c94023c819d3413edb5d090ec9f0d8", None, 7_511, test="train",
-         captions=("caption", "negative_caption"), image="images", licence="mit", **_ACCURACY,
+         caption_choices=("caption", "negative_caption"), image="images", licence="mit", **_ACCURACY,
          note="the copy calls its only split train; no column with the seven types is known of it"),
     _hub("flickr30k", "clip-benchmark/wds_flickr30k", "f8af3ceee1b944bf761340682621dfafd23974d2", None, 1_000,
          note="the 1,000 test images of Karpathy and Fei-Fei (2015)", **_RETRIEVAL),

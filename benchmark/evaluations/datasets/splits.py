@@ -82,12 +82,12 @@ def open_split(name: str, split: str) -> LabelledImages:
     if row.labels:
         label = [columns[column] for column in row.labels]
         columns["label"] = label[0] if len(label) == 1 else [" / ".join(values) for values in zip(*label)]
-    if row.texts:
-        columns["captions"] = columns[row.texts]
+    if row.caption_list:
+        columns["captions"] = columns[row.caption_list]
         if few := [at for at, texts in enumerate(columns["captions"]) if len(texts) < CAPTIONS]:
             found = len(columns["captions"][few[0]])
             raise UserError(f"{source.where(few[0])} has {found} captions, wanted {CAPTIONS} or more")
-    if row.captions or row.texts:
+    if row.caption_choices or row.caption_list:
         columns[IMAGE_SHA256] = _sha256_of_rows(source, columns.get("id") if row.kind == FILES else None)
     return _labelled(row, revision, part, columns, lambda at: _decoded(source, at))
 
@@ -190,7 +190,7 @@ def _labelled(row: Dataset, revision: str, split: str, columns: dict[str, list[A
                 f"{_absent(row, found)}; get the folder again"
             )
     columns.setdefault("id", list(range(n)))
-    named = ("label", *row.captions, row.texts, *row.box, row.group, BYTES)
+    named = ("label", *row.caption_choices, row.caption_list, *row.box, row.group, BYTES)
     values = [columns[column] for column in named if column in columns]
     ids_sha256 = sha256_json([columns["id"], *values])
     identity = DatasetIdentity(row.repo, revision, split, n, ids_sha256)

@@ -50,7 +50,7 @@ class Tars:
         columns: dict[str, list[Any]] = {"id": self._keys}
         for name in self._row.columns:
             cells = [cell.strip() for cell in self._cells[name]]
-            if name == self._row.texts:
+            if name == self._row.caption_list:
                 columns[name] = [[line.strip() for line in cell.splitlines() if line.strip()] for cell in cells]
             elif name in self._row.labels and all(re.fullmatch(r"-?\d+", cell) for cell in cells):
                 columns["label_index"] = [int(cell) for cell in cells]

@@ -50,7 +50,7 @@ def margins(
     `clean` is applied to every caption. Groups for which `first(name, rows)` holds are numbered first.
     """
     images = open_split(row.name, "test")
-    captions_KN = [[clean(text) for text in images.columns[column]] for column in row.captions]
+    captions_KN = [[clean(text) for text in images.columns[column]] for column in row.caption_choices]
     crops, crop_of_N = distinct_crops(images, row)
     place = {text: at for at, text in enumerate(dict.fromkeys(text for texts in captions_KN for text in texts))}
     text_of_KN = np.array([[place[text] for text in texts] for texts in captions_KN])

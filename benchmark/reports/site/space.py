@@ -15,7 +15,7 @@ MARK = "<!-- written by synrep site -->"
 """By this a Space is known to be ours."""
 
 
-def publish_space(folder: Path, repo: str, report: Callable[[str], None]) -> str:
+def publish_space(folder: Path, repo: str, log: Callable[[str], None]) -> str:
     """Make a static Space show the site in `folder`, in one commit, and compare what is there.
 
     Returns:
@@ -39,9 +39,9 @@ def publish_space(folder: Path, repo: str, report: Callable[[str], None]) -> str
         }
         gone = sorted(path for path in there if path not in files and path not in MAY_BE_ANYWHERE)
         if not changed and not gone:
-            report(f"{place} shows this site already; nothing to do")
+            log(f"{place} shows this site already; nothing to do")
             return head
-        report(f"sending {len(changed)} files to {place}")
+        log(f"sending {len(changed)} files to {place}")
         return place.write(changed, "The leaderboard of SynRep-Bench", head, gone)
 
 

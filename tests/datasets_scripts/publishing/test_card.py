@@ -108,7 +108,7 @@ def test_readers_of_non_commercial_material_are_asked_to_agree(terms):
 def test_terms_of_every_source_are_shown():
     page = rendered(written((CAPTIONS, MODEL, FORUM)))
     for terms in (CAPTIONS, MODEL, FORUM):
-        assert terms.of in page and terms.text in page and f'href="{terms.url}"' in page
+        assert terms.subject in page and terms.text in page and f'href="{terms.url}"' in page
     assert page.count("non-commercial use only") == 1
     assert "trainedAlgorithmicMedia" in page
 

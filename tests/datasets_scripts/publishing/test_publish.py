@@ -40,7 +40,7 @@ lines = []
 try:
     if what == "publish":
         folder, repo, private = arguments
-        done = publish.publish(Path(folder), repo, private=private, report=lines.append)
+        done = publish.publish(Path(folder), repo, private=private, log=lines.append)
     else:
         repo, revision, data = arguments
         done = publish.download(repo, revision, Path(data), lines.append)
@@ -404,7 +404,7 @@ def test_a_folder_that_is_not_whole_is_not_published(tmp_path, how, says):
     folder = made(tmp_path / "dataset")
     damaged(folder, how)
     with pytest.raises(UserError, match=says):
-        publish.publish(folder, None, private=False, report=lambda line: None)
+        publish.publish(folder, None, private=False, log=lambda line: None)
 
 
 # Downloads

@@ -114,7 +114,7 @@ def test_a_copy_can_be_learned_from_its_pixels(copies, name):
     assert right > 0.6
 
 
-@pytest.mark.parametrize("name", [name for name in COPIED if CATALOGUE[name].captions])
+@pytest.mark.parametrize("name", [name for name in COPIED if CATALOGUE[name].caption_choices])
 def test_the_true_caption_names_what_is_seen(copies, name):
     row, images = CATALOGUE[name], open_split(name, "test")
     for at in range(0, len(images), 7):
@@ -122,7 +122,7 @@ def test_the_true_caption_names_what_is_seen(copies, name):
         if row.box:
             x, y, width, height = (images.columns[side][at] for side in BOX)
             image = image[y : y + height, x : x + width]
-        true, *false = (re.search(r"thing \d+", images.columns[caption][at])[0] for caption in row.captions)
+        true, *false = (re.search(r"thing \d+", images.columns[caption][at])[0] for caption in row.caption_choices)
         near = {text: np.abs(image - pattern(text)).mean() for text in (true, *false)}
         assert min(near, key=near.get) == true and near[true] < 12
     shas = images.columns[IMAGE_SHA256]
