@@ -51,7 +51,7 @@ def parsed(words: list[str]) -> None:
     command = typer.main.get_command(main.app)
     context = command.make_context("synrep", ["list"])
     while hasattr(command, "commands"):
-        command, words = command.get_command(context, words[0]) or pytest.fail(f"no command {words}"), words[1:]
+        command, words = command.get_command(context, words[0]) or pytest.fail(f"no command {words}"), words[1:]  # type: ignore[attr-defined]
     if words != ["?"]:
         command.make_context("synrep", list(words), parent=context)
 

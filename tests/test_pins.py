@@ -69,7 +69,7 @@ def prepared() -> dict[str, str]:
         root = Path(folder)
         (root / "list.tsv").write_text(ROWS)
         one = recipe.find("cc3m", root)
-        report = prepare.prepare(cc3m.SOURCE, root / "list.tsv", one.captions.folder, lambda _: None)
+        report = prepare.prepare(cc3m.SOURCE, root / "list.tsv", one.captions.folder, lambda _: None)  # type: ignore[attr-defined]
         return {"sha256": report["sha256"], "version": one.captions.version, "revision": one.revision}
 
 

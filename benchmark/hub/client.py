@@ -15,7 +15,7 @@ from huggingface_hub import (
     constants,
     get_token,
 )
-from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # listed by its stub alone
+from huggingface_hub.utils import disable_progress_bars  # listed by its stub alone
 from huggingface_hub.utils.sha import git_hash
 
 from benchmark.errors import UserError

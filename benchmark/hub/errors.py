@@ -89,7 +89,7 @@ def _explain_one(error: BaseException, what: str, revision: str) -> str | None: 
             return f"this Hub takes no Xet uploads (wanted: {what}); set HF_HUB_DISABLE_XET=1 and run again"
         case ValueError() if text.startswith("Invalid metadata in README.md"):
             return f"the Hub refuses the card of {what}: {' '.join(text.splitlines()[1:])[:300]}"
-        case ConnectionError() | TimeoutError() | errors.HTTPError():  # type: ignore[attr-defined]  # of its httpx
+        case ConnectionError() | TimeoutError() | errors.HTTPError():  # of its httpx
             return f"the Hub cannot be reached for {what}; check the network and {RUN_AGAIN}"
     return None
 

@@ -333,7 +333,7 @@ def load(model: str, revision: str, dtype: str, kind: str) -> Any:
         pipeline = getattr(diffusers, kind).from_pretrained(
             model, dtype=getattr(torch, dtype), use_safetensors=True, **options
         )
-    except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # that of the httpx it has
+    except (OSError, ValueError, errors.HTTPError) as error:  # that of the httpx it has
         reason = explain(error, revision=revision) or f"{str(error).splitlines()[0]}; name another in the recipe"
         raise UserError(f"cannot load {model} at revision {revision}: {reason}") from error
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")

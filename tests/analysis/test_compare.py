@@ -126,7 +126,7 @@ def test_predictions_that_are_not_those_of_the_record_are_refused(tmp_path: Path
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"x")
     with pytest.raises(UserError, match=r"b/1/0/share.plain/coin.parquet is not the file of its record"):
-        list(differences(*pair, [("share", Share())]))
+        list(differences(*pair, [("share", Share())]))  # type: ignore[call-arg]
     path.unlink()
     with pytest.raises(UserError, match="is missing"):
-        list(differences(*pair, [("share", Share())]))
+        list(differences(*pair, [("share", Share())]))  # type: ignore[call-arg]

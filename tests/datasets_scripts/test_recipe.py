@@ -223,7 +223,7 @@ def test_toy_captions_are_distinct_and_half_of_them_pairs_as_far_as_there_are_si
 
 
 def test_the_full_grammar_is_not_drawn_but_counted():
-    assert toy.TOY.captions.take(None).count == toy.grammar.CAPTIONS
+    assert toy.TOY.captions.take(None).count == toy.grammar.CAPTIONS  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="has 6,282,240 captions, wanted 7,000,000"):
         toy.TOY.captions.take(7_000_000)
 

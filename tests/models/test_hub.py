@@ -29,17 +29,17 @@ def hub(tmp_path_factory):
         (folder / "vit/code.py").write_text("raise SystemExit")
         torch.save(vit.state_dict(), folder / "vit/pytorch_model.bin")
         pair = tiny_models.clip_repo(folder / "pair")
-        server.vit = server.put("org/vit", folder / "vit")
+        server.vit = server.put("org/vit", folder / "vit")  # type: ignore[attr-defined]
         server.put("org/registered", folder / "vit")
-        server.pair = server.put("org/pair", folder / "pair")
+        server.pair = server.put("org/pair", folder / "pair")  # type: ignore[attr-defined]
         other = tiny_models.scramble(tiny_models.timm_model("registered_by_the_tests"), 5)
         tiny_models.timm_repo(folder / "vit", model=other, img_size=32)
-        server.main = server.put("org/vit", folder / "vit", message="other weights")
+        server.main = server.put("org/vit", folder / "vit", message="other weights")  # type: ignore[attr-defined]
         for name in ("gated", "silent"):
             server.put(f"org/{name}", folder / "vit")
         server.repo("org/gated", "models").gated = True
         server.fail("org/silent", CUT, times=1000)
-        server.models = vit, pair, other
+        server.models = vit, pair, other  # type: ignore[attr-defined]
         yield server
 
 

@@ -81,7 +81,7 @@ def test_layers_share_a_pass_and_never_a_slug(tmp_path, monkeypatch) -> None:
     first, pooled = (load(name, store=store) for name in ("hub:org/vit", "hub:org/vit#pooled"))
     first.model.features(images)
     tiny_models.close(pooled.model.features(images), load("hub:org/vit#pooled").model.features(images), 0)
-    assert (first.model.encoded["images"], pooled.model.encoded["images"]) == (3, 0)
+    assert (first.model.encoded["images"], pooled.model.encoded["images"]) == (3, 0)  # type: ignore[attr-defined]
     assert first.origin.slug != pooled.origin.slug and pooled.origin.slug.endswith("--pooled")
     assert pooled.origin.source == "hub:org/vit#pooled"
     assert load("hub:org/vit#cls").origin == first.origin

@@ -135,7 +135,7 @@ def test_cls_after_the_final_norm_comes_first(prefix, tmp_path) -> None:
     tiny_models.close(loaded.model.features(images), model["visual"](prepared))
     tokens = model["visual"].forward_features(prepared)
     tiny_models.close(load(f"{path}#pooled").model.features(images), tokens[:, 1:].mean(1))
-    assert not loaded.model.embeds_texts and loaded.model.layers == ("cls", "pooled")
+    assert not loaded.model.embeds_texts and loaded.model.layers == ("cls", "pooled")  # type: ignore[attr-defined]
     assert loaded.origin.source == "released:x.pth"
     assert loaded.origin.slug == f"released-x.pth-{loaded.model.metadata['weights_sha256'][:8]}"
     assert loaded.origin.encoder["unused"] == IGNORED
@@ -148,7 +148,7 @@ def test_images_and_texts_meet_in_the_joint_space(projection, tmp_path) -> None:
     loaded = load(str(save(tmp_path / "pp.pth", model.state_dict())))
     images, texts = tiny_models.pictures(), ["a photo of a cat", "two dogs", "cut off " * 30]
     prepared = tiny_models.prepared(images, MEAN, STD)
-    assert loaded.model.layers == ("cls", "pooled", "embedding") and loaded.model.embeds_texts
+    assert loaded.model.layers == ("cls", "pooled", "embedding") and loaded.model.embeds_texts  # type: ignore[attr-defined]
     tiny_models.close(loaded.model.features(images), model.visual(prepared))
     tiny_models.close(loaded.model.image_embeddings(images), F.normalize(model.images(prepared), dim=1))
     tiny_models.close(loaded.model.text_embeddings(texts), F.normalize(model.texts(texts), dim=1), 1e-5)

@@ -32,7 +32,7 @@ def test_a_run_is_its_declaration_seed_weights_and_card(folder) -> None:
     card = json.loads((folder / "model.json").read_text())
     assert loaded.origin == PAIR and loaded.seed == 1 and loaded.layer is None and loaded.training == card
     assert loaded.model.metadata["weights_sha256"] == card["weights_sha256"]
-    assert loaded.model.layers == ("cls", "pooled", "embedding") and loaded.model.embeds_texts
+    assert loaded.model.layers == ("cls", "pooled", "embedding") and loaded.model.embeds_texts  # type: ignore[attr-defined]
     from benchmark.training.loop import load_trained
 
     model, _ = load_trained(PAIR, 1, folder, torch.device("cpu"))

@@ -318,7 +318,7 @@ def test_names_cannot_write_the_card(run, tmp_path):
     assert "](https" not in shown and "<b>" not in shown and "\n# y" not in shown and "**\\*m\\*" in shown
     rows = [line for line in text.splitlines() if line.startswith("| linear")]
     assert len(rows) == 1 and len(rows[0].replace("\\|", "").strip("|").split("|")) == 8
-    (result,) = ModelCard(content).data.eval_results
+    (result,) = ModelCard(content).data.eval_results  # type: ignore[attr-defined]
     assert result.dataset_type == evil
 
 

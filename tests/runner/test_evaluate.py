@@ -198,7 +198,7 @@ def test_an_interrupt_loses_no_dataset_that_was_done(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_measured_says_why_everywhere(tmp_path: Path) -> None:
     subject = Subject()
     subject.embeds_texts = False
-    run(tmp_path, subject=subject)
+    run(tmp_path, model=subject)
     assert LOG == []
     assert {part.skipped for part in stored(tmp_path).results.values() if isinstance(part, NotMeasured)} == {
         "no text tower"

@@ -211,7 +211,7 @@ def test_the_record_of_other_weights_is_replaced(copied: Path) -> None:
 
 
 def test_the_folder_of_another_configuration_is_refused(copied: Path) -> None:
-    other = replace(SIMCLR.experiment, settings=replace(SIMCLR.experiment.settings, temperature=0.5))
+    other = replace(SIMCLR.experiment, settings=replace(SIMCLR.experiment.settings, temperature=0.5))  # type: ignore[call-arg]
     before = times(copied)
     with pytest.raises(UserError) as refused:
         bring_to_end(Job(other, SIMCLR.seed), copied)

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmark.files import write_bytes
 from datasets_scripts.scenes import grammar, renderer
-from tests.speed.cpu import datasets, evaluations, losses, probe, processes, training
+from tests.speed import datasets, evaluations, losses, probe, processes, training
 from tests.speed.timing import REPEATS, row, seconds
 
 OUT = Path("results/speed/cpu.md")

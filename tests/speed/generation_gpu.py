@@ -115,7 +115,7 @@ def ours(draw: StableDiffusion, device: torch.device) -> float:
 def plain(draw: StableDiffusion, device: torch.device) -> float:
     """The loop that everybody writes: the pipeline on a batch of prompts, then Pillow, then the next batch."""
     pipeline = diffusion._networks(draw).pipeline
-    loop = diffusers.StableDiffusionPipeline(**pipeline.components).to(device)
+    loop = diffusers.StableDiffusionPipeline(**pipeline.components).to(device)  # type: ignore[attr-defined]
     loop.unet.to(memory_format=torch.contiguous_format)
     loop.vae.to(memory_format=torch.contiguous_format)
     loop.scheduler = diffusers.DDIMScheduler.from_config(loop.scheduler.config)

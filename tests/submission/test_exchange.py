@@ -167,7 +167,7 @@ def test_a_number_that_no_column_takes_is_one_line(here):
 
 def test_the_card_counts_and_names_every_column(hub, pushed):
     card = DatasetCard(hub.read(REPO, "README.md").decode())
-    assert card.data.configs == [
+    assert card.data.configs == [  # type: ignore[attr-defined]
         {"config_name": "default", "data_files": [{"split": "train", "path": "records.parquet"}]}
     ]
     assert "3 records of 3 models, with 6 scores" in " ".join(card.text.split()) and "| knn | 3 |" in card.text
@@ -541,7 +541,7 @@ def test_the_site_takes_the_place_of_what_the_hub_puts_into_a_new_space(hub, sit
     assert set(files) == {".gitattributes", "README.md", "index.html"}, "the Hub's own style.css is gone"
     assert files["index.html"] == b"<title>SynRep-Bench</title>"
     head = DatasetCard(files["README.md"].decode()).data
-    assert (head.sdk, head.app_file, head.title) == ("static", "index.html", "SynRep-Bench")
+    assert (head.sdk, head.app_file, head.title) == ("static", "index.html", "SynRep-Bench")  # type: ignore[attr-defined]
     assert space.publish_space(site, PLACE, lines.append) == commit and len(there.messages) == 2
     assert lines[-1] == f"space {PLACE} shows this site already; nothing to do"
 

@@ -119,7 +119,7 @@ class Service:
 def wandb(monkeypatch):
     def installed(service, project="synrep"):
         found = types.ModuleType("wandb")
-        found.init = service.init
+        found.init = service.init  # type: ignore[attr-defined]
         found.__spec__ = types.SimpleNamespace(name="wandb")
         monkeypatch.setitem(sys.modules, "wandb", found)
         monkeypatch.setenv("WANDB_PROJECT", project)

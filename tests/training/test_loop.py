@@ -446,7 +446,7 @@ def test_time_spent_is_added_up_over_tries(small_data: CaptionImageDataset, tmp_
 
 def test_the_state_of_another_configuration_is_refused(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared = experiment("simclr")
-    other = replace(declared, settings=replace(declared.settings, temperature=0.2))
+    other = replace(declared, settings=replace(declared.settings, temperature=0.2))  # type: ignore[call-arg]
     interrupted(declared, small_data, tmp_path, step=10)
     before = (tmp_path / "state.safetensors").read_bytes()
     with pytest.raises(UserError) as refused:

@@ -26,7 +26,7 @@ def generator(seed=0):
 
 def augment(pictures, settings, size, generator):
     """One view of each picture."""
-    return render_views(pictures, sample_view_params(len(pictures), *pictures.shape[2:], (settings,), generator), size)
+    return render_views(pictures, sample_view_params(len(pictures), *pictures.shape[2:], (settings,), generator), size)  # type: ignore[call-arg]
 
 
 def denormalise(views):
@@ -131,7 +131,7 @@ def test_downsampling_comes_before_the_crop_and_keeps_the_aspect(shape):
     pictures = uint8(60, *shape)
     found = augment(pictures, settings, 24, generator())
     drawn = generator()
-    top, left, height, width = random_crops(60, *shape, settings.scale, drawn)
+    top, left, height, width = random_crops(60, *shape, settings.scale, drawn)  # type: ignore[call-arg]
     torch.rand(60, generator=drawn)  # all are chosen
     which = torch.randint(2, (60,), generator=drawn)
     assert 15 < which.sum() < 45
@@ -199,7 +199,7 @@ def test_blur_scales_with_the_view(monkeypatch):
 @pytest.mark.parametrize("shape", [(64, 64), (48, 90)])
 def test_crops_are_distributed_as_torchvisions(scale, shape):
     count = 3000
-    top, left, height, width = random_crops(count, *shape, scale, generator(1))
+    top, left, height, width = random_crops(count, *shape, scale, generator(1))  # type: ignore[call-arg]
     torch.manual_seed(2)
     picture = torch.zeros(3, *shape)
     wanted = torch.tensor([RandomResizedCrop.get_params(picture, list(scale), [3 / 4, 4 / 3]) for _ in range(count)])
@@ -218,7 +218,7 @@ def test_crops_are_distributed_as_torchvisions(scale, shape):
 
 @pytest.mark.parametrize("shape", [(10, 100), (100, 10)])
 def test_where_no_crop_fits_the_largest_in_the_middle_is_taken(shape):
-    found = torch.stack(random_crops(5, *shape, (0.9, 1.0), generator()), 1)
+    found = torch.stack(random_crops(5, *shape, (0.9, 1.0), generator()), 1)  # type: ignore[call-arg]
     wanted = RandomResizedCrop.get_params(torch.zeros(3, *shape), [0.9, 1.0], [3 / 4, 4 / 3])
     assert found.tolist() == [list(wanted)] * 5
 

@@ -125,7 +125,7 @@ def square(what: str, channels: int, height: int, width: int) -> int:
 
 
 FAILURES = (
-    errors.HTTPError,  # type: ignore[attr-defined]  # that of the httpx it has
+    errors.HTTPError,  # that of the httpx it has
     OSError,
     RuntimeError,
     ValueError,

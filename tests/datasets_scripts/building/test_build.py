@@ -637,7 +637,7 @@ def test_any_number_of_captions_fills_units_and_shards(count, tmp_path, small_sh
 
 
 def first(count):
-    return NUMBERED.captions.made()[:count]
+    return NUMBERED.captions.made()[:count]  # type: ignore[attr-defined]
 
 
 def test_a_recipe_without_captions_is_one_line(tmp_path):

@@ -34,8 +34,8 @@ def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     (folder / "empty").mkdir()
     with Hub(folder / "store", xet=False) as server:
-        server.local = tiny_diffusion.stable_diffusion(folder / "first")
-        server.first = server.put("org/model", folder / "first" / "model")
+        server.local = tiny_diffusion.stable_diffusion(folder / "first")  # type: ignore[attr-defined]
+        server.first = server.put("org/model", folder / "first" / "model")  # type: ignore[attr-defined]
         server.put("org/model", folder / "empty", message="no model any more")
         server.put("org/gated", folder / "first" / "model")
         server.repo("org/gated", "models").gated = True

@@ -171,7 +171,7 @@ def test_the_revision_is_of_the_images_too(tars):
     content = bytearray(path.read_bytes())
     content[512 + 400] ^= 1  # within the first image, behind its header in the tar
     path.write_bytes(content)
-    for file in chosen.captions.folder.iterdir():
+    for file in chosen.captions.folder.iterdir():  # type: ignore[attr-defined]
         file.unlink()
     prepare(tars)
     assert chosen.captions.version == captions_before
@@ -226,6 +226,6 @@ def test_what_real_images_cannot_be_is_one_line(tars):
 def test_every_source_has_its_real_images(name):
     found = recipe.find(f"{name}-real-10k")
     assert (found.name, found.images_per_caption, found.captions.expected_count) == (f"{name}-real-10k", 1, 10_000)
-    real = sources()[found.captions.source.name]
+    real = sources()[found.captions.source.name]  # type: ignore[attr-defined]
     assert real.repo is None and real.folder == f"originals/{name.removesuffix('-50m')}-wds"
     assert not any(terms.commercial for terms in found.text_to_image.terms)

@@ -145,7 +145,7 @@ def test_the_interval_of_a_mean_average_precision_holds_the_truth():
     truth = values(SEVERAL.name, predictions(*_scored(20_000, 99)))["map11"]
     inside = 0
     for seed in range(30):
-        found = scored(*_with_columns(*_scored(200, seed)), {}).scores["map11"]
+        found = scored(*_with_columns(*_scored(200, seed)), {}).scores["map11"]  # type: ignore[call-arg]
         inside += found.low <= truth <= found.high
     assert inside >= 25
 

@@ -95,7 +95,7 @@ def test_guidance_is_the_place_and_real_images_are_a_level(drawn: list[Figure]) 
 def styles(figure: Figure) -> dict[str, str]:
     """Label -> line style, of what the legend shows beside it."""
     found = {}
-    for column in figure.legends[0]._legend_handle_box.get_children():
+    for column in figure.legends[0]._legend_handle_box.get_children():  # type: ignore[attr-defined]
         for area, text in (item.get_children() for item in column.get_children()):
             drawn = {str(line.get_linestyle()) for line in area.findobj(Line2D)} - {"None"}
             found[text.get_text()] = drawn.pop() if drawn else "None"

@@ -41,7 +41,7 @@ def test_no_committed_number_stands_twice() -> None:
 
 def written(folder: Path, kind: type, *lines: str) -> Path:
     path = folder / "file.csv"
-    path.write_text("\n".join([",".join(kind.__dataclass_fields__), *lines]) + "\n")
+    path.write_text("\n".join([",".join(kind.__dataclass_fields__), *lines]) + "\n")  # type: ignore[attr-defined]
     return path
 
 

@@ -226,7 +226,7 @@ def test_hostile_texts_are_texts(visit: Open) -> None:
             fold.click()
         assert page.tab.evaluate("document.documentElement.scrollHeight") < 4000, "a long text makes the page endless"
         for box in page.tab.locator("#model .long").all():
-            assert box.evaluate("(box) => box.tabIndex === 0 && box.scrollHeight >= box.clientHeight")
+            assert box.evaluate("(box) => box.tabIndex === 0 && box.scrollHeight >= box.clientHeight")  # type: ignore[attr-defined]
         whole = [text for text in map(shown, HOSTILE.values()) if text.rpartition("/")[2] == heading]
         assert any(text in page.tab.inner_text("#model") for text in whole)
 
