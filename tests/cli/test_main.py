@@ -61,10 +61,20 @@ def assert_one_line(answer: tuple[int, str, str], *words: str) -> None:
 # Help
 
 
-def test_help_answers_at_once() -> None:
-    started = time.monotonic()
-    ran = subprocess.run([SYNREP, "--help"], capture_output=True, text=True, check=True)
-    assert time.monotonic() - started < 3
+HEAVY = ("torch", "pandas", "sklearn", "datasets", "huggingface_hub", "timm", "matplotlib")
+
+
+def imported(error: str) -> set[str]:
+    """The top-level packages which `python -X importtime` lists."""
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in error.splitlines() if "import time:" in line}
+
+
+def test_help_imports_no_heavy_package() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", SYNREP, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "typer" in imported(ran.stderr)
+    assert imported(ran.stderr).isdisjoint(HEAVY)
     assert all(command in ran.stdout for command in ("list", "run", "tables", "validate", "check-method", "data"))
 
 
@@ -182,10 +192,8 @@ def test_what_is_not_known_is_one_line_with_the_choices(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_script_itself_fails_in_one_line_at_once() -> None:
-    started = time.monotonic()
+def test_the_script_itself_fails_in_one_line() -> None:
     ran = subprocess.run([SYNREP, "check-method", "nosuch"], capture_output=True, text=True, check=False)
-    assert time.monotonic() - started < 3
     assert ran.stdout == ""
     assert_one_line((ran.returncode, ran.stdout, ran.stderr), METHODS)
 
@@ -489,6 +497,22 @@ def test_a_plan_starts_nothing_and_says_what_is_missing(
 # A run that is stopped
 
 
+LITTLE = """
+import os, time
+from benchmark.training import loop
+from tests.fixtures.runs import experiment
+EXPERIMENTS = (experiment('stablerep', {steps}), experiment('mae'))
+if "SLOW_FROM" in os.environ:
+    train_step = loop.Trainer.train_step
+    def slow(self, *arguments):
+        if self.step >= int(os.environ["SLOW_FROM"]):
+            time.sleep(1)
+        return train_step(self, *arguments)
+    loop.Trainer.train_step = slow
+"""
+"""Two short runs, which take a second a step from the step in $SLOW_FROM: a signal always comes before the end."""
+
+
 def test_a_stopped_run_goes_on_from_the_line_it_printed(
     synrep: Synrep,
     small_dataset: Path,
@@ -499,24 +523,22 @@ def test_a_stopped_run_goes_on_from_the_line_it_printed(
     """Ctrl-C (to the whole group of processes), then SIGTERM (to the command alone), then to its end."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SYNREP_DATA", str(small_dataset.parents[1]))
-    steps = 500
-    runs = f"(experiment('stablerep', {steps}), experiment('mae'))"
-    source = f"from tests.fixtures.runs import experiment\nEXPERIMENTS = {runs}"
-    env = with_plug_in("little", source, tmp_path)
+    steps = 120
+    env = with_plug_in("little", LITTLE.format(steps=steps), tmp_path)
     folder = tmp_path / "my runs" / "train" / "test" / "stablerep" / "1" / "7"
     words = ["synrep", "run", "little", "--only", "stablerep", "--seed", "7", "--out", "my runs", "--jobs", "1"]
     reached = 0
     for stop in (lambda child: os.killpg(child.pid, signal.SIGINT), lambda child: child.terminate()):
-        child = start(words, env)
+        child = start(words, env | {"SLOW_FROM": str(reached + 20)})
         wait_for_step(reached + 20, folder, child)
         stop(child)
-        _, error = child.communicate(timeout=60)
+        _, error = child.communicate()
         assert_one_line((child.returncode, "", error), "interrupted; the state is kept, go on with: synrep run")
         assert not (folder / "model.json").exists()
         with safe_open(folder / "state.safetensors", "pt") as state:
             before, reached = reached, int(state.metadata()["step"])
         assert before + 20 <= reached < steps
-        assert group_is_empty(child.pid)
+        wait_for_empty_group(child.pid)
         words = shlex.split(error.partition("go on with: ")[2])
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path / "plug-ins")])
     code, shown, error = synrep(*words[1:])
@@ -550,15 +572,14 @@ def wait_for_step(step: int, folder: Path, child: subprocess.Popen[str]) -> None
         time.sleep(0.02)
 
 
-def group_is_empty(group: int) -> bool:
-    """Whether all processes of the group end within a while."""
-    for _ in range(100):
+def wait_for_empty_group(group: int) -> None:
+    """Return when all processes of the group have ended."""
+    while True:
         try:
             os.killpg(group, 0)
         except ProcessLookupError:
-            return True
+            return
         time.sleep(0.05)
-    return False
 
 
 def test_the_module_is_the_command() -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -38,8 +37,8 @@ def launch(dataset: Path, out: Path, *methods: str, **environment: str) -> subpr
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and errors, within two minutes: nothing hangs."""
-    _, errors = process.communicate(timeout=120)
+    """Exit code and errors; the time limit of each test finds what hangs."""
+    _, errors = process.communicate()
     return process.returncode, errors
 
 
@@ -114,15 +113,13 @@ def test_a_run_goes_on_with_another_number_of_processes(
 
 
 def test_sigterm_saves_and_ends_all(small_dataset: Path, tmp_path: Path) -> None:
-    run = launch(small_dataset, tmp_path, "simclr", STEPS="200", SLOW="0.05")
+    run = launch(small_dataset, tmp_path, "simclr", STEPS="100000")
     assert run.stdout
     for _ in range(5):
         run.stdout.readline()
     run.send_signal(signal.SIGTERM)
-    began = time.monotonic()
     code, errors = ended(run)
     assert code != 0
-    assert time.monotonic() - began < 60
     assert list(tmp_path.rglob("state.safetensors")), errors
     assert not list(tmp_path.rglob("model.json"))
 

