@@ -25,7 +25,8 @@ MODELS = ("smoke/stablerep_plus/2/0", "smoke/clip/2/0", "smoke/clip/2/1")
 
 def shown(text: str) -> Iterator[str]:
     """The commands in a text's code blocks, without what explains them."""
-    for block in re.findall(r"^ *```(?:sh|bash)?\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
+    blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    for block in (block for language, block in blocks if language in {"", "sh", "bash"}):
         for line in block.replace("\\\n", " ").splitlines():
             command = re.split(r"\s+#|;", line.strip())[0]
             if command.startswith("synrep "):

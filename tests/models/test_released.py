@@ -15,6 +15,7 @@ from torch import nn
 
 from benchmark.errors import UserError
 from benchmark.models import load
+from benchmark.models.loading import frozen
 from tests.fixtures import tiny_models
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -112,7 +113,8 @@ def save(path: Path, model: dict[str, torch.Tensor], args: object = ARGS, **more
 
 
 @torch.inference_mode()
-def test_a_vit_b16_gives_timms_features(tmp_path) -> None:
+def test_a_vit_b16_gives_timms_features(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(frozen, "TILE", 1)  # a tile of 64 takes half a minute
     model = nn.ModuleDict({"visual": timm.create_model("vit_base_patch16_224", num_classes=0)}).eval()
     path = save(tmp_path / "cc12m_3x.pth", model.state_dict())
     loaded = load(str(path))

@@ -36,6 +36,14 @@ def launch(dataset: Path, out: Path, *methods: str, **environment: str) -> subpr
     return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True)
 
 
+def forked(dataset: Path, out: Path, *methods: str, **environment: str) -> tuple[int, str]:
+    """Exit code and errors of the same two processes without a launcher."""
+    out.mkdir(parents=True, exist_ok=True)
+    variables = {"SYNREP_DATA": str(dataset.parents[1])} | environment
+    code = distributed_training.forked(out, list(methods), out / "errors.txt", variables)
+    return code, (out / "errors.txt").read_text()
+
+
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and errors; the time limit of each test finds what hangs."""
     _, errors = process.communicate()
@@ -56,7 +64,7 @@ def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def shared(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """First steps of all methods, done by two processes."""
     out = tmp_path_factory.mktemp("together")
-    code, errors = ended(launch(small_dataset, out, *TRAINED))
+    code, errors = forked(small_dataset, out, *TRAINED)
     assert code == 0, errors
     return out
 
@@ -78,7 +86,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(small
     """Its weights are, bit for bit, those of two processes that nobody disturbed."""
     for out, kills in (("undisturbed", 0), ("killed", 1)):
         for _ in range(kills):
-            run = launch(small_dataset, tmp_path / out, "stablerep", STEPS="30", SLOW="0.1")
+            run = launch(small_dataset, tmp_path / out, "stablerep", STEPS="30", SLOW_FROM="4")
             assert run.stdout
             for _ in range(4):
                 run.stdout.readline()
@@ -86,7 +94,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(small
             code, errors = ended(run)
             assert code != 0
             assert "process 0: UserError('process 0 of 2 lost the others" in errors
-        code, errors = ended(launch(small_dataset, tmp_path / out, "stablerep", STEPS="30"))
+        code, errors = forked(small_dataset, tmp_path / out, "stablerep", STEPS="30")
         assert code == 0, errors
     weights = [path.read_bytes() for path in sorted(tmp_path.rglob("model.safetensors"))]
     assert len(weights) == 2
@@ -103,7 +111,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
     asked = iter([False] * 14 + [True])
     with pytest.raises(KeyboardInterrupt):
         runs.train_here(declared, small_data, folder, stop=lambda: next(asked))
-    code, errors = ended(launch(small_dataset, tmp_path, "stablerep", STEPS="30"))
+    code, errors = forked(small_dataset, tmp_path, "stablerep", STEPS="30")
     assert code == 0, errors
     found, wanted = runs.metrics(folder), runs.metrics(tmp_path / "undisturbed")
     assert [line["step"] for line in found] == [10, *range(16, 31)]
@@ -126,13 +134,12 @@ def test_sigterm_saves_and_ends_all(small_dataset: Path, tmp_path: Path) -> None
 
 def test_a_run_that_diverges_does_not_stop_the_others(small_dataset: Path, tmp_path: Path) -> None:
     """Also one that is not trained at all, and two that are, in one go."""
-    run = launch(small_dataset, tmp_path, "untrained", "simclr", "mae", STEPS="4", DIVERGES="simclr")
-    code, errors = ended(run)
+    code, errors = forked(small_dataset, tmp_path, "untrained", "simclr", "mae", STEPS="4", DIVERGES="simclr")
     assert code != 0
     assert errors.count("1 of 3 runs failed (test/simclr seed 0): test/simclr seed 0: the loss is nan at step 2") == 2
     finished = {path.parts[-4] for path in tmp_path.rglob("model.json")}
     assert finished == {"untrained", "mae"}
-    code, errors = ended(launch(small_dataset, tmp_path, "untrained", "simclr", "mae", STEPS="4"))
+    code, errors = forked(small_dataset, tmp_path, "untrained", "simclr", "mae", STEPS="4")
     assert code == 0, errors
 
 
