@@ -1,9 +1,11 @@
 # Two commands need nothing but Python >= 3.11: `make demo` runs the whole benchmark small, `make test` checks it.
+# `make quick` runs the fast tests, for the time between two edits.
 PYTHON ?= python3
 BIN = .venv/bin
 DEMO = runs/demo
+PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test lint tables-check speed clean
+.PHONY: demo test quick lint tables-check speed clean
 
 demo: .venv/installed
 	$(BIN)/synrep data build toy scenes-evaluation
@@ -12,10 +14,15 @@ demo: .venv/installed
 	$(BIN)/synrep site --records $(DEMO)/records --out $(DEMO)/site
 
 test: lint tables-check
-	$(BIN)/pytest
+	$(PYTEST)
+
+quick: .venv/installed
+	$(BIN)/ruff check .
+	$(PYTEST) -m "not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 tables-check: .venv/installed
