@@ -1,68 +1,49 @@
-"""From a name on the command line to a model under evaluation; each file in this folder is a way to name one."""
+"""Models under evaluation, loaded by their name on the command line. Each file of this folder is one `ModelLoader`."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark import plugins
 from benchmark.errors import UserError
 
-if TYPE_CHECKING:  # torch takes seconds, and the command lists the files of this folder
+if TYPE_CHECKING:  # importing torch takes seconds, and the command lists the files of this folder
     import torch
-    from torch import nn
 
-    from benchmark.models.loading.frozen import FrozenEncoder
     from benchmark.models.loading.loader import LoadedModel, ModelLoader
-    from benchmark.transforms.evaluation import EvaluationTransform
 
 
 def load(
     spec: str, *, store: Path | None = None, device: "str | torch.device" = "cpu", workers: int = 0
 ) -> "LoadedModel":
-    """The model that `spec` names: `WAY:NAME`, or a path; `#LAYER` behind it chooses the layer that evaluations read.
+    """Load the model that `spec` names: `LOADER:NAME` or a path, optionally followed by `#LAYER`.
+
+    Args:
+        spec: name of the model; `#LAYER` selects the layer whose features are evaluated.
+        store: folder of the feature store; None computes features without storing them.
+        device: device of the network.
+        workers: threads that decode images; 0 decodes in the calling thread.
 
     Raises:
-        UserError: nobody knows such a name, the model is not to be had, or it is not what it says; one line.
+        UserError: no loader accepts the name, or the model cannot be downloaded or loaded.
     """
+    from benchmark.models.loading.loader import Freeze
+
     name, _, layer = spec.partition("#")
-    way, rest = _way(name)
-    return way.open(rest, layer or None, partial(_freeze, store=store, device=device, workers=workers))
+    loader, rest = _find_loader(name)
+    return loader.open(rest, layer or None, Freeze(store, device, workers))
 
 
-def _way(name: str) -> "tuple[ModelLoader, str]":
+def _find_loader(name: str) -> "tuple[ModelLoader, str]":
+    """Return the loader of a model name, and the name without the loader's prefix."""
     prefix, colon, rest = name.partition(":")
     if colon and rest and prefix in plugins.names(__name__):
         return plugins.load(__name__, prefix, "model").MODEL, rest
-    ways: list[ModelLoader] = [plugins.load(__name__, way, "model").MODEL for way in plugins.names(__name__)]
-    for way in ways:
-        if way.matches_path and way.matches_path(Path(name)):
-            return way, name
-    usages = "; ".join(way.usage for way in ways)
+    loaders: list[ModelLoader] = [plugins.load(__name__, file, "model").MODEL for file in plugins.names(__name__)]
+    for loader in loaders:
+        if loader.matches_path and loader.matches_path(Path(name)):
+            return loader, name
+    usages = "; ".join(loader.usage for loader in loaders)
     if "/" in name or Path(name).suffix:
-        there = "is none of the kinds" if Path(name).exists() else "does not exist"
-        raise UserError(f"{name} {there}; a model is one of: {usages}")
+        problem = "is not a supported model" if Path(name).exists() else "does not exist"
+        raise UserError(f"{name} {problem}; choose one of: {usages}")
     raise UserError(f"unknown model {name!r}; choose one of: {usages}")
-
-
-def _freeze(
-    network: "nn.Module",
-    *,
-    place: str,
-    transform: "EvaluationTransform",
-    sha256: str,
-    layer: str | None,
-    store: Path | None,
-    device: "str | torch.device",
-    workers: int,
-) -> "FrozenEncoder":
-    from benchmark.models.loading.frozen import FrozenEncoder
-
-    return FrozenEncoder(
-        network,
-        transform=transform,
-        weights_sha256=sha256,
-        layer=layer,
-        store=store / place if store else None,
-        device=device,
-        workers=workers,
-    )

@@ -1,14 +1,14 @@
-"""`feature_files:FOLDER`, or the folder alone: stored features, without any model.
+"""`feature_files:FOLDER`, or the folder alone: precomputed features, without a model.
 
     features.json                            {"name", "layer", "transform", optional "weights_sha256"}
-    <dataset>/<split>.npy                    (N, D), float16 or float32, a row per image in the dataset's order
+    <dataset>/<split>.npy                    (N, D), float16 or float32, one row per image in the dataset's order
     <dataset>/<split>.embedding.npy          optional, for zero-shot: (N, E) in the joint space
     texts.parquet                            optional, for zero-shot: columns `text` and `embedding` (E numbers)
 
-<dataset> is the catalogue's name (`cifar10`), <split> the one the dataset's files are named after (`train`, `test`,
-`validation`; the last part of it where a folder leads, such as `0.25/validation`). `transform` says how the images
-were prepared, at least {"zoom": 1.0, "interpolation": "bicubic"}: short side to `zoom` times the network's size, then
-the centre; an evaluation that wants another geometry is refused. Where the order of rows was wrong nothing can tell.
+<dataset> is the name in the catalog (`cifar10`); <split> is the name of the dataset's split (`train`, `test`,
+`validation`; only the last part of a path such as `0.25/validation`). `transform` describes the preprocessing, at least
+{"zoom": 1.0, "interpolation": "bicubic"}: the short side is resized to `zoom` times the network's size, then center
+cropped. An evaluation with a different geometry is rejected. A wrong order of rows cannot be detected.
 
 Shapes: N images, T texts, D and E dimensions.
 """
@@ -32,13 +32,13 @@ from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, sl
 
 CARD, TEXTS = "features.json", "texts.parquet"
 DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
-LEAST_NORM = 1e-12
-PLAIN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-ZERO = "0" * 64
+MIN_NORM = 1e-12
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+ANY_SHA256 = "0" * 64
 
 
 class FeatureFiles:
-    """A folder of features as a model."""
+    """A folder of precomputed features; implements `benchmark.interfaces.FrozenModel`."""
 
     sees_images = False
 
@@ -47,102 +47,111 @@ class FeatureFiles:
         self._transform = card["transform"]
         features = {path: _header(path) for path in _arrays(folder) if not path.stem.endswith(f".{EMBEDDING}")}
         if not features:
-            raise UserError(f"{folder} holds no features; wanted {folder}/<dataset>/<split>.npy")
-        _alike(features)
-        _alike({path: _header(path) for path in _arrays(folder) if path not in features})
+            raise UserError(f"no features in {folder}; write {folder}/<dataset>/<split>.npy")
+        _require_same_type(features)
+        _require_same_type({path: _header(path) for path in _arrays(folder) if path not in features})
         self.embeds_texts = (folder / TEXTS).is_file()
         self.metadata: Mapping[str, Any] = {
-            "weights_sha256": card.get("weights_sha256") or _sha256(folder),
+            "weights_sha256": card.get("weights_sha256") or _content_sha256(folder),
             "layer": card["layer"],
             "transform": card["transform"],
             "precision": str(next(iter(features.values()))[1]),
         }
 
     def features(self, images: LabelledImages, geometry: Geometry = Geometry()) -> np.ndarray:
-        """Features (N, D), float32.
+        """Return the features (N, D), float32.
 
         Raises:
-            UserError: no such file, another number of rows, NaN, or features of another geometry.
+            UserError: the file is missing, the number of rows differs, a value is not finite, or the geometry differs.
         """
         return self._read(images, "", geometry)
 
     def image_embeddings(self, images: LabelledImages) -> np.ndarray:
-        """Unit vectors (N, E), float32.
+        """Return unit vectors (N, E), float32.
 
         Raises:
-            UserError: as `features`, or a vector is zero.
+            UserError: as for `features`, or a vector is zero.
         """
-        return _unit(self._read(images, f".{EMBEDDING}", Geometry()), f"embeddings of {images.name}")
+        return _normalize(self._read(images, f".{EMBEDDING}", Geometry()), f"embeddings of {images.name}")
 
     def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors (T, E), float32.
+        """Return unit vectors (T, E), float32.
 
         Raises:
-            UserError: there are no texts, or not all of these.
+            UserError: there are no text embeddings, or some texts are missing.
         """
         rows, embeddings_TE = self._texts
         if missing := sorted({text for text in texts if text not in rows}):
             raise UserError(
-                f"{self._folder / TEXTS} lacks {len(missing)} of {len(set(texts))} texts, the first is "
-                f"{missing[0]!r}; add them"
+                f"expected embeddings of {len(set(texts))} texts in {self._folder / TEXTS}, but {len(missing)} are "
+                f"missing (first: {missing[0]!r}); add them"
             )
         return embeddings_TE[[rows[text] for text in texts]]
 
     def random_views(self, images: LabelledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """Refused.
+        """Raise an error: random views need a network.
 
         Raises:
-            UserError: always; there is no network.
+            UserError: always.
         """
         del images, rows_M, epoch, seed
-        raise UserError(f"{self._folder} holds features without a network; choose a protocol without random views")
+        raise UserError(
+            f"random views need a network, but {self._folder} contains features only; choose a preset without them"
+        )
 
-    def _read(self, images: LabelledImages, kind: str, geometry: Geometry) -> np.ndarray:
-        said = Geometry(self._transform["zoom"], self._transform["interpolation"])
-        if geometry != said:
+    def _read(self, images: LabelledImages, suffix: str, geometry: Geometry) -> np.ndarray:
+        stored = Geometry(self._transform["zoom"], self._transform["interpolation"])
+        if geometry != stored:
             raise UserError(
-                f"{self._folder} holds features of images at zoom {said.zoom:g}, {said.interpolation}; the evaluation "
-                f"wants zoom {geometry.zoom:g}, {geometry.interpolation}; choose another preset or make them so"
+                f"expected features of images at zoom {geometry.zoom:g}, {geometry.interpolation}, found zoom "
+                f"{stored.zoom:g}, {stored.interpolation} in {self._folder}; choose another preset"
             )
-        path = self._folder / images.name / f"{images.identity.split.rsplit('/', 1)[-1]}{kind}.npy"
+        path = self._folder / images.name / f"{images.identity.split.rsplit('/', 1)[-1]}{suffix}.npy"
         if not path.is_file():
-            raise UserError(f"no file {path}; the evaluation needs it, or another choice of datasets")
+            raise UserError(f"no file {path}, which this evaluation needs; add it, or choose other datasets")
         try:
             values_ND: np.ndarray = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} is not a whole array ({error}); write it again") from None
+            raise UserError(f"{path} is not a complete NumPy array ({error}); write it again") from None
         if len(values_ND) != len(images):
-            raise UserError(f"{path} holds {len(values_ND)} rows, split {images.identity.split} of {images.name} has "
-                            f"{len(images)}; write all of them, in the dataset's order")  # fmt: skip
+            raise UserError(
+                f"expected {len(images)} rows for split {images.identity.split} of {images.name}, found "
+                f"{len(values_ND)} in {path}; write all of them, in the dataset's order"
+            )
         bad = np.flatnonzero(~np.isfinite(values_ND).all(axis=1))
         if len(bad):
-            raise UserError(f"{path} holds {len(bad)} rows with NaN or infinite values, the first is row {bad[0]}")
+            raise UserError(
+                f"expected finite values in {path}, found {len(bad)} rows with NaN or infinite values "
+                f"(first: row {bad[0]}); compute them again"
+            )
         return values_ND.astype(np.float32)
 
     @cached_property
     def _texts(self) -> tuple[dict[str, int], np.ndarray]:
         path = self._folder / TEXTS
         if not path.is_file():
-            raise UserError(f"no file {path}; zero-shot evaluations need it")
+            raise UserError(f"no file {path}, which zero-shot evaluations need; add it, or choose other evaluations")
         try:
             table = pq.read_table(path, columns=["text", "embedding"])
             texts = table["text"].to_pylist()
             embeddings_TE = np.asarray(table["embedding"].to_pylist(), dtype=np.float32)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, OSError, ValueError, TypeError) as error:
-            said = str(error).splitlines()[0]
-            raise UserError(f"{path} has no columns text and embedding of equal lengths ({said})") from None
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"expected columns text and embedding of equal lengths in {path} ({reason}); write it again"
+            ) from None
         if embeddings_TE.ndim != 2 or not np.isfinite(embeddings_TE).all():
-            raise UserError(f"{path}: column embedding wants finite vectors of one length; write it again")
+            raise UserError(f"expected finite vectors of one length in column embedding of {path}; write it again")
         rows = {text: row for row, text in enumerate(texts)}
         if len(rows) < len(texts):
-            raise UserError(f"{path} holds {len(texts) - len(rows)} texts twice; write each once")
-        return rows, _unit(embeddings_TE, str(path))
+            raise UserError(f"{path} contains {len(texts) - len(rows)} duplicate texts; write each once")
+        return rows, _normalize(embeddings_TE, str(path))
 
 
-def _unit(vectors_ND: np.ndarray, what: str) -> np.ndarray:
+def _normalize(vectors_ND: np.ndarray, what: str) -> np.ndarray:
     norms_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    if (norms_N1 < LEAST_NORM).any():
-        raise UserError(f"{what}: row {int(np.argmin(norms_N1))} is zero, wanted directions; write it again")
+    if (norms_N1 < MIN_NORM).any():
+        raise UserError(f"{what}: expected nonzero vectors, but row {int(np.argmin(norms_N1))} is zero; write it again")
     return vectors_ND / norms_N1
 
 
@@ -151,69 +160,83 @@ def _arrays(folder: Path) -> list[Path]:
 
 
 def _header(path: Path) -> tuple[int, np.dtype[Any]]:
-    """Dimensions and type of an array (N, D), without reading it."""
+    """Return the number of dimensions D and the dtype of an array (N, D) without reading its values."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a whole array ({error}); write it again") from None
+        raise UserError(f"{path} is not a complete NumPy array ({error}); write it again") from None
     if array.ndim != 2 or array.dtype not in DTYPES or not array.shape[1]:
-        raise UserError(f"{path} is {array.dtype} of shape {array.shape}, wanted float16 or float32 of shape (N, D)")
+        raise UserError(
+            f"expected float16 or float32 of shape (N, D) in {path}, found {array.dtype} of shape {array.shape}; "
+            "write it again"
+        )
     return array.shape[1], array.dtype
 
 
-def _alike(headers: Mapping[Path, tuple[int, np.dtype[Any]]]) -> None:
+def _require_same_type(headers: Mapping[Path, tuple[int, np.dtype[Any]]]) -> None:
+    """Raise a UserError unless all arrays have the same number of dimensions and dtype."""
     first = next(iter(headers.items()), None)
     for path, header in headers.items():
         if first and header != first[1]:
             raise UserError(
-                f"{path} has {header[0]} dimensions in {header[1]}, {first[0]} has {first[1][0]} in {first[1][1]}; "
-                "wanted features of one model"
+                f"expected features of one model, found {header[0]} dimensions in {header[1]} in {path} and "
+                f"{first[1][0]} in {first[1][1]} in {first[0]}; use one folder per model"
             )
 
 
-def _sha256(folder: Path) -> str:
-    """Over names and contents of the arrays and texts."""
+def _content_sha256(folder: Path) -> str:
+    """Return the SHA-256 of the names and contents of all arrays and texts."""
     digest = hashlib.sha256()
     for path in [*_arrays(folder), *folder.glob(TEXTS)]:
         digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
-def _card(folder: Path) -> dict[str, Any]:
+def _read_card(folder: Path) -> dict[str, Any]:
+    """Return the validated content of `features.json`.
+
+    Raises:
+        UserError: the file is missing or invalid.
+    """
     path = folder / CARD
     try:
         card = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); wanted JSON with name, layer and transform") from None
+        raise UserError(f"cannot read {path} ({error}); write JSON with name, layer and transform") from None
     if not isinstance(card, dict):
-        raise UserError(f"{path} is no object; wanted one with name, layer and transform")
+        raise UserError(f"expected a JSON object with name, layer and transform in {path}, found {type(card).__name__}")
     unknown = card.keys() - {"name", "layer", "transform", "weights_sha256"}
     transform = card.get("transform")
     zoom, interpolation = (transform.get(k) if isinstance(transform, dict) else None for k in ("zoom", "interpolation"))
-    problems = {
-        "name, of letters, digits and ._-": re.fullmatch(PLAIN, str(card.get("name") or "")),
-        "layer, such as cls": re.fullmatch(PLAIN, str(card.get("layer") or "")),
+    is_valid = {
+        "name (letters, digits and ._-)": re.fullmatch(NAME_PATTERN, str(card.get("name") or "")),
+        "layer (such as cls)": re.fullmatch(NAME_PATTERN, str(card.get("layer") or "")),
         "transform with zoom and interpolation": isinstance(zoom, int | float) and isinstance(interpolation, str),
-        "weights_sha256 of 64 hexadecimal digits": re.fullmatch(r"[0-9a-f]{64}", str(card.get("weights_sha256", ZERO))),
+        "weights_sha256 of 64 hexadecimal digits": re.fullmatch(
+            r"[0-9a-f]{64}", str(card.get("weights_sha256", ANY_SHA256))
+        ),
     }
-    if wanted := [f"wanted a {name}" for name, fine in problems.items() if not fine]:
-        raise UserError(f"{path}: {'; '.join(wanted)}")
+    if invalid := [name for name, valid in is_valid.items() if not valid]:
+        raise UserError(f"missing or invalid in {path}: {'; '.join(invalid)}; correct the file")
     if unknown:
-        raise UserError(f"{path}: unknown {', '.join(sorted(unknown))}; wanted name, layer, transform, weights_sha256")
+        raise UserError(
+            f"expected name, layer, transform and weights_sha256 in {path}, found also "
+            f"{', '.join(sorted(unknown))}; remove it"
+        )
     return card
 
 
 def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     del freeze
     folder = Path(name)
-    card = _card(folder)
+    card = _read_card(folder)
     if layer not in {None, card["layer"]}:
-        raise UserError(f"{folder} holds features of layer {card['layer']}, wanted {layer}; name the folder alone")
+        raise UserError(f"expected layer {layer}, found features of layer {card['layer']} in {folder}; omit #{layer}")
     model = FeatureFiles(folder, card)
     source = f"feature_files:{card['name']}"
     encoder = {"library": "feature_files", "layer": card["layer"], "transform": card["transform"]}
-    named = f"{slug(source)}-{model.metadata['weights_sha256'][:8]}"
-    return LoadedModel(model, Pretrained(source, named, encoder))
+    unique_slug = f"{slug(source)}-{model.metadata['weights_sha256'][:8]}"
+    return LoadedModel(model, Pretrained(source, unique_slug, encoder))
 
 
 MODEL = ModelLoader("feature_files:FOLDER", _open, lambda path: (path / CARD).is_file())

@@ -1,21 +1,22 @@
 """`released:FILE`, or the file alone: a released checkpoint of StableRep, StableRep+ or its CLIP baseline (`.pth`).
 
 Layout, from the training script of google-research/syn-rep-learn at 45f451b (`StableRep/main_stablerep.py`,
-`models/StableRep.py`, `models/StableRepMM.py`): top level `model`, `optimizer`, `epoch`, `scaler`, `args`; in `model`
+`models/StableRep.py`, `models/StableRepMM.py`): the top level contains `model`, `optimizer`, `epoch`, `scaler` and
+`args`; `model` contains
 
     visual.*        timm ViT without a classifier: 64 channels per head, MLP of 4 times the width, GELU, norms with
-                    epsilon 1e-6; images normalised with ImageNet's mean and standard deviation
-    image_mlp.*     projection head of the image loss; not used, since StableRep is evaluated before it
+                    epsilon 1e-6; images normalized with ImageNet's mean and standard deviation
+    image_mlp.*     projection head of the image loss; unused, StableRep evaluates the features before it
     token_embedding, positional_embedding, transformer.resblocks.N.*, ln_final      StableRep+: CLIP's causal text
                     transformer, 64 channels per head, QuickGELU, norms with epsilon 1e-5, output at the end-of-text
-                    token; OpenAI's tokenizer, which cuts texts to the context
-    image_projection, text_projection   a matrix each (`--vl-projection linear`), or each a head like `image_mlp`
-    logit_scale     not used: it does not move directions
+                    token; OpenAI's tokenizer, which truncates texts
+    image_projection, text_projection   a matrix each (`--vl-projection linear`), or a head each, like `image_mlp`
+    logit_scale     unused: it does not change directions
 
-Names may begin with `module.`. Loading is strict: each name that is missing, unknown or of another shape is an error.
-The file is unpickled with `weights_only`, and of all other classes only `argparse.Namespace` is allowed.
+Names may start with `module.`. Loading is strict: missing names, unknown names and different shapes are errors. The
+file is unpickled with `weights_only`; the only additional class allowed is `argparse.Namespace`.
 
-Layers: `cls` (what the paper evaluates), `pooled`, and `embedding` where there is a text tower.
+Layers: `cls` (evaluated in the paper), `pooled`, and `embedding` if there is a text tower.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING, ViTConfig
 from benchmark.models.loading.loader import (
-    FAILURES,
+    LOAD_ERRORS,
     Freeze,
     LoadedModel,
     ModelLoader,
@@ -45,16 +46,16 @@ from benchmark.models.loading.timm_layers import token_layers
 from benchmark.nn.encoders import build_vit
 from benchmark.transforms.evaluation import EvaluationTransform
 
-PER_HEAD = 64
-TOWER = ("token_embedding", "positional_embedding", "transformer", "ln_final")
-JOINT = (*TOWER, "image_projection", "text_projection", "logit_scale")
+CHANNELS_PER_HEAD = 64
+TEXT_TOWER = ("token_embedding", "positional_embedding", "transformer", "ln_final")
+JOINT_MODEL = (*TEXT_TOWER, "image_projection", "text_projection", "logit_scale")
 HEADS = ("image_mlp", "visual.head")
-"""Heads that training had and evaluation does not use; the second as the official probe skips it."""
-HINTS = (
+"""Heads that evaluation does not use; the official linear probe skips `visual.head` too."""
+RECORDED_ARGS = (
     "model", "add_language", "vl_projection", "csv_path", "n_img", "num_crop", "batch_size", "epochs", "warmup_epochs",
     "blr", "lr", "weight_decay", "ssl_temp", "weak_aug", "downsample", "downsample_prob", "seed",
 )  # fmt: skip
-"""Of `args`, what says method and dataset; paths and machines are left out."""
+"""Training arguments that describe method and dataset; paths and machine settings are not recorded."""
 
 
 class ReleasedNetwork(nn.Module):
@@ -65,12 +66,12 @@ class ReleasedNetwork(nn.Module):
         self.visual = build_vit(encoder)
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        """As `benchmark.interfaces.ImageEncoder`."""
+        """Return the features (B, D) of every layer; see `benchmark.interfaces.ImageEncoder`."""
         return token_layers(self.visual, self.visual.forward_features(images_B3HW))
 
 
 class ReleasedTextNetwork(ReleasedNetwork):
-    """The same with a text tower."""
+    """The image encoder and text tower of a released checkpoint."""
 
     def __init__(self, encoder: ViTConfig, weights: Mapping[str, Tensor]) -> None:
         super().__init__(encoder)
@@ -78,7 +79,7 @@ class ReleasedTextNetwork(ReleasedNetwork):
         vocabulary = len(weights["token_embedding.weight"])
         self._tokenize = SimpleTokenizer(context_length=context)
         if vocabulary != self._tokenize.vocab_size:
-            raise ValueError(f"{vocabulary} tokens, the tokenizer has {self._tokenize.vocab_size}")
+            raise ValueError(f"expected {self._tokenize.vocab_size} tokens as in the tokenizer, found {vocabulary}")
         self.text = open_clip.transformer.TextTransformer(
             context_length=context,
             vocab_size=vocabulary,
@@ -93,23 +94,24 @@ class ReleasedTextNetwork(ReleasedNetwork):
         self.logit_scale = nn.Parameter(torch.zeros(()))
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        """As `benchmark.interfaces.ImageEncoder`."""
+        """Return the features (B, D) of every layer; see `benchmark.interfaces.ImageEncoder`."""
         layers = super().image_layers(images_B3HW)
-        return {**layers, EMBEDDING: _unit(layers["cls"], self.image_projection)}
+        return {**layers, EMBEDDING: _project(layers["cls"], self.image_projection)}
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (T, D)."""
+        """Return unit vectors (T, D)."""
         tokens_TL = self._tokenize(list(texts)).to(self.logit_scale.device)
-        return _unit(self.text(tokens_TL), self.text_projection)
+        return _project(self.text(tokens_TL), self.text_projection)
 
 
-def _unit(features_BD: Tensor, projection: nn.Parameter | nn.Module) -> Tensor:
+def _project(features_BD: Tensor, projection: nn.Parameter | nn.Module) -> Tensor:
+    """Return unit vectors in the joint space."""
     projected = projection(features_BD) if isinstance(projection, nn.Module) else features_BD @ projection
     return F.normalize(projected.float(), dim=1)
 
 
 def _projection(weights: Mapping[str, Tensor], name: str) -> nn.Parameter | nn.Module:
-    """A matrix, or three linear layers with batch norm and ReLU after the first two."""
+    """Return an empty projection: a matrix, or three linear layers with batch norm and ReLU after the first two."""
     if name in weights:
         return nn.Parameter(torch.zeros(weights[name].shape))
     if f"{name}.layer1.weight" not in weights:
@@ -127,11 +129,11 @@ def _projection(weights: Mapping[str, Tensor], name: str) -> nn.Parameter | nn.M
 
 def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     path = Path(name)
-    checkpoint = _read(path)
+    checkpoint = _read_checkpoint(path)
     weights = {key.removeprefix("module."): tensor for key, tensor in checkpoint["model"].items()}
-    network, encoder = _network(weights, path)
-    unused = sorted({head for head in HEADS if _below(weights, head)} | (checkpoint.keys() - {"model", "args"}))
-    found = {
+    network, encoder = _build_network(weights, path)
+    unused = sorted({head for head in HEADS if _names_in(weights, head)} | (checkpoint.keys() - {"model", "args"}))
+    description = {
         "library": "released",
         "width": encoder.width,
         "depth": encoder.depth,
@@ -139,60 +141,70 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
         "patch": encoder.patch,
         "text": isinstance(network, ReleasedTextNetwork),
         "unused": unused,
-        "args": _hints(checkpoint.get("args")),
+        "args": _recorded_args(checkpoint.get("args")),
     }
     transform = EvaluationTransform(encoder.image_size)
     return pretrained(
-        network, f"released:{path.name}", weights=network, transform=transform, encoder=found, layer=layer,
+        network, f"released:{path.name}", weights=network, transform=transform, encoder=description, layer=layer,
         freeze=freeze, pinned=False,
     )  # fmt: skip
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The checkpoint; nothing in it is run.
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint without executing code from it.
 
     Raises:
-        UserError: not a file, not whole, not a checkpoint of this layout, or it asks for code.
+        UserError: the file is missing, truncated, of another layout, or needs code to be executed.
     """
     if not path.is_file():
-        raise UserError(f"no file {path}; name a released checkpoint (.pth)")
+        raise UserError(f"no file {path}; give the path of a released checkpoint (.pth)")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong is said below, in one line
+            warnings.simplefilter("ignore")  # problems are reported below, in one line
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FAILURES as error:
+    except LOAD_ERRORS as error:
         if code := blocked_pickle_global(error):
             raise UserError(
-                f"{path} wants to run {code} when it is read, wanted weights and argparse.Namespace only; do not "
-                "load it anywhere else either, unless you trust who made it"
+                f"expected weights and argparse.Namespace only, but {path} runs {code} when it is loaded; do not load "
+                "it with other tools either unless you trust its author"
             ) from None
-        why = f"{type(error).__name__}: not whole, or refused by weights_only"
-        raise UserError(f"{path} is not a checkpoint of weights ({why}); get the file again") from None
+        reason = f"{type(error).__name__}: truncated, or rejected by weights_only"
+        raise UserError(f"{path} is not a readable checkpoint ({reason}); download the file again") from None
     model = checkpoint.get("model") if isinstance(checkpoint, dict) else None
-    named = isinstance(model, dict) and all(isinstance(key, str) for key in model)
-    if not isinstance(model, dict) or not named or not all(isinstance(tensor, Tensor) for tensor in model.values()):
+    if not isinstance(model, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in model.items()):
         found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise UserError(f"{path} holds {found:.200}; wanted a checkpoint with the weights under `model`")
+        raise UserError(f"expected a checkpoint with the weights under `model`, found {found:.200} in {path}")
     return checkpoint
 
 
-def _network(weights: Mapping[str, Tensor], path: Path) -> tuple[ReleasedNetwork, ViTConfig]:
-    """The network with all its weights."""
+def _build_network(weights: Mapping[str, Tensor], path: Path) -> tuple[ReleasedNetwork, ViTConfig]:
+    """Return the network with its weights loaded, and its size.
+
+    Raises:
+        UserError: the weights do not fit this architecture.
+    """
     try:
-        encoder = _encoder(weights)
-        network = ReleasedTextNetwork(encoder, weights) if _below(weights, *JOINT) else ReleasedNetwork(encoder)
+        encoder = _infer_config(weights)
+        network = (
+            ReleasedTextNetwork(encoder, weights) if _names_in(weights, *JOINT_MODEL) else ReleasedNetwork(encoder)
+        )
     except KeyError as error:
-        raise UserError(f"{path} lacks {error.args[0]}; wanted all of visual.* and, with texts, both towers") from None
+        raise UserError(
+            f"expected all weights of visual.* and, for a text tower, of both towers, but {path} lacks "
+            f"{error.args[0]}; download the file again"
+        ) from None
     except (ValueError, RuntimeError, IndexError, ZeroDivisionError, AssertionError) as error:
-        raise UserError(f"{path} holds weights of no plain ViT-and-text pair ({error}); get the file again") from None
-    used = {_renamed(name): tensor for name, tensor in weights.items() if not _is_below(name, HEADS)}
-    wanted = network.state_dict()
+        raise UserError(
+            f"expected weights of a plain ViT with an optional text tower in {path} ({error}); download the file again"
+        ) from None
+    used = {_rename(name): tensor for name, tensor in weights.items() if not _is_in(name, HEADS)}
+    expected = network.state_dict()
     problems = {
-        "missing": sorted(wanted.keys() - used.keys()),
-        "unknown": sorted(used.keys() - wanted.keys()),
-        "of another shape": [
+        "missing": sorted(expected.keys() - used.keys()),
+        "unknown": sorted(used.keys() - expected.keys()),
+        "of wrong shape": [
             f"{name} {tuple(used[name].shape)} instead of {tuple(tensor.shape)}"
-            for name, tensor in wanted.items()
+            for name, tensor in expected.items()
             if name in used and used[name].shape != tensor.shape
         ],
     }
@@ -202,55 +214,58 @@ def _network(weights: Mapping[str, Tensor], path: Path) -> tuple[ReleasedNetwork
             for problem, names in problems.items()
             if names
         )
-        raise UserError(f"{path} does not fit a ViT of width {encoder.width}, {listed}; get the file again")
+        raise UserError(f"{path} does not fit a ViT of width {encoder.width}, {listed}; download the file again")
     network.load_state_dict(used)
     return network, encoder
 
 
-def _encoder(weights: Mapping[str, Tensor]) -> ViTConfig:
-    """The ViT's size, from the shapes of its weights."""
+def _infer_config(weights: Mapping[str, Tensor]) -> ViTConfig:
+    """Return the size of the ViT, inferred from the shapes of its weights."""
     width, _, patch, _ = weights["visual.patch_embed.proj.weight"].shape
     grid = math.isqrt(weights["visual.pos_embed"].shape[1] - 1)
     return ViTConfig(grid * patch, patch, width, _blocks(weights, "visual.blocks"), _heads(width))
 
 
 def _heads(width: int) -> int:
-    """They leave no trace in the weights."""
-    heads, rest = divmod(width, PER_HEAD)
+    """Return the number of attention heads, which the shapes of the weights do not reveal."""
+    heads, rest = divmod(width, CHANNELS_PER_HEAD)
     if rest:
-        raise ValueError(f"a width of {width}, no multiple of {PER_HEAD}")
+        raise ValueError(f"width {width} is not a multiple of {CHANNELS_PER_HEAD}")
     return heads
 
 
 def _blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
-    numbers = {int(name.removeprefix(f"{prefix}.").split(".")[0]) for name in _below(weights, prefix)}
+    """Return the number of blocks whose names start with `prefix`."""
+    numbers = {int(name.removeprefix(f"{prefix}.").split(".")[0]) for name in _names_in(weights, prefix)}
     if not numbers:
         raise KeyError(f"{prefix}.0")
     return len(numbers)
 
 
-def _is_below(name: str, modules: Sequence[str]) -> bool:
+def _is_in(name: str, modules: Sequence[str]) -> bool:
+    """Return True if the weight called `name` belongs to one of the modules."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
-def _below(weights: Mapping[str, Tensor], *modules: str) -> list[str]:
-    return [name for name in weights if _is_below(name, modules)]
+def _names_in(weights: Mapping[str, Tensor], *modules: str) -> list[str]:
+    return [name for name in weights if _is_in(name, modules)]
 
 
-def _renamed(name: str) -> str:
-    return f"text.{name}" if _is_below(name, TOWER) else name
+def _rename(name: str) -> str:
+    return f"text.{name}" if _is_in(name, TEXT_TOWER) else name
 
 
-def _hints(args: Any) -> dict[str, Any]:
-    """What `args` says of method and dataset, as JSON."""
+def _recorded_args(args: Any) -> dict[str, Any]:
+    """Return the training arguments that describe method and dataset, as plain JSON values."""
     given = vars(args) if isinstance(args, argparse.Namespace) else {}
-    hints = {name: given[name] for name in HINTS if isinstance(given.get(name), str | int)}
-    hints |= {name: given[name] for name in HINTS if isinstance(given.get(name), float) and math.isfinite(given[name])}
-    if "csv_path" in hints:
-        hints["csv_path"] = PurePosixPath(str(hints["csv_path"])).name
+    kept = {name: given[name] for name in RECORDED_ARGS if isinstance(given.get(name), str | int)}
+    finite = (name for name in RECORDED_ARGS if isinstance(given.get(name), float) and math.isfinite(given[name]))
+    kept |= {name: given[name] for name in finite}
+    if "csv_path" in kept:
+        kept["csv_path"] = PurePosixPath(str(kept["csv_path"])).name
     if isinstance(given.get("folder_list"), list):
-        hints["folders"] = len(given["folder_list"])
-    return hints
+        kept["folders"] = len(given["folder_list"])
+    return kept
 
 
 MODEL = ModelLoader("released:FILE.pth", _open, lambda path: path.is_file() and path.suffix == ".pth")

@@ -1,7 +1,7 @@
-"""`run:FOLDER`, or the folder alone: a finished run of ours, `.../train/<name>/<version>/<seed>`.
+"""`run:FOLDER`, or the folder alone: a finished training run of this project, `.../train/<name>/<version>/<seed>`.
 
-The folder holds weights and a card with the fingerprint of the declaration they came from; the declaration itself is
-the one in `benchmark/experiments` with that fingerprint.
+The folder contains the weights and a card (`model.json`) with the fingerprint of the experiment; the declaration is
+looked up in `benchmark/experiments` by this fingerprint.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import torch
 from benchmark import experiments, plugins
 from benchmark.errors import UserError
 from benchmark.interfaces import Experiment
-from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, chosen_layer
+from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, non_default_layer
 from benchmark.records import create
 from benchmark.training import checkpoint, loop
 from benchmark.transforms.evaluation import EvaluationTransform
@@ -23,35 +23,47 @@ EXPERIMENTS = "benchmark.experiments"
 def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     folder = Path(name)
     card = checkpoint.read_card(folder)
-    experiment = _declared(folder, str(card["fingerprint"]), card.get("experiment"))
+    experiment = _find_experiment(folder, str(card["fingerprint"]), card.get("experiment"))
     seed = card.get("seed")
     if not isinstance(seed, int):
-        raise UserError(f"{folder / 'model.json'} names no seed; remove {folder} and run again")
+        raise UserError(
+            f"expected an integer seed in {folder / 'model.json'}, found {seed!r}; remove {folder} and train again"
+        )
     trained, sha256 = loop.load_trained(experiment, seed, folder, torch.device("cpu"))
     model = freeze(
         trained,
-        place=f"{experiment.name}/{experiment.version}",
+        store_name=f"{experiment.name}/{experiment.version}",
         transform=EvaluationTransform(experiment.encoder.image_size),
         sha256=sha256,
         layer=layer,
     )
-    return LoadedModel(model, experiment, seed, chosen_layer(model), card)
+    return LoadedModel(model, experiment, seed, non_default_layer(model), card)
 
 
-def _declared(folder: Path, fingerprint: str, name: object) -> Experiment:
+def _find_experiment(folder: Path, fingerprint: str, name: object) -> Experiment:
+    """Return the declared experiment with this fingerprint.
+
+    Raises:
+        UserError: no declared experiment has it.
+    """
     declared = _candidates(str(name))
     for experiment in declared:
         if create.fingerprint(experiment) == fingerprint:
             return experiment
     found = f"{folder} is a run of {name} with fingerprint {fingerprint[:12]}"
-    same = [f"version {e.version} has {create.fingerprint(e)[:12]}" for e in declared if e.name == name]
-    if same:
-        raise UserError(f"{found}; declared {', '.join(same)}; take the code it was trained with, or train again")
-    raise UserError(f"{found}; no experiment of that name is declared, only: {', '.join(e.name for e in declared)}")
+    same_name = [f"version {e.version} has {create.fingerprint(e)[:12]}" for e in declared if e.name == name]
+    if same_name:
+        raise UserError(
+            f"{found}, but declared {', '.join(same_name)}; check out the code it was trained with, or train again"
+        )
+    raise UserError(
+        f"{found}, but no experiment of that name is declared; declare it, or choose a run of: "
+        f"{', '.join(e.name for e in declared)}"
+    )
 
 
 def _candidates(name: str) -> list[Experiment]:
-    """Everything that is declared once, and of what is declared by size the comparison that the name begins with."""
+    """Return all experiments without scales, and those of the scaled comparison with which `name` begins."""
     files = [plugins.load(EXPERIMENTS, file, "experiment").EXPERIMENTS for file in plugins.names(EXPERIMENTS)]
     found = [experiment for declared in files if not callable(declared) for experiment in declared]
     with contextlib.suppress(UserError):

@@ -1,7 +1,7 @@
 """`timm:NAME`: a pretrained model of timm, such as `timm:vit_base_patch16_224.dino`.
 
-NAME may leave out the tag behind the point; the source then gets timm's own default tag, so that it stays the same
-model when that default moves.
+The tag after the dot is optional. Without it, timm's default tag is written to the source, so that a record still
+identifies the model after that default has changed.
 """
 
 import difflib
@@ -18,7 +18,7 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models()) or ["vit_base_patch16_224"]
-        raise UserError(f"timm has no model {architecture!r}; choose one of timm.list_models(), such as {near[0]}")
+        raise UserError(f"unknown timm model {architecture!r}; choose one of timm.list_models(), such as {near[0]}")
     with load_errors_as_user_errors(f"timm:{name}"):
         model: Any = timm.create_model(name, pretrained=True)
     config = model.pretrained_cfg

@@ -1,4 +1,4 @@
-"""Stored features stand in for the model they came from; anything wrong with them is one line."""
+"""Tests of precomputed features as a model: values, hashes and error messages."""
 
 import json
 from dataclasses import replace
@@ -39,7 +39,7 @@ def folder(tmp_path) -> Path:
     return folder
 
 
-def test_features_are_those_of_dataset_and_split(folder) -> None:
+def test_features_and_embeddings_of_a_split(folder) -> None:
     loaded = load(str(folder))
     assert np.array_equal(loaded.model.features(images()), FEATURES)
     assert np.array_equal(loaded.model.features(images("train", 3)), FEATURES[:3] + 1)
@@ -55,7 +55,7 @@ def test_features_are_those_of_dataset_and_split(folder) -> None:
     assert load(f"feature_files:{folder}#cls").origin == loaded.origin
 
 
-def test_a_split_in_a_folder_is_named_by_its_last_part_and_halves_are_floats(folder) -> None:
+def test_nested_split_names_and_float16_features(folder) -> None:
     for path in folder.glob("*/*.npy"):
         path.unlink()
     (folder / "fairface").mkdir()
@@ -66,15 +66,15 @@ def test_a_split_in_a_folder_is_named_by_its_last_part_and_halves_are_floats(fol
     assert loaded.model.metadata["precision"] == "float16"
 
 
-def test_without_texts_there_is_no_joint_space(folder) -> None:
+def test_missing_text_embeddings(folder) -> None:
     (folder / "texts.parquet").unlink()
-    subject = load(str(folder)).model
-    assert not subject.embeds_texts
+    model = load(str(folder)).model
+    assert not model.embeds_texts
     with pytest.raises(UserError, match=r"no file .*texts.parquet"):
-        subject.text_embeddings(["a cat"])
+        model.text_embeddings(["a cat"])
 
 
-def test_the_hash_is_of_the_files_or_the_one_that_is_given(folder) -> None:
+def test_hash_covers_all_files_unless_the_card_provides_one(folder) -> None:
     first = load(str(folder)).model.metadata["weights_sha256"]
     assert load(str(folder)).model.metadata["weights_sha256"] == first
     for name, change in (("cifar10/test.npy", FEATURES + 1), ("cifar10/test.embedding.npy", EMBEDDINGS + 1)):
@@ -94,87 +94,97 @@ def refused(action, said: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_what_the_files_lack_is_one_line(folder) -> None:
-    subject = load(str(folder)).model
-    refused(lambda: subject.features(images("val")), r"no file .*cifar10/val.npy")
-    refused(lambda: subject.features(images(name="dtd")), r"no file .*dtd/test.npy")
-    refused(lambda: subject.image_embeddings(images("train", 3)), r"no file .*train.embedding.npy")
-    refused(lambda: subject.features(images(n=6)), r"test.npy holds 5 rows, split test of cifar10 has 6")
-    refused(lambda: subject.text_embeddings(["a cat", "a cow", "a bee"]), r"lacks 2 of 3 texts, the first is 'a bee'")
-    refused(lambda: subject.random_views(images(), np.arange(2), 0, 0), "features without a network")
-    refused(lambda: subject.features(images(), Geometry(zoom=256 / 224)), r"at zoom 1, bicubic; .* wants zoom 1.14286")
-    refused(lambda: subject.features(images(), Geometry(interpolation="bilinear")), r"wants zoom 1, bilinear")
-    refused(lambda: load(f"{folder}#pooled"), "holds features of layer cls, wanted pooled")
+def test_missing_features_raise_user_errors(folder) -> None:
+    model = load(str(folder)).model
+    refused(lambda: model.features(images("val")), r"no file .*cifar10/val.npy")
+    refused(lambda: model.features(images(name="dtd")), r"no file .*dtd/test.npy")
+    refused(lambda: model.image_embeddings(images("train", 3)), r"no file .*train.embedding.npy")
+    refused(lambda: model.features(images(n=6)), r"expected 6 rows for split test of cifar10, found 5 in .*test.npy")
+    refused(
+        lambda: model.text_embeddings(["a cat", "a cow", "a bee"]),
+        r"expected .* 3 texts in .*, but 2 are missing \(first: 'a bee'\)",
+    )
+    refused(lambda: model.random_views(images(), np.arange(2), 0, 0), "random views need a network")
+    refused(lambda: model.features(images(), Geometry(zoom=256 / 224)), r"zoom 1.14286, bicubic, found zoom 1, bicubic")
+    refused(lambda: model.features(images(), Geometry(interpolation="bilinear")), r"expected .* zoom 1, bilinear")
+    refused(lambda: load(f"{folder}#pooled"), "expected layer pooled, found features of layer cls")
 
 
-def test_features_of_another_geometry_answer_to_that(folder) -> None:
+def test_geometry_of_the_card_is_accepted(folder) -> None:
     (folder / "features.json").write_text(json.dumps(CARD | {"transform": {"zoom": 1.5, "interpolation": "bilinear"}}))
-    subject = load(str(folder)).model
-    assert np.array_equal(subject.features(images(), Geometry(1.5, "bilinear")), FEATURES)
-    refused(lambda: subject.features(images()), "wants zoom 1, bicubic")
-    refused(lambda: subject.image_embeddings(images()), "wants zoom 1, bicubic")
+    model = load(str(folder)).model
+    assert np.array_equal(model.features(images(), Geometry(1.5, "bilinear")), FEATURES)
+    refused(lambda: model.features(images()), "expected .* zoom 1, bicubic")
+    refused(lambda: model.image_embeddings(images()), "expected .* zoom 1, bicubic")
 
 
 @pytest.mark.parametrize(
     ("file", "values", "said"),
     [
-        ("test", FEATURES[0], r"test.npy is float32 of shape \(8,\), wanted float16 or float32 of shape \(N, D\)"),
+        (
+            "test",
+            FEATURES[0],
+            r"expected float16 or float32 of shape \(N, D\) in .*test.npy, found float32 of shape \(8,\)",
+        ),
         ("test", FEATURES[None], r"of shape \(1, 5, 8\)"),
-        ("test", FEATURES.astype(np.float64), "is float64 of shape"),
+        ("test", FEATURES.astype(np.float64), "found float64 of shape"),
         ("test", FEATURES[:, :0], r"of shape \(5, 0\)"),
         (
             "test",
             FEATURES[:, :7],
-            r"train.npy has 8 dimensions in float32, .*test.npy has 7 in float32; wanted features",
+            r"found 8 dimensions in float32 in .*train.npy and 7 in float32 in .*test.npy",
         ),
-        ("train", FEATURES.astype(np.float16), r"train.npy has 8 dimensions in float16"),
-        ("test", np.array([["a"]]), "wanted float16 or float32"),
-        ("test", np.array([[{}]], dtype=object), r"test.npy is not a whole array"),
+        ("train", FEATURES.astype(np.float16), r"8 dimensions in float16 in .*train.npy"),
+        ("test", np.array([["a"]]), "expected float16 or float32"),
+        ("test", np.array([[{}]], dtype=object), r"test.npy is not a complete NumPy array"),
     ],
 )
-def test_arrays_of_another_kind_are_refused_at_once(file, values, said, folder) -> None:
+def test_invalid_arrays_are_rejected_when_loading(file, values, said, folder) -> None:
     np.save(folder / f"cifar10/{file}.npy", values)
     refused(lambda: load(str(folder)), said)
 
 
-def test_values_that_are_no_numbers_are_refused(folder) -> None:
+def test_nan_infinite_and_zero_rows_are_rejected(folder) -> None:
     for kind, values in (("", FEATURES), (".embedding", EMBEDDINGS)):
         for bad in (np.nan, np.inf):
             spoilt = values.copy()
             spoilt[3, 1] = bad
             np.save(folder / f"cifar10/test{kind}.npy", spoilt)
-            subject = load(str(folder)).model
-            read = subject.image_embeddings if kind else subject.features
-            refused(lambda read=read: read(images()), "holds 1 rows with NaN or infinite values, the first is row 3")
+            model = load(str(folder)).model
+            read = model.image_embeddings if kind else model.features
+            refused(lambda read=read: read(images()), r"found 1 rows with NaN or infinite values \(first: row 3\)")
     zero = EMBEDDINGS.copy()
     zero[2] = 0
     np.save(folder / "cifar10/test.embedding.npy", zero)
     refused(lambda: load(str(folder)).model.image_embeddings(images()), "row 2 is zero")
 
 
-def test_files_that_are_cut_short_are_one_line(folder) -> None:
+def test_truncated_files_raise_user_errors(folder) -> None:
     path = folder / "cifar10/test.npy"
     whole = path.read_bytes()
     for content in (whole[:-5], whole[:20], b""):
         path.write_bytes(content)
-        refused(lambda: load(str(folder)).model.features(images()), r"test.npy is not a whole array")
+        refused(lambda: load(str(folder)).model.features(images()), r"test.npy is not a complete NumPy array")
     path.write_bytes(whole)
     (folder / "texts.parquet").write_bytes(b"PAR1")
-    refused(lambda: load(str(folder)).model.text_embeddings(["a cat"]), "no columns text and embedding")
+    refused(lambda: load(str(folder)).model.text_embeddings(["a cat"]), "expected columns text and embedding")
 
 
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"text": ["a"]}, "no columns text and embedding"),
-        ({"text": ["a", "b"], "embedding": [[1.0, 2.0], [1.0]]}, "no columns text and embedding of equal lengths"),
-        ({"text": ["a", "a"], "embedding": [[1.0], [2.0]]}, "holds 1 texts twice"),
-        ({"text": ["a"], "embedding": [[float("nan")]]}, "wants finite vectors"),
+        ({"text": ["a"]}, "expected columns text and embedding"),
+        (
+            {"text": ["a", "b"], "embedding": [[1.0, 2.0], [1.0]]},
+            "expected columns text and embedding of equal lengths",
+        ),
+        ({"text": ["a", "a"], "embedding": [[1.0], [2.0]]}, "contains 1 duplicate texts"),
+        ({"text": ["a"], "embedding": [[float("nan")]]}, "expected finite vectors"),
         ({"text": ["a"], "embedding": [[0.0, 0.0]]}, "row 0 is zero"),
-        ({"text": ["a"], "embedding": [1.0]}, "wants finite vectors of one length"),
+        ({"text": ["a"], "embedding": [1.0]}, "expected finite vectors of one length"),
     ],
 )
-def test_texts_of_another_kind_are_refused(columns, said, folder) -> None:
+def test_invalid_text_embeddings_are_rejected(columns, said, folder) -> None:
     pq.write_table(pa.table(columns), folder / "texts.parquet")
     refused(lambda: load(str(folder)).model.text_embeddings(["a"]), said)
 
@@ -182,34 +192,34 @@ def test_texts_of_another_kind_are_refused(columns, said, folder) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": None}, "wanted a name"),
-        ({"name": "../x"}, "wanted a name"),
-        ({"layer": ""}, "wanted a layer"),
-        ({"transform": "bicubic 224"}, "wanted a transform with zoom and interpolation"),
-        ({"transform": {"zoom": 1.0}}, "wanted a transform"),
-        ({"weights_sha256": "abc"}, "wanted a weights_sha256"),
-        ({"colour": 1}, "unknown colour"),
+        ({"name": None}, "missing or invalid in .*: name"),
+        ({"name": "../x"}, "missing or invalid in .*: name"),
+        ({"layer": ""}, "missing or invalid in .*: layer"),
+        ({"transform": "bicubic 224"}, "missing or invalid in .*: transform with zoom and interpolation"),
+        ({"transform": {"zoom": 1.0}}, "missing or invalid in .*: transform"),
+        ({"weights_sha256": "abc"}, "missing or invalid in .*: weights_sha256"),
+        ({"colour": 1}, "found also colour; remove it"),
     ],
 )
-def test_a_card_that_says_too_little_is_refused(change, said, folder) -> None:
+def test_invalid_cards_are_rejected(change, said, folder) -> None:
     (folder / "features.json").write_text(json.dumps(CARD | change))
     refused(lambda: load(str(folder)), said)
 
 
-def test_a_folder_without_features_or_card_is_refused(folder) -> None:
+def test_missing_features_or_card(folder) -> None:
     (folder / "features.json").write_text("[]")
-    refused(lambda: load(str(folder)), "is no object")
+    refused(lambda: load(str(folder)), "expected a JSON object")
     (folder / "features.json").write_text("{")
-    refused(lambda: load(str(folder)), "cannot be read")
+    refused(lambda: load(str(folder)), "cannot read .*features.json")
     (folder / "features.json").write_text(json.dumps(CARD))
     for path in folder.glob("*/*.npy"):
         path.unlink()
-    refused(lambda: load(str(folder)), r"holds no features; wanted .*<dataset>/<split>.npy")
+    refused(lambda: load(str(folder)), r"no features in .*; write .*<dataset>/<split>.npy")
     (folder / "features.json").unlink()
-    refused(lambda: load(f"feature_files:{folder}"), "cannot be read")
+    refused(lambda: load(f"feature_files:{folder}"), "cannot read .*features.json")
 
 
-def test_replacing_a_row_order_is_not_noticed_but_changes_the_hash(folder) -> None:
+def test_row_order_changes_the_hash(folder) -> None:
     first = load(str(folder))
     np.save(folder / "cifar10/test.npy", FEATURES[::-1].copy())
     second = load(str(folder))

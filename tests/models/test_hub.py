@@ -1,4 +1,4 @@
-"""Repositories of timm and open_clip by the unmodified clients: pinned, cached, mirrored; their code never runs."""
+"""Tests of timm and open_clip repositories with the real client: pinning, cache, mirror, no code execution."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ GONE = "a" * 40
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """`org/vit` and `org/pair`, main having moved on to other weights; `org/registered`, what timm's registry names."""
+    """A Hub with `org/vit` and `org/pair` at several commits, and `org/registered` from the registry of timm."""
     folder = tmp_path_factory.mktemp("hub")
     with Hub(folder / "store", xet=False) as server:
         vit = tiny_models.timm_repo(folder / "vit", "registered_by_the_tests", img_size=32)
@@ -51,7 +51,7 @@ def lines(hub: Hub, home: Path, *specs: str, **env: str) -> list[str]:
 
 
 @torch.inference_mode()
-def test_pinned_revisions_are_fetched_once_and_read_from_the_cache_without_a_network(hub, tmp_path) -> None:
+def test_pinned_revisions_are_downloaded_once_and_then_read_from_the_cache(hub, tmp_path) -> None:
     vit, pair, other = hub.models
     pinned = (f"hub:org/vit@{hub.vit}", f"hub:org/pair@{hub.pair}#embedding", "timm:registered_by_the_tests")
     silent = (
@@ -103,33 +103,33 @@ def mirror(tmp_path, monkeypatch) -> Path:
 
 
 def note(folder: Path, commit: str, name: str = "config.json") -> None:
-    """As `hf download --local-dir` leaves it."""
+    """Write the metadata file of `hf download --local-dir`."""
     path = folder / f".cache/huggingface/download/{name}.metadata"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{commit}\netag\n1700000000.0\n")
 
 
-def test_a_mirror_is_read_at_the_commit_that_it_notes_and_at_no_other(mirror) -> None:
+def test_mirror_is_used_only_at_its_recorded_commit(mirror) -> None:
     tiny_models.timm_repo(mirror / "vit")
     unpinned = load("hub:org/vit")
     assert unpinned.origin.source == "hub:org/vit" and unpinned.origin.encoder["revision"] is None
     sha256 = unpinned.model.metadata["weights_sha256"]
     assert unpinned.origin.slug == f"hub-org--vit-{sha256[:8]}", "nothing else tells it from another state"
     with pytest.raises(
-        UserError, match=r"wanted org/vit at b+, its mirror .* does not say its commit; run `hf download"
+        UserError, match=r"expected org/vit at b+, found no recorded commit in its mirror .*; run `hf download"
     ):
         load(f"hub:org/vit@{'b' * 40}")
     note(mirror / "vit", "b" * 40)
     for spec in ("hub:org/vit", f"hub:org/vit@{'b' * 40}"):
         assert load(spec).origin.source == f"hub:org/vit@{'b' * 40}"
-    with pytest.raises(UserError, match=r"wanted org/vit at main, its mirror .* is at b+"):
+    with pytest.raises(UserError, match=r"expected org/vit at main, found commit b+ in its mirror"):
         load("hub:org/vit@main")
     note(mirror / "vit", "c" * 40, "model.safetensors")
-    with pytest.raises(UserError, match="holds files of 2 commits"):
+    with pytest.raises(UserError, match="found files of 2 commits"):
         load("hub:org/vit")
 
 
-def test_safetensors_are_read_where_there_are_any(mirror) -> None:
+def test_safetensors_are_preferred(mirror) -> None:
     model = tiny_models.timm_repo(mirror / "vit")
     other = tiny_models.scramble(tiny_models.timm_model("vit_tiny_patch16_224", **tiny_models.VIT, patch_size=8), 7)
     torch.save(other.state_dict(), mirror / "vit/pytorch_model.bin")
@@ -145,7 +145,7 @@ def test_safetensors_are_read_where_there_are_any(mirror) -> None:
     assert second.model.metadata["weights_sha256"] != first.model.metadata["weights_sha256"]
 
 
-def test_a_repository_of_both_libraries_is_opened_with_timm(mirror) -> None:
+def test_repository_of_both_libraries_is_loaded_with_timm(mirror) -> None:
     tiny_models.clip_repo(mirror / "both")
     assert load("hub:org/both").origin.encoder["library"] == "open_clip"
     tiny_models.timm_repo(mirror / "both")
@@ -153,7 +153,7 @@ def test_a_repository_of_both_libraries_is_opened_with_timm(mirror) -> None:
 
 
 class Evil:
-    """Leaves a file where it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -163,19 +163,21 @@ class Evil:
 
 
 @pytest.mark.parametrize("library", ["timm", "open_clip"])
-def test_a_pickle_that_runs_code_is_refused(library, mirror, tmp_path) -> None:
+def test_pickle_that_runs_code_is_rejected(library, mirror, tmp_path) -> None:
     folder, trap = mirror / "evil", tmp_path / "ran"
     model = tiny_models.timm_repo(folder) if library == "timm" else tiny_models.clip_repo(folder)
     for file in folder.glob("*.safetensors"):
         file.unlink()
     name = "pytorch_model.bin" if library == "timm" else "open_clip_pytorch_model.bin"
     torch.save({**model.state_dict(), "evil": Evil(trap)}, folder / name)
-    with pytest.raises(UserError, match=r"cannot load hub:org/evil: it wants to run (builtins.)?exec when") as raised:
+    with pytest.raises(
+        UserError, match=r"cannot load hub:org/evil: expected weights only, but the pickle runs (builtins.)?exec when"
+    ) as raised:
         load("hub:org/evil")
     assert not trap.exists() and "\n" not in str(raised.value)
 
 
-def test_code_of_a_tokenizer_or_text_model_is_never_run(mirror, tmp_path, monkeypatch) -> None:
+def test_remote_code_of_tokenizer_or_text_model_is_never_executed(mirror, tmp_path, monkeypatch) -> None:
     trap = tmp_path / "ran"
     config = tiny_models.clip_config(tiny_models.NATIVE)
     config["text_cfg"] |= {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"trust_remote_code": True}}
@@ -203,23 +205,25 @@ def test_code_of_a_tokenizer_or_text_model_is_never_run(mirror, tmp_path, monkey
     assert not trap.exists()
 
 
-def test_a_repository_that_is_none_of_a_model_is_one_line(mirror) -> None:
+def test_repository_without_a_model_raises_a_user_error(mirror) -> None:
     (mirror / "empty").mkdir(parents=True)
     (mirror / "empty/config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match=r"neither a repository of timm .* nor of open_clip .*; found config.json"):
+    with pytest.raises(
+        UserError, match=r"expected a timm repository .* or an open_clip repository .*, found in org/.*: config.json"
+    ):
         load("hub:org/empty")
     (mirror / "empty/config.json").write_text("{")
     with pytest.raises(UserError, match="cannot load hub:org/empty: JSONDecodeError"):
         load("hub:org/empty")
     tiny_models.timm_repo(mirror / "vit")
     shutil.move(mirror / "vit/model.safetensors", mirror / "vit/model-00001-of-00002.safetensors")
-    with pytest.raises(UserError, match=r"org/vit holds no weights in one file; wanted one of: model.safetensors, "):
+    with pytest.raises(UserError, match=r"expected one weights file in org/vit \(model.safetensors, .*\), found none"):
         load("hub:org/vit")
 
 
 @pytest.mark.parametrize("library", ["timm", "open_clip"])
 @pytest.mark.parametrize("change", ["missing", "unknown", "another shape"])
-def test_weights_that_do_not_fit_are_one_line(library, change, mirror) -> None:
+def test_mismatched_weights_raise_a_user_error(library, change, mirror) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = mirror / "vit"
@@ -239,17 +243,17 @@ def test_weights_that_do_not_fit_are_one_line(library, change, mirror) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"pretrained_strict": False}, {"num_classes": 3}])
-def test_a_repository_may_not_ask_for_a_part_of_its_weights(arguments, mirror) -> None:
+def test_partial_loading_of_weights_is_rejected(arguments, mirror) -> None:
     tiny_models.timm_repo(mirror / "vit")
     config = json.loads((mirror / "vit/config.json").read_text())
     config["model_args"] |= arguments
     (mirror / "vit/config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="org/vit wants weights to be loaded in part"):
+    with pytest.raises(UserError, match=r"expected a configuration that loads all weights, .*org/vit"):
         load("hub:org/vit")
 
 
 @pytest.mark.parametrize("name", ["x", "../x", "org/..", "org/a--b", "/org/x", "org/x/y", "org/x@"])
-def test_what_is_no_repository_is_one_line(name, mirror) -> None:
+def test_invalid_repository_names(name, mirror) -> None:
     with pytest.raises(UserError) as raised:
         load(f"hub:{name}")
     assert "\n" not in str(raised.value)

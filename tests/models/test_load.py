@@ -1,4 +1,4 @@
-"""How a name finds its way, how sources become names of folders, and what the hash of weights covers."""
+"""Tests of model names, slugs and the hash of weights."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.fixtures import tiny_models
 
 
 @pytest.mark.parametrize("name", ["nobody:x", "timm:", "run:", ":x", "", "_way:x", "hub"])
-def test_a_name_that_nobody_knows_is_one_line_with_the_choices(name: str) -> None:
+def test_unknown_name_lists_the_choices(name: str) -> None:
     with pytest.raises(UserError) as raised:
         load(name)
     said = str(raised.value)
@@ -23,17 +23,17 @@ def test_a_name_that_nobody_knows_is_one_line_with_the_choices(name: str) -> Non
     assert ".../train/<name>/<version>/<seed>" in said
 
 
-def test_a_path_that_is_no_model_says_whether_it_is_there(tmp_path: Path) -> None:
-    for path, said in ((tmp_path / "x.pth", "does not exist"), (tmp_path, "is none of the kinds")):
-        with pytest.raises(UserError, match=f"{path} {said}; a model is one of: .*timm:NAME"):
+def test_path_without_a_model(tmp_path: Path) -> None:
+    for path, said in ((tmp_path / "x.pth", "does not exist"), (tmp_path, "is not a supported model")):
+        with pytest.raises(UserError, match=f"{path} {said}; choose one of: .*timm:NAME"):
             load(str(path))
 
 
-def test_every_way_is_a_file() -> None:
+def test_every_loader_is_a_file() -> None:
     assert plugins.names("benchmark.models") == ["feature_files", "hub", "open_clip", "released", "run", "timm"]
 
 
-def test_sources_that_differ_have_slugs_that_differ_and_are_names_of_folders() -> None:
+def test_slugs_are_unique_folder_names() -> None:
     sources = [
         "timm:a.b",
         "timm:a",
@@ -49,7 +49,7 @@ def test_sources_that_differ_have_slugs_that_differ_and_are_names_of_folders() -
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz._-") and name[0].isalpha() for name in slugs)
 
 
-def test_equal_weights_have_equal_hashes_and_any_change_shows() -> None:
+def test_weights_hash_detects_any_change() -> None:
     def network() -> nn.Module:
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
@@ -74,7 +74,7 @@ def test_equal_weights_have_equal_hashes_and_any_change_shows() -> None:
     assert weights_sha256(moved) == first, "how a tensor lies in memory is nothing of its value"
 
 
-def test_layers_share_a_pass_and_never_a_slug(tmp_path, monkeypatch) -> None:
+def test_layers_share_a_forward_pass_but_not_a_slug(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path / "mirror"))
     tiny_models.timm_repo(tmp_path / "mirror/org/vit")
     images, store = tiny_models.pictures(), tmp_path / "store"

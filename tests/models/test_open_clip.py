@@ -1,4 +1,4 @@
-"""Image towers and texts of open_clip models against open_clip's own functions."""
+"""Tests of open_clip models against the functions of open_clip."""
 
 import json
 
@@ -40,7 +40,7 @@ TOWERS = {
 
 
 def projected(model, first):
-    """What open_clip makes of the vector before the projection."""
+    """Return open_clip's projection of a vector."""
     visual = model.visual
     if isinstance(visual, open_clip.transformer.VisionTransformer):
         return first @ visual.proj
@@ -51,7 +51,7 @@ def projected(model, first):
 
 @pytest.mark.parametrize("name", TOWERS)
 @torch.inference_mode()
-def test_the_embedding_is_that_of_encode_image_and_the_projection_of_the_first_layer(name: str) -> None:
+def test_embedding_equals_encode_image_and_the_projected_first_layer(name: str) -> None:
     config, wanted = TOWERS[name]
     model = tiny_models.clip_model(json.loads(json.dumps(config)))
     tokenize = open_clip.SimpleTokenizer(context_length=16)
@@ -74,7 +74,7 @@ def test_the_embedding_is_that_of_encode_image_and_the_projection_of_the_first_l
 
 
 @torch.inference_mode()
-def test_tokens_are_taken_after_the_final_norm() -> None:
+def test_token_layers_come_after_the_final_norm() -> None:
     model = tiny_models.clip_model(tiny_models.clip_config(tiny_models.NATIVE))
     raw = {}
     model.visual.transformer.register_forward_hook(lambda module, given, made: raw.update(tokens=made))
@@ -86,7 +86,7 @@ def test_tokens_are_taken_after_the_final_norm() -> None:
 
 @pytest.fixture
 def registered(tmp_path, monkeypatch):
-    """`tiny-native` and `tiny-native-quickgelu` with weights of both activations; returns the model."""
+    """Register `tiny-native` and `tiny-native-quickgelu` with weights of both activations; return the model."""
     configs = dict(open_clip.factory._MODEL_CONFIGS)
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", configs)
     model = tiny_models.clip_model(tiny_models.clip_config(tiny_models.NATIVE))
@@ -100,7 +100,7 @@ def registered(tmp_path, monkeypatch):
 
 
 @torch.inference_mode()
-def test_a_registered_model_is_loaded_with_its_weights_tokenizer_mean_and_deviation(registered) -> None:
+def test_registered_model_has_its_weights_tokenizer_mean_and_std(registered) -> None:
     loaded = load("open_clip:tiny-native/plain")
     assert loaded.origin.source == "open_clip:tiny-native/plain"
     assert loaded.origin.slug == "open_clip-tiny-native--plain"
@@ -114,7 +114,7 @@ def test_a_registered_model_is_loaded_with_its_weights_tokenizer_mean_and_deviat
     assert load("open_clip:tiny-native/plain#embedding").origin.slug == "open_clip-tiny-native--plain--embedding"
 
 
-def test_weights_trained_with_the_other_activation_are_refused_with_the_right_name(registered, tmp_path) -> None:
+def test_wrong_activation_is_rejected_with_the_right_name(registered, tmp_path) -> None:
     with pytest.raises(UserError, match="trained with QuickGELU; use open_clip:tiny-native-quickgelu/quick"):
         load("open_clip:tiny-native/quick")
     with pytest.raises(UserError, match="trained with GELU; use open_clip:tiny-native/plain"):
@@ -138,7 +138,7 @@ def test_weights_trained_with_the_other_activation_are_refused_with_the_right_na
         ("open_clip:ViT-B-32/laion2b_s34b_b79k", "cannot load .*"),
     ],
 )
-def test_what_open_clip_does_not_have_is_one_line(spec, said) -> None:
+def test_unknown_open_clip_models(spec, said) -> None:
     with pytest.raises(UserError, match=said) as raised:
         load(spec)
     assert "\n" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""Released checkpoints, written here in their layout, against timm and a text tower written down once more."""
+"""Tests of released checkpoints against timm and a reference text tower."""
 
 import argparse
 import math
@@ -113,7 +113,7 @@ def save(path: Path, model: dict[str, torch.Tensor], args: object = ARGS, **more
 
 
 @torch.inference_mode()
-def test_a_vit_b16_gives_timms_features(tmp_path, monkeypatch) -> None:
+def test_vit_b16_features_equal_timm(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(frozen, "TILE", 1)  # a tile of 64 takes half a minute
     model = nn.ModuleDict({"visual": timm.create_model("vit_base_patch16_224", num_classes=0)}).eval()
     path = save(tmp_path / "cc12m_3x.pth", model.state_dict())
@@ -128,7 +128,7 @@ def test_a_vit_b16_gives_timms_features(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @torch.inference_mode()
-def test_cls_after_the_final_norm_comes_first(prefix, tmp_path) -> None:
+def test_first_layer_is_cls_after_the_final_norm(prefix, tmp_path) -> None:
     model = vision()
     path = save(tmp_path / "x.pth", {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()})
     loaded = load(f"released:{path}")
@@ -145,7 +145,7 @@ def test_cls_after_the_final_norm_comes_first(prefix, tmp_path) -> None:
 
 @pytest.mark.parametrize("projection", ["linear", "mlp"])
 @torch.inference_mode()
-def test_images_and_texts_meet_in_the_joint_space(projection, tmp_path) -> None:
+def test_image_and_text_embeddings(projection, tmp_path) -> None:
     model = pair(projection)
     loaded = load(str(save(tmp_path / "pp.pth", model.state_dict())))
     images, texts = tiny_models.pictures(), ["a photo of a cat", "two dogs", "cut off " * 30]
@@ -158,20 +158,20 @@ def test_images_and_texts_meet_in_the_joint_space(projection, tmp_path) -> None:
     assert abs(found[0] - found[1]).max() > 1e-2
 
 
-def test_a_text_tower_has_64_channels_per_head(tmp_path) -> None:
+def test_text_tower_has_64_channels_per_head(tmp_path) -> None:
     for width in (64, 128, 192):
         model = pair(width=width, blocks=1)
         found = load(str(save(tmp_path / "pp.pth", model.state_dict()))).model.text_embeddings(["a cat"])
         tiny_models.close(found, F.normalize(model.texts(["a cat"]), dim=1), 1e-5)
 
 
-def test_a_pair_without_the_image_loss_loads_too(tmp_path) -> None:
+def test_clip_baseline_without_image_head(tmp_path) -> None:
     weights = {name: tensor for name, tensor in pair().state_dict().items() if not name.startswith("image_mlp")}
     loaded = load(str(save(tmp_path / "clip.pth", weights)))
     assert loaded.model.embeds_texts and "image_mlp" not in loaded.origin.encoder["unused"]
 
 
-def test_arguments_are_kept_as_hints_without_paths_and_machines(tmp_path) -> None:
+def test_recorded_args_exclude_paths_and_machine_settings(tmp_path) -> None:
     hints = load(str(save(tmp_path / "x.pth", vision().state_dict()))).origin.encoder["args"]
     assert hints == {"model": "base", "add_language": False, "csv_path": "cc12m.csv", "n_img": 6, "num_crop": 1,
                      "lr": 0.0032, "downsample": True, "folders": 3}  # fmt: skip
@@ -191,7 +191,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_missing_name_is_named(name, tmp_path) -> None:
+def test_missing_weights_are_named(name, tmp_path) -> None:
     weights = pair().state_dict()
     del weights[name]
     with pytest.raises(UserError, match=CHANGES[name]) as raised:
@@ -208,12 +208,12 @@ def test_a_missing_name_is_named(name, tmp_path) -> None:
         ("visual.blocks.7.norm1.weight", "missing: visual.blocks.2.attn.proj.bias, .*1 unknown: visual.blocks.7"),
     ],
 )
-def test_an_unknown_name_is_named(name, said, tmp_path) -> None:
+def test_unknown_weights_are_named(name, said, tmp_path) -> None:
     with pytest.raises(UserError, match=said):
         load(str(save(tmp_path / "x.pth", vision().state_dict() | {name: torch.zeros(128)})))
 
 
-def test_a_classifier_is_named_as_unused_as_the_official_probe_skips_it(tmp_path) -> None:
+def test_classifier_is_unused_as_in_the_official_probe(tmp_path) -> None:
     weights = vision().state_dict() | {"visual.head.weight": torch.zeros(10, 128)}
     assert "visual.head" in load(str(save(tmp_path / "x.pth", weights))).origin.encoder["unused"]
 
@@ -221,15 +221,15 @@ def test_a_classifier_is_named_as_unused_as_the_official_probe_skips_it(tmp_path
 @pytest.mark.parametrize(
     ("name", "shape", "said"),
     [
-        ("visual.norm.weight", (64,), r"of another shape: visual.norm.weight \(64,\) instead of \(128,\)"),
+        ("visual.norm.weight", (64,), r"of wrong shape: visual.norm.weight \(64,\) instead of \(128,\)"),
         ("visual.pos_embed", (1, 19, 128), r"visual.pos_embed \(1, 19, 128\) instead of \(1, 17, 128\)"),
-        ("visual.patch_embed.proj.weight", (100, 3, 8, 8), "a width of 100, no multiple of 64"),
-        ("visual.patch_embed.proj.weight", (128, 3), "weights of no plain ViT"),
-        ("token_embedding.weight", (49407, 128), "49407 tokens, the tokenizer has 49408"),
-        ("positional_embedding", (77,), "weights of no plain ViT"),
+        ("visual.patch_embed.proj.weight", (100, 3, 8, 8), "width 100 is not a multiple of 64"),
+        ("visual.patch_embed.proj.weight", (128, 3), "expected weights of a plain ViT"),
+        ("token_embedding.weight", (49407, 128), "expected 49408 tokens as in the tokenizer, found 49407"),
+        ("positional_embedding", (77,), "expected weights of a plain ViT"),
     ],
 )
-def test_another_shape_is_named(name, shape, said, tmp_path) -> None:
+def test_wrong_shapes_are_named(name, shape, said, tmp_path) -> None:
     with pytest.raises(UserError, match=said) as raised:
         load(str(save(tmp_path / "x.pth", pair().state_dict() | {name: torch.zeros(shape)})))
     assert "\n" not in str(raised.value)
@@ -244,12 +244,12 @@ class Evil:
 
 
 class Stranger:
-    """Harmless, but not on the list."""
+    """A harmless class that is not allowed."""
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("place", ["args", "model", "within args"])
-def test_a_pickle_that_runs_code_is_refused_and_its_code_named(place, zipped, tmp_path) -> None:
+def test_pickle_that_runs_code_is_rejected_with_the_name_of_the_code(place, zipped, tmp_path) -> None:
     trap = tmp_path / "ran"
     content = {"model": vision().state_dict(), "args": ARGS}
     evil = Evil(trap)
@@ -258,22 +258,20 @@ def test_a_pickle_that_runs_code_is_refused_and_its_code_named(place, zipped, tm
     ]
     path = tmp_path / "x.pth"
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=r"wants to run posix.system when it is read") as raised:
+    with pytest.raises(UserError, match=r"but .*x.pth runs posix.system when it is loaded") as raised:
         load(str(path))
     assert not trap.exists() and "\n" not in str(raised.value)
     pickle.loads(pickle.dumps(evil))
     assert trap.exists(), "the trap works"
 
 
-def test_other_classes_than_the_listed_one_are_refused_and_named(tmp_path) -> None:
+def test_unlisted_classes_are_rejected_and_named(tmp_path) -> None:
     for stranger in (Stranger(), Path("x")):
-        with pytest.raises(
-            UserError, match=r"wants to run (pathlib.PosixPath|tests.models.test_released.Stranger) when"
-        ):
+        with pytest.raises(UserError, match=r"runs (pathlib.PosixPath|tests.models.test_released.Stranger) when"):
             load(str(save(tmp_path / "x.pth", {}, args=stranger)))
 
 
-def test_what_is_no_whole_checkpoint_is_one_line(tmp_path) -> None:
+def test_unreadable_checkpoints_raise_user_errors(tmp_path) -> None:
     path = save(tmp_path / "x.pth", vision().state_dict())
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], whole[:-100], b"", b"hello", pickle.dumps([1]), b"\x80\x02."):
@@ -286,11 +284,11 @@ def test_what_is_no_whole_checkpoint_is_one_line(tmp_path) -> None:
         with pytest.raises(UserError) as raised:
             load(f"released:{path}")
         assert str(path) in str(raised.value) and "\n" not in str(raised.value)
-    with pytest.raises(UserError, match=r"no file .*; name a released checkpoint"):
+    with pytest.raises(UserError, match=r"no file .*; give the path of a released checkpoint"):
         load(f"released:{tmp_path / 'none.pth'}")
 
 
-def test_two_files_of_one_name_have_two_slugs(tmp_path) -> None:
+def test_slug_depends_on_the_weights(tmp_path) -> None:
     first = load(str(save(tmp_path / "epoch_last.pth", vision().state_dict())))
     again = load(str(save(tmp_path / "epoch_last.pth", vision().state_dict(), epoch=99)))
     other = load(str(save(tmp_path / "epoch_last.pth", tiny_models.scramble(vision(), 3).state_dict())))

@@ -1,4 +1,4 @@
-"""A finished run of ours is found by the fingerprint of its declaration, and evaluated with its own weights."""
+"""Tests of finished training runs as models: lookup by fingerprint, weights and error messages."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ PAIR = runs.experiment("clip", steps=2)
 
 @pytest.fixture
 def folder(small_data, tmp_path, monkeypatch) -> Path:
-    """Of seed 1 of a run that is declared."""
+    """The folder of seed 1 of a declared run."""
     monkeypatch.setattr(smoke, "EXPERIMENTS", (runs.experiment("simclr"), PAIR))
     place = tmp_path / "out/train/test/clip/1/1"
     runs.train_here(PAIR, small_data, place, seed=1)
@@ -27,7 +27,7 @@ def folder(small_data, tmp_path, monkeypatch) -> Path:
 
 
 @torch.inference_mode()
-def test_a_run_is_its_declaration_seed_weights_and_card(folder) -> None:
+def test_run_has_its_experiment_seed_weights_and_card(folder) -> None:
     loaded = load(str(folder))
     card = json.loads((folder / "model.json").read_text())
     assert loaded.origin == PAIR and loaded.seed == 1 and loaded.layer is None and loaded.training == card
@@ -44,29 +44,29 @@ def test_a_run_is_its_declaration_seed_weights_and_card(folder) -> None:
     tiny_models.close(np.linalg.norm(other.model.features(images), axis=1), np.ones(3, np.float32))
 
 
-def test_a_folder_that_was_moved_is_still_that_run(folder, tmp_path) -> None:
+def test_moved_run_is_recognized(folder, tmp_path) -> None:
     moved = folder.rename(tmp_path / "elsewhere")
     assert load(str(moved)).origin == PAIR
 
 
-def test_a_run_of_another_declaration_is_one_line_with_both_fingerprints(folder, monkeypatch) -> None:
+def test_changed_declaration_names_both_fingerprints(folder, monkeypatch) -> None:
     from dataclasses import replace
 
     changed = replace(PAIR, schedule=replace(PAIR.schedule, views=480))
     monkeypatch.setattr(smoke, "EXPERIMENTS", (runs.experiment("simclr"), changed))
     found, declared = (create.fingerprint(e)[:12] for e in (PAIR, changed))
     with pytest.raises(
-        UserError, match=rf"run of test/clip with fingerprint {found}; declared version 1 has {declared}"
+        UserError, match=rf"run of test/clip with fingerprint {found}, but declared version 1 has {declared}"
     ):
         load(str(folder))
     monkeypatch.setattr(smoke, "EXPERIMENTS", (runs.experiment("simclr"),))
-    with pytest.raises(UserError, match=r"no experiment of that name is declared, only: test/simclr"):
+    with pytest.raises(UserError, match=r"no experiment of that name is declared; .*: test/simclr"):
         load(str(folder))
     monkeypatch.setattr(smoke, "EXPERIMENTS", (replace(PAIR, version=2), PAIR))
     assert load(str(folder)).origin.version == 1
 
 
-def test_a_run_that_is_declared_by_size_is_found_by_its_comparison(folder, small_data, tmp_path, monkeypatch) -> None:
+def test_run_of_a_scaled_comparison(folder, small_data, tmp_path, monkeypatch) -> None:
     from benchmark.experiments import main
 
     named = runs.experiment("simclr", steps=1, name="main-smoke-scenes-1x/simclr-syn")
@@ -75,7 +75,7 @@ def test_a_run_that_is_declared_by_size_is_found_by_its_comparison(folder, small
     assert load(str(tmp_path / "sized")).origin == named
 
 
-def test_a_run_that_is_damaged_is_one_line(folder) -> None:
+def test_damaged_run_raises_a_user_error(folder) -> None:
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-4] + bytes(4))
@@ -86,7 +86,7 @@ def test_a_run_that_is_damaged_is_one_line(folder) -> None:
         load(str(folder))
     card = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({k: v for k, v in card.items() if k != "seed"}))
-    with pytest.raises(UserError, match="names no seed"):
+    with pytest.raises(UserError, match=r"expected an integer seed in .*model.json, found None"):
         load(str(folder))
     (folder / "model.json").write_text("{")
     with pytest.raises(UserError, match="not the card of a finished run"):

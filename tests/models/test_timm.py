@@ -1,4 +1,4 @@
-"""Layers of timm models: what they are by timm's own functions, which comes first, and how images are prepared."""
+"""Tests of timm models against the functions of timm: layers, their order and the preprocessing."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.inference_mode()
-def test_layers_are_timms_own_and_what_feeds_the_classifier_comes_first(name: str) -> None:
+def test_layers_equal_timm_and_the_classifier_input_comes_first(name: str) -> None:
     architecture, options, wanted = MODELS[name]
     model = tiny_models.timm_model(architecture, **options)
     network, calls = TimmNetwork(model, 32), []
@@ -58,7 +58,7 @@ def test_layers_are_timms_own_and_what_feeds_the_classifier_comes_first(name: st
 
 
 @torch.inference_mode()
-def test_tokens_are_normed_before_they_are_taken() -> None:
+def test_token_layers_are_normalized() -> None:
     images = tiny_models.noise()
     for pool, norm in (("token", "norm"), ("avg", "fc_norm")):
         model = tiny_models.timm_model("vit_tiny_patch16_224", **VIT, global_pool=pool, reg_tokens=3)
@@ -75,7 +75,7 @@ def test_tokens_are_normed_before_they_are_taken() -> None:
 
 
 @torch.inference_mode()
-def test_images_are_prepared_with_the_models_mean_deviation_and_size(tmp_path, monkeypatch) -> None:
+def test_images_use_the_mean_std_and_size_of_the_model(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path))
     model = tiny_models.timm_repo(tmp_path / "org/vit")
     loaded = load("hub:org/vit")
@@ -90,17 +90,19 @@ def test_images_are_prepared_with_the_models_mean_deviation_and_size(tmp_path, m
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 32, 64)])
-def test_other_images_than_square_rgb_are_refused(shape, tmp_path, monkeypatch) -> None:
+def test_inputs_other_than_square_rgb_are_rejected(shape, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path))
     tiny_models.timm_repo(tmp_path / "org/vit", **VIT | {"img_size": shape[1:], "in_chans": shape[0]})
     config = json.loads((tmp_path / "org/vit/config.json").read_text())
     config["pretrained_cfg"]["input_size"] = shape
     (tmp_path / "org/vit/config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=rf"{shape[0]} x {shape[1]} x {shape[2]}; wanted square ones with 3 channels"):
+    with pytest.raises(
+        UserError, match=rf"expected square images with 3 channels, .* {shape[0]} x {shape[1]} x {shape[2]}"
+    ):
         load("hub:org/vit")
 
 
-def test_a_tag_that_was_left_out_becomes_part_of_the_source(tmp_path, monkeypatch) -> None:
+def test_default_tag_becomes_part_of_the_source(tmp_path, monkeypatch) -> None:
     model = tiny_models.timm_model("registered_by_the_tests")
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     registry = timm.models._registry._model_pretrained_cfgs
@@ -118,21 +120,21 @@ def test_a_tag_that_was_left_out_becomes_part_of_the_source(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("timm:vit_tinny_patch16_224", "timm has no model 'vit_tinny_patch16_224'; .* such as vit_tiny_patch16_224"),
-        ("timm:hf-hub:org/x", "timm has no model"),
+        ("timm:vit_tinny_patch16_224", "unknown timm model 'vit_tinny_patch16_224'; .* such as vit_tiny_patch16_224"),
+        ("timm:hf-hub:org/x", "unknown timm model"),
         ("timm:vit_tiny_patch16_224.nope", "Invalid pretrained tag .nope."),
         ("timm:vit_tiny_patch16_224.augreg_in21k", "cannot load .* not in the cache and HF_HUB_OFFLINE is set"),
         ("timm:resnet10t#cls", "cannot load"),
     ],
 )
-def test_what_timm_does_not_have_is_one_line(spec, said, tmp_path, monkeypatch) -> None:
+def test_unknown_timm_models(spec, said, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(UserError, match=said) as raised:
         load(spec)
     assert "\n" not in str(raised.value)
 
 
-def test_a_layer_that_the_model_lacks_is_refused_with_those_it_has(tmp_path, monkeypatch) -> None:
+def test_unknown_layer_lists_the_choices(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path))
     tiny_models.timm_repo(tmp_path / "org/vit")
     with pytest.raises(UserError, match="no layer embedding; choose one of: cls, pooled"):

@@ -1,15 +1,15 @@
-"""A frozen encoder and its feature store: each image of a dataset goes through the network once, for all layers.
+"""A frozen encoder and its feature store: each image of a dataset is encoded once, for all layers.
 
-Every evaluation reads from here, so probe, kNN, few-shot and zero-shot share one pass. A folder of the store belongs to
-one key: weights, transform, dataset (revision, split, ids), precision, tile. It holds shards of 1,024 rows, each
-written whole or not at all, so that a pass which was killed goes on. Values are float16, and what is returned comes
-from those: a cold and a warm store give the same numbers.
+All evaluations read their features from here, so probe, kNN, few-shot and zero-shot share one forward pass. A folder of
+the store belongs to one key: weights, transform, dataset (revision, split, ids), precision and tile. It contains shards
+of 1,024 rows, each written atomically, so that an interrupted pass resumes at the last complete shard. Values are
+stored and returned with float16 precision: a cold and a warm store return the same numbers.
 
-A matrix product rounds differently for another number of rows. So the network always sees a tile: `TILE` images, a
-dataset's rows in their order from a multiple of `TILE` on, the last tile filled up with copies of its last image. The
-features of an image are therefore the same bits whatever the number of workers and however often a pass was killed.
+A matrix product rounds differently for a different number of rows. The network therefore always sees a tile of `TILE`
+images: consecutive rows of the dataset that start at a multiple of `TILE`, the last tile padded with copies of its last
+image. The features of an image are bitwise identical for any number of workers and any number of interruptions.
 
-Shapes: B images in a tile, N images, M of them, T texts, D dimensions, HW pixels.
+Shapes: B images in a tile, N images, M selected rows, T texts, D dimensions, HW pixels.
 """
 
 import hashlib
@@ -35,21 +35,20 @@ from benchmark.transforms.evaluation import EvaluationTransform
 
 STORE_DTYPE = np.float16
 SHARD = 1024
-"""Rows in a file of the store: whole tiles."""
+"""Rows in a file of the store; a multiple of `TILE`."""
 TILE = 64
-"""Images, or texts, in each forward pass; larger ones are slower on a CPU (256: by 30 %), and gain a GPU little."""
+"""Images or texts in a forward pass. Larger tiles are slower on a CPU (256: by 30 %) and hardly faster on a GPU."""
 PREFETCH_BATCHES = 2
-"""Tiles that are decoded while the network works on one."""
+"""Tiles that are decoded ahead of the one in the network."""
 
 Layers = dict[str, np.ndarray]
 T = TypeVar("T")
 
 
 class FrozenEncoder:
-    """A network in eval mode, as evaluations see it (a `FrozenModel`).
+    """A network in eval mode with a feature store; implements `benchmark.interfaces.FrozenModel`.
 
-    `layer` is what `features` returns, by default the network's first. `workers` threads read and decode images.
-    On a GPU the network runs in bfloat16, on a CPU in float32.
+    The network runs in bfloat16 on a GPU and in float32 on a CPU.
     """
 
     def __init__(
@@ -63,16 +62,30 @@ class FrozenEncoder:
         device: str | torch.device = "cpu",
         workers: int = 0,
     ) -> None:
+        """Move the network to `device` and probe its layers.
+
+        Args:
+            network: a module that implements `benchmark.interfaces.ImageEncoder`.
+            transform: preprocessing of the images.
+            weights_sha256: hash of the network's weights.
+            layer: layer that `features` returns; None selects the network's first one.
+            store: folder of this model's features; None computes them without storing them.
+            device: device of the network.
+            workers: threads that read and decode images; 0 decodes in the calling thread.
+
+        Raises:
+            UserError: the network has no such layer.
+        """
         self._device = torch.device(device)
         self._module = network.eval().to(self._device)
         self._network = cast(ImageEncoder, network)
         self._transform = transform
         self._store = store
         self._workers = workers
-        self._half = self._device.type == "cuda"
+        self._use_bfloat16 = self._device.type == "cuda"
         self.sees_images = True
         self.encoded = {"images": 0, "texts": 0}
-        """How much went through the networks so far."""
+        """Number of images and texts encoded so far."""
         self.layers = tuple(self._encode(torch.zeros(1, 3, transform.size, transform.size)))
         if layer not in {None, *self.layers}:
             raise UserError(f"the network has no layer {layer}; choose one of: {', '.join(self.layers)}")
@@ -82,49 +95,52 @@ class FrozenEncoder:
             "weights_sha256": weights_sha256,
             "layer": self._layer,
             "transform": asdict(transform),
-            "precision": "bfloat16" if self._half else "float32",
+            "precision": "bfloat16" if self._use_bfloat16 else "float32",
             "tile": TILE,
         }
 
     def features(self, images: LabelledImages, geometry: Geometry = Geometry()) -> np.ndarray:
-        """Encoder features (N, D), float32.
+        """Return the encoder features (N, D), float32.
 
         Raises:
-            UserError: a value is not finite, an image cannot be read, or the store holds something else.
+            UserError: a value is not finite, an image cannot be read, or the store contains features of another key.
         """
         return self._load_or_compute(images, self._layer, geometry)
 
     def image_embeddings(self, images: LabelledImages) -> np.ndarray:
-        """Unit vectors (N, D) in the joint space, float32.
+        """Return unit vectors (N, D) in the joint space, float32.
 
         Raises:
-            UserError: as `features`, and for a network without a joint space.
+            UserError: as for `features`, or the network has no joint space.
         """
-        self._require_texts()
+        self._require_text_tower()
         embeddings_ND = self._load_or_compute(images, EMBEDDING, Geometry())
-        norms_N1 = np.linalg.norm(embeddings_ND, axis=1, keepdims=True)  # float16 left them a little off one
+        norms_N1 = np.linalg.norm(embeddings_ND, axis=1, keepdims=True)  # float16 rounding: norms are not exactly 1
         return embeddings_ND / np.maximum(norms_N1, 1e-12)
 
     @torch.inference_mode()
     def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors (T, D) in the joint space, float32; every distinct text is encoded once.
+        """Return unit vectors (T, D) in the joint space, float32; every distinct text is encoded once.
 
         Raises:
             UserError: a value is not finite, or the network has no joint space.
         """
-        self._require_texts()
+        self._require_text_tower()
         row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         distinct = list(row_of)
-        tiles = [_filled(distinct[at : at + TILE]) for at in range(0, len(distinct), TILE)]
+        tiles = [_pad_tile(distinct[at : at + TILE]) for at in range(0, len(distinct), TILE)]
         embed = cast(Callable[[list[str]], Tensor], self._module.embed_texts)
         embeddings_TD = np.concatenate([embed(tile).float().cpu().numpy() for tile in tiles])[: len(distinct)]
         self.encoded["texts"] += len(distinct)
         if not np.isfinite(embeddings_TD).all():
-            raise UserError("the text tower gives NaN or infinite values; check the checkpoint")
+            raise UserError("expected finite text embeddings, found NaN or infinite values; check the checkpoint")
         return embeddings_TD[[row_of[text] for text in texts]]
 
     def random_views(self, images: LabelledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """Features (M, D) of a random crop and flip of each row, fixed by `epoch`, `seed` and row; never stored."""
+        """Return features (M, D) of a random crop and flip of each row; they are never stored.
+
+        The crop of an image depends on `epoch`, `seed` and row only.
+        """
 
         def load(row: int) -> Tensor:
             digest = hashlib.blake2b(f"{seed}/{epoch}/{row}".encode(), digest_size=8).digest()
@@ -133,7 +149,7 @@ class FrozenEncoder:
 
         return self._encode_rows(images, [int(row) for row in rows_M], load)[self._layer].astype(np.float32)
 
-    def _require_texts(self) -> None:
+    def _require_text_tower(self) -> None:
         if not self.embeds_texts:
             raise UserError(f"{type(self._module).__name__} has no text tower; zero-shot evaluations need one")
 
@@ -144,7 +160,7 @@ class FrozenEncoder:
         for start in range(0, len(images), SHARD):
             rows = range(start, min(start + SHARD, len(images)))
             path = folder / f"{start:08d}.npz" if folder else None
-            values = _read(path, self.layers, len(rows), folder.name) if path and folder else None
+            values = _read_shard(path, self.layers, len(rows), folder.name) if path and folder else None
             if values is None:
                 values = self._encode_rows(images, rows, lambda row: transform(images.read(row)))
                 if path:
@@ -156,29 +172,29 @@ class FrozenEncoder:
 
     def _folder(self, images: LabelledImages, transform: EvaluationTransform) -> Path:
         dataset = asdict(images.identity)
-        if "id" in images.columns:  # images with ids of their own: other labels on them are the same images
+        if "id" in images.columns:  # images are identified by their ids: other labels do not change the key
             ids = images.columns["id"]
             dataset["ids_sha256"] = sha256_json([ids, images.columns["bytes"]] if "bytes" in images.columns else ids)
         key = {**self.metadata, "transform": asdict(transform), "dataset": dataset, "layer": list(self.layers)}
         assert self._store is not None
         folder = self._store / sha256_json(key)
-        path, wanted = folder / "key.json", json.loads(json.dumps(key))
+        path, expected = folder / "key.json", json.loads(json.dumps(key))
         try:
             found = json.loads(path.read_text()) if path.exists() else None
         except (OSError, ValueError):
             found = None
         if found is None:
-            write_json(path, wanted)
-        elif found != wanted:
-            raise UserError(f"{folder} holds features of {found}, wanted {wanted}; remove the folder")
+            write_json(path, expected)
+        elif found != expected:
+            raise UserError(f"expected features of {expected} in {folder}, found {found}; remove the folder")
         return folder
 
     def _encode_rows(self, images: LabelledImages, rows: Sequence[int], load: Callable[[int], Tensor]) -> Layers:
-        """All layers of these rows, in float16."""
+        """Return the features of these rows for all layers, in float16."""
         parts: dict[str, list[np.ndarray]] = {layer: [] for layer in self.layers}
         for images_B3HW in self._tiles(rows, load):
             for layer, values_BD in self._encode(images_B3HW).items():
-                with np.errstate(over="ignore"):  # too large for float16: infinite, and refused below
+                with np.errstate(over="ignore"):  # values above the float16 range become infinite and raise below
                     parts[layer].append(values_BD.float().cpu().numpy().astype(STORE_DTYPE))
         self.encoded["images"] += len(rows)
         values = {layer: np.concatenate(tiles)[: len(rows)] for layer, tiles in parts.items()}
@@ -186,43 +202,44 @@ class FrozenEncoder:
             bad = np.flatnonzero(~np.isfinite(values_MD).all(axis=1))
             if len(bad):
                 raise UserError(
-                    f"{len(bad)} of {len(rows)} rows of layer {layer} of {images.name} are NaN, infinite or above "
-                    f"float16, the first is row {rows[bad[0]]}; check the checkpoint"
+                    f"expected finite float16 features, found {len(bad)} of {len(rows)} rows of layer {layer} of "
+                    f"{images.name} with NaN, infinite or too large values (first: row {rows[bad[0]]}); "
+                    "check the checkpoint"
                 )
         return values
 
     def _tiles(self, rows: Sequence[int], load: Callable[[int], Tensor]) -> Iterator[Tensor]:
-        """The images of these rows in order, decoded by the workers a few tiles ahead."""
+        """Yield the images of these rows as tiles, in order; the workers decode a few tiles ahead."""
         tiles = [rows[at : at + TILE] for at in range(0, len(rows), TILE)]
         if not self._workers:
-            yield from (torch.stack(_filled([load(row) for row in tile])) for tile in tiles)
+            yield from (torch.stack(_pad_tile([load(row) for row in tile])) for tile in tiles)
             return
         with ThreadPoolExecutor(self._workers) as pool:
             try:
-                waiting = deque([pool.submit(load, row) for row in tile] for tile in tiles[:PREFETCH_BATCHES])
+                pending = deque([pool.submit(load, row) for row in tile] for tile in tiles[:PREFETCH_BATCHES])
                 for tile in (*tiles[PREFETCH_BATCHES:], *[[]] * PREFETCH_BATCHES):
                     if tile:
-                        waiting.append([pool.submit(load, row) for row in tile])
-                    if waiting:
-                        yield torch.stack(_filled([future.result() for future in waiting.popleft()]))
+                        pending.append([pool.submit(load, row) for row in tile])
+                    if pending:
+                        yield torch.stack(_pad_tile([future.result() for future in pending.popleft()]))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     @torch.inference_mode()
     def _encode(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        if self._half:
+        if self._use_bfloat16:
             images_B3HW = images_B3HW.pin_memory()
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._half):
+        with torch.autocast("cuda", torch.bfloat16, enabled=self._use_bfloat16):
             return self._network.image_layers(images_B3HW.to(self._device, non_blocking=True))
 
 
-def _filled(tile: list[T]) -> list[T]:
-    """A tile of `TILE` things, the last of them repeated."""
+def _pad_tile(tile: list[T]) -> list[T]:
+    """Return the tile padded to `TILE` items with copies of its last item."""
     return tile + tile[-1:] * (TILE - len(tile))
 
 
-def _read(path: Path, layers: Sequence[str], rows: int, key: str) -> Layers | None:
-    """What a shard holds, or None where it has to be computed (absent, cut short, damaged, of another key)."""
+def _read_shard(path: Path, layers: Sequence[str], rows: int, key: str) -> Layers | None:
+    """Return the features in a shard, or None if it is missing, truncated, damaged or of another key."""
     try:
         archive = np.load(path, allow_pickle=False)
         if str(archive["key"]) != key:
@@ -230,5 +247,5 @@ def _read(path: Path, layers: Sequence[str], rows: int, key: str) -> Layers | No
         values = {layer: archive[layer] for layer in layers}  # the zip's checksums are verified here
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile, zlib.error):
         return None
-    whole = all(part.ndim == 2 and len(part) == rows and part.dtype == STORE_DTYPE for part in values.values())
-    return values if whole and all(np.isfinite(part).all() for part in values.values()) else None
+    is_complete = all(part.ndim == 2 and len(part) == rows and part.dtype == STORE_DTYPE for part in values.values())
+    return values if is_complete and all(np.isfinite(part).all() for part in values.values()) else None

@@ -1,7 +1,7 @@
-"""What a file of `benchmark/models` declares (`MODEL`, a `ModelLoader`) and returns (`LoadedModel`).
+"""The contract of a file of `benchmark/models`: it defines `MODEL`, a `ModelLoader`, which returns a `LoadedModel`.
 
-Other people's networks are loaded by their own libraries; code of theirs never runs: no `trust_remote_code`, pickles
-only with `weights_only`.
+Third-party networks are loaded by their own libraries. Code from a model repository or checkpoint is never executed:
+`trust_remote_code` stays off, and pickles are read with `weights_only`.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from huggingface_hub import errors
@@ -28,38 +28,61 @@ from benchmark.transforms.evaluation import EvaluationTransform
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model under evaluation, and where it comes from."""
+    """A model under evaluation and its origin."""
 
     model: FrozenModel
     origin: Experiment | Pretrained
     seed: int = 0
-    """Of a run of ours; 0 for models of others."""
+    """Training seed; 0 for pretrained models."""
     layer: str | None = None
-    """The layer that `#LAYER` chose, or None for the model's own first; it is part of the slug of a `Pretrained`."""
+    """Layer selected by `#LAYER`; None for the model's default layer. It is part of the slug of a `Pretrained`."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """The card of a run of ours (`model.json`: fingerprint, seconds, views); empty for models of others."""
+    """Contents of a training run's `model.json` (fingerprint, seconds, views); empty for pretrained models."""
 
 
-class Freeze(Protocol):
-    """Makes the model of a network: store, device, batch size and workers are settled."""
+@dataclass(frozen=True)
+class Freeze:
+    """A factory of `FrozenEncoder`s with a fixed feature store, device and number of workers."""
+
+    store: Path | None = None
+    """Root of the feature store; None computes features without storing them."""
+    device: str | torch.device = "cpu"
+    workers: int = 0
+    """Threads that decode images; 0 decodes in the calling thread."""
 
     def __call__(
-        self, network: nn.Module, *, place: str, transform: EvaluationTransform, sha256: str, layer: str | None
+        self, network: nn.Module, *, store_name: str, transform: EvaluationTransform, sha256: str, layer: str | None
     ) -> FrozenEncoder:
-        """`place` is the model's folder in the feature store: equal weights may belong to unequal networks."""
-        ...
+        """Return a frozen encoder around `network`.
+
+        Args:
+            network: a module that implements `benchmark.interfaces.ImageEncoder`.
+            store_name: the model's folder below the feature store; different networks may share the same weights.
+            transform: preprocessing of the images.
+            sha256: hash of the weights.
+            layer: layer that `features` returns; None selects the network's default layer.
+        """
+        return FrozenEncoder(
+            network,
+            transform=transform,
+            weights_sha256=sha256,
+            layer=layer,
+            store=self.store / store_name if self.store else None,
+            device=self.device,
+            workers=self.workers,
+        )
 
 
 @dataclass(frozen=True)
 class ModelLoader:
-    """One way to name a model; `benchmark/models/<name>.py` defines `MODEL`, an instance."""
+    """A source of models; `benchmark/models/<name>.py` defines `MODEL`, an instance."""
 
     usage: str
-    """How it is written, as an error shows it."""
+    """Syntax of a model name, as error messages show it."""
     open: Callable[[str, str | None, Freeze], LoadedModel]
-    """Takes what follows the prefix, the layer asked for, and how to freeze a network."""
+    """Function that loads a model, given the name without prefix, the selected layer and the encoder factory."""
     matches_path: Callable[[Path], bool] | None = None
-    """Whether a path without a prefix means this way."""
+    """Predicate that recognizes a path without prefix as a model of this loader. None: the prefix is required."""
 
 
 def pretrained(
@@ -73,38 +96,52 @@ def pretrained(
     freeze: Freeze,
     pinned: bool = True,
 ) -> LoadedModel:
-    """A network that was trained elsewhere; `weights` is what is hashed.
+    """Freeze a network that was trained elsewhere and describe its origin.
 
-    Where `source` alone does not tell it from others (not `pinned`), the hash is part of the slug.
+    Args:
+        network: the network as evaluations use it.
+        source: name of the model, such as `timm:vit_base_patch16_224.dino`.
+        weights: the module whose weights are hashed.
+        transform: preprocessing of the images.
+        encoder: description of the network for the record.
+        layer: selected layer; None for the default one.
+        freeze: factory of the frozen encoder.
+        pinned: `source` identifies the weights; otherwise their hash becomes part of the slug.
+
+    Raises:
+        UserError: the network has no such layer.
     """
     sha256 = weights_sha256(weights)
-    place = slug(source) if pinned else f"{slug(source)}-{sha256[:8]}"
-    model = freeze(network, place=place, transform=transform, sha256=sha256, layer=layer)
-    chosen = chosen_layer(model)
+    name = slug(source) if pinned else f"{slug(source)}-{sha256[:8]}"
+    model = freeze(network, store_name=name, transform=transform, sha256=sha256, layer=layer)
+    selected = non_default_layer(model)
     origin = Pretrained(
-        source=f"{source}#{chosen}" if chosen else source,
-        slug=f"{place}--{chosen}" if chosen else place,
+        source=f"{source}#{selected}" if selected else source,
+        slug=f"{name}--{selected}" if selected else name,
         encoder={**encoder, "image_size": transform.size},
     )
-    return LoadedModel(model, origin, layer=chosen)
+    return LoadedModel(model, origin, layer=selected)
 
 
-def chosen_layer(model: FrozenEncoder) -> str | None:
-    """The layer that is read, or None where that is the network's own first."""
+def non_default_layer(model: FrozenEncoder) -> str | None:
+    """Return the layer that `model` evaluates, or None if it is the network's default layer."""
     layer = str(model.metadata["layer"])
     return None if layer == model.layers[0] else layer
 
 
 def slug(source: str) -> str:
-    """The source as a name of folders: letters, digits and `._-`. Names of hubs and libraries hold no `--` or `..`."""
+    """Return the source as a folder name of letters, digits and `._-`.
+
+    The result is unambiguous because names on the Hub and in the libraries contain neither `--` nor `..`.
+    """
     name = source.replace("/", "--").replace("@", "..")
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)
 
 
 def weights_sha256(network: nn.Module) -> str:
-    """Over the weights as they are used, buffers included: names in order, types, shapes and values.
+    """Return the SHA-256 of all parameters and buffers: sorted names, dtypes, shapes and values.
 
-    The same weights have the same hash, whichever file or library they come from.
+    The hash does not depend on the file or the library that the weights come from.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
@@ -113,19 +150,22 @@ def weights_sha256(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def square(what: str, channels: int, height: int, width: int) -> int:
-    """The side of a network's images.
+def square_image_size(what: str, channels: int, height: int, width: int) -> int:
+    """Return the side of a network's input images in pixels.
 
     Raises:
-        UserError: they are not square RGB.
+        UserError: the input is not a square RGB image.
     """
     if channels != 3 or height != width:
-        raise UserError(f"{what} takes images of {channels} x {height} x {width}; wanted square ones with 3 channels")
+        raise UserError(
+            f"expected square images with 3 channels, but {what} expects {channels} x {height} x {width}; "
+            "choose another model"
+        )
     return height
 
 
-FAILURES = (
-    errors.HTTPError,  # that of the httpx it has
+LOAD_ERRORS = (
+    errors.HTTPError,  # re-exported from httpx
     OSError,
     RuntimeError,
     ValueError,
@@ -137,12 +177,12 @@ FAILURES = (
     pickle.UnpicklingError,
     SafetensorError,
 )
-"""What libraries raise over a model that is not to be had, or not what it says."""
+"""Exceptions that the libraries raise when a model cannot be downloaded or loaded."""
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep libraries from telling on the root logger what an error says anyway."""
+def silence_logging() -> Iterator[None]:
+    """Suppress all log messages: libraries log the same problem that they then raise."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -153,29 +193,29 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def load_errors_as_user_errors(what: str) -> Iterator[None]:
-    """Say in one line why a library could not load `what`.
+    """Convert the errors of loading `what` to one-line user errors.
 
     Raises:
-        UserError: it could not.
+        UserError: the model could not be loaded; the message explains why.
     """
     try:
         yield
-    except FAILURES as error:
+    except LOAD_ERRORS as error:
         raise UserError(f"cannot load {what}: {_reason(error, what)}") from error
 
 
 def blocked_pickle_global(error: BaseException) -> str | None:
-    """The class or function that a pickle wanted, where that is why `weights_only` refused it."""
+    """Return the class or function for which `weights_only` rejected a pickle, or None for any other error."""
     found = re.search(r"(?:GLOBAL|globals:) ([A-Za-z_][\w.]*\w)", str(error))
     return found[1] if found else None
 
 
 def _reason(error: BaseException, what: str) -> str:
-    """From whichever error of the chain says most."""
-    for each in chain(error):
-        if code := blocked_pickle_global(each):
-            return f"it wants to run {code} when it is read, wanted weights only; trust nobody's pickles"
-    if found := explain(error, revision=what.partition("@")[2]):
-        return found
-    said = " ".join(f"{type(error).__name__}: {error}".split())
-    return said if len(said) <= 300 else f"{said[:300]} ..."
+    """Return the most informative explanation in the chain of causes of an error."""
+    for cause in chain(error):
+        if code := blocked_pickle_global(cause):
+            return f"expected weights only, but the pickle runs {code} when it is loaded; use a safetensors file"
+    if explanation := explain(error, revision=what.partition("@")[2]):
+        return explanation
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    return message if len(message) <= 300 else f"{message[:300]} ..."

@@ -18,7 +18,7 @@ TRANSFORM = EvaluationTransform(4)
 
 
 class Net(nn.Module):
-    """A network with a norm and dropout that would mix the batch in training mode; it counts its passes."""
+    """A network with batch norm and dropout, which depend on the batch in training mode; it counts its passes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def pictures(n=10, identity=IDENTITY, **columns) -> LabelledImages:
 
 
 def encoder(network=None, store=None, **changes) -> FrozenEncoder:
-    """An encoder whose dry pass at construction is not counted."""
+    """Return an encoder; the pass that probes its layers is not counted."""
     network = network or Net()
     arguments = {"weights_sha256": "w", "transform": TRANSFORM, "store": store}
     made = FrozenEncoder(network, **{**arguments, **changes})
@@ -60,7 +60,7 @@ def encoder(network=None, store=None, **changes) -> FrozenEncoder:
     return made
 
 
-def test_features_are_the_networks_first_layer_to_float16():
+def test_features_are_the_first_layer_in_float16_precision():
     images, network = pictures(), Net()
     values = encoder(network).features(images)
     batch = torch.stack([TRANSFORM(images.read(row)) for row in range(10)])
@@ -71,13 +71,13 @@ def test_features_are_the_networks_first_layer_to_float16():
     assert pooled == pytest.approx(2 * values[:, ::-1], abs=4e-3)
 
 
-def test_a_layer_that_is_not_there_names_those_that_are():
+def test_unknown_layer_lists_the_choices():
     with pytest.raises(UserError, match=r"no layer head; choose one of: cls, pooled$"):
         encoder(layer="head")
 
 
 class Watched(Net):
-    """Keeps the shape of what it sees, and which image stands where, by the image's first pixel."""
+    """A network that records the shapes of its inputs and the first pixel of each image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,8 +92,8 @@ class Watched(Net):
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
 @pytest.mark.parametrize("n", [1, TILE - 1, TILE, TILE + 1, 2 * TILE + 26])
-def test_the_network_sees_tiles_of_one_shape_the_last_one_filled_up(workers: int, n: int) -> None:
-    """Matrix products of other shapes round otherwise on some processors, and float16 makes other features of that."""
+def test_network_sees_tiles_of_one_shape_with_the_last_one_padded(workers: int, n: int) -> None:
+    """Matrix products of other shapes may round differently, which changes float16 features."""
     network, images = Watched(), pictures(n)
     frozen = encoder(network, workers=workers)
     network.shapes, network.seen = set(), []
@@ -106,7 +106,7 @@ def test_the_network_sees_tiles_of_one_shape_the_last_one_filled_up(workers: int
     assert np.array_equal(values, encoder().features(images)), "whatever the workers"
 
 
-def test_tiles_stand_at_the_same_places_when_a_pass_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_pass_uses_the_same_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmark.models.loading.frozen.SHARD", 2 * TILE)
     images, whole, network = pictures(5 * TILE + 3), Watched(), Watched()
     frozen = encoder(whole)
@@ -126,11 +126,11 @@ def test_tiles_stand_at_the_same_places_when_a_pass_goes_on(tmp_path: Path, monk
     assert network.seen == whole.seen[2:], "from the shard that was not written"
 
 
-def test_a_file_of_the_store_holds_whole_tiles() -> None:
+def test_shard_is_a_multiple_of_the_tile() -> None:
     assert SHARD % TILE == 0
 
 
-def test_the_tile_is_recorded_and_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tile_is_recorded_and_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = Net()
     frozen = encoder(network, tmp_path)
     frozen.features(pictures())
@@ -140,7 +140,7 @@ def test_the_tile_is_recorded_and_part_of_the_key(tmp_path: Path, monkeypatch: p
     assert network.calls == 1, "features of another tile are other features"
 
 
-def test_workers_read_from_several_threads_a_few_batches_ahead_and_in_order():
+def test_workers_prefetch_in_order_from_several_threads():
     seen, threads = [], set()
     images = pictures(5 * TILE)
 
@@ -162,7 +162,7 @@ def test_workers_read_from_several_threads_a_few_batches_ahead_and_in_order():
     assert threading.get_ident() not in threads
 
 
-def test_an_image_that_cannot_be_read_ends_the_pass_with_its_own_error():
+def test_unreadable_image_raises_its_own_error():
     def read(row):
         if row == 7:
             raise UserError("row 7 is broken")
@@ -173,7 +173,7 @@ def test_an_image_that_cannot_be_read_ends_the_pass_with_its_own_error():
             encoder(workers=workers).features(dataclasses.replace(pictures(), read=read))
 
 
-def test_cold_and_warm_are_the_same_bits_and_all_layers_are_one_pass(tmp_path):
+def test_cold_and_warm_store_are_bitwise_equal_and_share_one_pass(tmp_path):
     network = Joint()
     plain, stored = encoder(Joint()), encoder(network, tmp_path)
     features, embeddings = plain.features(pictures()), plain.image_embeddings(pictures())
@@ -199,7 +199,7 @@ def test_cold_and_warm_are_the_same_bits_and_all_layers_are_one_pass(tmp_path):
         {"geometry": Geometry(interpolation="bilinear")},
     ],
 )
-def test_whatever_moves_the_features_moves_the_key(tmp_path, changed):
+def test_key_depends_on_everything_that_changes_features(tmp_path, changed):
     network = Net()
     encoder(network, tmp_path).features(pictures())
     parts = {name: changed[name] for name in ("n", "identity") if name in changed}
@@ -210,7 +210,7 @@ def test_whatever_moves_the_features_moves_the_key(tmp_path, changed):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_other_labels_on_images_with_ids_are_the_same_images(tmp_path):
+def test_labels_are_not_part_of_the_key_of_images_with_ids(tmp_path):
     network = Net()
     frozen = encoder(network, tmp_path)
     relabelled = dataclasses.replace(IDENTITY, ids_sha256="other labels")
@@ -222,7 +222,7 @@ def test_other_labels_on_images_with_ids_are_the_same_images(tmp_path):
     assert network.calls == 2
 
 
-def test_a_pass_that_was_killed_goes_on_at_its_last_shard(tmp_path, monkeypatch):
+def test_interrupted_pass_resumes_at_its_last_shard(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmark.models.loading.frozen.SHARD", 4)
     network, images = Net(), pictures(10)
     whole = encoder(Net()).features(images)
@@ -243,7 +243,7 @@ def test_a_pass_that_was_killed_goes_on_at_its_last_shard(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("spoil", [lambda c: c[:-20], lambda c: b"", lambda c: b"x" * 50, lambda c: c[:300] + c[340:]])
-def test_a_shard_cut_short_is_computed_again(tmp_path, spoil):
+def test_truncated_shard_is_recomputed(tmp_path, spoil):
     network = Net()
     frozen = encoder(network, tmp_path)
     cold = frozen.features(pictures())
@@ -257,7 +257,7 @@ def test_a_shard_cut_short_is_computed_again(tmp_path, spoil):
     assert np.array_equal(frozen.features(pictures()), cold)
 
 
-def test_a_shard_of_other_rows_or_layers_is_computed_again(tmp_path):
+def test_shard_of_other_rows_or_layers_is_recomputed(tmp_path):
     network = Net()
     frozen = encoder(network, tmp_path)
     cold = frozen.features(pictures())
@@ -267,7 +267,7 @@ def test_a_shard_of_other_rows_or_layers_is_computed_again(tmp_path):
         assert np.array_equal(frozen.features(pictures()), cold)
 
 
-def test_a_shard_of_another_key_or_with_a_nan_is_computed_again(tmp_path):
+def test_shard_of_another_key_or_with_nan_is_recomputed(tmp_path):
     frozen = encoder(Net(), tmp_path)
     cold, other = frozen.features(pictures()), frozen.features(pictures(), Geometry(zoom=1.5))
     assert not np.array_equal(cold, other)
@@ -284,7 +284,7 @@ def test_a_shard_of_another_key_or_with_a_nan_is_computed_again(tmp_path):
     assert np.array_equal(frozen.features(pictures(), Geometry(zoom=1.5)), other)
 
 
-def test_images_of_other_sizes_under_the_same_ids_are_other_images(tmp_path):
+def test_image_sizes_are_part_of_the_key(tmp_path):
     network = Net()
     frozen = encoder(network, tmp_path)
     ids = [str(row) for row in range(10)]
@@ -293,31 +293,31 @@ def test_images_of_other_sizes_under_the_same_ids_are_other_images(tmp_path):
     assert network.calls == 2
 
 
-def test_a_folder_of_another_key_is_refused(tmp_path):
+def test_folder_of_another_key_is_rejected(tmp_path):
     frozen = encoder(Net(), tmp_path)
     frozen.features(pictures())
     (folder,) = tmp_path.iterdir()
     key = json.loads((folder / "key.json").read_text())
     key["dataset"]["revision"] = "r0"
     (folder / "key.json").write_text(json.dumps(key))
-    with pytest.raises(UserError, match=r"r0.* wanted .*r1.*; remove the folder"):
+    with pytest.raises(UserError, match=r"expected .*r1.*, found .*r0.*; remove the folder"):
         frozen.features(pictures())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
-def test_values_that_are_no_numbers_name_the_dataset(tmp_path, value):
+def test_non_finite_features_name_the_dataset(tmp_path, value):
     class Broken(Net):
         def image_layers(self, images_B3HW):
             layers = super().image_layers(images_B3HW)
             rows = torch.tensor([2] if len(images_B3HW) > 2 else [], dtype=torch.long)
             return {**layers, "pooled": layers["pooled"].index_fill(0, rows, value)}
 
-    with pytest.raises(UserError, match=r"1 of 10 rows of layer pooled of set are NaN, infinite .* row 2"):
+    with pytest.raises(UserError, match=r"1 of 10 rows of layer pooled of set with NaN, infinite .*row 2\)"):
         encoder(Broken(), tmp_path).features(pictures())
     assert not list(tmp_path.glob("*/*.npz"))
 
 
-def test_random_views_depend_on_seed_epoch_and_row_alone(tmp_path):
+def test_random_views_depend_only_on_seed_epoch_and_row(tmp_path):
     images = pictures(10)
     large = dataclasses.replace(images, read=lambda row: np.repeat(np.repeat(images.read(row), 4, 0), 4, 1))
     frozen = encoder(Net(), tmp_path)
@@ -335,7 +335,7 @@ def test_image_embeddings_are_unit_vectors():
 
 
 @pytest.mark.parametrize("n", [3, TILE, TILE + 1])
-def test_every_distinct_text_is_encoded_once_in_tiles_and_lands_in_its_row(n: int) -> None:
+def test_distinct_texts_are_encoded_once_in_tiles(n: int) -> None:
     network = Joint()
     texts = [text for number in range(n) for text in ("bb", "a" * (number + 3))]
     distinct = list(dict.fromkeys(texts))
@@ -354,10 +354,10 @@ def test_models_without_a_text_tower():
         frozen.text_embeddings(["x"])
 
 
-def test_a_network_that_wants_another_size_fails_before_any_image_is_read():
+def test_wrong_image_size_fails_before_any_image_is_read():
     with pytest.raises(RuntimeError):
         FrozenEncoder(Net(), weights_sha256="w", transform=EvaluationTransform(8))
 
 
-def test_shards_are_small_enough_to_lose_little():
+def test_shards_are_small():
     assert SHARD <= 2048
