@@ -1,4 +1,4 @@
-"""Records from scores: what was declared, measured and where, with its hashes."""
+"""Creation of records from scores: declaration, results, environment and their hashes."""
 
 import json
 import math
@@ -22,18 +22,21 @@ from benchmark.records.store import parse_record
 
 
 def fingerprint(origin: Experiment | Pretrained) -> str:
-    """SHA-256 of the declaration without its list of seeds: any changed setting changes it, a further seed does not."""
+    """Return the SHA-256 of the declaration.
+
+    Every setting changes it. The list of seeds is left out, so that adding a seed does not change it.
+    """
     return sha256_of(_declaration(origin))
 
 
 def record_key(origin: Experiment | Pretrained, seed: int) -> str:
-    """The folder of a model's records, such as `smoke/mae/1/0`."""
+    """Return the folder of a model's records, `name/version/seed`, such as `smoke/mae/1/0`."""
     declared = _declaration(origin)
     return f"{declared['name']}/{declared['version']}/{seed}"
 
 
 def protocol_hash(evaluation: Evaluation) -> str:
-    """SHA-256 of version, preset and knobs; the list of datasets is left out."""
+    """Return the SHA-256 of version, preset and knobs; the list of datasets is left out."""
     return protocol_of(evaluation.version, evaluation.preset, _knobs(evaluation))
 
 
@@ -55,28 +58,28 @@ def from_scores(
     """Return the record of one evaluation of one seed of a model.
 
     Args:
-        scores: dataset -> its scores, why it was skipped, or the result of an older record, which is kept as it is.
+        scores: dataset -> scores, the reason it was skipped, or a result of an older record, which stays unchanged.
         origin: the declaration of the model.
         seed: seed of the run; 0 for a pretrained model.
         name: name of the evaluation's file.
         evaluation: the protocol.
-        metadata: the model's (see `interfaces.FrozenModel`).
+        metadata: description of the model (see `interfaces.FrozenModel`).
         content_sha256: hash of the training data; None for a pretrained model.
         environment: hardware and versions of this process.
         training_diagnostics: warnings and feature health (see `training.diagnostics.record_fields`).
-        parents: name of each file or record that the model was made from, and its hash.
-        seconds: what took how long.
-        predictions: dataset -> its file of predictions.
+        parents: name -> hash of each file or record that the model was created from.
+        seconds: durations by name, in seconds.
+        predictions: dataset -> its predictions file.
 
     Raises:
-        UserError: something required is missing or out of range; the message names the field.
+        UserError: a required value is missing or out of range; the message names the field.
     """
     declared, files = _declaration(origin), predictions or {}
-    trained = None
+    training = None
     if isinstance(origin, Experiment):
         source = {"repo": origin.dataset, "revision": origin.revision, "content_sha256": content_sha256}
-        trained = {**source, "parents": parents or {}, **(training_diagnostics or {})}
-    untyped = {
+        training = {**source, "parents": parents or {}, **(training_diagnostics or {})}
+    content = {
         "experiment": {
             **{field: declared[field] for field in ("name", "version", "method")},
             "fingerprint": sha256_of(declared),
@@ -91,17 +94,18 @@ def from_scores(
             "protocol": protocol_hash(evaluation),
         },
         "model": {**metadata, "views": _views(origin), "encoder": declared["encoder"]},
-        "training": trained,
+        "training": training,
         "results": {dataset: _result(result, files.get(dataset), environment) for dataset, result in scores.items()},
         "seconds": seconds or {},
         "created": datetime.now(UTC).date().isoformat(),
     }
-    return parse_record(canonical_json(untyped), f"{declared['name']} seed {seed} {name}", "mend the evaluation")
+    return parse_record(canonical_json(content), f"{declared['name']} seed {seed} {name}", "correct the evaluation")
 
 
 def _result(
     result: DatasetScores | Skipped | Measured | NotMeasured, file: Predictions | None, environment: Environment
 ) -> Any:
+    """Return the JSON of a result; results of older records are returned unchanged."""
     if isinstance(result, Measured | NotMeasured):
         return result
     if isinstance(result, Skipped):
@@ -119,10 +123,15 @@ def _result(
 
 
 def _score(name: str, score: Score) -> dict[str, Any]:
-    """A score without rounding error: Wilson's upper end for a perfect score may come out as 1 - 1e-16."""
+    """Return the JSON of a score, with rounding errors at the ends of its interval corrected.
+
+    Wilson's upper end for a perfect score may be 1 - 1e-16.
+    """
     value, low, high = float(score.value), float(score.low), float(score.high)
     if not all(map(math.isfinite, (value, low, high))):
-        raise UserError(f"score {name!r} is {value} in [{low}, {high}], wanted finite numbers; mend the evaluation")
+        raise UserError(
+            f"expected finite numbers for score {name!r}, found {value} in [{low}, {high}]; correct the evaluation"
+        )
     slack = 1e-9
     value = min(max(value, 0.0), 1.0) if -slack < value < 1 + slack else value
     low = min(max(low, 0.0), value) if -slack < low < value + slack else low
@@ -131,6 +140,7 @@ def _score(name: str, score: Score) -> dict[str, Any]:
 
 
 def _declaration(origin: Experiment | Pretrained) -> dict[str, Any]:
+    """Return the declaration as JSON, without seeds."""
     declaration: dict[str, Any] = json.loads(canonical_json(origin))
     if isinstance(origin, Pretrained):
         slug = declaration.pop("slug")
@@ -140,6 +150,7 @@ def _declaration(origin: Experiment | Pretrained) -> dict[str, Any]:
 
 
 def _views(origin: Experiment | Pretrained) -> int | None:
+    """Return the views seen in training: 0 for an untrained model, None for a pretrained one."""
     if isinstance(origin, Pretrained):
         return None
     return 0 if origin.settings.optimizer is None else origin.schedule.views

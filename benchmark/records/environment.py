@@ -1,4 +1,4 @@
-"""Where numbers are made: Python, packages, device, and the state of this code."""
+"""The environment of a measurement: Python, packages, device and state of this code."""
 
 import platform
 import subprocess
@@ -8,11 +8,11 @@ from pathlib import Path
 from benchmark.records.schema import Environment
 
 PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scikit-learn", "pillow")
-CODE = ("benchmark", "baselines", "datasets_scripts")
+CODE_FOLDERS = ("benchmark", "baselines", "datasets_scripts")
 
 
 def environment(device: str) -> Environment:
-    """This machine's Python, packages and code state; `device` in words, such as `cpu` or `NVIDIA H100`."""
+    """Return the environment of this process; `device` is a readable name, such as `cpu` or `NVIDIA H100`."""
     packages = {}
     for name in PACKAGES:
         try:
@@ -26,12 +26,12 @@ def environment(device: str) -> Environment:
         packages=packages,
         device=device,
         commit=commit,
-        dirty=commit is not None and bool(_git("status", "--porcelain", "--", *CODE)),
+        dirty=commit is not None and bool(_git("status", "--porcelain", "--", *CODE_FOLDERS)),
     )
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says about this checkout, or None where there is none."""
+    """Return the output of a git command in this checkout, or None outside a checkout."""
     command = ("git", "-C", str(Path(__file__).parents[2]), *arguments)
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

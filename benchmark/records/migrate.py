@@ -1,8 +1,8 @@
-"""Records of schema 3 -> records of schema 4, in another folder.
+"""Migration of records from schema 3 to schema 4, into another folder.
 
-Schema 4 says by a code why a dataset was not measured, and which split a probe's penalty was selected on; one checksum
-takes the place of the seal. Nothing that was measured changes. A predictions file is copied only where it has the
-sha256 that its record says.
+Schema 4 adds a code for the reason why a dataset was skipped and the split on which a probe's penalty was selected; a
+checksum replaces the seal. Measured values do not change. A predictions file is copied only if it has the SHA-256 in
+its record.
 """
 
 import json
@@ -25,23 +25,25 @@ CODES = {
     "has no train split to take examples from": SkipCode.NOT_APPLICABLE,
     "are needed": SkipCode.NOT_APPLICABLE,
 }
-"""What a reason of schema 3 held -> its code; any other reason was a failure."""
+"""Part of a skip reason of schema 3 -> its code; any other reason was a failure."""
 SELECTED_ON_TEST = "THE TEST SPLIT"
-"""What the selection rule of a probe of schema 3 held where it used the test split."""
+"""Part of a probe's selection rule in schema 3 if it used the test split."""
 
 
 def migrate(records: Path, out: Path) -> int:
-    """Write every record of a folder, and the predictions beside it, to `out/records` and `out/predictions`.
+    """Migrate the records of a folder and their predictions to `out/records` and `out/predictions`.
 
-    Records of this schema are taken over as they are. All are checked before the first is written. The number of
-    records.
+    Records of schema 4 are copied unchanged. All records are validated before the first is written.
+
+    Returns:
+        Number of records.
 
     Raises:
-        UserError: no records, or a record or predictions file that is not what it says.
+        UserError: there are no records, or a record or predictions file is invalid.
     """
     paths = sorted(records.rglob("*.json"))
     if not paths:
-        raise UserError(f"no records in {records}; name another folder")
+        raise UserError(f"no records in {records}; choose another folder")
     contents = {path: _read(path) for path in paths}
     for path, content in contents.items():
         own = path.relative_to(records)
@@ -55,14 +57,14 @@ def migrate(records: Path, out: Path) -> int:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The JSON of a record, as this schema has it, without a checksum."""
+    """Return the validated JSON of a record in the current schema, without a checksum."""
     hint = "restore or remove the file"
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"record {path} cannot be read: {error}; {hint}") from error
+        raise UserError(f"record {path}: cannot read the file: {error}; {hint}") from error
     if not isinstance(content, dict):
-        raise UserError(f"record {path} is {type(content).__name__}, wanted a JSON object; {hint}")
+        raise UserError(f"record {path}: expected a JSON object, found {type(content).__name__}; {hint}")
     version = content.get("schema_version")
     if version == store.SCHEMA:
         store.read(path)
@@ -73,18 +75,19 @@ def _read(path: Path) -> dict[str, Any]:
             content["results"] = {name: _result(result) for name, result in content["results"].items()}
     else:
         raise UserError(
-            f"record {path} has schema {version}; those of {store.MIGRATABLE} can be migrated: evaluate again"
+            f"record {path}: expected schema {' or '.join(map(str, (*store.MIGRATABLE, store.SCHEMA)))}, "
+            f"found {version}; evaluate again"
         )
     try:
         text = json.dumps(content, allow_nan=False)
     except ValueError as error:
-        raise UserError(f"record {path} holds a number that is not finite (NaN, or beyond 1e308); {hint}") from error
+        raise UserError(f"record {path}: expected finite numbers, found NaN or one above 1e308; {hint}") from error
     store.parse_record(text, str(path), hint)
     return content
 
 
 def _result(result: Any) -> Any:
-    """A result of schema 3 with what schema 4 adds; what is no result is left to validation."""
+    """Return a result of schema 3 with the fields that schema 4 adds; validation reports other values."""
     if not isinstance(result, dict):
         return result
     if isinstance(reason := result.get("skipped"), str):
@@ -99,8 +102,8 @@ def _result(result: Any) -> Any:
 
 def _copy(old: Path, new: Path, sha256: str) -> None:
     if not old.is_file():
-        raise UserError(f"{old} is missing: its record cannot be migrated without; restore it or evaluate again")
+        raise UserError(f"{old} is missing, but its record names it; restore the file or evaluate again")
     if file_sha256(old) != sha256:
-        raise UserError(f"{old} is not the file of its record; restore it or evaluate again")
+        raise UserError(f"{old}: expected the sha256 in its record, found another; restore the file or evaluate again")
     with atomic_replace(new) as temporary:
         shutil.copyfile(old, temporary)

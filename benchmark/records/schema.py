@@ -1,6 +1,6 @@
-"""The schema of a record, and the hashes in it. `benchmark.records.store` makes, writes and reads records.
+"""The schema of a record and its hashes. `benchmark.records.create` creates records, `store` reads and writes them.
 
-A record that does not say exactly what it was measured on, or whose hashes do not fit what it declares, cannot be
+A record that does not identify exactly what it was measured on, or whose hashes do not match its declaration, cannot be
 constructed and therefore cannot be read.
 """
 
@@ -35,21 +35,21 @@ def _not_blank(text: str) -> str:
 NonEmptyStr = Annotated[str, AfterValidator(_not_blank)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PathLike = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*$")]
-"""A name that is also a path below the records: a slash is a folder."""
+"""A name that is also a relative path: slashes separate folders."""
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$")]
-"""A name that is also one file's name."""
+"""A name that is also a file name."""
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class RecordModel(BaseModel):
-    """A part of a record: frozen, and strict about its fields and their types."""
+    """The base class of the parts of a record: frozen, with strict fields and types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Declaration(RecordModel):
-    """An Experiment as JSON; the fields a record relies on are named here, the others are kept as they are."""
+    """An Experiment as JSON: the fields that a record depends on are typed, the others are kept unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -64,12 +64,12 @@ class Declaration(RecordModel):
 
     @property
     def views(self) -> int:
-        """Views seen in training; none without an optimiser."""
+        """Views seen in training; 0 without an optimizer."""
         return 0 if self.settings.get("optimizer") is None else self.schedule.get("views", 0)
 
 
 class PretrainedDeclaration(RecordModel):
-    """A model that was trained elsewhere, as JSON: where it comes from and what it is."""
+    """A model that was trained elsewhere, as JSON: its source and encoder."""
 
     name: PathLike
     version: Count
@@ -79,87 +79,87 @@ class PretrainedDeclaration(RecordModel):
 
     @property
     def views(self) -> None:
-        """Not known."""
+        """Views seen in training: unknown."""
         return None
 
 
-def _origin(declaration: Any) -> str:
-    foreign = (
+def _declaration_kind(declaration: Any) -> str:
+    is_pretrained = (
         "source" in declaration if isinstance(declaration, dict) else isinstance(declaration, PretrainedDeclaration)
     )
-    return "foreign" if foreign else "trained"
+    return "pretrained" if is_pretrained else "trained"
 
 
 class ExperimentPart(RecordModel):
-    """Which official run this is, or which model of others; then `method` is what tables call it."""
+    """The official run or the pretrained model; `method` is the name of the model in tables."""
 
     name: PathLike
     version: Count
     method: FileName
     fingerprint: Sha256
     declaration: Annotated[
-        Annotated[Declaration, Tag("trained")] | Annotated[PretrainedDeclaration, Tag("foreign")],
-        Discriminator(_origin),
+        Annotated[Declaration, Tag("trained")] | Annotated[PretrainedDeclaration, Tag("pretrained")],
+        Discriminator(_declaration_kind),
     ]
 
     @model_validator(mode="after")
-    def _fingerprint_fits(self) -> Self:
-        _equal("the fingerprint", self.fingerprint, sha256_of(self.declaration))
+    def _check_fingerprint(self) -> Self:
+        _require_equal("fingerprint", self.fingerprint, sha256_of(self.declaration))
         for name in ("name", "version", "method"):
-            _equal(f"the {name}", getattr(self, name), getattr(self.declaration, name))
+            _require_equal(name, getattr(self, name), getattr(self.declaration, name))
         return self
 
 
 class EvaluationPart(RecordModel):
-    """Which protocol was followed. The list of datasets is no part of it: each dataset has its own result."""
+    """The protocol. The list of datasets is not part of it: each dataset has its own result."""
 
     name: FileName
     version: Count
     preset: FileName
     knobs: dict[str, Any]
     protocol: Sha256
-    """Over version, preset and knobs."""
+    """SHA-256 of version, preset and knobs."""
 
     @model_validator(mode="after")
-    def _protocol_fits(self) -> Self:
-        _equal("the protocol hash", self.protocol, protocol_of(self.version, self.preset, self.knobs))
+    def _check_protocol(self) -> Self:
+        _require_equal("protocol", self.protocol, protocol_of(self.version, self.preset, self.knobs))
         return self
 
 
 class ModelPart(RecordModel):
-    """What was evaluated."""
+    """The evaluated model."""
 
     weights_sha256: Sha256
     views: Count | None
-    """Seen in training; None where it was trained elsewhere."""
+    """Views seen in training; None for a pretrained model."""
     encoder: dict[str, Any]
     layer: NonEmptyStr
-    """What evaluations read: `cls`, `pooled`, `output`."""
+    """Layer whose features were evaluated: `cls`, `pooled`, `output`, ..."""
     transform: dict[str, Any]
     precision: NonEmptyStr
     tile: Annotated[int, Field(gt=0)] | None = None
-    """Images in each forward pass; None: stored features, or recorded when it was not fixed."""
+    """Images in each forward pass; None for precomputed features, and in records from before it was fixed."""
 
 
 class TrainingPart(RecordModel):
-    """What it was trained on; an untrained model names its dataset without having read it."""
+    """The training dataset; an untrained model names its dataset without having read it."""
 
     repo: NonEmptyStr
     revision: NonEmptyStr
     content_sha256: Sha256 | None = None
-    """Of the dataset's rows and indices (`schema.Manifest`); required where something was trained."""
+    """Hash of the dataset's rows and indices (`schema.Manifest`); required for trained models."""
     parents: dict[NonEmptyStr, Sha256] = Field(default_factory=dict)
-    """Name of a file or record this one was made from -> its hash."""
+    """Name -> hash of each file or record that this one was created from."""
     health: dict[NonEmptyStr, float] = Field(default_factory=dict)
-    """What the features of its last batches looked like (`training.diagnostics.health`); empty where nobody looked."""
+    """Feature health of the last batches (`training.diagnostics.health`); empty if it was not measured."""
     spikes: Count | None = None
-    """Losses far above those before them; None where nobody counted."""
+    """Number of loss spikes; None if they were not counted."""
     worst_spike: Count | None = None
-    """The step of the highest of them."""
+    """Step of the largest spike."""
 
 
 class DatasetPart(RecordModel):
-    """Exactly what was measured on; every field is required."""
+    """The exact identity of the evaluated dataset; every field is required."""
 
     repo: NonEmptyStr
     revision: NonEmptyStr
@@ -169,7 +169,7 @@ class DatasetPart(RecordModel):
 
 
 class ScorePart(RecordModel):
-    """A number with its sample size and 95 % interval, as fractions of one."""
+    """A score with its sample size and 95 % interval, as fractions of one."""
 
     value: Fraction
     low: Fraction
@@ -177,30 +177,30 @@ class ScorePart(RecordModel):
     n: Annotated[int, Field(gt=0)]
 
     @model_validator(mode="after")
-    def _interval_holds_value(self) -> Self:
+    def _check_interval(self) -> Self:
         if not self.low <= self.value <= self.high:
-            raise ValueError(f"wanted low <= value <= high, got {self.low} <= {self.value} <= {self.high}")
+            raise ValueError(f"expected low <= value <= high, found {self.low}, {self.value}, {self.high}")
         return self
 
 
 class Predictions(RecordModel):
-    """The per-sample predictions on one dataset, in a Parquet file in the folder of the record's name."""
+    """The per-sample predictions on one dataset: a Parquet file in the folder named after the record."""
 
     file: FileName
     sha256: Sha256
 
 
 class Environment(RecordModel):
-    """Where the numbers were made; no paths, no host names."""
+    """The environment of a measurement, without paths and host names."""
 
     python: NonEmptyStr
     platform: NonEmptyStr
     packages: dict[str, str]
     device: NonEmptyStr
     commit: str | None
-    """None outside a git checkout."""
+    """Commit of the code; None outside a git checkout."""
     dirty: bool
-    """The code differs from `commit`."""
+    """Flag: the code differs from `commit`."""
 
 
 class Measured(RecordModel):
@@ -208,7 +208,7 @@ class Measured(RecordModel):
 
     dataset: DatasetPart
     main: NonEmptyStr
-    """The score that tables show."""
+    """Name of the score that tables show."""
     scores: dict[NonEmptyStr, ScorePart]
     chance: Fraction
     per_class: dict[str, ScorePart] = Field(default_factory=dict)
@@ -217,99 +217,106 @@ class Measured(RecordModel):
     environment: Environment
 
     @model_validator(mode="after")
-    def _main_is_a_score(self) -> Self:
+    def _check_main(self) -> Self:
         if self.main not in self.scores:
-            raise ValueError(f"the main score {self.main!r} is not among the scores {sorted(self.scores)}")
+            raise ValueError(f"expected the main score to be one of {sorted(self.scores)}, found {self.main!r}")
         return self
 
 
 class NotMeasured(RecordModel):
-    """A dataset without scores, and why."""
+    """A dataset that was skipped, with the reason."""
 
     skipped: NonEmptyStr
-    """The reason, for people."""
+    """Reason in words."""
     code: SkipCode
 
 
-def _kind(result: Any) -> str:
+def _result_kind(result: Any) -> str:
     skipped = "skipped" in result if isinstance(result, dict) else isinstance(result, NotMeasured)
     return "skipped" if skipped else "measured"
 
 
 Result = Annotated[
     Annotated[Measured, Tag("measured")] | Annotated[NotMeasured, Tag("skipped")],
-    Discriminator(_kind),
+    Discriminator(_result_kind),
 ]
 
 
 class Record(RecordModel):
-    """One measurement: an experiment, a seed, a preset of an evaluation."""
+    """One measurement: an experiment, a seed and a preset of an evaluation."""
 
     schema_version: Literal[4] = 4
     checksum: Sha256 | None = Field(default=None, exclude=True)
-    """SHA-256 over all else in the record's file (`benchmark.records.store.checksum`); a record in memory has none."""
+    """SHA-256 of the rest of the record's file (`benchmark.records.store.checksum`); None for a record in memory."""
     experiment: ExperimentPart
     seed: Count
     evaluation: EvaluationPart
     model: ModelPart
     training: TrainingPart | None
-    """None for a model that was trained elsewhere."""
+    """Training dataset; None for a pretrained model."""
     results: Annotated[dict[NonEmptyStr, Result], Field(min_length=1)]
     seconds: dict[str, Annotated[float, Field(ge=0, le=1e10)]] = Field(default_factory=dict)
-    """Of `train`, and of each dataset."""
+    """Duration of `train` and of each dataset, in seconds."""
     created: date
 
     @property
     def key(self) -> str:
-        """`name/version/seed`: the folder of its model below `records/` and `predictions/`."""
+        """Folder of the model below `records/` and `predictions/`: `name/version/seed`."""
         return f"{self.experiment.name}/{self.experiment.version}/{self.seed}"
 
     @model_validator(mode="after")
-    def _agrees_with_declaration(self) -> Self:
+    def _check_declaration(self) -> Self:
         declared = self.experiment.declaration
-        _equal("model.views", self.model.views, declared.views)
-        _equal("model.encoder", self.model.encoder, declared.encoder)
-        if isinstance(declared, PretrainedDeclaration) or self.training is None:
-            _equal("whether there is a training", self.training is not None, isinstance(declared, Declaration))
+        _require_equal("model.views", self.model.views, declared.views)
+        _require_equal("model.encoder", self.model.encoder, declared.encoder)
+        if isinstance(declared, PretrainedDeclaration):
+            if self.training is not None:
+                raise ValueError("expected null for training of a pretrained model")
             return self
-        _equal("training.repo", self.training.repo, declared.dataset)
-        _equal("training.revision", self.training.revision, declared.revision)
+        if self.training is None:
+            raise ValueError("training is required for a declared experiment")
+        _require_equal("training.repo", self.training.repo, declared.dataset)
+        _require_equal("training.revision", self.training.revision, declared.revision)
         if self.model.views and self.training.content_sha256 is None:
-            raise ValueError("training.content_sha256 is missing, but the model was trained")
+            raise ValueError("training.content_sha256 is required for a trained model")
         return self
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: keys sorted, no spaces; dataclasses, numpy values and record parts become plain JSON.
+    """Return the unique JSON text of a value: sorted keys, no spaces.
+
+    Dataclasses, NumPy values and parts of records are converted to plain JSON.
 
     Raises:
-        UserError: the value holds something that JSON cannot, such as NaN.
+        UserError: JSON cannot represent the value, such as NaN.
     """
     try:
-        if isinstance(value, BaseModel):  # its names are texts already
+        if isinstance(value, BaseModel):  # its keys are strings already
             return json.dumps(value.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        plain = json.loads(json.dumps(value, default=_plain, allow_nan=False))
+        plain = json.loads(json.dumps(value, default=_to_json, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise UserError(f"a record takes plain finite values; {error}: convert or drop that value") from error
+        raise UserError(
+            f"expected JSON values and finite numbers in a record: {error}; convert or remove the value"
+        ) from error
     return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
 
 def sha256_of(value: Any) -> str:
-    """SHA-256 of the canonical JSON of a value."""
+    """Return the SHA-256 of the canonical JSON of a value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def protocol_of(version: int, preset: str, knobs: Mapping[str, Any]) -> str:
-    """SHA-256 of what makes two measurements comparable."""
+    """Return the protocol hash; measurements with equal hashes are comparable."""
     return sha256_of({"version": version, "preset": preset, "knobs": knobs})
 
 
-def _equal(what: str, stored: object, computed: object) -> None:
-    if stored != computed:
-        raise ValueError(f"{what} is {stored!r}, but what was declared gives {computed!r}")
+def _require_equal(field: str, stored: object, declared: object) -> None:
+    if stored != declared:
+        raise ValueError(f"expected {declared!r} for {field} (from the declaration), found {stored!r}")
 
 
-def _plain(value: object) -> Any:
+def _to_json(value: object) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if is_dataclass(value):
@@ -318,4 +325,4 @@ def _plain(value: object) -> Any:
         return value.tolist()
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"{type(value).__name__} is not plain")
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")

@@ -1,8 +1,8 @@
-"""Records: one small JSON per (model, seed, evaluation, preset), with all it takes to trust and repeat its numbers.
+"""Reading and writing of records: one small JSON file for each (model, seed, evaluation, preset).
 
-A record lies at `<experiment name>/<version>/<seed>/<evaluation>.<preset>.json`. What was declared is stored whole,
-beside its fingerprint; the fingerprint is compared, never part of the path. A record that does not say exactly what it
-was measured on cannot be made and cannot be read.
+The path of a record is `<experiment name>/<version>/<seed>/<evaluation>.<preset>.json`. A record contains everything
+needed to verify and reproduce its numbers, including the complete declaration and its fingerprint. The fingerprint is
+compared when a record is replaced; it is not part of the path.
 """
 
 import hashlib
@@ -16,42 +16,39 @@ from pydantic import BaseModel, ValidationError
 from benchmark.errors import UserError
 from benchmark.files import write_json
 from benchmark.progress import LogLine
-from benchmark.records.schema import (
-    Record,
-    sha256_of,
-)
+from benchmark.records.schema import Record, sha256_of
 
 SCHEMA = 4
 MIGRATABLE = (3,)
 CHECKSUM = "checksum"
-"""Field of a record's file."""
+"""Field of a record's file that contains its checksum."""
 MAX_BYTES = 4 * 2**20
-"""Bytes of a record that is still opened; those of a thousand classes have a tenth of it."""
+"""Maximum size of a record in bytes; one with a thousand classes has a tenth of it."""
 
 
 def content_hash(record: Record) -> str:
-    """SHA-256 of a record, by which later records name it as a parent."""
+    """Return the SHA-256 of a record, which later records store if it is a parent."""
     return sha256_of(record)
 
 
 def record_path(folder: Path, key: str, evaluation: str, preset: str) -> Path:
-    """Where the record of a model (by its key, such as `smoke/mae/1/0`) and a preset of an evaluation lies."""
+    """Return the path of a record; `key` is the folder of its model, such as `smoke/mae/1/0`."""
     return folder / key / f"{evaluation}.{preset}.json"
 
 
 def write(record: Record, folder: Path) -> Path:
-    """Write a record atomically to its place below `folder`; an older one of the same declaration is replaced.
+    """Write a record atomically below `folder` and return its path; an older record is replaced.
 
     Raises:
-        UserError: the place is taken by another declaration, or cannot be written.
+        UserError: the existing record has another declaration, or the file cannot be written.
     """
     experiment = record.experiment
     path = record_path(folder, record.key, record.evaluation.name, record.evaluation.preset)
     if path.exists() and (stored := read(path).experiment.fingerprint) != experiment.fingerprint:
-        own = "raise the experiment's version" if record.training else "give the model another name"
+        hint = "increase the experiment's version" if record.training else "give the model another name"
         raise UserError(
-            f"record {path} has fingerprint {stored}, the new one {experiment.fingerprint}; "
-            f"{own} or choose another folder"
+            f"record {path}: expected fingerprint {experiment.fingerprint} in the existing file, found {stored}; "
+            f"{hint} or choose another folder"
         )
     write_with_checksum(path, record.model_dump(mode="json"))
     return path
@@ -63,93 +60,99 @@ def write_with_checksum(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a record's JSON without its checksum. It finds edits; somebody who makes a record anew has one too."""
+    """Return the SHA-256 of a record's JSON without its checksum.
+
+    It detects accidental edits. It is not a signature: a forged record can have a valid checksum.
+    """
     rest = {name: value for name, value in content.items() if name != CHECKSUM}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read(path: Path) -> Record:
-    """The record in a file.
+    """Return the record in a file.
 
     Raises:
-        UserError: no file, too large, empty, truncated, not a record, one of an older schema, changed since it was
-            written, or one that breaks a rule; names file and field.
+        UserError: the file is missing, too large, empty, truncated, of an older schema, edited, or invalid; the message
+            names the file and the field.
     """
     try:
         size = path.stat().st_size
         content = path.read_text(encoding="utf-8") if size <= MAX_BYTES else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"record {path} cannot be read: {error}; restore or remove the file") from error
+        raise UserError(f"record {path}: cannot read the file: {error}; restore or remove it") from error
     if size > MAX_BYTES:
-        raise UserError(f"record {path} has {size:,} bytes, wanted at most {MAX_BYTES:,}; remove the file")
+        raise UserError(f"record {path}: expected at most {MAX_BYTES:,} bytes, found {size:,}; remove the file")
     hint = "remove the file and evaluate again"
-    plain = _parsed(content, str(path), hint)
-    if isinstance(plain, dict):
-        if (version := plain.get("schema_version")) in MIGRATABLE:
+    data = _load_json(content, str(path), hint)
+    if isinstance(data, dict):
+        if (version := data.get("schema_version")) in MIGRATABLE:
             raise UserError(
-                f"record {path} has schema {version}, this code reads {SCHEMA}; make new ones with "
-                f"`synrep results migrate FOLDER --out NEW`"
+                f"record {path}: expected schema {SCHEMA}, found {version}; run "
+                "`synrep results migrate FOLDER --out NEW`"
             )
         if isinstance(version, int) and 0 < version < SCHEMA:
-            raise UserError(f"record {path} has schema {version}, this code reads {SCHEMA}; evaluate again")
+            raise UserError(f"record {path}: expected schema {SCHEMA}, found {version}; evaluate again")
         try:
-            intact = version != SCHEMA or plain.get(CHECKSUM) == checksum(plain)
+            intact = version != SCHEMA or data.get(CHECKSUM) == checksum(data)
         except ValueError as error:
-            raise UserError(f"record {path} holds a number without end, wanted finite ones; {hint}") from error
+            raise UserError(f"record {path}: expected finite numbers, found an infinite one; {hint}") from error
         if not intact:
             raise UserError(
-                f"record {path} was changed since it was written: it does not have its checksum; restore the file, or "
-                "remove it and evaluate again"
+                f"record {path}: the checksum does not match, so the file was edited; restore it, or remove it and "
+                "evaluate again"
             )
     return parse_record(content, str(path), hint)
 
 
 def read_all(folder: Path, log: LogLine = lambda _: None) -> list[Record]:
-    """Every record below a folder once, in the order of their places; `log` is told of copies.
+    """Return every record below a folder once, sorted by experiment, seed and evaluation; copies are logged.
 
     Raises:
-        UserError: no folder, no record in it, a file that is not a valid record, or two records for one place.
+        UserError: there are no records, a record is invalid, or two different records have the same identity.
     """
     paths = sorted(folder.rglob("*.json"))
     if not paths:
-        raise UserError(f"no records in {folder}; run an experiment first or name another folder")
+        raise UserError(f"no records in {folder}; run an experiment first or choose another folder")
     found: dict[tuple[str | int, ...], tuple[Path, Record]] = {}
     for path, record in zip(paths, map(read, paths)):
         other, known = found.setdefault(_identity(record), (path, record))
         if other is path:
             continue
         if known != record:
-            raise UserError(f"{path} and {other} are two records for one place; keep one of them")
+            raise UserError(
+                f"{path} and {other} are two records for one place (experiment, seed, evaluation and preset) with "
+                "different content; remove one of them"
+            )
         log(f"{path} is a copy of {other}; it counts once")
-    return [found[cell][1] for cell in sorted(found)]
+    return [found[identity][1] for identity in sorted(found)]
 
 
 def _identity(record: Record) -> tuple[str | int, ...]:
-    """Of all that may be there once."""
-    own, of = record.evaluation, record.experiment
-    return of.name, of.version, record.seed, own.name, own.preset
+    """Return the fields that identify a measurement."""
+    experiment, evaluation = record.experiment, record.evaluation
+    return experiment.name, experiment.version, record.seed, evaluation.name, evaluation.preset
 
 
-def _parsed(content: str, what: str, hint: str) -> Any:
-    """The plain JSON; None where it is none, which validation tells better."""
+def _load_json(content: str, what: str, hint: str) -> Any:
+    """Return the parsed JSON, or None if the syntax is invalid, for which validation has a better message."""
     if not content.strip():
-        raise UserError(f"record {what} is empty; {hint}")
+        raise UserError(f"record {what}: the file is empty; {hint}")
     try:
-        return json.loads(content, parse_constant=_no_number)
+        return json.loads(content, parse_constant=_reject_constant)
     except json.JSONDecodeError:
         return None
     except RecursionError as error:
-        raise UserError(f"record {what} is nested too deeply; {hint}") from error
+        raise UserError(f"record {what}: the JSON is nested too deeply; {hint}") from error
     except ValueError as error:
         raise UserError(f"record {what}: {error}; {hint}") from error
 
 
 def parse_record(content: str, what: str, hint: str) -> Record:
-    """The record in a JSON text, which is not asked for a checksum.
+    """Return the record in a JSON text; its checksum is not verified.
 
     Raises:
-        UserError: it is none, or breaks a rule; says `what` and the field, and the `hint`.
+        UserError: the record is invalid; the message contains `what`, the field and the `hint`.
     """
     try:
         record = Record.model_validate_json(content)
@@ -158,18 +161,19 @@ def parse_record(content: str, what: str, hint: str) -> Record:
     return record.model_copy(update={CHECKSUM: None})
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"it holds {name}, wanted finite numbers")
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"expected finite numbers, found {name}")
 
 
 def _first_problem(error: ValidationError) -> str:
+    """Return the first validation error in one line."""
     problem = error.errors(include_url=False)[0]
     if problem["type"] == "json_invalid":
         return f"not valid JSON ({problem['msg']})"
-    place = list(problem["loc"])
-    if place[:1] == ["results"] or place[:2] == ["experiment", "declaration"]:
-        del place[2:3]  # the tag of the union, no field of the file
-    field = ".".join(map(str, place)) or "the whole"
+    location = list(problem["loc"])
+    if location[:1] == ["results"] or location[:2] == ["experiment", "declaration"]:
+        del location[2:3]  # the tag of the union is not a field of the file
+    field = ".".join(map(str, location)) or "(root)"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     found = "" if isinstance(problem["input"], dict | BaseModel) else f", found {problem['input']!r:.60}"
     return f"field {field}: {problem['msg'].removeprefix('Value error, ')}{found}{more}"

@@ -1,7 +1,7 @@
-"""All records as one table, a row per (record, dataset, score), and the card of the repository that holds it.
+"""A table of all records, one row per (record, dataset, score), and the card of the repository that contains it.
 
-The same records give the same rows in the same order: by the record's path, then the dataset, then the score, the main
-one first. What was skipped has no row; its reason, the scores of single classes and all else are in the JSON at `path`.
+Rows are sorted by the record's path, then the dataset, then the score, with the main score first. Skipped datasets have
+no row; their reasons, the per-class scores and all other fields are in the JSON file at `path`.
 """
 
 import io
@@ -17,58 +17,60 @@ from benchmark.errors import UserError
 from benchmark.records.schema import Measured, Record
 
 COLUMNS: dict[str, tuple[str, str]] = {
-    "experiment": ("string", "name of the run, or `pretrained/<name>` for a model of others"),
-    "version": ("int64", "of the experiment"),
-    "method": ("string", "what was trained"),
-    "seed": ("int64", "of training"),
-    "evaluation": ("string", "what was measured"),
-    "preset": ("string", "the protocol, by where it comes from"),
-    "evaluation_version": ("int64", "of the evaluation; versions are not comparable"),
-    "protocol": ("string", "SHA-256 of version, preset and knobs: rows of one protocol are comparable"),
-    "dataset": ("string", "measured on, by its name in the benchmark"),
-    "dataset_repo": ("string", "the same on the Hub"),
-    "dataset_revision": ("string", "pinned"),
-    "split": ("string", "of it"),
-    "score": ("string", "name of the number"),
-    "is_main": ("bool", "the one that tables show"),
-    "value": ("float64", "a fraction of one"),
-    "low": ("float64", "of the 95 % interval"),
-    "high": ("float64", "of the 95 % interval"),
-    "n": ("int64", "samples behind the number"),
-    "chance": ("float64", "what guessing gives in the main score"),
-    "training_repo": ("string", "trained on; empty for a model of others"),
-    "training_revision": ("string", "pinned"),
-    "views": ("int64", "seen in training; empty where it is not known"),
-    "weights_sha256": ("string", "of what was evaluated"),
-    "layer": ("string", "of it that was read"),
-    "predictions_sha256": ("string", "of the answers, from which the score can be made again"),
-    "path": ("string", "of the record in this repository"),
-    "created": ("date32", "the record"),
+    "experiment": ("string", "name of the experiment, or `pretrained/<name>` for a pretrained model"),
+    "version": ("int64", "version of the experiment"),
+    "method": ("string", "training method"),
+    "seed": ("int64", "training seed"),
+    "evaluation": ("string", "name of the evaluation"),
+    "preset": ("string", "name of the protocol, after its source"),
+    "evaluation_version": ("int64", "version of the evaluation; different versions are not comparable"),
+    "protocol": ("string", "SHA-256 of version, preset and knobs; rows with the same protocol are comparable"),
+    "dataset": ("string", "evaluation dataset, by its name in the benchmark"),
+    "dataset_repo": ("string", "repository of the evaluation dataset on the Hub"),
+    "dataset_revision": ("string", "pinned revision of the evaluation dataset"),
+    "split": ("string", "split of the evaluation dataset"),
+    "score": ("string", "name of the score"),
+    "is_main": ("bool", "true for the score that tables show"),
+    "value": ("float64", "score as a fraction of one"),
+    "low": ("float64", "lower end of the 95 % interval"),
+    "high": ("float64", "upper end of the 95 % interval"),
+    "n": ("int64", "number of samples"),
+    "chance": ("float64", "chance level of the main score"),
+    "training_repo": ("string", "training dataset; empty for a pretrained model"),
+    "training_revision": ("string", "pinned revision of the training dataset"),
+    "views": ("int64", "views seen in training; empty if unknown"),
+    "weights_sha256": ("string", "SHA-256 of the evaluated weights"),
+    "layer": ("string", "layer whose features were evaluated"),
+    "predictions_sha256": ("string", "SHA-256 of the predictions, from which the score can be recomputed"),
+    "path": ("string", "path of the record in this repository"),
+    "created": ("date32", "date of the record"),
 }
-"""Name -> Arrow's type and a description, in order."""
+"""Column name -> Arrow type and description, in order."""
 SCHEMA = pa.schema([(name, getattr(pa, kind.replace("bool", "bool_"))()) for name, (kind, _) in COLUMNS.items()])
 
 
 def parquet(records: Mapping[str, Record]) -> bytes:
-    """The table of records by their paths; with one version of pyarrow always the same bytes.
+    """Return the Parquet table of records by their paths; the bytes are reproducible with one version of pyarrow.
 
     Raises:
-        UserError: a record holds a number that no column takes; the message names it.
+        UserError: a number of a record does not fit into its column.
     """
     parts = []
     for path in sorted(records):
         try:
             parts.append(pa.Table.from_pylist(list(rows(path, records[path])), SCHEMA))
         except (OverflowError, pa.ArrowException) as error:
-            raise UserError(f"record {path} does not fit into a table: {error}; remove the file") from error
-    out = io.BytesIO()
-    pq.write_table(pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks(), out, compression="zstd")
-    return out.getvalue()
+            raise UserError(
+                f"record {path}: a number does not fit into its column: {error}; remove the file"
+            ) from error
+    buffer = io.BytesIO()
+    pq.write_table(pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks(), buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def rows(path: str, record: Record) -> Iterator[dict[str, Any]]:
-    """The scores of a record, with all that is needed to filter and compare them."""
-    of_record = {
+    """Yield a row for each score of a record."""
+    record_columns = {
         **{name: getattr(record.experiment, name) for name in ("version", "method")},
         "experiment": record.experiment.name,
         "seed": record.seed,
@@ -84,42 +86,42 @@ def rows(path: str, record: Record) -> Iterator[dict[str, Any]]:
         "path": path,
         "created": record.created,
     }
-    for name, part in sorted(record.results.items()):
-        if not isinstance(part, Measured):
+    for name, result in sorted(record.results.items()):
+        if not isinstance(result, Measured):
             continue
-        of_dataset = {
+        dataset_columns = {
             "dataset": name,
-            "dataset_repo": part.dataset.repo,
-            "dataset_revision": part.dataset.revision,
-            "split": part.dataset.split,
-            "chance": part.chance,
-            "predictions_sha256": part.predictions and part.predictions.sha256,
+            "dataset_repo": result.dataset.repo,
+            "dataset_revision": result.dataset.revision,
+            "split": result.dataset.split,
+            "chance": result.chance,
+            "predictions_sha256": result.predictions and result.predictions.sha256,
         }
-        for score in sorted(part.scores, key=lambda score: (score != part.main, score)):
-            of_score = {"score": score, "is_main": score == part.main, **part.scores[score].model_dump()}
-            yield {**of_record, **of_dataset, **of_score}
+        for score in sorted(result.scores, key=lambda score: (score != result.main, score)):
+            score_columns = {"score": score, "is_main": score == result.main, **result.scores[score].model_dump()}
+            yield {**record_columns, **dataset_columns, **score_columns}
 
 
 def card(repo: str, records: Mapping[str, Record], table: str) -> str:
-    """README.md of a repository that holds these records, whose table is the file `table`."""
+    """Return the README.md of a repository with these records; `table` is the file name of its table."""
     data = DatasetCardData(
         pretty_name="SynRep-Bench records",
         tags=["synrep-bench", "benchmark"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": table}]}],
     )
-    runs = {(record.experiment.name, record.experiment.version, record.seed) for record in records.values()}
+    models = {(record.experiment.name, record.experiment.version, record.seed) for record in records.values()}
     counts = Counter(record.evaluation.name for record in records.values())
     scores = sum(len(list(rows(path, record))) for path, record in records.items())
-    counted = "\n".join(f"| {name} | {count:,} |" for name, count in sorted(counts.items()))
-    columns = "\n".join(f"| `{name}` | {kind} | {text} |" for name, (kind, text) in COLUMNS.items())
+    count_rows = "\n".join(f"| {name} | {count:,} |" for name, count in sorted(counts.items()))
+    column_rows = "\n".join(f"| `{name}` | {kind} | {text} |" for name, (kind, text) in COLUMNS.items())
     return f"""---
 {data.to_yaml()}
 ---
 
 # Records of SynRep-Bench
 
-{len(records):,} records of {len(runs):,} models, with {scores:,} scores. A record is one measurement: a model, a seed,
-an evaluation in one protocol.
+{len(records):,} records of {len(models):,} models, with {scores:,} scores. A record is one measurement: a model, a seed
+and an evaluation with one protocol.
 
 ```python
 import datasets
@@ -130,22 +132,22 @@ main = scores[scores.is_main]
 
 | evaluation | records |
 |---|---|
-{counted}
+{count_rows}
 
-## What is where
+## Files
 
-| file | what it is |
+| file | content |
 |---|---|
-| `{table}` | a row per record, dataset and score, made from the files below |
-| `records/<place>/<evaluation>.<preset>.json` | the records, with everything it takes to trust and repeat them |
-| `predictions/<place>/<evaluation>.<preset>/<dataset>.parquet` | what was answered, sample by sample |
+| `{table}` | one row per record, dataset and score, generated from the files below |
+| `records/<model>/<evaluation>.<preset>.json` | the records, with everything needed to verify and reproduce them |
+| `predictions/<model>/<evaluation>.<preset>/<dataset>.parquet` | the per-sample predictions |
 
-`synrep results pull {repo}` brings them into `results/`, checked; `synrep results push {repo}` adds those that are
-missing here. Records are never edited. What was computed from a dataset keeps that dataset's terms.
+`synrep results pull {repo}` downloads and validates them into `results/`; `synrep results push {repo}` adds local
+records that are missing here. Records are never edited. The terms of a dataset also apply to results computed from it.
 
 ## Columns
 
-| column | type | what it is |
+| column | type | description |
 |---|---|---|
-{columns}
+{column_rows}
 """

@@ -1,4 +1,4 @@
-"""Records of schema 3 become records of schema 4: what was measured stays, what is broken is refused."""
+"""Tests of the migration of records from schema 3 to schema 4."""
 
 import json
 import re
@@ -23,7 +23,7 @@ MODEL = "smoke/clip/2/0"
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """Records as schema 3 had them: sealed, without codes, the split of a selection in words."""
+    """A folder of records of schema 3: with a seal, without codes, the split of a selection in words."""
     shutil.copytree(ROOT / "predictions" / MODEL, tmp_path / "predictions" / MODEL)
     for path in sorted((ROOT / "records" / MODEL).glob("*.json")):
         content: dict[str, Any] = json.loads(path.read_text())
@@ -38,7 +38,7 @@ def old(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_was_measured_stays(old: Path, tmp_path: Path) -> None:
+def test_measured_values_do_not_change(old: Path, tmp_path: Path) -> None:
     out = tmp_path / "new"
     before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
     assert migrate.migrate(old / "records", out) == 8
@@ -61,7 +61,7 @@ def test_what_was_measured_stays(old: Path, tmp_path: Path) -> None:
         ("row 3 is broken; get it again", "failed"),
     ],
 )
-def test_a_reason_gets_its_code(old: Path, reason: str, code: str) -> None:
+def test_skip_reason_gets_its_code(old: Path, reason: str, code: str) -> None:
     path = old / "records" / MODEL / "knn.dino.json"
     content = json.loads(path.read_text())
     content["results"]["digits"] = {"skipped": reason}
@@ -72,7 +72,7 @@ def test_a_reason_gets_its_code(old: Path, reason: str, code: str) -> None:
 
 
 @pytest.mark.parametrize(("words", "split"), [("THE TEST SPLIT, as the original", "test"), ("held out", "validation")])
-def test_the_split_of_a_selection_becomes_data(old: Path, words: str, split: str) -> None:
+def test_split_of_a_selection_becomes_a_field(old: Path, words: str, split: str) -> None:
     path = old / "records" / MODEL / "linear_probe.synclr.json"
     content = json.loads(path.read_text())
     content["results"]["digits"]["details"]["selection"] = f"best on {words}; equal: the first"
@@ -82,7 +82,7 @@ def test_the_split_of_a_selection_becomes_data(old: Path, words: str, split: str
     assert isinstance(result, Measured) and result.details["selected_on"] == split
 
 
-def test_migrating_again_and_records_of_this_schema_change_nothing(old: Path, tmp_path: Path) -> None:
+def test_migration_is_idempotent(old: Path, tmp_path: Path) -> None:
     migrate.migrate(old / "records", tmp_path / "new")
     migrate.migrate(old / "records", tmp_path / "new")
     migrate.migrate(tmp_path / "new/records", tmp_path / "newer")
@@ -96,19 +96,19 @@ def refused(old: Path, what: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_broken_is_refused(old: Path) -> None:
+def test_broken_records_and_predictions_are_rejected(old: Path) -> None:
     path = old / "records" / MODEL / "aro.synrep-strict.json"
     whole = path.read_text()
     path.write_text(whole[:100])
-    refused(old, r"aro.synrep-strict.json cannot be read")
+    refused(old, r"aro.synrep-strict.json: cannot read the file")
     path.write_text(whole.replace('"schema_version": 3', '"schema_version": 1'))
-    refused(old, "has schema 1; those of .* can be migrated")
+    refused(old, "expected schema 3 or 4, found 1")
     path.write_text(whole.replace('"low": 0.', '"low": 1.', 1))
     refused(old, r"aro.synrep-strict.json: field")
     path.write_text(whole)
     file = old / "predictions" / MODEL / "aro.synrep-strict" / "scenes-order.parquet"
     shutil.copy(file.with_name("scenes-relation.parquet"), file)
-    refused(old, "scenes-order.parquet is not the file of its record")
+    refused(old, "scenes-order.parquet: expected the sha256 in its record")
     file.unlink()
     refused(old, r"scenes-order.parquet is missing")
     refused(old / "nothing", "no records in")
@@ -117,20 +117,20 @@ def test_what_is_broken_is_refused(old: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda whole: "[]", "is list, wanted a JSON object"),
+        (lambda whole: "[]", "expected a JSON object, found list"),
         (lambda whole: json.dumps({"schema_version": 3}), "field experiment"),
-        (lambda whole: "[" * 200_000, "cannot be read"),
+        (lambda whole: "[" * 200_000, "cannot read the file"),
         (lambda whole: whole.replace('"results"', '"result"'), "field results"),
         (lambda whole: json.dumps(json.loads(whole) | {"results": 3}), "field results"),
         (lambda whole: re.sub(r'("predictions": )\{[^}]*\}', r"\1 3", whole), "predictions: .*found 3"),
-        (lambda whole: whole.replace('"details": {', '"details": {"x": NaN,', 1), "not finite"),
-        (lambda whole: whole.replace('"details": {', '"details": {"x": 1e999,', 1), "not finite"),
+        (lambda whole: whole.replace('"details": {', '"details": {"x": NaN,', 1), "expected finite numbers"),
+        (lambda whole: whole.replace('"details": {', '"details": {"x": 1e999,', 1), "expected finite numbers"),
         (lambda whole: whole.replace('"scenes-order.parquet"', '"../secret.parquet"'), "file: .*'../secret"),
         (lambda whole: whole.replace('"scenes-order.parquet"', '"/etc/passwd"'), "predictions.file: "),
         (lambda whole: whole.replace('"scenes-order.parquet"', '"a/b.parquet"'), "predictions.file"),
     ],
 )  # fmt: skip
-def test_what_is_no_record_is_one_line_and_nothing_is_opened_or_written(
+def test_invalid_record_raises_a_user_error_before_anything_is_copied(
     change: Callable[[str], str], said: str, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = sorted((old / "records" / MODEL).glob("*.json"))
@@ -141,18 +141,18 @@ def test_what_is_no_record_is_one_line_and_nothing_is_opened_or_written(
     assert not (old / "new").exists()
 
 
-def test_a_record_of_the_first_schema_cannot_be_migrated(old: Path) -> None:
+def test_schema_1_cannot_be_migrated(old: Path) -> None:
     path = old / "records" / MODEL / "aro.synrep-strict.json"
     path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 1'))
-    with pytest.raises(UserError, match="has schema 1, this code reads 4; evaluate again"):
+    with pytest.raises(UserError, match="expected schema 4, found 1; evaluate again"):
         store.read(path)
 
 
-def test_the_reader_names_the_command_and_the_command_does_it(old: Path, synrep: Synrep) -> None:
+def test_error_names_the_migration_command(old: Path, synrep: Synrep) -> None:
     for command in (("tables", "--records"), ("validate",)):
-        code, *told = synrep(*command, old / "records")
-        wanted = "schema 3, this code reads 4; make new ones with `synrep results migrate FOLDER --out NEW`"
-        assert code == 2 and wanted in "".join(told)
+        code, *output = synrep(*command, old / "records")
+        expected = "found 3; run `synrep results migrate FOLDER --out NEW`"
+        assert code == 2 and expected in "".join(output)
     code, shown, _ = synrep("results", "migrate", old / "records", "--out", old / "new")
     assert (code, shown) == (0, f"{old / 'new'}: 8 records; check them: synrep validate {old / 'new/records'}\n")
     assert_one_line(synrep("results", "migrate", old / "no", "--out", old / "new"), "no records in")

@@ -1,4 +1,4 @@
-"""Predictions: what is written is what is read, in few bytes, and what is not the record's file is refused."""
+"""Tests of predictions files: round trip, size, and rejection of files that do not match their record."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ COLUMNS = {
 }
 
 
-def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+def test_write_and_read_round_trip(tmp_path: Path) -> None:
     predictions.write(tmp_path / "a.parquet", COLUMNS)
     found = predictions.read_file(tmp_path / "a.parquet")
     assert list(found) == list(COLUMNS)
@@ -36,33 +36,33 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [2**7, 2**15, 2**31])
-def test_integers_at_the_ends_of_a_type_are_kept(tmp_path: Path, end: int) -> None:
+def test_integers_at_the_limits_of_a_type(tmp_path: Path, end: int) -> None:
     for values in ([-end, 0], [end - 1, 0], [end, -1], [-end - 1, 5]):
         predictions.write(tmp_path / "a.parquet", {"x": np.array(values)})
         assert predictions.read_file(tmp_path / "a.parquet")["x"].tolist() == values
 
 
-def test_no_rows_are_no_rows(tmp_path: Path) -> None:
+def test_empty_columns(tmp_path: Path) -> None:
     predictions.write(tmp_path / "a.parquet", {"x": np.array([], dtype=np.int64)})
     assert predictions.read_file(tmp_path / "a.parquet")["x"].tolist() == []
 
 
-def test_it_is_a_tenth_of_plain_parquet(tmp_path: Path) -> None:
+def test_file_is_ten_times_smaller_than_plain_parquet(tmp_path: Path) -> None:
     columns = {name: COLUMNS[name] for name in ("row", "label", "prediction")}
     predictions.write(tmp_path / "a.parquet", columns)
     pq.write_table(pa.table(columns), tmp_path / "plain.parquet")
     assert (tmp_path / "a.parquet").stat().st_size < (tmp_path / "plain.parquet").stat().st_size / 10
 
 
-def test_the_same_columns_give_the_same_bytes(tmp_path: Path) -> None:
+def test_files_are_reproducible(tmp_path: Path) -> None:
     first, second = (predictions.write(tmp_path / name, COLUMNS) for name in ("a.parquet", "b.parquet"))
     assert first.sha256 == second.sha256 == file_sha256(tmp_path / "a.parquet")
 
 
-def test_what_is_not_the_file_of_the_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_do_not_match_the_record_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = predictions.write(tmp_path / "digits.parquet", {"x": np.arange(5)})
     scored = record("clip", {"digits": measured(0.5)}).results["digits"]
-    with pytest.raises(UserError, match="no predictions in the record"):
+    with pytest.raises(UserError, match="has no predictions"):
         predictions.read(tmp_path, scored)
     result = scored.model_copy(update={"predictions": stored})
     assert predictions.read(tmp_path, result)["x"].tolist() == [0, 1, 2, 3, 4]
@@ -72,19 +72,21 @@ def test_what_is_not_the_file_of_the_record_is_refused(tmp_path: Path, monkeypat
         changed = whole.copy()
         changed[at] ^= 1
         path.write_bytes(changed)
-        with pytest.raises(UserError, match=r"digits.parquet is not the file of its record: its sha256 is \w{12}"):
+        with pytest.raises(
+            UserError, match=r"digits.parquet is not the file of its record: expected sha256 \w{12}, found \w{12}"
+        ):
             predictions.read(tmp_path, result)
     path.write_bytes(whole)
     monkeypatch.setattr(predictions, "MAX_BYTES", len(whole) - 1)
-    with pytest.raises(UserError, match="wanted at most"):
+    with pytest.raises(UserError, match="expected at most"):
         predictions.read(tmp_path, result)
     path.unlink()
     with pytest.raises(UserError, match=r"digits.parquet is missing"):
         predictions.read(tmp_path, result)
 
 
-def test_a_file_that_is_no_parquet_is_one_line(tmp_path: Path) -> None:
+def test_invalid_parquet_raises_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and more")
-    with pytest.raises(UserError, match=r"x.parquet cannot be read as Parquet") as caught:
+    with pytest.raises(UserError, match=r"x.parquet: not a readable Parquet file") as caught:
         predictions.read_file(tmp_path / "x.parquet")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Records: what they refuse, what their hashes see, and that what is written is what is read."""
+"""Tests of records: validation, hashes, and writing and reading."""
 
 import dataclasses
 import json
@@ -96,7 +96,7 @@ def with_score(**changes: Any) -> Scores:
 
 
 def spoiled(tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> Path:
-    """A record's file after `spoil` had its way with the JSON and gave it its checksum."""
+    """Write a record that `spoil` changed, with a valid checksum."""
     path = tmp_path / "spoiled.json"
     content = make().model_dump(mode="json")
     spoil(content)
@@ -113,7 +113,7 @@ def one_line_error(path: Path) -> str:
     return message
 
 
-def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+def test_write_and_read_round_trip(tmp_path: Path) -> None:
     record = make()
     path = store.write(record, tmp_path)
     assert path == tmp_path / "smoke/stablerep/1/0/linear_probe.ssl-transfer.json"
@@ -123,7 +123,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["linear_probe.ssl-transfer.json"]
 
 
-def test_a_record_says_what_was_scored_and_which_score_is_the_main_one(tmp_path: Path) -> None:
+def test_record_contains_scores_and_main_score(tmp_path: Path) -> None:
     record = store.read(store.write(make(), tmp_path))
     digits, cifar10 = record.results["digits"], record.results["cifar10"]
     assert isinstance(digits, Measured)
@@ -136,19 +136,19 @@ def test_a_record_says_what_was_scored_and_which_score_is_the_main_one(tmp_path:
     assert (record.model.views, record.training.revision) == (6000, "1.0")
 
 
-def test_what_training_saw_of_itself_is_kept_where_it_looked(tmp_path: Path) -> None:
+def test_training_diagnostics_are_optional(tmp_path: Path) -> None:
     seen = {"health": {"rank": 17.5, "uniformity": -2.5}, "spikes": 2, "worst_spike": 120}
     record = make(training_diagnostics=seen)
     assert store.read(store.write(record, tmp_path)) == record
     assert {name: getattr(record.training, name) for name in seen} == seen
     old = spoiled(tmp_path, lambda content: [content["training"].pop(name) for name in seen] and None)
     assert store.read(old).training == make().training, "a record from before has none of it, and is valid"
-    with pytest.raises(UserError, match="plain finite values"):
+    with pytest.raises(UserError, match="expected JSON values and finite numbers"):
         make(training_diagnostics={"health": {"rank": math.nan}})
 
 
 @pytest.mark.parametrize("field", ["repo", "revision", "split", "n", "ids_sha256"])
-def test_no_record_without_what_it_was_measured_on(tmp_path: Path, field: str) -> None:
+def test_dataset_identity_is_required(tmp_path: Path, field: str) -> None:
     def remove(content: dict[str, Any]) -> None:
         del content["results"]["digits"]["dataset"][field]
 
@@ -163,20 +163,20 @@ def test_no_record_without_what_it_was_measured_on(tmp_path: Path, field: str) -
         make({"digits": dataclasses.replace(SCORES, dataset=identity)})
 
 
-def test_the_schema_itself_refuses_a_dataset_without_revision() -> None:
+def test_schema_requires_a_dataset_revision() -> None:
     part = make().results["digits"].model_dump()
     part["dataset"].pop("revision")
     with pytest.raises(ValidationError, match="revision"):
         Measured(**part)
 
 
-def test_no_record_without_the_revision_trained_on(tmp_path: Path) -> None:
+def test_training_revision_is_required(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="revision"):
         make(experiment=dataclasses.replace(EXPERIMENT, revision=""))
     assert "training.revision" in one_line_error(spoiled(tmp_path, lambda content: content["training"].pop("revision")))
 
 
-def test_a_trained_model_names_the_content_it_was_trained_on() -> None:
+def test_content_hash_is_required_for_trained_models() -> None:
     with pytest.raises(UserError, match="content_sha256"):
         make(content_sha256=None)
     settings = dataclasses.replace(SETTINGS, optimizer=None)
@@ -196,12 +196,12 @@ def test_a_trained_model_names_the_content_it_was_trained_on() -> None:
         {"n": 0},
     ],
 )
-def test_impossible_scores_are_refused(changes: dict[str, Any]) -> None:
+def test_impossible_scores_are_rejected(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         make(with_score(**changes))
 
 
-def test_rounding_error_at_the_ends_is_no_impossible_score() -> None:
+def test_rounding_errors_of_intervals_are_corrected() -> None:
     record = make(with_score(value=1.0, low=0.9, high=math.nextafter(1, 0)))
     digits = record.results["digits"]
     assert isinstance(digits, Measured)
@@ -214,7 +214,7 @@ def test_chance_is_a_fraction(chance: float) -> None:
         make({"digits": dataclasses.replace(SCORES, chance=chance)})
 
 
-def test_no_scores_and_no_reason_are_refused() -> None:
+def test_missing_scores_and_reasons_are_rejected() -> None:
     for scores in ({}, {"digits": dataclasses.replace(SCORES, scores={})}, {"digits": Skipped("", SkipCode.FAILED)}):
         with pytest.raises(UserError):
             make(scores)
@@ -231,20 +231,20 @@ def test_no_scores_and_no_reason_are_refused() -> None:
         dataclasses.replace(EXPERIMENT, revision="1.1"),
     ],
 )
-def test_the_fingerprint_sees_every_setting(changed: Experiment) -> None:
+def test_fingerprint_depends_on_every_setting(changed: Experiment) -> None:
     assert create.fingerprint(changed) != create.fingerprint(EXPERIMENT)
 
 
-def test_a_further_seed_is_no_other_configuration() -> None:
+def test_fingerprint_ignores_seeds() -> None:
     assert create.fingerprint(dataclasses.replace(EXPERIMENT, seeds=(0, 1, 2))) == create.fingerprint(EXPERIMENT)
 
 
-def test_the_fingerprint_does_not_see_the_order_of_keys() -> None:
+def test_fingerprint_ignores_the_order_of_keys() -> None:
     settings = dataclasses.replace(SETTINGS, extra={"b": 2, "a": 1})
     assert create.fingerprint(dataclasses.replace(EXPERIMENT, settings=settings)) == create.fingerprint(EXPERIMENT)
 
 
-def test_the_fingerprint_survives_the_file(tmp_path: Path) -> None:
+def test_fingerprint_round_trip(tmp_path: Path) -> None:
     keys: Any = {2: 0, 10: 0}
     settings = dataclasses.replace(SETTINGS, extra=keys, temperature=1 / 3)
     experiment = dataclasses.replace(EXPERIMENT, settings=settings)
@@ -252,7 +252,7 @@ def test_the_fingerprint_survives_the_file(tmp_path: Path) -> None:
     assert record.experiment.fingerprint == create.fingerprint(experiment)
 
 
-def test_the_protocol_hash_sees_knobs_but_not_the_list_of_datasets() -> None:
+def test_protocol_hash_depends_on_knobs_but_not_on_datasets() -> None:
     class Later(Probe):
         version = 4
 
@@ -281,7 +281,7 @@ def test_the_protocol_hash_sees_knobs_but_not_the_list_of_datasets() -> None:
         (("remark",), "an unknown field"),
     ],
 )
-def test_a_tampered_record_is_refused(tmp_path: Path, place: tuple[str, ...], value: object) -> None:
+def test_tampered_record_is_rejected(tmp_path: Path, place: tuple[str, ...], value: object) -> None:
     def tamper(content: dict[str, Any]) -> None:
         for key in place[:-1]:
             content = content[key]
@@ -294,7 +294,7 @@ def test_a_tampered_record_is_refused(tmp_path: Path, place: tuple[str, ...], va
 PRETRAINED = Pretrained("timm:vit_tiny_patch16_224", "vit_tiny_patch16_224", {"architecture": "vit_tiny_patch16_224"})
 
 
-def test_a_model_of_others_is_recorded_without_what_is_not_known(tmp_path: Path) -> None:
+def test_record_of_a_pretrained_model(tmp_path: Path) -> None:
     path = store.write(make(origin=PRETRAINED), tmp_path)
     assert path == tmp_path / "pretrained/vit_tiny_patch16_224/1/0/linear_probe.ssl-transfer.json"
     record = store.read(path)
@@ -315,7 +315,7 @@ def test_a_model_of_others_is_recorded_without_what_is_not_known(tmp_path: Path)
         (("training",), {"repo": "a/b", "revision": "r", "content_sha256": None, "parents": {}}),
     ],
 )
-def test_a_tampered_record_of_a_model_of_others_is_refused(tmp_path: Path, place: tuple[str, ...], value: Any) -> None:
+def test_tampered_record_of_a_pretrained_model_is_rejected(tmp_path: Path, place: tuple[str, ...], value: Any) -> None:
     path = store.write(make(origin=PRETRAINED), tmp_path)
     content = json.loads(path.read_text())
     part = content
@@ -326,7 +326,7 @@ def test_a_tampered_record_of_a_model_of_others_is_refused(tmp_path: Path, place
     assert place[0] in one_line_error(path)
 
 
-def test_results_of_an_older_record_are_kept_as_they_are() -> None:
+def test_results_of_an_older_record_are_unchanged() -> None:
     before = make().results
     later = make({**before, "stl10": SCORES})
     assert {name: later.results[name] for name in before} == dict(before)
@@ -334,13 +334,13 @@ def test_results_of_an_older_record_are_kept_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["../up", "/root", "a//b", "a/../b", ""])
-def test_a_name_cannot_leave_the_folder_of_records(name: str) -> None:
+def test_name_cannot_escape_the_records_folder(name: str) -> None:
     with pytest.raises(UserError, match="name"):
         make(experiment=dataclasses.replace(EXPERIMENT, name=name))
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"{", b"[]", b"null", b"{}", b'{"model_name": "x"}', b"\xff\xfe"])
-def test_a_file_that_is_no_record_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_invalid_file_raises_a_user_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "linear_probe.json"
     path.write_bytes(content)
     assert "remove" in one_line_error(path)
@@ -348,18 +348,18 @@ def test_a_file_that_is_no_record_is_one_line(tmp_path: Path, content: bytes) ->
         store.read_all(tmp_path)
 
 
-def test_a_number_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_nan_raises_a_user_error(tmp_path: Path) -> None:
     path = store.write(make(), tmp_path)
     path.write_text(path.read_text().replace('"l2": 0.01', '"l2": NaN'))
     assert "NaN" in one_line_error(path)
 
 
-def test_a_file_nested_without_end_is_one_line(tmp_path: Path) -> None:
+def test_deeply_nested_file_raises_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text("[" * 100_000)
     assert "nested too deeply" in one_line_error(tmp_path / "deep.json")
 
 
-def test_a_truncated_record_is_one_line(tmp_path: Path) -> None:
+def test_truncated_record_raises_a_user_error(tmp_path: Path) -> None:
     path = store.write(make(), tmp_path)
     content = path.read_bytes()
     for size in (1, len(content) // 2, len(content) - 3):
@@ -367,14 +367,14 @@ def test_a_truncated_record_is_one_line(tmp_path: Path) -> None:
         assert "not valid JSON" in one_line_error(path)
 
 
-def test_missing_files_and_empty_folders_are_one_line(tmp_path: Path) -> None:
+def test_missing_files_and_empty_folders(tmp_path: Path) -> None:
     one_line_error(tmp_path / "none.json")
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match="no records"):
             store.read_all(folder)
 
 
-def test_another_declaration_does_not_overwrite(tmp_path: Path) -> None:
+def test_record_of_another_declaration_is_not_overwritten(tmp_path: Path) -> None:
     old = make()
     path = store.write(old, tmp_path)
     before = path.read_bytes()
@@ -389,18 +389,18 @@ def test_another_declaration_does_not_overwrite(tmp_path: Path) -> None:
     assert store.read(path).seconds == {"probe": 9.0}
 
 
-def test_values_that_json_cannot_hold_are_refused() -> None:
+def test_values_that_json_cannot_represent_are_rejected() -> None:
     for details in ({"tolerance": math.inf}, {"path": Path("x")}):
-        with pytest.raises(UserError, match="plain finite"):
+        with pytest.raises(UserError, match="expected JSON values and finite numbers"):
             make({"digits": dataclasses.replace(SCORES, details=details)})
 
 
-def test_canonical_json_is_one_text_per_value() -> None:
+def test_canonical_json_is_unique() -> None:
     assert canonical_json({"b": (1, 2.0), "a": np.int64(3)}) == canonical_json({"a": 3, "b": [1, 2.0]})
     assert canonical_json({"a": 1}) != canonical_json({"a": 1.5})
 
 
-def test_the_environment_names_versions_and_no_path() -> None:
+def test_environment_contains_versions_but_no_paths() -> None:
     found = environment.environment("cpu")
     assert {"torch", "timm", "numpy", "scikit-learn"} <= found.packages.keys()
     assert str(Path.home()) not in found.model_dump_json()
@@ -414,7 +414,7 @@ RECORDS = sorted((Path(__file__).parents[2] / "results/records/smoke/stablerep_p
 
 
 def leaves(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Keys of every leaf; a list and an empty mapping are leaves."""
+    """Yield the keys of every leaf; a list and an empty mapping are leaves."""
     if isinstance(content, dict) and content:
         for key, value in content.items():
             yield from leaves(value, (*path, key))
@@ -422,8 +422,8 @@ def leaves(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
         yield path
 
 
-def changed(value: Any) -> Any:
-    """Another value of the same kind, as near as can be where it is a number."""
+def modified(value: Any) -> Any:
+    """Return a different value of the same type, the nearest one for a number."""
     if isinstance(value, bool) or value is None:
         return not value
     if isinstance(value, int):
@@ -436,7 +436,7 @@ def changed(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
-def test_every_field_that_is_changed_by_itself_is_found(path: Path, tmp_path: Path) -> None:
+def test_checksum_detects_a_change_of_any_field(path: Path, tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     assert content["checksum"] == store.checksum(content)
     tried = 0
@@ -445,32 +445,32 @@ def test_every_field_that_is_changed_by_itself_is_found(path: Path, tmp_path: Pa
         for key in leaf[:-1]:
             owner = owner[key]
         before = owner[leaf[-1]]
-        owner[leaf[-1]] = changed(before)
+        owner[leaf[-1]] = modified(before)
         assert content["checksum"] != store.checksum(content)
         owner[leaf[-1]] = before
         tried += 1
     assert tried > 50
     (tmp_path / "record.json").write_text(path.read_text().replace('"seed": 0,', '"seed": 1,', 1))
-    with pytest.raises(UserError, match=r"record.json was changed since it was written: it does not have its checksum"):
+    with pytest.raises(UserError, match=r"record.json: the checksum does not match"):
         store.read(tmp_path / "record.json")
 
 
 @pytest.mark.parametrize("found", [None, "x", {}, "0" * 64, 1])
-def test_no_checksum_or_another_one_is_refused(found: Any, tmp_path: Path) -> None:
+def test_missing_or_wrong_checksum_is_rejected(found: Any, tmp_path: Path) -> None:
     content = json.loads(RECORDS[0].read_text()) | {"checksum": found}
     (tmp_path / "record.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="was changed since it was written"):
+    with pytest.raises(UserError, match="the checksum does not match"):
         store.read(tmp_path / "record.json")
 
 
-def test_layout_and_order_of_the_file_are_no_change(tmp_path: Path) -> None:
+def test_checksum_ignores_layout_and_order_of_the_file(tmp_path: Path) -> None:
     content = json.loads(RECORDS[0].read_text())
     turned = dict(reversed(content.items()))
     (tmp_path / "record.json").write_text(json.dumps(turned, separators=(",", ":")))
     assert store.read(tmp_path / "record.json") == store.read(RECORDS[0])
 
 
-def test_a_record_in_memory_has_no_checksum_and_gets_one_when_written(tmp_path: Path) -> None:
+def test_checksum_is_added_when_writing(tmp_path: Path) -> None:
     record = store.read(RECORDS[0])
     assert record.checksum is None
     path = store.write(record.model_copy(update={"seconds": {"train": 1.0}}), tmp_path)
