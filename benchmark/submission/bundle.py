@@ -1,11 +1,11 @@
-"""A record with the files of its predictions, as they lie in a folder: what may enter another folder, and how.
+"""Record bundles: a record with its predictions files, and how it is compared with and copied to another folder.
 
-    records/<place>/<evaluation>.<preset>.json
-    predictions/<place>/<evaluation>.<preset>/<dataset>.parquet
+    records/<model>/<evaluation>.<preset>.json
+    predictions/<model>/<evaluation>.<preset>/<dataset>.parquet
 
-Records and predictions come from others, so nothing is taken that is a link, that lies elsewhere than the record itself
-says, that is too large, or whose predictions are not the record's. Two files of one path and other content are a
-conflict, which nobody but their authors can settle.
+Bundles come from third parties. Links, files at another path than the record declares, files that are too large, and
+predictions that do not match their record are rejected. Two files with the same path and different content are a
+conflict, which only their authors can resolve.
 """
 
 import json
@@ -23,148 +23,151 @@ from benchmark.records import predictions, store
 from benchmark.records.schema import Measured, Record
 
 RECORDS, PREDICTIONS = "records", "predictions"
-RECORD = re.compile(r"records(/[A-Za-z0-9][\w.-]*)+\.json", re.ASCII)
-"""Path of a record in a folder or a repository; it holds no `..`."""
-LAST = ("seconds", "created", "checksum", "schema_version")
-"""Fields that say the least about why two records differ."""
-
+RECORD_PATH = re.compile(r"records(/[A-Za-z0-9][\w.-]*)+\.json", re.ASCII)
+"""Pattern of a record's path in a folder or a repository; it excludes `..`."""
+LEAST_INFORMATIVE = ("seconds", "created", "checksum", "schema_version")
+"""Fields that explain the difference between two records least."""
 
 Check = Callable[[Path], Iterator[str]]
-"""What is wrong with a folder of records beside its predictions, a line each that begins with the file."""
+"""Function that yields one line for each problem of a folder of records; the line begins with the file."""
 
-
-Names = tuple[str, str]
-"""What messages call the side that comes and the side that is there."""
+SideNames = tuple[str, str]
+"""Names of the source and the target in messages."""
 
 
 @dataclass(frozen=True)
 class RecordBundle:
-    """A record and its files, by their paths below the folder that holds `records/` and `predictions/`."""
+    """A record and its files, by their paths below the folder that contains `records/` and `predictions/`."""
 
     path: str
     record: Record
     files: dict[str, str]
-    """Path -> SHA-256: the predictions as the record says, then the record's own file."""
+    """Path -> SHA-256: the predictions with the hashes in the record, then the record's file."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An entry beside a folder that it is to enter."""
+    """The differences between a bundle and a target folder."""
 
     missing: tuple[str, ...]
-    """Paths that the folder does not have, the record last."""
+    """Paths that the target does not have; the record is last."""
     conflicts: tuple[str, ...]
-    """A line for each path that holds something else there."""
+    """One line for each path that has different content in the target."""
 
 
-def entry(folder: Path, path: str) -> RecordBundle:
-    """The record at a path below `folder`; its predictions are not looked at.
+def read_bundle(folder: Path, path: str) -> RecordBundle:
+    """Return the bundle of the record at a path below `folder`; its predictions files are not opened.
 
     Raises:
-        UserError: it is not valid, or lies elsewhere than it says.
+        UserError: the record is invalid, or its path is not the one that its content requires.
     """
     file = folder / path
     try:
         record = store.read(file)
     except RecursionError:
-        raise UserError(f"record {file} is nested too deeply to be one; remove the file") from None
-    own = f"{record.key}/{record.evaluation.name}.{record.evaluation.preset}"
-    if path != f"{RECORDS}/{own}.json" or not RECORD.fullmatch(path):
-        raise UserError(f"record {file} says that its place is {RECORDS}/{own}.json; move it there or remove it")
-    parts = [part.predictions for part in record.results.values() if isinstance(part, Measured) and part.predictions]
-    files = {f"{PREDICTIONS}/{own}/{part.file}": part.sha256 for part in parts}
+        raise UserError(f"record {file}: the JSON is nested too deeply; remove the file") from None
+    name = f"{record.key}/{record.evaluation.name}.{record.evaluation.preset}"
+    if path != f"{RECORDS}/{name}.json" or not RECORD_PATH.fullmatch(path):
+        raise UserError(f"record {file}: expected path {RECORDS}/{name}.json; move it there or remove it")
+    stored = [r.predictions for r in record.results.values() if isinstance(r, Measured) and r.predictions]
+    files = {f"{PREDICTIONS}/{name}/{part.file}": part.sha256 for part in stored}
     return RecordBundle(path, record, {**files, path: file_sha256(file)})
 
 
-def require_predictions(one: RecordBundle, folder: Path, paths: Iterable[str]) -> None:
-    """Refuse files of an entry that are not those that its record names.
+def require_files(bundle: RecordBundle, folder: Path, paths: Iterable[str]) -> None:
+    """Check files of a bundle against the hashes in its record.
 
     Raises:
-        UserError: a file is missing, too large, or has another checksum.
+        UserError: a file is missing, too large, or has another hash.
     """
     for path in paths:
-        file, wanted = folder / path, one.files[path]
+        file, expected = folder / path, bundle.files[path]
         if not file.is_file():
-            raise UserError(f"{file} is missing, but {one.path} names it; restore it or evaluate again")
+            raise UserError(f"{file} is missing, but {bundle.path} names it; restore the file or evaluate again")
         if (size := file.stat().st_size) > predictions.MAX_BYTES:
-            raise UserError(f"{file} has {size:,} bytes, wanted at most {predictions.MAX_BYTES:,}; evaluate again")
-        if (sha256 := file_sha256(file)) != wanted:
-            raise UserError(f"{file} has sha256 {sha256[:12]}, {one.path} says {wanted[:12]}; evaluate again")
+            raise UserError(f"{file}: expected at most {predictions.MAX_BYTES:,} bytes, found {size:,}; evaluate again")
+        if (sha256 := file_sha256(file)) != expected:
+            raise UserError(
+                f"{file}: expected sha256 {expected[:12]} (from {bundle.path}), found {sha256[:12]}; "
+                "restore the file or evaluate again"
+            )
 
 
 def collect(folder: Path, check: Check) -> tuple[list[RecordBundle], list[str]]:
-    """The entries of a folder, and a line for each thing that may not be in one; files of neither kind are left out."""
-    found, problems = [], list(_unsafe_files(folder))
+    """Return the bundles of a folder and one line for each problem; unrelated files are ignored."""
+    bundles, problems = [], list(_unsafe_files(folder))
     if problems:
-        return [], problems  # what is behind a link is not opened
+        return [], problems  # links are not followed
     for file in sorted((folder / RECORDS).rglob("*.json")):
         if not file.name.startswith("."):
             try:
-                one = entry(folder, file.relative_to(folder).as_posix())
-                require_predictions(one, folder, one.files)
-                found.append(one)
+                bundle = read_bundle(folder, file.relative_to(folder).as_posix())
+                require_files(bundle, folder, bundle.files)
+                bundles.append(bundle)
             except UserError as error:
                 problems.append(str(error))
-    if found and not problems:
-        left_out = tuple(f"{path}:" for path in unrelated_files(folder, found))
-        problems = [line for line in check(folder / RECORDS) if not line.startswith(left_out)]
-    return found, problems
+    if bundles and not problems:
+        ignored = tuple(f"{path}:" for path in unrelated_files(folder, bundles))
+        problems = [line for line in check(folder / RECORDS) if not line.startswith(ignored)]
+    return bundles, problems
 
 
-def unrelated_files(folder: Path, found: Sequence[RecordBundle]) -> list[Path]:
-    """Files below a folder that belong to no entry."""
-    known = {folder / path for one in found for path in one.files}
+def unrelated_files(folder: Path, bundles: Sequence[RecordBundle]) -> list[Path]:
+    """Return the files below a folder that belong to no bundle."""
+    known = {folder / path for bundle in bundles for path in bundle.files}
     return [path for path in folder.rglob("*") if path not in known and not path.is_dir()]
 
 
-def compare(one: RecordBundle, source: Path, target: Path, names: Names) -> Comparison:
-    """What of an entry of `source` the folder `target` has not, or has otherwise.
+def compare(bundle: RecordBundle, source: Path, target: Path, names: SideNames) -> Comparison:
+    """Compare the files of a bundle in `source` with those in `target`.
 
     Raises:
         UserError: a link leads out of `target`.
     """
     missing, conflicts = [], []
-    for path, sha256 in reversed(one.files.items()):
-        there = target / path
-        if not there.resolve().is_relative_to(target.resolve()):
-            raise UserError(f"{there} leads out of {target}; remove the link")
-        if not there.exists():
+    for path, sha256 in reversed(bundle.files.items()):
+        existing = target / path
+        if not existing.resolve().is_relative_to(target.resolve()):
+            raise UserError(
+                f"{existing}: expected a file inside {target}, found a link that leads out of it; remove it"
+            )
+        if not existing.exists():
             missing.append(path)
-        elif (held := file_sha256(there)) == sha256:
+        elif (existing_sha256 := file_sha256(existing)) == sha256:
             continue
-        elif path != one.path:
-            conflicts.append(f"{path}: sha256 {sha256[:12]} in {names[0]}, {held[:12]} in {names[1]}")
-        elif differs := difference((source / path).read_bytes(), there.read_bytes(), names):
-            return Comparison((), (f"{path}: {differs}",))  # that its predictions differ too is no news
+        elif path != bundle.path:
+            conflicts.append(f"{path}: sha256 is {sha256[:12]} in {names[0]}, {existing_sha256[:12]} in {names[1]}")
+        elif differs := describe_difference((source / path).read_bytes(), existing.read_bytes(), names):
+            return Comparison((), (f"{path}: {differs}",))  # different predictions are implied
     return Comparison(tuple(reversed(missing)), tuple(conflicts))
 
 
 def copy(files: Mapping[str, str], source: Path, target: Path) -> None:
-    """Copy files (path -> SHA-256) that `target` has not, in their order; all of them or none.
+    """Copy new files (path -> SHA-256) to `target`, in order; if one fails, none remains.
 
     Raises:
-        UserError: a file changed meanwhile, or cannot be written.
+        UserError: a file changed during the copy, or cannot be written.
     """
-    begun: list[Path] = []
+    started: list[Path] = []
     try:
         for path, sha256 in files.items():
-            begun.append(target / path)
+            started.append(target / path)
             with atomic_replace(target / path) as temporary:
                 shutil.copyfile(source / path, temporary)
                 if file_sha256(temporary) != sha256:
-                    raise UserError(f"{source / path} changed while it was copied; run again")
+                    raise UserError(f"{source / path} changed while it was copied; run the command again")
     except BaseException:
-        for file in begun:
+        for file in started:
             file.unlink(missing_ok=True)
         raise
 
 
-def difference(first: bytes, second: bytes, names: Names) -> str:
-    """How two records differ: when they were made, and the first field that is not the same; empty where none is."""
-    plain = [_plain(content) for content in (first, second)]
-    if broken := [name for name, content in zip(names, plain) if not isinstance(content, dict)]:
-        return "" if first == second else f"no record in {' and '.join(broken)}"
-    one, other = (dict(leaves(content)) for content in plain)
+def describe_difference(first: bytes, second: bytes, names: SideNames) -> str:
+    """Return the most informative field in which two records differ, and their dates; empty if they are equal."""
+    parsed = [_load_json(content) for content in (first, second)]
+    if invalid := [name for name, content in zip(names, parsed) if not isinstance(content, dict)]:
+        return "" if first == second else f"not a record in {' and '.join(invalid)}"
+    one, other = (dict(flatten(content)) for content in parsed)
     differing = sorted((name for name in one.keys() | other.keys() if one.get(name) != other.get(name)), key=_rank)
     if not differing:
         return ""
@@ -176,23 +179,29 @@ def difference(first: bytes, second: bytes, names: Names) -> str:
     return f"{differing[0]} is {values}{more}; created {dates}"
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Path and value of every leaf, in the order of the names; an empty mapping is a leaf, a list is one."""
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield path and value of every leaf, sorted by name; lists and empty mappings are leaves."""
     if not isinstance(value, dict) or not value:
         yield path, value
         return
     for name in sorted(value):
-        yield from leaves(value[name], f"{path}.{name}" if path else name)
+        yield from flatten(value[name], f"{path}.{name}" if path else name)
 
 
 def _rank(name: str) -> tuple[bool, bool, int, bool, str]:
-    """What decides a record first: its declarations and scores before hashes, the machine and the clock."""
+    """Return a sort key of fields: declarations and scores before hashes, environment and dates."""
     fields, (top, *inner) = list(Record.model_fields), name.split(".")
     order = fields.index(top) if top in fields else len(fields)
-    return top in LAST, top == "results" and "scores" not in inner, order, inner[-1:] != ["value"], name
+    return (
+        top in LEAST_INFORMATIVE,
+        top == "results" and "scores" not in inner,
+        order,
+        inner[-1:] != ["value"],
+        name,
+    )
 
 
-def _plain(content: bytes) -> Any:
+def _load_json(content: bytes) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
@@ -200,17 +209,11 @@ def _plain(content: bytes) -> Any:
 
 
 def _unsafe_files(folder: Path) -> Iterator[str]:
-    """A line for everything below `folder` that is neither a folder nor a plain file."""
+    """Yield one line for each entry below `folder` that is neither a directory nor a regular file."""
     for top in (folder / RECORDS, folder / PREDICTIONS):
-        for path in _below(top):
+        for path in [top] if top.is_symlink() else sorted(top.rglob("*")):
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode):
-                yield f"{path} is a link; put the file itself in its place"
+                yield f"{path}: expected a file, found a link; replace it by the file"
             elif not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-                yield f"{path} is no plain file; remove it"
-
-
-def _below(top: Path) -> Iterable[Path]:
-    if top.is_symlink():
-        return [top]
-    return sorted(top.rglob("*"))
+                yield f"{path}: expected a regular file, found another kind; remove it"

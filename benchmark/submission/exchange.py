@@ -1,8 +1,8 @@
-"""Records on the Hub, in a dataset repository that many fill.
+"""Exchange of records with a dataset repository on the Hub that many users contribute to.
 
-The repository holds records and predictions by their paths in `results/` (`benchmark.submission.bundle`), all records
-as one table, and a card. Both directions add what is missing and never replace or delete a record: the same path with
-other content is a conflict, which is told and left alone.
+The repository contains records and predictions by their paths in `results/` (`benchmark.submission.bundle`), a table of
+all records, and a card. Push and pull only add missing files; they never replace or delete a record. The same path with
+different content is a conflict, which is reported and left unchanged.
 """
 
 import tempfile
@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import RepoFile
 
 from benchmark.errors import UserError
 from benchmark.files import write_bytes
@@ -30,194 +29,224 @@ T = TypeVar("T")
 
 TABLE, CARD = "records.parquet", "README.md"
 LOG_EVERY = 500
-"""Records between two lines of progress."""
+"""Records between two progress messages."""
 THREADS = 8
-"""Downloads at a time; a record is small, so most of it is waiting."""
+"""Parallel downloads; records are small, so latency dominates."""
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """A repository at one commit."""
+
+    repository: Repository
+    commit: str
+    files: Files
+
+    @classmethod
+    def load(cls, repository: Repository, revision: str = "main") -> "_Snapshot":
+        """Return the repository at a branch, tag or commit."""
+        commit = repository.commit(revision)
+        return cls(repository, commit, repository.files(commit))
+
+    def contains(self, path: str, file: Path) -> bool:
+        """Return True if the repository has this content at the path."""
+        return path in self.files and matches_local(self.files[path], file)
+
+    def fetch(self, path: str, folder: Path, max_bytes: int) -> Path:
+        """Download a file below `folder`.
+
+        Raises:
+            UserError: the file is too large.
+        """
+        if (size := self.files[path].size) > max_bytes:
+            raise UserError(f"{path}: expected at most {max_bytes:,} bytes, found {size:,}; contact its author")
+        return self.repository.fetch(path, self.commit, folder)
+
+    def records(self) -> list[str]:
+        """Return the sorted paths of all records."""
+        return [path for path in sorted(self.files) if bundle.RECORD_PATH.fullmatch(path)]
 
 
 def push(repo: str, folder: Path, check: bundle.Check, *, private: bool, log: LogLine) -> str:
-    """Add the records and predictions below `folder` to a dataset repository in one commit, and compare what is there.
+    """Add the records and predictions below `folder` to a dataset repository in one commit, and verify the upload.
+
+    Args:
+        repo: ORG/NAME of the dataset repository; it is created if it does not exist.
+        folder: folder that contains `records/` and `predictions/`.
+        check: validation of a folder of records.
+        private: create a private repository.
+        log: callback for messages.
 
     Returns:
-        The commit; the present one where nothing was missing.
+        The new commit, or the current one if nothing was missing.
 
     Raises:
-        UserError: the folder does not keep the rules, the repository is of something else or holds other content under
-            one path, or the Hub refuses or cannot be reached. The lines before it say more.
+        UserError: a record is invalid, the repository contains other files or conflicts, or the Hub rejects the request
+            or cannot be reached. Problems are logged first.
     """
-    place = Repository.open(repo, "dataset", writes=True)
-    found = collect_valid(folder, check, log)
-    with place.friendly_errors():
-        place.create(private=private)
+    repository = Repository.open(repo, "dataset", writes=True)
+    bundles = collect_valid(folder, check, log)
+    with repository.friendly_errors():
+        repository.create(private=private)
     try:
-        return _push(place, found, folder, log)
+        return _push(repository, bundles, folder, log)
     except RevisionConflict:
-        log(f"{place} was changed by somebody else meanwhile; comparing again")
-        return _push(place, found, folder, log)
+        log(f"{repository} was changed by another commit; comparing again")
+        return _push(repository, bundles, folder, log)
 
 
-def _push(place: Repository, found: Sequence[RecordBundle], folder: Path, log: LogLine) -> str:
-    with place.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
+def _push(repository: Repository, bundles: Sequence[RecordBundle], folder: Path, log: LogLine) -> str:
+    with repository.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
-        head = place.commit()
-        there = place.files(head)
-        if strange := sorted(path for path in there if not _is_managed(path)):
-            raise UserError(f"{place} holds {strange[0]}, which is of no record; choose a repository for records alone")
-        conflicts = list(_conflicts(place, head, there, found, folder))
+        remote = _Snapshot.load(repository)
+        if unrelated := sorted(path for path in remote.files if not _is_managed(path)):
+            raise UserError(f"expected only records in {repository}, found {unrelated[0]}; choose another repository")
+        conflicts = list(_conflicts(remote, bundles, folder))
         for line in conflicts:
             log(line)
         if conflicts:
-            hint = "raise the experiment's version, or look at both by `synrep results pull --results` another folder"
-            raise UserError(f"{place} has {len(conflicts)} of these files with other content, nothing is sent; {hint}")
-        missing = {path: folder / path for one in found for path in one.files if path not in there}
-        records = {one.path: one.record for one in (*found, *_others(place, head, there, found, staged))}
+            hint = "increase the experiment's version, or compare after `synrep results pull --results NEW_FOLDER`"
+            raise UserError(
+                f"{len(conflicts)} of these files have different content in {repository}, nothing was sent; {hint}"
+            )
+        missing = {path: folder / path for one in bundles for path in one.files if path not in remote.files}
+        records = {one.path: one.record for one in (*bundles, *_remote_bundles(remote, bundles, staged))}
         write_bytes(staged / TABLE, table.parquet(records))
-        write_bytes(staged / CARD, table.card(place.name, records, TABLE).encode())
-        made = {path: staged / path for path in (TABLE, CARD)}
-        changed = {path: file for path, file in made.items() if not _is_unchanged(place, head, there, path, file)}
-        new = sum(one.path in missing for one in found)
+        write_bytes(staged / CARD, table.card(repository.name, records, TABLE).encode())
+        generated = {path: staged / path for path in (TABLE, CARD)}
+        changed = {path: file for path, file in generated.items() if not _is_unchanged(remote, path, file)}
+        new = sum(one.path in missing for one in bundles)
         if not missing and not changed:
-            log(f"{place} has all {len(found)} records; nothing to do")
-            return head
-        log(f"sending {new} new records to {place}, which then has {len(records)}")
-        return place.write({**missing, **changed}, f"{new} records of SynRep-Bench", head)
+            log(f"{repository} has all {len(bundles)} records; nothing to do")
+            return remote.commit
+        log(f"sending {new} new records to {repository}, total {len(records)}")
+        return repository.write({**missing, **changed}, f"{new} records of SynRep-Bench", remote.commit)
 
 
 def _is_managed(path: str) -> bool:
     return path in {*MAY_BE_ANYWHERE, TABLE, CARD} or path.startswith((f"{bundle.RECORDS}/", f"{bundle.PREDICTIONS}/"))
 
 
-def _conflicts(
-    place: Repository, head: str, there: Files, found: Sequence[RecordBundle], folder: Path
-) -> Iterator[str]:
-    """A line for each record that is there with other content, or for other predictions of the same one."""
-    for one in found:
-        differing = [path for path in one.files if path in there and not matches_local(there[path], folder / path)]
+def _conflicts(remote: _Snapshot, bundles: Sequence[RecordBundle], folder: Path) -> Iterator[str]:
+    """Yield one line for each local record or predictions file with different content in the repository."""
+    for one in bundles:
+        differing = [path for path in one.files if path in remote.files and not remote.contains(path, folder / path)]
         if one.path in differing:
-            _require_small(there[one.path], store.MAX_BYTES)
             with tempfile.TemporaryDirectory() as temporary:
-                held = place.fetch(one.path, head, Path(temporary)).read_bytes()
-            if differs := bundle.difference((folder / one.path).read_bytes(), held, (str(folder), place.name)):
+                content = remote.fetch(one.path, Path(temporary), store.MAX_BYTES).read_bytes()
+            names = (str(folder), remote.repository.name)
+            if differs := bundle.describe_difference((folder / one.path).read_bytes(), content, names):
                 yield f"{one.path}: {differs}"
                 continue
-        yield from (f"{path}: not the file that {one.path} names" for path in differing if path != one.path)
+        yield from (f"{path}: the file in the repository does not match {one.path}" for path in differing
+                    if path != one.path)  # fmt: skip
 
 
-def _others(
-    place: Repository, head: str, there: Files, found: Sequence[RecordBundle], staged: Path
-) -> Iterator[RecordBundle]:
-    """The repository's records that are not here."""
-    mine = {one.path for one in found}
+def _remote_bundles(remote: _Snapshot, local: Sequence[RecordBundle], staged: Path) -> Iterator[RecordBundle]:
+    """Yield the bundles of the repository that are not local."""
+    local_paths = {one.path for one in local}
 
-    def other(path: str) -> RecordBundle:
-        _require_small(there[path], store.MAX_BYTES)
-        place.fetch(path, head, staged)
+    def read(path: str) -> RecordBundle:
+        remote.fetch(path, staged, store.MAX_BYTES)
         try:
-            return bundle.entry(staged, path)
+            return bundle.read_bundle(staged, path)
         except UserError as error:
-            raise UserError(f"{place} holds a broken record: {_named(error, staged)}") from None
+            message = _without_folder(error, staged)
+            raise UserError(f"{remote.repository} contains an invalid record: {message}") from None
 
-    return _side_by_side(other, [path for path in sorted(there) if _is_record(path) and path not in mine])
+    return _parallel_map(read, [path for path in remote.records() if path not in local_paths])
 
 
-def _is_unchanged(place: Repository, head: str, there: Files, path: str, file: Path) -> bool:
-    """Whether the repository has this file; a table of another pyarrow is the same if its rows are."""
-    if path not in there or matches_local(there[path], file):
-        return path in there
+def _is_unchanged(remote: _Snapshot, path: str, file: Path) -> bool:
+    """Return True if the repository has this file, or a table with the same rows from another version of pyarrow."""
+    if path not in remote.files or remote.contains(path, file):
+        return path in remote.files
     if path != TABLE:
         return False
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            held = pq.read_table(place.fetch(path, head, Path(temporary)))
+            existing = pq.read_table(remote.repository.fetch(path, remote.commit, Path(temporary)))
         except pa.ArrowException:
             return False
-    return bool(held.equals(pq.read_table(file)))
+    return bool(existing.equals(pq.read_table(file)))
 
 
 def pull(repo: str, folder: Path, revision: str, log: LogLine) -> int:
-    """Add a dataset repository's records and predictions at a revision to those below `folder`, each after a check.
+    """Add the records and predictions of a dataset repository at a revision to `folder`; each is validated first.
 
-    What was added stays where it stops; the next call goes on.
+    An interrupted pull keeps the complete records; the next call resumes.
 
     Returns:
-        How many files are new.
+        Number of new files.
 
     Raises:
-        UserError: some records may not enter or are here with other content, when all others are added; the Hub
-            refuses or cannot be reached.
+        UserError: some records are invalid or in conflict with local ones (all others are added), or the Hub rejects
+            the request or cannot be reached.
     """
-    place = Repository.open(repo, "dataset", writes=False)
-    with place.friendly_errors(revision):
-        head = place.commit(revision)
-        there = place.files(head)
-        paths = [path for path in sorted(there) if _is_record(path)]
-        log(f"{place} at {head}: {len(paths)} records")
+    repository = Repository.open(repo, "dataset", writes=False)
+    with repository.friendly_errors(revision):
+        remote = _Snapshot.load(repository, revision)
+        paths = remote.records()
+        log(f"{repository} at {remote.commit}: {len(paths)} records")
         if not paths:
-            raise UserError(f"{place} holds no records at {revision}; choose another repository or revision")
-        taken: list[_PullResult] = []
-        for one in _side_by_side(lambda path: _take(place, head, there, path, folder), paths):
-            taken.append(one)
-            if len(taken) % LOG_EVERY == 0:
-                log(f"{len(taken)} of {len(paths)} records")
-    for line in (line for one in taken for line in one.left):
+            raise UserError(f"no records in {repository} at {revision}; choose another repository or revision")
+        results: list[_PullResult] = []
+        for result in _parallel_map(lambda path: _pull_record(remote, path, folder), paths):
+            results.append(result)
+            if len(results) % LOG_EVERY == 0:
+                log(f"{len(results)} of {len(paths)} records")
+    for line in (line for result in results for line in result.problems):
         log(line)
-    new, left = sum(one.new for one in taken), sum(bool(one.left) for one in taken)
-    same = sum(not one.new and not one.left for one in taken)
-    log(f"{new} files are new in {folder}; {same} of {len(paths)} records were there")
-    if left:
-        raise UserError(f"{left} of {len(paths)} records of {place} were left alone, see above; all others are here")
+    new, skipped = sum(result.new_files for result in results), sum(bool(result.problems) for result in results)
+    present = sum(not result.new_files and not result.problems for result in results)
+    log(f"{folder}: {new} new files; {present} of {len(paths)} records already present")
+    if skipped:
+        raise UserError(
+            f"{skipped} of {len(paths)} records of {repository} were not added, all others were; "
+            "correct the problems above"
+        )
     return new
 
 
 @dataclass(frozen=True)
 class _PullResult:
-    """What became of a record: how many files are new, and why others were left alone."""
+    """The result of pulling one record."""
 
-    new: int = 0
-    left: tuple[str, ...] = ()
+    new_files: int = 0
+    problems: tuple[str, ...] = ()
+    """Lines that explain why the record was not added."""
 
 
-def _take(place: Repository, head: str, there: Files, path: str, folder: Path) -> _PullResult:
-    """Bring one record and its predictions, check them, and add what is missing."""
+def _pull_record(remote: _Snapshot, path: str, folder: Path) -> _PullResult:
+    """Download one record and its predictions, validate them, and add the missing files."""
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         try:
-            source = folder if (folder / path).is_file() and matches_local(there[path], folder / path) else staged
+            source = folder if (folder / path).is_file() and remote.contains(path, folder / path) else staged
             if source == staged:
-                _require_small(there[path], store.MAX_BYTES)
-                place.fetch(path, head, staged)
-            one = bundle.entry(source, path)
-            compared = bundle.compare(one, source, folder, (place.name, str(folder)))
+                remote.fetch(path, staged, store.MAX_BYTES)
+            one = bundle.read_bundle(source, path)
+            compared = bundle.compare(one, source, folder, (remote.repository.name, str(folder)))
             if compared.conflicts:
-                return _PullResult(left=compared.conflicts)
+                return _PullResult(problems=compared.conflicts)
             for file in compared.missing:
-                if file not in there:
-                    raise UserError(f"{file} is missing, but {path} names it")
-                _require_small(there[file], predictions.MAX_BYTES)
+                if file not in remote.files:
+                    raise UserError(f"{file} is missing in the repository, but {path} names it; contact its author")
                 if file != path:
-                    place.fetch(file, head, staged)
-            bundle.require_predictions(one, staged, compared.missing)
+                    remote.fetch(file, staged, predictions.MAX_BYTES)
+            bundle.require_files(one, staged, compared.missing)
         except UserError as error:
-            return _PullResult(left=(_named(error, staged),))
+            return _PullResult(problems=(_without_folder(error, staged),))
         bundle.copy({file: one.files[file] for file in compared.missing}, staged, folder)
-    return _PullResult(new=len(compared.missing))
+    return _PullResult(new_files=len(compared.missing))
 
 
-def _is_record(path: str) -> bool:
-    return bundle.RECORD.fullmatch(path) is not None
-
-
-def _require_small(file: RepoFile, limit: int) -> None:
-    if file.size > limit:
-        raise UserError(f"{file.path} has {file.size:,} bytes, wanted at most {limit:,}")
-
-
-def _named(error: UserError, staged: Path) -> str:
-    """What is wrong with a file, by its path in the repository."""
+def _without_folder(error: UserError, staged: Path) -> str:
+    """Return the message with paths relative to the repository."""
     return str(error).replace(f"{staged}/", "")
 
 
-def _side_by_side(work: Callable[[str], T], paths: Sequence[str]) -> Iterator[T]:
-    """What `work` gives for each path, in order; the first failure stops those that have not begun."""
+def _parallel_map(work: Callable[[str], T], paths: Sequence[str]) -> Iterator[T]:
+    """Yield the result for each path, in order; the first failure cancels the calls that have not started."""
     with ThreadPoolExecutor(THREADS) as pool:
         yield from pool.map(work, paths)

@@ -1,4 +1,4 @@
-"""Records to and from a Hub of this machine, and the leaderboard page: what goes there, what comes back, what stays."""
+"""Tests of push and pull of records, and of the leaderboard Space, with a local fake Hub."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from tests.cli.test_main import assert_one_line, synrep
 from tests.fixtures import runs
 from tests.fixtures.fake_hub import CUT, Hub
 from tests.release.test_encoder import hub
-from tests.submission.test_submit import OF_ONE, ONE, lie, model, tree, write
+from tests.submission.test_submit import OF_ONE, ONE, falsify_score, model, tree, write
 
 __all__ = ["hub", "synrep"]
 
@@ -36,7 +36,7 @@ predictions_sha256 path created
 
 
 def quiet(_):
-    """Takes a line."""
+    """Ignore a message."""
 
 
 @pytest.fixture
@@ -49,13 +49,13 @@ def here(tmp_path):
 
 @pytest.fixture
 def pushed(hub, here):
-    """The three records are on the Hub; returns the commit."""
+    """Push the three records to the Hub; return the commit."""
     return exchange.push(REPO, here, validate.find_problems, private=False, log=quiet)
 
 
 @pytest.fixture
 def said(synrep):
-    """Calls the command as it should end; returns its lines, which never hold the token."""
+    """A function that runs the command, asserts its exit code and returns its lines, which never contain the token."""
 
     def call(*words, fails=False):
         code, out, error = synrep("results", *words)
@@ -70,12 +70,12 @@ def said(synrep):
 
 
 def parts(folder):
-    """Its records and predictions."""
+    """Return the records and predictions of a folder."""
     return {path: content for path, content in tree(folder).items() if path.startswith(("records/", "predictions/"))}
 
 
 def held(hub, repo=REPO, kind="datasets"):
-    """Path -> content of what the Hub has now."""
+    """Return path -> content of the files on the Hub."""
     there = hub.repo(repo, kind)
     return {path: hub.read(repo, path, kind=kind) for path in there.revisions[there.refs["main"]]}
 
@@ -85,7 +85,7 @@ def table_of(hub):
 
 
 def spoil(hub, tmp_path, **files):
-    """Put other files on the Hub, a revision later; None takes one away."""
+    """Commit changed files to the Hub; None deletes a file."""
     folder = tmp_path / "spoiled"
     for path, content in (held(hub) | files).items():
         if content is not None:
@@ -94,14 +94,14 @@ def spoil(hub, tmp_path, **files):
     return hub.put(REPO, folder, "datasets")
 
 
-# There
+# Push
 
 
-def test_records_and_predictions_go_there_as_they_are_with_a_table_and_a_card(hub, here, said):
+def test_push_sends_records_predictions_table_and_card(hub, here, said):
     lines = said("push", REPO, "--results", here)
     there = hub.repo(REPO)
     commit = there.refs["main"]
-    assert lines[0] == f"sending 3 new records to dataset {REPO}, which then has 3" and lines[1] == f"{REPO}@{commit}"
+    assert lines[0] == f"sending 3 new records to dataset {REPO}, total 3" and lines[1] == f"{REPO}@{commit}"
     files = held(hub)
     assert {path: files[path] for path in parts(here)} == parts(here) and len(parts(here)) == 6
     assert set(files) - parts(here).keys() == {".gitattributes", "records.parquet", "README.md"}
@@ -117,8 +117,8 @@ print(json.dumps([found.column_names, [{**row, "created": str(row["created"])} f
 """
 
 
-def test_datasets_loads_the_table_and_nothing_else_of_it(hub, pushed, tmp_path):
-    """By the unmodified client, in a process of its own."""
+def test_datasets_library_loads_the_table(hub, pushed, tmp_path):
+    """The table loads with the unmodified client, in a separate process."""
     env = hub.environment(tmp_path / "home", None)
     command = [sys.executable, "-c", LOADS, REPO, pushed]
     ran = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
@@ -127,7 +127,7 @@ def test_datasets_loads_the_table_and_nothing_else_of_it(hub, pushed, tmp_path):
     assert rows == [{**row, "created": str(row["created"])} for row in table_of(hub)] and len(rows) == 6
 
 
-def test_a_row_says_what_its_record_says(hub, pushed, here):
+def test_table_row_matches_its_record(hub, pushed, here):
     path = "records/test/clip/1/1/knn.dino.json"
     record = store.read(here / path)
     part = record.results["digits"]
@@ -146,7 +146,7 @@ def test_a_row_says_what_its_record_says(hub, pushed, here):
     assert [foreign[name] for name in ("training_repo", "training_revision", "views")] == [None] * 3
 
 
-def test_the_table_is_the_same_in_whatever_order_records_come(here):
+def test_table_does_not_depend_on_the_order_of_records(here):
     records = {path: store.read(here / path) for path in parts(here) if path.endswith(".json")}
     wanted = table.parquet(records)
     shuffled = list(records.items())
@@ -158,14 +158,14 @@ def test_the_table_is_the_same_in_whatever_order_records_come(here):
     assert pq.read_table(io.BytesIO(table.parquet({}))).column_names == COLUMNS.split()
 
 
-def test_a_number_that_no_column_takes_is_one_line(here):
+def test_number_that_does_not_fit_into_its_column(here):
     record = store.read(here / ONE)
     huge = record.model_copy(update={"seed": 2**70})
-    with pytest.raises(UserError, match=f"record {re.escape(ONE)} does not fit into a table"):
+    with pytest.raises(UserError, match=f"record {re.escape(ONE)}: a number does not fit into its column"):
         table.parquet({ONE: huge})
 
 
-def test_the_card_counts_and_names_every_column(hub, pushed):
+def test_card_contains_counts_and_columns(hub, pushed):
     card = DatasetCard(hub.read(REPO, "README.md").decode())
     assert card.data.configs == [  # type: ignore[attr-defined]
         {"config_name": "default", "data_files": [{"split": "train", "path": "records.parquet"}]}
@@ -174,7 +174,7 @@ def test_the_card_counts_and_names_every_column(hub, pushed):
     assert re.findall(r"^\| `(\w+)` \| \w+ \|", card.text, re.MULTILINE) == COLUMNS.split()
 
 
-def test_records_of_others_stay_and_are_in_the_table(hub, pushed, said, tmp_path):
+def test_existing_records_stay_and_are_in_the_table(hub, pushed, said, tmp_path):
     before = held(hub)
     write(tmp_path / "mine", model("four"), weights="f")
     assert said("push", REPO, "--results", tmp_path / "mine")[0].startswith("sending 1 new records to")
@@ -186,17 +186,17 @@ def test_records_of_others_stay_and_are_in_the_table(hub, pushed, said, tmp_path
     assert len(commits) == 2
 
 
-def test_only_what_is_missing_is_sent(hub, pushed, here):
+def test_push_sends_only_missing_files(hub, pushed, here):
     write(here, model("four"), weights="f")
     exchange.push(REPO, here, validate.find_problems, private=False, log=quiet)
     last = [request for request in hub.requests if "/commit/" in request.path][-1]
     sent = [json.loads(line)["value"].get("path") for line in last.body.decode().splitlines()]
-    place = "pretrained/four/1/0/knn.dino"
-    wanted = {f"predictions/{place}/digits.parquet", f"records/{place}.json", "records.parquet", "README.md"}
-    assert {path for path in sent if path} == wanted
+    name = "pretrained/four/1/0/knn.dino"
+    expected = {f"predictions/{name}/digits.parquet", f"records/{name}.json", "records.parquet", "README.md"}
+    assert {path for path in sent if path} == expected
 
 
-def test_the_same_path_with_other_content_is_a_conflict_and_nothing_is_sent(hub, pushed, said, tmp_path):
+def test_push_conflict_of_a_record_sends_nothing(hub, pushed, said, tmp_path):
     mine = tmp_path / "mine"
     write(mine, model("one"), right=30), write(mine, model("four"), weights="f")
     before = held(hub)
@@ -204,21 +204,24 @@ def test_the_same_path_with_other_content_is_a_conflict_and_nothing_is_sent(hub,
     assert conflict.startswith(f"{ONE}: results.digits.scores.mean_per_class_k20_T0.07.value is 1.0 in {mine}, 0.66")
     today = store.read(mine / ONE).created
     assert conflict.endswith(f"; created {today} in {mine}, {today} in {REPO}")
-    assert last.startswith(f"dataset {REPO} has 1 of these files with other content, nothing is sent; raise the")
+    assert last.startswith(f"1 of these files have different content in dataset {REPO}, nothing was sent; increase the")
     assert held(hub) == before and len(hub.repo(REPO).messages) == 2
 
 
-def test_the_same_record_with_other_predictions_there_is_a_conflict(hub, pushed, said, here, tmp_path):
+def test_push_conflict_of_predictions(hub, pushed, said, here, tmp_path):
     spoil(hub, tmp_path, **{OF_ONE: b"x"})
-    assert said("push", REPO, "--results", here, fails=True)[0] == f"{OF_ONE}: not the file that {ONE} names"
+    assert (
+        said("push", REPO, "--results", here, fails=True)[0]
+        == f"{OF_ONE}: the file in the repository does not match {ONE}"
+    )
 
 
-def test_a_record_in_other_bytes_is_the_same_record(hub, pushed, said, here, tmp_path):
+def test_equal_record_in_other_bytes_is_no_conflict(hub, pushed, said, here, tmp_path):
     spoil(hub, tmp_path, **{ONE: json.dumps(json.loads((here / ONE).read_text())).encode()})
     assert said("push", REPO, "--results", here)[0].endswith("nothing to do")
 
 
-def test_a_table_that_was_lost_or_spoiled_is_made_again(hub, pushed, said, here, tmp_path):
+def test_missing_or_damaged_table_is_regenerated(hub, pushed, said, here, tmp_path):
     wanted = held(hub)
     for content in (b"no table", wanted["records.parquet"][:-30]):
         spoil(hub, tmp_path, **{"records.parquet": content})
@@ -230,37 +233,37 @@ def test_a_table_that_was_lost_or_spoiled_is_made_again(hub, pushed, said, here,
     assert said("push", REPO, "--results", here)[0].endswith("nothing to do"), "the same rows by another writer"
 
 
-def test_records_that_break_the_rules_are_not_sent(hub, said, here):
+def test_invalid_records_are_not_sent(hub, said, here):
     (here / OF_ONE).write_bytes(b"x")
     lines = said("push", REPO, "--results", here, fails=True)
-    assert f"{OF_ONE} has sha256 " in lines[0] and "1 problem, nothing was taken" in lines[-1]
+    assert f"{OF_ONE}: expected sha256 " in lines[0] and "1 problem, nothing was copied" in lines[-1]
     assert hub.repos == {}
     (here / OF_ONE).unlink()
     (here / OF_ONE).symlink_to(here / ONE)
-    assert "is a link" in said("push", REPO, "--results", here, fails=True)[0]
+    assert "found a link" in said("push", REPO, "--results", here, fails=True)[0]
 
 
-def test_scores_that_the_predictions_do_not_give_are_not_sent(hub, said, here):
-    lie(here / ONE)
-    assert "is 0.9, its predictions give 0.66" in said("push", REPO, "--results", here, fails=True)[0]
+def test_wrong_scores_are_not_sent(hub, said, here):
+    falsify_score(here / ONE)
+    assert "(from predictions), found 0.9;" in said("push", REPO, "--results", here, fails=True)[0]
     assert hub.repos == {}
 
 
-def test_a_broken_record_there_is_named_and_no_table_is_made_without_it(hub, pushed, said, tmp_path):
+def test_invalid_record_on_the_hub_is_named(hub, pushed, said, tmp_path):
     spoil(hub, tmp_path, **{ONE: b"{}"})
     write(tmp_path / "mine", model("four"), weights="f")
     (line,) = said("push", REPO, "--results", tmp_path / "mine", fails=True)
-    assert line.startswith(f"dataset {REPO} holds a broken record: record {ONE}: field") and "/tmp" not in line
+    assert line.startswith(f"dataset {REPO} contains an invalid record: record {ONE}: field") and "/tmp" not in line
 
 
-def test_a_repository_of_something_else_is_left_alone(hub, said, here, tmp_path):
+def test_unrelated_repository_is_not_changed(hub, said, here, tmp_path):
     for name, files in {"me/images": ["data/train.parquet", "README.md"], "me/empty": ["README.md"]}.items():
         for file in files:
             (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name / file).write_text("x")
         hub.put(name, tmp_path / name, "datasets")
     (line,) = said("push", "me/images", "--results", here, fails=True)
-    assert line.startswith("dataset me/images holds data/train.parquet, which is of no record")
+    assert line.startswith("expected only records in dataset me/images, found data/train.parquet")
     assert len(hub.repo("me/images").messages) == 2
     said("push", "me/empty", "--results", here)
     (line,) = said("push", "me/empty", "--private", "--results", here, fails=True)
@@ -270,7 +273,7 @@ def test_a_repository_of_something_else_is_left_alone(hub, said, here, tmp_path)
 
 
 def races(hub, tmp_path, times):
-    """Before our commit somebody else makes one, so often; each adds a record."""
+    """Let another user commit a record before ours, `times` times."""
     left = list(range(times))
 
     def before(request):
@@ -284,16 +287,16 @@ def races(hub, tmp_path, times):
     hub.before = before
 
 
-def test_a_commit_meanwhile_is_merged(hub, said, here, tmp_path):
+def test_concurrent_commit_is_merged(hub, said, here, tmp_path):
     races(hub, tmp_path, 1)
     lines = said("push", REPO, "--results", here)
-    assert lines[1] == f"dataset {REPO} was changed by somebody else meanwhile; comparing again"
-    assert lines[2].endswith("which then has 4") and hub.repo(REPO).messages[1] == "race"
+    assert lines[1] == f"dataset {REPO} was changed by another commit; comparing again"
+    assert lines[2].endswith("total 4") and hub.repo(REPO).messages[1] == "race"
     assert {row["method"] for row in table_of(hub)} == {"one", "two", "clip", "race0"}
     assert parts(tmp_path / "race0").items() <= held(hub).items()
 
 
-def test_a_repository_that_moves_on_and_on_is_left_alone(hub, said, here, tmp_path):
+def test_repeated_concurrent_commits_raise_a_user_error(hub, said, here, tmp_path):
     races(hub, tmp_path, 2)
     assert said("push", REPO, "--results", here, fails=True)[-1].endswith("by somebody else meanwhile; run again")
     assert hub.repo(REPO).messages == ["initial commit", "race", "race"]
@@ -301,32 +304,32 @@ def test_a_repository_that_moves_on_and_on_is_left_alone(hub, said, here, tmp_pa
 
 
 @pytest.mark.parametrize("name", [ONE, OF_ONE, "records.parquet", "README.md"])
-def test_a_hub_that_holds_something_else_afterwards_is_found_out(hub, said, here, name):
+def test_corrupted_upload_is_detected(hub, said, here, name):
     hub.corrupt = f"^{re.escape(name)}$"
     lines = said("push", REPO, "--results", here, fails=True)
     assert lines[-1].startswith(f"{name} in dataset {REPO} at ") and "is not what was sent" in lines[-1]
 
 
-# And back
+# Pull
 
 
-def test_what_comes_back_is_what_went_there(hub, pushed, said, here, tmp_path, monkeypatch):
+def test_pull_returns_what_was_pushed(hub, pushed, said, here, tmp_path, monkeypatch):
     monkeypatch.setattr(exchange, "LOG_EVERY", 2)
     lines = said("pull", REPO, "--results", tmp_path / "back")
     assert lines[:3] == [
         f"dataset {REPO} at {pushed}: 3 records",
         "2 of 3 records",
-        f"6 files are new in {tmp_path / 'back'}; 0 of 3 records were there",
+        f"{tmp_path / 'back'}: 6 new files; 0 of 3 records already present",
     ]
     assert tree(tmp_path / "back") == parts(here)
     assert list(validate.find_problems(tmp_path / "back/records")) == []
 
 
-def test_what_is_there_is_neither_fetched_nor_touched(hub, pushed, said, here, monkeypatch):
+def test_pull_does_not_download_present_records(hub, pushed, said, here, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     before, asked = {path: path.stat() for path in here.rglob("*")}, len(hub.lines("/resolve/"))
     (here / "README.md").write_text("mine")
-    assert said("pull", REPO, "--results", here)[1] == f"0 files are new in {here}; 3 of 3 records were there"
+    assert said("pull", REPO, "--results", here)[1] == f"{here}: 0 new files; 3 of 3 records already present"
     after = {path: path.stat() for path in before}
     assert after | {here: None} == before | {here: None} and len(hub.lines("/resolve/")) == asked
     (here / OF_ONE).unlink()
@@ -334,26 +337,26 @@ def test_what_is_there_is_neither_fetched_nor_touched(hub, pushed, said, here, m
     assert (here / OF_ONE).read_bytes() == hub.read(REPO, OF_ONE)
 
 
-def test_a_conflict_leaves_the_local_one_and_all_others_come(hub, pushed, said, here, tmp_path):
+def test_pull_conflict_keeps_the_local_record(hub, pushed, said, here, tmp_path):
     mine = tmp_path / "mine"
     write(mine, model("one"), right=30), write(mine, model("four"), weights="f")
     before = tree(mine)
     _, conflict, count, last = said("pull", REPO, "--results", mine, fails=True)
     assert conflict.startswith(f"{ONE}: results.digits.scores.mean_per_class_k20_T0.07.value is 0.66")
     assert f" in {REPO}, 1.0 in {mine} (and " in conflict
-    assert count == f"4 files are new in {mine}; 0 of 3 records were there"
-    assert last == f"1 of 3 records of dataset {REPO} were left alone, see above; all others are here"
+    assert count == f"{mine}: 4 new files; 0 of 3 records already present"
+    assert last == (f"1 of 3 records of dataset {REPO} were not added, all others were; correct the problems above")
     assert tree(mine) == {**parts(here), **before}
 
 
-def test_local_predictions_that_are_others_are_a_conflict(hub, pushed, said, here):
+def test_pull_conflict_of_predictions(hub, pushed, said, here):
     (here / OF_ONE).write_bytes(b"mine")
-    assert said("pull", REPO, "--results", here, fails=True)[1].startswith(f"{OF_ONE}: sha256 ")
+    assert said("pull", REPO, "--results", here, fails=True)[1].startswith(f"{OF_ONE}: sha256 is ")
     assert (here / OF_ONE).read_bytes() == b"mine"
 
 
 def elsewhere(content):
-    """The record, with its checksum, that says it is of another model."""
+    """Return the record with another model name and no checksum."""
     changed = json.loads(content)
     del changed["checksum"]
     for part in (changed["experiment"], changed["experiment"]["declaration"]):
@@ -364,37 +367,40 @@ def elsewhere(content):
 @pytest.mark.parametrize(
     ("spoiled", "line"),
     [
-        (lambda files: {ONE: files[ONE].replace(b'"n": 30', b'"n": 31', 1)}, f"record {ONE} was changed since it was"),
-        (lambda files: {ONE: b""}, f"record {ONE} is empty"),
+        (
+            lambda files: {ONE: files[ONE].replace(b'"n": 30', b'"n": 31', 1)},
+            f"record {ONE}: the checksum does not match",
+        ),
+        (lambda files: {ONE: b""}, f"record {ONE}: the file is empty"),
         (lambda files: {ONE: b"[" * 100_000}, f"record {ONE}"),
         (lambda files: {ONE: elsewhere(files[ONE])}, f"record {ONE}"),
-        (lambda files: {ONE: b" " * store.MAX_BYTES + files[ONE]}, f"{ONE} has 4,19"),
-        (lambda files: {OF_ONE: b"x"}, f"{OF_ONE} has sha256 2d711642b726, {ONE} says "),
-        (lambda files: {OF_ONE: None}, f"{OF_ONE} is missing, but {ONE} names it"),
+        (lambda files: {ONE: b" " * store.MAX_BYTES + files[ONE]}, f"{ONE}: expected at most 4,19"),
+        (lambda files: {OF_ONE: b"x"}, f"{OF_ONE}: expected sha256 "),
+        (lambda files: {OF_ONE: None}, f"{OF_ONE} is missing in the repository, but {ONE} names it"),
         (
             lambda files: {ONE: None, "records/other/1/0/knn.dino.json": files[ONE]},
-            f"record records/other/1/0/knn.dino.json says that its place is {ONE}",
+            f"record records/other/1/0/knn.dino.json: expected path {ONE}",
         ),
     ],
 )
-def test_what_breaks_the_rules_does_not_enter_and_all_others_do(hub, pushed, said, here, tmp_path, spoiled, line):
+def test_pull_rejects_invalid_records_and_adds_all_others(hub, pushed, said, here, tmp_path, spoiled, line):
     spoil(hub, tmp_path, **spoiled(held(hub)))
     lines = said("pull", REPO, "--results", tmp_path / "back", fails=True)
     assert lines[1].startswith(line) and "/tmp" not in lines[1], lines
-    assert lines[2].startswith("4 files are new")
+    assert ": 4 new files" in lines[2]
     wanted = {path: content for path, content in parts(here).items() if path not in (ONE, OF_ONE)}
     assert tree(tmp_path / "back") == wanted
 
 
-def test_predictions_that_are_too_large_are_not_fetched(hub, pushed, said, tmp_path, monkeypatch):
+def test_large_predictions_are_not_downloaded(hub, pushed, said, tmp_path, monkeypatch):
     monkeypatch.setattr(predictions, "MAX_BYTES", 100)
     lines = said("pull", REPO, "--results", tmp_path / "back", fails=True)
-    assert re.fullmatch(r"predictions/\S+ has [\d,]+ bytes, wanted at most 100", lines[1])
+    assert re.fullmatch(r"predictions/\S+: expected at most 100 bytes, found [\d,]+; contact its author", lines[1])
     assert tree(tmp_path / "back") == {} and not hub.lines("GET .*/resolve/.*parquet")
 
 
 @pytest.mark.parametrize("name", ["records/../../evil.json", "records/a/..json", "records/.x.json", "evil.json", "x/y"])
-def test_files_with_other_names_are_not_even_asked_for(hub, pushed, said, here, tmp_path, name):
+def test_files_with_other_names_are_not_requested(hub, pushed, said, here, tmp_path, name):
     there = hub.repo(REPO)
     there.commit(there.revisions[pushed] | {name: hub.keep(name, (here / ONE).read_bytes())}, "evil")
     said("pull", REPO, "--results", tmp_path / "back")
@@ -402,17 +408,17 @@ def test_files_with_other_names_are_not_even_asked_for(hub, pushed, said, here, 
     assert not [request for request in hub.requests if "evil" in request.path or "/x" in request.path]
 
 
-def test_a_link_here_leads_nowhere_else(hub, pushed, said, here, tmp_path):
+def test_pull_does_not_follow_local_links(hub, pushed, said, here, tmp_path):
     outside, back = tmp_path / "outside", tmp_path / "back"
     outside.mkdir()
     (back / "records").mkdir(parents=True)
     (back / "records/pretrained").symlink_to(outside)
     lines = said("pull", REPO, "--results", back, fails=True)
-    assert all("leads out of" in line for line in lines[1:3]) and lines[3].startswith("2 files are new")
+    assert all("found a link that leads out of it" in line for line in lines[1:3]) and ": 2 new files" in lines[3]
     assert tree(outside) == {} and not (back / OF_ONE).exists()
 
 
-def test_what_stops_goes_on(hub, pushed, said, here, tmp_path, monkeypatch):
+def test_interrupted_pull_resumes(hub, pushed, said, here, tmp_path, monkeypatch):
     monkeypatch.setattr(exchange, "THREADS", 1)
     hub.fail("GET .*/resolve/.*two.*parquet", 404, 1)
     back = tmp_path / "back"
@@ -427,7 +433,7 @@ def test_what_stops_goes_on(hub, pushed, said, here, tmp_path, monkeypatch):
     assert not [line for line in hub.lines("GET .*/resolve/")[asked:] if ONE in line], "what is there is not fetched"
 
 
-def test_a_disk_that_is_full_stops_at_once(hub, pushed, said, tmp_path, monkeypatch):
+def test_full_disk_stops_the_pull(hub, pushed, said, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -437,7 +443,7 @@ def test_a_disk_that_is_full_stops_at_once(hub, pushed, said, tmp_path, monkeypa
     assert tree(tmp_path / "back") == {}
 
 
-def test_a_revision_is_as_it_was(hub, pushed, said, here, tmp_path):
+def test_pull_of_an_older_revision(hub, pushed, said, here, tmp_path):
     write(here, model("four"), weights="f")
     wanted = {path: content for path, content in parts(here).items() if "four" not in path}
     said("push", REPO, "--results", here)
@@ -447,11 +453,11 @@ def test_a_revision_is_as_it_was(hub, pushed, said, here, tmp_path):
     assert line == f"dataset {REPO} has no revision v9, or no longer; its page lists those that it has"
 
 
-def test_a_repository_without_records_is_one_line(hub, said, tmp_path):
+def test_repository_without_records_raises_a_user_error(hub, said, tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x/README.md").write_text("x")
     hub.put("me/x", tmp_path / "x", "datasets")
-    assert "holds no records at main" in said("pull", "me/x", "--results", tmp_path / "back", fails=True)[-1]
+    assert "no records in dataset me/x at main" in said("pull", "me/x", "--results", tmp_path / "back", fails=True)[-1]
 
 
 # The Hub's errors
@@ -465,14 +471,14 @@ def test_a_repository_without_records_is_one_line(hub, said, tmp_path):
         ({"HF_TOKEN": "hf_wrong"}, "the Hub rejected this token; run `hf auth login` or set HF_TOKEN"),
     ],
 )
-def test_a_client_that_may_not_is_one_line(hub, here, said, monkeypatch, word, how, line):
+def test_offline_mode_and_invalid_tokens(hub, here, said, monkeypatch, word, how, line):
     for name, value in how.items():
         monkeypatch.setenv(name, value) if name == "HF_TOKEN" else monkeypatch.setattr(constants, name, value)
     (found,) = said(word, REPO, "--results", here, fails=True)
     assert found.startswith(line) and hub.repos == {}
 
 
-def test_writing_needs_a_token_and_the_right_to_write(hub, here, said, monkeypatch):
+def test_push_needs_a_token_with_write_permission(hub, here, said, monkeypatch):
     (line,) = said("push", "others/records", "--results", here, fails=True)
     assert line.startswith("this token has no write access to dataset others/records")
     monkeypatch.delenv("HF_TOKEN")
@@ -482,7 +488,7 @@ def test_writing_needs_a_token_and_the_right_to_write(hub, here, said, monkeypat
 
 @pytest.mark.parametrize("name", ["records", "a/b/c", "../x", "me/..", "me/a--b", "me/x y", "me/x\n", "hf/é"])
 @pytest.mark.parametrize("word", ["push", "pull"])
-def test_what_is_no_name_on_the_hub_is_one_line(hub, here, said, word, name):
+def test_invalid_repository_names(hub, here, said, word, name):
     (line,) = said(word, name, "--results", here, fails=True)
     assert line.startswith("wanted the dataset's name on the Hub as ORG/NAME") and hub.requests == []
 
@@ -498,7 +504,7 @@ def test_what_is_no_name_on_the_hub_is_one_line(hub, here, said, word, name):
     ],
 )
 @pytest.mark.parametrize("at", ["POST .*/commit/", "GET .*/tree/", "GET .*/revision/", "/resolve/"])
-def test_a_hub_that_refuses_is_one_line(hub, pushed, here, said, tmp_path, monkeypatch, status, line, at):
+def test_errors_of_the_hub_are_one_line(hub, pushed, here, said, tmp_path, monkeypatch, status, line, at):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client waits between its tries
     write(tmp_path / "new", model("four"), weights="f")
     hub.fail(at, status, 10**6, Retry_After="0")
@@ -510,12 +516,12 @@ def test_a_hub_that_refuses_is_one_line(hub, pushed, here, said, tmp_path, monke
     assert not (tmp_path / "back").exists() and len(hub.repo(REPO).messages) == 2
 
 
-def test_a_repository_that_is_not_there_is_one_line(hub, said, tmp_path):
+def test_missing_repository_is_one_line(hub, said, tmp_path):
     (line,) = said("pull", "me/none", "--results", tmp_path, fails=True)
     assert line.startswith("dataset me/none does not exist on the Hub, or this token may not see it; check the name")
 
 
-# The page
+# The leaderboard Space
 
 
 PLACE = "me/board"
@@ -532,7 +538,7 @@ def board(hub):
     return held(hub, PLACE, "spaces")
 
 
-def test_the_site_takes_the_place_of_what_the_hub_puts_into_a_new_space(hub, site):
+def test_publish_replaces_the_default_files_of_a_new_space(hub, site):
     lines = []
     commit = space.publish_space(site, PLACE, lines.append)
     there = hub.repo(PLACE, "spaces")
@@ -546,7 +552,7 @@ def test_the_site_takes_the_place_of_what_the_hub_puts_into_a_new_space(hub, sit
     assert lines[-1] == f"space {PLACE} shows this site already; nothing to do"
 
 
-def test_a_new_site_is_one_commit_and_what_is_gone_goes(hub, site):
+def test_publish_deletes_old_files_in_one_commit(hub, site):
     (site / "old.svg").write_text("<svg/>")
     (site / ".index.html.tmp").write_text("cut off")
     space.publish_space(site, PLACE, quiet)
@@ -569,7 +575,7 @@ def test_a_new_site_is_one_commit_and_what_is_gone_goes(hub, site):
         {"index.html": "Welcome to your static Space!", "app.js": "mine"},
     ],
 )
-def test_a_space_of_something_else_is_left_alone(hub, site, tmp_path, files):
+def test_unrelated_space_is_not_changed(hub, site, tmp_path, files):
     for name, text in files.items():
         (tmp_path / "other").mkdir(exist_ok=True)
         (tmp_path / "other" / name).write_text(text)
@@ -580,7 +586,7 @@ def test_a_space_of_something_else_is_left_alone(hub, site, tmp_path, files):
     assert board(hub) == before
 
 
-def test_a_folder_that_is_no_site_is_one_line(hub, site):
+def test_publish_rejects_invalid_site_folders(hub, site):
     (site / "secret").symlink_to("index.html")
     with pytest.raises(UserError, match="secret is a link"):
         space.publish_space(site, PLACE, quiet)
@@ -590,7 +596,7 @@ def test_a_folder_that_is_no_site_is_one_line(hub, site):
 
 
 @pytest.mark.parametrize("name", ["index.html", "README.md"])
-def test_a_space_that_holds_something_else_afterwards_is_found_out(hub, site, name):
+def test_corrupted_upload_of_a_site_is_detected(hub, site, name):
     def before(request):
         hub.corrupt = name if "/commit/" in request.path else "(?!)"
 
@@ -603,14 +609,14 @@ def test_a_space_that_holds_something_else_afterwards_is_found_out(hub, site, na
     ("status", "line"),
     [(403, "no write access to space"), (503, "answers 503"), (CUT, "cannot be reached"), (412, "by")],
 )
-def test_a_hub_that_refuses_the_site_is_one_line(hub, site, status, line):
+def test_errors_of_the_hub_while_publishing_are_one_line(hub, site, status, line):
     hub.fail("POST .*/commit/", status, 10**6, Retry_After="0")
     with pytest.raises(UserError, match=line) as error:
         space.publish_space(site, PLACE, quiet)
     assert "\n" not in str(error.value) and hub.token not in str(error.value)
 
 
-def test_a_space_needs_the_network_and_a_token(hub, site, monkeypatch):
+def test_publish_needs_the_network_and_a_token(hub, site, monkeypatch):
     with pytest.raises(UserError, match="wanted the space's name on the Hub as ORG/NAME, found 'board'"):
         space.publish_space(site, "board", quiet)
     with pytest.raises(UserError, match="no write access to space others/board"):

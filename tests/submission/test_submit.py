@@ -1,4 +1,4 @@
-"""Records from a run's folder into a checkout: what enters, what is refused, and that it is all or nothing."""
+"""Tests of the submission of a run to a checkout: copied files, rejected files, atomicity."""
 
 import json
 import os
@@ -31,13 +31,13 @@ def model(slug="tiny", **encoder):
 
 
 def write(out, origin=None, right=20, seed=0, evaluation=KNN, weights="a", path=None):
-    """A record and its predictions below `out`, of a model that has `right` of 30 digits right; the record's path."""
+    """Write a record with `right` of 30 correct predictions below `out`; return its path."""
     origin = origin or model()
     label_N = np.arange(N) % 10
     columns = {"row": np.arange(N), "label": label_N, "prediction_k20": (label_N + (np.arange(N) >= right)) % 10}
     scores = evaluation.intervals("digits", columns)
-    place = f"{create.record_key(origin, seed)}/knn.{evaluation.preset}"
-    file = predictions.write(out / "predictions" / (path or place) / "digits.parquet", columns)
+    name = f"{create.record_key(origin, seed)}/knn.{evaluation.preset}"
+    file = predictions.write(out / "predictions" / (path or name) / "digits.parquet", columns)
     record = create.from_scores(
         {"digits": DatasetScores(IDENTITY, scores, chance=0.1), "cars": Skipped("gone", SkipCode.FAILED)},
         origin=origin,
@@ -55,8 +55,8 @@ def write(out, origin=None, right=20, seed=0, evaluation=KNN, weights="a", path=
     return out / "records" / f"{path}.json"
 
 
-def lie(path):
-    """Raise a score of a record, and give it its checksum."""
+def falsify_score(path):
+    """Increase a score of a record and update its checksum."""
     content = json.loads(path.read_text())
     scores = content["results"]["digits"]["scores"]
     scores[next(iter(scores))] |= {"value": 0.9, "high": 1.0}
@@ -64,7 +64,7 @@ def lie(path):
 
 
 def tree(folder):
-    """Path -> content of every file."""
+    """Return path -> content of every file."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
@@ -75,8 +75,8 @@ class Sides:
     runs: Path
     results: Path
 
-    def refused(self, *words):
-        """Submitting fails with these words in its lines, and nothing of the checkout changes."""
+    def assert_rejected(self, *words):
+        """Assert that the submission fails with these words and does not change the checkout; return its lines."""
         before, said = tree(self.results), []
         with pytest.raises(UserError) as error:
             submit.submit(self.runs, self.results, validate.find_problems, said.append)
@@ -87,7 +87,7 @@ class Sides:
         assert tree(self.results) == before
         return lines
 
-    def taken(self):
+    def submit(self):
         said = []
         count = submit.submit(self.runs, self.results, validate.find_problems, said.append)
         return count, said
@@ -107,110 +107,110 @@ ONE = "records/pretrained/one/1/0/knn.dino.json"
 OF_ONE = "predictions/pretrained/one/1/0/knn.dino/digits.parquet"
 
 
-# What enters
+# Accepted submissions
 
 
-def test_records_and_predictions_enter_as_they_are_beside_those_that_are_there(sides):
+def test_new_records_and_predictions_are_copied(sides):
     before, new = tree(sides.results), tree(sides.runs)
-    assert sides.taken() == (2, [f"2 records are new in {sides.results}, 0 were there; 0 other files are ignored"])
+    assert sides.submit() == (2, [f"{sides.results}: 2 new records, 0 already present; 0 other files ignored"])
     assert tree(sides.results) == {**before, **new} and len(new) == 4
     assert list(validate.find_problems(sides.results / "records")) == []
-    assert sides.taken() == (0, [f"0 records are new in {sides.results}, 2 were there; 0 other files are ignored"])
+    assert sides.submit() == (0, [f"{sides.results}: 0 new records, 2 already present; 0 other files ignored"])
     assert tree(sides.results) == {**before, **new}
 
 
-def test_the_command_says_what_comes_next(sides, synrep):
+def test_command_prints_the_next_steps(sides, synrep):
     code, said, error = synrep("submit", sides.runs, "--results", sides.results)
-    assert (code, error) == (0, "") and "2 records are new" in said
+    assert (code, error) == (0, "") and "2 new records" in said
     for word in ("synrep tables", "git add", "pull request"):
         assert word in said
     assert "git add" not in synrep("submit", sides.runs, "--results", sides.results)[1]
 
 
-def test_what_is_neither_record_nor_predictions_is_counted_and_stays(sides):
+def test_other_files_are_counted_but_not_copied(sides):
     for name in ("train/x/model.json", "records/.x.json.1.tmp", "records/notes.txt", "predictions/old/x.parquet"):
         (sides.runs / name).parent.mkdir(parents=True, exist_ok=True)
         (sides.runs / name).write_text("{}")
-    count, said = sides.taken()
-    assert count == 2 and said[-1].endswith("4 other files are ignored")
+    count, said = sides.submit()
+    assert count == 2 and said[-1].endswith("4 other files ignored")
     assert not (sides.results / "train").exists() and len(tree(sides.results)) == 3 + 4
 
 
-def test_a_record_that_says_the_same_in_other_bytes_is_there_already(sides):
-    sides.taken()
+def test_equal_record_in_other_bytes_is_already_present(sides):
+    sides.submit()
     path = sides.results / ONE
     path.write_text(json.dumps(json.loads(path.read_text())))
     before = tree(sides.results)
-    assert sides.taken()[0] == 0 and tree(sides.results) == before
+    assert sides.submit()[0] == 0 and tree(sides.results) == before
 
 
-def test_predictions_that_were_lost_come_back(sides):
-    sides.taken()
+def test_missing_predictions_are_restored(sides):
+    sides.submit()
     (sides.results / OF_ONE).unlink()
-    sides.taken()
+    sides.submit()
     assert (sides.results / OF_ONE).read_bytes() == (sides.runs / OF_ONE).read_bytes()
 
 
-def test_records_come_last_so_that_none_ever_stands_without_its_predictions(sides, monkeypatch):
+def test_records_are_copied_after_their_predictions(sides, monkeypatch):
     order, copyfile = [], shutil.copyfile
     monkeypatch.setattr(bundle.shutil, "copyfile", lambda a, b, **k: [order.append(str(a)), copyfile(a, b, **k)][1])
-    sides.taken()
+    sides.submit()
     into = order[-4:]
     assert [".json" in path for path in into] == [False, False, True, True]
 
 
-# What is refused
+# Rejected submissions
 
 
-def test_another_content_under_one_path_is_a_conflict_and_nothing_enters(sides):
+def test_different_record_at_the_same_path_is_a_conflict(sides):
     write(sides.results, model("one"), right=12)
-    lines = sides.refused(f"{ONE}: results.digits.scores.", ".value is 0.66666666666666")
+    lines = sides.assert_rejected(f"{ONE}: results.digits.scores.", ".value is 0.66666666666666")
     assert f" in {sides.runs}, 0.4 in {sides.results} (and " in lines[0] and "; created 20" in lines[0]
-    assert len(lines) == 2 and lines[1].startswith("1 problem, nothing was taken: ")
+    assert len(lines) == 2 and lines[1].startswith("found 1 problem, nothing was copied: ")
 
 
-def test_predictions_that_are_not_those_of_the_record_there_are_a_conflict(sides):
-    sides.taken()
+def test_different_predictions_at_the_same_path_are_a_conflict(sides):
+    sides.submit()
     (sides.results / OF_ONE).write_bytes(b"x")
-    sides.refused(f"{OF_ONE}: sha256 ")
+    sides.assert_rejected(f"{OF_ONE}: sha256 is ")
 
 
-def test_one_bad_record_keeps_the_good_ones_out(sides):
+def test_one_invalid_record_rejects_all(sides):
     path = sides.runs / ONE
     path.write_text(path.read_text().replace('"n": 30', '"n": 31', 1))
-    sides.refused("was changed since it was written")
+    sides.assert_rejected("the checksum does not match")
 
 
-def test_a_score_that_the_predictions_do_not_give_is_refused(sides):
-    lie(sides.runs / ONE)
-    sides.refused("is 0.9, its predictions give 0.666")
+def test_score_that_differs_from_its_predictions_is_rejected(sides):
+    falsify_score(sides.runs / ONE)
+    sides.assert_rejected("expected 0.666", "(from predictions), found 0.9;")
 
 
-def test_the_files_of_the_run_beside_the_records_are_checked_too(sides):
+def test_files_of_the_run_are_checked_too(sides):
     origin = runs.experiment("clip", steps=2)
     write(sides.runs, origin, weights="f")
     (sides.runs / "train" / create.record_key(origin, 0)).mkdir(parents=True)
     (sides.runs / "train" / create.record_key(origin, 0) / "model.json").write_text(json.dumps({"weights_sha256": "0"}))
-    sides.refused("model.json says 0; evaluate the run anew")
+    sides.assert_rejected("expected 0 as in ", "model.json, found ")
 
 
-def test_a_declaration_that_differs_from_one_in_the_checkout_is_refused(sides):
-    """Another evaluation of a model that has the same name there: no path is the same, the records do not fit."""
+def test_declaration_that_differs_from_the_checkout_is_rejected(sides):
+    """Different paths, but the declaration of the same model differs."""
     write(sides.results, model("one", depth=3), path="pretrained/one/1/0/knn.dino")
     shutil.rmtree(sides.runs)
     write(sides.runs, model("one"), seed=1)
     new = str(sides.runs / ONE.replace("/0/", "/1/"))
-    lines = sides.refused("conflicting declarations under one name", new, str(sides.results / ONE))
+    lines = sides.assert_rejected("two declarations with one name", new, str(sides.results / ONE))
     assert len(lines) == 2 and "/tmp" not in lines[0].replace(str(sides.runs), "").replace(str(sides.results), "")
 
 
-def test_a_run_under_an_official_name_is_as_declared(sides, synrep):
+def test_run_with_an_official_name_must_match_its_declaration(sides, synrep):
     official = next(declared for declared in smoke.EXPERIMENTS if declared.method == "simclr")
     write(sides.runs, replace(official, schedule=replace(official.schedule, views=60)))
     before = tree(sides.results)
     code, said, error = synrep("submit", sides.runs, "--results", sides.results)
-    assert_one_line((code, said, error), "1 problem, nothing was taken")
-    assert f"smoke/simclr version {official.version} is declared as" in said and tree(sides.results) == before
+    assert_one_line((code, said, error), "1 problem, nothing was copied")
+    assert f"as declared for smoke/simclr version {official.version}, found " in said and tree(sides.results) == before
 
 
 @pytest.mark.parametrize("name", [ONE, OF_ONE, "records/pretrained", "predictions", "records"])
@@ -218,75 +218,75 @@ def test_links_are_not_followed(sides, tmp_path, name):
     path, elsewhere = sides.runs / name, tmp_path / "elsewhere"
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
-    sides.refused(f"{path} is a link")
+    sides.assert_rejected(f"{path}: expected a file, found a link")
 
 
-def test_what_is_no_plain_file_is_refused(sides):
+def test_special_files_are_rejected(sides):
     os.mkfifo(sides.runs / "records/pipe.json")
-    sides.refused("pipe.json is no plain file")
+    sides.assert_rejected("pipe.json: expected a regular file")
 
 
-def test_a_link_in_the_checkout_leads_nowhere_else(sides, tmp_path):
+def test_link_in_the_checkout_is_not_followed(sides, tmp_path):
     outside = tmp_path / "outside"
     (sides.results / "records/pretrained").rename(outside)
     (sides.results / "records/pretrained").symlink_to(outside)
     before = tree(outside)
-    sides.refused("leads out of")
+    sides.assert_rejected("found a link that leads out of it")
     assert tree(outside) == before
 
 
-@pytest.mark.parametrize("place", ["elsewhere", "pretrained/other/1/0/knn.dino", "pretrained/one/1/0/knn.lgssl"])
-def test_a_record_lies_where_it_says(sides, place):
-    write(sides.runs, model("one"), path=place)
-    sides.refused(f"{place}.json says that its place is {ONE}")
+@pytest.mark.parametrize("path", ["elsewhere", "pretrained/other/1/0/knn.dino", "pretrained/one/1/0/knn.lgssl"])
+def test_misplaced_record_is_rejected(sides, path):
+    write(sides.runs, model("one"), path=path)
+    sides.assert_rejected(f"{path}.json: expected path {ONE}")
 
 
 @pytest.mark.parametrize("preset", ["../../../../../x", "/x", "a b", "."])
-def test_a_record_cannot_name_a_place_outside(sides, preset):
+def test_preset_that_escapes_the_folder_is_rejected(sides, preset):
     path = sides.runs / ONE
     content = {name: part for name, part in json.loads(path.read_text()).items() if name != "checksum"}
     own = content["evaluation"]
     own["preset"] = preset
     own["protocol"] = sha256_of({name: own[name] for name in ("version", "preset", "knobs")})
     store.write_with_checksum(path, content)
-    sides.refused("field evaluation.preset")
+    sides.assert_rejected("field evaluation.preset")
 
 
 def test_huge_files_are_not_read(sides):
     with (sides.runs / ONE).open("r+b") as file:
         file.truncate(store.MAX_BYTES + 1)
-    sides.refused("has 4,194,305 bytes, wanted at most 4,194,304")
+    sides.assert_rejected("expected at most 4,194,304 bytes, found 4,194,305")
     write(sides.runs, model("one"), path="pretrained/one/1/0/knn.dino")
     with (sides.runs / OF_ONE).open("r+b") as file:
         file.truncate(predictions.MAX_BYTES + 1)
-    sides.refused("has 268,435,457 bytes, wanted at most 268,435,456")
+    sides.assert_rejected("expected at most 268,435,456 bytes, found 268,435,457")
 
 
-def test_predictions_are_there_and_are_the_record_s(sides):
+def test_missing_or_changed_predictions_are_rejected(sides):
     (sides.runs / OF_ONE).write_bytes(b"x")
-    sides.refused(f"{OF_ONE} has sha256 ", " says ")
+    sides.assert_rejected(f"{OF_ONE}: expected sha256 ", ", found ")
     (sides.runs / OF_ONE).unlink()
-    sides.refused(f"{OF_ONE} is missing, but {ONE} names it")
+    sides.assert_rejected(f"{OF_ONE} is missing, but {ONE} names it")
 
 
-def test_a_record_of_nested_brackets_is_one_line(sides):
+def test_deeply_nested_record_is_one_line(sides):
     (sides.runs / ONE).write_text("[" * 100_000)
-    sides.refused(f"{sides.runs / ONE}")
+    sides.assert_rejected(f"{sides.runs / ONE}")
 
 
-def test_a_folder_that_is_not_a_run_s_is_one_line(sides, synrep, monkeypatch, tmp_path):
+def test_wrong_folders_raise_user_errors(sides, synrep, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     answer = synrep("submit", sides.runs / "records", "--results", sides.results)
-    assert_one_line(answer, "no records in", "name the folder that --out named")
-    assert_one_line(synrep("submit", sides.runs, "--results", "nowhere"), "there is no nowhere/records", "--results")
+    assert_one_line(answer, "no records in", "give the folder that was the --out of the run")
+    assert_one_line(synrep("submit", sides.runs, "--results", "nowhere"), "no folder nowhere/records", "--results")
 
 
-# All or nothing
+# Atomicity
 
 
 @pytest.mark.parametrize("stop", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_a_copy_that_stops_leaves_nothing(sides, monkeypatch, stop, after):
+def test_interrupted_copy_leaves_nothing(sides, monkeypatch, stop, after):
     before, copyfile, done = tree(sides.results), shutil.copyfile, []
 
     def failing(source, target, **more):
@@ -298,13 +298,13 @@ def test_a_copy_that_stops_leaves_nothing(sides, monkeypatch, stop, after):
 
     monkeypatch.setattr(bundle.shutil, "copyfile", failing)
     with pytest.raises(KeyboardInterrupt if isinstance(stop, KeyboardInterrupt) else UserError):
-        sides.taken()
+        sides.submit()
     assert tree(sides.results) == before and len(done) == after + 1
     monkeypatch.undo()
-    assert sides.taken()[0] == 2
+    assert sides.submit()[0] == 2
 
 
-def test_a_file_that_changes_meanwhile_is_found_out(sides, monkeypatch):
+def test_file_that_changes_during_the_copy_is_detected(sides, monkeypatch):
     before, copyfile = tree(sides.results), shutil.copyfile
 
     def changing(source, target, **more):
@@ -313,12 +313,12 @@ def test_a_file_that_changes_meanwhile_is_found_out(sides, monkeypatch):
             target.write_text("{}")
 
     monkeypatch.setattr(bundle.shutil, "copyfile", changing)
-    with pytest.raises(UserError, match="changed while it was copied; run again"):
-        sides.taken()
+    with pytest.raises(UserError, match="changed while it was copied; run the command again"):
+        sides.submit()
     assert tree(sides.results) == before
 
 
-# How two records differ
+# Differences of records
 
 SIDES = ("here", "there")
 
@@ -328,18 +328,22 @@ def text(**changes):
     return json.dumps({**content, **changes}).encode()
 
 
-def test_what_differs_is_the_first_field_that_says_why():
+def test_difference_names_the_most_informative_field():
     other = {"x": {"environment": {"a": 2}, "scores": {"t": 0.25}}}
-    assert bundle.difference(text(), text(results=other, created="2026-01-03", checksum="x"), SIDES) == (
+    assert bundle.describe_difference(text(), text(results=other, created="2026-01-03", checksum="x"), SIDES) == (
         "results.x.scores.t is 0.5 in here, 0.25 in there (and 3 more fields); "
         "created 2026-01-02 in here, 2026-01-03 in there"
     )
-    assert bundle.difference(text(), text(created="2026-01-01"), SIDES).startswith("created is 2026-01-02 in here, ")
-    assert bundle.difference(text(seed=3), text(results=other), SIDES).startswith("seed is 3 in here, 0 in there (and")
-    assert bundle.difference(text(), text() + b"\n ", SIDES) == ""
+    assert bundle.describe_difference(text(), text(created="2026-01-01"), SIDES).startswith(
+        "created is 2026-01-02 in here, "
+    )
+    assert bundle.describe_difference(text(seed=3), text(results=other), SIDES).startswith(
+        "seed is 3 in here, 0 in there (and"
+    )
+    assert bundle.describe_difference(text(), text() + b"\n ", SIDES) == ""
 
 
-def test_what_is_no_record_is_said_to_be_none():
+def test_difference_to_invalid_content():
     for content in (b"", b"[1]", b"[" * 100_000, b"\xff"):
-        assert bundle.difference(text(), content, SIDES) == "no record in there"
-        assert bundle.difference(content, content, SIDES) == ""
+        assert bundle.describe_difference(text(), content, SIDES) == "not a record in there"
+        assert bundle.describe_difference(content, content, SIDES) == ""

@@ -1,4 +1,4 @@
-"""A folder of records that was tampered with: whatever is changed, by whom and how well, is named."""
+"""Tests of the validation of tampered records: every change is detected and named."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def found(folder: Path) -> list[str]:
 
 
 def forge(folder: Path, change: Change, name: str = PROBE) -> Path:
-    """A record that was changed and given its checksum, by somebody who knows how."""
+    """Change a record and update its checksum."""
     path = folder / "records" / f"{name}.json"
     content = json.loads(path.read_text())
     change(content)
@@ -52,15 +52,15 @@ def forge(folder: Path, change: Change, name: str = PROBE) -> Path:
     return path
 
 
-def the_one(folder: Path, *words: str) -> None:
-    """There is one problem, of one line, with these words."""
+def assert_one_problem(folder: Path, *words: str) -> None:
+    """Assert that there is one problem, in one line, with these words."""
     (problem,) = found(folder)
     assert "\n" not in problem
     for word in words:
         assert word in problem
 
 
-def test_records_as_they_were_written_have_no_problem(folder: Path) -> None:
+def test_valid_records_have_no_problems(folder: Path) -> None:
     assert found(folder) == []
 
 
@@ -71,22 +71,42 @@ def score(content: dict[str, Any], value: float, dataset: str = "digits", name: 
 @pytest.mark.parametrize(
     ("change", "name", "words"),
     [
-        (lambda c: score(c, 0.866), PROBE, ["results.digits.scores.top1.value: is 0.866, its predictions give 0.865"]),
+        (
+            lambda c: score(c, 0.866),
+            PROBE,
+            ["results.digits.scores.top1.value: expected 0.865 (from predictions), found 0.866"],
+        ),
         (lambda c: score(c, 0.8651, name="mean_per_class"), PROBE, ["results.digits.scores.mean_per_class.value"]),
         (lambda c: score(c, 0.9, "scenes-order", "micro"), CAPTIONS, ["results.scenes-order.scores.micro.value"]),
         (lambda c: c["results"]["digits"]["per_class"]["3"].update(value=0.75), PROBE, ["digits.per_class.3.value"]),
-        (lambda c: c["results"]["digits"]["per_class"]["3"].update(n=56), PROBE, ["digits.per_class.3.n: is 56"]),
-        (lambda c: c["results"]["digits"].update(chance=0.1), PROBE, ["digits.chance: is 0.1, its"]),
-        (lambda c: c["results"]["digits"]["scores"].pop("mean_per_class"), PROBE, ["digits.scores: has ['top1']"]),
-        (lambda c: c["results"]["digits"].update(predictions=None), PROBE, ["digits.predictions: no predictions"]),
-        (lambda c: c["results"]["digits"]["dataset"].update(n=601), PROBE, ["digits.dataset.n: is 601", "600 rows"]),
+        (
+            lambda c: c["results"]["digits"]["per_class"]["3"].update(n=56),
+            PROBE,
+            ["digits.per_class.3.n: expected ", "found 56"],
+        ),
+        (lambda c: c["results"]["digits"].update(chance=0.1), PROBE, ["digits.chance: expected ", "found 0.1;"]),
+        (
+            lambda c: c["results"]["digits"]["scores"].pop("mean_per_class"),
+            PROBE,
+            ["digits.scores: expected ", "found ['top1']"],
+        ),
+        (
+            lambda c: c["results"]["digits"].update(predictions=None),
+            PROBE,
+            ["digits.predictions: the record", "has no predictions"],
+        ),
+        (
+            lambda c: c["results"]["digits"]["dataset"].update(n=601),
+            PROBE,
+            ["digits.dataset.n: expected 600 (rows of the predictions), found 601"],
+        ),
     ],
-)  # fmt: skip
-def test_a_record_that_was_forged_with_its_checksum_is_named(
+)
+def test_tampered_record_with_a_valid_checksum_is_named(
     folder: Path, change: Change, name: str, words: list[str]
 ) -> None:
     path = forge(folder, change, name)
-    problems_found = [line for line in found(folder) if "belongs to no record" not in line]
+    problems_found = [line for line in found(folder) if "does not belong to any record" not in line]
     assert problems_found[0].startswith(f"{path}: ")
     for word in words:
         assert any(word in line for line in problems_found)
@@ -100,14 +120,17 @@ def test_a_record_that_was_forged_with_its_checksum_is_named(
         (lambda c: c["results"]["digits"]["scores"]["top1"].update(n=10**40), "digits.scores.top1.n"),
         (lambda c: c["results"]["digits"].update(chance=0.2), "digits.chance"),
         (lambda c: c["results"]["digits"]["per_class"]["3"].update(low=0.1), "digits.per_class.3.low"),
-        (lambda c: c["results"]["digits"]["per_class"].pop("3"), "digits.per_class: has 9 classes"),
+        (
+            lambda c: c["results"]["digits"]["per_class"].pop("3"),
+            "digits.per_class: expected 10 classes (from predictions), found 9",
+        ),
         (lambda c: c["results"]["cifar10"]["dataset"].update(revision="0" * 40), "cifar10.dataset: revision is 0000"),
         (lambda c: c["results"]["cifar10"]["dataset"].update(repo="me/cifar10"), "cifar10.dataset: repo is me/cifar10"),
         (lambda c: c["results"].update(cifar11=c["results"].pop("cifar10")), "unknown dataset 'cifar11'"),
-        (lambda c: c["model"]["transform"].update(size=33), "model.transform is"),
+        (lambda c: c["model"]["transform"].update(size=33), "model.transform: expected"),
     ],
 )
-def test_what_else_was_forged_with_its_checksum_is_named(folder: Path, change: Change, field: str) -> None:
+def test_other_tampered_fields_are_named(folder: Path, change: Change, field: str) -> None:
     forge(folder, change)
     lines = found(folder)
     assert any(field in line for line in lines), lines
@@ -116,7 +139,7 @@ def test_what_else_was_forged_with_its_checksum_is_named(folder: Path, change: C
 def columns_forged(
     folder: Path, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], name: str, dataset: str
 ) -> None:
-    """Predictions that were changed, and a record that names them and is given its checksum."""
+    """Change predictions, and update their record and its checksum."""
     path = folder / "predictions" / name / f"{dataset}.parquet"
     stored = predictions.write(path, change(predictions.read_file(path)))
     forge(folder, lambda c: c["results"][dataset].update(predictions=stored.model_dump()), name)
@@ -131,31 +154,33 @@ FEW_SHOT = "smoke/stablerep_plus/2/0/few_shot.ssl-transfer"
      ("smoke/stablerep_plus/2/0/knn.dino", "digits"), ("smoke/stablerep_plus/2/0/retrieval.karpathy", "scenes-order"),
      ("smoke/stablerep_plus/2/0/fairface.synrep-joint", "scenes-groups")],
 )  # fmt: skip
-def test_predictions_without_rows_or_columns_bear_nothing_out(folder: Path, name: str, dataset: str) -> None:
+def test_predictions_without_rows_or_columns(folder: Path, name: str, dataset: str) -> None:
     columns_forged(folder, lambda c: {k: v[:0] for k, v in c.items()}, name, dataset)
-    the_one(folder, f"results.{dataset}.predictions: they have no rows")
+    assert_one_problem(folder, f"results.{dataset}.predictions: expected at least one row")
     columns_forged(folder, lambda c: {"row": np.arange(600)}, name, dataset)
-    the_one(folder, f"results.{dataset}.predictions: not the columns of ")
+    assert_one_problem(folder, f"results.{dataset}.predictions: expected the columns of ")
 
 
-def test_a_number_that_is_none_bears_nothing_out(folder: Path) -> None:
+def test_nan_in_predictions(folder: Path) -> None:
     def spoil(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {**columns, "accuracy": np.append(np.nan, columns["accuracy"][1:])}
 
     columns_forged(folder, spoil, FEW_SHOT, "digits")
-    the_one(folder, "results.digits.predictions: column accuracy has values that are not finite")
+    assert_one_problem(folder, "results.digits.predictions: expected finite values in column accuracy")
 
 
-def test_labels_that_take_the_memory_of_a_count_are_refused(folder: Path) -> None:
+def test_huge_labels_are_rejected(folder: Path) -> None:
     def spoil(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {**columns, "label": np.append(10**15, columns["label"][1:])}
 
     columns_forged(folder, spoil, PROBE, "digits")
-    the_one(folder, "results.digits.predictions: column label has 1000000000000000, too large")
+    assert_one_problem(
+        folder, "results.digits.predictions: expected integers up to 100000 in column label, found 1000000000000000"
+    )
 
 
-def test_true_labels_are_those_of_the_other_models(folder: Path) -> None:
-    """Somebody takes his predictions for labels, and all else fits."""
+def test_labels_must_be_equal_for_all_models(folder: Path) -> None:
+    """Labels that equal the predictions are detected although all scores match."""
     path = folder / "predictions" / PROBE / "digits.parquet"
     columns = predictions.read_file(path)
     columns["label"] = columns["prediction"]
@@ -174,15 +199,15 @@ def test_true_labels_are_those_of_the_other_models(folder: Path) -> None:
 
     forge(folder, perfect)
     lines = found(folder)
-    assert lines and all("results.digits.predictions is" in line for line in lines)
-    assert all("other labels or samples than those that all models answer" in line for line in lines)
+    assert lines and all("results.digits.predictions: expected" in line for line in lines)
+    assert all("the labels or samples differ between models" in line for line in lines)
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [('"n": 600', '"n": 1e999'), ('"low": 0.', '"low": -1e999, "x": 0.'), ('"train": ', '"train": 1e308, "x": ')],
 )
-def test_numbers_without_end_are_one_line(folder: Path, old: str, new: str) -> None:
+def test_infinite_numbers_are_one_line(folder: Path, old: str, new: str) -> None:
     path = folder / "records" / f"{PROBE}.json"
     path.write_text(path.read_text().replace(old, new, 1))
     (line,) = found(folder)
@@ -190,7 +215,7 @@ def test_numbers_without_end_are_one_line(folder: Path, old: str, new: str) -> N
 
 
 @pytest.mark.parametrize("preset", ["x/../../evil", "../x", "a b", "x" + chr(0), "<script>"])
-def test_a_preset_that_is_a_path_is_refused(folder: Path, preset: str) -> None:
+def test_preset_with_a_path_is_rejected(folder: Path, preset: str) -> None:
     def rename(content: dict[str, Any]) -> None:
         own = content["evaluation"]
         own["preset"] = preset
@@ -200,28 +225,28 @@ def test_a_preset_that_is_a_path_is_refused(folder: Path, preset: str) -> None:
     assert any("field evaluation.preset" in line for line in found(folder))
 
 
-def test_a_revision_that_others_contradict_is_named(folder: Path) -> None:
-    """The dataset trained on, in all places of one record; and the one measured on."""
+def test_contradicting_dataset_contents_are_named(folder: Path) -> None:
+    """The content of the training dataset or of an evaluation dataset was changed."""
 
     def training(content: dict[str, Any]) -> None:
         content["training"]["content_sha256"] = "0" * 64
 
     forge(folder, training)
-    assert any("training.content_sha256 is 0000" in line for line in found(folder))
+    assert any("training.content_sha256: expected" in line and "found 0000" in line for line in found(folder))
 
     def measured(content: dict[str, Any]) -> None:
         content["training"]["content_sha256"] = store.read(folder / f"records/{CAPTIONS}.json").training.content_sha256  # type: ignore[union-attr]
         content["results"]["cifar10"]["dataset"]["ids_sha256"] = "0" * 64
 
     forge(folder, measured)
-    assert any("results.cifar10.dataset is (10000, '0000" in line for line in found(folder))
+    assert any("results.cifar10.dataset: expected" in line and "found (10000, '0000" in line for line in found(folder))
 
 
-def test_weights_and_declarations_that_others_contradict_are_named(folder: Path) -> None:
+def test_contradicting_weights_and_declarations_are_named(folder: Path) -> None:
     forge(folder, lambda c: c["model"].update(weights_sha256="0" * 64))
     lines = found(folder)
     assert lines and all(
-        "model.weights_sha256 is" in line and "two sets of weights for one run" in line for line in lines
+        "model.weights_sha256: expected" in line and "two sets of weights for one run" in line for line in lines
     )
 
     def declaration(content: dict[str, Any]) -> None:
@@ -231,23 +256,23 @@ def test_weights_and_declarations_that_others_contradict_are_named(folder: Path)
 
     path = forge(folder, declaration)
     lines = found(folder)
-    assert any("conflicting declarations under one name" in line for line in lines)
-    other = list(find_problems(folder / "records", official=lambda record: "f" * 64))
-    assert any(line.startswith(f"{path}: experiment.fingerprint") and "is declared as ffff" in line for line in other)
+    assert any("two declarations with one name" in line for line in lines)
+    other = list(find_problems(folder / "records", declared_fingerprint=lambda record: "f" * 64))
+    assert any(line.startswith(f"{path}: experiment.fingerprint: expected ffff") for line in other)
 
 
 @pytest.mark.parametrize("name", [PROBE, CAPTIONS])
-def test_any_digit_of_a_predictions_file_is_named(folder: Path, name: str) -> None:
+def test_any_change_of_a_predictions_file_is_named(folder: Path, name: str) -> None:
     (path, *_) = sorted((folder / "predictions" / name).glob("*.parquet"))
     whole = path.read_bytes()
     for at in range(0, len(whole), len(whole) // 7):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        the_one(folder, f"results.{path.stem}.predictions: {path} is not the file of its record")
+        assert_one_problem(folder, f"results.{path.stem}.predictions: {path} is not the file of its record")
     path.unlink()
-    the_one(folder, f"{path} is missing")
+    assert_one_problem(folder, f"{path} is missing")
 
 
-def test_predictions_that_were_forged_with_their_record_give_other_scores(folder: Path) -> None:
+def test_tampered_predictions_result_in_other_scores(folder: Path) -> None:
     path = folder / "predictions" / PROBE / "digits.parquet"
     columns = predictions.read_file(path)
     columns["prediction"][columns["label"] == 3] = 3
@@ -261,40 +286,39 @@ def test_predictions_that_were_forged_with_their_record_give_other_scores(folder
     }
     pq.write_table(pq.read_table(path).drop_columns(["prediction"]), path)
     forge(folder, lambda c: c["results"]["digits"]["predictions"].update(sha256=file_sha256(path)))
-    the_one(folder, "results.digits.predictions: not the columns of linear_probe")
+    assert_one_problem(folder, "results.digits.predictions: expected the columns of linear_probe")
 
 
-def test_two_records_for_one_place_and_strays_are_named(folder: Path) -> None:
+def test_misplaced_records_and_unexpected_files_are_named(folder: Path) -> None:
     own = folder / "records" / f"{PROBE}.json"
     copy = own.with_name("copy.json")
     shutil.copy(own, copy)
-    the_one(folder, f"{copy}: this record belongs at {own}; of two for one place keep one")
+    assert_one_problem(folder, f"{copy}: expected this record at {own}; move it there or remove it")
     copy.unlink()
     notes = own.with_name("notes.txt")
     notes.write_text("x")
-    the_one(folder, f"{notes}: wanted only files that end with .json")
+    assert_one_problem(folder, f"{notes}: expected only files that end with .json")
     notes.unlink()
     more = folder / "predictions" / PROBE / "more.parquet"
     more.write_bytes(b"x")
-    the_one(folder, f"{more}: belongs to no record")
+    assert_one_problem(folder, f"{more}: does not belong to any record")
 
 
-def test_links_are_named_and_not_followed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_links_are_named_but_not_followed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     outside = tmp_path_factory.mktemp("outside")
     path = folder / "records" / f"{PROBE}.json"
     shutil.move(path, outside / "x.json")
     path.symlink_to(outside / "x.json")
     (folder / "records" / "loop").symlink_to(folder)
-    lines = [line for line in found(folder) if "belongs to no record" not in line]
+    lines = [line for line in found(folder) if "does not belong to any record" not in line]
     assert lines == [
-        f"{each}: a link, wanted a file of its own; put the file in its place"
-        for each in (folder / "records" / "loop", path)
+        f"{each}: expected a file, found a link; replace it by the file" for each in (folder / "records" / "loop", path)
     ]
-    assert any("belongs to no record" in line for line in found(folder))
+    assert any("does not belong to any record" in line for line in found(folder))
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "smoke/../../x", "/etc/x", "a//b", ".hidden"])
-def test_a_name_that_leaves_the_folder_is_refused(folder: Path, name: str) -> None:
+def test_name_that_escapes_the_folder_is_rejected(folder: Path, name: str) -> None:
     def rename(content: dict[str, Any]) -> None:
         content["experiment"]["name"] = content["experiment"]["declaration"]["name"] = name
         content["experiment"]["fingerprint"] = sha256_of(content["experiment"]["declaration"])
@@ -307,44 +331,49 @@ def test_a_name_that_leaves_the_folder_is_refused(folder: Path, name: str) -> No
     ("change", "words"),
     [
         (lambda c: c["evaluation"].update(name="linear_prob"), ["evaluation:", "'linear_prob'"]),
-        (lambda c: c["evaluation"].update(preset="synrep"), ["field evaluation: the protocol hash"]),
-        (lambda c: c.update(schema_version=3), ["schema 3", "`synrep results migrate FOLDER --out NEW`"]),
-        (lambda c: c.update(schema_version=1), ["has schema 1, this code reads 4; evaluate again"]),
+        (
+            lambda c: c["evaluation"].update(preset="synrep"),
+            ["field evaluation: expected ", " for protocol (from the declaration)"],
+        ),
+        (lambda c: c.update(schema_version=3), ["found 3", "`synrep results migrate FOLDER --out NEW`"]),
+        (lambda c: c.update(schema_version=1), ["expected schema 4, found 1; evaluate again"]),
     ],
 )
-def test_what_this_code_does_not_know_is_named(folder: Path, change: Change, words: list[str]) -> None:
+def test_unknown_evaluations_and_schemas_are_named(folder: Path, change: Change, words: list[str]) -> None:
     forge(folder, change)
     lines = found(folder)
     for word in words:
         assert any(word in line for line in lines), lines
 
 
-def test_another_version_of_a_protocol_is_not_scored_with_this_one(folder: Path) -> None:
+def test_other_version_of_a_protocol_is_not_rescored(folder: Path) -> None:
     def older(content: dict[str, Any]) -> None:
         own = content["evaluation"]
         own["version"] = 1
         own["protocol"] = sha256_of({name: own[name] for name in ("version", "preset", "knobs")})
 
     forge(folder, older)
-    the_one(folder, "evaluation: the record follows linear_probe synclr version 1", "this code has version 2")
+    assert_one_problem(
+        folder, "evaluation: the record follows linear_probe synclr version 1", "this code has version 2"
+    )
 
 
-def test_nan_and_huge_files_are_one_line(folder: Path) -> None:
+def test_nan_and_huge_records_are_one_line(folder: Path) -> None:
     path = folder / "records" / f"{PROBE}.json"
     whole = path.read_text()
     path.write_text(whole.replace('"value": 0.865', '"value": NaN', 1))
-    assert any(line.startswith(f"record {path}: it holds NaN") for line in found(folder))
+    assert any(line.startswith(f"record {path}: expected finite numbers, found NaN") for line in found(folder))
     path.write_text(whole + " " * store.MAX_BYTES)
-    assert any(line.startswith(f"record {path} has ") and "bytes, wanted at most" in line for line in found(folder))
+    assert any(line.startswith(f"record {path}: expected at most ") for line in found(folder))
 
 
-def test_the_chain_through_the_files_of_a_run(folder: Path) -> None:
-    """model.json, weights, features: each link that breaks is named."""
+def test_files_of_a_run_must_match_its_records(folder: Path) -> None:
+    """Contradictions of model.json, weights and features with the records are named."""
     record = store.read(folder / "records" / f"{PROBE}.json")
     run = folder / "train" / MODELS[0]
     run.mkdir(parents=True)
     (run / "model.safetensors").write_bytes(b"weights")
-    assert found(folder) == [] or all("not the weights" in line for line in found(folder))
+    assert found(folder) == [] or all("expected the weights evaluated in" in line for line in found(folder))
     card = {
         "fingerprint": record.experiment.fingerprint,
         "seed": 0,
@@ -353,16 +382,19 @@ def test_the_chain_through_the_files_of_a_run(folder: Path) -> None:
     }
     for key in card:
         (run / "model.json").write_text(json.dumps({**card, key: "other"}))
-        assert any(f": {key} is " in line and "says other" in line for line in found(folder)), key
+        assert any(f": {key}: expected other as in " in line for line in found(folder)), key
     (run / "model.json").write_text(json.dumps(card))
-    the_one(folder, f"{run / 'model.safetensors'}: not the weights")
+    assert_one_problem(folder, f"{run / 'model.safetensors'}: expected the weights evaluated in")
     (run / "model.safetensors").unlink()
     assert found(folder) == []
-    for key, said in (({"weights_sha256": "0" * 64}, "features of other weights"), (None, "does not fit its folder")):
+    for key, message in (
+        ({"weights_sha256": "0" * 64}, "expected features of the weights in"),
+        (None, "expected a key whose hash is the name of its folder"),
+    ):
         features = folder / "features" / MODELS[0] / (sha256_json(key) if key else "0" * 64)
         features.mkdir(parents=True)
         (features / "key.json").write_text(json.dumps(key or {"weights_sha256": record.model.weights_sha256}))
-        the_one(folder, said)
+        assert_one_problem(folder, message)
         shutil.rmtree(features)
     whole = {"weights_sha256": record.model.weights_sha256}
     features = folder / "features" / MODELS[0] / sha256_json(whole)
@@ -371,7 +403,7 @@ def test_the_chain_through_the_files_of_a_run(folder: Path) -> None:
     assert found(folder) == []
 
 
-def test_the_command_prints_each_problem_and_counts_them(folder: Path, synrep: Synrep) -> None:
+def test_command_prints_and_counts_problems(folder: Path, synrep: Synrep) -> None:
     assert synrep("validate", folder)[:2] == (
         0,
         f"{folder / 'records'}: 24 valid records, scored again from {predictions_of(folder)} predictions files\n",
