@@ -1,7 +1,8 @@
-"""Two models on the same samples: paired differences of every score, with 95 % intervals.
+"""Paired differences between two models on the same samples, for every score, with 95 % intervals.
 
-Both answered the same images or episodes, so the noise of the sample largely cancels in the difference: it is far
-narrower than what two separate intervals suggest. The intervals are those of `benchmark.analysis.paired`, for one seed.
+Both models were evaluated on the same images or episodes, so most of the sampling noise cancels in the difference. Its
+interval is far narrower than two separate intervals suggest. The method is that of `benchmark.analysis.paired`, with
+one seed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.analysis.paired import Answers, Interval, interval, sample_variances
+from benchmark.analysis.paired import Interval, Predictions, interval, sample_variances
 from benchmark.errors import UserError
 from benchmark.interfaces import Evaluation
 from benchmark.records import predictions, store
@@ -20,16 +21,17 @@ from benchmark.records.schema import Measured
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """Where the records and predictions of a model are."""
+    """The location of one model's records and predictions."""
 
     out: Path
+    """Folder that contains `records/` and `predictions/`."""
     key: str
-    """As of `Record.key`."""
+    """Name, version and seed, in the form of `Record.key`."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One score of two models, as fractions of one, and the interval of first - second."""
+    """One score of two models as fractions of one, and the interval of `first - second`."""
 
     evaluation: str
     preset: str
@@ -43,32 +45,46 @@ class Difference:
 def differences(
     first: ModelOutput, second: ModelOutput, evaluations: Sequence[tuple[str, Evaluation]]
 ) -> Iterator[Difference]:
-    """Every score that both models have in their records.
+    """Yield the difference of every score that both models have in their records.
 
     Raises:
-        UserError: records of other protocols or samples, or predictions that are not those of the record.
+        UserError: the protocols or samples differ, or a predictions file does not match its record.
     """
     both = f"{first.key} and {second.key}"
     for name, evaluation in evaluations:
-        own = f"{name}.{evaluation.preset}"
         pair = [
-            store.read(store.record_path(one.out / "records", one.key, name, evaluation.preset))
-            for one in (first, second)
+            store.read(store.record_path(model.out / "records", model.key, name, evaluation.preset))
+            for model in (first, second)
         ]
         if len({record.evaluation.protocol for record in pair}) > 1:
-            raise UserError(f"{name} of {both} follow different protocols; evaluate both again")
+            raise UserError(f"{name}: {both} were evaluated under different protocols; evaluate both again")
         for dataset in evaluation.datasets:
             a, b = (record.results.get(dataset) for record in pair)
             if not isinstance(a, Measured) or not isinstance(b, Measured):
                 continue
             if a.dataset != b.dataset:
                 raise UserError(f"{name}: {both} were measured on different samples of {dataset}; evaluate both again")
-            paths = [one.out / "predictions" / one.key / own for one in (first, second)]
-            answers = [predictions.read(path, part) for path, part in zip(paths, (a, b))]
-            yield from _paired(name, evaluation, dataset, *answers)
+            folder = f"{name}.{evaluation.preset}"
+            paths = [model.out / "predictions" / model.key / folder for model in (first, second)]
+            columns = [predictions.read(path, result) for path, result in zip(paths, (a, b))]
+            yield from _score_differences(name, evaluation, dataset, *columns)
 
 
-def _paired(name: str, evaluation: Evaluation, dataset: str, a: Answers, b: Answers) -> Iterator[Difference]:
+def _score_differences(
+    name: str, evaluation: Evaluation, dataset: str, a: Predictions, b: Predictions
+) -> Iterator[Difference]:
+    """Yield the difference of every score on one dataset.
+
+    Args:
+        name: name of the evaluation.
+        evaluation: the evaluation, in the preset of both records.
+        dataset: name of the dataset.
+        a: prediction columns of the first model.
+        b: prediction columns of the second model.
+
+    Raises:
+        UserError: the predictions are for different samples or labels.
+    """
     for column in MODEL_INDEPENDENT:
         if (column in a) != (column in b) or (column in a and not np.array_equal(a[column], b[column])):
             raise UserError(f"{name} on {dataset}: the models' predictions differ in {column}; evaluate both again")
@@ -76,5 +92,5 @@ def _paired(name: str, evaluation: Evaluation, dataset: str, a: Answers, b: Answ
     variances = sample_variances(evaluation, dataset, a, b)
     for score, value in values_a.items():
         other = values_b[score]
-        found = interval(value - other, variances[score])
-        yield Difference(name, evaluation.preset, dataset, score, value, other, found)
+        ci = interval(value - other, variances[score])
+        yield Difference(name, evaluation.preset, dataset, score, value, other, ci)

@@ -1,12 +1,17 @@
-"""Models on one protocol of an evaluation, in an order: mean, average rank, Borda count, and who is told apart.
+"""Rankings of models under one protocol: mean, average rank, Borda count, and groups without significant differences.
 
-The mean and the average rank are those of complete models, which were measured on every dataset; nothing is filled in.
-Ranks are counted among complete models only, so that a model with a gap moves the rank of nobody. A Borda count asks
-for neither a common scale nor complete models: on each dataset a model gets a point for every measured model below it,
-complete or not, and half a point for an equal one. Groups: in the order of the mean, all complete models that a paired
-interval (`paired`) does not tell apart from the first of a group belong to it, and the next one begins
-another. So two models of neighbouring groups need not be told apart themselves, and there is no correction for the
-number of comparisons. A model whose difference to the first of the group is not known has no group, and begins none.
+Mean and average rank: only for complete models, which were measured on every dataset; nothing is imputed. Ranks are
+counted among complete models, so that a model with a missing dataset changes no other model's rank.
+
+Borda count: on each dataset a model gets one point for every measured model with a lower score and half a point for
+every equal one. It needs neither a common scale nor complete models.
+
+Groups: complete models are sorted by mean. A group contains its first model and those after it that are not
+significantly different from the first (`paired`); the next model starts a new group. Two models of adjacent groups may
+therefore not differ significantly from each other. There is no correction for multiple comparisons. A model whose
+difference from the first of the group is unknown has no group and starts none.
+
+Shapes: M models, C columns (a dataset and a score), S seeds.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,24 +26,28 @@ from benchmark.records.schema import Measured, Record, ScorePart
 
 Model = TypeVar("Model")
 SeedRecords = Sequence[Record]
-"""One model's records of one protocol, a record per seed."""
+"""Records of one model under one protocol, one per seed."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a model stands among others on the datasets of one protocol; None where a dataset is missing."""
+    """The standing of one model among others under one protocol.
+
+    Mean, spread, average rank and group are None if the model lacks a dataset.
+    """
 
     mean: float | None
-    """Of the main scores, as a fraction of one."""
+    """Mean of the main scores, as a fraction of one."""
     spread: float | None
-    """Sample standard deviation of the mean over seeds; with one seed half of its 95 % interval over samples."""
+    """Sample standard deviation of the mean over seeds; with one seed, half of its 95 % interval over samples."""
     average_rank: float | None
-    """1 is best, among those that have one; equal models share the mean of their places."""
+    """Average rank over datasets among complete models. 1 is best; equal models share the mean of their ranks."""
     borda: float
+    """Borda count over all datasets."""
     datasets: int
-    """Measured, of those that any model was measured on."""
+    """Number of datasets that the model was measured on."""
     group: int | None
-    """1 holds the best mean; None also where its difference to the first of the group is not known."""
+    """Number of the model's group, 1 for the best mean. Also None if the difference from the first is unknown."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +57,13 @@ class BestOfColumn(Generic[Model]):
     winner: Model | None = None
     """The model with the highest mean, if it is significantly better than every other."""
     tied: tuple[Model, ...] = ()
-    """Without a winner: the model with the highest mean and those not significantly worse, in the order given."""
+    """The model with the highest mean and those not significantly worse, in the order given. Empty with a winner."""
     unknown: bool = False
-    """Some difference to the highest mean is not known, so there is neither a winner nor a tie."""
+    """True if some difference from the highest mean is unknown; then there is neither a winner nor a tie."""
 
 
 def main_scores(models: Sequence[SeedRecords]) -> list[Column]:
-    """The main score of every dataset that some model was measured on, in the order of their names."""
+    """Return the main score of every dataset that some model was measured on, sorted by name."""
     found = {
         name: result.main
         for records in models
@@ -77,7 +86,14 @@ def mean_and_spread(parts: Sequence[ScorePart]) -> tuple[float, float]:
 def best_of_column(
     models: Sequence[Model], records_of: Callable[[Model], SeedRecords], column: Column, pairs: PairedComparisons
 ) -> BestOfColumn[Model]:
-    """Return the models with the best score; neither a winner nor a tie where fewer than two have one."""
+    """Return the winner of a column or the models tied for it; neither if fewer than two models have a score.
+
+    Args:
+        models: the models.
+        records_of: function that returns the records of a model.
+        column: dataset and score.
+        pairs: paired differences.
+    """
     seeds = [records_of(model) for model in models]
     score_M = scores(seeds, [column])[:, 0]
     scored = [at for at in range(len(models)) if not np.isnan(score_M[at])]
@@ -87,14 +103,12 @@ def best_of_column(
     differences = {at: pairs.difference(seeds[best], seeds[at], [column]) for at in scored if at != best}
     if None in differences.values():
         return BestOfColumn(unknown=True)
-    level = [at for at, difference in differences.items() if difference and not difference.significant]
-    return (
-        BestOfColumn(tied=tuple(models[at] for at in sorted((best, *level)))) if level else BestOfColumn(models[best])
-    )
+    tied = [at for at, difference in differences.items() if difference and not difference.significant]
+    return BestOfColumn(tied=tuple(models[at] for at in sorted((best, *tied)))) if tied else BestOfColumn(models[best])
 
 
 def rank_models(models: Sequence[SeedRecords], pairs: PairedComparisons) -> list[Standing]:
-    """The place of each model, in the order given."""
+    """Return the standing of each model, in the order given."""
     columns = main_scores(models)
     if not columns:
         return [Standing(None, None, None, 0.0, 0, None) for _ in models]
@@ -117,22 +131,23 @@ def rank_models(models: Sequence[SeedRecords], pairs: PairedComparisons) -> list
 
 
 def _spread(records: SeedRecords, columns: Sequence[Column]) -> float:
-    of_seed_S = scores([[record] for record in records], columns).mean(axis=1)
-    whole_S = of_seed_S[~np.isnan(of_seed_S)]
-    if len(whole_S) > 1:
-        return float(whole_S.std(ddof=1))
-    found = [(r, score) for record in records for name, score in columns if (r := record.results.get(name))]
-    parts = [r.scores[score] for r, score in found if isinstance(r, Measured)]
+    """Return the spread of a model's mean over columns, as described at `Standing.spread`."""
+    mean_S = scores([[record] for record in records], columns).mean(axis=1)
+    complete_S = mean_S[~np.isnan(mean_S)]
+    if len(complete_S) > 1:
+        return float(complete_S.std(ddof=1))
+    results = [(r, score) for record in records for name, score in columns if (r := record.results.get(name))]
+    parts = [r.scores[score] for r, score in results if isinstance(r, Measured)]
     return float(np.sqrt(sum(((part.high - part.low) / 2) ** 2 for part in parts)) / len(parts))
 
 
 def scores(models: Sequence[SeedRecords], columns: Sequence[Column]) -> np.ndarray:
-    """Mean over the seeds that have it, for M models and C columns (M, C); NaN where there is none."""
+    """Return the mean over seeds of each model's score in each column (M, C); NaN where no seed has a score."""
 
     def mean(records: SeedRecords, dataset: str, score: str) -> float:
         results = (record.results.get(dataset) for record in records)
-        found = [r.scores[score].value for r in results if isinstance(r, Measured) and score in r.scores]
-        return fmean(found) if found else np.nan
+        values = [r.scores[score].value for r in results if isinstance(r, Measured) and score in r.scores]
+        return fmean(values) if values else np.nan
 
     return np.array([[mean(records, *column) for column in columns] for records in models]).reshape(
         len(models), len(columns)
@@ -140,42 +155,42 @@ def scores(models: Sequence[SeedRecords], columns: Sequence[Column]) -> np.ndarr
 
 
 def ranks(score_MC: np.ndarray) -> np.ndarray:
-    """The rank in each column (M, C), 1 the highest; equal scores share the mean of their ranks, NaN has none."""
-    here_MC = ~np.isnan(score_MC)
-    return np.where(here_MC, here_MC.sum(axis=0) - _points(score_MC), np.nan)
+    """Return the rank in each column (M, C). 1 is the highest score; equal scores share a mean rank; NaN stays NaN."""
+    measured_MC = ~np.isnan(score_MC)
+    return np.where(measured_MC, measured_MC.sum(axis=0) - _borda_points(score_MC), np.nan)
 
 
 def borda(score_MC: np.ndarray) -> np.ndarray:
-    """Points of each model (M,): a point for every measured model below it in a column, half a one for an equal one."""
-    return _points(score_MC).sum(axis=1)
+    """Return the Borda count of each model (M,): one point per lower score in a column, half a point per equal one."""
+    return _borda_points(score_MC).sum(axis=1)
 
 
-def _points(score_MC: np.ndarray) -> np.ndarray:
-    """Borda points in each column (M, C); none where nothing was measured."""
+def _borda_points(score_MC: np.ndarray) -> np.ndarray:
+    """Return the Borda points in each column (M, C); zero where nothing was measured."""
     below_MMC = (score_MC[:, None] > score_MC[None]) + 0.5 * (score_MC[:, None] == score_MC[None])
     return below_MMC.sum(axis=1) - 0.5 * ~np.isnan(score_MC)
 
 
 def groups(models: Sequence[SeedRecords], columns: Sequence[Column], pairs: PairedComparisons) -> list[int | None]:
-    """The group of each model by its mean over `columns`, on which all of them were measured.
+    """Return the group of each model by its mean over `columns`; all models must have all columns.
 
-    The first group begins with the best model of which any difference to a lower one is known.
+    The first group starts with the best model that has any known difference from a lower one.
     """
     if not models or not columns:
         return [None] * len(models)
     if len(models) == 1:
         return [1]
-    found: list[int | None] = [None] * len(models)
+    group_of: list[int | None] = [None] * len(models)
     order = [int(at) for at in np.argsort(-scores(models, columns).mean(axis=1), kind="stable")]
-    for begun, first in enumerate(order, start=1):
-        leader, group = first, 1
-        for at in order[begun:]:
-            apart = pairs.difference(models[leader], models[at], columns)
-            if apart is None:
+    for below, best in enumerate(order, start=1):
+        leader, group = best, 1
+        for at in order[below:]:
+            difference = pairs.difference(models[leader], models[at], columns)
+            if difference is None:
                 continue
-            if apart.significant:
+            if difference.significant:
                 leader, group = at, group + 1
-            found[first], found[at] = 1, group
-        if found[first]:
+            group_of[best], group_of[at] = 1, group
+        if group_of[best]:
             break
-    return found
+    return group_of

@@ -1,7 +1,7 @@
-"""Records of one evaluation -> rows of methods and columns of datasets, with their footnotes.
+"""Comparison tables: methods as rows, datasets as columns, from the records of one evaluation.
 
 Rows: methods in alphabetical order, `untrained` last, then the chance level and the sample size.
-A dataset that no method was measured on has no column but a footnote with the reason.
+Columns: datasets. One that no method was measured on has a footnote with the reason instead.
 Cells: mean over seeds in percent ± the sample standard deviation over seeds; with one seed ± half of the 95 % interval
 of the test sample. Bold: the best mean of a column, if it is significantly better than every other one: the 95 %
 interval of each paired difference excludes zero. Otherwise the best mean and those not significantly worse have a star.
@@ -25,31 +25,26 @@ from benchmark.reports.table import NO_VALUE, Cell, Table
 
 @dataclass(frozen=True)
 class Column:
-    """What a column shows of a dataset: a score, or how large a share of the samples a counted detail is."""
+    """A column of a dataset: a score, or the share of samples that a counted detail makes up."""
 
     dataset: str
     header: str
     score: str = ""
-    """Empty: the main score, which has a chance level and a sample size."""
+    """Name of the score. Empty: the main score, which has a chance level and a sample size."""
     label: str = ""
-    """The detail that is shown behind the score: which class it is."""
+    """Name of a detail to show after the score, such as the class that it belongs to."""
     share: str = ""
-    """The counted detail that is shown instead of a score."""
-
-    @property
-    def shown(self) -> str:
-        """The name of what is shown."""
-        return self.share or self.score
+    """Name of a counted detail to show as a share of the samples, instead of a score."""
 
 
 @dataclass
 class Notes:
-    """Footnotes in the order they are first needed; equal texts share a letter."""
+    """Lettered footnotes in the order of their first use. Equal texts share a letter."""
 
     texts: list[str] = field(default_factory=list)
 
     def mark(self, text: str) -> str:
-        """The mark of a footnote, such as ` (a)`; empty without a text."""
+        """Return the mark of a footnote, such as ` (a)`; empty for an empty text."""
         if not text:
             return ""
         if text not in self.texts:
@@ -57,30 +52,30 @@ class Notes:
         return f" ({_letter(self.texts.index(text))})"
 
     def lines(self) -> list[str]:
-        """The footnotes with their marks."""
+        """Return the footnotes with their marks."""
         return [f"({_letter(index)}) {text}" for index, text in enumerate(self.texts)]
 
 
 def main_scores(dataset: str) -> list[Column]:
-    """One column per dataset: its main score."""
+    """Return the one column of a dataset that shows its main score."""
     return [Column(dataset, dataset)]
 
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """The comparison of all methods under one evaluation; what a file in `tables/` declares."""
+    """A comparison of all methods under one evaluation, as declared by a module of `tables/`."""
 
     evaluation: str
     title: str
     caption: str
     columns: Callable[[str], list[Column]] = main_scores
-    """Dataset -> its columns."""
+    """Function from a dataset to its columns."""
 
     def __call__(self, inputs: ReportInputs) -> Table:
-        """The table; without records of this evaluation one without rows.
+        """Return the table; it has no rows without records of this evaluation.
 
         Raises:
-            UserError: presets, versions, protocols, views, or what a column was measured on differ between the records.
+            UserError: the records differ in preset, version, protocol, views, or the samples of a column.
         """
         runs = group_into_rows(inputs.records, self.evaluation)
         names = dataset_names(runs)
@@ -93,13 +88,13 @@ class ComparisonTable:
             for run in runs
         ]
         if rows:
-            rows.append((Cell("chance"), Cell(""), *(_of_main(runs, column, _chance) for column in columns)))
-            rows.append((Cell("n"), Cell(""), *(_of_main(runs, column, _n) for column in columns)))
+            rows.append((Cell("chance"), Cell(""), *(_main_score_cell(runs, column, _chance) for column in columns)))
+            rows.append((Cell("n"), Cell(""), *(_main_score_cell(runs, column, _n) for column in columns)))
         return Table(
             title=self.title,
             captions=(self.caption,),
             columns=("method", "seeds", *(column.header for column in columns)),
-            keys=("method", "seeds", *(f"{column.dataset} {column.shown}".strip() for column in columns)),
+            keys=("method", "seeds", *(f"{each.dataset} {each.share or each.score}".strip() for each in columns)),
             rows=tuple(rows),
             footnotes=(
                 *notes.lines(),
@@ -120,7 +115,7 @@ def percent(scores: Sequence[ScorePart]) -> str:
 
 
 def unit_footnotes(runs: Sequence[Run]) -> list[str]:
-    """Footnotes: how to read the numbers, as far as it applies."""
+    """Return footnotes on the units of scores and of the values after ±."""
     names = dataset_names(runs)
     seeds = {len(run.measured(name)) for run in runs for name in names} - {0}
     lines = ["Scores in percent."]
@@ -132,7 +127,7 @@ def unit_footnotes(runs: Sequence[Run]) -> list[str]:
 
 
 def provenance_footnotes(runs: Sequence[Run]) -> list[str]:
-    """Footnotes: the protocol, the training, and what each dataset is."""
+    """Return footnotes on the protocol, the training, the encoder, and the samples of each dataset."""
     first = runs[0].records[0].evaluation
     knobs = ", ".join(
         f"{name} {value}" for name, value in sorted(first.knobs.items()) if not isinstance(value, list | dict)
@@ -143,11 +138,11 @@ def provenance_footnotes(runs: Sequence[Run]) -> list[str]:
     ]
     trained = [run for run in runs if run.records[0].model.views]
     if trained:
-        data = _by_value(trained, _training)
-        views = _by_value(trained, lambda record: f"{record.model.views:,} views")
-        alike = len({record.model.views for run in trained for record in run.records}) == 1
-        lines.append(f"Training: {views}{' for every trained method' if alike else ''}, on {data}.")
-    lines.append(f"Encoder: {_by_value(runs, lambda record: _words(record.model.encoder))}.")
+        data = _shared_value(trained, _training)
+        views = _shared_value(trained, lambda record: f"{record.model.views:,} views")
+        equal = len({record.model.views for run in trained for record in run.records}) == 1
+        lines.append(f"Training: {views}{' for every trained method' if equal else ''}, on {data}.")
+    lines.append(f"Encoder: {_shared_value(runs, lambda record: _format_settings(record.model.encoder))}.")
     names = dataset_names(runs)
     selected = [name for name in names if any(_test_selected(r) for run in runs for r in run.measured(name))]
     if selected:
@@ -173,23 +168,23 @@ def _training(record: Record) -> str:
 
 
 def _unmeasured(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
-    """Footnotes: datasets that no method was measured on, and why, told by those that were measured elsewhere."""
+    """Return footnotes on datasets that no method was measured on, with the reasons of methods measured on others."""
     names = dataset_names(runs)
-    able = [run for run in runs if any(run.measured(name) for name in names)]
-    reasons = {name: "; ".join(dict.fromkeys(run.missing_reason(name) for run in able)) for name in datasets}
-    absent = [name for name in reasons if any(SkipCode.MISSING_DATASET in run.codes(name) for run in able)]
+    measured = [run for run in runs if any(run.measured(name) for name in names)]
+    reasons = {name: "; ".join(dict.fromkeys(run.missing_reason(name) for run in measured)) for name in datasets}
+    absent = [name for name in reasons if any(SkipCode.MISSING_DATASET in run.skip_codes(name) for run in measured)]
     others = [f"Not measured: {name}: {reason}." for name, reason in reasons.items() if name not in absent]
     return [f"Not measured, not on the machine: {', '.join(absent)}.", *others] if absent else others
 
 
 def scores_of(run: Run, column: Column) -> list[ScorePart]:
-    """What a column shows of a run, from the seeds that have it."""
-    found = ((result.scores, column.score or result.main) for result in run.measured(column.dataset))
-    return [scores[name] for scores, name in found if name in scores]
+    """Return a run's scores in a column, one per seed that has one."""
+    results = ((result.scores, column.score or result.main) for result in run.measured(column.dataset))
+    return [scores[name] for scores, name in results if name in scores]
 
 
 def best_of_column(runs: Sequence[Run], column: Column, pairs: PairedComparisons) -> BestOfColumn[Run]:
-    """Return the best runs of a column; a column of shares has none."""
+    """Return the winner of a column or the runs tied for it; neither for a column of shares."""
     measured = next((result for run in runs for result in run.measured(column.dataset)), None)
     if column.share or measured is None:
         return BestOfColumn()
@@ -198,7 +193,7 @@ def best_of_column(runs: Sequence[Run], column: Column, pairs: PairedComparisons
 
 
 def significance_footnotes(bests: Sequence[BestOfColumn[Run]], runs: Sequence[Run]) -> list[str]:
-    """Footnotes: what bold and stars say, as far as there are any."""
+    """Return footnotes on the meaning of bold and stars, if there are any."""
     lines = []
     bold, starred = any(best.winner for best in bests), any(best.tied for best in bests)
     if bold:
@@ -207,11 +202,11 @@ def significance_footnotes(bests: Sequence[BestOfColumn[Run]], runs: Sequence[Ru
             "over samples and seeds leaves out zero (no correction for the number of comparisons)."
         )
     if starred:
-        why = (
+        test = (
             ": the 95 % interval of the paired difference over samples and seeds holds zero (no correction for the "
             "number of comparisons)"
         )
-        lines.append(f"* the best mean of a column and those it is not told apart from{'' if bold else why}.")
+        lines.append(f"* the best mean of a column and those it is not told apart from{'' if bold else test}.")
     if (bold or starred) and any(len(run.records) == 1 for run in runs):
         lines.append("A method with one seed: the interval is over samples only, and says nothing about other seeds.")
     if any(best.unknown for best in bests):
@@ -220,39 +215,39 @@ def significance_footnotes(bests: Sequence[BestOfColumn[Run]], runs: Sequence[Ru
 
 
 def cell(run: Run, column: Column, best: BestOfColumn[Run], notes: Notes) -> Cell:
-    """What a run has in a column, with the mark of what it lacks."""
+    """Return the cell of a run in a column, with the mark of the reason for any missing seed."""
     mark = notes.mark(run.missing_reason(column.dataset))
     if column.share:
         return _share(run, column, mark)
     scores = scores_of(run, column)
     if not scores:
         return Cell(f"{NO_VALUE}{mark}")
-    shown = f"{percent(scores)}{_class_label(run, column)}{mark}"
-    return Cell(f"{shown} *" if run in best.tied else shown, bold=run is best.winner)
+    text = f"{percent(scores)}{_class_label(run, column)}{mark}"
+    return Cell(f"{text} *" if run in best.tied else text, bold=run is best.winner)
 
 
 def _share(run: Run, column: Column, mark: str) -> Cell:
-    pairs = [
+    counts = [
         (result.details.get(column.share), result.scores[result.main].n) for result in run.measured(column.dataset)
     ]
-    shares = [count / n for count, n in pairs if isinstance(count, int)]
+    shares = [count / n for count, n in counts if isinstance(count, int)]
     return Cell(f"{100 * fmean(shares):.1f}{mark}" if shares else f"{NO_VALUE}{mark}")
 
 
 def _class_label(run: Run, column: Column) -> str:
-    found = [result.details.get(column.label) for result in run.measured(column.dataset)]
-    names = {name for name in found if isinstance(name, str)}
+    labels = [result.details.get(column.label) for result in run.measured(column.dataset)]
+    names = {name for name in labels if isinstance(name, str)}
     if not names:
         return ""
     return f" ({names.pop()})" if len(names) == 1 else " (varies)"
 
 
-def _of_main(runs: Sequence[Run], column: Column, show: Callable[[Measured], str]) -> Cell:
-    """A cell of the rows below the methods; they say something about main scores only."""
-    found = next((result for run in runs for result in run.measured(column.dataset)), None)
-    if found is None or column.share or column.score not in {"", found.main}:
+def _main_score_cell(runs: Sequence[Run], column: Column, text: Callable[[Measured], str]) -> Cell:
+    """Return a cell of the rows below the methods; it is empty if the column does not show the main score."""
+    result = next((result for run in runs for result in run.measured(column.dataset)), None)
+    if result is None or column.share or column.score not in {"", result.main}:
         return Cell("")
-    return Cell(show(found))
+    return Cell(text(result))
 
 
 def _chance(result: Measured) -> str:
@@ -263,8 +258,8 @@ def _n(result: Measured) -> str:
     return str(result.scores[result.main].n)
 
 
-def _by_value(runs: Sequence[Run], text: Callable[[Record], str]) -> str:
-    """What the runs share, or each value with the rows it belongs to."""
+def _shared_value(runs: Sequence[Run], text: Callable[[Record], str]) -> str:
+    """Return the value that all runs share, or each value with the labels of its rows."""
     owners: dict[str, list[str]] = {}
     for run in runs:
         owners.setdefault(text(run.records[0]), []).append(run.label)
@@ -273,7 +268,7 @@ def _by_value(runs: Sequence[Run], text: Callable[[Record], str]) -> str:
     return "; ".join(f"{value} ({', '.join(labels)})" for value, labels in sorted(owners.items()))
 
 
-def _words(settings: dict[str, Any]) -> str:
+def _format_settings(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in sorted(settings.items()))
 
 

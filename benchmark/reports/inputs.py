@@ -1,4 +1,4 @@
-"""What tables and figures are made from."""
+"""Inputs of tables and figures: records, paired differences, published numbers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from benchmark.reports.published.numbers import Fact, Published
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """Records, the paired differences between their models, and what others published."""
+    """Records, the paired differences between their models, and published numbers and facts."""
 
     records: Sequence[Record]
     pairs: PairedComparisons = field(default_factory=PairedComparisons)
@@ -22,14 +22,14 @@ class ReportInputs:
 
 
 def read(records: Path, log: Callable[[str], None]) -> ReportInputs:
-    """Read a folder of records, the predictions beside it, and the published numbers that come with this package.
+    """Read a folder of records, its sibling folder of predictions, and this package's published numbers.
 
     Args:
         records: the folder.
-        log: takes a line for the user, such as that a record is a copy of another.
+        log: called with each message for the user, such as that a record is a copy of another.
 
     Raises:
-        UserError: a record is not valid.
+        UserError: a record is invalid.
     """
-    found = store.read_all(records, log=log)
-    return ReportInputs(found, PairedComparisons.for_records(records), numbers.read(), numbers.read_facts())
+    pairs = PairedComparisons.for_records(records)
+    return ReportInputs(store.read_all(records, log=log), pairs, numbers.read(), numbers.read_facts())

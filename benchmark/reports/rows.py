@@ -1,4 +1,4 @@
-"""Records of one evaluation -> one run per row; refuses what a table must not mix."""
+"""Table rows: the records of one evaluation grouped by experiment. Records that must not share a table are refused."""
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -13,13 +13,13 @@ from benchmark.schema import parse_count
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One row: the records of one experiment for one evaluation, in the order of their seeds."""
+    """One row: the records of one experiment under one evaluation, sorted by seed."""
 
     label: str
     records: tuple[Record, ...]
 
     def measured(self, dataset: str) -> list[Measured]:
-        """What there is on `dataset`, from the seeds that have it."""
+        """Return the results on `dataset`, one per seed that has one."""
         return self._measured.get(dataset, [])
 
     @cached_property
@@ -31,25 +31,25 @@ class Run:
                     found.setdefault(name, []).append(result)
         return found
 
-    def codes(self, dataset: str) -> set[SkipCode]:
-        """Why `dataset` was not measured, by the seeds that have a reason."""
-        found = (record.results.get(dataset) for record in self.records)
-        return {result.code for result in found if isinstance(result, NotMeasured)}
+    def skip_codes(self, dataset: str) -> set[SkipCode]:
+        """Return the codes with which `dataset` was skipped, over all seeds."""
+        results = (record.results.get(dataset) for record in self.records)
+        return {result.code for result in results if isinstance(result, NotMeasured)}
 
     def missing_reason(self, dataset: str) -> str:
-        """Why `dataset` lacks some seed; empty where it does not."""
+        """Return the reason why `dataset` lacks some seed; empty if no seed is missing."""
         reasons = []
         for record in self.records:
             result = record.results.get(dataset)
             if not isinstance(result, Measured):
                 reasons.append(result.skipped if result else "not evaluated")
-        why = "; ".join(dict.fromkeys(reasons))
-        have = len(self.records) - len(reasons)
-        return f"{have} of {len(self.records)} seeds: {why}" if why and have else why
+        reason = "; ".join(dict.fromkeys(reasons))
+        measured = len(self.records) - len(reasons)
+        return f"{measured} of {len(self.records)} seeds: {reason}" if reason and measured else reason
 
 
 def group_into_rows(records: Iterable[Record], evaluation: str) -> list[Run]:
-    """The rows of one evaluation by method and name, numbers by value, `untrained` last; all datasets may be compared.
+    """Return the rows of one evaluation, sorted by method and experiment name, with `untrained` last.
 
     Raises:
         UserError: the records differ in something that a table must not mix.
@@ -64,39 +64,39 @@ def group_into_rows(records: Iterable[Record], evaluation: str) -> list[Run]:
     _refuse_mixed(chosen)
     groups = [tuple(group) for _, group in groupby(chosen, experiment)]
     for group in groups:
-        _one_value(group, lambda record: {"configurations of one experiment": record.experiment.fingerprint})
+        _require_equal(group, lambda record: {"configurations of one experiment": record.experiment.fingerprint})
         seeds = [record.seed for record in group]
         for earlier, later in pairwise(seeds):
             if earlier == later:
-                raise UserError(f"two records of {_where(group[seeds.index(later)])}; keep one of them")
+                raise UserError(f"two records of {_describe(group[seeds.index(later)])}; keep one of them")
     return [Run(_label(group[0], [other[0] for other in groups]), group) for group in groups]
 
 
 @cache
 def natural_sort_key(name: str) -> list[tuple[int, str]]:
-    """A key by which l2 comes before l10, and 600 before 2k."""
+    """Return a sort key by which l2 comes before l10, and 600 before 2k."""
     parts = re.findall(r"(\d+)(?:([km])(?![a-z0-9]))?|(\D+)", name)
     return [(parse_count(number + unit) if number else 0, rest) for number, unit, rest in parts]
 
 
 def dataset_names(runs: Sequence[Run]) -> list[str]:
-    """Every dataset of the records, in alphabetical order."""
+    """Return every dataset of the records, in alphabetical order."""
     return sorted({name for run in runs for record in run.records for name in record.results})
 
 
 def _refuse_mixed(records: Sequence[Record]) -> None:
-    _one_value(records, _protocol)
+    _require_equal(records, _protocol)
     trained = [record for record in records if record.model.views]
-    if len({record.experiment.method for record in trained}) > 1:  # one method may be compared with itself, longer
-        _one_value(trained, lambda record: {"views seen": record.model.views})
+    if len({record.experiment.method for record in trained}) > 1:  # rows of a single method may differ in views
+        _require_equal(trained, lambda record: {"views seen": record.model.views})
     for name in sorted({name for record in records for name in record.results}):
-        having = [record for record in records if isinstance(record.results.get(name), Measured)]
-        _one_value(having, partial(_samples, name=name))
+        measured = [record for record in records if isinstance(record.results.get(name), Measured)]
+        _require_equal(measured, partial(_samples, name=name))
 
 
 def _protocol(record: Record) -> dict[str, Hashable]:
-    own = record.evaluation
-    return {"presets": own.preset, "evaluation versions": own.version, "protocol hashes": own.protocol}
+    part = record.evaluation
+    return {"presets": part.preset, "evaluation versions": part.version, "protocol hashes": part.protocol}
 
 
 def _samples(record: Record, name: str) -> dict[str, Hashable]:
@@ -114,35 +114,38 @@ def _samples(record: Record, name: str) -> dict[str, Hashable]:
     }
 
 
-def _one_value(records: Sequence[Record], facts: Callable[[Record], dict[str, Hashable]]) -> None:
-    """Refuses records that differ in a fact, by its name."""
-    first = facts(records[0]) if records else {}
+def _require_equal(records: Sequence[Record], properties: Callable[[Record], dict[str, Hashable]]) -> None:
+    """Raise a UserError that names the first property in which the records differ."""
+    first = properties(records[0]) if records else {}
     for record in records[1:]:
-        if (own := facts(record)) != first:
-            what = next(name for name in first if own[name] != first[name])
+        if (other := properties(record)) != first:
+            name = next(name for name in first if other[name] != first[name])
             raise UserError(
-                f"one table cannot mix {what}: {first[what]} in {_where(records[0])}, {own[what]} in {_where(record)}; "
-                "run them alike, or keep them in separate folders of records"
+                f"one table cannot mix {name}: {first[name]} in {_describe(records[0])}, {other[name]} in "
+                f"{_describe(record)}; run both with the same settings, or keep them in separate folders of records"
             )
 
 
-def _where(record: Record) -> str:
+def _describe(record: Record) -> str:
     experiment = record.experiment
     return f"{experiment.name} version {experiment.version} seed {record.seed} {record.evaluation.name}"
 
 
 def _label(record: Record, others: Sequence[Record]) -> str:
-    """The method where that is enough, else the experiment; and the version where that is not enough either.
+    """Return a unique label of a row: the method if that is unique, else the experiment, with the version if needed.
 
-    In one folder all rows are named alike: if a method has several there, then all by their experiment's last word.
+    If all experiments are in one folder, and a method has several of them, every row is labeled by the last part of its
+    experiment's name.
     """
-    own = record.experiment
+    experiment = record.experiment
     names: dict[str, set[str]] = {}
     for other in others:
         names.setdefault(other.experiment.method, set()).add(other.experiment.name)
-    versions = [other.experiment.version for other in others if other.experiment.name == own.name]
-    if len({name.rpartition("/")[0] for of_method in names.values() for name in of_method}) > 1:
-        label = own.method if len(names[own.method]) == 1 else own.name
-    else:
-        label = own.method if all(len(of_method) == 1 for of_method in names.values()) else own.name.rpartition("/")[2]
-    return label if len(versions) == 1 else f"{label} v{own.version}"
+    versions = [other.experiment.version for other in others if other.experiment.name == experiment.name]
+    label = experiment.method
+    if len({name.rpartition("/")[0] for same_method in names.values() for name in same_method}) > 1:
+        if len(names[experiment.method]) > 1:
+            label = experiment.name
+    elif any(len(same_method) > 1 for same_method in names.values()):
+        label = experiment.name.rpartition("/")[2]
+    return label if len(versions) == 1 else f"{label} v{experiment.version}"

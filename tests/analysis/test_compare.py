@@ -1,4 +1,4 @@
-"""Paired differences: their values, the coverage of their intervals, and what they refuse."""
+"""Paired differences of two models: values, coverage of intervals, and refused inputs."""
 
 import itertools
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Share(Evaluation):
-    """The share of right answers, and its square, which is no mean."""
+    """Share of correct answers (a mean), and its square (not a mean)."""
 
     version: ClassVar[int] = 1
     preset: str = "plain"
@@ -71,14 +71,14 @@ def test_every_score_is_compared_by_its_own_value(tmp_path: Path) -> None:
     assert found["share"].interval.low <= 0.5 <= found["share"].interval.high
 
 
-def test_the_same_answers_differ_by_nothing_at_all(tmp_path: Path) -> None:
+def test_equal_predictions_have_a_difference_of_zero(tmp_path: Path) -> None:
     right = {"right": np.random.default_rng(0).integers(0, 2, 500)}
     found = compared(tmp_path, right, right)["share"]
     assert (found.interval.low, found.interval.high) == (0.0, 0.0)
     assert not found.interval.significant
 
 
-def test_pairing_tells_apart_what_two_separate_intervals_would_not(tmp_path: Path) -> None:
+def test_paired_interval_is_significant_where_separate_intervals_overlap(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     hard = generator.random(2000)
     a, b = (hard < 0.60).astype(int), (hard < 0.58).astype(int)  # b is wrong wherever a is
@@ -92,7 +92,7 @@ def test_pairing_tells_apart_what_two_separate_intervals_would_not(tmp_path: Pat
     assert 2 * half < 0.02 < 2 * 1.96 * np.sqrt(0.24 / 2000)
 
 
-def test_the_interval_holds_the_truth_about_95_times_in_100(tmp_path: Path) -> None:
+def test_interval_covers_the_true_difference_about_95_percent_of_the_time(tmp_path: Path) -> None:
     inside = 0
     for seed in range(60):
         hard, noise = np.random.default_rng(seed).random((2, 300))
@@ -102,7 +102,7 @@ def test_the_interval_holds_the_truth_about_95_times_in_100(tmp_path: Path) -> N
     assert 52 <= inside <= 60
 
 
-def test_samples_that_hang_together_are_drawn_together(tmp_path: Path) -> None:
+def test_samples_of_one_unit_are_one_sample(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     unit = np.repeat(np.arange(100), 5)
     a, b = (np.repeat(generator.integers(0, 2, 100), 5) for _ in range(2))
@@ -120,7 +120,7 @@ def test_other_samples_are_refused(tmp_path: Path) -> None:
         compared(tmp_path / "2", {"right": right}, {"right": right[:3]})
 
 
-def test_predictions_that_are_not_those_of_the_record_are_refused(tmp_path: Path) -> None:
+def test_predictions_that_do_not_match_the_record_are_refused(tmp_path: Path) -> None:
     pair = [measured(tmp_path, name, right=np.array([1, 0, 1, 1])) for name in ("a", "b")]
     path = tmp_path / "predictions/pretrained/b/1/0/share.plain/coin.parquet"
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Paired differences over samples and seeds: against an oracle, their coverage, and what is refused."""
+"""Paired differences over samples and seeds: closed forms, coverage, and refused inputs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ COLUMN = ("digits", "accuracy")
 
 
 def written(out: Path, method: str, answers: Sequence[np.ndarray], dataset: str = "digits") -> list[Record]:
-    """Few-shot records of one method, a seed for each array of accuracies over episodes, with their predictions."""
+    """Write few-shot records of one method with predictions: one seed per array of accuracies over episodes."""
     found = []
     for seed, accuracy in enumerate(answers):
         columns = {"episode": np.arange(len(accuracy)), "accuracy": accuracy}
@@ -39,14 +39,14 @@ def written(out: Path, method: str, answers: Sequence[np.ndarray], dataset: str 
 
 
 def answers(mean: float, seeds: int, spread: float, generator: Any, shared: np.ndarray) -> list[np.ndarray]:
-    """Accuracies of episodes: what all models share, what a seed adds, and noise of their own."""
+    """Return accuracies of episodes: a part shared by all models, a part per seed, and noise."""
     return [
         np.clip(mean + shared + spread * generator.normal() + 0.05 * generator.normal(size=len(shared)), 0, 1)
         for _ in range(seeds)
     ]
 
 
-def test_the_difference_is_that_of_means_and_its_interval_that_of_an_oracle(tmp_path: Path) -> None:
+def test_difference_of_means_and_interval_equal_a_closed_form(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     shared = 0.1 * generator.normal(size=400)
     one, other = (answers(mean, 1, 0.0, generator, shared) for mean in (0.6, 0.58))
@@ -60,8 +60,8 @@ def test_the_difference_is_that_of_means_and_its_interval_that_of_an_oracle(tmp_
     assert half < 0.4 * 1.96 * np.sqrt(one[0].var() + other[0].var()) / np.sqrt(400) * 2, "unpaired it is far wider"
 
 
-def test_seeds_widen_the_interval_as_welch_has_it(tmp_path: Path) -> None:
-    """Without noise of samples it is Welch's t-test of the seeds."""
+def test_seeds_widen_the_interval_as_in_welch_s_t_test(tmp_path: Path) -> None:
+    """Without sampling noise the interval is that of Welch's t-test over seeds."""
     flat = np.full(200, 0.5)
     levels = {"clip": (0.55, 0.60, 0.65), "mae": (0.41, 0.50)}
     models = [written(tmp_path, name, [flat - 0.5 + level for level in of]) for name, of in levels.items()]
@@ -71,8 +71,8 @@ def test_seeds_widen_the_interval_as_welch_has_it(tmp_path: Path) -> None:
     assert (found.low, found.high) == (pytest.approx(expected.low, abs=1e-6), pytest.approx(expected.high, abs=1e-6))
 
 
-def test_the_interval_holds_the_truth_about_95_times_in_100(tmp_path: Path) -> None:
-    """Two models of three seeds whose true difference is 0.02, on episodes and seeds drawn anew each time."""
+def test_interval_covers_the_true_difference_about_95_percent_of_the_time(tmp_path: Path) -> None:
+    """Two models with three seeds and a true difference of 0.02; episodes and seeds are resampled each time."""
     generator = np.random.default_rng(3)
     held = 0
     for at in range(50):
@@ -100,32 +100,32 @@ def test_the_difference_of_several_datasets_is_that_of_their_mean(tmp_path: Path
     assert found and found.difference == pytest.approx(0.1) and found.significant
 
 
-def test_what_is_not_known_is_none(tmp_path: Path) -> None:
+def test_unknown_differences_are_none(tmp_path: Path) -> None:
     models = [written(tmp_path, name, [np.full(20, 0.5)]) for name in ("clip", "mae")]
     assert PairedComparisons().difference(*models, [COLUMN]) is None  # type: ignore[call-arg]
     assert PairedComparisons.for_records(tmp_path / "records").difference(*models, [("cifar10", "accuracy")]) is None  # type: ignore[call-arg]
     assert PairedComparisons.for_records(tmp_path / "records").difference(*models, []) is None  # type: ignore[call-arg]
 
 
-def test_files_that_are_not_the_records_are_refused(tmp_path: Path) -> None:
+def test_files_that_do_not_match_the_records_are_refused(tmp_path: Path) -> None:
     models = [written(tmp_path, name, [np.full(20, value)]) for name, value in (("clip", 0.5), ("mae", 0.25))]
     next((tmp_path / "predictions/smoke/mae").rglob("*.parquet")).write_bytes(b"other")
     with pytest.raises(UserError, match="is not the file of its record"):
         PairedComparisons.for_records(tmp_path / "records").difference(*models, [COLUMN])  # type: ignore[call-arg]
 
 
-def test_other_samples_than_those_of_other_models_are_refused(tmp_path: Path) -> None:
+def test_samples_that_differ_between_models_are_refused(tmp_path: Path) -> None:
     models = [written(tmp_path, name, [np.full(20, value)]) for name, value in (("clip", 0.5), ("mae", 0.25))]
     folder = tmp_path / "predictions" / models[1][0].key / "few_shot.ssl-transfer"
     stored = predictions.write(folder / "digits.parquet", {"episode": np.arange(1, 21), "accuracy": np.full(20, 0.25)})
     part = models[1][0].results["digits"].model_copy(update={"predictions": stored})
     other = models[1][0].model_copy(update={"results": {"digits": part}})
-    with pytest.raises(UserError, match=r"digits.parquet has other labels or samples than other models"):
+    with pytest.raises(UserError, match=r"digits.parquet: labels or samples differ from those of other models"):
         PairedComparisons.for_records(tmp_path / "records").difference(models[0], [other], [COLUMN])
 
 
 def test_a_mean_over_datasets_adds_their_variances(tmp_path: Path) -> None:
-    """Samples of different datasets are independent, also where their episodes have the same numbers."""
+    """Samples of different datasets are independent, even if their episodes have the same numbers."""
     generator = np.random.default_rng(7)
     accuracy = {(name, at): generator.random(300) for name in ("clip", "mae") for at in (0, 1)}
 
@@ -140,7 +140,7 @@ def test_a_mean_over_datasets_adds_their_variances(tmp_path: Path) -> None:
 
 
 def groups(out: Path, method: str, seeds: Sequence[np.ndarray], label: np.ndarray) -> list[Record]:
-    """FairFace records of one method: which of the images of labels are right, an array for each seed."""
+    """Write FairFace records of one method: one seed per array of correct predictions."""
     evaluation = FairFace()
     found = []
     for seed, right in enumerate(seeds):
@@ -157,8 +157,8 @@ def groups(out: Path, method: str, seeds: Sequence[np.ndarray], label: np.ndarra
     return found
 
 
-def test_best_and_worst_class_take_the_bootstrap_of_the_same_samples(tmp_path: Path) -> None:
-    """An oracle that draws images one by one; of two models with two seeds each."""
+def test_best_and_worst_class_use_a_paired_bootstrap(tmp_path: Path) -> None:
+    """Compare with a bootstrap over single images, for two models with two seeds each."""
     generator = np.random.default_rng(8)
     label = generator.integers(0, 6, 900)
     right = {name: [generator.random(900) < share for _ in range(2)] for name, share in (("clip", 0.6), ("mae", 0.5))}
@@ -177,14 +177,14 @@ def test_best_and_worst_class_take_the_bootstrap_of_the_same_samples(tmp_path: P
     assert pairs._sample_variance(models[1], models[0], ("scenes-groups", "worst")) == pytest.approx(found)
 
 
-def test_patterns_of_answers_draw_what_rows_draw() -> None:
-    """Counts of patterns are those of the rows that are drawn, whatever the order of columns."""
+def test_bootstrap_of_patterns_equals_bootstrap_of_rows() -> None:
+    """Counts of patterns equal those of resampled rows."""
     label, first, second = np.array([0, 0, 1, 1, 0]), np.array([0, 0, 1, -1, 0]), np.array([0, 0, 1, 1, -1])
     answers = [{"row": np.arange(5), "label": label, "prediction": each} for each in (first, second)]
     pattern_P, pattern_of_N = paired._patterns(answers)
     assert len(pattern_P) == 4 and pattern_of_N[0] == pattern_of_N[1]
-    counts_RP = paired._counts("key", pattern_of_N, 4)
+    counts_RP = paired._bootstrap_counts("key", pattern_of_N, 4)
     assert counts_RP.shape == (paired.RESAMPLINGS, 4) and (counts_RP.sum(axis=1) == 5).all()
     expected = np.bincount(pattern_of_N)
     assert counts_RP.mean(axis=0) == pytest.approx(expected, abs=4 * np.sqrt(5 / 4 / paired.RESAMPLINGS))
-    assert (paired._counts("other", pattern_of_N, 4) != counts_RP).any()
+    assert (paired._bootstrap_counts("other", pattern_of_N, 4) != counts_RP).any()

@@ -1,4 +1,4 @@
-"""Rankings against what SciPy and a loop make of the same numbers, and groups against an oracle."""
+"""Rankings against SciPy and a plain loop, and groups against expected ones."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ GAPS = np.array([[0.5, 0.25, 0.75], [0.5, 0.5, np.nan], [0.125, 0.5, 0.25], [np.
 
 
 def models(scores: Any, seeds: int = 1) -> list[list[Any]]:
-    """A model for each row of scores, NaN skipped; further seeds score 0.01 more each."""
+    """Return a model per row of scores (NaN: skipped); each further seed scores 0.01 more."""
     return [
         [
             record(
@@ -37,7 +37,7 @@ def models(scores: Any, seeds: int = 1) -> list[list[Any]]:
     ]
 
 
-def test_a_borda_count_is_what_a_loop_counts() -> None:
+def test_borda_counts_equal_a_loop() -> None:
     generator = np.random.default_rng(0)
     for _ in range(20):
         score_MC = generator.integers(0, 4, (6, 5)) / 4
@@ -50,7 +50,7 @@ def test_a_borda_count_is_what_a_loop_counts() -> None:
         assert ranking.borda(score_MC).tolist() == expected.tolist()
 
 
-def test_ranks_are_those_of_what_was_measured() -> None:
+def test_ranks_are_among_measured_models() -> None:
     ranks = ranking.ranks(GAPS)
     assert ranks[:, 0].tolist()[:3] == [1.5, 1.5, 3.0]
     assert ranks[:3, 1].tolist() == [3.0, 1.5, 1.5]
@@ -98,16 +98,16 @@ def groups(means: Sequence[float], half: float) -> list[int | None]:
     return [place.group for place in ranking.rank_models(models([[mean] for mean in means]), Known(half))]
 
 
-def test_a_group_is_what_is_not_told_apart_from_its_first() -> None:
+def test_a_group_has_no_significant_difference_from_its_first_model() -> None:
     assert groups([0.5, 0.9, 0.8, 0.55, 0.85], 0.11) == [2, 1, 1, 2, 1]
     assert groups([0.9, 0.8, 0.7, 0.6], 0.125) == [1, 1, 2, 2], "0.8 and 0.7 are neighbours in two groups"
     assert groups([0.9, 0.8, 0.7], 0.01) == [1, 2, 3]
-    assert groups([0.75, 0.5], 0.25) == [1, 1], "an interval that ends at zero tells nothing apart"
+    assert groups([0.75, 0.5], 0.25) == [1, 1], "an interval that ends at zero is not significant"
     assert groups([0.4], 0.1) == [1]
 
 
 class Without(Known):
-    """No difference of these models is known, as their predictions are missing."""
+    """Known differences, except those of models without predictions."""
 
     def __init__(self, half: float, *missing: str) -> None:
         super().__init__(half)
@@ -122,7 +122,7 @@ class Without(Known):
 
 
 @pytest.mark.parametrize("missing", [(), (0,), (1,), (4,), (0, 1), (0, 2), (1, 3), (0, 1, 2), (0, 2, 4)])
-def test_a_model_whose_differences_are_not_known_has_no_group_and_the_others_those_without_it(
+def test_models_with_unknown_differences_have_no_group_and_change_no_other_group(
     missing: tuple[int, ...],
 ) -> None:
     means = [0.9, 0.85, 0.7, 0.65, 0.4]
@@ -138,7 +138,7 @@ def best(found: list[Any], pairs: PairedComparisons) -> ranking.BestOfColumn[int
     return ranking.best_of_column(range(len(found)), found.__getitem__, ("d0", "top1"), pairs)
 
 
-def test_the_best_of_a_column_wins_is_tied_or_is_not_known() -> None:
+def test_the_best_of_a_column_wins_is_tied_or_is_unknown() -> None:
     found = models([[0.5], [np.nan], [0.9], [0.8]])
     assert best(found, Known(0.05)) == ranking.BestOfColumn(winner=2)
     assert best(found, Known(0.1)) == ranking.BestOfColumn(tied=(2, 3))
@@ -146,7 +146,7 @@ def test_the_best_of_a_column_wins_is_tied_or_is_not_known() -> None:
 
 
 @pytest.mark.parametrize("scores", [[], [[0.5]], [[0.5], [np.nan]], [[np.nan]]])
-def test_with_nobody_to_compare_with_nothing_is_best(scores: Any) -> None:
+def test_a_single_model_is_not_best(scores: Any) -> None:
     assert best(models(scores), Known(0.1)) == ranking.BestOfColumn()
 
 
@@ -156,13 +156,13 @@ def test_without_differences_there_are_no_groups() -> None:
     assert [place.average_rank for place in places] == [1.0, 2.0]
 
 
-def test_nothing_measured_is_no_place() -> None:
+def test_a_model_without_measurements_has_no_standing() -> None:
     (place,) = ranking.rank_models(models([[np.nan]]), PairedComparisons())
     assert (place.mean, place.borda, place.datasets, place.group) == (None, 0.0, 0, None)
     assert ranking.rank_models([], PairedComparisons()) == []
 
 
-def test_the_order_of_models_changes_no_place() -> None:
+def test_standings_do_not_depend_on_the_order_of_models() -> None:
     found = models([[0.9, 0.1], [0.5, 0.4], [0.7, 0.2], [0.6, 0.1]])
     expected = dict(zip("abcd", ranking.rank_models(found, Known(0.05))))
     for order in itertools.permutations(range(4)):

@@ -273,7 +273,7 @@ def test_no_comparison_takes_the_place_of_the_paper_s_tables(records: Path, synr
     out = records.parent / "tables"
     for more in ((), ("--check",)):
         answer = synrep("tables", "--records", records, "--out", out, *more)
-        assert_one_line(answer, "paper/mae is of a comparison called 'paper'", "give the experiment another name")
+        assert_one_line(answer, "experiment paper/mae: the name 'paper' is reserved", "rename the experiment")
     assert not out.exists()
 
 

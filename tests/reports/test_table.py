@@ -1,4 +1,4 @@
-"""How a table becomes files: what no format lets through, and which files are removed when they are no more."""
+"""Files of tables: escaping in every format, and removal of stale files."""
 
 import csv as csv_format
 import re
@@ -16,7 +16,7 @@ HIDDEN = "\x00\x1b\x7f\x9b\u061c\u200b\u200e\u200f\u2028\u2029\u202a\u202e\u2066
 
 
 @pytest.mark.parametrize("character", HIDDEN)
-def test_what_does_not_show_is_shown_as_what_it_is_in_every_format(character: str) -> None:
+def test_hidden_characters_are_shown_as_codes_in_every_format(character: str) -> None:
     text = f"a{character}b"
     table = Table(text, (text,), (text,), (text,), ((Cell(text),),), (text,))
     code = f"a[U+{ord(character):04X}]b"
@@ -31,7 +31,7 @@ def test_line_breaks_and_tabs_are_one_space_in_every_format() -> None:
     assert all("a b" in page for page in (csv(table), latex(table), markdown(table)))
 
 
-def test_the_page_shows_the_same_characters() -> None:
+def test_the_page_has_the_same_list_of_hidden_characters() -> None:
     script = (Path(build.__file__).parent / "site/base.js").read_text()
     found = re.search(r"HIDDEN = /(\[.*\])/g", script)
     assert found
@@ -57,7 +57,7 @@ def test_no_cell_of_csv_is_a_formula(text: str, shown: str) -> None:
     assert (header, line) == (["m", shown], ["x", shown])
 
 
-def test_no_row_of_latex_begins_with_an_argument_of_the_line_break_before_it() -> None:
+def test_no_latex_row_starts_with_an_argument_of_the_previous_line_break() -> None:
     cells = ("[1ex] a", "*", "\u202ex", "a [b]", "12")
     page = latex(Table("t", (), ("m", "n"), ("m", "n"), tuple((Cell(text), Cell("[x]")) for text in cells), ()))
     rows = [line for line in page.splitlines() if line.endswith(r"\\")][1:]
@@ -67,10 +67,10 @@ def test_no_row_of_latex_begins_with_an_argument_of_the_line_break_before_it() -
     assert r"\textbf{[a]}" in bold
 
 
-# What was generated and is no more
+# Stale files
 
 
-def test_files_that_are_no_more_are_removed_and_those_of_others_left(tmp_path: Path) -> None:
+def test_stale_generated_files_are_removed_and_other_files_kept(tmp_path: Path) -> None:
     expected = {"smoke": formats("aro.strict", SMALL)}
     gone = formats("knn.dino", SMALL) | {"knn.dino.svg": b"<svg/>", "knn.dino.png": b"PNG"}
     build.write(expected["smoke"] | gone, tmp_path / "smoke")
@@ -81,7 +81,7 @@ def test_files_that_are_no_more_are_removed_and_those_of_others_left(tmp_path: P
     assert {path.name: path.read_bytes() for path in (tmp_path / "smoke").iterdir()} == expected["smoke"] | kept
 
 
-def test_a_folder_of_a_gone_comparison_is_removed_only_where_all_of_it_was_generated(tmp_path: Path) -> None:
+def test_a_stale_folder_is_removed_only_if_all_its_files_were_generated(tmp_path: Path) -> None:
     files = formats("knn.dino", SMALL)
     others = {
         "gone": {},
@@ -109,7 +109,7 @@ def test_a_folder_of_a_gone_comparison_is_removed_only_where_all_of_it_was_gener
     assert len(list(outside.iterdir())) == 3
 
 
-def test_a_file_that_cannot_be_removed_is_one_line_and_is_known_the_next_time(
+def test_a_file_that_cannot_be_removed_is_a_user_error_and_retried_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build.write(formats("a", SMALL) | {"a.svg": b"<svg/>"}, tmp_path / "gone")
@@ -127,5 +127,5 @@ def test_a_file_that_cannot_be_removed_is_one_line_and_is_known_the_next_time(
     assert build.remove_extra({}, tmp_path) == [] and list(tmp_path.iterdir()) == []
 
 
-def test_nothing_wanted_and_no_folder_is_up_to_date(tmp_path: Path) -> None:
+def test_a_missing_folder_is_up_to_date_if_nothing_is_expected(tmp_path: Path) -> None:
     assert build.check({}, tmp_path / "none") == []

@@ -542,14 +542,16 @@ def test_publish_replaces_the_default_files_of_a_new_space(hub, site):
     lines = []
     commit = space.publish_space(site, PLACE, lines.append)
     there = hub.repo(PLACE, "spaces")
-    assert there.refs["main"] == commit and len(there.messages) == 2 and lines == [f"sending 2 files to space {PLACE}"]
+    assert (
+        there.refs["main"] == commit and len(there.messages) == 2 and lines == [f"uploading 2 files to space {PLACE}"]
+    )
     files = board(hub)
     assert set(files) == {".gitattributes", "README.md", "index.html"}, "the Hub's own style.css is gone"
     assert files["index.html"] == b"<title>SynRep-Bench</title>"
     head = DatasetCard(files["README.md"].decode()).data
     assert (head.sdk, head.app_file, head.title) == ("static", "index.html", "SynRep-Bench")  # type: ignore[attr-defined]
     assert space.publish_space(site, PLACE, lines.append) == commit and len(there.messages) == 2
-    assert lines[-1] == f"space {PLACE} shows this site already; nothing to do"
+    assert lines[-1] == f"space {PLACE} is up to date; nothing to do"
 
 
 def test_publish_deletes_old_files_in_one_commit(hub, site):
@@ -581,16 +583,18 @@ def test_unrelated_space_is_not_changed(hub, site, tmp_path, files):
         (tmp_path / "other" / name).write_text(text)
     hub.put(PLACE, tmp_path / "other", "spaces")
     before = board(hub)
-    with pytest.raises(UserError, match=r"space me/board holds something else \(.*\); choose another name"):
+    with pytest.raises(
+        UserError, match=r"space me/board has files that `synrep site` did not write \(.*\); choose another Space"
+    ):
         space.publish_space(site, PLACE, quiet)
     assert board(hub) == before
 
 
 def test_publish_rejects_invalid_site_folders(hub, site):
     (site / "secret").symlink_to("index.html")
-    with pytest.raises(UserError, match="secret is a link"):
+    with pytest.raises(UserError, match="secret is a symbolic link"):
         space.publish_space(site, PLACE, quiet)
-    with pytest.raises(UserError, match=r"holds no index\.html; name the folder that `synrep site` wrote"):
+    with pytest.raises(UserError, match=r"has no index\.html; choose the folder that `synrep site` wrote"):
         space.publish_space(site / "none", PLACE, quiet)
     assert hub.requests == []
 

@@ -1,4 +1,4 @@
-"""What it costs: GPU-hours of generation as published, and seconds of training and evaluation as recorded."""
+"""Costs: published GPU-hours of image generation, and recorded seconds of training and evaluation."""
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
@@ -6,25 +6,26 @@ from statistics import fmean, stdev
 from benchmark.records.schema import Measured, Record
 from benchmark.reports.comparison import Notes
 from benchmark.reports.inputs import ReportInputs
-from benchmark.reports.published.generation import devices, hours
-from benchmark.reports.published.rows import unique
+from benchmark.reports.published.generation import gpu_hours, seconds_per_image
+from benchmark.reports.published.rows import without_duplicates
 from benchmark.reports.published.table import source_mark
 from benchmark.reports.rows import natural_sort_key
 from benchmark.reports.table import Cell, Table
 
 TITLE = "Costs"
 CAPTION = "Published: drawing images. Measured: training a model, and all its evaluations."
-IMAGES = (1, 10)
-"""Per caption."""
+IMAGES_PER_CAPTION = (1, 10)
 COLUMNS = (
-    "source", "what", "method", "device", "seconds per image", *(f"GPU-hours, {n} per caption" for n in IMAGES),
+    "source", "what", "method", "device", "seconds per image",
+    *(f"GPU-hours, {n} per caption" for n in IMAGES_PER_CAPTION),
     "seeds", "views", "training (s)", "evaluation (s)",
 )  # fmt: skip
 TRAIN = "train"
+"""Key of the training time in `Record.seconds`."""
 
 
 def build(inputs: ReportInputs) -> Table:
-    """A row per published dataset and device, and one per experiment and device of the records."""
+    """Return the table: a row per published dataset and device, and one per experiment of the records."""
     notes = Notes()
     rows = (*_published(inputs, notes), *_measured(inputs.records))
     return Table(
@@ -45,30 +46,30 @@ def build(inputs: ReportInputs) -> Table:
 
 
 def _published(inputs: ReportInputs, notes: Notes) -> Iterator[tuple[str, ...]]:
-    captions = [fact for fact in inputs.facts if fact.fact == "captions after"]
-    for device in devices(inputs.facts):
-        mark = source_mark(device.confidence, device.source, notes)
-        yield "published", "an image", "", device.subject, f"{device.value:g}{mark}", *[""] * (len(COLUMNS) - 5)
+    captions = [fact for fact in inputs.facts if fact.name == "captions after"]
+    for speed in seconds_per_image(inputs.facts):
+        mark = source_mark(speed.confidence, speed.source, notes)
+        yield "published", "an image", "", speed.subject, f"{speed.value:g}{mark}", *[""] * (len(COLUMNS) - 5)
         for fact in captions:
             derived = notes.mark("published, derived: see below")
-            found = (f"{hours(fact.value * count, device)}{derived}" for count in IMAGES)
-            yield "published", fact.subject, "", device.subject, "", *found, *[""] * 4
+            hours = (f"{gpu_hours(fact.value * count, speed)}{derived}" for count in IMAGES_PER_CAPTION)
+            yield "published", fact.subject, "", speed.subject, "", *hours, *[""] * 4
 
 
 def _measured(records: Sequence[Record]) -> Iterator[tuple[str, ...]]:
     models: dict[tuple[str, int], dict[int, list[Record]]] = {}
-    for record in unique(record for record in records if record.seconds):
-        own = record.experiment
-        models.setdefault((own.name, own.version), {}).setdefault(record.seed, []).append(record)
+    for record in without_duplicates(record for record in records if record.seconds):
+        experiment = record.experiment
+        models.setdefault((experiment.name, experiment.version), {}).setdefault(record.seed, []).append(record)
     for name, version in sorted(models, key=lambda key: (natural_sort_key(key[0]), key)):
-        seeds = [found for _, found in sorted(models[name, version].items())]
+        seeds = [seed_records for _, seed_records in sorted(models[name, version].items())]
         first = seeds[0][0]
-        trained = [max(record.seconds.get(TRAIN, 0.0) for record in found) for found in seeds]
-        evaluated = [sum(sorted(_evaluation_seconds(found))) for found in seeds]
+        training = [max(record.seconds.get(TRAIN, 0.0) for record in seed_records) for seed_records in seeds]
+        evaluation = [sum(sorted(_evaluation_seconds(seed_records))) for seed_records in seeds]
         views = "" if first.model.views is None else f"{first.model.views:,}"
-        what = name if version == 1 else f"{name} v{version}"
-        numbers = (str(len(seeds)), views, _seconds(trained), _seconds(evaluated))
-        yield "measured", what, first.experiment.method, _devices(seeds), "", *[""] * len(IMAGES), *numbers
+        label = name if version == 1 else f"{name} v{version}"
+        numbers = (str(len(seeds)), views, _seconds(training), _seconds(evaluation))
+        yield "measured", label, first.experiment.method, _devices(seeds), "", *[""] * len(IMAGES_PER_CAPTION), *numbers
 
 
 def _evaluation_seconds(records: Sequence[Record]) -> list[float]:
@@ -76,7 +77,7 @@ def _evaluation_seconds(records: Sequence[Record]) -> list[float]:
 
 
 def _devices(seeds: Sequence[Sequence[Record]]) -> str:
-    results = (result for found in seeds for record in found for result in record.results.values())
+    results = (result for records in seeds for record in records for result in record.results.values())
     return ", ".join(sorted({result.environment.device for result in results if isinstance(result, Measured)}))
 
 

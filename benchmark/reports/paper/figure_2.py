@@ -1,7 +1,7 @@
-"""Figure 2: accuracy against the guidance of the images, for SimCLR (a) and MAE (b).
+"""Figure 2: accuracy against the guidance scale of the images, for SimCLR (a) and MAE (b).
 
-Measured are the methods that some published number of this figure names, at the guidance that their runs on real and
-synthetic images have; there is no run of its own that varies it.
+Measured rows are the methods with a published number in this figure, from their runs on real and synthetic images. No
+run varies the guidance scale for this figure.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ TABLE = PaperFigure(
     title="Figure 2: accuracy against guidance",
     caption="Linear probe of what was trained on synthetic images drawn with guidance w, or on real ones.",
     numbers=_numbers,
-    experiments=("ablations-*-real-*",),
-    wanted=main_scores("linear_probe", "imagenet", "scenes-shape"),
+    experiment_globs=("ablations-*-real-*",),
+    targets=main_scores("linear_probe", "imagenet", "scenes-shape"),
     notes=("MAE: no number of the paper's panel b is in any source at hand, so it has neither a row nor a panel.",),
     published_methods_only=True,
 )

@@ -6,8 +6,8 @@ from benchmark.reports.published.numbers import Published
 from benchmark.reports.published.plot import Axis, PaperFigure
 from benchmark.reports.published.rows import Comparison, Row, main_scores
 
-ASIDE = {"real": -0.1, "synthetic": 0.1}
-"""How far from the method's tick the points of its images stand."""
+OFFSETS = {"real": -0.1, "synthetic": 0.1}
+"""Horizontal distance of a point from the tick of its method."""
 
 
 def _numbers(published: Sequence[Published]) -> list[Published]:
@@ -15,21 +15,21 @@ def _numbers(published: Sequence[Published]) -> list[Published]:
 
 
 def _axis(comparison: Comparison) -> Axis:
-    """Methods along x."""
+    """Return the x axis: one tick per method."""
     names = list(dict.fromkeys(row.method for row in comparison.rows))
 
-    def place(row: Row) -> float:
-        return names.index(row.method) + ASIDE[row.images]
+    def x_of(row: Row) -> float:
+        return names.index(row.method) + OFFSETS[row.images]
 
     ticks = {float(at): name for at, name in enumerate(names)}
-    return Axis("method", place, lambda row: f"{row.images} images", ticks, joined=False)
+    return Axis("method", x_of, lambda row: f"{row.images} images", ticks, connect_points=False)
 
 
 TABLE = PaperFigure(
     title="Figure 3: real or synthetic images",
     caption="Linear probe of what was trained on as many real as synthetic images, one per caption.",
     numbers=_numbers,
-    experiments=("ablations-*-real-*",),
-    wanted=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),
+    experiment_globs=("ablations-*-real-*",),
+    targets=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),
     axis=_axis,
 )

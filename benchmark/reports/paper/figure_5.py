@@ -8,6 +8,6 @@ TABLE = PaperFigure(
     title="Figure 5: zero-shot accuracy against guidance",
     caption="Zero-shot classification by what was trained on real or synthetic images and their captions.",
     numbers=of_table("fig5"),
-    experiments=("language-*-guidance",),
-    wanted=main_scores("zero_shot", "imagenet", "scenes-colour", "scenes-shape"),
+    experiment_globs=("language-*-guidance",),
+    targets=main_scores("zero_shot", "imagenet", "scenes-colour", "scenes-shape"),
 )

@@ -1,4 +1,4 @@
-"""Table 1: linear probe on ImageNet of what was trained on CC12M and RedCaps, real or synthetic, for 35 epochs."""
+"""Table 1: ImageNet linear probe of models trained on real or synthetic CC12M and RedCaps, for 35 epochs."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from benchmark.reports.published.table import PaperTable
 
 
 def _numbers(published: Sequence[Published]) -> list[Published]:
-    """The paper's rows, and those of the released checkpoints."""
+    """Return the paper's numbers and those of the released checkpoints."""
     return [n for n in published if n.table == "1" or (n.table == "readme" and n.schedule == "35ep")]
 
 
@@ -16,6 +16,6 @@ TABLE = PaperTable(
     title="Table 1: ImageNet by a linear probe",
     caption="Trained on CC12M or RedCaps, on their images or on synthetic ones of their captions.",
     numbers=_numbers,
-    experiments=("main-*",),
-    wanted=main_scores("linear_probe", "imagenet", "scenes-shape"),
+    experiment_globs=("main-*",),
+    targets=main_scores("linear_probe", "imagenet", "scenes-shape"),
 )

@@ -1,19 +1,19 @@
 """Table 2: linear transfer to eleven datasets.
 
-The paper's own rows are in no source at hand; SynCLR's paper evaluated the longest-trained checkpoint again.
+The paper's own numbers are in none of our sources; the SynCLR paper re-evaluated the longest-trained checkpoint.
 """
 
 from benchmark.evaluations.datasets.catalog import TRANSFER_11
 from benchmark.reports.published.rows import main_scores
 from benchmark.reports.published.table import PaperTable, of_table
 
-WORLD = ("scenes-shape", "scenes-colour", "scenes-texture", "scenes-relation-probe")
+TOY_DATASETS = ("scenes-shape", "scenes-colour", "scenes-texture", "scenes-relation-probe")
 
 TABLE = PaperTable(
     title="Table 2: linear transfer to eleven datasets",
     caption="Linear probe on frozen features.",
     numbers=of_table("2"),
-    experiments=("main-*",),
-    wanted=main_scores("linear_probe", *TRANSFER_11, *WORLD),
+    experiment_globs=("main-*",),
+    targets=main_scores("linear_probe", *TRANSFER_11, *TOY_DATASETS),
     notes=("The paper's own rows are in no source at hand: what is published here is of SynCLR's paper.",),
 )

@@ -7,6 +7,6 @@ TABLE = PaperTable(
     title="Table 4: ADE20K segmentation",
     caption="UperNet, fine-tuned.",
     numbers=of_table("4"),
-    experiments=("main-*",),
-    wanted=main_scores("segmentation", "ade20k"),
+    experiment_globs=("main-*",),
+    targets=main_scores("segmentation", "ade20k"),
 )

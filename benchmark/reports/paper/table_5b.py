@@ -1,4 +1,4 @@
-"""Table 5b: m positives of a caption in a batch of always as many views."""
+"""Table 5b: m positives per caption, with a fixed number of views per batch."""
 
 from benchmark.reports.published.rows import main_scores
 from benchmark.reports.published.table import PaperTable, of_table
@@ -7,6 +7,6 @@ TABLE = PaperTable(
     title="Table 5b: images of a caption in a batch",
     caption="m of ten images of each caption in a batch of always as many views.",
     numbers=of_table("5b"),
-    experiments=("ablations-*-positives",),
-    wanted=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),
+    experiment_globs=("ablations-*-positives",),
+    targets=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),
 )

@@ -10,8 +10,8 @@ TABLE = PaperTable(
     title="Table 7: FairFace and ARO",
     caption="Zero-shot recall of joint classes (mean, best and worst), and the share of true captions preferred.",
     numbers=of_table("7", "aro"),
-    experiments=("main-*",),
-    wanted=(
+    experiment_globs=("main-*",),
+    targets=(
         *(Target("fairface", name, score) for name in GROUPS for score in ("mean", "best", "worst")),
         *main_scores("aro", *ORDERS, "scenes-relation", "scenes-attribution", "scenes-order"),
     ),

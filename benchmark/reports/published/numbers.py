@@ -1,8 +1,8 @@
-"""Numbers that others published, each with its source and how sure it is; what is not there stays empty."""
+"""Published numbers of other papers, each with its source and confidence. Unknown numbers are absent, not estimated."""
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,16 +15,17 @@ CONFIDENCE = ("primary", "primary (other protocol)", "secondary", "derived", "do
 
 @dataclass(frozen=True)
 class Published:
-    """One number, in percent, as a line of the file has it."""
+    """One published score in percent: a line of `numbers.csv`."""
 
     table: str
-    """Of the StableRep paper (arXiv 2306.00984): `1`, `5a`, `fig6`; `readme` is that of its code, `aro` of ARO's."""
+    """Table or figure of the StableRep paper (arXiv 2306.00984), such as `1` or `fig6`; `readme`: that of its code;
+    `aro`: the ARO paper."""
     method: str
     pretraining_data: str
     images: str
     """`real` or `synthetic`."""
     schedule: str
-    """Epochs, such as `35ep`; empty where it is not known."""
+    """Epochs, such as `35ep`. Empty if unknown."""
     variant: str
     evaluation: str
     """Dataset and protocol in words, such as `imagenet linear`."""
@@ -36,66 +37,74 @@ class Published:
 
 @dataclass(frozen=True)
 class Fact:
-    """One number about a dataset or a device, in its own unit, as a line of its file has it."""
+    """One number about a dataset or a device: a line of `facts.csv`."""
 
     subject: str
-    fact: str
+    name: str
     """`captions before` or `after` de-duplication, `images per caption`, `image size` (pixels), `seconds per image`."""
     value: float
     source: str
     confidence: str
 
 
+NUMBER_COLUMNS = tuple(field.name for field in fields(Published))
+FACT_COLUMNS = ("subject", "fact", "value", "source", "confidence")
+
+
 def read(path: Path = NUMBERS) -> tuple[Published, ...]:
-    """The published numbers, in the order of the file.
+    """Return the published numbers, in the order of the file.
 
     Raises:
-        UserError: no such file, other columns, or a value that is no percentage; names the line.
+        UserError: the file is missing, has other columns, or a line is invalid.
     """
-    found = []
-    for number, line in _lines(path, Published):
-        if not 0 <= line.value <= 100:
-            raise UserError(f"{path} line {number} has value {line.value}, wanted a percentage; mend that line")
-        found.append(line)
-    return tuple(found)
+    numbers = []
+    for at, number in _read_lines(path, Published, NUMBER_COLUMNS):
+        if not 0 <= number.value <= 100:
+            raise UserError(f"{path} line {at}: expected a percentage, found {number.value}; fix this line")
+        numbers.append(number)
+    return tuple(numbers)
 
 
 def read_facts(path: Path = FACTS) -> tuple[Fact, ...]:
-    """The published facts, in the order of the file.
+    """Return the published facts, in the order of the file.
 
     Raises:
-        UserError: no such file, other columns, or a value that is not above zero; names the line.
+        UserError: the file is missing, has other columns, or a line is invalid.
     """
-    found = []
-    for number, line in _lines(path, Fact):
-        if not 0 < line.value < math.inf:
-            raise UserError(f"{path} line {number} has value {line.value}, wanted one above zero; mend that line")
-        found.append(line)
-    return tuple(found)
+    facts = []
+    for at, fact in _read_lines(path, Fact, FACT_COLUMNS):
+        if not 0 < fact.value < math.inf:
+            raise UserError(f"{path} line {at}: expected a finite value above zero, found {fact.value}; fix this line")
+        facts.append(fact)
+    return tuple(facts)
 
 
 Line = TypeVar("Line", Published, Fact)
 
 
-def _lines(path: Path, kind: type[Line]) -> Iterator[tuple[int, Line]]:
-    """Each line with its number."""
+def _read_lines(path: Path, kind: type[Line], columns: Sequence[str]) -> Iterator[tuple[int, Line]]:
+    """Yield the line number and the content of each line. `columns` are the header for the fields of `kind`."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}; restore it from git or name another file") from error
+        raise UserError(f"{path} cannot be read: {error}; restore it from git") from error
+    if not rows or rows[0] != list(columns):
+        raise UserError(
+            f"{path}: expected the columns {list(columns)}, found {rows[0] if rows else []}; restore it from git"
+        )
     names = [field.name for field in fields(kind)]
-    if not rows or rows[0] != names:
-        raise UserError(f"{path} has the columns {rows[0] if rows else []}, wanted {names}; restore it from git")
     for number, row in enumerate(rows[1:], 2):
         try:
-            texts: dict[str, Any] = dict(zip(names, row, strict=True))
-            line = kind(**texts | {"value": float(texts["value"])})
+            values: dict[str, Any] = dict(zip(names, row, strict=True))
+            line = kind(**values | {"value": float(values["value"])})
         except ValueError as error:
-            raise UserError(f"{path} line {number} is not one number with its source; mend that line") from error
+            raise UserError(
+                f"{path} line {number}: expected {len(columns)} columns with a number as value; fix this line"
+            ) from error
         if not line.source or line.confidence not in CONFIDENCE:
             raise UserError(
-                f"{path} line {number} has source {line.source!r} and confidence {line.confidence!r}; wanted a source "
-                f"and one of {', '.join(CONFIDENCE)}"
+                f"{path} line {number}: expected a source and a confidence ({', '.join(CONFIDENCE)}), found source "
+                f"{line.source!r} and confidence {line.confidence!r}; fix this line"
             )
         yield number, line

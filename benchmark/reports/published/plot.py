@@ -1,8 +1,8 @@
-"""A comparison -> a figure as SVG and PNG: one panel per column, since different protocols share no axis.
+"""Figures of comparisons as SVG and PNG, with one panel per column, since different protocols must not share an axis.
 
-Published numbers are open markers and dashed lines, measured ones filled markers with the spread of the table. The same
-numbers give the same bytes: no dates, no versions, a fixed salt for ids, the fonts that come with matplotlib, and none
-of the settings of whoever draws. Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart.
+Published numbers have open markers and dashed lines, measured ones filled markers with the spread of the table. The
+same numbers produce the same bytes: no dates or versions, a fixed salt for ids, matplotlib's bundled fonts, and no user
+settings. The palette is that of Okabe and Ito (2008), safe for color-blind readers.
 """
 
 import io
@@ -22,7 +22,7 @@ from benchmark.reports.published.protocols import Column
 from benchmark.reports.published.rows import Comparison, Row, canonical_method
 from benchmark.reports.published.table import PaperTable
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -43,65 +43,65 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "synrep",
     "text.parse_math": False,
 }
-PANELS = 3
-"""In a row."""
+PANELS_PER_ROW = 3
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What is drawn along x."""
+    """The x axis of a figure."""
 
     label: str
-    place: Callable[[Row], float | None]
-    """None: a level line, such as that of real images, which have no guidance."""
+    x_of: Callable[[Row], float | None]
+    """Function from a row to its x position. None: a horizontal line, as for real images, which have no guidance."""
     series: Callable[[Row], str]
-    """Rows of one series share a colour."""
+    """Function from a row to its series. Rows of one series share a color."""
     ticks: Mapping[float, str]
     log: bool = False
-    joined: bool = True
+    connect_points: bool = True
+    """Draw a line through the points of a series."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One number of a row."""
+    """One number of a row, in percent."""
 
     row: Row
     x: float | None
     y: float
-    half: float
-    """Its spread; zero where it is published."""
+    spread: float
+    """Half height of the error bar. Zero for published numbers."""
 
 
-def by_guidance(comparison: Comparison) -> Axis:
-    """The guidance of synthetic images along x; real images are a level line."""
+def guidance_axis(comparison: Comparison) -> Axis:
+    """Return the x axis of guidance scales; rows of real images become horizontal lines."""
 
-    def place(row: Row) -> float | None:
-        found = re.search(r"\bw=?(\d+(?:\.\d+)?)\b", f"{row.variant} {row.data}")
-        return float(found[1]) if found else None
+    def x_of(row: Row) -> float | None:
+        match = re.search(r"\bw=?(\d+(?:\.\d+)?)\b", f"{row.variant} {row.data}")
+        return float(match[1]) if match else None
 
-    places = {place(row) for row in comparison.rows} - {None}
-    ticks = {at: f"{at:g}" for at in sorted(filter(None, places))}
-    return Axis("guidance scale w", place, lambda row: canonical_method(row.method), ticks)
+    positions = {x_of(row) for row in comparison.rows} - {None}
+    ticks = {x: f"{x:g}" for x in sorted(filter(None, positions))}
+    return Axis("guidance scale w", x_of, lambda row: canonical_method(row.method), ticks)
 
 
 @dataclass(frozen=True)
 class PaperFigure(PaperTable):
-    """A table of the paper that is also drawn."""
+    """A figure of the paper, with the table of its numbers."""
 
-    axis: Callable[[Comparison], Axis] = by_guidance
+    axis: Callable[[Comparison], Axis] = guidance_axis
 
     def plot(self, inputs: ReportInputs) -> dict[str, bytes]:
-        """The figure by its ending, `svg` and `png`; none without a point.
+        """Return file extension -> figure, as `svg` and `png`; empty without a number.
 
         Raises:
-            UserError: as `comparison`.
+            UserError: see `comparison`.
         """
-        found = self.comparison(inputs)
-        return draw(found, self.axis(found))
+        comparison = self.comparison(inputs)
+        return draw(comparison, self.axis(comparison))
 
 
 def draw(comparison: Comparison, axis: Axis) -> dict[str, bytes]:
-    """The figure by its ending, `svg` and `png`; none without a point."""
+    """Return file extension -> figure, as `svg` and `png`; empty without a number."""
     if not comparison.columns:
         return {}
     with matplotlib.rc_context():
@@ -115,66 +115,70 @@ def draw(comparison: Comparison, axis: Axis) -> dict[str, bytes]:
 
 
 def points(comparison: Comparison, column: Column, axis: Axis) -> Iterator[Point]:
-    """The numbers of a column, as its table has them; a synthetic row without a place has none."""
+    """Yield the numbers of a column, equal to those of its table, without synthetic rows that have no x position."""
     for row in comparison.rows:
-        if axis.place(row) is None and row.images != "real":
+        x = axis.x_of(row)
+        if x is None and row.images != "real":
             continue
         if number := row.numbers.get(column):
-            yield Point(row, axis.place(row), number.value, 0.0)
+            yield Point(row, x, number.value, 0.0)
         elif scores := row.scores.get(column):
             mean, spread = mean_and_spread(scores)
-            yield Point(row, axis.place(row), 100 * mean, 100 * spread)
+            yield Point(row, x, 100 * mean, 100 * spread)
 
 
 def _figure(comparison: Comparison, axis: Axis) -> Figure:
     columns = comparison.columns
-    wide = min(PANELS, len(columns))
-    high = -(-len(columns) // wide)
-    figure = Figure(figsize=(3.4 * wide, 2.7 * high), layout="constrained")
+    n_columns = min(PANELS_PER_ROW, len(columns))
+    n_rows = -(-len(columns) // n_columns)
+    figure = Figure(figsize=(3.4 * n_columns, 2.7 * n_rows), layout="constrained")
     names = list(dict.fromkeys(axis.series(row) for row in comparison.rows))
-    legend: dict[str, tuple[int, Any]] = {}
-    """Of each label the number of points and the handle, from the panel with the most points."""
+    legend: dict[str, tuple[int, Any]] = {}  # label -> number of points and handle, from the panel with most points
     for at, column in enumerate(columns):
-        axes = figure.add_subplot(high, wide, at + 1)
+        axes = figure.add_subplot(n_rows, n_columns, at + 1)
         groups: dict[tuple[str, str, bool], list[Point]] = {}
         for point in points(comparison, column, axis):
             key = (axis.series(point.row), point.row.source, point.x is None)
             groups.setdefault(key, []).append(point)
-        for (name, _, level), group in groups.items():
-            style = names.index(name) % len(COLOURS)
-            label, handle = _draw_reference_line(axes, group, style) if level else _line(axes, group, style, axis)
-            legend[label] = max(legend.get(label, (0, None)), (len(group), handle), key=lambda shown: shown[0])
+        for (name, _, is_reference), group in groups.items():
+            style = names.index(name) % len(COLORS)
+            draw_group = _draw_reference_line if is_reference else _draw_series
+            label, handle = draw_group(axes, group, style, axis)
+            legend[label] = max(legend.get(label, (0, None)), (len(group), handle), key=lambda entry: entry[0])
         _style_axes(axes, column, axis, [p.x for group in groups.values() for p in group if p.x is not None])
-    figure.legend([handle for _, handle in legend.values()], legend.keys(), loc="outside lower center", ncols=wide)
-    figure.set_figheight(2.7 * high + 0.2 * -(-len(legend) // wide))
+    handles = [handle for _, handle in legend.values()]
+    figure.legend(handles, legend.keys(), loc="outside lower center", ncols=n_columns)
+    figure.set_figheight(2.7 * n_rows + 0.2 * -(-len(legend) // n_columns))
     return figure
 
 
-def _line(axes: Axes, group: list[Point], style: int, axis: Axis) -> tuple[str, Any]:
+def _draw_series(axes: Axes, group: list[Point], style: int, axis: Axis) -> tuple[str, Any]:
+    """Draw points with error bars; return the label and the handle of the legend."""
     group = sorted(group, key=lambda point: point.x or 0.0)
     row, published = group[0].row, group[0].row.source == "published"
-    drawn = axes.errorbar(
+    handle = axes.errorbar(
         [point.x or 0.0 for point in group],
         [point.y for point in group],
-        yerr=None if published else [point.half for point in group],
-        color=COLOURS[style],
+        yerr=None if published else [point.spread for point in group],
+        color=COLORS[style],
         marker=MARKERS[style],
-        markerfacecolor="white" if published else COLOURS[style],
-        linestyle=("--" if published else "-") if axis.joined and len(group) > 1 else "none",
+        markerfacecolor="white" if published else COLORS[style],
+        linestyle=("--" if published else "-") if axis.connect_points and len(group) > 1 else "none",
         capsize=2,
         elinewidth=0.8,
     )
-    return f"{row.method if axis.joined else axis.series(row)} ({row.source})", drawn
+    return f"{row.method if axis.connect_points else axis.series(row)} ({row.source})", handle
 
 
-def _draw_reference_line(axes: Axes, group: list[Point], style: int) -> tuple[str, Any]:
+def _draw_reference_line(axes: Axes, group: list[Point], style: int, _axis: Axis) -> tuple[str, Any]:
+    """Draw points without an x position as horizontal lines; return the label and the handle of the legend."""
     row, handle = group[0].row, None
     for point in group:
         handle = axes.axhline(
-            point.y, color=COLOURS[style], linestyle=":" if row.source == "measured" else (0, (6, 3)), linewidth=1.0
+            point.y, color=COLORS[style], linestyle=":" if row.source == "measured" else (0, (6, 3)), linewidth=1.0
         )
-        if point.half:
-            axes.axhspan(point.y - point.half, point.y + point.half, color=COLOURS[style], alpha=0.12, linewidth=0)
+        if point.spread:
+            axes.axhspan(point.y - point.spread, point.y + point.spread, color=COLORS[style], alpha=0.12, linewidth=0)
     return f"{row.method}, {row.images} images ({row.source})", handle
 
 
@@ -184,8 +188,8 @@ def _style_axes(axes: Axes, column: Column, axis: Axis, used: list[float]) -> No
     axes.set_ylabel("score (%)")
     if axis.log:
         axes.set_xscale("log")
-    shown = {place: name for place, name in axis.ticks.items() if not axis.joined or place in used}
-    axes.set_xticks(list(shown), list(shown.values()))
+    ticks = {x: name for x, name in axis.ticks.items() if not axis.connect_points or x in used}
+    axes.set_xticks(list(ticks), list(ticks.values()))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
     axes.margins(x=0.08, y=0.12)

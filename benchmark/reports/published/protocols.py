@@ -1,15 +1,15 @@
-"""Under which of our protocols a published number stands: the one place where that is decided.
+"""The mapping from published numbers to our evaluation protocols, and so to table columns.
 
-A number stands in the column of a preset only where its source states a protocol that is that preset:
+A number is in the column of one of our presets only if its source states exactly that protocol:
 
 - ImageNet probes of StableRep's released README: `plain` is the preset `stablerep`, `bn` (batch norm in front) is
-  `stablerep-bn`. `downsample` is an augmentation of training, no part of the probe.
-- SynCLR's re-evaluation on small datasets (`synclr-protocol`) is `synclr`, but for Caltech-101, where its training list
+  `stablerep-bn`. `downsample` is a training augmentation, not part of the probe.
+- SynCLR's re-evaluation on small datasets (`synclr-protocol`) is `synclr`, except Caltech-101, where its training list
   has repeated lines and ours has distinct images, and ImageNet, which it probes with SGD instead.
 - ARO by its authors' code (`official scoring`) is `official`.
 
-All others stand `as published`: the paper's FairFace prompts, its few-shot protocol, its zero-shot prompts, and the
-probes that notes and reviews leave unsaid. A version of ours is part of it: who raises one looks here again.
+All others are in columns `as published`: the paper's FairFace prompts, its few-shot protocol, its zero-shot prompts,
+and probes whose protocol the source does not describe. The mapping names our versions: review it when you change one.
 """
 
 from collections.abc import Collection
@@ -20,7 +20,7 @@ from benchmark.reports.published.numbers import Published
 
 @dataclass(frozen=True, order=True)
 class Protocol:
-    """A preset of an evaluation in a version; nameless where a number stands as published."""
+    """One version of a preset of an evaluation. All fields empty: the number is shown as published."""
 
     evaluation: str = ""
     preset: str = ""
@@ -35,16 +35,16 @@ AS_PUBLISHED = Protocol()
 
 @dataclass(frozen=True)
 class Column:
-    """What one column holds, and nothing else: a score on a dataset under a protocol."""
+    """A column: one score on one dataset under one protocol."""
 
     dataset: str
-    """Its name in the catalogue; as published, dataset and task in words."""
+    """Name of the dataset in the catalog; dataset and task in words for `as published`."""
     score: str
     protocol: Protocol
 
     @property
     def header(self) -> str:
-        """As it is shown."""
+        """Heading of the column."""
         return f"{self.dataset} {self.score}, {self.protocol}"
 
 
@@ -52,45 +52,45 @@ def _probe(preset: str) -> Protocol:
     return Protocol("linear_probe", preset, version=2)
 
 
-PROBES = {
+IMAGENET_PROBES = {
     "plain": (_probe(preset="stablerep"), ""),
     "bn": (_probe(preset="stablerep-bn"), ""),
     "downsample": (_probe(preset="stablerep"), "downsample"),
     "downsample+bn": (_probe(preset="stablerep-bn"), "downsample"),
 }
-"""Variant of an ImageNet probe -> its protocol, and what of the variant is about training."""
-SYNCLR = ("aircraft", "cars", "dtd", "flowers", "pets", "sun397", "food101", "voc2007")
-ARO = {
+"""Variant of an ImageNet probe -> its protocol, and the part of the variant that is about training."""
+SYNCLR_DATASETS = ("aircraft", "cars", "dtd", "flowers", "pets", "sun397", "food101", "voc2007")
+ARO_SCORES = {
     ("vg-relation", "macro accuracy"): "macro_official",
     ("vg-attribution", "macro accuracy"): "macro_official",
     ("coco-order", "precision@1"): "micro",
     ("flickr30k-order", "precision@1"): "micro",
 }
-"""Dataset and metric by its authors -> our score."""
+"""Dataset and metric of the ARO authors -> our score."""
 
 
 def column_of(number: Published) -> Column:
-    """The only column in which a published number stands."""
+    """Return the column of a published number."""
     dataset, _, task = number.evaluation.partition(" ")
-    if number.evaluation == "imagenet linear" and number.variant in PROBES:
-        return Column(dataset, number.metric, PROBES[number.variant][0])
-    if number.variant == "synclr-protocol" and dataset in SYNCLR and task == "linear":
+    if number.evaluation == "imagenet linear" and number.variant in IMAGENET_PROBES:
+        return Column(dataset, number.metric, IMAGENET_PROBES[number.variant][0])
+    if number.variant == "synclr-protocol" and dataset in SYNCLR_DATASETS and task == "linear":
         return Column(dataset, number.metric, _probe(preset="synclr"))
-    score = ARO.get((number.evaluation, number.metric))
+    score = ARO_SCORES.get((number.evaluation, number.metric))
     if number.variant == "official scoring" and score:
         return Column(f"aro-{dataset}", score, Protocol("aro", "official", version=2))
     return Column(number.evaluation, number.metric, AS_PUBLISHED)
 
 
-def training_of(number: Published) -> str:
-    """What its variant says of the training, without what it says of the protocol."""
-    if number.variant in PROBES:
-        return PROBES[number.variant][1]
+def training_variant(number: Published) -> str:
+    """Return the part of the number's variant that is about training, not about the protocol."""
+    if number.variant in IMAGENET_PROBES:
+        return IMAGENET_PROBES[number.variant][1]
     return "" if number.variant in {"synclr-protocol", "official scoring"} else number.variant
 
 
-def departures(columns: Collection[Column]) -> list[str]:
-    """Footnotes: how far the published numbers in these columns are from what is measured there."""
+def protocol_difference_footnotes(columns: Collection[Column]) -> list[str]:
+    """Return footnotes on remaining differences between published and measured numbers of these columns."""
     lines = []
     if any(column.protocol == _probe(preset="synclr") for column in columns):
         lines.append(
@@ -105,13 +105,13 @@ def departures(columns: Collection[Column]) -> list[str]:
     return lines
 
 
-def test_selected(columns: Collection[Column]) -> list[str]:
-    """A footnote: the presets whose numbers are chosen on the test set."""
-    selecting = {protocol.preset for protocol, _ in PROBES.values()}
-    found = sorted({column.protocol.preset for column in columns} & selecting)
-    if not found:
+def test_selection_footnotes(columns: Collection[Column]) -> list[str]:
+    """Return a footnote on the presets that select hyperparameters on the test set; none without such a preset."""
+    test_selected = {protocol.preset for protocol, _ in IMAGENET_PROBES.values()}
+    presets = sorted({column.protocol.preset for column in columns} & test_selected)
+    if not presets:
         return []
     return [
-        f"TEST-SELECTED: under {' and '.join(found)} the best of ten heads and nine epochs is chosen on the test set, "
-        "as the released code does; the presets that end in -clean choose without it."
+        f"TEST-SELECTED: under {' and '.join(presets)} the best of ten heads and nine epochs is chosen on the test "
+        "set, as the released code does; the presets that end in -clean choose without it."
     ]

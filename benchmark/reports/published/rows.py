@@ -1,8 +1,8 @@
-"""Published numbers and measured runs as rows, and the columns that they stand in.
+"""Rows and columns of the paper's tables, from published numbers and measured runs.
 
-A row is published or measured, never both. A column is a dataset, a score, a preset and a version (`_protocols`), so
-numbers of different protocols never share one. Published rows come first, in the order of their file; measured ones
-follow by experiment, methods in the order in which the file names them, the others in alphabetical order.
+A row is published or measured, never both. A column is a dataset, a score, a preset and a version (`protocols`), so
+numbers of different protocols never share one. Published rows come first, in the order of their file. Measured rows
+follow by experiment, with methods in the order of the file and then in alphabetical order.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,16 +15,16 @@ from benchmark.records.schema import Record, ScorePart
 from benchmark.reports import comparison
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.published.numbers import Published
-from benchmark.reports.published.protocols import AS_PUBLISHED, Column, Protocol, column_of, training_of
+from benchmark.reports.published.protocols import AS_PUBLISHED, Column, Protocol, column_of, training_variant
 from benchmark.reports.rows import Run, group_into_rows, natural_sort_key
 
-WORLD = "scenes-"
-"""Begins the name of a dataset of the embedded world, which is in no table of a paper."""
+TOY_PREFIX = "scenes-"
+"""Prefix of the names of the built-in toy datasets, which are in no table of a paper."""
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What was trained, and its numbers: either published or measured."""
+    """One row: a trained model and its numbers, either published or measured."""
 
     method: str
     data: str
@@ -32,11 +32,11 @@ class Row:
     """`real` or `synthetic`."""
     schedule: str
     variant: str
-    """What else tells it from the other rows, such as `w=8` or `images l10`."""
+    """Further distinction from other rows, such as `w=8` or `images l10`."""
     numbers: Mapping[Column, Published] = field(default_factory=dict)
     runs: Mapping[Protocol, Run] = field(default_factory=dict)
     scores: Mapping[Column, list[ScorePart]] = field(default_factory=dict)
-    """What was measured, a score per seed."""
+    """Measured scores of each column, one per seed."""
 
     @property
     def source(self) -> str:
@@ -45,128 +45,140 @@ class Row:
 
     @property
     def training(self) -> str:
-        """How it was trained, as far as it is known."""
+        """Variant and schedule of the training, as far as known."""
         return ", ".join(filter(None, (self.variant, self.schedule)))
 
     @property
     def seeds(self) -> int:
-        """Seeds of the run that has most; none where it is published."""
+        """Largest number of seeds of any run. Zero for published rows."""
         return max((len(run.records) for run in self.runs.values()), default=0)
 
 
-def shown(column: Column) -> comparison.Column:
-    """The column, as the comparisons of one evaluation know it."""
+def as_table_column(column: Column) -> comparison.Column:
+    """Return the column in the form of the comparison tables."""
     return comparison.Column(column.dataset, column.header, score=column.score)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A score that a table is about; the main one of the dataset where it is not named."""
+    """A score that a table shows."""
 
     evaluation: str
     dataset: str
     score: str = ""
+    """Name of the score. Empty: the main score of the dataset."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows, and the columns that have a number in at least one of them."""
+    """Rows, and the columns with a number in at least one row."""
 
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     absent: tuple[str, ...]
-    """Datasets of the paper without a column."""
+    """Target datasets without a column, other than toy datasets."""
 
 
 def compare(
     inputs: ReportInputs,
     published: Iterable[Published],
-    folders: Sequence[str],
-    wanted: Sequence[Target],
-    keep: Callable[[Row], bool] = lambda _: True,
+    experiment_globs: Sequence[str],
+    targets: Sequence[Target],
+    row_filter: Callable[[Row], bool] = lambda _: True,
 ) -> Comparison:
-    """These published numbers beside the records of experiments whose first word fits a pattern, the rows to `keep`.
+    """Return published numbers and measured runs as rows of one table.
+
+    Args:
+        inputs: records, and all published numbers, which define the order of methods.
+        published: numbers of this table.
+        experiment_globs: patterns for the first part of an experiment's name; only matching records are used.
+        targets: scores of this table.
+        row_filter: predicate that selects measured rows.
 
     Raises:
-        UserError: two numbers for one cell, or a column would mix protocols or data.
+        UserError: a cell has two numbers, or a column would mix protocols or data.
     """
     order = {name: at for at, name in enumerate(dict.fromkeys(canonical_method(n.method) for n in inputs.published))}
-    above = list(_published_rows(published))
-    below = [row for row in _measured_rows(inputs.records, folders, wanted, order) if row.scores and keep(row)]
-    places = {name: at for at, name in enumerate(dict.fromkeys(want.dataset for want in wanted))}
-    found = dict.fromkeys(column for row in above for column in row.numbers)
-    measured = {column for row in below for column in row.scores}
+    published_rows = list(_published_rows(published))
+    measured_rows = [
+        row
+        for row in _measured_rows(inputs.records, experiment_globs, targets, order)
+        if row.scores and row_filter(row)
+    ]
+    dataset_order = {name: at for at, name in enumerate(dict.fromkeys(target.dataset for target in targets))}
+    found = dict.fromkeys(column for row in published_rows for column in row.numbers)
+    measured = {column for row in measured_rows for column in row.scores}
     found |= dict.fromkeys(sorted(measured - found.keys(), key=lambda column: (column.dataset, column.protocol)))
-    names = [want.score for want in wanted]
+    score_names = [target.score for target in targets]
 
-    def rank(column: Column) -> tuple[int, bool, Protocol, int]:
-        score = names.index(column.score) if column.score in names else 0
-        return _place(column, places), column.protocol != AS_PUBLISHED, column.protocol, score
+    def sort_key(column: Column) -> tuple[int, bool, Protocol, int]:
+        score = score_names.index(column.score) if column.score in score_names else 0
+        return _dataset_rank(column, dataset_order), column.protocol != AS_PUBLISHED, column.protocol, score
 
-    columns = sorted(found, key=rank)
+    columns = sorted(found, key=sort_key)
     for column in columns:
-        _refuse_mixed(column, below)
-    covered = {_place(column, places) for column in columns}
-    absent = tuple(name for name, at in places.items() if at not in covered and not name.startswith(WORLD))
-    return Comparison((*above, *below), tuple(columns), absent)
+        _refuse_mixed(column, measured_rows)
+    covered = {_dataset_rank(column, dataset_order) for column in columns}
+    absent = tuple(name for name, at in dataset_order.items() if at not in covered and not name.startswith(TOY_PREFIX))
+    return Comparison((*published_rows, *measured_rows), tuple(columns), absent)
 
 
 def canonical_method(method: str) -> str:
-    """A method's name as both papers and files would have it."""
+    """Return a method's name in the spelling that papers and our modules share, such as `stablerep_plus`."""
     return method.lower().replace("+", "_plus")
 
 
 def main_scores(evaluation: str, *datasets: str) -> tuple[Target, ...]:
-    """The main scores of an evaluation on datasets."""
+    """Return the main scores of an evaluation on datasets."""
     return tuple(Target(evaluation, dataset) for dataset in datasets)
 
 
-def _place(column: Column, places: Mapping[str, int]) -> int:
-    word = column.dataset if column.protocol != AS_PUBLISHED else column.dataset.partition(" ")[0]
-    return places.get(word, len(places))
+def _dataset_rank(column: Column, dataset_order: Mapping[str, int]) -> int:
+    name = column.dataset if column.protocol != AS_PUBLISHED else column.dataset.partition(" ")[0]
+    return dataset_order.get(name, len(dataset_order))
 
 
 def _published_rows(numbers: Iterable[Published]) -> Iterator[Row]:
     rows: dict[tuple[str, ...], dict[Column, Published]] = {}
     for number in numbers:
-        key = (number.method, number.pretraining_data, number.images, number.schedule, training_of(number))
+        key = (number.method, number.pretraining_data, number.images, number.schedule, training_variant(number))
         cells = rows.setdefault(key, {})
         if cells.setdefault(column_of(number), number) != number:
             raise UserError(
                 f"two published numbers of {number.method} on {number.evaluation} with the same protocol: "
-                f"{cells[column_of(number)].value} and {number.value}; keep one of them, or tell them apart"
+                f"{cells[column_of(number)].value} and {number.value}; keep one of them, or give them two variants"
             )
     for (method, data, images, schedule, variant), cells in rows.items():
         yield Row(method, data, images, schedule, variant, numbers=cells)
 
 
 def _measured_rows(
-    records: Sequence[Record], folders: Sequence[str], wanted: Sequence[Target], order: Mapping[str, int]
+    records: Sequence[Record], experiment_globs: Sequence[str], targets: Sequence[Target], order: Mapping[str, int]
 ) -> list[Row]:
-    evaluations = {want.evaluation for want in wanted}
-    chosen = unique(
+    evaluations = {target.evaluation for target in targets}
+    chosen = without_duplicates(
         record
         for record in records
-        if record.evaluation.name in evaluations and any(fnmatchcase(_folder(record), each) for each in folders)
+        if record.evaluation.name in evaluations
+        and any(fnmatchcase(_folder(record), glob) for glob in experiment_globs)
     )
 
-    def alike(record: Record) -> tuple[str, Protocol]:
+    def group_key(record: Record) -> tuple[str, Protocol]:
         evaluation = record.evaluation
         return _folder(record), Protocol(evaluation.name, evaluation.preset, evaluation.version)
 
     rows: dict[tuple[str, int], dict[Protocol, Run]] = {}
-    for (_, protocol), group in groupby(sorted(chosen, key=alike), alike):
+    for (_, protocol), group in groupby(sorted(chosen, key=group_key), group_key):
         for run in group_into_rows(group, protocol.evaluation):
-            own = run.records[0].experiment
-            rows.setdefault((own.name, own.version), {})[protocol] = run
+            experiment = run.records[0].experiment
+            rows.setdefault((experiment.name, experiment.version), {})[protocol] = run
 
-    def rank(item: tuple[tuple[str, int], dict[Protocol, Run]]) -> tuple[object, ...]:
+    def sort_key(item: tuple[tuple[str, int], dict[Protocol, Run]]) -> tuple[object, ...]:
         (name, version), runs = item
         folder, _, last = name.partition("/")
         method = next(iter(runs.values())).records[0].experiment.method
-        first = next(at for at, each in enumerate(folders) if fnmatchcase(folder, each))
         return (
-            first,
+            next(at for at, glob in enumerate(experiment_globs) if fnmatchcase(folder, glob)),
             natural_sort_key(folder),
             order.get(canonical_method(method), len(order)),
             method,
@@ -174,53 +186,53 @@ def _measured_rows(
             version,
         )
 
-    return [_measured_row(runs, wanted) for _, runs in sorted(rows.items(), key=rank)]
+    return [_measured_row(runs, targets) for _, runs in sorted(rows.items(), key=sort_key)]
 
 
-def _measured_row(runs: Mapping[Protocol, Run], wanted: Sequence[Target]) -> Row:
+def _measured_row(runs: Mapping[Protocol, Run], targets: Sequence[Target]) -> Row:
     record = next(iter(runs.values())).records[0]
-    own, training, views = record.experiment, record.training, record.model.views
-    folder, _, last = own.name.partition("/")
-    variant = last.removeprefix(own.method).strip("-")
+    experiment, training, views = record.experiment, record.training, record.model.views
+    folder, _, last = experiment.name.partition("/")
+    variant = last.removeprefix(experiment.method).strip("-")
     return Row(
-        method=own.method,
+        method=experiment.method,
         data=training.repo.rpartition("/")[2] if training else "",
         images="real" if training and "real" in training.repo.split("-") else "synthetic" if training else "",
         schedule=f"{views:,} views" if views is not None else "",
         variant="" if variant in {"", "real", "syn"} else f"{folder.rpartition('-')[2]} {variant}",
         runs=runs,
-        scores=dict(_scores(runs, wanted)),
+        scores=dict(_scores(runs, targets)),
     )
 
 
-def unique(records: Iterable[Record]) -> list[Record]:
-    """The records without those that are equal to an earlier one."""
+def without_duplicates(records: Iterable[Record]) -> list[Record]:
+    """Return the records without those equal to an earlier one."""
     found: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
-        own, evaluation = record.experiment, record.evaluation
-        key = (own.name, own.version, record.seed, evaluation.name, evaluation.preset, evaluation.version)
-        same = found.setdefault(key, [])
-        if record not in same:
-            same.append(record)
-    return [record for same in found.values() for record in same]
+        experiment, part = record.experiment, record.evaluation
+        key = (experiment.name, experiment.version, record.seed, part.name, part.preset, part.version)
+        same_key = found.setdefault(key, [])
+        if record not in same_key:
+            same_key.append(record)
+    return [record for same_key in found.values() for record in same_key]
 
 
 def _folder(record: Record) -> str:
     return record.experiment.name.partition("/")[0]
 
 
-def _scores(runs: Mapping[Protocol, Run], wanted: Sequence[Target]) -> Iterator[tuple[Column, list[ScorePart]]]:
-    """The columns in which there is something, with what there is."""
+def _scores(runs: Mapping[Protocol, Run], targets: Sequence[Target]) -> Iterator[tuple[Column, list[ScorePart]]]:
+    """Yield each column with a score, and its scores, one per seed."""
     for protocol, run in runs.items():
-        for want in wanted:
-            if want.evaluation == protocol.evaluation and (measured := run.measured(want.dataset)):
-                column = Column(want.dataset, want.score or measured[0].main, protocol)
-                if found := comparison.scores_of(run, shown(column)):
-                    yield column, found
+        for target in targets:
+            if target.evaluation == protocol.evaluation and (measured := run.measured(target.dataset)):
+                column = Column(target.dataset, target.score or measured[0].main, protocol)
+                if scores := comparison.scores_of(run, as_table_column(column)):
+                    yield column, scores
 
 
 def _refuse_mixed(column: Column, rows: Sequence[Row]) -> None:
-    """Refuse a column whose rows differ in what was asked, or in what they were measured on."""
+    """Raise a UserError if the rows of a column differ in protocol or samples."""
     owners: dict[object, str] = {}
     for row in rows:
         if column not in row.scores:
@@ -231,6 +243,6 @@ def _refuse_mixed(column: Column, rows: Sequence[Row]) -> None:
     if len(owners) > 1:
         first, second, *_ = owners.values()
         raise UserError(
-            f"one column cannot mix protocols or data: {column.header} of {first} and of {second} differ; measure them "
-            "alike, or keep them in separate folders of records"
+            f"one column cannot mix protocols or data: {column.header} of {first} and of {second} differ; evaluate "
+            "both with the same settings, or keep them in separate folders of records"
         )

@@ -1,8 +1,8 @@
-"""Rows and columns -> a table, with the footnotes that a reader needs to tell what may be compared.
+"""The paper's tables from rows and columns, with footnotes on what may be compared.
 
-The first column says whether a row is published or measured. A published number has the mark of its source and of how
-sure it is, and neither a spread nor bold; a measured one is what the comparison tables show: mean ± spread, bold only
-where paired intervals tell the best apart from every other measured row of the column.
+The first column says whether a row is published or measured. A published number is marked with its source and
+confidence, and has neither a spread nor bold. A measured number is shown as in the comparison tables: mean ± spread,
+and bold only if it is significantly better than every other measured row of the column.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,86 +13,93 @@ from benchmark.records.schema import Record
 from benchmark.reports.comparison import Notes, best_of_column, cell, significance_footnotes, unit_footnotes
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.published.numbers import Published
-from benchmark.reports.published.protocols import AS_PUBLISHED, Column, departures, test_selected
-from benchmark.reports.published.rows import WORLD, Comparison, Row, Target, canonical_method, compare, shown
+from benchmark.reports.published.protocols import (
+    AS_PUBLISHED,
+    Column,
+    protocol_difference_footnotes,
+    test_selection_footnotes,
+)
+from benchmark.reports.published.rows import (
+    TOY_PREFIX,
+    Comparison,
+    Row,
+    Target,
+    as_table_column,
+    canonical_method,
+    compare,
+)
 from benchmark.reports.rows import Run
 from benchmark.reports.table import Cell, Table
 
 Select = Callable[[Sequence[Published]], Sequence[Published]]
-"""All published numbers -> those of one table."""
+"""Function that selects the numbers of one table from all published numbers."""
 
 HEAD = ("source", "method", "trained on", "images", "training", "seeds")
 
 
 def of_table(*names: str) -> Select:
-    """The published numbers of these tables of the file."""
+    """Return a function that selects the published numbers of these tables."""
     return lambda numbers: [number for number in numbers if number.table in names]
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """Published numbers beside the records of experiments; what a file in `paper/` declares."""
+    """A table of published numbers and measured runs, as declared by a module of `paper/`."""
 
     title: str
     caption: str
     numbers: Select
-    experiments: tuple[str, ...]
-    """Patterns (as of file names) of the first word of an experiment's name."""
-    wanted: tuple[Target, ...]
+    experiment_globs: tuple[str, ...]
+    """Patterns for the first part of an experiment's name; matching records are shown."""
+    targets: tuple[Target, ...]
     notes: tuple[str, ...] = ()
-    """Footnotes of its own."""
+    """Additional footnotes."""
     published_methods_only: bool = False
-    """Whether measured rows are those of methods that a published number of this table names."""
+    """Show only measured rows of methods that have a published number in this table."""
 
     def comparison(self, inputs: ReportInputs) -> Comparison:
-        """Its rows and columns.
+        """Return the rows and columns.
 
         Raises:
-            UserError: two numbers for one cell, or a column would mix protocols or data.
+            UserError: a cell has two numbers, or a column would mix protocols or data.
         """
         numbers = self.numbers(inputs.published)
-        named = {canonical_method(number.method) for number in numbers}
+        methods = {canonical_method(number.method) for number in numbers}
 
-        def keep(row: Row) -> bool:
-            return canonical_method(row.method) in named or not self.published_methods_only
+        def row_filter(row: Row) -> bool:
+            return canonical_method(row.method) in methods or not self.published_methods_only
 
-        return compare(inputs, numbers, self.experiments, self.wanted, keep)
+        return compare(inputs, numbers, self.experiment_globs, self.targets, row_filter)
 
     def __call__(self, inputs: ReportInputs) -> Table:
-        """The table; without a number one without rows.
+        """Return the table; it has no rows without a number.
 
         Raises:
-            UserError: as `comparison`.
+            UserError: see `comparison`.
         """
-        return table(inputs, self.title, self.comparison(inputs), self.caption, self.notes)
-
-
-def table(
-    inputs: ReportInputs, title: str, comparison: Comparison, caption: str, footnotes: Sequence[str] = ()
-) -> Table:
-    """The table of a comparison, `footnotes` of its own last; without a number one without rows."""
-    columns, notes = comparison.columns, Notes()
-    bests = [best_of_column(_runs(comparison, column), shown(column), inputs.pairs) for column in columns]
-    rows = [
-        (*_head(row), *(_cell(row, column, best, notes) for column, best in zip(columns, bests)))
-        for row in comparison.rows
-    ]
-    measured = [_runs(comparison, column) for column in columns]
-    if any(measured):
-        head = (Cell("n"), *(Cell("") for _ in HEAD[1:]))
-        rows.append((*head, *(Cell(_n(runs, column)) for runs, column in zip(measured, columns))))
-    return Table(
-        title=title,
-        captions=(caption,),
-        columns=(*HEAD, *(column.header for column in columns)),
-        keys=(*HEAD, *(f"{column.protocol.evaluation} {column.header}".strip() for column in columns)),
-        rows=tuple(rows),
-        footnotes=(*notes.lines(), *_reading(comparison, bests), *_provenance(comparison), *footnotes),
-    )
+        comparison, notes = self.comparison(inputs), Notes()
+        columns = comparison.columns
+        measured = [_runs(comparison, column) for column in columns]
+        bests = [best_of_column(runs, as_table_column(column), inputs.pairs) for runs, column in zip(measured, columns)]
+        rows = [
+            (*_head(row), *(_cell(row, column, best, notes) for column, best in zip(columns, bests)))
+            for row in comparison.rows
+        ]
+        if any(measured):
+            head = (Cell("n"), *(Cell("") for _ in HEAD[1:]))
+            rows.append((*head, *(Cell(_n(runs, column)) for runs, column in zip(measured, columns))))
+        return Table(
+            title=self.title,
+            captions=(self.caption,),
+            columns=(*HEAD, *(column.header for column in columns)),
+            keys=(*HEAD, *(f"{column.protocol.evaluation} {column.header}".strip() for column in columns)),
+            rows=tuple(rows),
+            footnotes=(*notes.lines(), *_reading_footnotes(comparison, bests), *_provenance(comparison), *self.notes),
+        )
 
 
 def source_mark(confidence: str, source: str, notes: Notes) -> str:
-    """The mark of a published number."""
+    """Return the footnote mark of a published number."""
     return notes.mark(f"published, {confidence}: {source}")
 
 
@@ -104,22 +111,24 @@ def _head(row: Row) -> tuple[Cell, ...]:
 def _cell(row: Row, column: Column, best: BestOfColumn[Run], notes: Notes) -> Cell:
     if number := row.numbers.get(column):
         return Cell(f"{number.value:.1f}{source_mark(number.confidence, number.source, notes)}")
-    return cell(row.runs[column.protocol], shown(column), best, notes) if column in row.scores else Cell("")
+    if column not in row.scores:
+        return Cell("")
+    return cell(row.runs[column.protocol], as_table_column(column), best, notes)
 
 
 def _runs(comparison: Comparison, column: Column) -> list[Run]:
-    """The measured runs of a column."""
+    """Return the measured runs of a column."""
     return [row.runs[column.protocol] for row in comparison.rows if column in row.scores]
 
 
 def _n(runs: Sequence[Run], column: Column) -> str:
-    """Test samples of a column's score."""
+    """Return the number of test samples of a column's score."""
     sizes = {result.scores[column.score].n for run in runs for result in run.measured(column.dataset)}
     return " or ".join(f"{size:,}" for size in sorted(sizes))
 
 
-def _reading(comparison: Comparison, bests: Sequence[BestOfColumn[Run]]) -> list[str]:
-    """How to read the numbers, and what must not be compared."""
+def _reading_footnotes(comparison: Comparison, bests: Sequence[BestOfColumn[Run]]) -> list[str]:
+    """Return footnotes on how to read the numbers, and on which must not be compared."""
     runs = [run for row in comparison.rows for run in row.runs.values()]
     columns, published = comparison.columns, {column for row in comparison.rows for column in row.numbers}
     views = {run.records[0].model.views for run in runs}
@@ -130,17 +139,17 @@ def _reading(comparison: Comparison, bests: Sequence[BestOfColumn[Run]]) -> list
         else "No published number of this table is in any source at hand. Measured: our records.",
         *unit_footnotes(runs),
         *significance_footnotes(bests, runs),
-        *departures(published),
-        *test_selected(columns),
+        *protocol_difference_footnotes(published),
+        *test_selection_footnotes(columns),
     ]
     if any(column.protocol == AS_PUBLISHED for column in columns):
         lines.append(
             "As published: what the source states of the protocol is not one of our presets, so nothing measured "
             "stands in these columns."
         )
-    if any(column.dataset.startswith(WORLD) for column in columns):
+    if any(column.dataset.startswith(TOY_PREFIX) for column in columns):
         lines.append(
-            f"{WORLD}*: evaluation sets of the embedded world, small drawings. They have columns of their own and "
+            f"{TOY_PREFIX}*: evaluation sets of the embedded world, small drawings. They have columns of their own and "
             "cannot be compared with published numbers, which are of photographs."
         )
     if len(views) > 1:
@@ -152,7 +161,7 @@ def _reading(comparison: Comparison, bests: Sequence[BestOfColumn[Run]]) -> list
 
 
 def _provenance(comparison: Comparison) -> list[str]:
-    """What an epoch is, and what protocols, test sets, training sets and encoders the names stand for."""
+    """Return footnotes that define epochs, protocols, test sets, training sets and encoders."""
     lines = []
     if any(row.schedule.endswith("ep") for row in comparison.rows):
         lines.append(
@@ -162,11 +171,11 @@ def _provenance(comparison: Comparison) -> list[str]:
         )
     for column in comparison.columns:
         for run in _runs(comparison, column)[:1]:
-            own = run.records[0].evaluation
-            part = run.measured(column.dataset)[0].dataset
-            lines.append(f"{column.protocol}: evaluation {own.name}, hash {own.protocol[:12]}.")
+            part = run.records[0].evaluation
+            data = run.measured(column.dataset)[0].dataset
+            lines.append(f"{column.protocol}: evaluation {part.name}, hash {part.protocol[:12]}.")
             lines.append(
-                f"{column.dataset}: {part.repo} @ {part.revision[:12]}, split {part.split}, {part.n:,} samples."
+                f"{column.dataset}: {data.repo} @ {data.revision[:12]}, split {data.split}, {data.n:,} samples."
             )
     runs = [run for row in comparison.rows for run in row.runs.values()]
     lines += [f"Trained on {text}." for text in _distinct(runs, _trained_on)]

@@ -1,9 +1,9 @@
 "use strict";
-// The data, and the small pieces that pages are made of. Every text of a record goes into the page as a text node.
+// Data loading, and shared building blocks of the views. Texts of records are only inserted as text nodes.
 
 const $ = (id) => document.getElementById(id);
-let page; // what the table shows
-let more; // a promise of what the page of a model shows
+let page; // data of the table
+let more; // promise of the data of the model pages
 
 async function unpacked(id) {
   const packed = atob($(id).textContent);
@@ -32,19 +32,19 @@ const el = (name, attributes = {}, ...children) => fill(document.createElement(n
 const svg = (name, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
 
-// Control characters, and those that turn the direction of what follows, are shown as what they are.
+// Control characters and those that change the text direction are shown as codes.
 const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 function visible(text) {
   return String(text).replace(HIDDEN, (c) => `[U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
 }
 
 const bdi = (text) => el("bdi", {}, visible(text));
-const LONG = 300; // characters, beyond which a text has a box of its own that scrolls, by keys too
+const LONG = 300; // characters; longer texts get a scrollable box that can have the keyboard focus
 const boxed = (text) => (text.length > LONG ? el("bdi", { class: "long", tabindex: "0" }, visible(text)) : bdi(text));
 const cut = (text, length) => (text.length > length ? `${[...text].slice(0, length - 1).join("")}…` : text);
 const quiet = (text) => el("span", { class: "sr" }, text);
 
-// Numbers. Scores are integers of page.unit (1e-5); they are cut to tenths of a percent as the tables are.
+// Numbers. Scores are integers in units of page.unit (1e-5), rounded to tenths of a percent as in the tables.
 const percent = (units) => (units === null ? "–" : (Math.floor((units + 50) / 100) / 10).toFixed(1));
 const interval = (low, high) => `[${percent(low)}, ${percent(high)}]`;
 const whole = (number) => (number === null ? "not known" : number.toLocaleString("en"));
@@ -68,7 +68,7 @@ function seconds(count) {
   return count < 7200 ? `${(count / 60).toFixed(1)} min` : `${(count / 3600).toFixed(1)} h`;
 }
 
-// The models, a mapping each in the place of a list for each field.
+// Columns (a list per field) to rows (an object per model).
 function rowsOf(columns) {
   const names = Object.keys(columns);
   return (columns.name ?? []).map((_, at) => {
@@ -87,14 +87,14 @@ const protocolName = (protocol) => `${words(protocol.evaluation)} · ${visible(p
 const protocolId = (protocol) =>
   `${protocol.evaluation}.${protocol.preset}.${protocol.version}.${protocol.hash.slice(0, 6)}`;
 
-// Several columns of one name are told apart by their number, which the most frequent one does not have.
+// Columns of the same name are numbered, except the most frequent one.
 function columnId(protocol, at) {
   const name = protocol.columns[at].dataset;
   const earlier = protocol.columns.slice(0, at).filter((column) => column.dataset === name).length;
   return `${protocolId(protocol)}/${name}${earlier ? `~${earlier + 1}` : ""}`;
 }
 
-// One tip for whatever the pointer or the focus is on.
+// The tooltip of the element under the pointer or with the focus.
 function tip(lines, box) {
   const node = $("tip");
   if (!lines) {

@@ -1,5 +1,5 @@
 "use strict";
-// Drawing: axes, points with labels that do not cover one another, and moving between points by keys.
+// Charts: axes, labels that do not overlap, and keyboard navigation between points.
 
 const TICKS = 6;
 
@@ -11,7 +11,7 @@ function linearTicks(low, high) {
   return ticks;
 }
 
-// Positions on a logarithmic axis; zero, which has none there, stands apart at the left.
+// A logarithmic axis; zero gets a separate position at the left.
 function logAxis(values, left, right) {
   const positive = values.filter((value) => value > 0);
   const zero = positive.length < values.length;
@@ -29,14 +29,14 @@ function logAxis(values, left, right) {
   return { at: positive.length ? at : () => left + 20, ticks: zero ? [0, ...ticks] : ticks, start, zero };
 }
 
-// The points that no other beats: of those with no more cost, none is as good.
+// The Pareto front: points for which no other point at the same or a lower cost is as good.
 function front(points) {
   const order = [...points].sort((a, b) => a.x - b.x || b.y - a.y);
   let best = -Infinity;
   return order.filter((point) => point.y > best && ((best = point.y), true));
 }
 
-// Labels beside their points, where there is room; the first ones go first.
+// Labels next to their points where there is room; earlier points have priority.
 function place(points, bounds) {
   const taken = points.map((point) => ({ left: point.px - 5, right: point.px + 5, top: point.py - 5, bottom: point.py + 5 }));
   const free = (box) => box.left >= bounds.left && box.right <= bounds.right && box.top >= bounds.top && box.bottom <= bounds.bottom
@@ -60,7 +60,7 @@ function place(points, bounds) {
   });
 }
 
-// One stop for the whole drawing; arrows go from mark to mark, Enter opens.
+// The chart is one tab stop; arrow keys move between marks, Enter opens one.
 function keys(nodes, show, open) {
   let now = 0;
   const go = (to) => {

@@ -1,8 +1,8 @@
 "use strict";
-// Accuracy against what it cost: views seen in training, or distinct images of the dataset trained on.
+// Accuracy against cost: views seen in training, or distinct images of the training dataset.
 
 const COSTS = { views: "Views seen in training", images: "Distinct images of the training dataset" };
-const LABELLED = 60; // points that can have a label each; of more, the front has
+const MAX_LABELED = 60; // with more points, only those on the Pareto front are labeled
 const MARKS = { synthetic: "synthetic images", real: "real images", "not trained": "not trained", "not known": "not known" };
 
 function scorings() {
@@ -43,13 +43,13 @@ function showCost() {
     el("div", { class: "pickers" },
       picker("pick-y", "Accuracy", every.map((each) => [each.id, each.text]), scoring.id, set("y")),
       picker("pick-x", "Cost", Object.entries(COSTS), cost, set("x"))),
-    points.length ? scatter(points, best, scoring, cost) : el("p", { class: "empty" }, "No model has both; choose another score or take a filter away."),
+    points.length ? scatter(points, best, scoring, cost) : el("p", { class: "empty" }, "No model has both; choose another score or remove a filter."),
     el("p", { class: "legend" }, Object.entries(MARKS).filter(([kind]) => points.some((point) => point.model.kind === kind))
       .map(([kind, text]) => el("span", {}, svg("svg", { width: 14, height: 14, viewBox: "-7 -7 14 14", "aria-hidden": "true" }, mark(kind)), text)),
     best.length ? el("span", {}, svg("svg", { width: 22, height: 14, "aria-hidden": "true" }, svg("path", { class: "front", d: "M0 7H22" })), "Pareto front") : null),
     el("p", { class: "small" }, left.length ? `Left out: ${left.join("; ")}. ` : "",
-      "The front: models that no other matches in accuracy at the same or a smaller cost. It takes means as they are, without their intervals."),
-    fold("The same as a table", () => table("Accuracy and cost", ["model", cost === "views" ? "views" : "images", scoring.score, "±", "95 % interval", "on the front"],
+      "Pareto front: models for which no other model at the same or a lower cost is as accurate. It compares means and ignores their intervals."),
+    fold("Show as a table", () => table("Accuracy and cost", ["model", cost === "views" ? "views" : "images", scoring.score, "±", "95 % interval", "on the Pareto front"],
       [...points].sort((a, b) => a.x - b.x || b.y - a.y).map((point) => [el("a", { href: point.model.href }, bdi(point.model.name)), whole(point.x), percent(point.y),
         percent(point.spread), point.low === undefined ? "–" : interval(point.low, point.high), best.includes(point) ? "yes" : "no"]), "numbers")));
 }
@@ -78,14 +78,14 @@ function scatter(points, best, scoring, cost) {
     svg("path", { class: "grid", d: `M${axis.at(value)} ${area.top}V${area.bottom}` }),
     text({ class: "tick", x: axis.at(value), y: area.bottom + 18, "text-anchor": "middle" }, short(value))));
   const stairs = best.map((point, at) => (at ? `H${point.px}V${point.py}` : `M${point.px} ${point.py}`)).join("") + `H${area.right}`;
-  const few = points.length <= LABELLED;
+  const few = points.length <= MAX_LABELED;
   const ordered = [...best].reverse().concat(points.filter((point) => !best.includes(point)).sort((a, b) => b.y - a.y));
   const labels = place(ordered, { ...area, left: area.left + 2 }).filter(({ point }) => few || best.includes(point)).map(({ point, anchor, x, y }) =>
     text({ class: best.includes(point) ? "label best" : "label", x, y, "text-anchor": anchor }, point.label));
   const walk = [...points].sort((a, b) => a.x - b.x || a.y - b.y);
   const nodes = walk.map((point) => svg("a", {
     href: point.model.href, transform: `translate(${point.px} ${point.py})`, class: best.includes(point) ? "point best" : "point",
-    "aria-label": `${visible(point.model.name)}: ${percent(point.y)} percent, ${whole(point.x)} ${cost}${best.includes(point) ? ", on the front" : ""}`,
+    "aria-label": `${visible(point.model.name)}: ${percent(point.y)} percent, ${whole(point.x)} ${cost}${best.includes(point) ? ", on the Pareto front" : ""}`,
   }, svg("circle", { class: "hit", r: 11 }), svg("circle", { class: "ring", r: 9 }), mark(point.model.kind)));
   keys(nodes, (at) => {
     const point = walk[at];
@@ -93,7 +93,7 @@ function scatter(points, best, scoring, cost) {
       `${whole(point.x)} ${cost}`, `${point.model.kind}; ${point.model.encoder}`], nodes[at].getBoundingClientRect());
   }, (at) => (location.hash = walk[at].model.href));
   return el("figure", { class: "plot" },
-    svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `${scoring.text} against ${COSTS[cost].toLowerCase()}; arrow keys go from model to model. The same is in the table below.` },
+    svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `${scoring.text} against ${COSTS[cost].toLowerCase()}; arrow keys move between models. The table below has the same data.` },
       grid, bottom, axis.zero ? svg("path", { class: "break", d: `M${axis.start - 22} ${area.bottom - 5}l6 10m4 -10l6 10` }) : null,
       svg("path", { class: "axis", d: `M${area.left} ${area.bottom}H${area.right}` }),
       text({ class: "name", x: (area.left + area.right) / 2, y: height - 10, "text-anchor": "middle" }, COSTS[cost]),

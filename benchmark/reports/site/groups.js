@@ -1,7 +1,7 @@
 "use strict";
-// Recall of every group of people (or of the embedded world), for a few models side by side, with 95 % intervals.
+// Recall of every group (of people, or of the toy dataset) for a few models side by side, with 95 % intervals.
 
-const MOST = 4; // models side by side that can still be told apart
+const MAX_MODELS = 4; // more bars side by side are hard to distinguish
 
 async function showGroups() {
   const more = await details();
@@ -12,14 +12,14 @@ async function showGroups() {
   }))).filter((each) => Object.keys(each.result.classes).length);
   const set = every.find((each) => each.id === state.on) ?? every[0];
   const heading = [el("h1", {}, "Groups"), el("p", { class: "lead" },
-    "Recall of each group as one class, zero-shot. The worst of many groups is a minimum of noisy numbers, so nothing is ranked by it.")];
+    "Zero-shot recall of each group as one class. The worst of many groups is a minimum of noisy estimates, so models are not ranked by it.")];
   if (!set) {
-    return $("groups").replaceChildren(...heading, el("p", { class: "empty" }, "No record has groups: they take a model with a text tower."));
+    return $("groups").replaceChildren(...heading, el("p", { class: "empty" }, "No record has groups: they need a model with a text tower."));
   }
   const owners = set.column.models.map((at) => models[at]).sort((a, b) => valueIn(set, b) - valueIn(set, a));
   const asked = state.models.split(",");
-  const named = asked.map((name) => owners.find((model) => keyOf(model) === name)).filter(Boolean).slice(0, MOST);
-  const picked = named.length ? named : owners.slice(0, Math.min(3, MOST));
+  const named = asked.map((name) => owners.find((model) => keyOf(model) === name)).filter(Boolean).slice(0, MAX_MODELS);
+  const picked = named.length ? named : owners.slice(0, Math.min(3, MAX_MODELS));
   const change = (name, value, focus) => {
     state[name] = value;
     remember();
@@ -30,18 +30,18 @@ async function showGroups() {
   $("groups").replaceChildren(...heading,
     el("div", { class: "pickers" },
       picker("pick-on", "Dataset", every.map((each) => [each.id, each.text]), set.id, (id) => change("on", id, "pick-on")),
-      others.length && picked.length < MOST
+      others.length && picked.length < MAX_MODELS
         ? picker("add-model", "Add a model", [["", "choose"], ...others.map((model) => [keyOf(model), visible(model.name)])], "",
           (key) => key && take([...picked, owners.find((model) => keyOf(model) === key)]))
         : null,
       el("ul", { class: "picked", "aria-label": "Models shown" }, picked.map((model, at) => el("li", {},
         el("span", { class: `swatch c${at}`, "aria-hidden": "true" }), el("a", { href: model.href }, bdi(cut(model.name, 60))),
-        picked.length > 1 ? el("button", { type: "button", "aria-label": `Take ${cut(visible(model.name), 60)} away`, click: () => take(picked.filter((each) => each !== model)) }, "×") : null)))),
-    bars(set, picked), el("p", { class: "small" }, "Bars: mean over seeds; lines: the 95 % interval of the test sample, the mean of the seeds' intervals. The dashed line is chance."),
+        picked.length > 1 ? el("button", { type: "button", "aria-label": `Remove ${cut(visible(model.name), 60)}`, click: () => take(picked.filter((each) => each !== model)) }, "×") : null)))),
+    bars(set, picked), el("p", { class: "small" }, "Bars: mean over seeds. Lines: 95 % interval of the test sample (mean of the seeds' intervals). Dashed line: chance."),
     table("Mean, best and worst group", ["model", ...["mean", "best", "worst"].filter((name) => set.result.scores[name])],
       picked.map((model) => [el("a", { href: model.href }, bdi(model.name)), ...["mean", "best", "worst"].filter((name) => set.result.scores[name])
         .map((name) => full(ofModel(set, model, set.result.scores[name])))]), "numbers"),
-    fold("Every group as a table", () => table("Recall of every group", ["group", "n", ...picked.map((model) => bdi(model.name))],
+    fold("Show every group as a table", () => table("Recall of every group", ["group", "n", ...picked.map((model) => bdi(model.name))],
       classesOf(set).map(([name, score]) => [bdi(name), ofModel(set, picked[0], score)?.n.map(whole).join(", ") ?? "–",
         ...picked.map((model) => full(ofModel(set, model, score)))]), "numbers")));
 }
@@ -69,7 +69,7 @@ function bars(set, picked) {
     svg("path", { class: "grid", d: `M${px(value * 1000)} ${top - 6}V${bottom}` }),
     svg("text", { class: "tick", x: px(value * 1000), y: bottom + 18, "text-anchor": "middle" }, String(value))));
   const nodes = [];
-  const told = [];
+  const tips = [];
   const rows = classes.map(([name, found], row) => {
     const y = top + row * each + (narrow ? 18 : gap / 2);
     const shapes = found.map((all, at) => {
@@ -80,16 +80,16 @@ function bars(set, picked) {
           svg("path", { class: "whisker", d: `M${px(all.low)} ${middle}H${px(all.high)}M${px(all.low)} ${middle - 3}v6M${px(all.high)} ${middle - 3}v6` })] : [],
         svg("rect", { class: "hit", x: left, y: middle - bar / 2 - 1, width: right - left, height: bar + 2 }));
       nodes.push(node);
-      told.push([label, all ? full(all) : "not measured", all ? `n ${all.n.map(whole).join(", ")} · ${plural(all.seeds, "seed")}` : ""]);
+      tips.push([label, all ? full(all) : "not measured", all ? `n ${all.n.map(whole).join(", ")} · ${plural(all.seeds, "seed")}` : ""]);
       return node;
     });
     const title = narrow ? { x: left, y: y - 6 } : { x: left - 12, y: y + (picked.length * (bar + 2)) / 2 + 3, "text-anchor": "end" };
     return svg("g", {}, svg("text", { class: "name", ...title }, cut(visible(name), 28)), shapes);
   });
-  keys(nodes, (at) => tip(told[at], nodes[at].getBoundingClientRect()));
+  keys(nodes, (at) => tip(tips[at], nodes[at].getBoundingClientRect()));
   const chance = px(set.column.chance);
   return el("figure", { class: "plot" }, svg("svg", { width, height: bottom + 44, viewBox: `0 0 ${width} ${bottom + 44}`, role: "group",
-    "aria-label": `Recall of every group on ${set.text}; arrow keys go from bar to bar. The same is in the table below.` },
+    "aria-label": `Recall of every group on ${set.text}; arrow keys move between bars. The table below has the same data.` },
   ticks, rows, svg("path", { class: "chance", d: `M${chance} ${top - 6}V${bottom}` }),
   svg("text", { class: "name", x: (left + right) / 2, y: bottom + 38, "text-anchor": "middle" }, "recall, percent")));
 }

@@ -1,17 +1,17 @@
 "use strict";
-// The page of one model: what it is, every score of every seed, why others are missing, and where all of it comes from.
+// The page of one model: properties, every score of every seed, reasons for missing ones, records and environments.
 
 async function showModel(model) {
   const place = $("model");
   if (!model) {
-    place.replaceChildren(el("h1", {}, "No such model"), el("p", {}, "No record of this page is of that name and version. ",
+    place.replaceChildren(el("h1", {}, "No such model"), el("p", {}, "No record has this name and version. ",
       el("a", { href: address("") }, "All models")));
     document.title = "No such model – SynRep-Bench";
     return;
   }
   document.title = `${cut(visible(model.label), 80)} – SynRep-Bench`;
   const more = await details();
-  if (route[1] !== model) return; // another page was asked for in between
+  if (route[1] !== model) return; // the user left in the meantime
   const found = page.protocols.map((protocol, at) => ({ protocol, of: more.protocols[at], rows: rowsOfModel(more.protocols[at], model) }))
     .filter(({ rows }) => rows.length);
   place.replaceChildren(el("article", {},
@@ -37,7 +37,7 @@ function facts(model) {
     pair("Language", model.language),
     pair("Encoder", boxed(model.encoder)),
     pair("Views seen", model.views === null ? "not known" : whole(model.views) + (model.batch && model.views ? `, in batches of ${whole(model.batch)}` : "")),
-    pair("Read by evaluations", boxed(`${model.layer}, ${model.precision}`)),
+    pair("Evaluated features", boxed(`${model.layer}, ${model.precision}`)),
     pair("Fingerprint", el("code", {}, model.fingerprint)));
 }
 
@@ -49,14 +49,14 @@ function command(line) {
     try {
       await navigator.clipboard.writeText(line);
     } catch {
-      getSelection().selectAllChildren(code); // where a page may not write, a user still can
+      getSelection().selectAllChildren(code); // without clipboard access, select the text for the user
       done = false;
     }
     event.target.textContent = done ? "Copied" : "Selected";
     status.textContent = event.target.textContent;
     setTimeout(() => (event.target.textContent = "Copy"), 1500);
   };
-  return el("div", { class: "command" }, el("span", { class: "label" }, "Repeat it"), code, el("button", { type: "button", click: copy }, "Copy"), status);
+  return el("div", { class: "command" }, el("span", { class: "label" }, "Reproduce"), code, el("button", { type: "button", click: copy }, "Copy"), status);
 }
 
 function standing(model, found) {
@@ -73,10 +73,10 @@ function standing(model, found) {
 
 function scores(more, model, { protocol, of, rows }) {
   const seeds = rows.map((row) => of.seeds[row]);
-  const told = (shown) => protocol.columns.flatMap((column, at) => scoreLines(more, column, of.results[at], rows, shown));
+  const linesOf = (shown) => protocol.columns.flatMap((column, at) => scoreLines(more, column, of.results[at], rows, shown));
   const main = (name, column, result) => name === column.main || name in result.picked;
-  const lines = told(main);
-  const others = told((...of) => !main(...of));
+  const lines = linesOf(main);
+  const others = linesOf((...of) => !main(...of));
   const groups = protocol.columns.flatMap((column, at) => groupLines(column, of.results[at], rows));
   const skipped = new Map();
   for (const row of rows) {
@@ -88,14 +88,14 @@ function scores(more, model, { protocol, of, rows }) {
     lines.length ? table(`Scores of ${protocolName(protocol)}`, ["dataset", "score", "mean", ...heads, "n", "chance"], lines, "numbers scores") : el("p", {}, "Nothing was measured."),
     others.length ? fold(`Other scores (${others.length})`, () => table(`Other scores of ${protocolName(protocol)}`, ["dataset", "score", "mean", ...heads, "n", "chance"], others, "numbers scores")) : null,
     groups.length ? fold(`Every group (${groups.length})`, () => table(`Groups of ${protocolName(protocol)}`, ["dataset", "group", "mean", ...heads, "n"], groups, "numbers scores")) : null,
-    fold("Repeat this evaluation", () => command(again(model, protocol, seeds[0]))),
+    fold("Repeat this evaluation", () => command(evaluateCommand(model, protocol, seeds[0]))),
     skipped.size ? fold(`Not measured (${plural(distinct([...skipped.values()].map(([name]) => name)).length, "dataset")})`, () =>
       table("Not measured", ["dataset", "reason", "seeds"], [...skipped.values()].map(([name, why, which]) =>
         [boxed(more.texts[name]), boxed(more.texts[why]), which.length === rows.length ? "all" : which.join(", ")]), "reasons")) : null);
 }
 
-// Of a model trained here the run's folder is named, as `synrep run` leaves it; the shell takes what it does not know.
-function again(model, protocol, seed) {
+// The command that repeats an evaluation. A model trained here is given by its run folder; texts are quoted for a shell.
+function evaluateCommand(model, protocol, seed) {
   const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
   const place = model.source ?? `runs/train/${model.name}/${model.version}/${seed}`;
   return `synrep evaluate ${quoted(place)} --evaluation ${quoted(protocol.evaluation)} --preset ${quoted(protocol.preset)}`;
@@ -109,7 +109,7 @@ function fold(title, content) {
   return node;
 }
 
-// The values of one score for the rows of a model: [value, low, high, n] each, or null.
+// The values of one score for the rows of a model: { at, value, low, high, n } each, or null.
 function valuesOf(result, score, rows) {
   return rows.map((row) => {
     const at = result.rows.indexOf(row);
@@ -131,7 +131,7 @@ function averaged(found) {
   return { value, low, high, spread, n: distinct(there.map((each) => each.n)), seeds: there.length };
 }
 
-// The worst and the best of many classes never stand without their interval.
+// The best and worst of many classes are always shown with their interval.
 const summary = (all, picked) =>
   picked ? `${percent(all.value)} ${interval(all.low, all.high)}` : `${percent(all.value)} ± ${percent(all.spread)}`;
 
@@ -172,7 +172,7 @@ function recordLink(model, protocol, seed) {
 function records(more, model, found) {
   const rows = found.flatMap(({ protocol, of, rows }) => rows.map((row) => ({ protocol, of, row })));
   const hash = (text, row) => text.slice(row * 12, row * 12 + 12).trim() || "–";
-  const told = distinct(rows.map(({ of, row }) => `seed ${of.seeds[row]}: ${more.texts[of.training[row]]}`)).filter((line) => !line.endsWith(": "));
+  const diagnostics = distinct(rows.map(({ of, row }) => `seed ${of.seeds[row]}: ${more.texts[of.training[row]]}`)).filter((line) => !line.endsWith(": "));
   const results = rows.flatMap(({ protocol, of, row }) => protocol.columns.flatMap((column, at) => {
     const place = of.results[at].rows.indexOf(row);
     return place < 0 ? [] : [[boxed(column.dataset), boxed(protocolName(protocol)), of.seeds[row],
@@ -180,13 +180,13 @@ function records(more, model, found) {
   }));
   const environments = distinct(results.map((line) => line[4].textContent));
   return [
-    el("p", {}, "Hashes are cut to twelve digits; a record has all of them, with its settings and details."),
+    el("p", {}, "Hashes are cut to twelve digits; the records have the full hashes, settings and details."),
     table("Records", ["record", "seed", "created", "training", "evaluation", "weights", "data", "protocol"],
       rows.map(({ protocol, of, row }) => [recordLink(model, protocol, of.seeds[row]), of.seeds[row], more.texts[of.created[row]],
         seconds(of.train[row]), seconds(of.seconds[row]), el("code", {}, hash(of.weights, row)), el("code", {}, hash(of.content, row)),
         el("code", {}, protocol.hash)]), "records"),
-    told.length ? [el("h3", {}, "What training told of itself"), el("ul", { class: "plainlist" }, told.sort(collator.compare).map((line) => el("li", {}, boxed(line))))] : null,
-    environments.length ? [el("h3", {}, "Where the numbers were made"), el("ul", { class: "plainlist" }, environments.map((line) => el("li", {}, boxed(line))))] : null,
+    diagnostics.length ? [el("h3", {}, "Training diagnostics"), el("ul", { class: "plainlist" }, diagnostics.sort(collator.compare).map((line) => el("li", {}, boxed(line))))] : null,
+    environments.length ? [el("h3", {}, "Environments"), el("ul", { class: "plainlist" }, environments.map((line) => el("li", {}, boxed(line))))] : null,
     results.length ? fold(`Predictions and environment of every result (${whole(results.length)})`, () =>
       table("Results", ["dataset", "protocol", "seed", "predictions", "environment"], results, "reasons")) : null,
   ];

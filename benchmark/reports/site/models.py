@@ -1,4 +1,4 @@
-"""Records -> models: a model is an experiment's name and version, with the records of all its seeds and evaluations."""
+"""Models of the leaderboard: one per experiment name and version, with the records of all seeds and evaluations."""
 
 import shlex
 from collections.abc import Callable, Iterable
@@ -8,28 +8,29 @@ from typing import Any
 from benchmark.errors import SkipCode, UserError
 from benchmark.records.schema import Declaration, Measured, NotMeasured, Record
 
-SIZES: dict[tuple[object, ...], str] = {(384, 12, 6): "ViT-S", (768, 12, 12): "ViT-B", (1024, 24, 16): "ViT-L"}
-"""Width, depth, heads -> what everybody calls it."""
-WITH_TEXT = {"aro", "fairface", "retrieval", "sugarcrepe", "zero_shot"}
-"""Evaluations that a model without a text tower cannot have."""
+VIT_NAMES: dict[tuple[object, ...], str] = {(384, 12, 6): "ViT-S", (768, 12, 12): "ViT-B", (1024, 24, 16): "ViT-L"}
+"""Width, depth, heads -> common name."""
+TEXT_EVALUATIONS = {"aro", "fairface", "retrieval", "sugarcrepe", "zero_shot"}
+"""Evaluations that need a text tower."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of a dataset that was trained on, besides its name."""
+    """Metadata of a training dataset that its records lack."""
 
     images: int
-    """Distinct ones that it has."""
+    """Number of distinct images."""
     real: bool
+    """True for real, False for synthetic images."""
 
 
 Sources = Callable[[str, str], Source | None]
-"""Repository and revision -> what is known of it."""
+"""Function from a dataset's repository and revision to its metadata, None if unknown."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One row of the leaderboard; the records are in the order of their protocols, then seeds."""
+    """One row of the leaderboard. The records are sorted by protocol, then seed."""
 
     name: str
     version: int
@@ -37,30 +38,31 @@ class Model:
 
     @property
     def first(self) -> Record:
-        """Any record: all of them agree on what was declared."""
+        """First record. All records agree on the declared fields."""
         return self.records[0]
 
 
 def collect(records: Iterable[Record]) -> list[Model]:
-    """The models by name and version, in whatever order the records come, each of them once (`results.read_all`).
+    """Return the models sorted by name and version. The records may come in any order, but each only once.
 
     Raises:
-        UserError: one name and version stands for two declarations.
+        UserError: records of one name and version have different declarations.
     """
     models: dict[tuple[str, int], list[Record]] = {}
-    for record in sorted(records, key=_place):
+    for record in sorted(records, key=_sort_key):
         models.setdefault((record.experiment.name, record.experiment.version), []).append(record)
-    for (name, version), own in models.items():
-        prints = sorted({record.experiment.fingerprint[:12] for record in own})
-        if len(prints) > 1:
+    for (name, version), model_records in models.items():
+        fingerprints = sorted({record.experiment.fingerprint[:12] for record in model_records})
+        if len(fingerprints) > 1:
             raise UserError(
-                f"{name} version {version} stands for several declarations ({', '.join(prints)}); give them versions"
+                f"{name} version {version}: records have different experiment fingerprints "
+                f"({', '.join(fingerprints)}); give each experiment its own version"
             )
-    return [Model(name, version, tuple(own)) for (name, version), own in models.items()]
+    return [Model(name, version, tuple(model_records)) for (name, version), model_records in models.items()]
 
 
-def described(model: Model, sources: Sources) -> dict[str, Any]:
-    """What the page says of a model besides its scores; None where it is not known."""
+def describe(model: Model, sources: Sources) -> dict[str, Any]:
+    """Return the properties of a model that the page shows besides its scores; None for unknown ones."""
     record, declared = model.first, model.first.experiment.declaration
     training = record.training
     known = sources(training.repo, training.revision) if training else None
@@ -85,9 +87,9 @@ def described(model: Model, sources: Sources) -> dict[str, Any]:
     }
 
 
-def _place(record: Record) -> tuple[Any, ...]:
-    own, protocol = record.experiment, record.evaluation
-    return (own.name, own.version, protocol.name, protocol.preset, protocol.version, protocol.protocol, record.seed)
+def _sort_key(record: Record) -> tuple[Any, ...]:
+    experiment, part = record.experiment, record.evaluation
+    return (experiment.name, experiment.version, part.name, part.preset, part.version, part.protocol, record.seed)
 
 
 def _kind(known: Source | None) -> str:
@@ -97,14 +99,14 @@ def _kind(known: Source | None) -> str:
 
 
 def _language(model: Model) -> str:
-    """Whether it embeds texts: as declared, else by whether what asks for texts could be measured."""
+    """Return `image-text` if the model embeds texts: as declared, else judged by its results on text evaluations."""
     declared = model.first.experiment.declaration
     if isinstance(declared, Declaration):
         sampling = declared.settings.get("sampling")
         if isinstance(sampling, dict) and isinstance(sampling.get("text"), bool):
             return "image-text" if sampling["text"] else "images only"
     results = [(record.evaluation.name, result) for record in model.records for result in record.results.values()]
-    if any(name in WITH_TEXT and isinstance(result, Measured) for name, result in results):
+    if any(name in TEXT_EVALUATIONS and isinstance(result, Measured) for name, result in results):
         return "image-text"
     if any(isinstance(result, NotMeasured) and result.code == SkipCode.NO_TEXT_TOWER for _, result in results):
         return "images only"
@@ -112,7 +114,7 @@ def _language(model: Model) -> str:
 
 
 def _encoder(encoder: dict[str, Any]) -> str:
-    """An encoder in a few words: `ViT-B/16, 224 px`; what is no ViT of ours by all that is said of it."""
+    """Return a short description such as `ViT-B/16, 224 px`; the name or all settings if it is not one of our ViTs."""
     size = tuple(encoder.get(key) for key in ("width", "depth", "heads"))
     if None in size or "patch" not in encoder or "image_size" not in encoder:
         name = encoder.get("architecture") or encoder.get("name")
@@ -121,13 +123,13 @@ def _encoder(encoder: dict[str, Any]) -> str:
         return ", ".join(
             f"{key} {value}" for key, value in sorted(encoder.items()) if not isinstance(value, dict | list)
         )
-    name = SIZES.get(size) or f"ViT {encoder['depth']} x {encoder['width']}"
+    name = VIT_NAMES.get(size) or f"ViT {encoder['depth']} x {encoder['width']}"
     return f"{name}/{encoder['patch']}, {encoder['image_size']} px"
 
 
 def _command(record: Record) -> str:
-    """What repeats the model's records, as far as a command line can say it."""
-    own = record.experiment
-    if isinstance(own.declaration, Declaration):
-        return shlex.join(["synrep", "run", own.name.split("/")[0], "--only", own.method])
-    return shlex.join(["synrep", "evaluate", own.declaration.source])
+    """Return the command line that reproduces the model's records."""
+    experiment = record.experiment
+    if isinstance(experiment.declaration, Declaration):
+        return shlex.join(["synrep", "run", experiment.name.split("/")[0], "--only", experiment.method])
+    return shlex.join(["synrep", "evaluate", experiment.declaration.source])

@@ -1,7 +1,7 @@
 "use strict";
-// The start, and which page is shown.
+// Startup, and switching between views.
 
-const TITLES = { table: ["Leaderboard", ""], cost: ["Accuracy and cost", "What a model scores against what its training took."] };
+const TITLES = { table: ["Leaderboard", ""], cost: ["Accuracy and cost", "The score of a model against the cost of its training."] };
 
 function show() {
   const [name, model] = route;
@@ -26,7 +26,7 @@ function show() {
   link();
 }
 
-// Filters change what is shown, not how: rows are drawn again, columns are not.
+// Filters change the rows, not the columns, so only rows are rendered again.
 function filtered() {
   if (route[0] === "table") drawRows();
   if (route[0] === "cost") showCost();
@@ -62,7 +62,7 @@ async function start() {
   read();
   show();
   document.querySelector(".skip").addEventListener("click", (event) => {
-    event.preventDefault(); // its address would take the place of the view's
+    event.preventDefault(); // following the link would replace the address of the view
     $("content").focus();
   });
   addEventListener("hashchange", () => {
@@ -87,5 +87,5 @@ start().catch((error) => {
   $("trouble").hidden = false;
   $("trouble").textContent = "DecompressionStream" in window
     ? `The data of this page cannot be read: ${error.message}`
-    : "This browser is too old for this page: it cannot unpack the data. The records and the tables hold the same numbers.";
+    : "This browser is too old for this page: it cannot unpack the data. The records and the tables have the same numbers.";
 });

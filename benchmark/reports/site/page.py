@@ -1,9 +1,9 @@
-"""Records -> the leaderboard, one HTML file that asks for nothing else.
+"""The leaderboard: one self-contained HTML file, made from records.
 
-The data are in the page twice over, compressed: what the table shows, and what the page of a model shows, which is
-unpacked when it is first asked for. Base64 holds no `<`, so nothing of a record can end the element it stands in; the
-scripts put every text into the page as text. A content security policy allows these scripts and styles by their hashes
-and no request at all. The same records give the same bytes, in whatever order they come.
+The page contains two compressed data blocks: one for the table, and one for the model pages, which is unpacked on first
+use. Base64 has no `<`, so no text of a record can end its element; the scripts insert every text as a text node. A
+content security policy allows these scripts and styles by their hashes, and no requests. The same records produce the
+same bytes, in any order.
 """
 
 import base64
@@ -21,19 +21,19 @@ from jinja2 import Environment, StrictUndefined
 from benchmark.analysis.paired import PairedComparisons
 from benchmark.records.schema import Record
 from benchmark.reports.site.details import details
-from benchmark.reports.site.models import Model, Sources, collect, described
-from benchmark.reports.site.protocols import UNIT, protocols, table
+from benchmark.reports.site.models import Model, Sources, collect, describe
+from benchmark.reports.site.protocols import UNIT, collect_protocols, protocol_data
 
 SCRIPTS = ("base.js", "state.js", "table.js", "model.js", "chart.js", "cost.js", "groups.js", "page.js")
-"""In the order in which they need each other."""
-EARLY = "theme.js"
-"""Runs before anything is drawn, so that a dark page is never white first."""
+"""Scripts in dependency order."""
+EARLY_SCRIPT = "theme.js"
+"""Script that runs before the first paint, so that a dark page does not flash white."""
 STYLE = "page.css"
 
 
 @dataclass(frozen=True)
 class Page:
-    """The leaderboard, and what is in it."""
+    """The leaderboard page, and the number of its models and records."""
 
     html: str
     models: int
@@ -41,42 +41,48 @@ class Page:
 
 
 def page(records: Iterable[Record], pairs: PairedComparisons, sources: Sources, records_url: str | None) -> Page:
-    """The leaderboard of records, each given once; `records_url` is where their folder lies, as a link, or None.
+    """Return the leaderboard page.
+
+    Args:
+        records: the records, each once.
+        pairs: paired differences between models.
+        sources: function that returns the metadata of a training dataset.
+        records_url: link to the folder of records. None: no links.
 
     Raises:
-        UserError: one name and version stands for two declarations.
+        UserError: records of one name and version have different declarations.
     """
     models = collect(records)
-    found = protocols(models)
+    protocols = collect_protocols(models)
     count = sum(len(model.records) for model in models)
-    known = functools.cache(sources)
+    cached_sources = functools.cache(sources)
     shown = {
         "unit": UNIT,
         "records": count,
         "url": records_url,
-        "models": _columns([described(model, known) for model in models]),
-        "protocols": [table(protocol, pairs) for protocol in found],
+        "models": _columns([describe(model, cached_sources) for model in models]),
+        "protocols": [protocol_data(protocol, pairs) for protocol in protocols],
     }
-    return Page(_html(shown, details(found), models, count), len(models), count)
+    return Page(_html(shown, details(protocols), models, count), len(models), count)
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """A list for each field, in the place of a mapping for each row."""
+    """Return rows as columns: a list for each field."""
     return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
 
 
 def _html(shown: dict[str, Any], more: dict[str, Any], models: list[Model], records: int) -> str:
-    early, script = _text(EARLY), "\n".join(map(_text, SCRIPTS))
-    style = _text(STYLE)
+    early, script = _read(EARLY_SCRIPT), "\n".join(map(_read, SCRIPTS))
+    style = _read(STYLE)
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return template.from_string(_text("page.html")).render(
+    return template.from_string(_read("page.html")).render(
         models=len(models),
         records=records,
         policy="; ".join(
             (
                 "default-src 'none'",
-                f"script-src {_allowed(early)} {_allowed(script)}",
-                f"style-src {_allowed(style)}",
+                f"script-src {_csp_source(early)} {_csp_source(script)}",
+                f"style-src {_csp_source(style)}",
                 "img-src data:",
                 "base-uri 'none'",
                 "form-action 'none'",
@@ -85,21 +91,21 @@ def _html(shown: dict[str, Any], more: dict[str, Any], models: list[Model], reco
         early=early,
         script=script,
         style=style,
-        shown=_packed(shown),
-        more=_packed(more),
+        shown=_pack(shown),
+        more=_pack(more),
     )
 
 
-def _text(name: str) -> str:
+def _read(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
 
 
-def _allowed(content: str) -> str:
-    """The source expression that allows an inline script or style."""
+def _csp_source(content: str) -> str:
+    """Return the source expression of the content security policy that allows an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-def _packed(value: Any) -> str:
-    """JSON, compressed, as Base64. Zlib's format names neither a time of day nor a system, as gzip's does."""
+def _pack(value: Any) -> str:
+    """Return compressed JSON as Base64. Zlib's format is deterministic; gzip's has a time and an operating system."""
     content = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     return base64.b64encode(zlib.compress(content, level=9)).decode()

@@ -1,10 +1,10 @@
-"""Models -> protocols with their columns: what the table of the page shows, as plain JSON.
+"""Data of the leaderboard's table, as plain JSON: protocols and their columns.
 
-A protocol is one version of one preset of an evaluation, by its hash. A column is one dataset of it, exactly: another
-revision, split, list of ids, chance level or main score is another column. Means and ranks are over the columns that
-most models have, where a name stands for several; all models of a protocol are ranked together (`analysis.ranking`).
+A protocol is one version of one preset of an evaluation, identified by its hash. A column is one exact dataset: another
+revision, split, list of ids, chance level or main score makes another column. If a dataset name has several columns,
+means and ranks use the one that most models have. All models of a protocol are ranked together (`analysis.ranking`).
 
-Legend: numbers are integers in units of `UNIT`, models are indices into the list of models.
+Numbers are integers in units of `UNIT`; models are indices into the list of models.
 """
 
 from collections import Counter
@@ -20,17 +20,17 @@ from benchmark.records.schema import Measured, Record, ScorePart
 from benchmark.reports.site.models import Model
 
 UNIT = 1e-5
-"""What an integer of the page is worth: a thousandth of a percent."""
+"""Unit of the page's integers: a thousandth of a percent."""
 HEX = 12
-"""Digits of a hash on the page; the record has all of them."""
+"""Number of hex digits of a hash on the page."""
 ORDER = ("linear_probe", "few_shot", "knn", "zero_shot", "retrieval", "fairface", "aro", "sugarcrepe")
-"""In which order evaluations stand on the page; others come after them."""
+"""Order of evaluations on the page; others follow."""
 EXTREMES = {"best", "worst"}
-"""Scores that pick one of many classes, which say nothing without their interval."""
+"""Scores that select one of many classes. They are always shown with their interval."""
 
 
 class Column(NamedTuple):
-    """All that two measurements share when they may stand in one column."""
+    """The properties that two results must share to be in one column."""
 
     dataset: str
     main: str
@@ -43,8 +43,8 @@ class Column(NamedTuple):
     n: int
 
 
-class Key(NamedTuple):
-    """All that two records share when their evaluations are the same."""
+class ProtocolKey(NamedTuple):
+    """The identity of a protocol: evaluation, preset, version and hash."""
 
     evaluation: str
     preset: str
@@ -54,41 +54,42 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Protocol:
-    """One protocol and the records of each model that has any of it, by the model's index."""
+    """One protocol, and the records of each model that was evaluated under it, by the model's index."""
 
-    key: Key
+    key: ProtocolKey
     records: dict[int, tuple[Record, ...]]
 
     @cached_property
     def columns(self) -> list[Column]:
-        """By the dataset's name, what most models have first."""
-        return sorted(self._counts, key=lambda column: (column.dataset, -self._counts[column], column))
+        """Columns sorted by dataset name, those of most models first."""
+        return sorted(self._model_counts, key=lambda column: (column.dataset, -self._model_counts[column], column))
 
     @cached_property
     def ranked(self) -> set[Column]:
-        """The column of each name that counts for means and ranks: the one that most models have."""
+        """Columns that count for means and ranks: for each dataset name, the one that most models have."""
         first: dict[str, Column] = {}
         for column in self.columns:
             first.setdefault(column.dataset, column)
         return set(first.values())
 
     @cached_property
-    def _counts(self) -> Counter[Column]:
-        having = (
+    def _model_counts(self) -> Counter[Column]:
+        columns_of_models = (
             {column_of(name, result) for record in records for name, result in measured(record)}
             for records in self.records.values()
         )
-        return Counter(column for columns in having for column in columns)
+        return Counter(column for columns in columns_of_models for column in columns)
 
-    def having(self, column: Column) -> dict[int, tuple[Record, ...]]:
-        """The records that were measured on exactly this, of each model that has any."""
+    def records_of(self, column: Column) -> dict[int, tuple[Record, ...]]:
+        """Return the records with a result in this column, for each model that has any."""
         found = {
-            model: tuple(record for record in records if _is(record, column)) for model, records in self.records.items()
+            model: tuple(record for record in records if _has_result(record, column))
+            for model, records in self.records.items()
         }
         return {model: records for model, records in found.items() if records}
 
     def ranked_records(self) -> dict[int, list[Record]]:
-        """The records of each model with any ranked column, without their results on other columns."""
+        """Return the records of each model that has a ranked column, without their results in other columns."""
         mixed = len(self.ranked) < len(self.columns)
         found = {
             model: [self._only_ranked(record) if mixed else record for record in records]
@@ -101,72 +102,72 @@ class Protocol:
         }
 
     def _only_ranked(self, record: Record) -> Record:
-        other = {name for name, result in measured(record) if column_of(name, result) not in self.ranked}
-        if not other:
+        unranked = {name for name, result in measured(record) if column_of(name, result) not in self.ranked}
+        if not unranked:
             return record
-        return record.model_copy(update={"results": {k: v for k, v in record.results.items() if k not in other}})
+        return record.model_copy(update={"results": {k: v for k, v in record.results.items() if k not in unranked}})
 
 
-def protocols(models: Sequence[Model]) -> list[Protocol]:
-    """In the order of their evaluations, then those with most models first."""
-    found: dict[Key, dict[int, list[Record]]] = {}
+def collect_protocols(models: Sequence[Model]) -> list[Protocol]:
+    """Return the protocols of all models, sorted by evaluation, those with most models first."""
+    found: dict[ProtocolKey, dict[int, list[Record]]] = {}
     for index, model in enumerate(models):
         for record in model.records:
             part = record.evaluation
-            key = Key(part.name, part.preset, part.version, part.protocol)
+            key = ProtocolKey(part.name, part.preset, part.version, part.protocol)
             found.setdefault(key, {}).setdefault(index, []).append(record)
-    made = [Protocol(key, {index: tuple(own) for index, own in of.items()}) for key, of in found.items()]
+    protocols = [Protocol(key, {at: tuple(records) for at, records in own.items()}) for key, own in found.items()]
 
-    def place(protocol: Protocol) -> tuple[int, str, int, Key]:
+    def sort_key(protocol: Protocol) -> tuple[int, str, int, ProtocolKey]:
         name = protocol.key.evaluation
         order = ORDER.index(name) if name in ORDER else len(ORDER)
         return order, name, -len(protocol.ranked_records()), protocol.key
 
-    return sorted(made, key=place)
+    return sorted(protocols, key=sort_key)
 
 
-def table(protocol: Protocol, pairs: PairedComparisons) -> dict[str, Any]:
-    """One protocol for the page: what it is, its columns with their cells, and the places of its models."""
+def protocol_data(protocol: Protocol, pairs: PairedComparisons) -> dict[str, Any]:
+    """Return one protocol for the page: its settings, its columns with their cells, and the standings of its models."""
     key, knobs = protocol.key, next(iter(protocol.records.values()))[0].evaluation.knobs
     return {
         **key._asdict(),
         "hash": key.hash[:HEX],
         "knobs": ", ".join(f"{k} {v}" for k, v in sorted(knobs.items()) if not isinstance(v, list | dict)),
         "columns": [_column(protocol, column, pairs) for column in protocol.columns],
-        "places": _places(protocol, pairs),
+        "places": _standings(protocol, pairs),
     }
 
 
 def units(value: float) -> int:
-    """A fraction of one as an integer of the page, which rounds to the same tenth of a percent as in the tables."""
+    """Return a fraction of one in units of `UNIT`, such that it rounds to the same tenth of a percent as in tables."""
     exact = round(value / UNIT)
-    if not 49 <= exact % 100 <= 51:  # not between two tenths
+    if not 49 <= exact % 100 <= 51:  # not close to the middle between two tenths
         return exact
     tenths = round(float(f"{100 * value:.1f}") * 10)
     return min(max(exact, 100 * tenths - 50), 100 * tenths + 49)
 
 
 def measured(record: Record) -> list[tuple[str, Measured]]:
-    """The results that are scores."""
+    """Return dataset name and result of everything that was measured."""
     return [(name, result) for name, result in record.results.items() if isinstance(result, Measured)]
 
 
 def column_of(name: str, result: Measured) -> Column:
-    """The column that a result belongs to."""
-    of = result.dataset
+    """Return the column that a result belongs to."""
+    data = result.dataset
     n = result.scores[result.main].n
-    return Column(name, result.main, of.repo, of.revision, of.split, of.n, of.ids_sha256, result.chance, n)
+    return Column(name, result.main, data.repo, data.revision, data.split, data.n, data.ids_sha256, result.chance, n)
 
 
-def _is(record: Record, column: Column) -> bool:
+def _has_result(record: Record, column: Column) -> bool:
     result = record.results.get(column.dataset)
     return isinstance(result, Measured) and column_of(column.dataset, result) == column
 
 
 def _column(protocol: Protocol, column: Column, pairs: PairedComparisons) -> dict[str, Any]:
-    having = protocol.having(column)
-    cells = {index: _cell(records, column) for index, records in having.items()}
-    best = ranking.best_of_column(list(having), having.__getitem__, (column.dataset, column.main), pairs)
+    records_of = protocol.records_of(column)
+    cells = {index: _cell(records, column) for index, records in records_of.items()}
+    best = ranking.best_of_column(list(records_of), records_of.__getitem__, (column.dataset, column.main), pairs)
     return {
         **column._asdict(),
         "revision": column.revision[:HEX],
@@ -178,13 +179,13 @@ def _column(protocol: Protocol, column: Column, pairs: PairedComparisons) -> dic
         "level": list(best.tied),
         "models": list(cells),
         **{field: [units(cell[field]) for cell in cells.values()] for field in ("mean", "spread", "low", "high")},
-        "seeds": [len(records) for records in having.values()],
-        "of": [len(protocol.records[index]) for index in having],
+        "seeds": [len(records) for records in records_of.values()],
+        "of": [len(protocol.records[index]) for index in records_of],
     }
 
 
 def _cell(records: Sequence[Record], column: Column) -> dict[str, float]:
-    """Mean and spread as in the tables; the interval is the mean of the seeds' intervals."""
+    """Return mean and spread as in the tables, and the mean of the seeds' intervals."""
     parts: list[ScorePart] = []
     for record in records:
         result = record.results[column.dataset]
@@ -195,16 +196,16 @@ def _cell(records: Sequence[Record], column: Column) -> dict[str, float]:
     return {"mean": mean, "spread": spread, "low": low, "high": high}
 
 
-def _places(protocol: Protocol, pairs: PairedComparisons) -> dict[str, Any]:
-    """`benchmark.analysis.ranking.rank_models`, a list for each field."""
+def _standings(protocol: Protocol, pairs: PairedComparisons) -> dict[str, Any]:
+    """Return the standings of all models with a ranked column, a list for each field."""
     records = protocol.ranked_records()
-    found = ranking.rank_models(list(records.values()), pairs) if records else []
+    standings = ranking.rank_models(list(records.values()), pairs)
     return {
         "models": list(records),
-        "mean": [None if place.mean is None else units(place.mean) for place in found],
-        "spread": [None if place.spread is None else units(place.spread) for place in found],
-        "rank": [None if place.average_rank is None else round(place.average_rank, 2) for place in found],
-        "borda": [place.borda for place in found],
-        "datasets": [place.datasets for place in found],
-        "group": [place.group for place in found],
+        "mean": [None if each.mean is None else units(each.mean) for each in standings],
+        "spread": [None if each.spread is None else units(each.spread) for each in standings],
+        "rank": [None if each.average_rank is None else round(each.average_rank, 2) for each in standings],
+        "borda": [each.borda for each in standings],
+        "datasets": [each.datasets for each in standings],
+        "group": [each.group for each in standings],
     }

@@ -12,47 +12,52 @@ from benchmark.hub.client import MAY_BE_ANYWHERE, READ_LIMIT, Files, Repository,
 
 CARD, PAGE = "README.md", "index.html"
 MARK = "<!-- written by synrep site -->"
-"""By this a Space is known to be ours."""
+"""Marker of a Space's card that was written by `synrep site`."""
 
 
 def publish_space(folder: Path, repo: str, log: Callable[[str], None]) -> str:
-    """Make a static Space show the site in `folder`, in one commit, and compare what is there.
+    """Publish the site in `folder` as a static Space, in one commit.
+
+    Args:
+        folder: folder written by `synrep site`.
+        repo: Space on the Hub, as `ORG/SPACE`.
+        log: called with each message for the user.
 
     Returns:
-        The commit; the present one where nothing changed.
+        The new commit, or the current one if nothing changed.
 
     Raises:
-        UserError: the folder is no site, the Space is of something else, or the Hub refuses or cannot be reached.
+        UserError: the folder is not a site, the Space has other content, or the Hub refuses or cannot be reached.
     """
-    site = _site(folder)
-    place = Repository.open(repo, "space", writes=True)
-    with place.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
+    site = _site_files(folder)
+    space = Repository.open(repo, "space", writes=True)
+    with space.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
         card = Path(temporary) / "site" / CARD
         write_bytes(card, _space_card().encode())
-        place.create()
-        head = place.commit()
-        there = place.files(head)
-        _require_ours(place, head, there)
+        space.create()
+        head = space.commit()
+        remote = space.files(head)
+        _require_overwritable(space, head, remote)
         files = {**site, CARD: card}
         changed = {
-            path: file for path, file in files.items() if path not in there or not matches_local(there[path], file)
+            path: file for path, file in files.items() if path not in remote or not matches_local(remote[path], file)
         }
-        gone = sorted(path for path in there if path not in files and path not in MAY_BE_ANYWHERE)
-        if not changed and not gone:
-            log(f"{place} shows this site already; nothing to do")
+        deleted = sorted(path for path in remote if path not in files and path not in MAY_BE_ANYWHERE)
+        if not changed and not deleted:
+            log(f"{space} is up to date; nothing to do")
             return head
-        log(f"sending {len(changed)} files to {place}")
-        return place.write(changed, "The leaderboard of SynRep-Bench", head, gone)
+        log(f"uploading {len(changed)} files to {space}")
+        return space.write(changed, "The leaderboard of SynRep-Bench", head, deleted)
 
 
-def _site(folder: Path) -> dict[str, Path]:
-    """Path in the Space -> file."""
+def _site_files(folder: Path) -> dict[str, Path]:
+    """Return path in the Space -> local file."""
     if not (folder / PAGE).is_file():
-        raise UserError(f"{folder} holds no {PAGE}; name the folder that `synrep site` wrote")
+        raise UserError(f"{folder} has no {PAGE}; choose the folder that `synrep site` wrote")
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            raise UserError(f"{path} is a link; put the file itself in its place")
+            raise UserError(f"{path} is a symbolic link; replace it by the file itself")
         if path.is_file() and not path.name.startswith("."):
             found[path.relative_to(folder).as_posix()] = path
     return found
@@ -74,14 +79,16 @@ def _space_card() -> str:
     return f"---\n{data.to_yaml()}\n---\n\n{MARK}\n\nThe page is made from records; changes here are overwritten.\n"
 
 
-def _require_ours(place: Repository, head: str, there: Files) -> None:
-    """The Space is as the Hub made it, or holds a site of ours."""
-    files = sorted(there.keys() - MAY_BE_ANYWHERE)
-    if not files or place.is_untouched(head):
+def _require_overwritable(space: Repository, head: str, remote: Files) -> None:
+    """Raise a UserError unless the Space is new or was written by `synrep site`."""
+    files = sorted(remote.keys() - MAY_BE_ANYWHERE)
+    if not files or space.is_untouched(head):
         return
-    if CARD in files and there[CARD].size < READ_LIMIT:
+    if CARD in files and remote[CARD].size < READ_LIMIT:
         with tempfile.TemporaryDirectory() as temporary:
-            content = place.fetch(CARD, head, Path(temporary)).read_text(encoding="utf-8", errors="replace")
+            content = space.fetch(CARD, head, Path(temporary)).read_text(encoding="utf-8", errors="replace")
         if MARK in content:
             return
-    raise UserError(f"{place} holds something else ({', '.join(files[:5])}); choose another name")
+    raise UserError(
+        f"{space} has files that `synrep site` did not write ({', '.join(files[:5])}); choose another Space"
+    )

@@ -1,5 +1,5 @@
 "use strict";
-// What is chosen, kept behind the # of the address, so that every view can be linked; it works from a file too.
+// The state of a view, stored after the # of the address, so that every view has a link, also in a local file.
 
 const FILTERS = ["data", "kind", "encoder", "language", "folder"];
 const KEPT = ["q", ...FILTERS, "sort", "dir", "show", "parts", "y", "x", "on", "models"];
@@ -17,7 +17,7 @@ function address(path) {
 
 const pathOf = { table: "", cost: "cost", groups: "groups" };
 
-// After a change on the page: the same page under its new address, without a step in the history.
+// After a change in a view: update its address without a new history entry.
 function remember() {
   if (route[0] in pathOf) history.replaceState(null, "", address(pathOf[route[0]]));
   link();
@@ -34,7 +34,7 @@ function link() {
   }
 }
 
-// The address -> route and state. What it does not name has its default; what it says wrongly is left out.
+// Set route and state from the address. Missing values get their default; invalid ones are ignored.
 function read() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const parts = path.split("/").filter(Boolean);
@@ -43,7 +43,7 @@ function read() {
     try {
       name = parts.slice(1, -1).map(decodeURIComponent).join("/");
     } catch {
-      // not an encoded name: no model has it
+      // invalid encoding: no such model
     }
     route = ["model", models.find((model) => model.name === name && String(model.version) === parts.at(-1))];
     return;
@@ -95,7 +95,7 @@ function prepareFilters(changed) {
   });
 }
 
-// On a phone the lists are folded: the table shall be seen without scrolling past them.
+// On a phone the filters are folded, so that the table is visible without scrolling.
 function prepareFold() {
   $("fold").addEventListener("click", () => {
     const open = $("fold").getAttribute("aria-expanded") !== "true";

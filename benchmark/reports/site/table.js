@@ -1,12 +1,12 @@
 "use strict";
-// The leaderboard: which columns there are, in which order models stand, and how a cell looks.
+// The leaderboard: columns, sorting, and cells.
 
-const FIRST_COLUMNS = 24; // shown unless chosen otherwise: the protocols that fit into so many
-const FIRST_ROWS = 40; // drawn at once; the others follow without holding up the page
+const FIRST_COLUMNS = 24; // by default, as many protocols are shown as fit into this number of columns
+const FIRST_ROWS = 40; // rendered at once; the others follow without blocking the page
 const MORE_ROWS = 80;
-let groups = []; // of columns
-let shown = []; // columns, from left to right
-let cells = new Map(); // model -> its row, for the columns that are shown
+let groups = []; // groups of columns
+let shown = []; // visible columns, from left to right
+let cells = new Map(); // model -> its row, with the visible columns
 let drawing = 0;
 
 const nothing = () => el("span", { class: "none" }, "–");
@@ -75,24 +75,24 @@ function protocolGroup(protocol) {
 
 function score(column, at) {
   if (at === null) return nothing();
-  const alone = column.best === column.models[at];
-  const level = column.level.includes(column.models[at]);
+  const winner = column.best === column.models[at];
+  const tied = column.level.includes(column.models[at]);
   const mean = percent(column.mean[at]);
   const behind = column.extreme ? interval(column.low[at], column.high[at]) : `±${percent(column.spread[at])}`;
   const partly = column.seeds[at] < column.of[at] ? ` ${column.seeds[at]}/${column.of[at]}` : null;
   return [
-    el(alone ? "strong" : "span", { class: "value" }, mean),
-    el("sup", { "aria-hidden": "true" }, level ? "*" : ""),
-    alone ? quiet(" best") : level ? quiet(" not told apart from the best") : null,
+    el(winner ? "strong" : "span", { class: "value" }, mean),
+    el("sup", { "aria-hidden": "true" }, tied ? "*" : ""),
+    winner ? quiet(" best") : tied ? quiet(" not significantly different from the best") : null,
     el("span", { class: "spread" }, ` ${behind}`),
-    partly && el("span", { class: "partly", title: "seeds that have it" }, partly),
+    partly && el("span", { class: "partly", title: "seeds with a score" }, partly),
   ];
 }
 
-// Which columns
+// Choice of columns
 
 function defaultKeys() {
-  const keys = innerWidth < 640 ? [] : ["model"]; // a phone has room for scores or for facts
+  const keys = innerWidth < 640 ? [] : ["model"]; // a phone has no room for both properties and scores
   let count = 0;
   for (const group of groups.slice(1)) {
     count += group.columns.length;
@@ -136,7 +136,7 @@ function chooser() {
     el("fieldset", {}, el("legend", {}, "Of each"), parts));
 }
 
-// In which order
+// Sorting
 
 function sorted(list) {
   const column = sortColumn();
@@ -172,7 +172,7 @@ function markSorted(head) {
   else head.removeAttribute("aria-sort");
 }
 
-// Drawing
+// Rendering
 
 function rebuild() {
   const focused = document.activeElement?.closest?.(".chip")?.textContent;
@@ -246,7 +246,7 @@ function drawRows() {
   const token = ++drawing;
   showCount(order.length);
   if (!order.length) {
-    body.replaceChildren(el("tr", {}, el("td", { colspan: shown.length + 1, class: "empty" }, "No model fits; take a filter away.")));
+    body.replaceChildren(el("tr", {}, el("td", { colspan: shown.length + 1, class: "empty" }, "No model matches; remove a filter.")));
     return;
   }
   body.replaceChildren(...order.slice(0, FIRST_ROWS).map(rowOf));
@@ -258,7 +258,7 @@ function drawRows() {
   setTimeout(next, 0, FIRST_ROWS);
 }
 
-// Tips
+// Tooltips
 
 function prepareTips(body) {
   const show = (event) => {
@@ -266,10 +266,10 @@ function prepareTips(body) {
     const column = cell && shown[cell.cellIndex - 1];
     if (!column?.protocol || !cell.parentNode.model) return tip(null);
     const model = cell.parentNode.model;
-    tip(column.column ? told(column, model) : toldPlace(column, model), cell.getBoundingClientRect());
+    tip(column.column ? scoreTip(column, model) : standingTip(column, model), cell.getBoundingClientRect());
     if (column.column && column.place_of(model) === null) {
       details().then((more) => {
-        if (cell.matches(":hover")) tip([...told(column, model), whyNot(more, column, model)], cell.getBoundingClientRect());
+        if (cell.matches(":hover")) tip([...scoreTip(column, model), missingReason(more, column, model)], cell.getBoundingClientRect());
       });
     }
   };
@@ -278,7 +278,7 @@ function prepareTips(body) {
   body.addEventListener("pointerleave", () => tip(null));
 }
 
-function told(column, model) {
+function scoreTip(column, model) {
   const of = column.column;
   const at = column.place_of(model);
   const head = `${model.label} on ${cut(of.dataset, 60)}`;
@@ -289,12 +289,12 @@ function told(column, model) {
     `${words(of.main)} ${percent(of.mean[at])} ± ${percent(of.spread[at])} ${many ? "over seeds" : "(half of the interval)"}`,
     `95 % interval ${interval(of.low[at], of.high[at])}${many ? ", mean of the seeds" : ""}`,
     `n ${whole(of.n)} · ${of.seeds[at]} of ${plural(of.of[at], "seed")} · chance ${percent(of.chance)}`,
-    ...(of.level.includes(model.at) ? ["not told apart from the best"] : []),
-    ...(of.best === model.at ? ["told apart from every other model"] : []),
+    ...(of.level.includes(model.at) ? ["not significantly different from the best"] : []),
+    ...(of.best === model.at ? ["significantly better than every other model"] : []),
   ];
 }
 
-function toldPlace(column, model) {
+function standingTip(column, model) {
   const places = column.protocol.places;
   const at = places.models.indexOf(model.at);
   if (at < 0) return [model.label, "not measured"];
@@ -302,46 +302,46 @@ function toldPlace(column, model) {
   const complete = places.mean[at] !== null;
   return [`${model.label}, ${protocolName(column.protocol)}`, `${places.datasets[at]} of ${plural(all, "dataset")}`,
     ...(complete ? [] : ["no mean and no rank: a dataset is missing"]),
-    ...(complete && places.group[at] === null ? ["no group: its paired difference to the first of the group is not known"] : [])];
+    ...(complete && places.group[at] === null ? ["no group: the paired difference from the first of the group is unknown"] : [])];
 }
 
-function whyNot(more, column, model) {
+function missingReason(more, column, model) {
   const of = more.protocols[page.protocols.indexOf(column.protocol)];
   const name = more.texts.indexOf(column.column.dataset);
   const rows = of.models.map((owner, row) => (owner === model.at ? row : -1)).filter((row) => row >= 0);
   const reasons = rows.flatMap((row) => more.reasons[of.skipped[row]]).filter(([dataset]) => dataset === name).map(([, why]) => more.texts[why]);
-  if (rows.length && !reasons.length) return "measured on another version of the dataset, or not asked for";
+  if (rows.length && !reasons.length) return "measured on another version of the dataset, or not requested";
   return cut(distinct(reasons).join("; ") || "not evaluated", 300);
 }
 
-// What the numbers mean
+// Notes on the numbers
 
 function notes() {
   const used = groups.filter((group) => group.protocol && shown.some((column) => column.protocol === group.protocol));
-  const level = used.some(({ protocol }) => protocol.columns.some((column) => column.level.length));
-  const alone = used.some(({ protocol }) => protocol.columns.some((column) => column.best !== null));
+  const tied = used.some(({ protocol }) => protocol.columns.some((column) => column.level.length));
+  const winner = used.some(({ protocol }) => protocol.columns.some((column) => column.best !== null));
   const item = (...content) => el("li", {}, content);
   return el("div", { class: "notes" },
     el("ul", {},
-      item("Scores in percent. ± with several seeds is their sample standard deviation, with one seed half of the 95 % interval of the test sample. n and intervals are in the tip of a cell and on the page of a model."),
-      item("Mean and average rank: of, and among, the models that have every dataset of a protocol. Borda: among all that were measured, a point for every model below on each dataset. Group: models of one group, each with every dataset, are not told apart from its first by the paired 95 % interval. Whatever is filtered, none of these and no mark changes."),
+      item("Scores in percent. ± is the sample standard deviation over seeds; with one seed, half of the 95 % interval of the test sample. n and intervals are in the tooltip of a cell and on the page of a model."),
+      item("Mean and average rank: of, and among, the models that have every dataset of a protocol. Borda: one point per dataset for every measured model with a lower score. Group: models, each with every dataset, that are not significantly different from the first of the group (paired 95 % interval). Filters do not change any of these, nor bold and stars."),
       pooled(used.map(({ protocol }) => protocol)).map((line) => item(line)),
-      alone ? item(el("strong", {}, "Bold"), ": the best of a column, told apart from every other model.") : null,
-      level ? item("* the best of a column and those that are not told apart from it.") : null,
-      alone || level ? null : item("No bold, no stars and no groups where the paired differences are not known: they take the predictions of every model.")),
+      winner ? item(el("strong", {}, "Bold"), ": the best of a column, significantly better than every other model.") : null,
+      tied ? item("* the best of a column and those not significantly different from it.") : null,
+      winner || tied ? null : item("Bold, stars and groups need paired differences, which need the predictions of every model.")),
     el("details", {}, el("summary", {}, "Protocols and datasets"), used.map(({ protocol }) => about(protocol))));
 }
 
-// What models that are ranked together do not have in common, and what the intervals leave out.
+// Notes on differences between models that are ranked together, and on limits of the intervals.
 function pooled(protocols) {
   const seeds = protocols.map(({ columns }) => distinct(columns.flatMap((column) => column.seeds)));
   const views = protocols.map(({ columns }) => distinct(columns.flatMap((column) => column.models.map((at) => models[at].views))));
   const several = (of) => of.some((values) => values.length > 1);
   const differ = [several(views) ? "views seen" : null, several(seeds) ? "seeds" : null].filter(Boolean);
   return [
-    differ.length ? `All models of a protocol are ranked together, though they differ in ${differ.join(" and in ")}: no place is one at equal compute.` : null,
-    seeds.flat().includes(1) ? "A model with one seed: the interval of its differences is over samples only, and says nothing about other seeds." : null,
-    "Marks and groups: no correction for the number of comparisons.",
+    differ.length ? `All models of a protocol are ranked together, although they differ in ${differ.join(" and in ")}: ranks are not at equal compute.` : null,
+    seeds.flat().includes(1) ? "A model with one seed: the interval of its differences is over samples only and does not cover other seeds." : null,
+    "Bold, stars and groups: no correction for multiple comparisons.",
   ].filter(Boolean);
 }
 

@@ -1,5 +1,5 @@
 "use strict";
-// The theme that was chosen on an earlier visit, before anything is drawn. A page in a frame may have no storage.
+// Apply the theme of an earlier visit before the first paint. A page in a frame may have no storage.
 const theme = {
   chosen() {
     try {
@@ -13,7 +13,7 @@ const theme = {
     try {
       localStorage.setItem("synrep-theme", name);
     } catch {
-      // it holds for this visit
+      // no storage: the theme applies to this visit only
     }
   },
   get dark() {

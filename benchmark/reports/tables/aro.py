@@ -1,4 +1,4 @@
-"""Which caption fits the image: relation, attribution and word order, with the share of ties."""
+"""ARO: choice of the caption that fits the image, by relation, attribution and word order, with the share of ties."""
 
 from benchmark.reports.comparison import Column, ComparisonTable
 

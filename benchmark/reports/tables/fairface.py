@@ -1,4 +1,4 @@
-"""Zero-shot accuracy over groups of people, or groups in the same format: mean, best and worst group per method."""
+"""Zero-shot accuracy over groups (of people, or toy groups in the same format): mean, best and worst per method."""
 
 from benchmark.reports.comparison import Column, ComparisonTable
 

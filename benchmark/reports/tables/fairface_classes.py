@@ -12,23 +12,23 @@ TITLE = "Zero-shot groups: recall of every group"
 
 
 def build(inputs: ReportInputs) -> Table:
-    """The groups of all `fairface` records; methods without any measurement are named below, with the reason.
+    """Return the table of all groups; methods without a measurement are named in footnotes, with the reason.
 
     Raises:
-        UserError: the records cannot stand in one table, or count a group differently.
+        UserError: the records cannot share one table, or differ in the size of a group.
     """
     runs = group_into_rows(inputs.records, "fairface")
     names = dataset_names(runs)
-    shown = [run for run in runs if any(run.measured(name) for name in names)]
-    gaps = [f"{run.label} on {name}: {gap}." for name in names for run in runs if (gap := run.missing_reason(name))]
-    columns = ("dataset", "group", "n", *(run.label for run in shown))
+    measured = [run for run in runs if any(run.measured(name) for name in names)]
+    missing = [f"{run.label} on {name}: {why}." for name in names for run in runs if (why := run.missing_reason(name))]
+    columns = ("dataset", "group", "n", *(run.label for run in measured))
     return Table(
         title=TITLE,
         captions=("Recall of each group as one class; n counts its test images.",),
         columns=columns,
         keys=columns,
-        rows=tuple(row for name in names for row in _rows(shown, name)),
-        footnotes=(*gaps, *unit_footnotes(runs), *provenance_footnotes(runs)) if shown else (),
+        rows=tuple(row for name in names for row in _rows(measured, name)),
+        footnotes=(*missing, *unit_footnotes(runs), *provenance_footnotes(runs)) if measured else (),
     )
 
 
@@ -46,16 +46,15 @@ def _rows(runs: Sequence[Run], dataset: str) -> list[tuple[Cell, ...]]:
 
 
 def _size(runs: Sequence[Run], dataset: str, group: str) -> int:
-    found = [result.per_class.get(group) for run in runs for result in run.measured(dataset)]
-    sizes = {score.n for score in found if score}
+    scores = [result.per_class.get(group) for run in runs for result in run.measured(dataset)]
+    sizes = {score.n for score in scores if score}
     if len(sizes) > 1:
         raise UserError(f"group {group!r} of {dataset} has {sorted(sizes)} images in different records; evaluate again")
     return sizes.pop()
 
 
 def _cell(run: Run, dataset: str, group: str) -> Cell:
-    found = [result.per_class.get(group) for result in run.measured(dataset)]
-    scores = [score for score in found if score]
+    scores = [score for result in run.measured(dataset) if (score := result.per_class.get(group))]
     return Cell(percent(scores) if scores else NO_VALUE)
 
 

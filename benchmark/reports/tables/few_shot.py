@@ -1,4 +1,4 @@
-"""Few-shot classification on frozen features: methods against datasets."""
+"""Few-shot classification on frozen features: methods by datasets."""
 
 from benchmark.reports.comparison import ComparisonTable
 

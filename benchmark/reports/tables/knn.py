@@ -1,4 +1,4 @@
-"""k nearest neighbours: methods against datasets."""
+"""k nearest neighbors: methods by datasets."""
 
 from benchmark.reports.comparison import ComparisonTable
 

@@ -1,4 +1,4 @@
-"""Linear probe on frozen features: methods against datasets."""
+"""Linear probe on frozen features: methods by datasets."""
 
 from benchmark.reports.comparison import ComparisonTable
 

@@ -1,4 +1,4 @@
-"""All models of a comparison in an order, for each protocol: mean, average rank, Borda count, and who is told apart."""
+"""Ranking of all models under each protocol: mean, average rank, Borda count, and groups of similar models."""
 
 from benchmark.analysis import ranking
 from benchmark.reports.comparison import provenance_footnotes, unit_footnotes
@@ -12,19 +12,18 @@ COLUMNS = ("group", "method", "seeds", "mean", "average rank", "Borda count", "d
 
 
 def build(inputs: ReportInputs) -> Table:
-    """The ranking under the one protocol of these records; models that were not measured have no row.
+    """Return the ranking under the one protocol of these records; models without a measurement have no row.
 
     Raises:
-        UserError: the records cannot stand in one table.
+        UserError: the records cannot share one table.
     """
     evaluation = inputs.records[0].evaluation.name
     runs = group_into_rows(inputs.records, evaluation)
     models = [run.records for run in runs]
     names = [name for name, _ in ranking.main_scores(models)]
-    rows = [
-        (place, run) for place, run in zip(ranking.rank_models(models, inputs.pairs), runs) if place.datasets and names
-    ]
-    rows.sort(key=lambda pair: (pair[0].mean is None, -(pair[0].mean or 0.0), -pair[0].borda))
+    standings = ranking.rank_models(models, inputs.pairs)
+    rows = [(standing, run) for standing, run in zip(standings, runs) if standing.datasets]
+    rows.sort(key=lambda row: (row[0].mean is None, -(row[0].mean or 0.0), -row[0].borda))
     return Table(
         title=f"{TITLE}: {evaluation.replace('_', ' ')}",
         captions=(f"Over the main scores of {len(names)} datasets: {', '.join(names)}.",),
@@ -32,15 +31,15 @@ def build(inputs: ReportInputs) -> Table:
         keys=COLUMNS,
         rows=tuple(
             (
-                Cell(str(place.group or NO_VALUE)),
+                Cell(str(standing.group or NO_VALUE)),
                 Cell(run.label),
                 Cell(str(len(run.records))),
-                Cell(_mean(place)),
-                Cell(NO_VALUE if place.average_rank is None else f"{place.average_rank:.2f}"),
-                Cell(f"{place.borda:g}"),
-                Cell(f"{place.datasets} of {len(names)}"),
+                Cell(_mean(standing)),
+                Cell(NO_VALUE if standing.average_rank is None else f"{standing.average_rank:.2f}"),
+                Cell(f"{standing.borda:g}"),
+                Cell(f"{standing.datasets} of {len(names)}"),
             )
-            for place, run in rows
+            for standing, run in rows
         ),
         footnotes=(
             "Group: not told apart from the first of the group by the 95 % interval of the paired difference of means, "
@@ -54,10 +53,10 @@ def build(inputs: ReportInputs) -> Table:
     )
 
 
-def _mean(place: ranking.Standing) -> str:
-    if place.mean is None or place.spread is None:
+def _mean(standing: ranking.Standing) -> str:
+    if standing.mean is None or standing.spread is None:
         return NO_VALUE
-    return f"{100 * place.mean:.1f} ± {100 * place.spread:.1f}"
+    return f"{100 * standing.mean:.1f} ± {100 * standing.spread:.1f}"
 
 
 TABLE = build

@@ -1,4 +1,4 @@
-"""Image-text retrieval: methods against datasets."""
+"""Image-text retrieval: methods by datasets."""
 
 from benchmark.reports.comparison import ComparisonTable
 

@@ -1,4 +1,4 @@
-"""SugarCrepe: methods against datasets."""
+"""SugarCrepe: methods by datasets."""
 
 from benchmark.reports.comparison import ComparisonTable
 

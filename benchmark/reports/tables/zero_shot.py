@@ -1,4 +1,4 @@
-"""Zero-shot classification: methods against datasets."""
+"""Zero-shot classification: methods by datasets."""
 
 from benchmark.reports.comparison import ComparisonTable
 

@@ -1,4 +1,4 @@
-"""Figures show the numbers of their tables: places, spreads, open and filled markers."""
+"""Figures show the numbers of their tables: positions, spreads, open and filled markers."""
 
 import importlib
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmark.reports.published import plot
-from tests.fixtures.paper_records import NUMBERS, SMOKE, material, run
+from tests.fixtures.paper_records import NUMBERS, SMOKE, report_inputs, run
 from tests.reports.published.test_rows import HEAD, build, rows
 
 FIGURES = ("figure_2", "figure_3", "figure_5", "figure_6")
@@ -23,7 +23,7 @@ FIGURES = ("figure_2", "figure_3", "figure_5", "figure_6")
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
-    """The figures that are drawn while a test runs."""
+    """Figures drawn during a test."""
     found: list[Figure] = []
     make = plot._figure
 
@@ -36,14 +36,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
 
 
 def panels(name: str, drawn: list[Figure], **changes: Any) -> dict[str, Axes]:
-    """Title -> panel."""
+    """Return title -> panel."""
     records = changes.pop("records", SMOKE)
-    importlib.import_module(f"benchmark.reports.paper.{name}").TABLE.plot(material(records, **changes))
+    importlib.import_module(f"benchmark.reports.paper.{name}").TABLE.plot(report_inputs(records, **changes))
     return {axes.get_title().replace("\n", " "): axes for axes in drawn[-1].axes}
 
 
 def markers(axes: Axes) -> list[tuple[float, float, float | None, bool]]:
-    """x, y, half of the error bar, and whether it is filled, of every marker of a panel."""
+    """Return x, y, half of the error bar, and fill state of every marker of a panel."""
     found = []
     for container in axes.containers:
         assert isinstance(container, ErrorbarContainer)
@@ -82,7 +82,7 @@ def test_published_is_open_and_measured_filled_with_the_spread_of_the_table(draw
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1M", "3M", "10M", "20M", "50M"]
 
 
-def test_guidance_is_the_place_and_real_images_are_a_level(drawn: list[Figure]) -> None:
+def test_guidance_is_on_the_x_axis_and_real_images_are_a_horizontal_line(drawn: list[Figure]) -> None:
     shown = panels("figure_5", drawn)
     world, imagenet = shown["scenes-colour top1, openai v1"], shown["imagenet zero-shot top1, as published"]
     assert [each[:2] for each in markers(world)] == [(1.0, 50.0), (2.0, 55.0), (10.0, 30.0)]
@@ -93,7 +93,7 @@ def test_guidance_is_the_place_and_real_images_are_a_level(drawn: list[Figure]) 
 
 
 def styles(figure: Figure) -> dict[str, str]:
-    """Label -> line style, of what the legend shows beside it."""
+    """Return label -> line style of the legend."""
     found = {}
     for column in figure.legends[0]._legend_handle_box.get_children():  # type: ignore[attr-defined]
         for area, text in (item.get_children() for item in column.get_children()):
@@ -102,7 +102,7 @@ def styles(figure: Figure) -> dict[str, str]:
     return found
 
 
-def test_a_single_point_has_no_line_nor_has_its_label(drawn: list[Figure]) -> None:
+def test_a_single_point_has_no_line_in_panel_or_legend(drawn: list[Figure]) -> None:
     panels("figure_2", drawn)
     assert {label: style for label, style in styles(drawn[-1]).items() if "images" not in label} == {
         "SimCLR (published)": "None", "simclr (measured)": "None",
@@ -114,7 +114,7 @@ def test_a_single_point_has_no_line_nor_has_its_label(drawn: list[Figure]) -> No
                 assert (line.get_linestyle() == "None") == (len(line.get_xdata()) == 1 or name == "figure_3")
 
 
-def test_a_label_has_the_line_of_the_panel_where_there_is_one(drawn: list[Figure]) -> None:
+def test_legend_shows_a_line_if_any_panel_has_one(drawn: list[Figure]) -> None:
     own = run("language-full-captions/clip-3m", {"imagenet": 0.61}, ("linear_probe", "stablerep", 2), data="laion-real")
     panels("figure_6", drawn, records=[own, *SMOKE])
     assert styles(drawn[-1])["clip (measured)"] == "-"
@@ -128,14 +128,14 @@ def test_ticks_of_scores_are_round(name: str, drawn: list[Figure]) -> None:
         assert f"{step:.0e}"[0] in "125" and f"{step:.3e}"[1:5] == ".000", step
 
 
-def test_real_and_synthetic_stand_beside_each_other(drawn: list[Figure]) -> None:
+def test_real_and_synthetic_are_next_to_each_other(drawn: list[Figure]) -> None:
     axes = panels("figure_3", drawn)["scenes-shape top1, synclr v2"]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["simclr", "byol", "mocov3"]
     assert [(round(x), y) for x, y, _, _ in markers(axes)] == [(0, 50.0)] * 2 + [(1, 45.0)] * 2 + [(2, 40.0)] * 2
     assert [container.lines[0].get_linestyle() for container in axes.containers] == ["None"] * 2  # type: ignore[attr-defined]
 
 
-def test_a_series_has_one_colour_whether_published_or_measured(drawn: list[Figure]) -> None:
+def test_a_series_has_one_color_whether_published_or_measured(drawn: list[Figure]) -> None:
     own = run("language-full-captions/clip-3m", {"imagenet": 0.61}, ("linear_probe", "stablerep", 2), data="laion-real")
     axes = panels("figure_6", drawn, records=[own])["imagenet top1, stablerep v2"]
     colours: dict[tuple[float, bool], set[str]] = {}
@@ -145,7 +145,7 @@ def test_a_series_has_one_colour_whether_published_or_measured(drawn: list[Figur
     assert [len(each) for each in colours.values()] == [1, 1] and len(set.union(*colours.values())) == 2
 
 
-def test_the_legend_lies_within_the_figure(drawn: list[Figure]) -> None:
+def test_the_legend_is_within_the_figure(drawn: list[Figure]) -> None:
     for name in FIGURES:
         panels(name, drawn)
         figure = drawn[-1]
@@ -154,22 +154,22 @@ def test_the_legend_lies_within_the_figure(drawn: list[Figure]) -> None:
         assert box.y1 <= min(axes.xaxis.label.get_window_extent().y0 for axes in figure.axes), name
 
 
-def test_the_settings_of_whoever_draws_stay_and_do_not_matter(drawn: list[Figure]) -> None:
-    expected = importlib.import_module("benchmark.reports.paper.figure_6").TABLE.plot(material(SMOKE))
+def test_user_settings_of_matplotlib_are_ignored_and_kept(drawn: list[Figure]) -> None:
+    expected = importlib.import_module("benchmark.reports.paper.figure_6").TABLE.plot(report_inputs(SMOKE))
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "yellow", "svg.fonttype": "none"}):
         before = dict(matplotlib.rcParams)
-        assert importlib.import_module("benchmark.reports.paper.figure_6").TABLE.plot(material(SMOKE)) == expected
+        assert importlib.import_module("benchmark.reports.paper.figure_6").TABLE.plot(report_inputs(SMOKE)) == expected
         assert dict(matplotlib.rcParams) == before
 
 
-def test_a_series_has_one_colour_in_all_panels(drawn: list[Figure]) -> None:
+def test_a_series_has_one_color_in_all_panels(drawn: list[Figure]) -> None:
     for axes in panels("figure_6", drawn).values():
         lines = [container.lines[0] for container in axes.containers]  # type: ignore[attr-defined]
         above = max(lines, key=lambda line: line.get_ydata()[-1])
-        assert same_color(above.get_color(), plot.COLOURS[0]), "of StableRep+, whether published or measured"
+        assert same_color(above.get_color(), plot.COLORS[0]), "of StableRep+, whether published or measured"
 
 
-def test_a_name_is_no_formula(drawn: list[Figure]) -> None:
+def test_a_name_is_not_rendered_as_a_formula(drawn: list[Figure]) -> None:
     odd = [
         replace(number, method=r"$\frac$") for number in NUMBERS if number.table == "fig6" and number.method == "CLIP"
     ]

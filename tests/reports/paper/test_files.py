@@ -1,4 +1,4 @@
-"""Every file of the paper: what there is, that its bytes depend on the records alone, and the tables of facts."""
+"""All files of the paper: completeness, reproducible bytes, and the tables of facts."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ from benchmark.records.schema import Environment, Measured, Record
 from benchmark.reports import build
 from benchmark.reports.paper import costs, datasets
 from benchmark.reports.published.numbers import Fact
-from tests.fixtures.paper_records import FACTS, SMOKE, material, run
+from tests.fixtures.paper_records import FACTS, SMOKE, report_inputs, run
 from tests.reports.published.test_rows import rows
 
 ROOT = Path(__file__).parents[3]
@@ -29,9 +29,9 @@ def test_there_is_a_file_for_each_table_and_figure() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_has_a_title_and_builds_of_nothing(name: str) -> None:
+def test_every_table_has_a_title_and_builds_without_data(name: str) -> None:
     module = plugins.load("benchmark.reports.paper", name, "table")
-    empty = module.TABLE(material([], published=(), facts=()))
+    empty = module.TABLE(report_inputs([], published=(), facts=()))
     assert empty.title and empty.rows == ()
     assert len(set(empty.keys)) == len(empty.keys)
 
@@ -39,41 +39,41 @@ def test_each_has_a_title_and_builds_of_nothing(name: str) -> None:
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
     """The files of the committed smoke records."""
-    return build.paper_files(material(SMOKE))
+    return build.paper_files(report_inputs(SMOKE))
 
 
 def test_files_are_written_in_every_format(files: dict[str, bytes]) -> None:
     assert set(files) == {f"{name}.{ending}" for name in NAMES for ending in ("md", "csv", "tex")} | {
         f"{name}.{ending}" for name in NAMES if name.startswith("figure") for ending in ("svg", "png")
     }
-    assert build.paper_files(material([], published=(), facts=())) == {}
+    assert build.paper_files(report_inputs([], published=(), facts=())) == {}
 
 
 def test_a_figure_without_a_number_is_not_drawn() -> None:
-    found = build.paper_files(material([]))
+    found = build.paper_files(report_inputs([]))
     assert {"figure_2.svg", "figure_5.svg", "figure_6.svg"} <= set(found)
     assert not any(name.startswith(("figure_3", "table_5b")) for name in found)
 
 
-def test_the_same_records_give_the_same_bytes_in_whatever_order_and_twice(files: dict[str, bytes]) -> None:
+def test_bytes_do_not_depend_on_order_or_duplicates(files: dict[str, bytes]) -> None:
     expected = files
     for seed in range(2):
         shuffled = [*SMOKE, *SMOKE[:7]]
         random.Random(seed).shuffle(shuffled)
-        found = build.paper_files(material(shuffled))
+        found = build.paper_files(report_inputs(shuffled))
         assert [name for name in expected if found[name] != expected[name]] == []
 
 
 HASH = """
 import hashlib
 from benchmark.reports import build
-from tests.fixtures.paper_records import SMOKE, material
-found = build.paper_files(material(SMOKE))
+from tests.fixtures.paper_records import SMOKE, report_inputs
+found = build.paper_files(report_inputs(SMOKE))
 print(hashlib.sha256(b"".join(name.encode() + found[name] for name in sorted(found))).hexdigest())
 """
 
 
-def test_another_process_gives_the_same_bytes(tmp_path: Path, files: dict[str, bytes]) -> None:
+def test_another_process_produces_the_same_bytes(tmp_path: Path, files: dict[str, bytes]) -> None:
     (tmp_path / "rc").write_text("font.size: 20\nsvg.fonttype: none\naxes.facecolor: yellow\n")
     own = hashlib.sha256(b"".join(name.encode() + files[name] for name in sorted(files))).hexdigest()
     settings = {"PYTHONHASHSEED": "1", "MATPLOTLIBRC": str(tmp_path / "rc"), "OMP_NUM_THREADS": "1"}
@@ -82,7 +82,7 @@ def test_another_process_gives_the_same_bytes(tmp_path: Path, files: dict[str, b
     assert printed.stdout.strip() == own, printed.stderr
 
 
-def test_pictures_say_nothing_of_when_and_by_what_they_were_drawn(files: dict[str, bytes]) -> None:
+def test_figures_contain_no_date_or_software_version(files: dict[str, bytes]) -> None:
     for name, content in files.items():
         if name.endswith(".svg"):
             assert not any(word in content for word in (b"dc:date", b"Matplotlib v", b"/tmp"))
@@ -95,27 +95,27 @@ def test_pictures_say_nothing_of_when_and_by_what_they_were_drawn(files: dict[st
 
 
 def fact(subject: str, name: str) -> float:
-    (found,) = [each.value for each in FACTS if (each.subject, each.fact) == (subject, name)]
+    (found,) = [each.value for each in FACTS if (each.subject, each.name) == (subject, name)]
     return found
 
 
 def test_images_and_hours_are_derived_from_the_facts() -> None:
-    (cc12m,) = rows(datasets.TABLE(material()), dataset="cc12m")
+    (cc12m,) = rows(datasets.TABLE(report_inputs()), dataset="cc12m")
     assert cc12m["captions before de-duplication"].text.startswith("10,000,000 (")
     assert cc12m["captions after de-duplication"].text.startswith("8,300,000 (")
     assert cc12m["images"].text.startswith("83,000,000 (")
     assert cc12m["A100-hours"].text.startswith(f"{83e6 * 0.8 / 3600:,.0f} (")
     assert fact("A100", "seconds per image") == 0.8
-    (cc3m,) = rows(datasets.TABLE(material()), dataset="cc3m")
+    (cc3m,) = rows(datasets.TABLE(report_inputs()), dataset="cc3m")
     assert [cc3m[name].text for name in ("images per caption", "images", "A100-hours")] == ["", "", ""]
 
 
-def test_other_facts_give_other_hours() -> None:
+def test_hours_follow_from_the_facts() -> None:
     few = [
         Fact("x", "captions after", 3600.0, "a note", "doubtful"),
         Fact("A9", "seconds per image", 2.0, "b", "primary"),
     ]
-    table = costs.TABLE(material(facts=few))
+    table = costs.TABLE(report_inputs(facts=few))
     (found,) = rows(table, what="x")
     assert found["GPU-hours, 1 per caption"].text == "2 (b)" and found["GPU-hours, 10 per caption"].text == "20 (b)"
     assert any("derived: captions after de-duplication x" in note for note in table.footnotes)
@@ -125,7 +125,7 @@ def test_datasets_of_records_are_counted_by_model() -> None:
     seeds = [run("main-smoke-scenes-1x/simclr-real", {"scenes-shape": 0.5}, seed=seed, data="a") for seed in (0, 1)]
     again = run("main-smoke-scenes-1x/simclr-real", {"scenes-kinds": 0.5}, ("few_shot", "x", 1), data="a")
     untrained = run("smoke/untrained", {"scenes-shape": 0.5}, data="b")
-    found = rows(datasets.TABLE(material([*seeds, again, untrained, seeds[0]])), source="measured")
+    found = rows(datasets.TABLE(report_inputs([*seeds, again, untrained, seeds[0]])), source="measured")
     assert [(cells["dataset"].text, cells["models"].text) for cells in found] == [("synrep-bench/a", "2")]
     assert found[0]["content"].text == "c" * 12 and found[0]["captions after de-duplication"].text == ""
 
@@ -146,7 +146,7 @@ def test_seconds_are_summed_over_evaluations_and_averaged_over_seeds() -> None:
         timed(name, 0, {"train": 100.0, "scenes-kinds": 10.0}, "H100", protocol=other),
         timed(name, 1, {"train": 140.0, "scenes-shape": 21.0}),
     ]
-    (found,) = rows(costs.TABLE(material(records)), source="measured")
+    (found,) = rows(costs.TABLE(report_inputs(records)), source="measured")
     assert found["training (s)"].text == "120 ± 28"
     assert found["evaluation (s)"].text == "19 ± 3"
     assert (found["device"].text, found["seeds"].text, found["views"].text) == ("H100, cpu", "2", "6,000")
@@ -154,21 +154,21 @@ def test_seconds_are_summed_over_evaluations_and_averaged_over_seeds() -> None:
 
 
 def test_no_recorded_second_is_empty_and_not_zero() -> None:
-    assert rows(costs.TABLE(material([SMOKE[0]])), source="measured") == []
+    assert rows(costs.TABLE(report_inputs([SMOKE[0]])), source="measured") == []
     own = timed("main-smoke-scenes-1x/simclr-real", 0, {"train": 100.0})
-    (found,) = rows(costs.TABLE(material([own])), source="measured")
+    (found,) = rows(costs.TABLE(report_inputs([own])), source="measured")
     assert (found["training (s)"].text, found["evaluation (s)"].text) == ("100", "")
 
 
 def test_every_fact_has_its_source_in_a_footnote() -> None:
-    shown = [note for module in (datasets, costs) for note in module.TABLE(material()).footnotes]
+    shown = [note for module in (datasets, costs) for note in module.TABLE(report_inputs()).footnotes]
     for each in FACTS:
         assert any(note.endswith(f"published, {each.confidence}: {each.source}") for note in shown), each
 
 
 def test_a_changed_number_changes_the_bytes(files: dict[str, bytes]) -> None:
     records = [replace_score(SMOKE[0]), *SMOKE[1:]]
-    changed = build.paper_files(material(records))
+    changed = build.paper_files(report_inputs(records))
     expected = files
     assert sorted(name for name in expected if expected[name] != changed[name]) == [
         "table_5a.csv",

@@ -14,7 +14,7 @@ from benchmark.interfaces import DatasetIdentity
 from benchmark.reports.published import numbers, protocols
 from benchmark.reports.published.numbers import Published
 from benchmark.reports.table import NO_VALUE, Cell, Table, latex, markdown
-from tests.fixtures.paper_records import BN, NUMBERS, PROBE, SMOKE, STABLEREP, Apart, material, run
+from tests.fixtures.paper_records import BN, NUMBERS, PROBE, SMOKE, STABLEREP, KnownSignificance, report_inputs, run
 from tests.reports.tables.conftest import measured
 
 LINES = list(csv.DictReader(numbers.NUMBERS.open(newline="")))
@@ -23,11 +23,11 @@ HEAD = ("source", "method", "trained on", "images", "training", "seeds")
 
 
 def build(name: str, *records: object, **changes: object) -> Table:
-    return importlib.import_module(f"benchmark.reports.paper.{name}").TABLE(material(records, **changes))  # type: ignore[arg-type]
+    return importlib.import_module(f"benchmark.reports.paper.{name}").TABLE(report_inputs(records, **changes))  # type: ignore[arg-type]
 
 
 def rows(table: Table, **wanted: str) -> list[dict[str, Cell]]:
-    """The rows that hold these texts."""
+    """Return the rows with these texts."""
     found = [dict(zip(table.columns, row)) for row in table.rows]
     return [row for row in found if all(row[name].text == text for name, text in wanted.items())]
 
@@ -37,13 +37,13 @@ def row(table: Table, **wanted: str) -> dict[str, Cell]:
     return found
 
 
-def numbers(cells: dict[str, Cell]) -> dict[str, str]:  # type: ignore[no-redef]
-    """Column -> what is in it, of the columns that hold numbers, empty ones left out."""
+def numbers(cells: dict[str, Cell]) -> dict[str, str]:
+    """Return column -> text of every non-empty number."""
     return {name: cell.text for name, cell in cells.items() if name not in HEAD and cell.text}
 
 
 def published_cells(table: Table) -> list[tuple[dict[str, Cell], str, str]]:
-    """Row, column and text of every number in a published row."""
+    """Return row, column and text of every number in a published row."""
     return [(cells, *item) for cells in rows(table, source="published") for item in numbers(cells).items()]
 
 
@@ -51,7 +51,7 @@ def published_cells(table: Table) -> list[tuple[dict[str, Cell], str, str]]:
 
 
 def header(line: dict[str, str]) -> str:
-    """The column of a line of the file, written down here anew."""
+    """Return the column of a line of the file, by an independent implementation."""
     dataset, variant, metric = line["evaluation"].split(" ")[0], line["variant"], line["metric"]
     if line["evaluation"] == "imagenet linear" and variant in {"plain", "downsample"}:
         return f"imagenet {metric}, stablerep v2"
@@ -82,7 +82,7 @@ TABLES: dict[str, Callable[[dict[str, str]], bool]] = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_published_number_is_in_its_cell_and_no_other_is(name: str) -> None:
+def test_every_published_number_is_in_its_cell_and_in_no_other(name: str) -> None:
     table = build(name, *SMOKE)
     wanted = [line for line in LINES if TABLES[name](line)]
     assert len(published_cells(table)) == len(wanted) > 0
@@ -110,8 +110,8 @@ def test_every_line_of_the_file_is_in_some_table() -> None:
     ], "only the long schedules with the down-sampling augmentation are in no table of the paper"
 
 
-def test_the_protocols_of_published_numbers_are_presets_of_today() -> None:
-    """Who raises a version looks at the mapping again."""
+def test_the_protocols_of_published_numbers_are_current_presets() -> None:
+    """Raising the version of an evaluation requires a review of the mapping."""
     stand = {protocols.column_of(number).protocol for number in NUMBERS} - {protocols.AS_PUBLISHED}
     assert stand == {
         protocols.Protocol(*each) for each in (PROBE, STABLEREP, BN, ("aro", "official", 2))
@@ -124,7 +124,7 @@ def test_the_protocols_of_published_numbers_are_presets_of_today() -> None:
 # Published beside measured
 
 
-def test_measured_stands_below_published_in_the_column_of_the_same_preset_and_version() -> None:
+def test_measured_rows_are_below_published_rows_in_the_same_column() -> None:
     own = run("main-full-cc12m-1x/stablerep-syn", {"imagenet": 0.701}, STABLEREP, data="cc12m")
     table = build("table_1", own)
     assert [cells["source"].text for cells in rows(table)] == ["published"] * 10 + ["measured", "n"]
@@ -152,7 +152,7 @@ def test_another_preset_or_version_has_another_column(protocol: tuple[str, str, 
     }
 
 
-def test_faces_are_never_measured_where_prompts_are_not_known() -> None:
+def test_measured_fairface_is_not_in_published_columns_with_unknown_prompts() -> None:
     scores = replace(measured(0.4, name="mean"), scores={
         name: measured(value, name=name).scores[name] for name, value in (("mean", 0.4), ("best", 0.9), ("worst", 0.1))
     })  # fmt: skip
@@ -167,7 +167,7 @@ def test_faces_are_never_measured_where_prompts_are_not_known() -> None:
 
 
 @pytest.mark.parametrize("name", [*TABLES, "table_5b", "figure_3"])
-def test_the_embedded_world_has_columns_of_its_own(name: str) -> None:
+def test_toy_datasets_have_separate_columns(name: str) -> None:
     table = build(name, *SMOKE)
     below = {column for cells in rows(table, source="measured") for column in numbers(cells)}
     assert below or name == "table_4"
@@ -227,13 +227,13 @@ def test_methods_are_in_the_published_order_then_alphabetical() -> None:
     assert names == ["images l1", "images l2", "images l10"]
 
 
-def test_a_figure_of_two_methods_leaves_out_the_others() -> None:
+def test_a_figure_with_published_methods_only_omits_the_others() -> None:
     found = rows(build("figure_2", *SMOKE), source="measured")
     assert {cells["method"].text for cells in found} == {"simclr"}
     assert any("MAE" in note and "panel" in note for note in build("figure_2", *SMOKE).footnotes)
 
 
-def test_seeds_of_two_protocols_in_turn_are_kept_apart() -> None:
+def test_interleaved_seeds_of_two_protocols_are_separated() -> None:
     own = [
         run("main-full-cc12m-1x/simclr-syn", {"imagenet": value}, protocol, seed=seed)
         for seed, value in ((0, 0.5), (1, 0.6))
@@ -251,15 +251,15 @@ IMAGES = SMOKE[:3]
 SHAPE = "scenes-shape top1, synclr v2"
 
 
-def looks(pairs: Apart) -> list[str]:
+def looks(pairs: KnownSignificance) -> list[str]:
     found = rows(build("table_5a", *IMAGES, pairs=pairs), source="measured")
     return ["bold" if cells[SHAPE].bold else "*" if cells[SHAPE].text.endswith("*") else "" for cells in found]
 
 
-def test_bold_is_the_best_that_is_told_apart_from_every_other() -> None:
-    assert looks(Apart()) == ["", "", "bold"]
-    assert looks(Apart(simclr_stablerep=False)) == ["*", "", "*"]
-    assert looks(Apart(simclr_stablerep=None)) == ["", "", ""]
+def test_bold_is_the_best_if_significantly_better_than_every_other() -> None:
+    assert looks(KnownSignificance()) == ["", "", "bold"]
+    assert looks(KnownSignificance(simclr_stablerep=False)) == ["*", "", "*"]
+    assert looks(KnownSignificance(simclr_stablerep=None)) == ["", "", ""]
 
 
 def test_published_numbers_are_never_bold_and_have_no_spread() -> None:
@@ -283,7 +283,7 @@ def test_what_is_missing_is_empty(name: str) -> None:
     assert any("not found in any source at hand" in note for note in table.footnotes)
 
 
-def test_footnotes_tell_what_is_chosen_on_the_test_set() -> None:
+def test_footnotes_name_presets_selected_on_the_test_set() -> None:
     clean = run("main-full-cc12m-1x/clip-syn", {"imagenet": 0.5}, ("linear_probe", "stablerep-clean", 2))
     (note,) = [note for note in build("table_1", clean).footnotes if note.startswith("TEST-SELECTED")]
     assert note.startswith("TEST-SELECTED: under stablerep and stablerep-bn the")
@@ -292,7 +292,7 @@ def test_footnotes_tell_what_is_chosen_on_the_test_set() -> None:
     assert any(note.startswith("No published number") for note in only_clean.footnotes)
 
 
-def test_footnotes_tell_protocol_data_and_what_an_epoch_is() -> None:
+def test_footnotes_name_protocol_and_data_and_define_epochs() -> None:
     notes = build("table_6", *SMOKE).footnotes
     hashed = SMOKE[3].evaluation.protocol[:12]
     assert f"synclr v2: evaluation linear_probe, hash {hashed}." in notes

@@ -1,4 +1,4 @@
-"""A real browser, where there is one, and the pages that it opens; what it complains of fails the test."""
+"""A real browser, if installed, and the pages it opens. Console messages and errors fail the test."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,17 +17,17 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @dataclass
 class Visit:
-    """A tab, the file that it shows, and what happened in it."""
+    """A browser tab, its file, and its log."""
 
     tab: Tab
     file: Path
     said: list[str] = field(default_factory=list)
-    """On the console, and errors of scripts."""
+    """Console messages and script errors."""
     asked: list[str] = field(default_factory=list)
     """Addresses that were requested."""
 
     def go(self, view: str = "") -> "Visit":
-        """Open a view of the page, as by its link, and wait until it is drawn."""
+        """Open a view of the page by its link and wait until it is rendered."""
         self.tab.goto("about:blank")
         self.tab.goto(f"{self.file.as_uri()}{view}")
         self.tab.wait_for_selector("html[data-ready]")
@@ -36,21 +36,21 @@ class Visit:
         return self
 
     def texts(self, selector: str) -> list[str]:
-        """The texts of all that fits, without surrounding blanks."""
+        """Return the stripped texts of all matching elements."""
         return [text.strip() for text in self.tab.locator(selector).all_text_contents()]
 
     @property
     def names(self) -> list[str]:
-        """The models of the leaderboard, from the top."""
+        """Models of the leaderboard, from top to bottom."""
         return self.texts("#table tbody th a")
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Chromium of this machine."""
+    """Chromium, as installed on this machine."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        pytest.skip(f"no browser: wanted one of {', '.join(NAMES)}")
+        pytest.skip(f"no browser found: expected one of {', '.join(NAMES)}")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
@@ -59,7 +59,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Name -> a page."""
+    """Page files by name."""
     place = tmp_path_factory.mktemp("site")
     found = {"few": made(few()), "hostile": made(hostile()), "none": made(few()[:1])}
     paths = {name: place / name / "index.html" for name in found}
@@ -71,7 +71,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def visit(browser: Browser, files: dict[str, Path]) -> Iterator[Callable[..., Visit]]:
-    """Opens a page in a tab of its own; afterwards it must have asked for nothing else, and complained of nothing."""
+    """Function that opens a page in a new tab. Afterwards there must be no other request and no message."""
     opened: list[tuple[BrowserContext, Visit]] = []
 
     def visit(name: str = "few", view: str = "", width: int = 1280, script: str = "", **options: Any) -> Visit:

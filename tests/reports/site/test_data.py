@@ -1,4 +1,4 @@
-"""What the page holds: averages, places, marks, columns that are never shared, and the same bytes every time."""
+"""Data of the page: averages, standings, marks, separate columns, and reproducible bytes."""
 
 import base64
 import dataclasses
@@ -19,11 +19,23 @@ from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import Skipped
 from benchmark.records import store
 from benchmark.records.schema import NotMeasured, Record
-from benchmark.reports.site.models import collect, described
+from benchmark.reports.site.models import collect, describe
 from benchmark.reports.site.protocols import HEX, UNIT, units
 from datasets_scripts import recipe
 from tests.fixtures.many_records import records
-from tests.fixtures.site_records import HOSTILE, Apart, Knobs, data, few, grouped, hostile, made, on, record, sources
+from tests.fixtures.site_records import (
+    HOSTILE,
+    Knobs,
+    ThresholdDifferences,
+    data,
+    few,
+    grouped,
+    hostile,
+    made,
+    on,
+    record,
+    sources,
+)
 
 
 def protocol(page: dict[str, Any], evaluation: str = "linear_probe") -> dict[str, Any]:
@@ -91,7 +103,7 @@ def test_numbers_are_cut_to_tenths_of_a_percent_as_in_the_tables() -> None:
 # Places
 
 
-def test_places_are_those_of_the_models_measured_with_the_protocol() -> None:
+def test_standings_are_among_models_measured_under_the_protocol() -> None:
     values = {"a": (0.9, 0.2), "b": (0.8, 0.3), "c": (0.7, None), "d": (0.4, 0.4)}
     page = data(
         made(
@@ -114,7 +126,7 @@ def test_places_are_those_of_the_models_measured_with_the_protocol() -> None:
 
 
 def test_without_differences_there_are_ranks_and_no_groups() -> None:
-    page = data(made(few(), Apart(known=False)).html)
+    page = data(made(few(), ThresholdDifferences(known=False)).html)
     assert place(page, "ann")["mean"] is not None
     assert {each for part in page["protocols"] for each in part["places"]["group"]} == {None}
 
@@ -122,27 +134,27 @@ def test_without_differences_there_are_ranks_and_no_groups() -> None:
 # Marks
 
 
-def marks(values: dict[str, float], pairs: Apart) -> tuple[str | None, set[str]]:
+def marks(values: dict[str, float], pairs: ThresholdDifferences) -> tuple[str | None, set[str]]:
     page = data(made((record(name, {"digits": on("digits", value)}) for name, value in values.items()), pairs).html)
     names, of = page["models"]["name"], column(page, "digits")
     level = {names[at].removeprefix("smoke/") for at in of["level"]}
     return (None if of["best"] is None else names[of["best"]].removeprefix("smoke/")), level
 
 
-def test_bold_is_who_is_alone_in_front() -> None:
-    assert marks({"a": 0.5, "b": 0.9, "c": 0.6}, Apart(0.02)) == ("b", set())
+def test_bold_is_the_significantly_best_model() -> None:
+    assert marks({"a": 0.5, "b": 0.9, "c": 0.6}, ThresholdDifferences(0.02)) == ("b", set())
 
 
-def test_stars_are_the_best_and_those_not_told_apart_from_it() -> None:
-    assert marks({"a": 0.5, "b": 0.9, "c": 0.89}, Apart(0.02)) == (None, {"b", "c"})
+def test_stars_are_the_best_and_those_not_significantly_worse() -> None:
+    assert marks({"a": 0.5, "b": 0.9, "c": 0.89}, ThresholdDifferences(0.02)) == (None, {"b", "c"})
 
 
-def test_there_is_no_mark_where_a_difference_is_not_known() -> None:
-    assert marks({"a": 0.5, "b": 0.9}, Apart(known=False)) == (None, set())
+def test_there_is_no_mark_if_a_difference_is_unknown() -> None:
+    assert marks({"a": 0.5, "b": 0.9}, ThresholdDifferences(known=False)) == (None, set())
 
 
-def test_there_is_no_mark_where_there_is_nobody_to_be_ahead_of() -> None:
-    assert marks({"a": 0.5}, Apart()) == (None, set())
+def test_there_is_no_mark_for_a_single_model() -> None:
+    assert marks({"a": 0.5}, ThresholdDifferences()) == (None, set())
 
 
 # Columns
@@ -211,7 +223,7 @@ def test_another_version_of_an_evaluation_is_another_group_of_columns() -> None:
 
 
 def declared(found: list[Record]) -> dict[Any, Any]:
-    """Model, seed, evaluation, dataset, score -> what the records say."""
+    """Return (model, seed, evaluation, dataset, score) -> value, from the records."""
     every: dict[Any, Any] = {}
     for one in found:
         for name, result in one.results.items():
@@ -228,7 +240,7 @@ def declared(found: list[Record]) -> dict[Any, Any]:
 
 
 def stored(html: str) -> dict[Any, Any]:
-    """The same, as the page has it."""
+    """Return the same mapping from the data of the page."""
     page, more = data(html), data(html, "more")
     every: dict[Any, Any] = {}
     for shown, of in zip(page["protocols"], more["protocols"]):
@@ -258,7 +270,7 @@ def test_every_score_of_every_record_is_on_the_page() -> None:
             assert there[key][3] == value[3]
 
 
-def test_a_page_says_where_numbers_come_from() -> None:
+def test_a_page_contains_hashes_and_environments() -> None:
     (one,) = records(1)
     more = data(made([one]).html, "more")
     (of,) = [each for each in more["protocols"] if each["models"]]
@@ -270,34 +282,34 @@ def test_a_page_says_where_numbers_come_from() -> None:
     assert all(isinstance(result, NotMeasured) for result in one.results.values()) or environment in more["texts"]
 
 
-# What models are
+# Properties of models
 
 
-def test_what_is_known_of_a_model() -> None:
+def test_properties_of_a_model() -> None:
     models = collect(few())
-    found = described(models[0], sources)
+    found = describe(models[0], sources)
     assert (found["name"], found["kind"], found["images"], found["views"]) == ("smoke/ann", "synthetic", 2_000, 900)
     assert found["encoder"] == "ViT 2 x 64/4, 32 px"
     assert found["command"] == "synrep run smoke --only ann"
-    nothing = described(models[0], lambda *_: None)
+    nothing = describe(models[0], lambda *_: None)
     assert (nothing["kind"], nothing["images"]) == ("not known", None)
 
 
-def test_an_encoder_has_the_name_that_everybody_calls_it() -> None:
+def test_an_encoder_has_its_common_name() -> None:
     models = collect(records(8 * 3 * 2))
-    assert [described(model, sources)["encoder"] for model in models] == ["ViT-B/16, 224 px", "ViT-S/16, 224 px"]
+    assert [describe(model, sources)["encoder"] for model in models] == ["ViT-B/16, 224 px", "ViT-S/16, 224 px"]
 
 
-def test_language_is_declared_or_seen_by_what_could_be_measured() -> None:
+def test_language_is_declared_or_inferred_from_results() -> None:
     models = collect(records(8 * 3 * 14))
-    found = {model.name: described(model, sources)["language"] for model in models}
+    found = {model.name: describe(model, sources)["language"] for model in models}
     assert found["main-0-comparison/method-0"] == "image-text"
     assert found["main-1-comparison/method-1"] == "images only"
     assert found["pretrained/timm-vit-6"] == "image-text", "measured with texts"
     assert found["pretrained/timm-vit-13"] == "images only", "skipped for want of a text tower"
 
 
-def test_images_are_those_of_the_recipe_wherever_this_runs() -> None:
+def test_images_are_counted_by_the_recipe_on_any_machine() -> None:
     toy = recipe.find("scenes-toy")
     found = _source(toy.repo, toy.revision)
     assert found is not None and (found.images, found.real) == (20_480, False)
@@ -312,10 +324,10 @@ def test_images_are_those_of_the_recipe_wherever_this_runs() -> None:
     assert found is not None and found.images == 10_000 * per_caption
 
 
-# The same bytes
+# Reproducible bytes
 
 
-def test_the_order_of_records_changes_no_byte() -> None:
+def test_bytes_do_not_depend_on_the_order_of_records() -> None:
     found = [*few(), *records(100)]
     expected = made(found)
     shuffled = list(found)
@@ -325,16 +337,16 @@ def test_the_order_of_records_changes_no_byte() -> None:
     assert again.records == len(found)
 
 
-def test_two_declarations_under_one_name_are_refused() -> None:
+def test_different_declarations_under_one_name_are_refused() -> None:
     scores = {"digits": on("digits", 0.5)}
-    with pytest.raises(UserError, match="smoke/a version 1 stands for several declarations"):
+    with pytest.raises(UserError, match="smoke/a version 1: records have different experiment fingerprints"):
         made([record("a", scores), record("a", scores, seed=1, views=9000)])
 
 
-# What a record holds is text
+# Texts of records
 
 
-def test_no_text_of_a_record_stands_in_the_page_but_in_its_data() -> None:
+def test_texts_of_records_are_only_in_the_data_blocks() -> None:
     plain, html = made(few()).html, made(hostile()).html
     without = [
         re.sub(r'(id="(shown|more)">)[^<]*', r"\1", re.sub(r"\d+ (models|records)", "", x)) for x in (plain, html)
@@ -358,7 +370,7 @@ def test_the_policy_allows_the_scripts_and_styles_of_the_page_and_nothing_else()
         assert rules[f"{kind}-src"] == allowed
 
 
-def test_the_page_names_no_address_but_the_name_of_svg() -> None:
+def test_the_page_has_no_url_but_the_svg_namespace() -> None:
     html = made(few()).html
     assert set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+", html)) == {"http://www.w3.org"}
     assert not re.search(r"<(link|img|iframe|script)[^>]+(src|href)=[\"'](?!data:)", html)
@@ -384,7 +396,7 @@ def test_the_command_writes_one_file_with_links_to_the_records(tmp_path: Path) -
     assert (tmp_path / "out" / "site" / link / "smoke" / "ann" / "1" / "0" / "linear_probe.synrep.json").is_file()
 
 
-def test_copies_of_records_are_told_and_count_once(tmp_path: Path) -> None:
+def test_copies_of_records_are_reported_and_count_once(tmp_path: Path) -> None:
     where = folder(tmp_path, few())
     site(where, tmp_path / "once")
     shutil.copytree(where / "smoke" / "ann", where / "copy")
@@ -401,7 +413,7 @@ def test_copies_of_records_are_told_and_count_once(tmp_path: Path) -> None:
         site(where, tmp_path / "refused")
 
 
-def test_the_records_may_lie_elsewhere(tmp_path: Path) -> None:
+def test_the_records_may_be_elsewhere(tmp_path: Path) -> None:
     where = folder(tmp_path, few())
     site(where, tmp_path, records_url="https://example.org/records/")
     assert data((tmp_path / "index.html").read_text())["url"] == "https://example.org/records"

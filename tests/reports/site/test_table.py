@@ -11,7 +11,7 @@ DIGITS = "linear_probe.synrep.1."
 
 
 def sort(visit: Visit, label: str) -> str | None:
-    """Press a heading; return how it says that it sorts."""
+    """Click a heading and return its `aria-sort`."""
     head = visit.tab.locator("#table thead [data-id]").filter(has=visit.tab.get_by_text(label, exact=True))
     head.get_by_role("button").click()
     return head.get_attribute("aria-sort")
@@ -42,13 +42,13 @@ def test_equal_models_keep_the_order_of_their_names_both_ways(visit: Open) -> No
     assert page.names == ["ann", "bob", "cid", "dan", "eve"]
 
 
-def test_at_first_models_stand_in_the_order_of_the_first_mean(visit: Open) -> None:
+def test_models_are_initially_sorted_by_the_first_mean(visit: Open) -> None:
     page = visit()
     assert page.names == ["cid", "dan", "ann", "bob", "eve"]
     assert page.tab.locator("#table [aria-sort]").text_content() == "mean"
 
 
-def test_a_cell_shows_mean_and_spread_and_its_tip_all_else(visit: Open) -> None:
+def test_a_cell_shows_mean_and_spread_and_its_tooltip_the_rest(visit: Open) -> None:
     page = visit()
     cell = page.tab.locator("#table tbody tr").filter(has_text="ann").locator("td").filter(has_text="10.0")
     assert cell.text_content().split() == ["10.0", "±1.4"]
@@ -72,7 +72,7 @@ def test_a_missing_cell_says_why(visit: Open) -> None:
     page.tab.get_by_text("the disk was full").wait_for()
 
 
-def test_bold_and_stars_are_on_those_that_have_them_and_on_nobody_else(visit: Open) -> None:
+def test_bold_and_stars_are_on_the_right_models_only(visit: Open) -> None:
     page = visit()
     assert page.texts("#table tbody strong") == ["99.0"]  # digits: cid, far ahead
     starred = page.tab.locator("#table tbody td").filter(has_text="*")
@@ -80,21 +80,21 @@ def test_bold_and_stars_are_on_those_that_have_them_and_on_nobody_else(visit: Op
     row = page.tab.locator("#table tbody tr").filter(has_text="dan").inner_text()
     assert row.count("*") == 1
     assert starred.first.inner_text().startswith("4")
-    assert "not told apart from the best" in (starred.first.text_content() or "")
+    assert "not significantly different from the best" in (starred.first.text_content() or "")
     assert page.tab.locator("#table .notes").get_by_text("* the best of a column").is_visible()
 
 
-def test_the_notes_tell_what_models_of_one_pool_do_not_share(visit: Open) -> None:
+def test_the_notes_name_differences_between_models_ranked_together(visit: Open) -> None:
     notes = " ".join(visit().texts("#table .notes li"))
     assert "they differ in views seen and in seeds" in notes
     assert "A model with one seed: the interval of its differences is over samples only" in notes
-    assert "no correction for the number of comparisons" in notes
+    assert "no correction for multiple comparisons" in notes
     assert "of, and among, the models that have every dataset" in notes
     alike = " ".join(visit("none").texts("#table .notes li"))
     assert "they differ" not in alike and "A model with one seed" in alike
 
 
-def test_search_and_filters_narrow_the_rows_and_say_how_many_are_left(visit: Open) -> None:
+def test_search_and_filters_narrow_the_rows_and_show_their_number(visit: Open) -> None:
     page = visit()
     page.tab.fill("#q", "SMOKE/c synthetic")
     assert page.names == ["cid"]
@@ -104,7 +104,7 @@ def test_search_and_filters_narrow_the_rows_and_say_how_many_are_left(visit: Ope
     page.tab.select_option("#language", label="images only")
     assert page.names == ["cid", "dan", "ann", "bob", "eve"]
     page.tab.fill("#q", "nobody")
-    assert page.names == [] and page.tab.get_by_text("No model fits").is_visible()
+    assert page.names == [] and page.tab.get_by_text("No model matches").is_visible()
     page.tab.click("button[type=reset]")
     assert page.texts("#count") == ["5 of 5 models"] and page.tab.input_value("#q") == ""
 
@@ -121,7 +121,7 @@ def test_columns_are_chosen_by_protocol_and_kind(visit: Open) -> None:
     assert page.texts(heads) == ["colours", "digits", "faces"]
 
 
-def test_a_view_is_its_address(visit: Open) -> None:
+def test_a_view_is_restored_from_its_address(visit: Open) -> None:
     page = visit()
     page.tab.fill("#q", "smoke")
     page.tab.select_option("#kind", label="synthetic")
@@ -140,12 +140,12 @@ def test_a_view_is_its_address(visit: Open) -> None:
 @pytest.mark.parametrize(
     "view", ["#/?data=nobody&sort=nothing&show=nowhere&dir=up", "#/nowhere", "#%", "#/model/%ff/1"]
 )
-def test_an_address_that_says_nothing_is_no_error(visit: Open, view: str) -> None:
+def test_an_invalid_address_is_not_an_error(visit: Open, view: str) -> None:
     page = visit(view=view)
     assert page.texts("h1:visible") in (["Leaderboard"], ["No such model"])
 
 
-def test_back_from_a_model_is_the_view_that_was_left(visit: Open) -> None:
+def test_back_from_a_model_restores_the_view(visit: Open) -> None:
     page = visit()
     page.tab.fill("#q", "ann")
     page.tab.click("#table tbody th a")
@@ -161,7 +161,7 @@ def focused(page: Visit) -> str:
     return str(page.tab.evaluate("(document.activeElement.innerText || document.activeElement.id).trim()"))
 
 
-def test_everything_is_reached_by_keys(visit: Open) -> None:
+def test_everything_is_reachable_by_keyboard(visit: Open) -> None:
     page = visit()
     keys = page.tab.keyboard
     keys.press("Tab")

@@ -17,7 +17,7 @@ CID = "#/model/smoke/cid/1"
 
 
 def rows(page: Visit, caption: str) -> list[list[str]]:
-    """The cells of a table by its caption."""
+    """Return the cells of the table with a caption."""
     found = page.tab.locator("table").filter(has=page.tab.locator("caption", has_text=caption))
     found.first.wait_for()
     return [
@@ -50,13 +50,13 @@ def test_a_model_has_every_score_of_every_seed_with_interval_n_and_chance(visit:
     assert rows(page, "Standing")[0] == ["linear probe · synrep", "71.5 ± 0.0", "1.0", "7.0", "1", "2 of 2", "5"]
 
 
-def test_a_model_says_what_was_not_measured_and_why(visit: Open) -> None:
+def test_a_model_shows_what_was_not_measured_and_why(visit: Open) -> None:
     page = visit(view="#/model/smoke/eve/1")
     page.tab.get_by_text("Not measured (1 dataset)").first.click()
     assert rows(page, "Not measured") == [["digits", "the disk was full", "all"]]
 
 
-def test_a_model_links_to_its_records_and_says_where_they_come_from(visit: Open, files: dict[str, Path]) -> None:
+def test_a_model_links_to_its_records_and_shows_their_origin(visit: Open, files: dict[str, Path]) -> None:
     page = visit(view=CID)
     link = page.tab.get_by_role("link", name="linear_probe.synrep.json").first
     assert link.get_attribute("href") == "../records/smoke/cid/1/0/linear_probe.synrep.json"
@@ -82,11 +82,11 @@ def test_a_model_has_a_command_to_copy(visit: Open) -> None:
 # Accuracy and cost
 
 
-def test_the_front_is_of_the_models_that_no_other_beats(visit: Open) -> None:
+def test_the_pareto_front_has_the_models_that_no_other_beats(visit: Open) -> None:
     page = visit(view="#/cost?y=linear_probe.synrep.1." + "&x=views")
     options = page.texts("#pick-y option")
     page.tab.select_option("#pick-y", label=next(each for each in options if each.endswith("digits")))
-    page.tab.get_by_text("The same as a table").click()
+    page.tab.get_by_text("Show as a table").click()
     shown = rows(page, "Accuracy and cost")
     assert [(row[0], row[1], row[2], row[5]) for row in shown] == [
         ("smoke/ann", "900", "10.0", "yes"),
@@ -99,7 +99,7 @@ def test_the_front_is_of_the_models_that_no_other_beats(visit: Open) -> None:
     assert "x=" in page.tab.evaluate("location.hash")
 
 
-def test_points_lie_where_their_numbers_are(visit: Open) -> None:
+def test_points_are_at_their_numbers(visit: Open) -> None:
     page = visit(view="#/cost")
     page.tab.select_option("#pick-y", label="linear probe · synrep: digits")
     found = {
@@ -112,7 +112,7 @@ def test_points_lie_where_their_numbers_are(visit: Open) -> None:
     assert y["smoke/cid"] < y["smoke/dan"] < y["smoke/ann"] < y["smoke/bob"]
 
 
-def test_points_are_reached_by_keys(visit: Open) -> None:
+def test_points_are_reachable_by_keyboard(visit: Open) -> None:
     page = visit(view="#/cost")
     page.tab.locator("#cost .point[tabindex='0']").focus()
     first = page.tab.inner_text("#tip strong")
@@ -131,11 +131,11 @@ def test_groups_have_bars_with_intervals_and_a_table(visit: Open) -> None:
     labels = [node.get_attribute("aria-label") for node in page.tab.locator("#groups .bar").all()]
     assert len(labels) == 6
     assert "smoke/ann, young: 20.0 [10.0, 30.0] percent" in labels
-    page.tab.get_by_text("Every group as a table").click()
+    page.tab.get_by_text("Show every group as a table").click()
     assert ["young", "100", "20.0 [10.0, 30.0]", "20.0 [10.0, 30.0]"] in rows(page, "Recall of every group")
     assert [row[3] for row in rows(page, "Mean, best")] == ["20.0 [10.0, 30.0]"] * 2
-    page.tab.get_by_role("button", name="Take smoke/ann away").click()
-    page.tab.get_by_role("button", name="Take smoke/ann away").wait_for(state="detached")
+    page.tab.get_by_role("button", name="Remove smoke/ann").click()
+    page.tab.get_by_role("button", name="Remove smoke/ann").wait_for(state="detached")
     assert page.tab.locator("#groups .bar").count() == 3
     again = visit(view=page.tab.evaluate("location.hash"))
     again.tab.wait_for_selector("#groups .bar")
@@ -202,7 +202,7 @@ def test_on_paper_there_is_the_whole_table_and_no_controls(visit: Open) -> None:
 
 
 def shown(text: str) -> str:
-    """As the page shows it: characters that are not seen, or that turn the text, by their numbers."""
+    """Return a text as the page shows it: hidden characters and those that change direction become codes."""
     hidden = [*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2060, 0x2070)]
     return "".join(f"[U+{ord(c):04X}]" if ord(c) in hidden else c for c in text)
 
@@ -230,7 +230,7 @@ def test_hostile_texts_are_texts(visit: Open) -> None:
         assert any(text in page.tab.inner_text("#model") for text in whole)
 
 
-def test_a_long_text_scrolls_by_keys_in_a_box_of_its_own(visit: Open) -> None:
+def test_a_long_text_scrolls_by_keyboard_in_its_own_box(visit: Open) -> None:
     page = visit("hostile", view="#/?q=" + "x" * 50)
     page.go(page.tab.get_attribute("#table tbody th a", "href") or "")
     boxes = page.tab.locator("#model .facts .long")
@@ -245,7 +245,7 @@ def test_a_long_text_scrolls_by_keys_in_a_box_of_its_own(visit: Open) -> None:
     assert Axe().run(page.tab).violations_count == 0
 
 
-def test_a_text_that_turns_the_direction_turns_nothing_else(visit: Open) -> None:
+def test_a_text_that_changes_direction_affects_nothing_else(visit: Open) -> None:
     page = visit("hostile")
     assert "\u202e" not in page.tab.inner_text("body")
     assert any("[U+202E]gpj.exe" in name for name in page.names)

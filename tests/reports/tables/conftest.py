@@ -1,4 +1,4 @@
-"""Records to build tables from."""
+"""Records for tests of tables."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ ENVIRONMENT = Environment(python="3.11", platform="Linux", packages={}, device="
 
 
 def measured(value: float, half: float = 0.02, n: int = 360, name: str = "top1", **changes: Any) -> DatasetScores:
-    """One main score, `value` with an interval of `half` to both sides."""
+    """Return scores with one main score and an interval of ± `half`."""
     score = Score(value, n, max(value - half, 0.0), min(value + half, 1.0))
     identity = DatasetIdentity("synrep-bench/digits", "1.7", "test", n, "b" * 64)
     return dataclasses.replace(DatasetScores(identity, {name: score}, chance=0.1), **changes)
@@ -56,7 +56,7 @@ def record(
     views: int = 6000,
     **changes: Any,
 ) -> Record:
-    """What `method` scored with one seed."""
+    """Return a record of `method` for one seed."""
     settings = Method(Sampling(), None if method == "untrained" else ADAMW)
     experiment = Experiment(
         name=f"smoke/{method}",

@@ -1,4 +1,4 @@
-"""Comparison tables: the arithmetic, what is bold, what is refused, and that the bytes do not depend on the order."""
+"""Comparison tables: arithmetic, bold and stars, refused records, and bytes independent of the order."""
 
 import dataclasses
 import random
@@ -21,27 +21,27 @@ from tests.fixtures.differences import Known
 Make = Callable[..., Any]
 
 
-def material(records: Sequence[Record], half: float = 0.02) -> ReportInputs:
-    """Records, and paired differences that are known to within `half`."""
+def report_inputs(records: Sequence[Record], half: float = 0.02) -> ReportInputs:
+    """Return inputs whose paired differences have intervals of ± `half`."""
     return ReportInputs(records, Known(half))
 
 
 def probe(records: Sequence[Record], half: float = 0.02) -> Table:
-    return linear_probe.TABLE(material(records, half))
+    return linear_probe.TABLE(report_inputs(records, half))
 
 
 def build_tables(records: Sequence[Record]) -> dict[str, Table]:
-    """All tables but the rankings, which are tried on their own."""
-    built = build.comparison_tables(material(records))
+    """Return all tables except the rankings, which are tested separately."""
+    built = build.comparison_tables(report_inputs(records))
     return {name: table for name, table in built.items() if not name.startswith("ranking_")}
 
 
 def write_tables(records: Sequence[Record], out: Path) -> list[Path]:
-    return build.write(build.comparison_files(material(records)), out)
+    return build.write(build.comparison_files(report_inputs(records)), out)
 
 
 def check_tables(records: Sequence[Record], out: Path) -> list[str]:
-    return build.check(build.comparison_files(material(records)), out)
+    return build.check(build.comparison_files(report_inputs(records)), out)
 
 
 def row(table: Table, label: str) -> dict[str, Cell]:
@@ -59,7 +59,7 @@ def dash(letter: str) -> str:
 
 @pytest.fixture
 def smoke(record: Make, measured: Make) -> list[Record]:
-    """Three seeds of two methods and one seed of a third, on one dataset measured and one skipped."""
+    """Three seeds of two methods and one seed of a third, with one measured and one skipped dataset."""
     values = {"stablerep": (0.912, 0.934, 0.921), "untrained": (0.401, 0.399, 0.42), "clip": (0.93,)}
     absent = Skipped("row 3 of cifar10 is broken", SkipCode.FAILED)
     return [
@@ -107,9 +107,7 @@ def starred(table: Table) -> list[str]:
     return [cells[0].text for cells in table.rows if cells[2].text.endswith("*")]
 
 
-def test_the_best_is_bold_only_where_the_paired_interval_tells_it_from_every_other(
-    record: Make, measured: Make
-) -> None:
+def test_the_best_is_bold_only_if_significantly_better_than_every_other(record: Make, measured: Make) -> None:
     scores = {"clip": 0.93, "mae": 0.90, "simclr": 0.88}
     records = [record(name, {"digits": measured(value)}) for name, value in scores.items()]
     assert (bold(probe(records, 0.029), "digits"), starred(probe(records, 0.029))) == (["clip"], [])
@@ -123,7 +121,7 @@ def test_an_interval_that_ends_at_zero_is_a_tie(record: Make, measured: Make) ->
     assert (bold(probe(records, 0.25), "digits"), starred(probe(records, 0.25))) == ([], ["clip", "mae"])
 
 
-def test_nothing_is_bold_where_there_is_nobody_to_be_ahead_of(record: Make, measured: Make) -> None:
+def test_a_single_method_in_a_column_is_not_bold(record: Make, measured: Make) -> None:
     absent = Skipped("no", SkipCode.FAILED)
     table = probe(
         [
@@ -135,7 +133,7 @@ def test_nothing_is_bold_where_there_is_nobody_to_be_ahead_of(record: Make, meas
     assert not any(note.startswith(("Bold", "*", "A method with one seed")) for note in table.footnotes)
 
 
-def test_footnotes_of_marks_are_there_where_a_cell_has_that_mark(record: Make, measured: Make) -> None:
+def test_marks_have_footnotes_if_a_cell_has_them(record: Make, measured: Make) -> None:
     def kinds(table: Table) -> list[str]:
         notes = [note for note in table.footnotes if note.startswith(("Bold", "*", "A method with one seed"))]
         assert sum("no correction for the number of comparisons" in note for note in notes) == bool(notes)
@@ -152,14 +150,14 @@ def test_footnotes_of_marks_are_there_where_a_cell_has_that_mark(record: Make, m
     assert kinds(probe(both, 0.031)) == ["Bold:", "*", "A"]
 
 
-def test_nothing_is_marked_where_a_difference_is_not_known(record: Make, measured: Make) -> None:
+def test_nothing_is_marked_if_a_difference_is_unknown(record: Make, measured: Make) -> None:
     records = [record(name, {"digits": measured(value)}) for name, value in (("clip", 0.9), ("mae", 0.5))]
     table = linear_probe.TABLE(ReportInputs(records))
     assert (bold(table, "digits"), starred(table)) == ([], [])
     assert any("not known: it takes the predictions" in note for note in table.footnotes)
 
 
-def test_a_dataset_that_nobody_was_measured_on_is_a_footnote_with_its_reason(smoke: list[Record]) -> None:
+def test_a_dataset_without_measurements_is_a_footnote_with_its_reason(smoke: list[Record]) -> None:
     table = probe(smoke)
     assert "cifar10" not in table.columns
     assert [n for n in table.footnotes if "cifar10" in n] == ["Not measured: cifar10: row 3 of cifar10 is broken."]
@@ -190,7 +188,7 @@ def test_different_reasons_get_different_letters(record: Make, measured: Make) -
     assert table.footnotes[:3] == ("(a) not evaluated", "(b) first", "(c) second")
 
 
-def test_a_seed_without_the_dataset_is_told(record: Make, measured: Make) -> None:
+def test_a_seed_without_the_dataset_has_a_footnote(record: Make, measured: Make) -> None:
     table = probe(
         [
             record("clip", {"digits": measured(0.5)}, seed=0),
@@ -202,7 +200,7 @@ def test_a_seed_without_the_dataset_is_told(record: Make, measured: Make) -> Non
     assert table.footnotes[0] == "(a) 2 of 3 seeds: no space"
 
 
-def test_footnotes_say_protocol_training_and_dataset(smoke: list[Record]) -> None:
+def test_footnotes_name_protocol_training_and_dataset(smoke: list[Record]) -> None:
     notes = "\n".join(probe(smoke).footnotes)
     assert f"evaluation linear_probe, version 1, preset synrep, hash {smoke[0].evaluation.protocol[:12]}" in notes
     assert "shots 5" in notes
@@ -210,7 +208,7 @@ def test_footnotes_say_protocol_training_and_dataset(smoke: list[Record]) -> Non
     assert "digits: top1, synrep-bench/digits @ 1.7, split test, 360 samples, ids bbbbbbbbbbbb" in notes
 
 
-def test_what_was_chosen_on_the_test_split_is_told(record: Make, measured: Make) -> None:
+def test_selection_on_the_test_split_has_a_footnote(record: Make, measured: Make) -> None:
     chosen = dataclasses.replace(measured(0.5), details={"selected_on": "test", "selection": "in other words"})
     clean = dataclasses.replace(measured(0.5), details={"selected_on": "validation", "selection": "THE TEST SPLIT"})
     notes = probe([record("clip", {"digits": chosen, "cars": clean})]).footnotes
@@ -220,7 +218,7 @@ def test_what_was_chosen_on_the_test_split_is_told(record: Make, measured: Make)
     assert not any("TEST-SELECTED" in note for note in probe([record("clip", {"digits": clean})]).footnotes)
 
 
-def test_methods_trained_on_other_data_are_told_apart(record: Make, measured: Make) -> None:
+def test_footnotes_name_the_training_data_of_each_method(record: Make, measured: Make) -> None:
     scores = {"digits": measured(0.5)}
     notes = probe([record("clip", scores), record("mae", scores, dataset="synrep-bench/real")]).footnotes
     assert any("synrep-bench/real @ 1.0 (mae); synrep-bench/scenes @ 1.0 (clip)" in note for note in notes)
@@ -237,7 +235,7 @@ def test_two_experiments_of_one_method_are_two_rows(record: Make, measured: Make
     assert labels == ["ablations/clip-text", "smoke/clip", "mae v1", "mae v2", "chance", "n"]
 
 
-def test_the_same_records_give_the_same_bytes(smoke: list[Record], tmp_path: Path) -> None:
+def test_the_same_records_produce_the_same_bytes(smoke: list[Record], tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in write_tables(smoke, tmp_path)}
     tables = ("linear_probe.synrep", "ranking_linear_probe.synrep")
     assert set(files) == {f"{name}.{ending}" for name in tables for ending in ("md", "csv", "tex")}
@@ -248,7 +246,7 @@ def test_the_same_records_give_the_same_bytes(smoke: list[Record], tmp_path: Pat
         assert {name: (tmp_path / name).read_bytes() for name in files} == files
 
 
-def test_dates_and_machines_do_not_show(smoke: list[Record]) -> None:
+def test_dates_and_timings_do_not_change_the_table(smoke: list[Record]) -> None:
     elsewhere = [
         record.model_copy(update={"created": record.created.replace(year=1999), "seconds": {"probe": 3.0}})
         for record in smoke
@@ -316,8 +314,8 @@ def test_one_seed_counts_once(record: Make, measured: Make) -> None:
 def test_each_table_takes_its_own_evaluation(record: Make, measured: Make, smoke: list[Record]) -> None:
     records = [*smoke, record("clip", {"digits": measured(0.7, name="accuracy", n=600)}, evaluation="few_shot")]
     assert set(build_tables(records)) == {"linear_probe.synrep", "few_shot.synrep"}
-    assert row(few_shot.TABLE(material(records)), "clip")["digits"].text == "70.0 ± 2.0"
-    assert row(few_shot.TABLE(material(records)), "n")["digits"].text == "600"
+    assert row(few_shot.TABLE(report_inputs(records)), "clip")["digits"].text == "70.0 ± 2.0"
+    assert row(few_shot.TABLE(report_inputs(records)), "n")["digits"].text == "600"
     assert build_tables([]) == {}
 
 
@@ -373,7 +371,7 @@ def test_text_cannot_break_out_of_its_cell(record: Make, measured: Make) -> None
     assert csv(table).count("\n") == len(table.rows) + 1
 
 
-def test_datasets_that_are_not_on_the_machine_share_a_footnote(record: Make, measured: Make) -> None:
+def test_missing_datasets_share_a_footnote(record: Make, measured: Make) -> None:
     absent = Skipped("in whatever words", SkipCode.MISSING_DATASET)
     scores = {
         "digits": measured(0.5),
@@ -386,7 +384,7 @@ def test_datasets_that_are_not_on_the_machine_share_a_footnote(record: Make, mea
     assert "Not measured: stl10: row 3 is broken." in notes
 
 
-def test_an_evaluation_that_there_is_not_is_one_line(record: Make, measured: Make) -> None:
+def test_an_unknown_evaluation_is_a_user_error(record: Make, measured: Make) -> None:
     with pytest.raises(UserError, match=r"unknown evaluation 'linear_prob'.*linear_probe"):
         build_tables([record("clip", {"digits": measured(0.5)}, evaluation="linear_prob")])
 
@@ -394,9 +392,7 @@ def test_an_evaluation_that_there_is_not_is_one_line(record: Make, measured: Mak
 # Ranking
 
 
-def test_a_ranking_has_groups_means_and_counts_and_leaves_out_who_was_not_measured(
-    record: Make, measured: Make
-) -> None:
+def test_a_ranking_has_groups_means_and_counts_of_measured_methods(record: Make, measured: Make) -> None:
     def scores(first: float, second: float) -> dict[str, Any]:
         return {"a": measured(first), "b": measured(second)}
 
@@ -407,7 +403,7 @@ def test_a_ranking_has_groups_means_and_counts_and_leaves_out_who_was_not_measur
         record("slip", {"a": Skipped("no", SkipCode.FAILED), "b": Skipped("no", SkipCode.FAILED)}),
         record("byol", scores(0.2, 0.2)),
     ]
-    table = ranking.TABLE(material(records, half=0.06))
+    table = ranking.TABLE(report_inputs(records, half=0.06))
     texts = [[cell.text for cell in cells] for cells in table.rows]
     assert texts == [
         ["1", "mae", "1", "60.5 ± 1.4", "1.00", "4", "2 of 2"],
@@ -425,8 +421,8 @@ def labels(records: Sequence[Record]) -> list[str]:
     return [cells[0].text for cells in probe(records).rows][:-2]
 
 
-def test_rows_of_one_folder_are_named_alike_and_numbers_are_in_order(record: Make, measured: Make) -> None:
-    """Not 10, 2, 4; each row by its own name, also that of the only row of its method."""
+def test_rows_of_one_folder_are_labeled_uniformly_in_numeric_order(record: Make, measured: Make) -> None:
+    """Rows are sorted 2, 4, 10, and the only row of a method is also labeled by its experiment."""
     of = {"l10": "stablerep", "l2": "stablerep", "l1": "simclr", "l4": "stablerep", "l8": "stablerep"}
     names = {f"ablations-smoke-images/{method}-{word}": method for word, method in of.items()}
     records = [
@@ -442,14 +438,14 @@ def test_rows_of_one_folder_are_named_alike_and_numbers_are_in_order(record: Mak
     assert all(word in note for word in expected)  # each beside its own dataset
 
 
-def test_counts_of_captions_are_in_order_whatever_their_word(record: Make, measured: Make) -> None:
+def test_counts_of_captions_are_in_numeric_order(record: Make, measured: Make) -> None:
     words = ("1m", "50m", "3m", "200k", "2k", "600", "10m", "2500")
     records = [record("clip", {"digits": measured(0.5)}, name=f"language-full-captions/clip-{word}") for word in words]
     ordered = ("600", "2k", "2500", "200k", "1m", "3m", "10m", "50m")
     assert labels(records) == [f"clip-{word}" for word in ordered]
 
 
-def test_one_method_may_be_compared_with_itself_trained_longer(record: Make, measured: Make) -> None:
+def test_one_method_may_have_rows_with_different_views(record: Make, measured: Make) -> None:
     def trained(word: str, views: int, method: str = "stablerep") -> Record:
         name = f"ablations-smoke-epochs/{method}-{word}"
         made: Record = record(method, {"digits": measured(0.5)}, name=name, views=views)

@@ -1,4 +1,4 @@
-"""Tables of groups and of captions: which class is named, every group with its n, ties beside the accuracy."""
+"""Tables of groups and of captions: named classes, every group with its n, and the share of ties."""
 
 import dataclasses
 from collections.abc import Callable
@@ -90,7 +90,7 @@ def test_every_group_has_its_recall_and_its_n(record: Make, groups: Make) -> Non
     assert table.footnotes[0] == "simclr on scenes-groups: the method has no text tower."
 
 
-def test_a_group_counted_differently_is_refused(record: Make, groups: Make) -> None:
+def test_a_group_with_different_sizes_is_refused(record: Make, groups: Make) -> None:
     other = dataclasses.replace(groups(), per_class={"blue cube": Score(0.2, 31, 0.1, 0.4)})
     records = [
         record("clip", {"scenes-groups": groups()}, evaluation="fairface"),
@@ -105,7 +105,7 @@ def test_without_any_measured_group_there_is_no_table_of_groups(record: Make) ->
     assert fairface_classes.TABLE(ReportInputs(records)).rows == ()
 
 
-def test_ties_stand_beside_the_accuracy(record: Make, measured: Make) -> None:
+def test_ties_are_next_to_the_accuracy(record: Make, measured: Make) -> None:
     def captions(value: float, ties: int) -> DatasetScores:
         scores = {"micro": Score(value, 200, value, value), "macro": Score(0.1, 200, 0.1, 0.1)}
         return dataclasses.replace(measured(0.5, n=200), scores=scores, chance=0.5, details={"ties": ties})
