@@ -164,7 +164,7 @@ def _test_selected(result: Measured) -> bool:
 
 def _training(record: Record) -> str:
     source = record.training
-    return f"{source.repo} @ {source.revision[:12]}" if source else "data of others"
+    return f"{source.repo} @ {source.revision[:12]}" if source else "third-party data"
 
 
 def _unmeasured(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
@@ -198,19 +198,23 @@ def significance_footnotes(bests: Sequence[BestOfColumn[Run]], runs: Sequence[Ru
     bold, starred = any(best.winner for best in bests), any(best.tied for best in bests)
     if bold:
         lines.append(
-            "Bold: the best mean of a column, told apart from every other: the 95 % interval of the paired difference "
-            "over samples and seeds leaves out zero (no correction for the number of comparisons)."
+            "Bold: the best mean of a column, significantly better than every other: the 95 % interval of each paired "
+            "difference over samples and seeds excludes zero (no correction for multiple comparisons)."
         )
     if starred:
         test = (
-            ": the 95 % interval of the paired difference over samples and seeds holds zero (no correction for the "
-            "number of comparisons)"
+            ": the 95 % interval of the paired difference over samples and seeds includes zero (no correction for "
+            "multiple comparisons)"
         )
-        lines.append(f"* the best mean of a column and those it is not told apart from{'' if bold else test}.")
+        lines.append(
+            f"* the best mean of a column and those not significantly different from it{'' if bold else test}."
+        )
     if (bold or starred) and any(len(run.records) == 1 for run in runs):
-        lines.append("A method with one seed: the interval is over samples only, and says nothing about other seeds.")
+        lines.append("A method with one seed: the interval is over samples only and does not cover other seeds.")
     if any(best.unknown for best in bests):
-        lines.append("Without bold and stars where a paired difference is not known: it takes the predictions.")
+        lines.append(
+            "No bold and no stars where a paired difference is unknown: it needs the predictions of both methods."
+        )
     return lines
 
 

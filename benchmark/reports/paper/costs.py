@@ -13,7 +13,7 @@ from benchmark.reports.rows import natural_sort_key
 from benchmark.reports.table import Cell, Table
 
 TITLE = "Costs"
-CAPTION = "Published: drawing images. Measured: training a model, and all its evaluations."
+CAPTION = "Published: image generation. Measured: training of a model, and all its evaluations."
 IMAGES_PER_CAPTION = (1, 10)
 COLUMNS = (
     "source", "what", "method", "device", "seconds per image",
@@ -37,10 +37,10 @@ def build(inputs: ReportInputs) -> Table:
         footnotes=(
             *notes.lines(),
             "GPU-hours are derived: captions after de-duplication x images per caption x seconds per image / 3,600.",
-            "Measured: mean over seeds ± sample standard deviation where there are several. Evaluation: the sum over "
-            "all presets and datasets; features that were already stored are not counted again. The device is that of "
-            "the evaluations; what a machine was shared with, no record says.",
-            "Empty: published, no such number in any source at hand; measured, not in the records.",
+            "Measured: mean over seeds ± sample standard deviation with several seeds. Evaluation: the sum over all "
+            "presets and datasets; features that were already stored are not counted again. The device is that of the "
+            "evaluations; records do not say whether the machine was shared.",
+            "Empty: for published rows, not found in our sources; for measured rows, not in the records.",
         ),
     )
 

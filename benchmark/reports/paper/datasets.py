@@ -15,7 +15,7 @@ from benchmark.reports.published.table import source_mark
 from benchmark.reports.table import Cell, Table
 
 TITLE = "Datasets"
-CAPTION = "What is known of the paper's synthetic datasets, and what the models of our records were trained on."
+CAPTION = "The paper's synthetic datasets, as far as known, and the training datasets of our records."
 COUNTS = {
     "captions before": "captions before de-duplication",
     "captions after": "captions after de-duplication",
@@ -42,9 +42,10 @@ def build(inputs: ReportInputs) -> Table:
             *notes.lines(),
             "Derived, from the marked facts: images = captions after de-duplication x images per caption; "
             "GPU-hours = images x seconds per image / 3,600.",
-            "Measured: repository, revision and hash of the content that training records name, and how many models "
-            "(experiments and seeds) were trained on it; the dataset's manifest and card hold its counts.",
-            "Empty: published, not found in any source at hand (also bytes: in none); measured, not in a record.",
+            "Measured: repository, revision and content hash in training records, and the number of models "
+            "(experiments and seeds) trained on it; the counts are in the dataset's manifest and card.",
+            "Empty: for published rows, not found in our sources (sizes in bytes are in none of them); for measured "
+            "rows, not in a record.",
         ),
     )
 

@@ -17,10 +17,10 @@ def _numbers(published: Sequence[Published]) -> list[Published]:
 
 TABLE = PaperFigure(
     title="Figure 2: accuracy against guidance",
-    caption="Linear probe of what was trained on synthetic images drawn with guidance w, or on real ones.",
+    caption="Linear probe of models trained on synthetic images generated with guidance scale w, or on real images.",
     numbers=_numbers,
     experiment_globs=("ablations-*-real-*",),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape"),
-    notes=("MAE: no number of the paper's panel b is in any source at hand, so it has neither a row nor a panel.",),
+    notes=("MAE: our sources have no number of the paper's panel b, so there is neither a row nor a panel.",),
     published_methods_only=True,
 )

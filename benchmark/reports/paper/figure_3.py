@@ -27,7 +27,7 @@ def _axis(comparison: Comparison) -> Axis:
 
 TABLE = PaperFigure(
     title="Figure 3: real or synthetic images",
-    caption="Linear probe of what was trained on as many real as synthetic images, one per caption.",
+    caption="Linear probe of models trained on the same number of real or synthetic images, one per caption.",
     numbers=_numbers,
     experiment_globs=("ablations-*-real-*",),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),

@@ -6,7 +6,7 @@ from benchmark.reports.published.table import of_table
 
 TABLE = PaperFigure(
     title="Figure 5: zero-shot accuracy against guidance",
-    caption="Zero-shot classification by what was trained on real or synthetic images and their captions.",
+    caption="Zero-shot classification by models trained on real or synthetic images and their captions.",
     numbers=of_table("fig5"),
     experiment_globs=("language-*-guidance",),
     targets=main_scores("zero_shot", "imagenet", "scenes-colour", "scenes-shape"),

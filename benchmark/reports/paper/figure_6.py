@@ -26,7 +26,7 @@ def _captions(row: Row) -> float:
 
 TABLE = PaperFigure(
     title="Figure 6: accuracy against the number of captions",
-    caption="Linear probe of what was trained on subsets of LAION; synthetic: two images per caption.",
+    caption="Linear probe of models trained on subsets of LAION; synthetic: two images per caption.",
     numbers=of_table("fig6"),
     experiment_globs=("language-*-captions",),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),

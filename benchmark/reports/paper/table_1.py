@@ -14,7 +14,7 @@ def _numbers(published: Sequence[Published]) -> list[Published]:
 
 TABLE = PaperTable(
     title="Table 1: ImageNet by a linear probe",
-    caption="Trained on CC12M or RedCaps, on their images or on synthetic ones of their captions.",
+    caption="Trained on the images of CC12M or RedCaps, or on synthetic images of their captions.",
     numbers=_numbers,
     experiment_globs=("main-*",),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape"),

@@ -15,5 +15,5 @@ TABLE = PaperTable(
     numbers=of_table("2"),
     experiment_globs=("main-*",),
     targets=main_scores("linear_probe", *TRANSFER_11, *TOY_DATASETS),
-    notes=("The paper's own rows are in no source at hand: what is published here is of SynCLR's paper.",),
+    notes=("The paper's own numbers are in none of our sources; the published numbers are from SynCLR's paper.",),
 )

@@ -13,5 +13,5 @@ TABLE = PaperTable(
     numbers=of_table("3"),
     experiment_globs=("main-*",),
     targets=main_scores("few_shot", "few-shot", *TRANSFER_10, "scenes-shape", "scenes-kinds"),
-    notes=("The paper's few-shot protocol was never published; its ten datasets are by all that is known these.",),
+    notes=("The paper's few-shot protocol was never published; these are its ten datasets as far as known.",),
 )

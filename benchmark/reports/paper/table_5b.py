@@ -5,7 +5,7 @@ from benchmark.reports.published.table import PaperTable, of_table
 
 TABLE = PaperTable(
     title="Table 5b: images of a caption in a batch",
-    caption="m of ten images of each caption in a batch of always as many views.",
+    caption="m of ten images of each caption in a batch, with a fixed number of views per batch.",
     numbers=of_table("5b"),
     experiment_globs=("ablations-*-positives",),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),

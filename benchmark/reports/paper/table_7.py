@@ -16,8 +16,8 @@ TABLE = PaperTable(
         *main_scores("aro", *ORDERS, "scenes-relation", "scenes-attribution", "scenes-order"),
     ),
     notes=(
-        "The paper's FairFace prompts, crop and split were never published, so its numbers have columns of their own.",
-        "ARO's ties: the preset official has them right on the order sets, so that a constant model gets 100 % there.",
-        "The worst of several classes is a minimum of noisy estimates; it is read with its interval.",
+        "The paper's FairFace prompts, crop and split were never published, so its numbers have separate columns.",
+        "ARO: the preset official counts ties as correct on order sets; a constant model scores 100 % there.",
+        "The worst of several classes is a minimum of noisy estimates; read it with its interval.",
     ),
 )

@@ -94,13 +94,14 @@ def protocol_difference_footnotes(columns: Collection[Column]) -> list[str]:
     lines = []
     if any(column.protocol == _probe(preset="synclr") for column in columns):
         lines.append(
-            "Published numbers of the preset synclr: SynCLR's authors normalise every image with CLIP's statistics, "
-            "where we take those of the network; equal penalties and the solver differ as its docstring says."
+            "Published numbers of the preset synclr: SynCLR's authors normalize every image with CLIP's statistics, we "
+            "with those of the network; the choice between equally good penalties and the solver differ, as described "
+            "in the docstring of the linear probe."
         )
     if any(column.dataset.endswith("-order") and column.protocol.evaluation == "aro" for column in columns):
         lines.append(
-            "Published numbers on ARO's order sets: the authors' code draws the false captions anew for each version "
-            "of spaCy and NLTK; measured are captions that were frozen once."
+            "Published numbers on ARO's order sets: the false captions of the authors' code depend on the versions of "
+            "spaCy and NLTK; measured numbers use false captions that were generated once and frozen."
         )
     return lines
 
@@ -112,6 +113,6 @@ def test_selection_footnotes(columns: Collection[Column]) -> list[str]:
     if not presets:
         return []
     return [
-        f"TEST-SELECTED: under {' and '.join(presets)} the best of ten heads and nine epochs is chosen on the test "
-        "set, as the released code does; the presets that end in -clean choose without it."
+        f"TEST-SELECTED: under {' and '.join(presets)} the best of ten heads and nine epochs is selected on the "
+        "test set, as in the released code; the presets that end in -clean do not use it for selection."
     ]

@@ -133,10 +133,10 @@ def _reading_footnotes(comparison: Comparison, bests: Sequence[BestOfColumn[Run]
     columns, published = comparison.columns, {column for row in comparison.rows for column in row.numbers}
     views = {run.records[0].model.views for run in runs}
     lines = [
-        "Published: numbers of others, as the marked source has them, without a spread of their own and never bold. "
+        "Published: numbers of others, copied from the marked source, without a spread and never bold. "
         "Measured: our records."
         if published
-        else "No published number of this table is in any source at hand. Measured: our records.",
+        else "No published number of this table was found in our sources. Measured: our records.",
         *unit_footnotes(runs),
         *significance_footnotes(bests, runs),
         *protocol_difference_footnotes(published),
@@ -144,19 +144,21 @@ def _reading_footnotes(comparison: Comparison, bests: Sequence[BestOfColumn[Run]
     ]
     if any(column.protocol == AS_PUBLISHED for column in columns):
         lines.append(
-            "As published: what the source states of the protocol is not one of our presets, so nothing measured "
-            "stands in these columns."
+            "As published: the protocol in the source matches none of our presets, so these columns have no measured "
+            "numbers."
         )
     if any(column.dataset.startswith(TOY_PREFIX) for column in columns):
         lines.append(
-            f"{TOY_PREFIX}*: evaluation sets of the embedded world, small drawings. They have columns of their own and "
-            "cannot be compared with published numbers, which are of photographs."
+            f"{TOY_PREFIX}*: evaluation sets of the built-in toy dataset, small drawings. They have separate columns "
+            "and cannot be compared with published numbers, which are of photographs."
         )
     if len(views) > 1:
-        lines.append("Measured rows differ in views seen: bold is not about methods at equal compute.")
-    lines.append("Empty: published, not found in any source at hand; measured, not measured under that protocol.")
+        lines.append("Measured rows differ in views seen: bold does not compare methods at equal compute.")
+    lines.append(
+        "Empty: for published rows, not found in our sources; for measured rows, not measured under that protocol."
+    )
     if comparison.absent:
-        lines.append(f"No column, as neither published nor measured: {', '.join(comparison.absent)}.")
+        lines.append(f"No column, because neither published nor measured: {', '.join(comparison.absent)}.")
     return lines
 
 

@@ -15,7 +15,7 @@ TABLE = ComparisonTable(
     "fairface",
     title="Zero-shot groups: mean, best and worst",
     caption="Recall of each group as one class: its mean over groups, and the best and worst group; n counts test "
-    "images. The worst of many groups is a minimum of noisy numbers: see the recall of every group before ranking by "
-    "it.",
+    "images. The worst of many groups is a minimum of noisy estimates: see the recall of every group before ranking "
+    "by it.",
     columns=_columns,
 )

@@ -4,6 +4,6 @@ from benchmark.reports.comparison import ComparisonTable
 
 TABLE = ComparisonTable(
     "knn",
-    title="k nearest neighbours",
+    title="k nearest neighbors",
     caption="Weighted vote of the nearest training images, unit vectors; n counts test images.",
 )

@@ -42,10 +42,12 @@ def build(inputs: ReportInputs) -> Table:
             for standing, run in rows
         ),
         footnotes=(
-            "Group: not told apart from the first of the group by the 95 % interval of the paired difference of means, "
-            "over samples and seeds (no correction for the number of comparisons). Within a group order means little.",
-            "Mean (in percent) and average rank (1 is best) of, and among, models that were measured on every dataset.",
-            "Borda count: on each dataset a point for every model below, half a point for an equal one.",
+            "Group: models that are not significantly different from the first of the group: the 95 % interval of the "
+            "paired difference of means, over samples and seeds, includes zero (no correction for multiple "
+            "comparisons). The order within a group means little.",
+            "Mean (in percent) and average rank (1 is best): of, and among, models measured on every dataset.",
+            "Borda count: on each dataset, one point for every model with a lower score and half a point for an equal "
+            "one.",
             *unit_footnotes([run for _, run in rows])[1:],
             provenance_footnotes(runs)[0],
         ),

@@ -5,5 +5,5 @@ from benchmark.reports.comparison import ComparisonTable
 TABLE = ComparisonTable(
     "zero_shot",
     title="Zero-shot classification",
-    caption="The class whose prompts lie nearest to the image; n counts test images.",
+    caption="The class whose prompts are closest to the image; n counts test images.",
 )

@@ -173,7 +173,7 @@ def test_toy_datasets_have_separate_columns(name: str) -> None:
     assert below or name == "table_4"
     assert all(column.startswith("scenes-") for column in below)
     assert below.isdisjoint(column for _, column, _ in published_cells(table))
-    assert any("embedded world" in note for note in table.footnotes) == bool(below)
+    assert any("toy dataset" in note for note in table.footnotes) == bool(below)
 
 
 # What belongs to a table
@@ -280,7 +280,7 @@ def test_what_is_missing_is_empty(name: str) -> None:
     values = [text for cells in rows(table) for text in numbers(cells).values()]
     assert not any(re.match(rf"(0\.0|nan|None|{NO_VALUE})", text) for text in values)
     assert count < len(table.rows) * len(table.columns)
-    assert any("not found in any source at hand" in note for note in table.footnotes)
+    assert any("not found in our sources" in note for note in table.footnotes)
 
 
 def test_footnotes_name_presets_selected_on_the_test_set() -> None:
@@ -299,9 +299,9 @@ def test_footnotes_name_protocol_and_data_and_define_epochs() -> None:
     assert "scenes-shape: synrep-bench/digits @ 1.7, split test, 360 samples." in notes
     assert "Trained on scenes-toy-small: synrep-bench/scenes-toy-small @ 1.0." in notes
     assert any("70 N views" in note for note in notes)
-    assert any("bold is not about methods at equal compute" in note for note in notes)
+    assert any("bold does not compare methods at equal compute" in note for note in notes)
     (absent,) = [note for note in build("table_7").footnotes if note.startswith("No column")]
-    assert absent.endswith(": fairface-0.25, fairface-1.25."), "the embedded world is in no table of the paper"
+    assert absent.endswith(": fairface-0.25, fairface-1.25."), "toy datasets are in no table of the paper"
 
 
 # What is refused

@@ -136,7 +136,7 @@ def test_a_single_method_in_a_column_is_not_bold(record: Make, measured: Make) -
 def test_marks_have_footnotes_if_a_cell_has_them(record: Make, measured: Make) -> None:
     def kinds(table: Table) -> list[str]:
         notes = [note for note in table.footnotes if note.startswith(("Bold", "*", "A method with one seed"))]
-        assert sum("no correction for the number of comparisons" in note for note in notes) == bool(notes)
+        assert sum("no correction for multiple comparisons" in note for note in notes) == bool(notes)
         return [note.split()[0] for note in notes]
 
     records = [record(name, {"digits": measured(value)}) for name, value in (("clip", 0.93), ("mae", 0.90))]
@@ -154,7 +154,7 @@ def test_nothing_is_marked_if_a_difference_is_unknown(record: Make, measured: Ma
     records = [record(name, {"digits": measured(value)}) for name, value in (("clip", 0.9), ("mae", 0.5))]
     table = linear_probe.TABLE(ReportInputs(records))
     assert (bold(table, "digits"), starred(table)) == ([], [])
-    assert any("not known: it takes the predictions" in note for note in table.footnotes)
+    assert any("unknown: it needs the predictions" in note for note in table.footnotes)
 
 
 def test_a_dataset_without_measurements_is_a_footnote_with_its_reason(smoke: list[Record]) -> None:
