@@ -69,7 +69,7 @@ def test_two_models_are_compared_on_the_same_samples(machine: Path, synrep: Synr
     assert code == 0
     differences = shown.split("paired differences")[1]
     (row,) = [line for line in differences.splitlines() if "top1_k20_T0.07" in line]
-    assert "not told apart" not in row
+    assert "not significant" not in row
     assert_one_line(synrep("evaluate", "--compare", good, *words), "--compare wants two models, found 1")
 
 

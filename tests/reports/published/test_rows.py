@@ -37,7 +37,7 @@ def row(table: Table, **wanted: str) -> dict[str, Cell]:
     return found
 
 
-def numbers(cells: dict[str, Cell]) -> dict[str, str]:
+def numbers(cells: dict[str, Cell]) -> dict[str, str]:  # type: ignore[no-redef]
     """Return column -> text of every non-empty number."""
     return {name: cell.text for name, cell in cells.items() if name not in HEAD and cell.text}
 
