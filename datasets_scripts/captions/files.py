@@ -1,16 +1,16 @@
-"""Files of captions, read row by row in the layout that each source is distributed in.
+"""Readers of caption files, row by row, in the layouts that the sources are distributed in.
 
-A file says by its suffix how it is read:
+The suffix of a file determines how it is read:
 
-    .tsv             fields between tabs; without a header where the source says so. The official lists quote nothing,
-                     so a quote is part of its caption
-    .csv             with a header, quoted as RFC 4180 says
-    .parquet         by the names of its columns
+    .tsv             tab-separated; without a header for some sources. The official lists do not use quoting, so a
+                     quote is part of its caption
+    .csv             with a header, quoted according to RFC 4180
+    .parquet         columns selected by name
     .json, .zip      RedCaps: an object with a list of `annotations`, or a zip of such files
-    .tar             WebDataset: files of a pair side by side, <key>.jpg and <key>.txt or <key>.json; the row's id is
-                     where the image lies, <tar>:<offset>:<length>
+    .tar             WebDataset: consecutive files of a pair, <key>.jpg and <key>.txt or <key>.json; the row id is the
+                     location of the image, <tar>:<offset>:<length>
 
-Bytes that are no UTF-8 arrive as lone surrogates (Python's "surrogateescape"), so that one bad row costs one row.
+Bytes that are not valid UTF-8 become lone surrogates (Python's "surrogateescape"), so an invalid row affects no other.
 """
 
 import csv
@@ -30,60 +30,61 @@ from benchmark.errors import UserError
 from datasets_scripts.captions.sources import Source, sources
 
 Row = tuple[str, str | None]
-"""A caption as the file has it, and the row's id there; None for a row that cannot be taken apart."""
+"""A caption as in the file, and the row id. The id is None if the row cannot be parsed."""
 
 ANNOTATIONS = "annotations"
-LOOK_BYTES, LOOK_LINES = 1 << 20, 100
-"""How much of a TSV is looked at before it is believed to be one."""
+SNIFF_BYTES, SNIFF_LINES = 1 << 20, 100
+"""Length of the beginning of a TSV from which its layout is detected."""
 BATCH_ROWS = 65_536
-CSV_FIELD = 1 << 24
-"""Characters of a CSV's field; one longer is no caption but a quote that is never closed. Python has 131,072."""
+"""Rows that are read or written together."""
+CSV_FIELD_LIMIT = 1 << 24
+"""Maximum characters of a CSV field; a longer one means an unclosed quote. Python's default is 131,072."""
 BOM = b"\xef\xbb\xbf"
-"""Windows begins UTF-8 with it."""
+"""UTF-8 byte order mark, written by Windows programs."""
 
 
-def read(source: Source, files: Sequence[Path]) -> Iterator[Row]:
-    """Every row of `files`, in order.
+def read_rows(source: Source, files: Sequence[Path]) -> Iterator[Row]:
+    """Yield every row of `files`, in order.
 
     Raises:
-        UserError: a file is damaged, or is not laid out as the source says.
+        UserError: a file is damaged, or does not have the layout of the source.
     """
     for path in files:
         try:
             yield from _READERS[path.suffix.lower()](source, path)
-        except _DAMAGE as error:
+        except _READ_ERRORS as error:
             reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot read {path} as {path.suffix} ({reason}); fetch it again") from error
+            raise UserError(f"cannot read {path} as {path.suffix} ({reason}); download it again") from error
 
 
-_DAMAGE = (
+_READ_ERRORS = (
     OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError, csv.Error, pa.ArrowException,
 )  # fmt: skip
-"""What the readers raise at damage; RuntimeError is an encrypted zip."""
+"""Exceptions that the readers raise for damaged files. RuntimeError means an encrypted zip."""
 
 
-def _wanted(source: Source, where: str, columns: Sequence[str]) -> tuple[str, str | None]:
-    """The columns of captions and of rows' ids among those that a file has."""
-    found = []
+def _select_columns(source: Source, where: str, columns: Sequence[str]) -> tuple[str, str | None]:
+    """Return the names of the caption column and of the row id column (None if the source has no row ids)."""
+    selected = []
     for names in (source.caption_columns, source.row_id):
         column = next((name for name in names if name in columns), None)
         if names and column is None:
             raise UserError(
-                f"{where}: wanted a column {' or '.join(names)}, found {', '.join(columns) or 'nothing'}; name the "
-                "column of captions: `synrep data captions FILE --column NAME`"
+                f"{where}: expected a column {' or '.join(names)}, found {', '.join(columns) or 'nothing'}; name the "
+                "caption column: `synrep data captions FILE --column NAME`"
             )
-        found.append(column)
-    caption, row_id = found
+        selected.append(column)
+    caption, row_id = selected
     assert caption is not None
     return caption, row_id
 
 
-def _decoded(content: bytes) -> str:
+def _decode(content: bytes) -> str:
     return content.decode("utf-8", "surrogateescape")
 
 
-def shown(text: str) -> str:
-    """`text` with what is no Unicode written out: a byte as \\xe9, half of a surrogate pair as \\ud83d."""
+def escape_surrogates(text: str) -> str:
+    """Return `text` with invalid Unicode escaped: a byte as \\xe9, half of a surrogate pair as \\ud83d."""
     if text.isascii():
         return text
     try:
@@ -92,67 +93,69 @@ def shown(text: str) -> str:
         return text.encode("utf-8", "backslashreplace").decode()
 
 
-def one_line(text: str) -> str:
-    """`text` as it is stored beside captions: what is no Unicode, tabs and ends of lines are written out."""
-    text = shown(text)
+def escape_field(text: str) -> str:
+    """Return `text` with invalid Unicode, tabs and newlines escaped, as stored in the captions table."""
+    text = escape_surrogates(text)
     return text.replace("\t", "\\t").replace("\n", "\\n") if "\t" in text or "\n" in text else text
 
 
 def _tsv(source: Source, path: Path) -> Iterator[Row]:
     with path.open("rb") as file:
         columns = _tsv_columns(source, path, file)
-        caption, row_id = _wanted(source, str(path), columns)
-        place, width = columns.index(caption), len(columns)
-        id_place = None if row_id is None else columns.index(row_id)
+        caption, row_id = _select_columns(source, str(path), columns)
+        caption_index, width = columns.index(caption), len(columns)
+        id_index = None if row_id is None else columns.index(row_id)
         for line in file:
-            text = _decoded(line.rstrip(b"\r\n"))
+            text = _decode(line.rstrip(b"\r\n"))
             fields = text.split("\t")
             if len(fields) == width:
-                yield fields[place], "" if id_place is None else fields[id_place]
+                yield fields[caption_index], "" if id_index is None else fields[id_index]
             else:
                 yield text, None
 
 
 def _tsv_columns(source: Source, path: Path, file: BinaryIO) -> list[str]:
-    """Names of the columns; leaves the file at the first row, which is the line after a header."""
-    look = file.read(LOOK_BYTES)
-    lines = look.removeprefix(BOM).split(b"\n")[:LOOK_LINES]
+    """Return the names of the columns. Leaves `file` at the first row, after a header."""
+    beginning = file.read(SNIFF_BYTES)
+    lines = beginning.removeprefix(BOM).split(b"\n")[:SNIFF_LINES]
     lines = [line.rstrip(b"\r") for line in lines if line.strip()]
     if not lines:
-        raise UserError(f"{path} is empty; fetch it again")
-    first = _decoded(lines[0]).split("\t")
+        raise UserError(f"{path} is empty; download it again")
+    first = _decode(lines[0]).split("\t")
     has_header = not source.headerless or set(first) <= {*source.caption_columns, *source.row_id}
-    file.seek(len(BOM) if look.startswith(BOM) else 0)
+    file.seek(len(BOM) if beginning.startswith(BOM) else 0)
     if has_header:
         if len(first) == 1 and "," in first[0]:
-            raise UserError(f"{path}: wanted tabs, found {first[0][:80]!r}; if it is comma-separated call it .csv")
+            raise UserError(
+                f"{path}: expected tabs, found {first[0][:80]!r}; if it is comma-separated, rename it to .csv"
+            )
         while not file.readline().strip():
             pass  # blank lines above the header
         return first
-    _believe(source, path, lines)
+    _check_headerless(source, path, lines)
     return list(source.headerless)
 
 
-def _believe(source: Source, path: Path, lines: list[bytes]) -> None:
-    """Refuse a TSV without a header whose first rows are not of this source's layout; addresses tell layouts apart."""
+def _check_headerless(source: Source, path: Path, lines: list[bytes]) -> None:
+    """Raise UserError if the first rows of a TSV without a header do not have the layout of the source."""
     fields = [line.split(b"\t") for line in lines]
-    if _fits(source, fields):
+    if _has_layout(source, fields):
         return
-    others = [other.name for other in sources().values() if other.headerless and _fits(other, fields)]
+    others = [other.name for other in sources().values() if other.headerless and _has_layout(other, fields)]
     if others:
-        hint = f"this is how {others[0]} is laid out: run `synrep data captions {others[0]} --origin {path}`"
+        hint = f"this is the layout of {others[0]}: run `synrep data captions {others[0]} --origin {path}`"
     else:
-        hint = "if it is comma-separated call it .csv, otherwise fetch it again"
+        hint = "if it is comma-separated, rename it to .csv, otherwise download it again"
     layout = " <tab> ".join(source.headerless)
-    shown = lines[0][:80].decode("utf-8", "backslashreplace").replace("\t", " <tab> ")
-    raise UserError(f"{path}: wanted {layout} for {source.name}, found {shown!r}; {hint}")
+    found = lines[0][:80].decode("utf-8", "backslashreplace").replace("\t", " <tab> ")
+    raise UserError(f"{path}: expected {layout} for {source.name}, found {found!r}; {hint}")
 
 
-def _fits(source: Source, fields: list[list[bytes]]) -> bool:
-    """Whether most rows have an address where the source has one."""
+def _has_layout(source: Source, fields: list[list[bytes]]) -> bool:
+    """Return True if most rows have a URL in the URL column of the source."""
     width = len(source.headerless)
-    (place,) = [i for i, column in enumerate(source.headerless) if column in source.row_id]
-    return 2 * sum(len(row) == width and row[place].startswith(b"http") for row in fields) > len(fields)
+    (url,) = [i for i, column in enumerate(source.headerless) if column in source.row_id]
+    return 2 * sum(len(row) == width and row[url].startswith(b"http") for row in fields) > len(fields)
 
 
 def _csv(source: Source, path: Path) -> Iterator[Row]:
@@ -160,22 +163,22 @@ def _csv(source: Source, path: Path) -> Iterator[Row]:
         rows = _csv_rows(file)
         columns = next(filter(None, rows), None)
         if columns is None:
-            raise UserError(f"{path} is empty; fetch it again")
+            raise UserError(f"{path} is empty; download it again")
         if len(columns) == 1 and "\t" in columns[0]:
-            raise UserError(f"{path}: wanted commas, found {columns[0][:80]!r}; if it has tabs call it .tsv")
-        caption, row_id = _wanted(source, str(path), columns)
-        place, width = columns.index(caption), len(columns)
-        id_place = None if row_id is None else columns.index(row_id)
+            raise UserError(f"{path}: expected commas, found {columns[0][:80]!r}; if it has tabs, rename it to .tsv")
+        caption, row_id = _select_columns(source, str(path), columns)
+        caption_index, width = columns.index(caption), len(columns)
+        id_index = None if row_id is None else columns.index(row_id)
         for fields in rows:
             if len(fields) == width:
-                yield fields[place], "" if id_place is None else fields[id_place]
+                yield fields[caption_index], "" if id_index is None else fields[id_index]
             else:
                 yield ",".join(fields), None
 
 
 def _csv_rows(file: TextIO) -> Iterator[list[str]]:
-    """Fields of each row; an error names the lines of the row, from 1."""
-    csv.field_size_limit(CSV_FIELD)
+    """Yield the fields of each row. An error names the lines of the row, counted from 1."""
+    csv.field_size_limit(CSV_FIELD_LIMIT)
     reader = csv.reader(file, strict=True)
     while True:
         first = reader.line_num + 1
@@ -192,39 +195,39 @@ def _csv_rows(file: TextIO) -> Iterator[list[str]]:
 def _parquet(source: Source, path: Path) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
-        caption, row_id = _wanted(source, str(path), names)
-        kind = file.schema_arrow.field(caption).type
-        if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
+        caption, row_id = _select_columns(source, str(path), names)
+        dtype = file.schema_arrow.field(caption).type
+        if not _is_text(dtype.value_type if pa.types.is_dictionary(dtype) else dtype):
             texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
             raise UserError(
-                f"{path}: wanted text in column {caption}, found {kind}; columns of text are: {', '.join(texts)}"
+                f"{path}: expected text in column {caption}, found {dtype}; the text columns are: {', '.join(texts)}"
             )
         columns = [caption] if row_id is None else [caption, row_id]
         for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-            captions = _texts(batch.column(caption))
-            yield from zip(captions, [""] * len(captions) if row_id is None else _texts(batch.column(row_id)))
+            captions = _strings(batch.column(caption))
+            yield from zip(captions, [""] * len(captions) if row_id is None else _strings(batch.column(row_id)))
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+def _is_text(dtype: pa.DataType) -> bool:
+    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype)
 
 
-def _texts(column: pa.Array) -> list[str]:
-    """A column as strings, null as the empty one. By way of bytes: a writer may have stored what is no UTF-8."""
+def _strings(column: pa.Array) -> list[str]:
+    """Return a column as strings, null as the empty string. Decodes bytes, since a file may contain invalid UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if not _is_text(column.type):
         column = column.cast(pa.string())
-    return [_decoded(value or b"") for value in column.cast(pa.large_binary()).to_pylist()]
+    return [_decode(value or b"") for value in column.cast(pa.large_binary()).to_pylist()]
 
 
 def _zip(source: Source, path: Path) -> Iterator[Row]:
     with zipfile.ZipFile(path) as archive:
-        # macOS adds a folder of its own to the archives it makes
+        # macOS adds this folder to the archives that it creates
         names = [n for n in archive.namelist() if n.endswith(".json") and not n.startswith("__MACOSX/")]
         if not names:
             found = ", ".join(archive.namelist()[:5]) or "nothing"
-            raise UserError(f"{path}: wanted {ANNOTATIONS}/<subreddit>_<year>.json in it, found {found}")
+            raise UserError(f"{path}: expected {ANNOTATIONS}/<subreddit>_<year>.json in it, found {found}")
         for name in sorted(names):
             yield from _annotations(source, f"{path}: {name}", archive.read(name))
 
@@ -235,56 +238,59 @@ def _json(source: Source, path: Path) -> Iterator[Row]:
 
 def _annotations(source: Source, where: str, content: bytes) -> Iterator[Row]:
     try:
-        document = json.loads(_decoded(content))
+        document = json.loads(_decode(content))
     except json.JSONDecodeError as error:
-        raise UserError(f"{where} is damaged JSON ({error}); fetch it again") from error
-    listed = document.get(ANNOTATIONS) if isinstance(document, dict) else None
-    if not isinstance(listed, list):
+        raise UserError(f"{where} is not valid JSON ({error}); download it again") from error
+    entries = document.get(ANNOTATIONS) if isinstance(document, dict) else None
+    if not isinstance(entries, list):
         keys = ", ".join(document) if isinstance(document, dict) else type(document).__name__
-        raise UserError(f"{where}: wanted an object with a list of {ANNOTATIONS}, found {keys}")
-    if not listed:  # a subreddit without a caption in that year
+        raise UserError(
+            f"{where}: expected a JSON object with a list of {ANNOTATIONS}, found {keys}; download it again"
+        )
+    if not entries:  # a subreddit without captions in that year
         return
-    first = listed[0]
-    caption, row_id = _wanted(source, where, list(first) if isinstance(first, dict) else [type(first).__name__])
-    for entry in listed:
+    first = entries[0]
+    caption, row_id = _select_columns(source, where, list(first) if isinstance(first, dict) else [type(first).__name__])
+    for entry in entries:
         text = entry.get(caption, ()) if isinstance(entry, dict) else ()
         if text is None or isinstance(text, str):
             yield text or "", str(entry.get(row_id, ""))
         else:
-            yield "", None  # without its text: an entry names its author
+            yield "", None  # do not store the entry itself: it names its author
 
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
-"""Endings of an image in a tar."""
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+"""Suffixes of images in a tar."""
 
 
 def _tar(source: Source, path: Path) -> Iterator[Row]:
     with tarfile.open(path, "r:") as archive:
         members = (member for member in archive if member.isreg() and not Path(member.name).name.startswith("."))
-        for _, pair in itertools.groupby(members, lambda member: _key(member.name)[0]):
-            files = {_key(member.name)[1].lower(): member for member in pair}
-            image = next((files[ending] for ending in IMAGES if ending in files), None)
-            place = f"{path.name}:{image.offset_data}:{image.size}" if image else None
-            yield _caption(source, path, archive, files), place
+        for _, pair in itertools.groupby(members, lambda member: _split_key(member.name)[0]):
+            files = {_split_key(member.name)[1].lower(): member for member in pair}
+            image = next((files[suffix] for suffix in IMAGE_SUFFIXES if suffix in files), None)
+            location = f"{path.name}:{image.offset_data}:{image.size}" if image else None
+            yield _tar_caption(source, path, archive, files), location
 
 
-def _key(name: str) -> tuple[str, str]:
-    """What the files of a pair share, and the ending: both sides of the first dot of the file's name."""
+def _split_key(name: str) -> tuple[str, str]:
+    """Split a member's name at the first dot of its file name: the key that a pair shares, and the suffix."""
     folder, slash, file = name.rpartition("/")
-    stem, _, ending = file.partition(".")
-    return folder + slash + stem, ending
+    stem, _, suffix = file.partition(".")
+    return folder + slash + stem, suffix
 
 
-def _caption(source: Source, path: Path, archive: tarfile.TarFile, files: dict[str, tarfile.TarInfo]) -> str:
+def _tar_caption(source: Source, path: Path, archive: tarfile.TarFile, files: dict[str, tarfile.TarInfo]) -> str:
+    """Return the caption of a pair, from its .txt or else its .json; empty if it has none."""
     if member := files.get("txt") or files.get("json"):
         content = archive.extractfile(member)
-        text = _decoded(content.read()) if content else ""
+        text = _decode(content.read()) if content else ""
         if "txt" in files:
             return text
         try:
             document = json.loads(text)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}: {member.name} is damaged JSON ({error}); fetch it again") from error
+            raise UserError(f"{path}: {member.name} is not valid JSON ({error}); download it again") from error
         names = [
             name for name in (*source.caption_columns, "caption") if isinstance(document, dict) and name in document
         ]

@@ -1,18 +1,18 @@
-"""Captions of a source, made ready for a dataset: normalised, distinct, each with its id; drops have a reason.
+"""Preparation of captions: normalize, de-duplicate, assign ids, and record every dropped row with its reason.
 
-StableRep trains on distinct captions (arXiv 2306.00984: CC3M 2.7 M, CC12M 8.3 M, RedCaps 10.5 M). Departures from the
-paper: it had de-duplicated those whose real image could be downloaded, by a rule that it does not give; here the whole
-list is, by the text after NFC and white space, so the counts differ and both are reported. Case is kept, and
-`<PERSON>` of CC12M too, as the paper does.
+StableRep trains on distinct captions (arXiv 2306.00984: CC3M 2.7 M, CC12M 8.3 M, RedCaps 10.5 M). Differences from the
+paper: it de-duplicates the captions whose real image could be downloaded, by an unpublished rule. Here all captions are
+de-duplicated by their text after NFC and whitespace normalization, so the counts differ; both are reported. Case and
+the `<PERSON>` of CC12M are kept, as in the paper.
 
-A folder of prepared captions:
+Files in a folder of prepared captions:
 
     captions.parquet    caption_id, caption, source, source_id; in the order of the source
     dropped.parquet     row of the source (from 0), caption, reason
-    captions.json       counts beside the paper's, origin, sha256; written last, so what has it is whole
+    captions.json       counts, counts of the paper, origin, sha256; written last, so a folder that has it is complete
 
-The sha256 covers every field of captions.parquet: a line for each row in order, its fields between tabs. No field has a
-tab or a line's end in it, so that different rows are different lines. It goes into the revision of a recipe.
+The sha256 covers every field of captions.parquet: one line per row, in order, its fields separated by tabs. No field
+contains a tab or a newline, so different rows are different lines. It is part of the revision of a recipe.
 """
 
 import hashlib
@@ -33,17 +33,19 @@ import pyarrow.parquet as pq
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import atomic_replace, write_json
-from datasets_scripts.captions.files import BATCH_ROWS, Row, one_line, read, shown
-from datasets_scripts.captions.sources import Source, hub, local, origin_name, same_origin, sources
+from datasets_scripts.captions.files import BATCH_ROWS, Row, escape_field, escape_surrogates, read_rows
+from datasets_scripts.captions.sources import Source, describe_origin, hub_files, local_files, same_origin, sources
 from datasets_scripts.recipe import Caption, caption_id
 from datasets_scripts.text_to_image import Terms
 
 CAPTIONS, DROPPED, REPORT = "captions.parquet", "dropped.parquet", "captions.json"
 
-RULE = "NFC; NUL and every run of white space become one space; case kept; equal texts are one caption, the first"
-HASHED = "sha256 of a line per caption: caption_id, caption, source, source_id, between tabs"
-LONGEST = 1000
-"""Characters of a caption; CLIP's text tower reads about 300, and no source's captions are meant to be this long."""
+NORMALIZATION = (
+    "NFC; NUL and every run of white space become one space; case kept; equal texts are one caption, the first"
+)
+HASH_DEFINITION = "sha256 of a line per caption: caption_id, caption, source, source_id, between tabs"
+MAX_LENGTH = 1000
+"""Maximum characters of a caption. CLIP's text tower reads about 300; a longer text is not an intended caption."""
 
 EMPTY, TOO_LONG, NOT_UTF8, MALFORMED, DUPLICATE = "empty", "too long", "not UTF-8", "malformed", "duplicate"
 REASONS = (EMPTY, TOO_LONG, NOT_UTF8, MALFORMED, DUPLICATE)
@@ -59,65 +61,71 @@ KEPT_COLUMNS = pa.schema(
 DROPPED_COLUMNS = pa.schema([("row", pa.int64()), (schema.CAPTION, pa.string()), ("reason", pa.string())])
 
 
-def normalise(text: str) -> str:
-    """`text` by the RULE; equal captions become equal strings."""
+def normalize(text: str) -> str:
+    """Normalize a caption according to NORMALIZATION; equal captions become equal strings."""
     text = " ".join(text.replace("\0", " ").split())
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def prepare(source: Source, origin: Path | str, out: Path, progress: Callable[[int], None]) -> dict[str, Any]:
-    """Prepare the captions of `origin`, a file or folder (Path) or a dataset on the Hub (str), in the folder `out`.
+    """Prepare the captions of `origin` in the folder `out` and return the contents of captions.json.
 
-    Where `out` has them already nothing is done; a dataset on the Hub stays at the commit that it had then. Captions of
-    another origin are never replaced, those of the same origin are where column or rule changed or a file was lost.
-    `progress` is told how many rows have been read. Returns what captions.json holds.
+    Does nothing if `out` already has them; a dataset on the Hub then stays at its recorded commit. Captions of another
+    origin are never replaced. Captions of the same origin are replaced if the column or the normalization changed or a
+    file is missing.
+
+    Args:
+        source: layout and name of the captions.
+        origin: a file or folder (Path), or a dataset on the Hub (str).
+        out: folder of the prepared captions.
+        progress: called with the number of rows read so far.
 
     Raises:
-        UserError: the origin is absent, damaged or not laid out as the source says, or no row of it can be kept, or
-            `out` has captions of another origin; what `out` held before stays.
+        UserError: the origin does not exist, is damaged, does not have the layout of the source or has no usable row,
+            or `out` has captions of another origin. The contents of `out` are then unchanged.
     """
-    before = _report(out)
+    before = _load_report(out)
     rule = {
         "source": source.name,
         "column": " or ".join(source.caption_columns),
-        "normalisation": RULE,
-        "hashed": HASHED,
+        "normalisation": NORMALIZATION,
+        "hashed": HASH_DEFINITION,
     }
-    stands = before is not None and rule.items() <= before.items() and _is_whole(out, before)
+    up_to_date = before is not None and rule.items() <= before.items() and _is_complete(out, before)
     if before and isinstance(origin, str):
-        if before["origin"].get("repo") != origin:  # seen before anything is downloaded
-            raise _another_origin(out, before, origin)
-        if stands:
+        if before["origin"].get("repo") != origin:  # checked before any download
+            raise _origin_mismatch(out, before, origin)
+        if up_to_date:
             return before
-    found = local(source, origin) if isinstance(origin, Path) else hub(source, origin)
+    found = local_files(source, origin) if isinstance(origin, Path) else hub_files(source, origin)
     if before and not same_origin(before["origin"], found.origin):
-        raise _another_origin(out, before, origin_name(found.origin))
-    if before and stands:
+        raise _origin_mismatch(out, before, describe_origin(found.origin))
+    if before and up_to_date:
         return before
     with atomic_replace(out / CAPTIONS) as kept, atomic_replace(out / DROPPED) as dropped:
-        counts = _write(source, read(source, found.files), kept, dropped, progress)
+        counts = _write_captions(source, read_rows(source, found.files), kept, dropped, progress)
         if not counts["kept"]:
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts["dropped"].items() if count)
-            raise UserError(f"no caption of {origin} can be kept: {counts['read']} rows ({reasons or 'none'})")
-        (out / REPORT).unlink(missing_ok=True)  # it tells of files that are about to be replaced
+            raise UserError(f"no usable caption in {origin}: {counts['read']} rows ({reasons or 'none'})")
+        (out / REPORT).unlink(missing_ok=True)  # it describes files that are about to be replaced
     paper = {"before": source.paper_before, "after": source.paper_after}
     report: dict[str, Any] = {**rule, "origin": found.origin, **counts, "paper": paper}
     write_json(out / REPORT, report)
     return report
 
 
-def _report(folder: Path) -> dict[str, Any] | None:
-    """What captions.json holds, where it is one."""
+def _load_report(folder: Path) -> dict[str, Any] | None:
+    """Return the contents of captions.json; None if it is missing or malformed."""
     try:
         report: dict[str, Any] = json.loads((folder / REPORT).read_text())
-        origin_name(report["origin"]), report["sha256"], report["kept"] + sum(report["dropped"].values())
+        describe_origin(report["origin"]), report["sha256"], report["kept"] + sum(report["dropped"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return report
 
 
-def _is_whole(folder: Path, report: dict[str, Any]) -> bool:
-    """Whether the files that captions.json tells of are there, with as many rows."""
+def _is_complete(folder: Path, report: dict[str, Any]) -> bool:
+    """Return True if the files described by captions.json exist and have its numbers of rows."""
     counts = {CAPTIONS: report["kept"], DROPPED: sum(report["dropped"].values())}
     try:
         return all(pq.read_metadata(folder / name).num_rows == count for name, count in counts.items())
@@ -125,19 +133,27 @@ def _is_whole(folder: Path, report: dict[str, Any]) -> bool:
         return False
 
 
-def _another_origin(folder: Path, before: dict[str, Any], wanted: str) -> UserError:
+def _origin_mismatch(folder: Path, before: dict[str, Any], expected: str) -> UserError:
     return UserError(
-        f"{folder} has captions of another origin, {origin_name(before['origin'])}; wanted {wanted}; remove the folder "
-        "to replace it"
+        f"{folder} has captions of another origin, {describe_origin(before['origin'])}; expected {expected}; remove "
+        "the folder to replace it"
     )
 
 
-def _write(
+def _write_captions(
     source: Source, rows: Iterator[Row], kept_path: Path, dropped_path: Path, progress: Callable[[int], None]
 ) -> dict[str, Any]:
-    """Sort rows into kept and dropped, a row group per BATCH_ROWS read; counts, and the sha256 of what is kept."""
+    """Write kept and dropped rows, in row groups of BATCH_ROWS read; return counts and the sha256 of the kept rows.
+
+    Args:
+        source: the source of the captions.
+        rows: rows of the source's files, in order.
+        kept_path: Parquet file of the kept captions.
+        dropped_path: Parquet file of the dropped rows.
+        progress: called with the number of rows read so far.
+    """
     rows_read, kept_count, dropped_counts = 0, 0, Counter(dict.fromkeys(REASONS, 0))
-    digest, met = hashlib.sha256(), _SeenIds()
+    digest, seen = hashlib.sha256(), _SeenIds()
     with (
         pq.ParquetWriter(kept_path, KEPT_COLUMNS, compression="zstd") as kept,
         pq.ParquetWriter(dropped_path, DROPPED_COLUMNS, compression="zstd") as dropped,
@@ -145,17 +161,21 @@ def _write(
         while batch := list(itertools.islice(rows, BATCH_ROWS)):
             good, bad = _split_kept_dropped(batch, rows_read)
             ids = np.fromiter((caption_id(text) for _, text, _ in good), np.int64, len(good))
-            new = met.first(ids)
-            bad += [(row, shown(batch[row - rows_read][0]), DUPLICATE) for (row, _, _), n in zip(good, new) if not n]
+            new = seen.add(ids)
+            bad += [
+                (row, escape_surrogates(batch[row - rows_read][0]), DUPLICATE)
+                for (row, _, _), is_new in zip(good, new)
+                if not is_new
+            ]
             good = list(itertools.compress(good, new))
             texts = [text for _, text, _ in good]
-            names = [one_line(source.name)] * len(good)
+            names = [escape_field(source.name)] * len(good)
             row_ids = [row_id if source.row_id else str(row) for row, _, row_id in good]
             if good:
                 table = pa.table([ids[new], texts, names, row_ids], schema=KEPT_COLUMNS)
                 kept.write_table(table)
                 for part in table.to_batches():
-                    digest.update(_lines(part))
+                    digest.update(_hash_input(part))
             if bad:
                 dropped.write_table(pa.table(list(zip(*sorted(bad))), schema=DROPPED_COLUMNS))
             dropped_counts.update(reason for _, _, reason in bad)
@@ -166,23 +186,23 @@ def _write(
 
 
 def _split_kept_dropped(batch: list[Row], start: int) -> tuple[list[tuple[int, str, str]], list[tuple[int, str, str]]]:
-    """(row, normalised text, row id) of what may be kept, and (row, text as it was, reason) of the rest."""
+    """Split rows into usable ones (row, normalized text, row id) and others (row, original text, reason)."""
     good, bad = [], []
     for row, (raw, row_id) in enumerate(batch, start):
-        text = normalise(raw)
+        text = normalize(raw)
         reason = _drop_reason(text) if row_id is not None else MALFORMED
         if reason or row_id is None:
-            bad.append((row, shown(raw), reason))
+            bad.append((row, escape_surrogates(raw), reason))
         else:
-            good.append((row, text, one_line(row_id)))
+            good.append((row, text, escape_field(row_id)))
     return good, bad
 
 
-def _lines(captions: pa.RecordBatch) -> bytes:
-    """What the sha256 is taken of, for one row or more.
+def _hash_input(captions: pa.RecordBatch) -> bytes:
+    """Return the bytes that the sha256 covers, for one or more rows.
 
     Raises:
-        ValueError: a field is null, or has a tab or a line's end in it; `prepare` writes neither.
+        ValueError: a field is null or contains a tab or a newline; `prepare` writes no such field.
     """
     count, text = len(captions), pa.large_string()
     lines = pc.binary_join_element_wise(*(column.cast(text) for column in captions.columns), pa.scalar("\t", text))
@@ -191,37 +211,37 @@ def _lines(captions: pa.RecordBatch) -> bytes:
     one = pa.LargeListArray.from_arrays(pa.array([0, count], pa.int64()), lines)
     content: bytes = pc.binary_join(one, pa.scalar("\n", text))[0].as_buffer().to_pybytes() + b"\n"
     if content.count(b"\n") != count or content.count(b"\t") != count * (captions.num_columns - 1):
-        raise ValueError("a field has a tab or a line's end in it")
+        raise ValueError("a field contains a tab or a newline")
     return content
 
 
 def _drop_reason(text: str) -> str:
-    """Why a normalised text is no caption; nothing where it is one."""
+    """Return the reason to drop a normalized text; empty for a valid caption."""
     if not text:
         return EMPTY
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         return NOT_UTF8
-    return TOO_LONG if len(text) > LONGEST else ""
+    return TOO_LONG if len(text) > MAX_LENGTH else ""
 
 
 class _SeenIds:
-    """Ids that were met, 8 bytes each (a Python set takes about 90), as sorted arrays, the longest first.
+    """A set of 64-bit ids, stored as sorted arrays, the longest first: 8 bytes per id (about 90 in a Python set).
 
-    That two of n different captions share an id, so that one is lost, has odds of n^2 / 2^65: 4 in a million for the
-    12.4 M rows of CC12M, 4 in a thousand for 400 M of LAION.
+    Two of n different captions share an id, so that one is lost, with probability n^2 / 2^65: 4 in a million for the
+    12.4 M rows of CC12M, 4 in a thousand for the 400 M rows of LAION.
     """
 
     def __init__(self) -> None:
         self._arrays: list[np.ndarray] = []
 
-    def first(self, ids_N: np.ndarray) -> np.ndarray:
-        """True where an id is met for the first time; from now on all are met."""
-        new, places = np.unique(ids_N, return_index=True)
+    def add(self, ids_N: np.ndarray) -> np.ndarray:
+        """Add ids; return a mask (N) that is True where an id occurs for the first time."""
+        new, indices = np.unique(ids_N, return_index=True)
         for array in self._arrays:
-            fresh = array[np.searchsorted(array, new).clip(max=len(array) - 1)] != new
-            new, places = new[fresh], places[fresh]
+            is_new = array[np.searchsorted(array, new).clip(max=len(array) - 1)] != new
+            new, indices = new[is_new], indices[is_new]
         is_first_N = np.zeros(len(ids_N), bool)
-        is_first_N[places] = True
+        is_first_N[indices] = True
         while self._arrays and len(self._arrays[-1]) <= 2 * len(new):
             new = np.sort(np.concatenate((self._arrays.pop(), new)), kind="stable")
         if len(new):
@@ -231,121 +251,125 @@ class _SeenIds:
 
 @dataclass(frozen=True)
 class PreparedCaptions:
-    """Captions that `synrep data captions` has prepared, as a recipe takes them (`recipe.CaptionSource`).
+    """The captions of a source that `synrep data captions` has prepared (a `recipe.CaptionSource`).
 
-    A part of them is those with the smallest ids: a uniform sample, because an id is a hash; it does not depend on the
-    order of the source, and a smaller part lies inside a larger one. What is read is checked when it is read: a recipe
-    can be named, listed and estimated before its captions are there.
+    A subset consists of the captions with the smallest ids. This is a uniform sample, since ids are hashes; it does not
+    depend on the order of the source, and a smaller subset is contained in a larger one. Files are checked when they
+    are read, so a recipe can be named, listed and estimated before its captions are prepared.
     """
 
     source: Source
     count: int | None = None
-    """How many captions; None is all that were prepared."""
+    """Number of captions. None means all prepared captions."""
     root: Path = Path("data")
+    """Data folder."""
 
     @property
     def folder(self) -> Path:
-        """Where they are."""
+        """Folder of the prepared captions."""
         return self.root / "captions" / self.source.name
 
     @property
     def version(self) -> str:
-        """The source and the sha256 of all its captions with where each is from, and how many are taken."""
-        part = "" if self.count is None else f", {len(self):,} smallest ids"
-        return f"{self.source.name} {self._read_report()['sha256']}{part}"
+        """Source name, sha256 of all prepared captions, and size of the subset."""
+        subset = "" if self.count is None else f", {len(self):,} smallest ids"
+        return f"{self.source.name} {self._read_report()['sha256']}{subset}"
 
     @property
     def origin(self) -> dict[str, Any]:
-        """The files, or the dataset's commit, that they were read from."""
-        found: dict[str, Any] = self._read_report()["origin"]
-        return found
+        """Origin of the captions: local files, or a commit of a dataset on the Hub (`sources.SourceFiles`)."""
+        origin: dict[str, Any] = self._read_report()["origin"]
+        return origin
 
     @property
     def terms(self) -> tuple[Terms, ...]:
-        """The source's."""
+        """Terms of use of the source."""
         return (self.source.terms,)
 
     @property
     def expected_count(self) -> int:
-        """How many captions a build takes: those asked for, else all that are prepared, else the paper's.
+        """Number of captions: `count` if set, else the prepared captions, else the number in the StableRep paper.
 
         Raises:
-            UserError: nobody asked for a number, nothing is prepared, and the paper has none.
+            UserError: all three are unknown.
         """
         if self.count is not None:
             return self.count
         paper = self.source.paper_after
-        return paper if paper is not None and self._found() is None else len(self)
+        return paper if paper is not None and self._find_report() is None else len(self)
 
     def take(self, count: int | None) -> Self:
-        """The `count` captions with the smallest ids; None is all of these.
+        """Return the subset of the `count` captions with the smallest ids; None returns these captions.
 
         Raises:
-            UserError: these are fewer by their declaration; whether enough were prepared shows when they are read.
+            UserError: this subset is declared with fewer. The number of prepared captions is checked when reading.
         """
         if count is None:
             return self
         if self.count is not None and count > self.count:
-            raise UserError(f"wanted {count:,} captions of {self.source.name}, there are {self.count:,}; take fewer")
+            raise UserError(
+                f"cannot take {count:,} captions of {self.source.name}: there are {self.count:,}; take fewer"
+            )
         return replace(self, count=count)
 
     def with_root(self, root: Path) -> Self:
-        """The same captions where `root` is the data folder."""
+        """Return the same captions, read from the data folder `root`."""
         return replace(self, root=root)
 
     def __len__(self) -> int:
         kept: int = self._read_report()["kept"]
         if self.count is not None and self.count > kept:
             raise UserError(
-                f"wanted {self.count:,} captions of {self.source.name}, but {self.folder} has {kept:,}; take a smaller "
-                "size or prepare more"
+                f"cannot take {self.count:,} captions of {self.source.name}: {self.folder} has {kept:,}; take a "
+                "smaller size or prepare more captions"
             )
         return kept if self.count is None else self.count
 
     def __iter__(self) -> Iterator[Caption]:
-        """The captions, in the order of the source.
+        """Yield the captions, in the order of the source.
 
-        All that were prepared are read and hashed, whatever part is taken. That the hash differs shows at the end only:
-        whoever has not come to the end has captions that nobody has checked.
+        All prepared captions are read and hashed, also for a subset. The hash is compared only at the end, so the
+        captions are unverified until the iterator is exhausted.
 
         Raises:
-            UserError: these are not the captions that `synrep data captions` wrote.
+            UserError: the file is not the one that `synrep data captions` wrote.
         """
         count, sha256, digest = len(self), self._read_report()["sha256"], hashlib.sha256()
         try:
             with pq.ParquetFile(self.folder / CAPTIONS) as file:
                 if file.schema_arrow != KEPT_COLUMNS:
-                    raise ValueError("its columns are others")
+                    raise ValueError("it has other columns")
                 ids = file.read([schema.CAPTION_ID])[schema.CAPTION_ID].to_numpy()
                 largest = np.partition(ids, count - 1)[count - 1]
                 for batch in file.iter_batches(BATCH_ROWS, columns=KEPT_COLUMNS.names):
-                    digest.update(_lines(batch))
-                    taken = batch.filter(pa.array(batch[schema.CAPTION_ID].to_numpy() <= largest))
-                    columns = (taken[name].to_pylist() for name in (schema.CAPTION, schema.SOURCE, schema.SOURCE_ID))
+                    digest.update(_hash_input(batch))
+                    subset = batch.filter(pa.array(batch[schema.CAPTION_ID].to_numpy() <= largest))
+                    columns = (subset[name].to_pylist() for name in (schema.CAPTION, schema.SOURCE, schema.SOURCE_ID))
                     yield from map(Caption, *columns)
             if digest.hexdigest() != sha256:
                 raise ValueError(f"its sha256 is {digest.hexdigest()[:12]}, not {sha256[:12]}")
         except (OSError, ValueError, pa.ArrowException) as error:
             raise UserError(
-                f"{self.folder / CAPTIONS} is not what {REPORT} tells of ({error}); remove {self.folder} and run "
+                f"{self.folder / CAPTIONS} does not match {REPORT} ({error}); remove {self.folder} and run "
                 f"`{self._command}` again"
             ) from error
 
     @property
     def _command(self) -> str:
-        """What prepares them."""
+        """Command that prepares these captions."""
         name = self.source.name
-        return (
-            f"synrep data captions {name if name in sources() else f'FILE --column {self.source.caption_columns[0]}'}"
-        )
+        argument = name if name in sources() else f"FILE --column {self.source.caption_columns[0]}"
+        return f"synrep data captions {argument}"
 
-    def _found(self) -> dict[str, Any] | None:
-        """What captions.json holds, where they are prepared, and by the present hash."""
-        report = _report(self.folder)
-        return report if report and report.get("hashed") == HASHED and _is_whole(self.folder, report) else None
+    def _find_report(self) -> dict[str, Any] | None:
+        """Return the contents of captions.json; None if not prepared, or with an older definition of the hash."""
+        report = _load_report(self.folder)
+        if report and report.get("hashed") == HASH_DEFINITION and _is_complete(self.folder, report):
+            return report
+        return None
 
     def _read_report(self) -> dict[str, Any]:
-        report = self._found()
+        report = self._find_report()
         if report is None:
             raise UserError(f"captions of {self.source.name} are not prepared in {self.folder}; run `{self._command}`")
         return report

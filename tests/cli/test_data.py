@@ -41,7 +41,7 @@ def test_captions_of_any_table_are_called_after_its_file(tmp_path: Path, synrep:
     assert synrep("data", "captions", source, "--column", "text", "--data", tmp_path)[0] == 0
     assert (tmp_path / "captions" / "birds" / "captions.json").exists()
     assert_one_line(
-        synrep("data", "captions", source, "--column", "txt", "--data", tmp_path), "wanted a column txt, found text"
+        synrep("data", "captions", source, "--column", "txt", "--data", tmp_path), "expected a column txt, found text"
     )
 
 

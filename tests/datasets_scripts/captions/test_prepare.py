@@ -19,7 +19,7 @@ from huggingface_hub import errors
 
 from benchmark import schema
 from benchmark.errors import UserError
-from datasets_scripts.captions.prepare import PreparedCaptions, normalise, prepare
+from datasets_scripts.captions.prepare import PreparedCaptions, normalize, prepare
 from datasets_scripts.captions.sources import custom_source, sources
 from datasets_scripts.cc3m import SOURCE as CC3M
 from datasets_scripts.cc12m import SOURCE as CC12M
@@ -41,7 +41,7 @@ def silent(rows: int) -> None:
 
 
 def kept(folder):
-    """(caption, source id) in order."""
+    """Return (caption, source id) of every kept row, in order."""
     table = pq.read_table(folder / "captions.parquet")
     return list(zip(table[schema.CAPTION].to_pylist(), table[schema.SOURCE_ID].to_pylist(), strict=True))
 
@@ -57,7 +57,7 @@ def write_tsv(path, rows):
 
 
 def cc3m(path, texts):
-    """A CC3M list of these captions, the address of row n being n.jpg."""
+    """Write a CC3M list of these captions; the URL of row n ends in n.jpg."""
     return write_tsv(path, [(text.encode(), ADDRESS.format(n).encode()) for n, text in enumerate(texts)])
 
 
@@ -80,7 +80,7 @@ def annotation(number, caption):
 
 
 def redcaps(path, files):
-    """A zip with annotations/<name>.json for each name -> captions; captions are numbered through."""
+    """Write a zip with annotations/<name>.json for each name -> captions; captions are numbered consecutively."""
     number = 0
     with zipfile.ZipFile(path, "w") as archive:
         for name, texts in files.items():
@@ -95,7 +95,7 @@ def parquet(path, columns):
     return path
 
 
-# What each source's files become
+# Layout of each source
 
 
 def test_cc3m_has_the_caption_first(tmp_path):
@@ -105,13 +105,13 @@ def test_cc3m_has_the_caption_first(tmp_path):
     assert report["paper"] == {"before": 3_000_000, "after": 2_700_000}
 
 
-def test_cc12m_has_the_address_first_and_keeps_persons(tmp_path):
+def test_cc12m_has_the_url_first_and_keeps_person_tags(tmp_path):
     report = prepare(CC12M, cc12m(tmp_path / "list.tsv", ["<PERSON> at sea", "A cat"]), tmp_path / "out", silent)
     assert kept(tmp_path / "out") == [("<PERSON> at sea", ADDRESS.format(0)), ("A cat", ADDRESS.format(1))]
     assert report["paper"] == {"before": 10_000_000, "after": 8_300_000}
 
 
-def test_redcaps_is_read_in_the_order_of_its_file_names_and_carries_no_author(tmp_path):
+def test_redcaps_is_read_in_file_name_order_without_authors(tmp_path):
     archive = redcaps(tmp_path / "redcaps.zip", {"pics_2019": ["a dog"], "cats_2020": ["a cat"], "cats_2019": []})
     prepare(REDCAPS, archive, tmp_path / "out", silent)
     assert kept(tmp_path / "out") == [("a cat", "t3_1"), ("a dog", "t3_0")]
@@ -120,7 +120,7 @@ def test_redcaps_is_read_in_the_order_of_its_file_names_and_carries_no_author(tm
     assert "somebody_by_name" not in str(stored) and "[OC]" not in str(stored)
 
 
-def test_redcaps_unzipped_is_the_same(tmp_path):
+def test_unzipped_redcaps_gives_the_same_captions(tmp_path):
     archive = redcaps(tmp_path / "redcaps.zip", {"pics_2019": ["a dog", "a cat"], "cats_2020": ["a cat"]})
     zipfile.ZipFile(archive).extractall(tmp_path / "folder")
     reports = [prepare(REDCAPS, tmp_path / name, tmp_path / f"{name}-out", silent) for name in (archive.name, "folder")]
@@ -129,7 +129,7 @@ def test_redcaps_unzipped_is_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("URL", "TEXT"), ("url", "caption")])
-def test_laion_is_a_folder_of_parquet_in_the_order_of_its_names(tmp_path, names):
+def test_laion_parquet_folder_is_read_in_file_name_order(tmp_path, names):
     (tmp_path / "laion").mkdir()
     for part, text in (("part-00001", "a cat"), ("part-00000", "a dog")):
         columns = {names[0]: [ADDRESS.format(part)], names[1]: [text], "NSFW": ["UNLIKELY"], "similarity": [0.31]}
@@ -157,7 +157,7 @@ def test_any_table_with_a_named_column_has_the_row_number_as_id(tmp_path, suffix
     assert report["column"] == "text"
 
 
-def test_a_list_with_the_header_that_download_tools_add_is_the_same_list(tmp_path):
+def test_added_header_does_not_change_the_captions(tmp_path):
     plain = cc12m(tmp_path / "plain.tsv", ["a dog", "a cat"])
     (tmp_path / "headed.tsv").write_bytes(b"url\tcaption\n" + plain.read_bytes())
     for name in ("plain", "headed"):
@@ -171,13 +171,13 @@ def test_the_four_sources_are_found_by_name_and_only_redcaps_is_non_commercial()
     assert [name for name in ("cc3m", "cc12m", "redcaps", "laion") if not found[name].terms.commercial] == ["redcaps"]
 
 
-def test_real_validation_list_of_cc3m_gives_its_distinct_captions(tmp_path):
+def test_cc3m_validation_list_has_the_expected_distinct_captions(tmp_path):
     """15,833 rows of 15,543 captions (`cut -f1 | sort -u | wc -l`): none differs by spaces or composition only."""
     if not VALIDATION.exists():
         pytest.skip("the CC3M validation list is not in shared/data")
-    told = []
-    report = prepare(CC3M, VALIDATION, tmp_path / "out", told.append)
-    assert told[-1] == report["read"] == 15_833
+    progress = []
+    report = prepare(CC3M, VALIDATION, tmp_path / "out", progress.append)
+    assert progress[-1] == report["read"] == 15_833
     assert report["kept"] == 15_543
     assert report["dropped"] == {"empty": 0, "too long": 0, "not UTF-8": 0, "malformed": 0, "duplicate": 290}
     lines = VALIDATION.read_text("utf-8").split("\n")[:-1]
@@ -194,18 +194,18 @@ def test_real_validation_list_of_cc3m_gives_its_distinct_captions(tmp_path):
         ("  a \t dog\u00a0on\u2003a\nbeach ", "a dog on a beach"),
         ("un cafe\u0301", "un caf\u00e9"),
         ("\u212b", "\u00c5"),
-        ("\u00bd \ufb01", "\u00bd \ufb01"),  # NFKC would take these apart
+        ("\u00bd \ufb01", "\u00bd \ufb01"),  # NFKC would decompose these
         ("A Dog <PERSON>", "A Dog <PERSON>"),
         ("a\0dog", "a dog"),
         ("\u3000", ""),
     ],
 )
-def test_normalised(text, becomes):
-    assert normalise(text) == becomes
-    assert normalise(becomes) == becomes
+def test_normalize(text, becomes):
+    assert normalize(text) == becomes
+    assert normalize(becomes) == becomes
 
 
-def test_ids_are_the_published_ones(tmp_path):
+def test_caption_ids_match_published_values(tmp_path):
     """printf 'a dog on a beach' | sha256sum | cut -c1-16, as a signed number; the second is of the composed form."""
     prepare(CC3M, cc3m(tmp_path / "list.tsv", ["a  dog on a beach", "un cafe\u0301"]), tmp_path / "out", silent)
     table = pq.read_table(tmp_path / "out" / "captions.parquet")
@@ -215,12 +215,12 @@ def test_ids_are_the_published_ones(tmp_path):
 
 
 def content_hash(rows):
-    """The published definition, written again: rows are (id, caption, source, source id)."""
+    """Return the hash by an independent implementation of its definition; rows are (id, caption, source, source id)."""
     return hashlib.sha256("".join("{}\t{}\t{}\t{}\n".format(*row) for row in rows).encode()).hexdigest()
 
 
-def test_sha256_is_that_of_every_field_in_order_a_line_for_each_caption(tmp_path, monkeypatch):
-    """The numbers are the ids of `test_ids_are_the_published_ones`."""
+def test_sha256_covers_every_field_of_every_row_in_order(tmp_path, monkeypatch):
+    """The numbers are the ids of `test_caption_ids_match_published_values`."""
     texts = ["a  dog on a beach", "", "un cafe\u0301", "a dog on a beach"]
     path = cc3m(tmp_path / "list.tsv", texts)
     expected = content_hash(
@@ -234,8 +234,8 @@ def test_sha256_is_that_of_every_field_in_order_a_line_for_each_caption(tmp_path
     assert prepare(CC3M, path, tmp_path / "again", silent)["sha256"] == expected
 
 
-def test_equal_texts_of_other_rows_or_another_source_are_other_captions(tmp_path):
-    """Shards hold the source and the row's id, so what names a dataset must too."""
+def test_hash_depends_on_row_ids_and_source(tmp_path):
+    """Shards contain the source and the row id, so the identity of a dataset must cover them."""
     texts = ["a dog", "a cat"]
     first, later = cc3m(tmp_path / "a.tsv", texts), cc3m(tmp_path / "b.tsv", ["", *texts])
     reports = [prepare(CC3M, path, tmp_path / path.stem, silent) for path in (first, later)]
@@ -243,7 +243,7 @@ def test_equal_texts_of_other_rows_or_another_source_are_other_captions(tmp_path
     assert len({report["sha256"] for report in reports}) == 3
 
 
-def test_a_tab_or_a_line_end_in_a_row_id_is_written_out(tmp_path):
+def test_tabs_and_newlines_in_row_ids_are_escaped(tmp_path):
     path = parquet(tmp_path / "l.parquet", {"TEXT": ["a dog", "a cat"], "URL": ["1\t2\n3", "\r4"]})
     report = prepare(LAION, path, tmp_path / "captions" / "laion", silent)
     stored = [(caption_id(c.text), c.text, c.source, c.source_id) for c in PreparedCaptions(LAION, root=tmp_path)]
@@ -251,14 +251,14 @@ def test_a_tab_or_a_line_end_in_a_row_id_is_written_out(tmp_path):
     assert report["sha256"] == content_hash(stored)
 
 
-def test_a_file_name_that_is_no_text_is_written_out(tmp_path):
+def test_invalid_unicode_in_file_name_is_escaped(tmp_path):
     source = custom_source("caf\udce9\tb", "text")
     prepare(source, parquet(tmp_path / "a.parquet", {"text": ["a dog"]}), tmp_path / "out", silent)
     table = pq.read_table(tmp_path / "out" / "captions.parquet")
     assert table[schema.SOURCE].to_pylist() == ["caf\\xe9\\tb"]
 
 
-def test_captions_equal_after_normalising_are_one_and_the_first_stays(tmp_path):
+def test_first_of_equal_normalized_captions_is_kept(tmp_path):
     texts = ["a dog", "un caf\u00e9", "a  dog ", "un cafe\u0301", "A dog", "a dog"]
     report = prepare(CC3M, cc3m(tmp_path / "list.tsv", texts), tmp_path / "out", silent)
     assert [(text, ADDRESS.format(n)) for n, text in ((0, "a dog"), (1, "un caf\u00e9"), (4, "A dog"))] == kept(
@@ -268,8 +268,8 @@ def test_captions_equal_after_normalising_are_one_and_the_first_stays(tmp_path):
     assert report["dropped"]["duplicate"] == 3
 
 
-def test_duplicates_are_found_however_far_apart(tmp_path, monkeypatch):
-    """Against a set, over many batches whose sorted arrays merge: also those inside a batch."""
+def test_duplicates_are_found_across_batches(tmp_path, monkeypatch):
+    """Compare with a Python set, over many batches whose sorted arrays are merged, and within a batch."""
     monkeypatch.setattr("datasets_scripts.captions.prepare.BATCH_ROWS", 7)
     numbers = np.random.default_rng(0).integers(0, 300, 1000)
     report = prepare(CC3M, cc3m(tmp_path / "list.tsv", [f"number {n}" for n in numbers]), tmp_path / "out", silent)
@@ -280,7 +280,7 @@ def test_duplicates_are_found_however_far_apart(tmp_path, monkeypatch):
     assert [row for row, _, _ in dropped(tmp_path / "out")] == [n for n in range(1000) if n not in firsts]
 
 
-def test_every_dropped_row_is_kept_with_its_number_and_reason(tmp_path):
+def test_every_dropped_row_is_recorded_with_number_and_reason(tmp_path):
     address = ADDRESS.format(0).encode()
     rows = [
         (b"a dog", address),
@@ -311,7 +311,7 @@ def test_every_dropped_row_is_kept_with_its_number_and_reason(tmp_path):
     assert json.loads((tmp_path / "out" / "captions.json").read_text()) == report
 
 
-def test_odd_json_costs_a_row_each(tmp_path):
+def test_invalid_json_entries_drop_only_their_rows(tmp_path):
     entries = [
         annotation(n, text) for n, text in enumerate(["a dog", None, 7, "half \ud83d", "a\0cat", "\ud83d\ude00"])
     ]
@@ -332,7 +332,7 @@ def test_odd_json_costs_a_row_each(tmp_path):
     ]
 
 
-def test_parquet_with_nulls_and_bytes_that_are_no_text_costs_a_row_each(tmp_path):
+def test_nulls_and_invalid_utf8_in_parquet_drop_only_their_rows(tmp_path):
     broken = pa.array([b"a dog", None, b"caf\xe9"], pa.binary()).view(pa.string())
     address = pa.array([None, "u", b"\xe9"], pa.binary()).view(pa.string())
     prepare(LAION, parquet(tmp_path / "l.parquet", {"TEXT": broken, "URL": address}), tmp_path / "out", silent)
@@ -340,17 +340,17 @@ def test_parquet_with_nulls_and_bytes_that_are_no_text_costs_a_row_each(tmp_path
     assert dropped(tmp_path / "out") == [(1, "", "empty"), (2, "caf\\xe9", "not UTF-8")]
 
 
-# Parts
+# Subsets
 
 
 @pytest.fixture
 def prepared(tmp_path):
-    """A thousand captions, in an order that has nothing to do with their ids."""
+    """A thousand prepared captions, in an order unrelated to their ids."""
     prepare(CC3M, cc3m(tmp_path / "list.tsv", [f"number {n}" for n in range(1000)]), tmp_path / "captions/cc3m", silent)
     return PreparedCaptions(CC3M).with_root(tmp_path)
 
 
-def test_all_captions_come_in_the_order_of_the_source(prepared):
+def test_captions_keep_the_order_of_the_source(prepared):
     expected = [Caption(f"number {n}", "cc3m", ADDRESS.format(n)) for n in range(1000)]
     assert list(prepared) == list(prepared) == expected
     assert len(prepared) == 1000
@@ -360,7 +360,7 @@ def test_all_captions_come_in_the_order_of_the_source(prepared):
 
 
 @pytest.mark.parametrize("count", [1, 10, 999, 1000])
-def test_a_part_has_the_smallest_ids_in_the_order_of_the_source(prepared, count):
+def test_subset_has_the_smallest_ids_in_source_order(prepared, count):
     smallest = set(sorted(caption_id(f"number {n}") for n in range(1000))[:count])
     expected = [f"number {n}" for n in range(1000) if caption_id(f"number {n}") in smallest]
     part = prepared.take(count)
@@ -369,7 +369,7 @@ def test_a_part_has_the_smallest_ids_in_the_order_of_the_source(prepared, count)
     assert part.version == f"{prepared.version}, {count:,} smallest ids"
 
 
-def test_a_smaller_part_lies_inside_a_larger_one_and_does_not_depend_on_the_order_of_the_source(prepared, tmp_path):
+def test_subsets_are_nested_and_independent_of_source_order(prepared, tmp_path):
     small, large = set(prepared.take(10)), set(prepared.take(100))
     assert small < large < set(prepared)
     backwards = [f"number {n}" for n in reversed(range(1000))]
@@ -379,14 +379,14 @@ def test_a_smaller_part_lies_inside_a_larger_one_and_does_not_depend_on_the_orde
     assert other.version != prepared.take(10).version
 
 
-def test_all_of_a_part_is_the_part_and_more_than_there_are_is_refused(prepared):
+def test_taking_more_captions_than_exist_is_an_error(prepared):
     part = prepared.take(100)
     assert part.take(None) == part
-    with pytest.raises(UserError, match=r"wanted 101 captions of cc3m, there are 100; take fewer"):
+    with pytest.raises(UserError, match=r"cannot take 101 captions of cc3m: there are 100; take fewer"):
         part.take(101)
-    with pytest.raises(UserError, match=r"wanted 1,001 captions of cc3m, but .* has 1,000; take a smaller size"):
+    with pytest.raises(UserError, match=r"cannot take 1,001 captions of cc3m: .* has 1,000; take a smaller size"):
         len(prepared.take(1001))
-    with pytest.raises(UserError, match="wanted 1,001"):
+    with pytest.raises(UserError, match="cannot take 1,001"):
         list(prepared.take(1001))
 
 
@@ -402,7 +402,7 @@ def test_unprepared_captions_can_be_named_and_estimated_but_not_read(tmp_path):
             read(absent)
 
 
-def test_what_is_expected_is_what_is_prepared_where_something_is(prepared):
+def test_expected_count_is_the_prepared_count_once_prepared(prepared):
     assert prepared.expected_count == len(prepared) == 1000
     assert prepared.take(10).expected_count == 10
     assert PreparedCaptions(custom_source("table", "text"), count=7).expected_count == 7
@@ -413,7 +413,7 @@ def test_what_is_expected_is_what_is_prepared_where_something_is(prepared):
 
 
 def changed(table, name, row, value):
-    """The table with another value in one field."""
+    """Return the table with another value in one field."""
     values = table[name].to_pylist()
     values[row] = value
     place = table.schema.get_field_index(name)
@@ -441,17 +441,17 @@ TAMPERED = {
 
 @pytest.mark.parametrize("count", [None, 10])
 @pytest.mark.parametrize("what", TAMPERED)
-def test_what_was_changed_after_it_was_prepared_is_found_also_where_a_part_is_taken(prepared, what, count):
+def test_tampering_is_detected_also_in_subsets(prepared, what, count):
     path = prepared.folder / "captions.parquet"
     pq.write_table(TAMPERED[what](pq.read_table(path)), path)
     assert len(prepared) == 1000
-    hint = rf"captions\.parquet is not what .*; remove {prepared.folder} and run `synrep data captions cc3m` again$"
+    hint = rf"captions\.parquet does not match .*; remove {prepared.folder} and run `synrep data captions cc3m` again$"
     with pytest.raises(UserError, match=hint):
         list(prepared.take(count))
 
 
-def test_captions_with_another_sha256_in_their_report_are_found(prepared):
-    """At the end of reading: what came before is what is stored, and the builder keeps nothing of it."""
+def test_sha256_mismatch_is_detected(prepared):
+    """The mismatch is detected at the end of reading, after all stored captions."""
     path = prepared.folder / "captions.json"
     report = json.loads(path.read_text())
     path.write_text(json.dumps(report | {"sha256": "0" * 64}))
@@ -461,16 +461,16 @@ def test_captions_with_another_sha256_in_their_report_are_found(prepared):
     assert len(read) == 1000
 
 
-def test_bytes_that_were_damaged_later_are_found_in_one_line(prepared):
+def test_damaged_bytes_are_reported_in_one_line(prepared):
     path = prepared.folder / "captions.parquet"
     content = bytearray(path.read_bytes())
     content[1000:1100] = b"x" * 100
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"captions\.parquet is not what .* again$"):
+    with pytest.raises(UserError, match=r"captions\.parquet does not match .* again$"):
         list(prepared)
 
 
-def test_captions_of_an_earlier_hash_are_prepared_again(prepared, tmp_path):
+def test_captions_with_an_old_hash_definition_are_prepared_again(prepared, tmp_path):
     path = prepared.folder / "captions.json"
     report = json.loads(path.read_text())
     path.write_text(json.dumps({name: report[name] for name in report if name != "hashed"} | {"sha256": "0" * 64}))
@@ -479,23 +479,23 @@ def test_captions_of_an_earlier_hash_are_prepared_again(prepared, tmp_path):
     assert prepare(CC3M, tmp_path / "list.tsv", prepared.folder, silent) == report
 
 
-def test_what_prepares_captions_of_any_table_names_the_file(tmp_path):
+def test_command_for_custom_source_names_file_and_column(tmp_path):
     with pytest.raises(UserError, match="run `synrep data captions FILE --column text`"):
         len(PreparedCaptions(TABLE, root=tmp_path))
 
 
-def test_a_damaged_folder_is_not_prepared(prepared):
+def test_truncated_captions_count_as_not_prepared(prepared):
     path = prepared.folder / "captions.parquet"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="not prepared"):
         list(prepared)
 
 
-# Bad input: one line, and nothing written
+# Bad input: a one-line error, and no files
 
 
 def refused(source, origin, tmp_path, match):
-    """The message, after checking that nothing was left behind."""
+    """Check that preparing fails and leaves no files; return the message."""
     out = tmp_path / "out"
     with pytest.raises(UserError, match=match) as caught:
         prepare(source, origin, out, silent)
@@ -504,58 +504,65 @@ def refused(source, origin, tmp_path, match):
     return str(caught.value)
 
 
-def test_cc12m_given_as_cc3m_names_the_command_that_fits_and_the_reverse(tmp_path):
+def test_wrong_source_error_names_the_right_command(tmp_path):
     texts = ["a dog", "see http://example.org", "a cat"]
     refused(
         CC3M,
         cc12m(tmp_path / "a.tsv", texts),
         tmp_path,
-        r"wanted caption <tab> url .*`synrep data captions cc12m --origin ",
+        r"expected caption <tab> url .*`synrep data captions cc12m --origin ",
     )
     refused(
         CC12M,
         cc3m(tmp_path / "b.tsv", texts),
         tmp_path,
-        r"wanted url <tab> caption .*`synrep data captions cc3m --origin ",
+        r"expected url <tab> caption .*`synrep data captions cc3m --origin ",
     )
 
 
 @pytest.mark.parametrize("columns", [("text",), ("url", "TEXT", "Caption")])
-def test_a_missing_column_lists_the_columns_found(tmp_path, columns):
+def test_missing_column_error_lists_the_columns(tmp_path, columns):
     path = parquet(tmp_path / "a.parquet", {name: ["a dog"] for name in columns})
-    refused(CC3M, path, tmp_path, rf"wanted a column caption, found {', '.join(columns)}; .*--column NAME")
+    refused(CC3M, path, tmp_path, rf"expected a column caption, found {', '.join(columns)}; .*--column NAME")
     with (tmp_path / "a.csv").open("w", newline="") as file:
         csv.writer(file).writerows([columns, ["a dog"] * len(columns)])
-    refused(CC3M, tmp_path / "a.csv", tmp_path, rf"wanted a column caption, found {', '.join(columns)};")
+    refused(CC3M, tmp_path / "a.csv", tmp_path, rf"expected a column caption, found {', '.join(columns)};")
 
 
-def test_captions_without_their_addresses_are_no_cc3m(tmp_path):
+def test_cc3m_without_urls_is_refused(tmp_path):
     path = parquet(tmp_path / "a.parquet", {"caption": ["a dog"], "number": [1]})
-    refused(CC3M, path, tmp_path, r"wanted a column url or image_url, found caption, number")
+    refused(CC3M, path, tmp_path, r"expected a column url or image_url, found caption, number")
 
 
-def test_a_renamed_key_of_redcaps_lists_the_keys_found(tmp_path):
+def test_missing_redcaps_key_error_lists_the_keys(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"annotations": [{"image_id": "1", "title": "a dog"}]}))
-    refused(REDCAPS, tmp_path / "a.json", tmp_path, r"wanted a column caption, found image_id, title")
+    refused(REDCAPS, tmp_path / "a.json", tmp_path, r"expected a column caption, found image_id, title")
     (tmp_path / "a.json").write_text(json.dumps({"info": {}, "images": []}))
-    refused(REDCAPS, tmp_path / "a.json", tmp_path, r"wanted an object with a list of annotations, found info, images")
+    refused(
+        REDCAPS, tmp_path / "a.json", tmp_path, r"expected a JSON object with a list of annotations, found info, images"
+    )
     (tmp_path / "a.json").write_text("[1]")
     refused(REDCAPS, tmp_path / "a.json", tmp_path, r"found list")
 
 
-def test_a_column_that_is_no_text_is_refused(tmp_path):
+def test_non_text_column_is_refused(tmp_path):
     path = parquet(tmp_path / "a.parquet", {"text": [1, 2], "title": ["a", "b"]})
-    refused(TABLE, path, tmp_path, r"wanted text in column text, found int64; columns of text are: title")
+    refused(TABLE, path, tmp_path, r"expected text in column text, found int64; the text columns are: title")
 
 
 def test_a_wrong_delimiter_is_refused(tmp_path):
     (tmp_path / "a.tsv").write_text("id,text\n1,a dog\n")
     refused(
-        TABLE, tmp_path / "a.tsv", tmp_path, r"wanted tabs, found 'id,text'; if it is comma-separated call it \.csv"
+        TABLE,
+        tmp_path / "a.tsv",
+        tmp_path,
+        r"expected tabs, found 'id,text'; if it is comma-separated, rename it to \.csv",
     )
-    refused(CC3M, tmp_path / "a.tsv", tmp_path, r"found 'id,text'; if it is comma-separated call it \.csv")
+    refused(CC3M, tmp_path / "a.tsv", tmp_path, r"found 'id,text'; if it is comma-separated, rename it to \.csv")
     (tmp_path / "a.csv").write_text("id\ttext\n1\ta dog\n")
-    refused(TABLE, tmp_path / "a.csv", tmp_path, r"wanted commas, found 'id\\ttext'; if it has tabs call it \.tsv")
+    refused(
+        TABLE, tmp_path / "a.csv", tmp_path, r"expected commas, found 'id\\ttext'; if it has tabs, rename it to \.tsv"
+    )
 
 
 DAMAGED = {
@@ -573,11 +580,11 @@ def test_a_damaged_file_is_refused(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(DAMAGED[name])
     source = {".zip": REDCAPS, ".json": REDCAPS, ".tsv": CC3M}.get(path.suffix, TABLE)
-    refused(source, path, tmp_path, rf"{name}.*(fetch it again|call it \.csv)")
+    refused(source, path, tmp_path, rf"{name}.*(download it again|rename it to \.csv)")
 
 
-def test_damage_in_the_middle_is_no_full_disk(tmp_path):
-    """The captions before it were already on their way into the file."""
+def test_damage_in_the_middle_is_not_reported_as_full_disk(tmp_path):
+    """The captions before the damage have already been written."""
     good = redcaps(
         tmp_path / "r.zip", {f"pics_{year}": [f"{year} {n}" for n in range(300)] for year in range(2010, 2020)}
     )
@@ -594,18 +601,18 @@ def test_damage_in_the_middle_is_no_full_disk(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\r\n\n"])
-def test_a_csv_of_nothing_is_empty(tmp_path, content):
+def test_empty_csv_is_refused(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(content)
-    refused(TABLE, tmp_path / "a.csv", tmp_path, r"a\.csv is empty; fetch it again")
+    refused(TABLE, tmp_path / "a.csv", tmp_path, r"a\.csv is empty; download it again")
 
 
-def test_blank_lines_above_the_header_of_a_csv_are_passed_over(tmp_path):
+def test_blank_lines_above_csv_header_are_skipped(tmp_path):
     (tmp_path / "a.csv").write_text("\n\ntext\na dog\n")
     prepare(TABLE, tmp_path / "a.csv", tmp_path / "out", silent)
     assert kept(tmp_path / "out") == [("a dog", "0")]
 
 
-def test_a_long_field_of_a_csv_costs_its_row(tmp_path):
+def test_too_long_csv_field_drops_only_its_row(tmp_path):
     long = "x" * 200_000
     (tmp_path / "a.csv").write_text(f"id,text\n1,a dog\n2,{long}\n{long},a cat\n")
     prepare(TABLE, tmp_path / "a.csv", tmp_path / "out", silent)
@@ -613,23 +620,23 @@ def test_a_long_field_of_a_csv_costs_its_row(tmp_path):
     assert dropped(tmp_path / "out") == [(1, long, "too long")]
 
 
-def test_an_error_of_a_csv_names_its_line(tmp_path):
+def test_csv_error_names_the_line(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('text\n"a\ndog"\n"a" cat\na bird\n')
-    refused(TABLE, path, tmp_path, r"cannot read .*a\.csv as \.csv \(line 4: .*\); fetch it again")
+    refused(TABLE, path, tmp_path, r"cannot read .*a\.csv as \.csv \(line 4: .*\); download it again")
     path.write_text('text\na dog\n"a cat\na bird\na cow\n')
     refused(TABLE, path, tmp_path, r"\(line 3 to 5: unexpected end of data\)")
     path.write_text('te"xt\n"a" dog\n'.replace('te"xt', '"te"xt'))
     refused(TABLE, path, tmp_path, r"\(line 1: ")
 
 
-def test_a_quote_that_is_never_closed_does_not_take_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets_scripts.captions.files.CSV_FIELD", 1000)
+def test_unclosed_quote_does_not_exhaust_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets_scripts.captions.files.CSV_FIELD_LIMIT", 1000)
     (tmp_path / "a.csv").write_text('text\n"a dog\n' + "a cat\n" * 1000)
     refused(TABLE, tmp_path / "a.csv", tmp_path, r"\(line 2 to \d+: field larger than field limit \(1000\)\)")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_caption(tmp_path):
+def test_byte_order_mark_is_not_part_of_the_first_caption(tmp_path):
     path = cc3m(tmp_path / "list.tsv", ["a dog", "a cat"])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     prepare(CC3M, path, tmp_path / "out", silent)
@@ -637,7 +644,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_caption(tmp_path):
 
 
 @pytest.mark.parametrize("start", [b"\n", b"\xef\xbb\xbf\r\n \n", b"\xef\xbb\xbf"])
-def test_blank_lines_above_the_header_of_a_tsv_do_not_make_it_a_caption(tmp_path, start):
+def test_blank_lines_above_tsv_header_are_skipped(tmp_path, start):
     plain = cc12m(tmp_path / "plain.tsv", ["a dog"])
     (tmp_path / "headed.tsv").write_bytes(start + b"url\tcaption\n" + plain.read_bytes())
     prepare(CC12M, tmp_path / "headed.tsv", tmp_path / "out", silent)
@@ -648,31 +655,31 @@ def test_blank_lines_above_the_header_of_a_tsv_do_not_make_it_a_caption(tmp_path
     assert kept(tmp_path / "table") == [("a dog", "0")]
 
 
-def test_quotes_of_a_tsv_are_part_of_its_captions(tmp_path):
+def test_quotes_in_tsv_are_part_of_captions(tmp_path):
     texts = ['"a dog"', 'a 5" cat', '"']
     prepare(CC3M, cc3m(tmp_path / "list.tsv", texts), tmp_path / "out", silent)
     assert [text for text, _ in kept(tmp_path / "out")] == texts
 
 
-def test_absent_or_foreign_files_are_refused(tmp_path):
-    refused(CC3M, tmp_path / "none.tsv", tmp_path, r"no file or folder .*none\.tsv; wanted captions of cc3m")
+def test_missing_or_unsupported_files_are_refused(tmp_path):
+    refused(CC3M, tmp_path / "none.tsv", tmp_path, r"no file or folder .*none\.tsv; expected captions of cc3m")
     (tmp_path / "a.pdf").write_bytes(b"")
-    refused(LAION, tmp_path / "a.pdf", tmp_path, r"wanted \.parquet for captions of laion, found a\.pdf")
+    refused(LAION, tmp_path / "a.pdf", tmp_path, r"expected \.parquet for captions of laion, found a\.pdf")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("readme.txt", "x")
     refused(
-        REDCAPS, tmp_path / "a.zip", tmp_path, r"wanted annotations/<subreddit>_<year>\.json in it, found readme\.txt"
+        REDCAPS, tmp_path / "a.zip", tmp_path, r"expected annotations/<subreddit>_<year>\.json in it, found readme\.txt"
     )
-    refused(CC3M, tmp_path / "a.zip", tmp_path, r"wanted .* for captions of cc3m, found a\.zip")
+    refused(CC3M, tmp_path / "a.zip", tmp_path, r"expected .* for captions of cc3m, found a\.zip")
 
 
-def test_a_file_of_which_no_row_survives_is_refused(tmp_path):
+def test_file_without_usable_rows_is_refused(tmp_path):
     refused(CC3M, cc3m(tmp_path / "a.tsv", ["", " ", "x" * 2000]), tmp_path, r"3 rows \(2 empty, 1 too long\)")
     refused(TABLE, parquet(tmp_path / "a.parquet", {"text": pa.array([], pa.string())}), tmp_path, r"0 rows \(none\)")
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
-    """Files may grow to 100 kB only, which the kernel refuses as it refuses a full disk."""
+    """A limit of 100 kB per file, which the kernel reports like a full disk."""
     path = parquet(tmp_path / "a.parquet", {"text": [hashlib.sha256(b"%d" % n).hexdigest() for n in range(20_000)]})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -685,21 +692,21 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     prepare(TABLE, path, tmp_path / "out", silent)
 
 
-# Again, and after a failure
+# Repeated runs, also after a failure
 
 
-def test_the_same_origin_is_not_prepared_again_whatever_its_file_is_called(tmp_path):
+def test_renamed_file_is_not_prepared_again(tmp_path):
     out = tmp_path / "out"
     first = prepare(CC3M, cc3m(tmp_path / "list.tsv", ["a dog"]), out, silent)
     times = [path.stat().st_mtime_ns for path in sorted(out.iterdir())]
-    told = []
-    assert prepare(CC3M, tmp_path / "list.tsv", out, told.append) == first
-    assert prepare(CC3M, (tmp_path / "list.tsv").rename(tmp_path / "other.tsv"), out, told.append) == first
-    assert told == [] and [path.stat().st_mtime_ns for path in sorted(out.iterdir())] == times
+    progress = []
+    assert prepare(CC3M, tmp_path / "list.tsv", out, progress.append) == first
+    assert prepare(CC3M, (tmp_path / "list.tsv").rename(tmp_path / "other.tsv"), out, progress.append) == first
+    assert progress == [] and [path.stat().st_mtime_ns for path in sorted(out.iterdir())] == times
 
 
 def assert_stays(out, source, origin, match):
-    """Preparing `origin` in `out` is refused by this message, and nothing there is touched."""
+    """Check that preparing `origin` in `out` fails with this message and changes no file."""
     before = {path: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(UserError, match=match) as caught:
         prepare(source, origin, out, silent)
@@ -713,17 +720,17 @@ def test_captions_of_another_origin_or_a_changed_file_are_not_replaced(tmp_path)
     old = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     for name in ("list.tsv", "other.tsv"):
         new = hashlib.sha256(cc3m(tmp_path / name, ["a cat"]).read_bytes()).hexdigest()[:12]
-        match = rf"another origin, list\.tsv with sha256 {old}; wanted {name} with sha256 {new}; remove the folder to"
+        match = rf"another origin, list\.tsv with sha256 {old}; expected {name} with sha256 {new}; remove the folder to"
         assert_stays(out, CC3M, tmp_path / name, match)
     (tmp_path / "list.tsv").rename(tmp_path / "list.csv")
-    assert_stays(out, CC3M, CC3M.repo, rf"another origin, list\.tsv .*; wanted {CC3M.repo}; remove the folder")
+    assert_stays(out, CC3M, CC3M.repo, rf"another origin, list\.tsv .*; expected {CC3M.repo}; remove the folder")
 
 
-def test_the_same_bytes_read_as_another_kind_are_another_origin(tmp_path):
+def test_same_bytes_with_another_suffix_are_another_origin(tmp_path):
     (tmp_path / "a.csv").write_text('text\n"a dog"\n')
     (tmp_path / "a.tsv").write_text('text\n"a dog"\n')
     prepare(TABLE, tmp_path / "a.csv", tmp_path / "out", silent)
-    assert_stays(tmp_path / "out", TABLE, tmp_path / "a.tsv", r"a\.csv .* wanted a\.tsv")
+    assert_stays(tmp_path / "out", TABLE, tmp_path / "a.tsv", r"a\.csv .* expected a\.tsv")
 
 
 def test_a_folder_with_one_changed_file_is_another_origin(tmp_path):
@@ -733,21 +740,21 @@ def test_a_folder_with_one_changed_file_is_another_origin(tmp_path):
         parquet(folder / f"{name}.parquet", {"URL": [name], "TEXT": [name]})
     prepare(LAION, folder, tmp_path / "out", silent)
     parquet(folder / "b.parquet", {"URL": ["c"], "TEXT": ["c"]})
-    of_both = r"2 files from laion/a\.parquet on, with hash (\w{12})"
-    with pytest.raises(UserError, match=rf"{of_both}; wanted {of_both};") as caught:
+    of_both = r"2 files, the first laion/a\.parquet, with hash (\w{12})"
+    with pytest.raises(UserError, match=rf"{of_both}; expected {of_both};") as caught:
         prepare(LAION, folder, tmp_path / "out", silent)
-    before, now = re.search(rf"{of_both}; wanted {of_both};", str(caught.value)).groups()
+    before, now = re.search(rf"{of_both}; expected {of_both};", str(caught.value)).groups()
     assert before != now
 
 
 @pytest.mark.parametrize("name", ["captions.parquet", "dropped.parquet"])
-def test_another_origin_does_not_replace_a_folder_that_lost_a_file(tmp_path, name):
+def test_another_origin_does_not_replace_an_incomplete_folder(tmp_path, name):
     prepare(CC3M, cc3m(tmp_path / "list.tsv", ["a dog", ""]), tmp_path / "out", silent)
     (tmp_path / "out" / name).unlink()
     assert_stays(tmp_path / "out", CC3M, cc3m(tmp_path / "list.tsv", ["a cat"]), "another origin")
 
 
-def test_another_column_of_the_same_file_is_prepared_anew(tmp_path):
+def test_another_column_of_the_same_file_is_prepared_again(tmp_path):
     path = parquet(tmp_path / "a.parquet", {"text": ["a dog"], "title": ["a cat"]})
     for column, text in (("text", "a dog"), ("title", "a cat")):
         prepare(custom_source("table", column), path, tmp_path / "out", silent)
@@ -755,7 +762,7 @@ def test_another_column_of_the_same_file_is_prepared_anew(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["captions.parquet", "dropped.parquet", "captions.json"])
-def test_a_file_that_was_lost_is_made_again(tmp_path, name):
+def test_missing_output_file_is_written_again(tmp_path, name):
     path = cc3m(tmp_path / "list.tsv", ["a dog", ""])
     first = prepare(CC3M, path, tmp_path / "out", silent)
     (tmp_path / "out" / name).unlink()
@@ -763,7 +770,7 @@ def test_a_file_that_was_lost_is_made_again(tmp_path, name):
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
-def test_a_failure_in_the_middle_leaves_nothing_and_the_next_run_succeeds(tmp_path, monkeypatch):
+def test_failed_run_leaves_no_files_and_can_be_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets_scripts.captions.prepare.BATCH_ROWS", 10)
     path = cc3m(tmp_path / "list.tsv", [f"number {n}" for n in range(100)])
 
@@ -777,7 +784,7 @@ def test_a_failure_in_the_middle_leaves_nothing_and_the_next_run_succeeds(tmp_pa
     assert prepare(CC3M, path, tmp_path / "out", silent)["kept"] == 100
 
 
-def test_bad_input_leaves_what_was_prepared_before(tmp_path):
+def test_bad_input_keeps_earlier_captions(tmp_path):
     out, path = tmp_path / "captions" / "table", parquet(tmp_path / "a.parquet", {"text": ["a dog"], "title": [""]})
     prepare(TABLE, path, out, silent)
     with pytest.raises(UserError, match="1 empty"):
@@ -785,8 +792,8 @@ def test_bad_input_leaves_what_was_prepared_before(tmp_path):
     assert [caption.text for caption in PreparedCaptions(TABLE, root=tmp_path)] == ["a dog"]
 
 
-def test_a_crash_between_files_does_not_pass_for_prepared(tmp_path, monkeypatch):
-    """The old report must not vouch for the new captions."""
+def test_crash_between_files_counts_as_not_prepared(tmp_path, monkeypatch):
+    """The old report must not be accepted for the new captions."""
     out, path = tmp_path / "captions" / "table", parquet(tmp_path / "a.parquet", {"text": ["a dog"], "title": ["cat"]})
     prepare(TABLE, path, out, silent)
 
@@ -807,7 +814,7 @@ COMMIT = "5ecc0c80db882861e8e161c0a9504500826a2a0d"
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A folder of files that stands for every dataset on the Hub; the calls that it gets are recorded."""
+    """A folder of files that replaces every dataset on the Hub, and the recorded calls."""
     folder, calls = tmp_path / "hub", []
     folder.mkdir()
 
@@ -826,7 +833,7 @@ def hub(tmp_path, monkeypatch):
     return SimpleNamespace(folder=folder, calls=calls)
 
 
-def test_cc3m_of_the_hub_takes_the_training_split_at_a_commit_that_is_recorded(tmp_path, hub):
+def test_cc3m_from_the_hub_uses_training_split_and_records_commit(tmp_path, hub):
     (hub.folder / "unlabeled").mkdir()
     (hub.folder / "labeled").mkdir()
     for name, text in (("train-00001-of-00002", "a cat"), ("train-00000-of-00002", "a dog"), ("validation-0", "no")):
@@ -838,7 +845,7 @@ def test_cc3m_of_the_hub_takes_the_training_split_at_a_commit_that_is_recorded(t
     assert report["origin"] == {"repo": CC3M.repo, "commit": COMMIT, "files": files}
     assert hub.calls == [(CC3M.repo, None), *files]
     assert prepare(CC3M, CC3M.repo, tmp_path / "out", silent) == report
-    assert len(hub.calls) == 3  # what is prepared asks nobody
+    assert len(hub.calls) == 3  # no request for captions that are already prepared
 
 
 @pytest.mark.parametrize(
@@ -849,7 +856,7 @@ def test_cc3m_of_the_hub_takes_the_training_split_at_a_commit_that_is_recorded(t
         (LAION, None, "part-00000.parquet", {"URL": ["u"], "TEXT": ["a dog"]}),
     ],
 )
-def test_each_source_of_the_hub_is_found_in_its_own_place(tmp_path, hub, source, revision, name, columns):
+def test_hub_revision_and_files_of_each_source(tmp_path, hub, source, revision, name, columns):
     (hub.folder / name).parent.mkdir(parents=True, exist_ok=True)
     parquet(hub.folder / name, columns)
     prepare(source, source.repo, tmp_path / "out", silent)
@@ -857,7 +864,7 @@ def test_each_source_of_the_hub_is_found_in_its_own_place(tmp_path, hub, source,
     assert hub.calls[0] == (source.repo, revision)
 
 
-def test_any_dataset_of_the_hub_gives_its_training_split(tmp_path, hub):
+def test_any_hub_dataset_uses_its_training_split(tmp_path, hub):
     (hub.folder / "data").mkdir()
     for name in ("train-0", "test-0"):
         parquet(hub.folder / f"data/{name}.parquet", {"text": [name]})
@@ -866,17 +873,17 @@ def test_any_dataset_of_the_hub_gives_its_training_split(tmp_path, hub):
     assert hub.calls[0] == ("org/name", None)
 
 
-def test_a_dataset_of_several_configurations_or_of_images_is_refused(tmp_path, hub):
+def test_hub_dataset_with_configurations_or_without_tables_is_refused(tmp_path, hub):
     (hub.folder / "README.md").write_text("x")
-    refused(TABLE, "org/name", tmp_path, r"org/name: wanted \.parquet or \.csv or \.tsv .*, found README\.md")
+    refused(TABLE, "org/name", tmp_path, r"org/name: expected \.parquet or \.csv or \.tsv .*, found README\.md")
     for name in ("a", "b"):
         (hub.folder / name).mkdir()
         parquet(hub.folder / name / "train.parquet", {"text": ["a dog"]})
-    refused(TABLE, "org/name", tmp_path, r"wanted one folder of captions, found a, b; .*`hf download")
+    refused(TABLE, "org/name", tmp_path, r"expected one folder of captions, found a, b; .*`hf download")
 
 
 def hub_error(kind):
-    """An error as the client raises it, without its constructor, which wants a response of the network."""
+    """Return an error of the client without calling its constructor, which needs an HTTP response."""
     error = kind.__new__(kind)
     error.args = ("first line\nsecond line",)
     return error
@@ -909,8 +916,8 @@ def test_an_error_of_the_hub_is_one_line(tmp_path, monkeypatch, kind, match):
     refused(TABLE, "org/name", tmp_path, match)
 
 
-def test_offline_the_real_client_is_not_asked(tmp_path):
-    """conftest.py sets HF_HUB_OFFLINE."""
+def test_offline_mode_is_one_line(tmp_path):
+    """The variable HF_HUB_OFFLINE is set in conftest.py."""
     refused(CC3M, "org/name", tmp_path, r"HF_HUB_OFFLINE is set")
 
 
@@ -918,10 +925,14 @@ def test_a_folder_from_the_hub_is_not_replaced_by_another_dataset_or_a_file(tmp_
     parquet(hub.folder / "train.parquet", {"text": ["a dog"]})
     prepare(TABLE, "org/name", tmp_path / "out", silent)
     calls = list(hub.calls)
-    assert_stays(tmp_path / "out", TABLE, "other/name", rf"org/name at commit {COMMIT[:12]}; wanted other/name; remove")
-    assert hub.calls == calls  # nothing is downloaded for that
+    assert_stays(
+        tmp_path / "out", TABLE, "other/name", rf"org/name at commit {COMMIT[:12]}; expected other/name; remove"
+    )
+    assert hub.calls == calls  # without any download
     path = hub.folder / "train.parquet"
-    assert_stays(tmp_path / "out", TABLE, path, rf"org/name at commit {COMMIT[:12]}; wanted train\.parquet with sha256")
+    assert_stays(
+        tmp_path / "out", TABLE, path, rf"org/name at commit {COMMIT[:12]}; expected train\.parquet with sha256"
+    )
 
 
 # The command
@@ -942,7 +953,7 @@ def test_two_files_of_one_name_do_not_replace_each_other(tmp_path, synrep):
     assert synrep("data", "captions", first, *words)[0] == 0
 
 
-def test_a_file_called_as_a_source_does_not_take_its_place(tmp_path, synrep):
+def test_file_with_the_name_of_a_source_is_refused(tmp_path, synrep):
     path = birds(tmp_path / "a", "a robin").rename(tmp_path / "cc3m.csv")
     answer = synrep("data", "captions", path, "--column", "text", "--data", tmp_path)
     assert_one_line(answer, "rename the file", f"`synrep data captions cc3m --origin {path}`")
@@ -950,7 +961,7 @@ def test_a_file_called_as_a_source_does_not_take_its_place(tmp_path, synrep):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".json", ".zip", ".CSV"])
-def test_a_file_that_is_missing_is_not_looked_for_on_the_hub(tmp_path, synrep, hub, monkeypatch, suffix):
+def test_missing_file_is_not_searched_on_the_hub(tmp_path, synrep, hub, monkeypatch, suffix):
     monkeypatch.chdir(tmp_path)
     name = f"cap/typo{suffix}"
     assert_one_line(synrep("data", "captions", name, "--column", "text"), f"no file or folder {name}")
@@ -958,7 +969,7 @@ def test_a_file_that_is_missing_is_not_looked_for_on_the_hub(tmp_path, synrep, h
     assert hub.calls == []
 
 
-def test_a_dataset_of_the_hub_and_a_folder_are_told_apart(tmp_path, synrep, hub, monkeypatch):
+def test_hub_dataset_and_local_folder_are_distinguished(tmp_path, synrep, hub, monkeypatch):
     monkeypatch.chdir(tmp_path)
     parquet(hub.folder / "train.parquet", {"text": ["a dog"]})
     assert synrep("data", "captions", "org/name", "--column", "text")[0] == 0
@@ -978,8 +989,8 @@ def test_an_option_that_would_be_ignored_is_refused(tmp_path, synrep):
     assert not (tmp_path / "captions").exists()
 
 
-def test_nfc_is_unicodes_own():
-    """Every caption of the oracle's alphabet: combining marks after letters, against `unicodedata` alone."""
+def test_nfc_matches_unicodedata():
+    """Letters with combining marks, compared with `unicodedata`."""
     for code in range(0xC0, 0x250):
         taken_apart = unicodedata.normalize("NFD", chr(code))
-        assert normalise(f"a {taken_apart}") == f"a {chr(code)}"
+        assert normalize(f"a {taken_apart}") == f"a {chr(code)}"
