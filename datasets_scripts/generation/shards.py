@@ -1,10 +1,10 @@
-"""Units become Parquet files that are readable by `datasets`, and by byte offset.
+"""Parquet shards of a dataset, readable with `datasets` and by byte offset, assembled from work units.
 
-A unit is done when its Parquet file and its JSON both stand; a shard likewise. Both are whole or absent, and the same
-rows give the same bytes, so it does not matter who writes them, in what order, or how often.
+A unit is done when its Parquet file and its JSON file exist; likewise a shard. Both are written atomically, and
+the same rows result in the same bytes, so any process may write any unit, in any order, any number of times.
 
-Image bytes are stored PLAIN and uncompressed, so each lies in one piece in the file; the sidecar says where. Writing
-the sidecar checks every image against the file.
+Image bytes are stored PLAIN and uncompressed, so that each image is contiguous in the file. An index file has the
+offset and length of each image; writing the index checks every image against the file.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ import pyarrow.parquet as pq
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import atomic_replace, file_sha256, write_bytes, write_json
-from datasets_scripts.generation import statistics
 from datasets_scripts.generation.generate import COLUMNS, IMAGE
+from datasets_scripts.generation.statistics import is_complete
 
 BUILD = "build"
-"""Folder inside a dataset's that holds what a build needs until it is done."""
+"""Subfolder of a dataset with the intermediate files of an unfinished build."""
 
 
 def with_features(columns: pa.Schema, constants: dict[str, Any] | None = None) -> pa.Schema:
-    """The schema with the metadata by which `datasets` knows images from structs, and with a dataset's constants."""
+    """Return the schema with the `datasets` feature types and a dataset's constants in its metadata."""
     features = {field.name: _feature(field.type) for field in columns}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     if constants:
@@ -38,18 +38,18 @@ def with_features(columns: pa.Schema, constants: dict[str, Any] | None = None) -
     return columns.with_metadata(metadata)
 
 
-def _feature(kind: pa.DataType) -> dict[str, Any]:
-    if kind == IMAGE:
+def _feature(dtype: pa.DataType) -> dict[str, Any]:
+    if dtype == IMAGE:
         return {"_type": "Image"}
-    if pa.types.is_list(kind):
-        return {"_type": "List", "feature": _feature(kind.value_type)}
-    return {"_type": "Value", "dtype": {"float": "float32", "double": "float64"}.get(str(kind), str(kind))}
+    if pa.types.is_list(dtype):
+        return {"_type": "List", "feature": _feature(dtype.value_type)}
+    return {"_type": "Value", "dtype": {"float": "float32", "double": "float64"}.get(str(dtype), str(dtype))}
 
 
 def write_parquet(
     path: Path, units: Iterable[pa.Table], columns: pa.Schema, constants: dict[str, Any] | None = None
 ) -> None:
-    """Write `units` to `path`, a row group each, atomically; `constants` go into the file's metadata."""
+    """Write `units` to `path` atomically, one row group per unit, with `constants` in the file's metadata."""
     text = [field.name for field in columns if pa.types.is_string(field.type)]
     with (
         atomic_replace(path) as temporary,
@@ -62,15 +62,15 @@ def write_parquet(
 
 
 def write_index(parquet: Path, index: Path) -> str:
-    """Find every image of `parquet` in its bytes and write offsets and lengths: int64 (rows, images, 2).
+    """Write the byte offset and length of every image in `parquet`, int64 (rows, images, 2), to `index`.
 
-    An image that is null has offset and length zero.
+    A null image has offset and length zero.
 
     Returns:
-        The SHA-256 of the Parquet file as it was read.
+        The SHA-256 of the Parquet file.
 
     Raises:
-        UserError: an image is not where Parquet puts it (the file was not written by `write_parquet`).
+        UserError: an image is not contiguous in the file (which was not written by `write_parquet`).
     """
     content = parquet.read_bytes()
     offsets: list[tuple[int, int]] = []
@@ -85,7 +85,7 @@ def write_index(parquet: Path, index: Path) -> str:
         if content[position : position + len(stored)] != stored:
             position = content.find(stored, position)
         if position < 0:
-            raise UserError(f"{parquet}: image {len(offsets)} is not stored plainly; build the dataset again")
+            raise UserError(f"{parquet}: image {len(offsets)} is not stored uncompressed; build the dataset again")
         offsets.append((position + 4, len(image)))
         position += len(stored)
     table = np.array(offsets, np.int64).reshape(rows, -1, 2)
@@ -95,7 +95,7 @@ def write_index(parquet: Path, index: Path) -> str:
 
 
 def _images(file: pq.ParquetFile) -> Iterator[tuple[pa.BinaryScalar, int]]:
-    """Every image and its row; by work unit, since Arrow puts at most 2 GiB into an array."""
+    """Yield every image and its row. Reads one row group at a time, since an Arrow array is limited to 2 GiB."""
     row = 0
     for group in range(file.num_row_groups):
         for images in file.read_row_group(group, columns=[schema.IMAGES])[schema.IMAGES].combine_chunks():
@@ -105,7 +105,7 @@ def _images(file: pq.ParquetFile) -> Iterator[tuple[pa.BinaryScalar, int]]:
 
 
 class Units:
-    """The units of a dataset folder: each a Parquet file and a JSON, until a shard holds them."""
+    """Finished work units in a dataset folder, each a Parquet file and a JSON file, until they are in a shard."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / BUILD / "units"
@@ -114,105 +114,114 @@ class Units:
         return self.folder / f"{unit:07d}.parquet", self.folder / f"{unit:07d}.json"
 
     def done(self, unit: int) -> bool:
-        """Whether the unit stands."""
+        """Return True if the unit is done."""
         return all(path.exists() for path in self._paths(unit))
 
-    def write(self, unit: int, table: pa.Table, facts: dict[str, Any]) -> None:
-        """Write the rows, then their JSON: the facts and the SHA-256 of the rows' file."""
-        rows, note = self._paths(unit)
-        write_parquet(rows, [table], table.schema)
-        write_json(note, facts | {"sha256": file_sha256(rows)})
+    def write(self, unit: int, table: pa.Table, statistics: dict[str, Any]) -> None:
+        """Write the rows, then the JSON file with their statistics and the SHA-256 of the Parquet file."""
+        parquet, sidecar = self._paths(unit)
+        write_parquet(parquet, [table], table.schema)
+        write_json(sidecar, statistics | {"sha256": file_sha256(parquet)})
 
     def read(self, unit: int) -> tuple[pa.Table, dict[str, Any]]:
-        """Rows and facts of a unit that is done.
+        """Return the rows and statistics of a finished unit.
 
         Raises:
-            FileNotFoundError: a shard already holds it, or it is not done.
-            UserError: it is not what was written; it is removed, so that the next build draws it again.
+            FileNotFoundError: the unit is not done, or already in a shard.
+            UserError: the unit is damaged. It is removed, so that the next build generates it again.
         """
-        rows, note = self._paths(unit)
-        content, text = rows.read_bytes(), note.read_bytes()
+        parquet, sidecar = self._paths(unit)
+        content, text = parquet.read_bytes(), sidecar.read_bytes()
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            facts = json.loads(text)
-            if facts.pop("sha256") == hashlib.sha256(content).hexdigest() and statistics.complete(facts):
-                return pq.read_table(io.BytesIO(content)), facts
+            unit_statistics = json.loads(text)
+            intact = unit_statistics.pop("sha256") == hashlib.sha256(content).hexdigest()
+            if intact and is_complete(unit_statistics):
+                return pq.read_table(io.BytesIO(content)), unit_statistics
         self.remove([unit])
-        raise UserError(f"{rows} is damaged and was removed; run the build again, which draws it again")
+        raise UserError(f"{parquet} is damaged and was removed; run the build again to generate it again")
 
     def remove(self, units: Iterable[int]) -> None:
-        """Remove units, the JSON first, so that no half of one counts as done."""
+        """Remove units, their JSON files first, so that an interrupted removal leaves no unit that counts as done."""
         for unit in units:
             for path in reversed(self._paths(unit)):
                 path.unlink(missing_ok=True)
 
 
-class _AssembledElsewhere(Exception):
-    """Another process has just put the unit into its shard."""
+class _AlreadyAssembled(Exception):
+    """Raised if another process has already assembled the shard of a unit."""
 
 
 class Shards:
-    """The shards of a dataset folder: each a Parquet file, its index and, during a build, a JSON of facts."""
+    """Shards of a dataset folder, each a Parquet file, its index and, during a build, a JSON file of statistics."""
 
     def __init__(self, folder: Path, split: str, count: int) -> None:
         self.folder, self.split, self.count = folder, split, count
 
     def names(self, shard: int) -> tuple[str, str]:
-        """Parquet file and index, inside the dataset folder."""
+        """Return the names of the Parquet file and of the index, relative to the dataset folder."""
         return schema.shard_name(self.split, shard, self.count), schema.index_name(self.split, shard)
 
-    def _note(self, shard: int) -> Path:
+    def _sidecar(self, shard: int) -> Path:
         return self.folder / BUILD / "shards" / f"{shard:05d}.json"
 
     def done(self, shard: int) -> bool:
-        """Whether the shard stands."""
-        return all(path.exists() for path in (*(self.folder / name for name in self.names(shard)), self._note(shard)))
+        """Return True if the shard is done."""
+        return all(path.exists() for path in self._paths(shard))
+
+    def _paths(self, shard: int) -> tuple[Path, ...]:
+        """Return the paths of the JSON file, the Parquet file and the index."""
+        return (self._sidecar(shard), *(self.folder / name for name in self.names(shard)))
 
     def verified(self, shard: int) -> dict[str, Any]:
-        """SHA-256 by path of both files, which are compared with it, and the facts of every unit.
+        """Verify the checksums of a finished shard and return its JSON: `files` (SHA-256 by name) and `units`.
+
+        `units` maps the number of each unit to its statistics.
 
         Raises:
-            UserError: a file is not what was written; the shard is removed, so that the next build draws it again.
+            UserError: the shard is damaged. It is removed, so that the next build generates it again.
         """
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            facts: dict[str, Any] = json.loads(self._note(shard).read_bytes())
-            whole = facts["files"] == {name: file_sha256(self.folder / name) for name in self.names(shard)}
-            if whole and all(map(statistics.complete, facts["units"].values())):
-                return facts
-        for path in (self._note(shard), *(self.folder / name for name in self.names(shard))):
+            content: dict[str, Any] = json.loads(self._sidecar(shard).read_bytes())
+            intact = content["files"] == {name: file_sha256(self.folder / name) for name in self.names(shard)}
+            if intact and all(map(is_complete, content["units"].values())):
+                return content
+        for path in self._paths(shard):
             path.unlink(missing_ok=True)
         damaged = self.folder / self.names(shard)[0]
-        raise UserError(f"{damaged} is damaged and was removed; run the build again, which draws it again")
+        raise UserError(f"{damaged} is damaged and was removed; run the build again to generate it again")
 
     def assemble(self, shard: int, units: range, constants: dict[str, Any]) -> None:
-        """Make a shard of its units, a row group each, and remove them; nothing to do if another process did.
+        """Assemble a shard from its units, one row group each, and remove the units.
+
+        Returns without a change if another process has already assembled it.
 
         Raises:
             UserError: a unit is damaged, or the disk is full.
         """
         store = Units(self.folder)
         parquet, index = (self.folder / name for name in self.names(shard))
-        facts: dict[str, Any] = {}
+        statistics: dict[str, Any] = {}
 
         def tables() -> Iterator[pa.Table]:
             for unit in units:
                 try:
-                    table, facts[str(unit)] = store.read(unit)
+                    table, statistics[str(unit)] = store.read(unit)
                 except FileNotFoundError:
-                    raise _AssembledElsewhere from None
+                    raise _AlreadyAssembled from None
                 yield table
 
         try:
             write_parquet(parquet, tables(), COLUMNS, constants)
-        except _AssembledElsewhere:
+        except _AlreadyAssembled:
             return
         digest = write_index(parquet, index)
         files = dict(zip(self.names(shard), (digest, file_sha256(index))))
-        write_json(self._note(shard), {"files": files, "units": facts})
+        write_json(self._sidecar(shard), {"files": files, "units": statistics})
         store.remove(units)
 
 
 def write_manifest(folder: Path, manifest: schema.Manifest, card: str) -> None:
-    """Write the card, then the manifest with its hash: last, so that its existence means that the dataset is whole."""
+    """Write the card, then the manifest with the card's hash. It is last: a folder with a manifest is complete."""
     write_bytes(folder / schema.CARD, card.encode())
     manifest.files[schema.CARD] = file_sha256(folder / schema.CARD)
     write_json(folder / schema.MANIFEST, manifest.as_json())

@@ -1,4 +1,4 @@
-"""What a build drew, by what, and how long it took: the facts of its units, added up."""
+"""Statistics of a build, summed over its work units: images, failures, guidance, time, devices and software."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,25 +9,29 @@ COUNTS = ("failed", "guidance")
 NAMES = ("device", "software")
 
 
-def complete(facts: dict[str, Any]) -> bool:
-    """Whether a unit's facts are what `summary` adds up."""
-    numbers = all(isinstance(facts[name], int | float) for name in SUMS)
-    counts = all(isinstance(count, int) for name in COUNTS for count in facts[name].values())
-    return numbers and counts and all(isinstance(facts[name], str) for name in NAMES)
+def is_complete(unit: dict[str, Any]) -> bool:
+    """Return True if the statistics of a unit have everything that `summary` sums.
+
+    Raises:
+        KeyError: an entry is missing.
+    """
+    numbers = all(isinstance(unit[name], int | float) for name in SUMS)
+    counts = all(isinstance(count, int) for name in COUNTS for count in unit[name].values())
+    return numbers and counts and all(isinstance(unit[name], str) for name in NAMES)
 
 
 def summary(units: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Sums over units; `device` and `software` say how many units were drawn on which."""
+    """Sum the statistics of units. `device` and `software` count the units generated on each."""
     sums: Counter[str] = Counter()
     counts: dict[str, Counter[str]] = {name: Counter() for name in (*COUNTS, *NAMES)}
-    for facts in units:
+    for unit in units:
         sums["units"] += 1
         for name in SUMS:
-            sums[name] += facts[name]
+            sums[name] += unit[name]
         for name in COUNTS:
-            counts[name].update(facts[name])
+            counts[name].update(unit[name])
         for name in NAMES:
-            counts[name][facts[name]] += 1
+            counts[name][unit[name]] += 1
     total: dict[str, Any] = dict(sums) | {name: dict(sorted(counts[name].items())) for name in counts}
     total["seconds"] = round(total["seconds"], 1)
     total["images_per_second"] = round(total["images"] / total["seconds"], 2) if total["seconds"] else None

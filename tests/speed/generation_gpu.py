@@ -46,7 +46,7 @@ def gap(draw: StableDiffusion) -> float:
     Relative to the largest latent.
     """
     networks = diffusion._networks(replace(draw, steps=3, batch=2))
-    here = networks._denoised(networks.encode(["a cat"] * 2), networks.noise([1, 2]).to(networks.device), [2.0, 8.0])
+    here = networks._denoise(networks.encode(["a cat"] * 2), networks.noise([1, 2]).to(networks.device), [2.0, 8.0])
     unet = networks.pipeline.unet
     reference = type(unet).from_config(unet.config).float()
     reference.load_state_dict({name: value.float().cpu() for name, value in unet.state_dict().items()})

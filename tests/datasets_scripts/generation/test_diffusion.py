@@ -34,7 +34,7 @@ def tiny(folder):
 
 @pytest.fixture(scope="module")
 def pipeline(folder):
-    """The library's own pipeline on the same weights, with DDIM, hiding nothing."""
+    """The pipeline of diffusers with the same weights and DDIM, without a safety checker."""
     loaded = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     loaded.scheduler = DDIMScheduler.from_config(loaded.scheduler.config)
     loaded.set_progress_bar_config(disable=True)
@@ -42,13 +42,13 @@ def pipeline(folder):
 
 
 def noise(seed):
-    """As anybody can draw it, with NumPy alone."""
+    """Return the noise of a seed, computed with NumPy only."""
     generator = np.random.Generator(np.random.Philox(key=seed))
     return torch.from_numpy(generator.standard_normal((1, 4, SIDE // 2, SIDE // 2), np.float32))
 
 
 def single(pipeline, caption, seed, guidance, **options):
-    """One image by the library's pipeline, alone."""
+    """Generate one image with the pipeline of diffusers."""
     return pipeline(
         [caption],
         latents=noise(seed),
@@ -62,13 +62,13 @@ def single(pipeline, caption, seed, guidance, **options):
 
 
 def mixed(tiny):
-    """Latents of six images with their own guidances, drawn in one batch."""
+    """Return the latents of six images with different guidance, generated in one batch."""
     networks = diffusion._networks(tiny)
     with torch.no_grad():
-        return networks._denoised(networks.encode(CAPTIONS[:6]), networks.noise(SEEDS[:6]), GUIDANCE[:6])
+        return networks._denoise(networks.encode(CAPTIONS[:6]), networks.noise(SEEDS[:6]), GUIDANCE[:6])
 
 
-def test_one_batch_with_a_guidance_for_each_image_equals_single_runs_of_the_pipeline(tiny, pipeline):
+def test_batch_with_per_image_guidance_matches_single_pipeline_runs(tiny, pipeline):
     latents = mixed(tiny)
     for place in range(6):
         options = {"latents": noise(SEEDS[place]), "guidance_scale": GUIDANCE[place], "output_type": "latent"}
@@ -77,12 +77,12 @@ def test_one_batch_with_a_guidance_for_each_image_equals_single_runs_of_the_pipe
 
 
 def test_guidance_moves_the_image(tiny):
-    """The test above could not tell guidances apart if they made no difference."""
+    """Guidance must have an effect, otherwise the previous test is meaningless."""
     two, eight = (next(tiny(["a cat"], [1], [value])).image.astype(int) for value in (2.0, 12.0))
     assert np.abs(two - eight).max() > 3
 
 
-def test_images_are_the_pipelines_in_the_order_asked_for(tiny, pipeline):
+def test_images_match_the_pipeline_in_input_order(tiny, pipeline):
     drawn = list(tiny(CAPTIONS, SEEDS, GUIDANCE))
     assert len(drawn) == len(CAPTIONS)
     for place, result in enumerate(drawn):
@@ -91,7 +91,7 @@ def test_images_are_the_pipelines_in_the_order_asked_for(tiny, pipeline):
         assert result.status == "ok" and difference.max() < 0.502, place
 
 
-def test_v_prediction_models_are_drawn_as_their_pipeline_draws_them(tmp_path):
+def test_v_prediction_model_matches_its_pipeline(tmp_path):
     """Stable Diffusion 2.1 predicts velocity."""
     name = tiny_diffusion.stable_diffusion(tmp_path, checker=False, prediction="v_prediction")
     own = StableDiffusionPipeline.from_pretrained(name)
@@ -111,12 +111,12 @@ def test_an_image_depends_on_caption_seed_and_guidance_and_not_on_its_batch(tiny
     assert np.abs(changed[-1].image.astype(int) - drawn[-1]).max() > 1
 
 
-def test_the_same_unit_gives_the_same_bytes(tiny):
+def test_generation_is_deterministic(tiny):
     once, again = ([result.image.tobytes() for result in tiny(CAPTIONS, SEEDS, GUIDANCE)] for _ in range(2))
     assert once == again
 
 
-def test_a_caption_is_encoded_once_for_all_its_images(tiny, monkeypatch):
+def test_each_caption_is_encoded_once(tiny, monkeypatch):
     networks = diffusion._networks(tiny)
     encoded = []
     encode = networks.encode
@@ -125,20 +125,20 @@ def test_a_caption_is_encoded_once_for_all_its_images(tiny, monkeypatch):
     assert encoded == ["a cat", "a dog on a mat"]
 
 
-def test_every_batch_has_one_shape_and_the_filling_is_not_given_out(tiny, monkeypatch):
+def test_batches_are_padded_to_one_shape_and_padding_is_dropped(tiny, monkeypatch):
     networks = diffusion._networks(tiny)
     shapes = []
-    denoised = networks._denoised
+    denoise = networks._denoise
     monkeypatch.setattr(
-        networks, "_denoised", lambda *args: shapes.append([len(each) for each in args]) or denoised(*args)
+        networks, "_denoise", lambda *args: shapes.append([len(each) for each in args]) or denoise(*args)
     )
     assert len(list(tiny(CAPTIONS, SEEDS, GUIDANCE))) == 7
     assert shapes == [[4, 4, 4]] * 2
-    assert list(diffusion.batches(range(7), 4)) == [[0, 1, 2, 3], [4, 5, 6, 6]]
+    assert list(diffusion.padded_batches(range(7), 4)) == [[0, 1, 2, 3], [4, 5, 6, 6]]
 
 
-def test_the_next_batch_is_launched_before_the_last_is_given_out(tiny, monkeypatch):
-    """On a GPU the processor finishes images while the next are drawn."""
+def test_next_batch_is_launched_before_the_previous_is_returned(tiny, monkeypatch):
+    """On a GPU, the CPU finishes images during the generation of the next batch."""
     networks = diffusion._networks(tiny)
     happened = []
     launch = networks.launch
@@ -148,7 +148,7 @@ def test_the_next_batch_is_launched_before_the_last_is_given_out(tiny, monkeypat
     assert happened == ["launch", "launch", *["image"] * 7]
 
 
-def test_without_guidance_the_network_runs_once_a_step(tiny, monkeypatch):
+def test_unguided_sampling_runs_the_network_once_per_step(tiny, monkeypatch):
     networks = diffusion._networks(tiny)
     rows = []
     unet = networks.unet
@@ -160,7 +160,7 @@ def test_without_guidance_the_network_runs_once_a_step(tiny, monkeypatch):
     assert rows == [8] * STEPS
 
 
-def test_noise_is_drawn_on_the_cpu_in_single_precision_whatever_the_model(tiny):
+def test_noise_is_sampled_on_cpu_in_float32(tiny):
     networks = diffusion._networks(tiny)
     drawn = networks.noise([2**64 - 1, 5])
     assert drawn.dtype == torch.float32 and drawn.device.type == "cpu"
@@ -168,8 +168,8 @@ def test_noise_is_drawn_on_the_cpu_in_single_precision_whatever_the_model(tiny):
     assert abs(float(drawn.mean())) < 0.1 and abs(float(drawn.std()) - 1) < 0.1
 
 
-def test_all_64_bits_of_a_seed_count(tiny):
-    """torch's generator on the CPU would draw the same for all of these."""
+def test_all_64_seed_bits_are_used(tiny):
+    """torch's CPU generator would produce the same noise for all of these seeds."""
     seeds = [5 + (k << 32) for k in range(4)]
     drawn = diffusion._networks(tiny).noise(seeds)
     assert len({each.numpy().tobytes() for each in drawn}) == 4
@@ -177,7 +177,7 @@ def test_all_64_bits_of_a_seed_count(tiny):
     assert len(set(images)) == 4
 
 
-def test_the_cost_is_what_was_counted():
+def test_cost_matches_counted_flops():
     """TFLOP of one image on the real configurations: 82.8 at 512 pixels, 220.7 at 768 and 18.6 at 256."""
     first = StableDiffusion()
     assert first.cost.teraflops == pytest.approx(82.8, rel=0.001)
@@ -188,8 +188,8 @@ def test_the_cost_is_what_was_counted():
 
 
 @pytest.mark.parametrize("special", [-1.0, 1.0], ids=["special care everywhere", "special care nowhere"])
-def test_the_score_is_the_checkers_own_decision_as_a_number(tiny, pipeline, folder, monkeypatch, special):
-    """Thresholds are moved to where the checker flags half of the images."""
+def test_nsfw_score_matches_the_safety_checker(tiny, pipeline, folder, monkeypatch, special):
+    """Thresholds are set such that the checker flags half of the images."""
     seeds, captions = list(range(24)), ["a cat"] * 24
     checker = diffusion._networks(tiny).pipeline.safety_checker
     checker.special_care_embeds_weights.data.fill_(special)
@@ -202,36 +202,36 @@ def test_the_score_is_the_checkers_own_decision_as_a_number(tiny, pipeline, fold
     for seed, result in zip(seeds, drawn, strict=True):
         checked = single(pipeline, "a cat", seed, 6.0)
         flagged.append(checked.nsfw_content_detected[0])
-        if abs(result.nsfw) > 0.003:  # images are made smaller by another routine
+        if abs(result.nsfw) > 0.003:  # the checker resizes images with another routine
             assert (result.nsfw > 0) == flagged[-1], result.nsfw
         assert result.image.any(), "a flagged image is kept"
     scores = np.array([result.nsfw for result in drawn])
     assert any(flagged) and not all(flagged) and (np.abs(scores) > 0.003).sum() > 12
 
 
-def test_an_image_that_is_not_finite_has_a_reason_and_the_others_are_drawn(tiny, monkeypatch):
+def test_non_finite_image_has_a_status_and_others_are_generated(tiny, monkeypatch):
     networks = diffusion._networks(tiny)
-    denoised = networks._denoised
+    denoise = networks._denoise
 
     def broken(*args):
-        latents = denoised(*args)
+        latents = denoise(*args)
         latents[2] = float("nan")
         return latents
 
-    monkeypatch.setattr(networks, "_denoised", broken)
+    monkeypatch.setattr(networks, "_denoise", broken)
     drawn = list(tiny(CAPTIONS[:4], SEEDS[:4], GUIDANCE[:4]))
     assert [result.status for result in drawn] == ["ok", "ok", "not finite", "ok"]
     assert [result.image is None for result in drawn] == [False, False, True, False]
 
 
-def test_images_are_stored_smaller_by_pillows_bicubic(tiny):
+def test_images_are_resized_with_pillow_bicubic(tiny):
     large, small = (next(iter(each(["a cat"], [1], [2.0]))).image for each in (tiny, replace(tiny, stored=20)))
     assert large.shape == (SIDE, SIDE, 3) and small.shape == (20, 20, 3)
     expected = Image.fromarray(large).resize((20, 20), Image.Resampling.BICUBIC)
     assert (np.asarray(expected) == small).all()
 
 
-def test_long_captions_are_cut_not_refused(tiny):
+def test_long_captions_are_truncated(tiny):
     (drawn,) = tiny(["a cat on a mat " * 60], [1], [2.0])
     assert drawn.image.shape == (SIDE, SIDE, 3)
 
@@ -249,18 +249,18 @@ def test_long_captions_are_cut_not_refused(tiny):
     ],
     ids=str,
 )
-def test_whatever_changes_a_pixel_is_in_the_name(change):
+def test_every_pixel_setting_is_in_the_name(change):
     assert replace(StableDiffusion(), **change).name != StableDiffusion().name
 
 
-def test_the_default_is_the_papers_sampler_on_a_pinned_model():
+def test_default_is_the_sampler_of_the_paper_on_a_pinned_model():
     draw = StableDiffusion()
     assert draw.model == "stable-diffusion-v1-5/stable-diffusion-v1-5" and len(draw.revision) == 40
     assert (draw.steps, draw.size, draw.stored) == (50, 512, 256)
     assert "DDIM 50 steps eta 0" in draw.name
 
 
-def test_any_other_pipeline_is_drawn_by_its_id_with_its_own_scheduler(folder):
+def test_other_pipelines_use_their_own_scheduler(folder):
     cost = Cost(bytes=1_000, teraflops=1.0)
     drawer = Diffusers(
         cost=cost, model=folder, revision="", terms=(), steps=STEPS, size=SIDE, stored=SIDE, dtype="float32", batch=2
@@ -281,21 +281,21 @@ def test_any_other_pipeline_is_drawn_by_its_id_with_its_own_scheduler(folder):
         assert np.abs(alone * 255 - result.image).max() < 0.51, place
 
 
-def test_a_model_that_is_not_there_is_one_line(tmp_path, monkeypatch):
+def test_missing_model_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     missing = replace(FIRST, model="nobody/nothing", revision="0" * 40)
     with pytest.raises(UserError, match=r"^cannot load nobody/nothing at revision 0+: it is not in the cache"):
         list(missing(["a cat"], [1], [2.0]))
 
 
-def test_a_folder_that_is_no_model_is_one_line(tmp_path):
+def test_invalid_model_folder_is_one_line(tmp_path):
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(UserError, match=r"cannot load .*name another in the recipe"):
+    with pytest.raises(UserError, match=r"cannot load .*choose another model in the recipe"):
         list(replace(FIRST, model=str(tmp_path))(["a cat"], [1], [2.0]))
 
 
-def test_the_networks_are_one_graph_each_for_all_batches(folder):
-    """As they are compiled on a GPU: nothing breaks the graphs, and no batch compiles them again."""
+def test_networks_compile_to_one_graph_each(folder):
+    """As on a GPU: no graph breaks, and no recompilation for later batches."""
     whole = replace(FIRST, model=folder, steps=STEPS + 1)  # networks of its own
     plain = [result.image.astype(int) for result in whole(CAPTIONS, SEEDS, GUIDANCE)]
     networks = diffusion._networks(whole)

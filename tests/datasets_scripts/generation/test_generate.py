@@ -22,14 +22,14 @@ from tests.fixtures.small_datasets import NUMBERED, RECIPE, Numbers, captions, n
 
 
 def unit(recipe, drawn, **options):
-    """Rows, facts and the progress told."""
-    told = []
+    """Generate a unit; return its rows, statistics and progress."""
+    progress = []
     drawing = generating.generate(recipe, recipe.revision, drawn, **options)
     while True:
         try:
-            told.append(next(drawing))
+            progress.append(next(drawing))
         except StopIteration as end:
-            return *end.value, told
+            return *end.value, progress
 
 
 def generate(recipe, drawn):
@@ -56,7 +56,7 @@ def test_rows_are_the_captions_in_order_with_seeds_and_guidance():
         assert row[schema.STATUS] == ["ok"] * 4 and row[schema.NSFW] == [None] * 4
 
 
-def test_images_stand_in_the_row_of_their_caption_at_their_index():
+def test_images_are_in_the_row_of_their_caption_at_their_index():
     table = generate(NUMBERED, numbers()[100:140])
     for number, images in zip(range(100, 140), table[schema.IMAGES].to_pylist(), strict=True):
         assert [read_number(pixels(image).mean((0, 1))) for image in images] == [(number, index) for index in range(4)]
@@ -69,7 +69,7 @@ def test_a_row_does_not_depend_on_its_unit():
     assert together[::-1] == generate(RECIPE, drawn[::-1]).to_pylist()
 
 
-def test_images_of_a_caption_differ_and_are_named_apart():
+def test_images_of_a_caption_differ_in_bytes_and_names():
     table = generate(RECIPE, captions()[:20])
     images = [image for row in table[schema.IMAGES].to_pylist() for image in row]
     assert len({image["bytes"] for image in images}) == len({image["path"] for image in images}) == 80
@@ -86,7 +86,7 @@ def test_name_of_an_image_is_its_caption_id_in_hexadecimal(monkeypatch, caption_
 
 @dataclass(frozen=True)
 class Asked(Numbers):
-    """Draws what it was asked for: seed and guidance as a colour; no image for every fifth, a score for the others."""
+    """Encodes seed and guidance as a color; every fifth image fails, the others have a score."""
 
     def __call__(self, captions, seeds, guidance):
         for place, (seed, value) in enumerate(zip(seeds, guidance, strict=True)):
@@ -99,7 +99,7 @@ class Asked(Numbers):
 ASKED = replace(NUMBERED, text_to_image=Asked(), guidance=(2.0, 3.0, 8.0))
 
 
-def test_each_image_is_drawn_from_the_seed_and_guidance_that_its_row_states(monkeypatch):
+def test_images_use_the_seed_and_guidance_of_their_row(monkeypatch):
     monkeypatch.setattr(generating, "encode", lambda image, _: image.tobytes())
     table = generate(ASKED, numbers()[:10])
     for row in table.to_pylist():
@@ -107,25 +107,25 @@ def test_each_image_is_drawn_from_the_seed_and_guidance_that_its_row_states(monk
             assert image is None or tuple(image["bytes"][:2]) == (seed % 251, 16 * guidance)
 
 
-def test_an_image_that_could_not_be_drawn_is_null_in_its_place_and_says_why():
-    table, facts, told = unit(ASKED, numbers()[:10])
+def test_failed_image_is_null_with_its_status():
+    table, facts, progress = unit(ASKED, numbers()[:10])
     images = [image for row in table[schema.IMAGES].to_pylist() for image in row]
     status = [each for row in table[schema.STATUS].to_pylist() for each in row]
     assert [place for place, image in enumerate(images) if image is None] == list(range(4, 40, 5))
     assert [place for place, each in enumerate(status) if each == "not finite"] == list(range(4, 40, 5))
     assert set(status) == {"ok", "not finite"}
     assert facts["images"] == 32 and facts["failed"] == {"not finite": 8}
-    assert sum(images for images, _ in told) == 40 and not any(units for _, units in told)
+    assert sum(images for images, _ in progress) == 40 and not any(units for _, units in progress)
 
 
-def test_scores_stand_beside_their_image():
+def test_nsfw_scores_match_their_images():
     table, facts, _ = unit(ASKED, numbers()[:2])
     assert table[schema.NSFW].to_pylist()[0] == pytest.approx([0.25, 0.15, 0.05, -0.05])
     assert table[schema.NSFW].to_pylist()[1][0] is None
     assert facts["nsfw_above_zero"] == 3 and facts["nsfw_scored"] == 7
 
 
-def test_facts_add_up():
+def test_unit_statistics_add_up():
     table, facts, _ = unit(ASKED, numbers()[:10])
     files = [image["bytes"] for row in table[schema.IMAGES].to_pylist() for image in row if image]
     assert (facts["captions"], facts["bytes"]) == (10, sum(map(len, files)))
@@ -135,18 +135,18 @@ def test_facts_add_up():
     assert facts["device"] and "torch" not in facts["software"], "what is loaded but does not draw changes no byte"
 
 
-def test_a_drawer_that_draws_too_few_is_noticed():
+def test_model_with_too_few_images_is_an_error():
     @dataclass(frozen=True)
     class Lazy(Numbers):
         def __call__(self, captions, seeds, guidance):
             yield from list(super().__call__(captions, seeds, guidance))[:-1]
 
-    with pytest.raises(RuntimeError, match="drew 11 images for 12"):
+    with pytest.raises(RuntimeError, match=r"expected 12 images, .* found 11"):
         unit(replace(NUMBERED, text_to_image=Lazy()), numbers()[:3])
 
 
 def digital_source_type(content):
-    """As any reader of XMP finds it."""
+    """Return the digital source type with a generic XML parser."""
     with Image.open(io.BytesIO(content)) as image:
         packet = ElementTree.fromstring(image.info["xmp"])
     (description,) = packet.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
@@ -154,19 +154,19 @@ def digital_source_type(content):
 
 
 @pytest.mark.parametrize("iptc_source_type", [provenance.TRAINED, provenance.ALGORITHMIC])
-def test_every_image_says_that_it_is_synthetic_in_the_terms_of_iptc(iptc_source_type):
+def test_every_image_has_its_iptc_source_type(iptc_source_type):
     table = generate(replace(NUMBERED, text_to_image=Numbers(iptc_source_type=iptc_source_type)), numbers()[:3])
     for image in (image for row in table[schema.IMAGES].to_pylist() for image in row):
         found = digital_source_type(image["bytes"])
         assert found == f"http://cv.iptc.org/newscodes/digitalsourcetype/{iptc_source_type}"
 
 
-def test_a_trained_model_is_marked_as_one_and_a_renderer_is_not():
+def test_source_types_of_diffusion_model_and_renderer():
     assert diffusion.StableDiffusion().iptc_source_type == "trainedAlgorithmicMedia"
     assert renderer.Scenes().iptc_source_type == "algorithmicMedia"
 
 
-def test_the_mark_costs_little_and_changes_no_pixel():
+def test_xmp_mark_is_small_and_changes_no_pixel():
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     plain = io.BytesIO()
     Image.fromarray(image).save(plain, "JPEG", quality=generating.JPEG_QUALITY)
@@ -177,12 +177,12 @@ def test_the_mark_costs_little_and_changes_no_pixel():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """PEM files of a signer's chain, as C2PA wants it, and of its key."""
+    """PEM files of a certificate chain for C2PA and of its key."""
     folder = tmp_path_factory.mktemp("c2pa")
     return c2pa_certificate.write(folder / "chain.pem", folder / "key.pem")
 
 
-def test_c2pa_signs_that_the_image_was_created_by_a_model(certificate):
+def test_c2pa_manifest_says_created_by_a_model(certificate):
     table, _, _ = unit(NUMBERED, numbers()[:1], c2pa=provenance.C2PA(*certificate))
     for image in table[schema.IMAGES].to_pylist()[0]:
         store = json.loads(c2pa.Reader("image/jpeg", io.BytesIO(image["bytes"])).json())
@@ -202,7 +202,7 @@ def test_c2pa_without_a_key_is_one_line(tmp_path):
         unit(NUMBERED, numbers()[:1], c2pa=provenance.C2PA(tmp_path / "chain.pem", tmp_path / "key.pem"))
 
 
-def test_c2pa_with_what_is_no_certificate_is_one_line(tmp_path):
+def test_c2pa_with_an_invalid_certificate_is_one_line(tmp_path):
     (tmp_path / "chain.pem").write_text("nothing")
     (tmp_path / "key.pem").write_text("nothing")
     with pytest.raises(UserError, match=r"cannot sign .*ES256"):

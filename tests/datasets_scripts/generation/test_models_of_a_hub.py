@@ -1,4 +1,4 @@
-"""A text-to-image model is fetched at its pinned revision by the unmodified clients, or one line says why not."""
+"""Text-to-image models are downloaded at their pinned revision by the real clients, or fail with a one-line error."""
 
 import subprocess
 import sys
@@ -25,12 +25,12 @@ for case in sys.argv[1:]:
     except UserError as error:
         print(error)
 """
-"""Takes kind@model@revision, each a case that prints one line."""
+"""Arguments: kind@model@revision, one per case. Each case prints one line."""
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """`org/model` at its first revision, main having moved on, and `org/gated`."""
+    """A Hub with `org/model`, whose main branch has a newer commit, and `org/gated`."""
     folder = tmp_path_factory.mktemp("hub")
     (folder / "empty").mkdir()
     with Hub(folder / "store", xet=False) as server:
@@ -49,7 +49,7 @@ def lines(hub, home, *cases, **env):
     return ran.stdout.splitlines()
 
 
-def test_the_pinned_revision_is_drawn_with_although_main_moved_on_and_from_the_cache_without_a_network(hub, tmp_path):
+def test_pinned_revision_is_used_and_cached(hub, tmp_path):
     pinned = f"sd@org/model@{hub.first}"
     here, fetched = lines(hub, tmp_path, f"sd@{hub.local}@", pinned)
     assert here == fetched and here.startswith("drawn")
@@ -58,7 +58,7 @@ def test_the_pinned_revision_is_drawn_with_although_main_moved_on_and_from_the_c
     assert cached == here and len(hub.requests) == asked
 
 
-def test_a_model_that_is_not_to_be_had_is_one_line(hub, tmp_path):
+def test_unavailable_model_is_one_line(hub, tmp_path):
     gone = "a" * 40
     kinds = ("sd", "other")
     cases = [
@@ -74,12 +74,12 @@ def test_a_model_that_is_not_to_be_had_is_one_line(hub, tmp_path):
     assert all(line.startswith(words) for line, words in zip(found, said * 2, strict=True)), found
 
 
-def test_without_a_network_a_model_that_was_not_fetched_is_one_line(hub, tmp_path):
+def test_uncached_model_offline_is_one_line(hub, tmp_path):
     (line,) = lines(hub, tmp_path, f"sd@org/model@{hub.first}", HF_HUB_OFFLINE="1")
     assert "it is not in the cache and HF_HUB_OFFLINE is set" in line
 
 
-def test_a_hub_that_does_not_answer_is_one_line(hub, tmp_path):
+def test_unreachable_hub_is_one_line(hub, tmp_path):
     hub.fail("org/model", CUT, times=1000)
     try:
         (line,) = lines(hub, tmp_path, f"sd@org/model@{hub.first}")

@@ -1,4 +1,4 @@
-"""Real images that a user has: tars -> captions -> a dataset in the published schema, without a mark."""
+"""Real images of the user: tars -> captions -> a dataset in the published schema, without a synthetic mark."""
 
 import io
 import json
@@ -29,12 +29,12 @@ COLOURS = {
 }
 
 
-def silent(*told):
+def silent(*args):
     pass
 
 
 def picture(colour, size=(300, 200), format="JPEG"):
-    """A vertical ramp of a colour, so that it is not blank, and the left and right quarters black."""
+    """Encode an image: a vertical ramp of a color (not blank), an eighth on the left and right black."""
     width, height = size
     pixels = np.linspace(0.6, 1, height)[:, None, None] * np.array(colour)[None, None].repeat(width, 1)
     pixels[:, : width // 8] = pixels[:, -width // 8 :] = 0
@@ -58,7 +58,7 @@ def folder(data):
 
 @pytest.fixture
 def tars(tmp_path):
-    """Two tars: captions as text beside img2dataset's JSON, and as JSON alone; one image a PNG, one pair twice."""
+    """Two tars: captions as text and JSON, and as JSON only; one image is a PNG, one caption is a duplicate."""
     first = {}
     for number, name in enumerate(NAMES[:3]):
         key = f"00000{number:04d}"
@@ -89,7 +89,7 @@ def built(tars):
     return build.build(recipe.find("cc3m-real", tars), tars, [""], silent)
 
 
-def test_captions_are_read_from_tars_with_the_place_of_each_image(tars):
+def test_captions_are_read_from_tars_with_image_locations(tars):
     report = prepare(tars)
     assert (report["kept"], report["dropped"]["duplicate"], report["dropped"]["malformed"]) == (5, 1, 1)
     read = list(recipe.find("cc3m-real", tars).captions)
@@ -100,7 +100,7 @@ def test_captions_are_read_from_tars_with_the_place_of_each_image(tars):
         assert Image.open(io.BytesIO(content)).format in {"JPEG", "PNG"}
 
 
-def test_every_image_is_its_captions_own_at_the_stored_size(built):
+def test_each_caption_has_its_own_image_at_the_stored_size(built):
     data = CaptionImageDataset(built, recipe.find("cc3m-real", built.parents[1]).revision)
     assert (len(data), data.images_per_caption) == (5, 1)
     for row, text in enumerate(data.captions):
@@ -111,13 +111,13 @@ def test_every_image_is_its_captions_own_at_the_stored_size(built):
         assert np.abs(middle - wanted).max() < 12, text
 
 
-def test_the_middle_is_kept_and_nothing_is_squashed(built):
-    """300 x 200 to 256 x 256: 50 pixels of each side are cut, among them the black border of 37."""
+def test_images_are_center_cropped_with_their_aspect_ratio(built):
+    """From 300 x 200 to 256 x 256: 50 pixels are cropped on each side, including the black border of 37."""
     data = CaptionImageDataset(built, recipe.find("cc3m-real", built.parents[1]).revision)
     assert data.image(0, 0)[128, :, 0].min() > 120
 
 
-def test_no_real_image_is_marked_as_synthetic_and_the_card_says_real(built):
+def test_real_images_have_no_mark_and_the_card_says_real(built):
     data = CaptionImageDataset(built, schema.read_manifest(built).revision)
     for row in range(len(data)):
         content = data.image_bytes(row, 0)
@@ -125,7 +125,7 @@ def test_no_real_image_is_marked_as_synthetic_and_the_card_says_real(built):
     card = (built / schema.CARD).read_text()
     assert "Every image is real" in card and "is synthetic**" not in card and "Mark of origin" not in card
     assert "- synthetic" not in card.split("---")[1]
-    assert "Nobody gave a right to pass it on" in card.replace("\n", " ")
+    assert "No right to redistribute it was granted" in card.replace("\n", " ")
     assert provenance.is_synthetic(recipe.find("toy-real").declaration())
 
 
@@ -140,7 +140,7 @@ def test_check_finds_a_mark_on_a_real_image(tars):
     assert {finding.rule for finding in again.findings} == {"source type"}
 
 
-def test_check_finds_no_fault_but_missing_marks_where_images_are_said_to_be_synthetic(built, monkeypatch):
+def test_check_finds_missing_marks_of_images_declared_synthetic(built, monkeypatch):
     assert [finding for finding in audit.check(built, silent) if finding.error] == []
     sampled = audit.sample(built, recipe.find("cc3m-real", built.parents[1]), 5, silent)
     assert (sampled.images, sampled.equal, sampled.findings) == (5, 5, [])
@@ -150,7 +150,7 @@ def test_check_finds_no_fault_but_missing_marks_where_images_are_said_to_be_synt
     assert {finding.rule for finding in audit.check(built, silent) if finding.error} == {"mark"}
 
 
-def test_the_revision_is_of_every_tar(tars):
+def test_revision_covers_every_tar(tars):
     prepare(tars)
     before = recipe.find("cc3m-real", tars).revision
     tar(folder(tars) / "00002.tar", {"x.jpg": picture((9, 9, 9)), "x.txt": b"one more thing"})
@@ -162,8 +162,8 @@ def test_the_revision_is_of_every_tar(tars):
     assert recipe.find("cc3m-real", tars).revision != before
 
 
-def test_the_revision_is_of_the_images_too(tars):
-    """Other pixels in the same place, of the same captions, are another dataset."""
+def test_revision_covers_the_image_bytes(tars):
+    """Other pixels at the same location, with the same captions, are another dataset."""
     prepare(tars)
     chosen = recipe.find("cc3m-real", tars)
     before, captions_before = chosen.revision, chosen.captions.version
@@ -178,7 +178,7 @@ def test_the_revision_is_of_the_images_too(tars):
     assert chosen.revision != before
 
 
-def test_an_image_that_does_not_decode_is_null_with_its_reason(tmp_path):
+def test_undecodable_image_is_null_with_its_status(tmp_path):
     files = {"a.jpg": picture((200, 9, 9)), "a.txt": b"good", "b.jpg": b"no image", "b.txt": b"bad"}
     tar(folder(tmp_path) / "0.tar", files)
     prepare(tmp_path)
@@ -191,11 +191,14 @@ def test_an_image_that_does_not_decode_is_null_with_its_reason(tmp_path):
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (lambda path: path.unlink(), "cannot read .*00000.tar .*the tars of the captions' origin must lie there"),
+        (
+            lambda path: path.unlink(),
+            "cannot read .*00000.tar .*put the tars from which the captions were prepared there",
+        ),
         (lambda path: path.write_bytes(path.read_bytes()[:700]), "00000.tar is shorter than when its captions were"),
     ],
 )
-def test_a_tar_that_is_gone_or_cut_is_one_line(break_it, said, tars):
+def test_missing_or_truncated_tar_is_one_line(break_it, said, tars):
     prepare(tars)
     chosen = recipe.find("cc3m-real", tars)
     break_it(folder(tars) / "00000.tar")
@@ -203,27 +206,27 @@ def test_a_tar_that_is_gone_or_cut_is_one_line(break_it, said, tars):
         list(chosen.text_to_image([f"a {name} thing" for name in NAMES], [0] * 5, [0.0] * 5))
 
 
-def test_tars_of_one_name_in_two_folders_are_refused(tars):
+def test_tars_in_subfolders_are_refused(tars):
     tar(folder(tars) / "more" / "00000.tar", {"x.jpg": picture((9, 9, 9)), "x.txt": b"one more thing"})
     prepare(tars)
-    with pytest.raises(UserError, match=r"more/00000.tar lies in a folder of its own"):
+    with pytest.raises(UserError, match=r"more/00000.tar is in a subfolder"):
         recipe.find("cc3m-real", tars).revision  # noqa: B018
 
 
-def test_what_real_images_cannot_be_is_one_line(tars):
+def test_invalid_uses_of_real_images_are_one_line(tars):
     with pytest.raises(
         UserError, match=r"captions of cc3m-real are not prepared .*run `synrep data captions cc3m-real`"
     ):
         recipe.find("cc3m-real", tars).revision  # noqa: B018
     prepare(tars)
-    with pytest.raises(UserError, match="a caption has one real image; leave -l out"):
+    with pytest.raises(UserError, match="a caption has only one real image; remove -l"):
         list(recipe.find("cc3m-real-l2", tars).text_to_image(["a red thing"] * 2, [0, 1], [0.0, 0.0]))
     with pytest.raises(UserError, match="C2PA signatures say that an image is synthetic"):
         build.start(recipe.find("cc3m-real", tars), tars, provenance.C2PA(tars, tars))
 
 
 @pytest.mark.parametrize("name", ["cc3m", "cc12m", "redcaps", "laion-50m"])
-def test_every_source_has_its_real_images(name):
+def test_every_source_has_a_recipe_of_real_images(name):
     found = recipe.find(f"{name}-real-10k")
     assert (found.name, found.images_per_caption, found.captions.expected_count) == (f"{name}-real-10k", 1, 10_000)
     real = sources()[found.captions.source.name]  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ def parquet(tmp_path_factory):
     return path
 
 
-def test_a_row_group_per_unit_stored_plainly(parquet):
+def test_row_group_per_unit_uncompressed(parquet):
     file = pq.ParquetFile(parquet)
     assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [7, 5]
     for group in range(2):
@@ -35,7 +35,7 @@ def test_a_row_group_per_unit_stored_plainly(parquet):
         assert not images.has_dictionary_page
 
 
-def test_offsets_lead_to_exactly_the_stored_bytes(parquet, tmp_path):
+def test_index_offsets_match_the_stored_bytes(parquet, tmp_path):
     index = tmp_path / "index.npy"
     shards.write_index(parquet, index)
     offsets, content = np.load(index), parquet.read_bytes()
@@ -46,8 +46,8 @@ def test_offsets_lead_to_exactly_the_stored_bytes(parquet, tmp_path):
             assert content[start : start + length] == image["bytes"]
 
 
-def test_equal_images_have_places_of_their_own(tmp_path):
-    """Every place is used once, in order, although all bytes are the same."""
+def test_equal_images_have_distinct_offsets(tmp_path):
+    """Offsets are distinct and increasing although all bytes are the same."""
     row = generate(NUMBERED, numbers()[:1]).to_pylist()[0]
     row[schema.IMAGES] = [row[schema.IMAGES][0]] * 3
     table = pa.Table.from_pylist([row] * 5, schema=COLUMNS)
@@ -60,7 +60,7 @@ def test_equal_images_have_places_of_their_own(tmp_path):
 def test_index_of_a_compressed_file_is_refused(parquet, tmp_path):
     table = pq.read_table(parquet)
     pq.write_table(table, tmp_path / "zstd.parquet", compression="zstd")
-    with pytest.raises(UserError, match=r"zstd\.parquet: image 0 is not stored plainly"):
+    with pytest.raises(UserError, match=r"zstd\.parquet: image 0 is not stored uncompressed"):
         shards.write_index(tmp_path / "zstd.parquet", tmp_path / "index.npy")
     assert not (tmp_path / "index.npy").exists()
 
@@ -73,7 +73,7 @@ def metadata(columns):
     return json.loads(shards.with_features(columns).metadata[b"huggingface"])["info"]["features"]
 
 
-def test_feature_metadata_is_what_datasets_writes():
+def test_feature_metadata_matches_datasets():
     value, many = datasets.Value, datasets.List
     train = datasets.Features(
         {
@@ -95,7 +95,7 @@ def test_feature_metadata_is_what_datasets_writes():
     assert metadata(_columns(row)) == own_metadata(evaluation)
 
 
-def test_an_image_that_was_not_drawn_has_length_zero_and_moves_no_other(tmp_path):
+def test_null_image_has_length_zero_and_shifts_no_other(tmp_path):
     rows = generate(NUMBERED, numbers()[:3]).to_pylist()
     rows[1][schema.IMAGES][2] = None
     path, index = tmp_path / "train.parquet", tmp_path / "index.npy"
@@ -108,11 +108,11 @@ def test_an_image_that_was_not_drawn_has_length_zero_and_moves_no_other(tmp_path
             assert image is None or content[start : start + length] == image["bytes"]
 
 
-def test_the_digest_of_a_shard_is_that_of_its_file(parquet, tmp_path):
+def test_write_index_returns_the_sha256_of_the_file(parquet, tmp_path):
     assert shards.write_index(parquet, tmp_path / "index.npy") == file_sha256(parquet)
 
 
-def test_a_unit_is_done_when_both_its_files_stand(tmp_path):
+def test_unit_is_done_when_both_files_exist(tmp_path):
     store = shards.Units(tmp_path)
     table, known, _ = unit(NUMBERED, numbers()[:3])
     store.write(7, table, known)
@@ -128,7 +128,7 @@ def test_a_unit_is_done_when_both_its_files_stand(tmp_path):
 
 
 @pytest.mark.parametrize("note", [b"", b"{}", b"[]", b'{"sha256": "0"}', b"\xff", "without seconds"])
-def test_a_unit_that_is_not_what_was_written_is_removed(tmp_path, note):
+def test_damaged_unit_is_removed(tmp_path, note):
     store = shards.Units(tmp_path)
     table, facts, _ = unit(NUMBERED, numbers()[:3])
     store.write(0, table, facts)
@@ -141,7 +141,7 @@ def test_a_unit_that_is_not_what_was_written_is_removed(tmp_path, note):
     assert not any(store.folder.iterdir())
 
 
-def test_manifest_is_written_last_and_knows_the_card(tmp_path):
+def test_manifest_includes_the_hash_of_the_card(tmp_path):
     manifest = schema.Manifest("org/name", "abc", {"train": 4}, 3, {"data/x.parquet": "00"}, {"version": 1})
     shards.write_manifest(tmp_path, manifest, "a card")
     kept = schema.read_manifest(tmp_path)
