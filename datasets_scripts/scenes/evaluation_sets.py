@@ -1,13 +1,13 @@
-"""Evaluation sets of the embedded world, in the column layouts of the real ones.
+"""Evaluation sets of the scenes, in the column layouts of the real datasets.
 
-    scenes-objects      one object: caption and every factor as a label       (linear probe, few-shot)
+    scenes-objects      one object: caption and every attribute as a label    (linear probe, few-shot)
     scenes-pairs        two objects and their relation                        (linear probe)
-    scenes-groups       seven colours x two sizes, as FairFace's 14 groups    (zero-shot recalls)
-    scenes-relation     box, true and false caption: objects swapped          (as ARO's VG-Relation)
-    scenes-attribution  box, true and false caption: colours swapped          (as ARO's VG-Attribution)
-    scenes-order        a caption and four shuffles of its words              (as ARO's COCO-Order)
+    scenes-groups       seven colors x two sizes, like FairFace's 14 groups   (zero-shot recalls)
+    scenes-relation     box, true and false caption: objects swapped          (like ARO's VG-Relation)
+    scenes-attribution  box, true and false caption: colors swapped           (like ARO's VG-Attribution)
+    scenes-order        a caption and four shuffles of its words              (like ARO's COCO-Order)
 
-Image seeds are hashes of set, split and row, so no evaluation image occurs in training or in another split.
+Image seeds are hashes of dataset, split and row, so no evaluation image occurs in training or in another split.
 """
 
 import hashlib
@@ -28,16 +28,21 @@ from datasets_scripts.recipe import revision_of
 from datasets_scripts.scenes import grammar, renderer
 
 VERSION = 1
+"""Version of the sets. Increase it whenever any row changes."""
 
 PROBE = {"train": 3000, "test": 3000}
+"""Split -> rows of scenes-objects and scenes-pairs."""
 GROUP_COLOURS = tuple(grammar.COLOURS)[:7]
 GROUP_IMAGES = 150
+"""Images of each group in scenes-groups."""
 ARO_IMAGES = 1000
+"""Rows of scenes-relation, scenes-attribution and scenes-order."""
 
 Row = dict[str, Any]
 
 
 def _seed(*parts: object) -> int:
+    """Return a 64-bit seed: a hash of `parts`."""
     return int.from_bytes(hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
 
 
@@ -46,25 +51,26 @@ def _rng(*parts: object) -> np.random.Generator:
 
 
 def _row(name: str, split: str, number: int, scene: grammar.Scene) -> tuple[Row, renderer.Rendering]:
+    """Render a scene; return its row (id, image, caption) and the rendering."""
     rendering = renderer.render(scene.caption, _seed(name, split, number))
     image = {"bytes": encode(rendering.image, provenance.ALGORITHMIC), "path": f"{split}-{number:05d}.jpg"}
     return {"id": f"{split}-{number:05d}", "image": image, "caption": scene.caption}, rendering
 
 
 def objects(name: str) -> dict[str, list[Row]]:
-    """One object, drawn uniformly; its words and the background are labels."""
+    """Return rows with one object, sampled uniformly. Its attributes and the background are labels."""
     splits: dict[str, list[Row]] = {}
     for split, count in PROBE.items():
-        drawn = [grammar.scene(int(i)) for i in _rng(name, split).integers(0, grammar.SINGLES, count)]
+        scenes = [grammar.scene(int(i)) for i in _rng(name, split).integers(0, grammar.SINGLES, count)]
         splits[split] = [
             _row(name, split, number, scene)[0] | vars(scene.first) | {"background": scene.background}
-            for number, scene in enumerate(drawn)
+            for number, scene in enumerate(scenes)
         ]
     return splits
 
 
 def pairs(name: str) -> dict[str, list[Row]]:
-    """Two objects, drawn uniformly; the relation is the label."""
+    """Return rows with two objects, sampled uniformly. The relation is the label."""
     splits: dict[str, list[Row]] = {}
     for split, count in PROBE.items():
         splits[split] = [
@@ -79,7 +85,7 @@ def _two_objects(rng: np.random.Generator, count: int) -> list[grammar.Scene]:
 
 
 def groups(name: str) -> dict[str, list[Row]]:
-    """Fourteen joint groups of equal size; texture, shape and background vary within each."""
+    """Return rows of 14 groups (color x size) of equal size. Texture, shape and background vary within each group."""
     rng = _rng(name)
     rows: list[Row] = []
     for colour in GROUP_COLOURS:
@@ -94,7 +100,7 @@ def groups(name: str) -> dict[str, list[Row]]:
 
 
 def relation(name: str) -> dict[str, list[Row]]:
-    """False caption: the two objects change places."""
+    """Return rows whose false caption has the two objects swapped."""
     rows = []
     for number, scene in enumerate(_two_objects(_rng(name), ARO_IMAGES)):
         row, rendering = _row(name, "test", number, scene)
@@ -104,10 +110,10 @@ def relation(name: str) -> dict[str, list[Row]]:
 
 
 def attribution(name: str) -> dict[str, list[Row]]:
-    """False caption: the two objects change colours; scenes where that says nothing new are not drawn."""
-    drawn = [s for s in _two_objects(_rng(name), 2 * ARO_IMAGES) if s.second and s.first.colour != s.second.colour]
+    """Return rows whose false caption has the two colors swapped. Scenes with two equal colors are skipped."""
+    scenes = [s for s in _two_objects(_rng(name), 2 * ARO_IMAGES) if s.second and s.first.colour != s.second.colour]
     rows = []
-    for number, scene in enumerate(drawn[:ARO_IMAGES]):
+    for number, scene in enumerate(scenes[:ARO_IMAGES]):
         assert scene.second is not None
         row, rendering = _row(name, "test", number, scene)
         colours = scene.first.colour, scene.second.colour
@@ -120,25 +126,25 @@ def attribution(name: str) -> dict[str, list[Row]]:
 
 
 def _box(rendering: renderer.Rendering) -> Row:
-    """The smallest box around all objects, two pixels wider on every side where the image allows."""
+    """Return the bounding box of all objects with a margin of two pixels, clipped to the image."""
     left, top = np.maximum(rendering.boxes[:, :2].min(0) - 2, 0).tolist()
     right, bottom = np.minimum((rendering.boxes[:, :2] + rendering.boxes[:, 2:]).max(0) + 2, grammar.SIZE).tolist()
     return {"bbox_x": left, "bbox_y": top, "bbox_w": right - left, "bbox_h": bottom - top}
 
 
 def order(name: str) -> dict[str, list[Row]]:
-    """A caption of two objects against ARO's four shuffles, each different from it and from one another."""
+    """Return rows with a caption of two objects and ARO's four shuffles of its words, all five distinct."""
     rng = _rng(name)
     rows = []
     for number, scene in enumerate(_two_objects(rng, ARO_IMAGES)):
         row, _ = _row(name, "test", number, scene)
         true = row.pop("caption")
-        seen = [true]
+        texts = [true]
         for shuffle in (_shuffle_content, _shuffle_function, _shuffle_in_trigrams, _shuffle_trigrams):
-            while (text := " ".join(shuffle(true.split(), rng))) in seen:
+            while (text := " ".join(shuffle(true.split(), rng))) in texts:
                 pass
-            seen.append(text)
-        rows.append(row | {"correct_caption": true} | {f"hard_text_{k}": text for k, text in enumerate(seen) if k})
+            texts.append(text)
+        rows.append(row | {"correct_caption": true} | {f"hard_text_{k}": text for k, text in enumerate(texts) if k})
     return {"test": rows}
 
 
@@ -146,34 +152,35 @@ _NOUNS = {*grammar.SHAPES, "wall", "grass", "sand", "water", "sky"}
 _ADJECTIVES = {*grammar.SIZES, *grammar.COLOURS, *grammar.TEXTURES, "brick", "night"}
 
 
-def _shuffle_places(words: list[str], places: list[int], rng: np.random.Generator) -> list[str]:
+def _shuffle_positions(words: list[str], positions: list[int], rng: np.random.Generator) -> list[str]:
+    """Shuffle the words at `positions` among themselves."""
     shuffled = list(words)
-    for place, source in zip(places, rng.permutation(places)):
-        shuffled[place] = words[source]
+    for position, source in zip(positions, rng.permutation(positions)):
+        shuffled[position] = words[source]
     return shuffled
 
 
 def _shuffle_content(words: list[str], rng: np.random.Generator) -> list[str]:
-    """Nouns among nouns, adjectives among adjectives."""
+    """Shuffle nouns among nouns and adjectives among adjectives."""
     for kind in (_NOUNS, _ADJECTIVES):
-        words = _shuffle_places(words, [i for i, word in enumerate(words) if word in kind], rng)
+        words = _shuffle_positions(words, [i for i, word in enumerate(words) if word in kind], rng)
     return words
 
 
 def _shuffle_function(words: list[str], rng: np.random.Generator) -> list[str]:
-    """Everything but nouns and adjectives."""
-    return _shuffle_places(words, [i for i, word in enumerate(words) if word not in _NOUNS | _ADJECTIVES], rng)
+    """Shuffle all words except nouns and adjectives."""
+    return _shuffle_positions(words, [i for i, word in enumerate(words) if word not in _NOUNS | _ADJECTIVES], rng)
 
 
 def _shuffle_in_trigrams(words: list[str], rng: np.random.Generator) -> list[str]:
-    """Words inside each consecutive three."""
+    """Shuffle the words within each trigram."""
     return [w for start in range(0, len(words), 3) for w in rng.permutation(words[start : start + 3]).tolist()]
 
 
 def _shuffle_trigrams(words: list[str], rng: np.random.Generator) -> list[str]:
-    """The order of the consecutive threes."""
+    """Shuffle the order of the trigrams."""
     trigrams = [words[start : start + 3] for start in range(0, len(words), 3)]
-    return [word for place in rng.permutation(len(trigrams)) for word in trigrams[place]]
+    return [word for index in rng.permutation(len(trigrams)) for word in trigrams[index]]
 
 
 SETS: dict[str, Callable[[str], dict[str, list[Row]]]] = {
@@ -184,16 +191,19 @@ SETS: dict[str, Callable[[str], dict[str, list[Row]]]] = {
     "scenes-attribution": attribution,
     "scenes-order": order,
 }
+"""Dataset name -> function that returns the rows of each split."""
 
 
 def build(data: Path, progress: Callable[[int, int], None]) -> list[Path]:
-    """Build every set below the folder `data`; finished ones are kept. `progress` counts sets.
+    """Build all evaluation sets in the folder `data` and return their folders. Finished sets are kept.
+
+    `progress` is called with the number of finished sets and the total.
 
     Raises:
-        UserError: a folder holds another version of its set, or cannot be written.
+        UserError: a folder contains another version of its set, or cannot be written.
     """
     folders = []
-    for done, (name, make) in enumerate(SETS.items()):
+    for done, (name, make_rows) in enumerate(SETS.items()):
         progress(done, len(SETS))
         repo = f"synrep-bench/{name}"
         folder = data / repo
@@ -203,7 +213,7 @@ def build(data: Path, progress: Callable[[int, int], None]) -> list[Path]:
         folders.append(folder)
         if claim_folder(folder, revision, declaration):
             continue
-        splits = make(name)
+        splits = make_rows(name)
         for split, rows in splits.items():
             table = pa.Table.from_pylist(rows, schema=_columns(rows[0]))
             shards.write_parquet(folder / schema.shard_name(split, 0, 1), [table], table.schema)
@@ -228,7 +238,7 @@ tags: [synthetic]
 ---
 # {manifest.repo}
 
-An evaluation set of SynRep-Bench's embedded `scenes` world, rendered: {counts}. Revision `{manifest.revision}`.
+A rendered evaluation set of `scenes`, SynRep-Bench's toy dataset: {counts}. Revision `{manifest.revision}`.
 
     datasets.load_dataset("{manifest.repo}")
 """

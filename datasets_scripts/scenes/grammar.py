@@ -1,15 +1,13 @@
-"""The embedded world: a caption grammar and a renderer, so that the whole benchmark runs without a network or a GPU.
+"""The caption grammar of the scenes, a built-in toy dataset that needs no network and no GPU.
 
-A caption names one or two objects (size, colour, texture, shape), how they lie to each other, and what they are on:
+A caption names one or two objects (size, color, texture, shape), their relation and the background:
 
     a large red striped star left of a small blue plain circle on sand
 
-Caption and seed give an image. The caption fixes what it says; the seed draws the rest: position, a little rotation,
-the exact hue, light, clutter and noise. Two images of a caption therefore share its meaning and nothing else, which
-is what multi-positive learning needs. It stands in for a trained text-to-image model, and for real images.
-
-Edges are anti-aliased from signed distances (`shapes`).
-Coordinates: x to the right, y down, in pixels; P window pixels, HW image.
+The renderer (`renderer`) produces an image from a caption and a seed. The caption determines everything that it
+mentions; the seed determines the rest: position, a small rotation, exact hue, light, clutter and noise. Two images of a
+caption therefore share its meaning and nothing else, as multi-positive learning requires. The scenes stand in for a
+trained text-to-image model and for real images.
 """
 
 import functools
@@ -21,13 +19,13 @@ from benchmark.errors import UserError
 from datasets_scripts.scenes import shapes
 
 VERSION = 2
-"""Raised whenever a caption would give another image."""
+"""Version of grammar and renderer. Increase it whenever any image changes."""
 
 SIZE = 64
 """Height and width of a rendered image, pixels."""
 
 SIZES = {"small": (8.5, 9.75), "large": (13.5, 15.0)}
-"""Word -> range of the radius of the circle around the object, pixels."""
+"""Word -> range of the radius of an object's circumscribed circle, pixels."""
 COLOURS = {
     "red": (352.0, 364.0),
     "orange": (24.0, 34.0),
@@ -38,7 +36,7 @@ COLOURS = {
     "purple": (264.0, 284.0),
     "pink": (312.0, 332.0),
 }
-"""Word -> range of hue, degrees."""
+"""Word -> range of the hue, degrees."""
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 SHAPES = tuple(shapes.DISTANCE)
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
@@ -48,7 +46,7 @@ BACKGROUNDS = ("a plain wall", "a brick wall", "grass", "sand", "water", "the ni
 
 @dataclass(frozen=True)
 class Object:
-    """One object of a scene, in the words of the caption."""
+    """An object of a scene, described by the words of the caption."""
 
     size: str
     colour: str
@@ -61,38 +59,41 @@ class Object:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a caption says. `relation` is how the first object lies to the second; None with one object."""
+    """The content of a caption."""
 
     first: Object
     second: Object | None
     relation: str | None
+    """Position of the first object relative to the second. None with one object."""
     background: str
 
     @property
     def caption(self) -> str:
-        """The scene in words."""
-        other = f" {self.relation} {self.second}" if self.second else ""
-        return f"{self.first}{other} on {self.background}"
+        """Caption of the scene."""
+        second = f" {self.relation} {self.second}" if self.second else ""
+        return f"{self.first}{second} on {self.background}"
 
     @property
     def objects(self) -> tuple[Object, ...]:
-        """Its one or two objects."""
+        """The one or two objects."""
         return (self.first, self.second) if self.second else (self.first,)
 
     def swapped(self) -> "Scene":
-        """The other way round: the objects change places in the sentence, so the caption becomes false."""
+        """Return the scene with the two objects swapped, which makes the caption false."""
         assert self.second is not None
         return replace(self, first=self.second, second=self.first)
 
 
 KINDS = tuple(Object(*words) for words in itertools.product(SIZES, COLOURS, TEXTURES, SHAPES))
+"""All distinct objects."""
 SINGLES = len(KINDS) * len(BACKGROUNDS)
+"""Number of captions with one object: 3,072."""
 CAPTIONS = SINGLES + len(KINDS) * (len(KINDS) - 1) * len(RELATIONS) * len(BACKGROUNDS)
-"""Distinct captions of the grammar: 3,072 of one object, 6,279,168 of two different ones."""
+"""Number of distinct captions: 3,072 with one object, 6,279,168 with two different objects."""
 
 
 def scene(index: int) -> Scene:
-    """Scene number `index` of the grammar, 0 <= index < CAPTIONS; the first SINGLES have one object."""
+    """Return scene number `index` of the grammar, 0 <= index < CAPTIONS. The first SINGLES scenes have one object."""
     if index < SINGLES:
         kind, background = divmod(index, len(BACKGROUNDS))
         return Scene(KINDS[kind], None, None, BACKGROUNDS[background])
@@ -109,14 +110,14 @@ _SENTENCE = re.compile(rf"{_OBJECT}(?: ({'|'.join(RELATIONS)}) {_OBJECT})? on ({
 
 @functools.lru_cache(maxsize=4096)
 def parse(caption: str) -> Scene:
-    """The scene that `caption` describes.
+    """Return the scene that `caption` describes.
 
     Raises:
-        UserError: the sentence is not of this world's grammar.
+        UserError: the caption does not follow the grammar.
     """
     match = _SENTENCE.fullmatch(caption)
     if not match:
-        raise UserError(f"{caption!r} is not a caption of the scenes world; one is: {scene(0).caption!r}")
+        raise UserError(f"expected a caption of the scenes grammar, such as {scene(0).caption!r}; found {caption!r}")
     words = match.groups()
     second = Object(*words[5:9]) if words[4] else None
     return Scene(Object(*words[:4]), second, words[4], words[9])

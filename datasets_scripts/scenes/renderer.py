@@ -1,4 +1,9 @@
-"""The renderer of the embedded world: caption and seed -> image, masks and boxes."""
+"""The renderer of the scenes: caption and seed -> image, masks and boxes.
+
+Edges are anti-aliased by signed distances (`shapes`).
+
+Coordinates: x points right, y points down, in pixels. Shapes: P pixels of an object's window, (height, width).
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,68 +17,58 @@ from datasets_scripts.scenes.grammar import COLOURS, RELATIONS, SIZE, SIZES, VER
 from datasets_scripts.text_to_image import Cost, GeneratedImage, Terms
 
 ROTATION = 12.0
-"""Largest rotation of an object to either side, degrees."""
-
-
+"""Maximum rotation of an object in either direction, degrees."""
 PERIOD = 8.0
-"""Of stripes, dots and checks, pixels."""
-
-
+"""Period of stripes, dots and checks, pixels."""
 SHIFT = 4.0
-"""Largest shift of a scene from the middle of the image, pixels."""
+"""Maximum shift of a scene from the center of the image, pixels."""
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """An image and where its objects are."""
+    """An image with the masks and boxes of its objects."""
 
     image: np.ndarray
     """uint8 RGB (SIZE, SIZE, 3)."""
     masks: np.ndarray
-    """Coverage of each object, float32 (objects, SIZE, SIZE) in [0, 1]; objects never overlap."""
+    """Coverage of each object, float32 (objects, SIZE, SIZE) in [0, 1]. Objects never overlap."""
     boxes: np.ndarray
-    """x, y, width, height around each object, int64 (objects, 4)."""
+    """Bounding box of each object: x, y, width, height, int64 (objects, 4)."""
 
 
-class _Guided(np.random.Generator):
-    """Draws every factor of a scene nearer to the middle of its range; pixels of clutter and noise as they are."""
-
-    def __init__(self, seed: int, spread: float) -> None:
-        super().__init__(np.random.Philox(key=seed))
-        self.spread = spread
-
-    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
-        """As the original, within the middle `spread` of the range."""
-        return (low + high) / 2 + self.spread * (super().uniform(low, high, size) - (low + high) / 2)
-
-    def random(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
-        """As the original; a handful of numbers are factors, more are pixels."""
-        drawn = super().random(size, dtype, out)
-        return 0.5 + self.spread * (drawn - 0.5) if isinstance(size, int) else drawn
+def _factor(rng: np.random.Generator, spread: float, bounds: tuple[float, float], size: int | None = None) -> Any:
+    """Sample one or `size` factors of a scene uniformly from the middle `spread` (a fraction) of the range `bounds`."""
+    value = rng.uniform(*bounds, size)
+    center = sum(bounds) / 2
+    return value if spread == 1 else center + spread * (value - center)
 
 
 def render(caption: str, seed: int, guidance: float = 1.0) -> Rendering:
-    """Draw `caption`; the same caption, 64-bit seed and guidance give the same image.
+    """Render `caption`. The same caption, 64-bit seed and guidance give the same image.
 
-    Guidance w is an analogue of a diffusion model's, not a measurement of one: as a larger w trades diversity for
-    fidelity there, here it narrows the spread of everything that the caption leaves open but clutter and noise
-    (position, rotation, size within its word, hue within its colour, tone, light) to w ** -0.5 of its range. At w = 1
-    all of the range is drawn, and below 1 too: the caption stays true at every guidance.
+    Guidance w imitates the effect of classifier-free guidance in a diffusion model, where a larger w trades diversity
+    for fidelity. Here it narrows the range of every factor that the caption leaves open (position, rotation, size
+    within its word, hue within its color, tone, light; not clutter and noise) to its middle w ** -0.5. For w <= 1 the
+    full range is used. The caption is true at every guidance.
+
+    Raises:
+        UserError: the caption does not follow the grammar.
     """
-    described = parse(caption)
-    rng = np.random.Generator(np.random.Philox(key=seed)) if guidance <= 1 else _Guided(seed, guidance**-0.5)
-    radii = [rng.uniform(*SIZES[o.size]) for o in described.objects]
-    centres = _place(described, radii, rng)
-    canvas = _background(described.background, rng)
+    scene = parse(caption)
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    spread = 1.0 if guidance <= 1 else guidance**-0.5
+    radii = [_factor(rng, spread, SIZES[thing.size]) for thing in scene.objects]
+    centers = _place(scene, radii, rng, spread)
+    canvas = _background(scene.background, rng, spread)
     masks = np.zeros((len(radii), SIZE, SIZE), np.float32)
     boxes = np.zeros((len(radii), 4), np.int64)
-    for mask, box, thing, (x, y), radius in zip(masks, boxes, described.objects, centres, radii):
+    for mask, box, thing, (x, y), radius in zip(masks, boxes, scene.objects, centers, radii):
         left, top = int(x - radius - 1), int(y - radius - 1)
         right, bottom = int(x + radius + 2), int(y + radius + 2)
         window = (slice(max(top, 0), min(bottom, SIZE)), slice(max(left, 0), min(right, SIZE)))
-        alpha_P, colour_P3 = _draw(thing, _GRID_X[window] - x, _GRID_Y[window] - y, radius, rng)
+        alpha_P, color_P3 = _draw_object(thing, _GRID_X[window] - x, _GRID_Y[window] - y, radius, rng, spread)
         mask[window] = alpha_P
-        canvas[window] += alpha_P[..., None] * (colour_P3 - canvas[window])
+        canvas[window] += alpha_P[..., None] * (color_P3 - canvas[window])
         rows, columns = np.nonzero(alpha_P > 0.5)
         box[:] = (
             window[1].start + columns.min(),
@@ -81,46 +76,65 @@ def render(caption: str, seed: int, guidance: float = 1.0) -> Rendering:
             np.ptp(columns) + 1,
             np.ptp(rows) + 1,
         )
-    return Rendering(_finish(canvas, rng), masks, boxes)
+    return Rendering(_finish(canvas, rng, spread), masks, boxes)
 
 
 _GRID_Y, _GRID_X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) + np.float32(0.5)
 
 
-def _place(described: Scene, radii: list[float], rng: np.random.Generator) -> list[tuple[float, float]]:
-    """Centres of the objects: near the middle, inside the frame, never overlapping, the relation unmistakable."""
-    middle = SIZE / 2 + rng.uniform(-SHIFT, SHIFT, 2)
-    if described.relation is None:
+def _place(scene: Scene, radii: list[float], rng: np.random.Generator, spread: float) -> list[tuple[float, float]]:
+    """Return centers of the objects: near the middle, inside the frame, not overlapping, the relation unambiguous."""
+    middle = SIZE / 2 + _factor(rng, spread, (-SHIFT, SHIFT), 2)
+    if scene.relation is None:
         offsets = [np.zeros(2)]
     else:
         touching = radii[0] + radii[1] + 1
-        apart = rng.uniform(touching, max(touching, min(touching + 4, SIZE - 2 - radii[0] - radii[1])))
-        aside = rng.uniform(-5, 5)
-        direction = np.array(RELATIONS[described.relation])
-        half = (direction * apart + direction[::-1] * aside) / 2
+        farthest = max(touching, min(touching + 4, SIZE - 2 - radii[0] - radii[1]))
+        distance = _factor(rng, spread, (touching, farthest))
+        sideways = _factor(rng, spread, (-5, 5))
+        direction = np.array(RELATIONS[scene.relation])
+        half = (direction * distance + direction[::-1] * sideways) / 2
         offsets = [half, -half]
     room = [(radius + 1 - offset, SIZE - 1 - radius - offset) for offset, radius in zip(offsets, radii, strict=True)]
     middle = np.clip(middle, np.max([low for low, _ in room], 0), np.min([high for _, high in room], 0))
     return [tuple(middle + offset) for offset in offsets]
 
 
-def _draw(
-    thing: Object, x_P: np.ndarray, y_P: np.ndarray, radius: float, rng: np.random.Generator
+def _draw_object(
+    thing: Object, x_P: np.ndarray, y_P: np.ndarray, radius: float, rng: np.random.Generator, spread: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage and colour of an object over its window; coordinates are relative to its centre."""
-    angle, texture_angle, phase = rng.uniform(-1, 1, 3)
+    """Return coverage (P) and color (P, 3) of an object in its window, both in [0, 1].
+
+    Args:
+        thing: the object.
+        x_P: horizontal coordinates relative to the object's center, pixels.
+        y_P: vertical coordinates relative to the object's center, pixels.
+        radius: radius of the circumscribed circle, pixels.
+        rng: source of the random factors.
+        spread: fraction of each factor's range that is used.
+    """
+    angle, texture_angle, phase = _factor(rng, spread, (-1, 1), 3)
     angle = np.radians(ROTATION * angle)
     cos, sin = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
     u_P, v_P = cos * x_P + sin * y_P, cos * y_P - sin * x_P
     alpha_P = np.clip(0.5 - np.float32(radius) * shapes.DISTANCE[thing.shape](u_P, v_P), 0, 1)
-    hue, saturation, value = rng.uniform(*COLOURS[thing.colour]), rng.uniform(0.5, 0.75), rng.uniform(0.9, 1.0)
+    hue = _factor(rng, spread, COLOURS[thing.colour])
+    saturation, value = _factor(rng, spread, (0.5, 0.75)), _factor(rng, spread, (0.9, 1.0))
     bright_3 = _rgb(hue, saturation, value)
     dark_P = _texture(thing.texture, x_P, y_P, np.radians(45 + 25 * texture_angle), phase)
     return alpha_P, bright_3 * (1 - np.float32(0.5) * dark_P[..., None])
 
 
 def _texture(texture: str, x_P: np.ndarray, y_P: np.ndarray, angle: float, phase: float) -> np.ndarray:
-    """How dark each pixel of the object is, in [0, 1]; the dark colour keeps the hue."""
+    """Return the darkness of each pixel of an object, float32 (P) in [0, 1].
+
+    Args:
+        texture: a word of `grammar.TEXTURES`.
+        x_P: horizontal coordinates relative to the object's center, pixels.
+        y_P: vertical coordinates relative to the object's center, pixels.
+        angle: direction of the pattern, radians.
+        phase: shift of the pattern, half periods.
+    """
     if texture == "plain":
         return np.zeros_like(x_P)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -135,18 +149,18 @@ def _texture(texture: str, x_P: np.ndarray, y_P: np.ndarray, angle: float, phase
 
 
 def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
-    """HSV (degrees, fraction, fraction) to float32 RGB in [0, 1]."""
+    """Convert HSV (degrees, fraction, fraction) to float32 RGB in [0, 1]."""
     k_3 = (np.array([5.0, 3.0, 1.0]) + hue / 60) % 6
     return (value - value * saturation * np.clip(np.minimum(k_3, 4 - k_3), 0, 1)).astype(np.float32)
 
 
-def _background(name: str, rng: np.random.Generator) -> np.ndarray:
-    """A canvas (SIZE, SIZE, 3), float32 in [0, 1]: dark and of low saturation, with the clutter of the place.
+def _background(name: str, rng: np.random.Generator, spread: float) -> np.ndarray:
+    """Return a dark canvas of low saturation (SIZE, SIZE, 3), float32 in [0, 1], with the clutter of the background.
 
-    Objects are always brighter than what is behind them: otherwise a small ViT does not learn figure from ground in
-    the tens of thousands of views that a CPU affords, and no shape either (measured, also with labels).
+    Objects are always brighter than the background: otherwise a small ViT learns neither figure-ground separation nor
+    shapes in the tens of thousands of views that are affordable on a CPU (measured, also with labels).
     """
-    a, b, c = rng.random(3)
+    a, b, c = _factor(rng, spread, (0, 1), 3)
     if name == "a plain wall":
         tone = np.full((SIZE, SIZE), 0.55 + 0.3 * a, np.float32)
         tint = _rgb(360 * b, 0.08 * c, 1.0)
@@ -168,9 +182,9 @@ def _background(name: str, rng: np.random.Generator) -> np.ndarray:
     return np.float32(0.4) * tone[..., None] * tint
 
 
-def _finish(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Light from one side, then sensor noise; back to uint8."""
-    direction, strength, gain, noise = rng.random(4)
+def _finish(canvas: np.ndarray, rng: np.random.Generator, spread: float) -> np.ndarray:
+    """Apply light from one side and sensor noise, and convert to uint8."""
+    direction, strength, gain, noise = _factor(rng, spread, (0, 1), 4)
     slope_x, slope_y = np.cos(2 * np.pi * direction), np.sin(2 * np.pi * direction)
     ramp = (slope_x * (_GRID_X / SIZE - 0.5) + slope_y * (_GRID_Y / SIZE - 0.5)).astype(np.float32)
     light = np.float32(0.75 + 0.3 * gain) * (1 + np.float32(0.6 * strength) * ramp)
@@ -180,16 +194,16 @@ def _finish(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 TERMS = Terms(
-    "captions and images: the scenes world of SynRep-Bench",
+    "captions and images: the scenes of SynRep-Bench",
     "apache-2.0",
-    "Generated by a program; nothing in them is taken from anybody.",
+    "Generated by a program, without any third-party data.",
     "https://www.apache.org/licenses/LICENSE-2.0",
 )
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """The renderer as what draws a dataset; what guidance means to it, `render` says."""
+    """The renderer as a text-to-image model. `render` documents the effect of guidance."""
 
     name: str = f"scenes-{VERSION}"
     terms: tuple[Terms, ...] = ()
@@ -201,6 +215,6 @@ class Scenes:
     def __call__(
         self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
     ) -> Iterator[GeneratedImage]:
-        """One SIZE x SIZE rendering per caption."""
+        """Yield one SIZE x SIZE rendering per caption."""
         for caption, seed, value in zip(captions, seeds, guidance, strict=True):
             yield GeneratedImage(render(caption, seed, value).image)

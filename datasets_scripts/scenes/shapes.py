@@ -1,7 +1,7 @@
-"""The shapes of the embedded world as signed distances: negative inside, in units of the radius.
+"""Signed distance functions of the shapes in the scenes: negative inside, in units of the radius.
 
-Formulas after Inigo Quilez' 2D distance functions, rewritten. Every shape lies inside the unit circle; u is to the
-right, v down.
+The formulas follow Inigo Quilez' 2D distance functions (https://iquilezles.org/articles/distfunctions2d/). Every shape
+is inside the unit circle; u points right, v points down.
 """
 
 import numpy as np
@@ -29,7 +29,7 @@ def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Five points: fold the plane into one tenth, then one edge from tip to notch."""
+    """Return the distance to a five-pointed star: fold the plane into one tenth, then measure one edge."""
     tenth = np.pi / 5
     angle = np.abs((np.arctan2(u, -v) + tenth) % (2 * tenth) - tenth)
     length = np.hypot(u, v)
@@ -62,4 +62,4 @@ DISTANCE = {
     "heart": _heart,
     "crescent": _crescent,
 }
-"""Shape -> signed distance; the order is that of the grammar."""
+"""Shape -> signed distance function, in the order of the grammar."""

@@ -30,7 +30,7 @@ def silent(done, total):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Data folder with small copies of all sets, and the rendering of every image in the order drawn."""
+    """Data folder with small copies of all sets, and the seed and rendering of every image, in order."""
     drawn = []
     render = renderer.render
 
@@ -54,7 +54,7 @@ def shrink(patch):
 
 
 def rows(built, name, split="test"):
-    """Rows of a split, each with the rendering its image was made from."""
+    """Return the rows of a split, each with the rendering of its image."""
     data, drawn = built
     by_bytes = {hashlib.sha256(shown.image.tobytes()).digest(): shown for _, shown in drawn}
     assert len(by_bytes) == len(drawn)
@@ -73,12 +73,12 @@ def pixels(row):
 
 
 def seen(row):
-    """What the stored picture shows, measured before JPEG, which blurs the textures of small objects."""
-    assert np.abs(row["pixels"].astype(int) - row["shown"].image).mean() < 8, "not the picture that was drawn"
+    """Return the scene that an image shows, measured before JPEG compression, which blurs small textures."""
+    assert np.abs(row["pixels"].astype(int) - row["shown"].image).mean() < 8, "not the rendered image"
     return seen_scenes.scene(row["shown"].image, row["shown"].masks)
 
 
-def test_every_set_has_its_rows_and_its_manifest(built):
+def test_every_set_has_its_rows_and_manifest(built):
     data, _ = built
     for name in evaluation_sets.SETS:
         folder = data / "synrep-bench" / name
@@ -117,7 +117,7 @@ def test_train_and_test_share_no_image(built):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_labels_of_one_object_are_what_is_seen(built, split):
+def test_object_labels_match_the_image(built, split):
     for row in rows(built, "scenes-objects", split):
         shown = seen(row)
         assert shown.caption == row["caption"]
@@ -126,14 +126,14 @@ def test_labels_of_one_object_are_what_is_seen(built, split):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_relation_of_pairs_is_what_is_seen(built, split):
+def test_pair_relations_match_the_image(built, split):
     found = rows(built, "scenes-pairs", split)
     for row in found:
         assert seen(row).relation == row["relation"] and seen(row).caption == row["caption"]
     assert {row["relation"] for row in found} == set(grammar.RELATIONS)
 
 
-def test_fourteen_groups_of_equal_size_in_which_all_else_varies(built):
+def test_fourteen_groups_of_equal_size_vary_in_all_other_attributes(built):
     found = rows(built, "scenes-groups")
     groups = collections.Counter((row["colour"], row["size"]) for row in found)
     assert len(groups) == 14 and set(groups.values()) == {GROUP}
@@ -145,7 +145,7 @@ def test_fourteen_groups_of_equal_size_in_which_all_else_varies(built):
         assert len({(scene.first.shape, scene.first.texture, scene.background) for scene in members}) > GROUP / 2
 
 
-def test_false_relation_is_false_by_its_order_alone(built):
+def test_false_relation_captions_swap_the_objects(built):
     found = rows(built, "scenes-relation")
     for row in found:
         true, false = grammar.parse(row["true_caption"]), grammar.parse(row["false_caption"])
@@ -168,7 +168,7 @@ def test_false_attribution_swaps_two_different_colours(built):
 
 
 @pytest.mark.parametrize("name", ["scenes-relation", "scenes-attribution"])
-def test_box_holds_both_objects_closely(built, name):
+def test_box_encloses_both_objects_tightly(built, name):
     for row in rows(built, name):
         left, top, width, height = (row[f"bbox_{side}"] for side in "xywh")
         covered = row["shown"].masks.max(0)
@@ -185,7 +185,7 @@ def kind(word):
     return "noun" if word in NOUNS else "adjective" if word in ADJECTIVES else "other"
 
 
-def test_order_is_shuffled_in_aros_four_ways(built):
+def test_order_captions_use_the_four_shuffles_of_aro(built):
     found = rows(built, "scenes-order")
     for row in found:
         words = row["correct_caption"].split()
@@ -204,7 +204,7 @@ def test_order_is_shuffled_in_aros_four_ways(built):
 
 
 def _cut(words, threes):
-    """`words` cut at the same lengths; a shorter last group may stand anywhere."""
+    """Split `words` into groups of the same lengths; a shorter last group may be at any position."""
     short = [three for three in threes if len(three) < 3]
     for place in range(len(threes)):
         cut, rest = [], list(words)
@@ -217,14 +217,14 @@ def _cut(words, threes):
     return []
 
 
-def test_false_captions_are_not_favoured_by_place_or_length(built):
-    """All captions of a row have the same words; nothing but their order tells them apart."""
+def test_false_captions_have_the_same_words_as_true_ones(built):
+    """All captions of a row have the same words and differ only in their order."""
     for name in ("scenes-relation", "scenes-attribution"):
         for row in rows(built, name):
             assert sorted(row["true_caption"].split()) == sorted(row["false_caption"].split())
 
 
-def test_the_catalogue_opens_what_was_built(built, monkeypatch):
+def test_catalog_opens_the_built_sets(built, monkeypatch):
     data, _ = built
     monkeypatch.chdir(data.parent)
     monkeypatch.setenv("SYNREP_DATA", str(data))
@@ -241,10 +241,10 @@ def test_a_second_build_changes_nothing(built, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
     shrink(monkeypatch)
     monkeypatch.setattr(renderer, "render", None)
-    told = []
-    evaluation_sets.build(data, lambda done, total: told.append((done, total)))
+    progress = []
+    evaluation_sets.build(data, lambda done, total: progress.append((done, total)))
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
-    assert told == [(done, 6) for done in range(7)]
+    assert progress == [(done, 6) for done in range(7)]
 
 
 def test_another_version_in_the_folder_is_refused(built, monkeypatch):

@@ -10,18 +10,18 @@ from datasets_scripts.scenes import grammar, renderer
 from tests.fixtures import seen_scenes
 
 SIGNATURES = {2: (6383, 8104, -2356, 3561, 2851, 3915, -352, -1192)}
-"""World version -> what `signature` gives. A picture has changed? Raise `scenes.VERSION` and put the new row here."""
+"""Version of the grammar -> `signature()`. If an image changes, increase `grammar.VERSION` and add a row."""
 
 
 def pictures(captions, key):
-    """Renderings with seeds drawn from all 64 bits."""
+    """Return scenes and renderings with random 64-bit seeds."""
     seeds = np.random.default_rng(key).integers(0, 2**64, len(captions), np.uint64, endpoint=False)
     return [(grammar.parse(caption), renderer.render(caption, int(seed))) for caption, seed in zip(captions, seeds)]
 
 
 @pytest.fixture(scope="module")
 def world():
-    """Every kind of object once as the first of its scene, on every background, alone or beside another."""
+    """Every object once as the first of its scene, on all backgrounds, alone or with a second object."""
     rng = np.random.default_rng(1)
     drawn = []
     for number, kind in enumerate(grammar.KINDS):
@@ -37,7 +37,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def crowded():
-    """The largest objects side by side, where room is scarcest."""
+    """Pairs of the largest objects, which have the least space."""
     rng = np.random.default_rng(3)
     large = [kind for kind in grammar.KINDS if kind.size == "large" and kind.texture == "plain"]
     captions = []
@@ -63,7 +63,7 @@ def test_objects_of_a_pair_differ():
     assert all(s.first != s.second for s in (grammar.scene(int(index)) for index in indices))
 
 
-def test_caption_and_scene_are_each_others_inverse():
+def test_parse_inverts_caption():
     indices = [*range(0, grammar.SINGLES, 7), *np.random.default_rng(0).integers(0, grammar.CAPTIONS, 10_000)]
     for index in indices:
         described = grammar.scene(int(index))
@@ -87,13 +87,13 @@ def test_caption_and_scene_are_each_others_inverse():
         "a large red striped star on sand\n",
     ],
 )
-def test_foreign_sentence_is_refused_with_an_example(sentence):
-    with pytest.raises(UserError, match=r"not a caption .* one is: 'a small red plain circle on a plain wall'"):
+def test_invalid_caption_is_refused_with_an_example(sentence):
+    with pytest.raises(UserError, match=r"expected a caption .* 'a small red plain circle on a plain wall'; found"):
         renderer.render(sentence, 0)
 
 
-def test_caption_is_true_of_its_picture(world):
-    """Every word, measured from the picture; each kind of object, texture and background is among them."""
+def test_caption_is_true_of_its_image(world):
+    """Every word is measured from the image, for all objects, textures and backgrounds."""
     wrong = [
         f"{said.caption}: {shown.caption}"
         for said, rendering in world
@@ -103,13 +103,13 @@ def test_caption_is_true_of_its_picture(world):
     assert not wrong
 
 
-def test_masks_lie_on_what_is_seen(world):
-    """An object is brighter than what is around it, and exactly where its mask says."""
+def test_masks_match_the_visible_objects(world):
+    """An object is brighter than its surroundings, exactly within its mask."""
     seen = [seen_scenes.visibility(r.image, r, number) for _, r in world for number in range(len(r.masks))]
     assert min(seen) > 0.99
 
 
-def test_misplaced_mask_would_be_noticed(world):
+def test_misplaced_mask_is_detected(world):
     moved = [
         renderer.Rendering(r.image, np.roll(r.masks, 3, axis=2), r.boxes + np.array([3, 0, 0, 0]))
         for _, r in world[:64]
@@ -123,8 +123,8 @@ def test_objects_never_overlap(world, crowded):
             assert np.minimum(*rendering.masks).max() == 0, said.caption
 
 
-def test_objects_lie_inside_the_frame(world, crowded):
-    """A sharp tip may leave a trace in the outermost pixel, never half of it; the window cuts nothing off."""
+def test_objects_are_inside_the_frame(world, crowded):
+    """A sharp tip may cover less than half of an outermost pixel; windows do not crop objects."""
     for said, rendering in world + crowded:
         edge = np.ones((grammar.SIZE, grammar.SIZE), bool)
         edge[1:-1, 1:-1] = False
@@ -146,7 +146,7 @@ def test_boxes_are_tight(world, crowded):
             assert covered[:, x].any() and covered[:, x + width - 1].any(), said.caption
 
 
-def test_relation_is_unmistakable(world, crowded):
+def test_relation_is_unambiguous(world, crowded):
     for said, rendering in world + crowded:
         if said.second:
             x, y = np.abs(np.subtract(*map(seen_scenes.centre, rendering.masks)))
@@ -162,14 +162,14 @@ def test_same_caption_and_seed_give_the_same_bytes():
     assert first.image.shape == (64, 64, 3) and first.image.dtype == np.uint8
 
 
-def test_seeds_differ_up_to_the_last_bit():
+def test_all_seed_bits_change_the_image():
     caption = grammar.scene(0).caption
     seeds = [0, 1, 2**31, 2**32, 2**32 + 1, 2**63, 2**64 - 2, 2**64 - 1]
     assert len({renderer.render(caption, seed).image.tobytes() for seed in seeds}) == len(seeds)
 
 
-def test_seed_draws_what_the_caption_leaves_open():
-    """Place, exact hue and light differ between pictures of one caption; their words do not."""
+def test_seed_varies_what_the_caption_leaves_open():
+    """Position, exact hue and light differ between images of one caption."""
     caption = "a large green plain cross on grass"
     shown = [rendering for _, rendering in pictures([caption] * 60, 5)]
     centres = np.array([seen_scenes.centre(rendering.masks[0]) for rendering in shown])
@@ -181,8 +181,8 @@ def test_seed_draws_what_the_caption_leaves_open():
     assert len({rendering.masks.sum() for rendering in shown}) == len(shown)
 
 
-def test_each_word_of_the_caption_counts():
-    """Scenes that differ in one word differ in their picture even with the same seed."""
+def test_each_word_of_the_caption_changes_the_image():
+    """Captions that differ in one word have different images with the same seed."""
     base = grammar.parse("a large red striped star left of a small blue plain circle on sand")
     texts = {base.caption}
     for words in (
@@ -198,8 +198,8 @@ def test_each_word_of_the_caption_counts():
     assert len(texts) == 1 + 2 * (1 + 7 + 3 + 7) + 3 + 5 and set(shown.values()) == {1}
 
 
-def test_renders_500_pictures_a_second():
-    """Of processor time, best of three."""
+def test_renders_500_images_per_second():
+    """Processor time, best of three."""
     captions = [grammar.scene(int(i)).caption for i in np.random.default_rng(0).integers(0, grammar.CAPTIONS, 150)]
     rates = []
     for turn in range(3):
@@ -226,11 +226,11 @@ def signature() -> tuple[int, ...]:
     return tuple(int((signs * renderer.render(scene.caption, n).image).sum()) for n, scene in enumerate(drawn))
 
 
-def test_changed_picture_needs_a_new_version():
+def test_changed_image_needs_a_new_version():
     found = signature()
     wanted = SIGNATURES.get(grammar.VERSION, ())
     assert len(wanted) == len(found) and np.abs(np.subtract(wanted, found)).max() <= 6, (
-        f"version {grammar.VERSION} of the world drew other pictures: raise scenes.VERSION, "
+        f"version {grammar.VERSION} of the scenes rendered other images: increase grammar.VERSION, "
         f"and write SIGNATURES = {{<the new version>: {found}}}"
     )
 
@@ -239,7 +239,7 @@ def test_changed_picture_needs_a_new_version():
 
 
 def factors(guidance):
-    """Where the object of one caption lies and what hue it has, over 150 seeds, (150, 3)."""
+    """Return position (x, y) and color (red, green) of the object of one caption for 150 seeds, (150, 4)."""
     found = []
     for seed in range(150):
         drawn = renderer.render("a large red plain circle on sand", seed, guidance)
@@ -248,14 +248,14 @@ def factors(guidance):
     return np.array(found)
 
 
-def test_without_guidance_pictures_are_what_they_were():
+def test_guidance_up_to_one_has_no_effect():
     caption = grammar.scene(grammar.CAPTIONS // 2).caption
     for guidance in (0.0, 0.5, 1, 1.0):
         assert renderer.render(caption, 11, guidance).image.tobytes() == renderer.render(caption, 11).image.tobytes()
 
 
-def test_guidance_trades_diversity_for_what_the_caption_says():
-    """The spread of places and colours is w ** -0.5 of what it was, around the same middle."""
+def test_guidance_reduces_the_spread_of_factors():
+    """The spread of positions is w ** -0.5 of the full range, around the same center."""
     free, guided = factors(1.0), factors(4.0)
     ratio = guided.std(0) / free.std(0)
     assert (abs(ratio[:2] - 0.5) < 0.1).all(), ratio
@@ -278,7 +278,7 @@ def test_a_caption_is_true_at_every_guidance():
         assert seen_scenes.scene(rendering.image, rendering.masks) == said
 
 
-def test_a_dataset_has_the_guidance_that_it_says():
+def test_scenes_apply_the_guidance_of_each_image():
     caption = grammar.scene(7).caption
     drawn = list(renderer.Scenes()([caption] * 2, [5, 5], [1.0, 8.0]))
     assert (drawn[0].image == renderer.render(caption, 5).image).all()
@@ -286,22 +286,22 @@ def test_a_dataset_has_the_guidance_that_it_says():
     assert (drawn[0].image != drawn[1].image).any()
 
 
-# The stand-in for real images
+# toy-real
 
 
-def test_a_quarter_of_real_captions_has_one_word_of_the_first_object_wrong():
+def test_a_quarter_of_mislabeled_captions_has_one_wrong_word():
     captions = [caption.text for caption in toy.RECIPES["toy-real"].captions][:1_000]
     wrong = 0
     for seed, caption in enumerate(captions):
-        said, seen = grammar.parse(caption), grammar.parse(toy.seen(caption, seed))
+        said, seen = grammar.parse(caption), grammar.parse(toy.depicted_caption(caption, seed))
         words = [getattr(said.first, word) != getattr(seen.first, word) for word in vars(said.first)]
         assert sum(words) <= 1
         assert grammar.replace(seen, first=said.first) == said
         wrong += sum(words)
-    assert abs(wrong / 1_000 - toy.WRONG) < 0.05
+    assert abs(wrong / 1_000 - toy.WRONG_FRACTION) < 0.05
 
 
-def test_a_real_picture_shows_what_is_seen_and_no_guidance():
+def test_mislabeled_scenes_ignore_guidance():
     for seed, caption in enumerate(list(toy.RECIPES["toy-real"].captions)[:40]):
         (drawn,) = toy.RECIPES["toy-real"].text_to_image([caption.text], [seed], [8.0])
-        assert (drawn.image == renderer.render(toy.seen(caption.text, seed), seed).image).all()
+        assert (drawn.image == renderer.render(toy.depicted_caption(caption.text, seed), seed).image).all()
