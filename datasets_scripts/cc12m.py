@@ -1,8 +1,8 @@
-"""Conceptual 12M: alt texts of the web under looser filters than CC3M's (Changpinyo et al., CVPR 2021).
+"""Conceptual 12M: alt texts of the web, filtered less strictly than CC3M (Changpinyo et al., CVPR 2021).
 
-The list is `cc12m.tsv`: address, tab, caption (CC3M's order reversed); no header; 12,423,374 rows. People's names are
-`<PERSON>` in a quarter of the captions; the StableRep paper draws them as they stand, and so does this benchmark.
-The dataset on the Hub is a loading script, which nothing runs any more; its rows are in the Hub's own conversion.
+Distributed as `cc12m.tsv`: URL, tab, caption (CC3M's order reversed); no header; 12,423,374 rows. A quarter of the
+captions have `<PERSON>` in place of names; the StableRep paper uses them unchanged, and so does this benchmark. The
+dataset on the Hub is a loading script, which `datasets` no longer runs; its rows are in the Hub's Parquet conversion.
 """
 
 from datasets_scripts.captions.prepare import PreparedCaptions
@@ -25,7 +25,7 @@ SOURCE = Source(
     terms=Terms(
         subject="captions: Conceptual 12M",
         licence="other",
-        text="May be freely used for any purpose; Google asks to be acknowledged as the source, and gives no warranty.",
+        text="May be freely used for any purpose; Google requests acknowledgment as the source and gives no warranty.",
         url="https://github.com/google-research-datasets/conceptual-12m",
     ),
 )

@@ -1,6 +1,6 @@
-"""Conceptual Captions 3M: alt texts of the web, cleaned, names made into their kind (Sharma et al., ACL 2018).
+"""Conceptual Captions 3M: cleaned alt texts of the web, names replaced by hypernyms (Sharma et al., ACL 2018).
 
-The list is `Train_GCC-training.tsv`: caption, tab, address; no header; 3,318,333 rows. The same rows are on the Hub.
+Distributed as `Train_GCC-training.tsv`: caption, tab, URL; no header; 3,318,333 rows. The Hub has the same rows.
 """
 
 from datasets_scripts.captions.prepare import PreparedCaptions
@@ -22,7 +22,7 @@ SOURCE = Source(
     terms=Terms(
         subject="captions: Conceptual Captions 3M",
         licence="other",
-        text="May be freely used for any purpose; Google asks to be acknowledged as the source, and gives no warranty.",
+        text="May be freely used for any purpose; Google requests acknowledgment as the source and gives no warranty.",
         url="https://github.com/google-research-datasets/conceptual-captions",
     ),
 )

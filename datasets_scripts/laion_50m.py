@@ -1,8 +1,8 @@
-"""LAION: alt texts that CLIP found to fit their image (Schuhmann et al., 2021); StableRep's scaling uses 50 M of them.
+"""LAION-400M: alt texts that match their image according to CLIP (Schuhmann et al., arXiv 2111.02114).
 
-Distributed as Parquet files; 400 M rows. Which 50 M the paper took is not known. Here they are the 50 M with the
-smallest caption ids of all that were prepared, which is a uniform sample. The first release was withdrawn; the
-re-release without links to illegal material is on the Hub, behind a form.
+Distributed as Parquet files; 400 M rows. The scaling experiment of StableRep uses 50 M captions; the paper does not say
+which. This benchmark takes those with the 50 M smallest caption ids, a uniform sample. The first release was withdrawn;
+the re-release without links to illegal material is a gated dataset on the Hub.
 """
 
 from datasets_scripts.captions.prepare import PreparedCaptions
@@ -23,7 +23,7 @@ SOURCE = Source(
     terms=Terms(
         subject="captions: Re-LAION-400M",
         licence="cc-by-4.0",
-        text="The metadata is CC BY 4.0, meant for research; whoever downloads it agrees to share contact information.",
+        text="The metadata is CC BY 4.0, intended for research; users must share contact information to download it.",
         url="https://huggingface.co/datasets/laion/relaion400m",
     ),
 )

@@ -1,8 +1,9 @@
 """RedCaps: titles of Reddit posts with an image (Desai et al., NeurIPS Datasets and Benchmarks 2021).
 
-Distributed as a zip of `annotations/<subreddit>_<year>.json`; 12,011,111 rows. `caption` is the title as its authors
-cleaned it, `raw_caption` what was typed. Of a row's other entries only `image_id` is kept: `author` names a person.
-The dataset on the Hub is a loading script, which nothing runs any more; its rows are in the request that converts it.
+Distributed as a zip of `annotations/<subreddit>_<year>.json`; 12,011,111 rows. `caption` is the title
+as cleaned by the authors of RedCaps, `raw_caption` the original title. Of the other fields only `image_id` is kept:
+`author` names a person. The dataset on the Hub is a loading script, which `datasets` no longer runs; its rows are in
+the pull request that converts it to Parquet.
 """
 
 from datasets_scripts.captions.prepare import PreparedCaptions
@@ -25,8 +26,8 @@ SOURCE = Source(
     terms=Terms(
         subject="captions: RedCaps",
         licence="other",
-        text="The annotations are CC BY 4.0, for non-commercial research only, under the terms of Reddit's API; nobody "
-        "may be identified from them. What is made from them inherits this.",
+        text="The annotations are CC BY 4.0, for non-commercial research only, under the terms of Reddit's API; users "
+        "must not identify individuals. Derived data inherits these terms.",
         url="https://github.com/redcaps-dataset/redcaps-downloader",
         commercial=False,
     ),

@@ -1,4 +1,4 @@
-"""What draws the images of a dataset: one protocol, whether it is a diffusion model or a renderer."""
+"""The interface of everything that produces the images of a dataset: diffusion models, renderers, real images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,80 +7,81 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 OK = "ok"
-"""Status of an image that was drawn."""
+"""Status of an image that was generated."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Under which conditions something may be used; a dataset's card lists those of all that it is made from."""
+    """Terms of use. A dataset's card lists the terms of everything that the dataset is made from."""
 
     subject: str
-    """What they are about: "captions: Conceptual Captions 3M"."""
+    """Subject of the terms, such as "captions: Conceptual Captions 3M"."""
     licence: str
-    """The Hub's identifier of the licence, or "other"."""
+    """License identifier of the Hugging Face Hub, or "other"."""
     text: str
-    """One paragraph in our own words."""
+    """Summary of the terms, one paragraph."""
     url: str
     commercial: bool = True
 
 
 class GeneratedImage(NamedTuple):
-    """One image, or why there is none."""
+    """An image, or the reason why there is none."""
 
     image: np.ndarray | None
-    """uint8 RGB (H, W, 3)."""
+    """uint8 RGB (H, W, 3). None if the image could not be generated."""
     status: str = OK
+    """`OK`, or the reason why there is no image."""
     nsfw: float | None = None
-    """Above zero is what the model's own safety checker would have hidden; None where it has none."""
+    """Score of the model's safety checker; it would hide images with a score above zero. None without a checker."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs."""
+    """Cost of one image."""
 
     bytes: int
-    """Of its encoded file."""
+    """Size of the encoded file, bytes."""
     teraflops: float = 0.0
-    """Of arithmetic on a GPU; zero without one."""
+    """Arithmetic on a GPU, TFLOP. Zero if no GPU is used."""
     core_seconds: float = 0.0
-    """On a CPU, where no GPU is used."""
+    """Seconds on one CPU core, if no GPU is used."""
 
 
 class TextToImage(Protocol):
-    """Draws images, each from its own caption, seed and guidance."""
+    """A generator of images, each from its own caption, seed and guidance."""
 
     @property
     def name(self) -> str:
-        """Model, revision and everything else that changes the pixels; part of the recipe's hash."""
+        """Model, revision and all other settings that change the pixels; part of the recipe's hash."""
         ...
 
     @property
     def terms(self) -> tuple[Terms, ...]:
-        """Under which conditions its images may be used."""
+        """Terms of use of its images."""
         ...
 
     @property
     def cost(self) -> Cost:
-        """What one image costs, for estimates."""
+        """Cost of one image, for estimates."""
         ...
 
     @property
     def batch(self) -> int:
-        """Images that are drawn together."""
+        """Batch size: images that are generated together."""
         ...
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """Packages, besides Pillow and PyArrow, whose version may change a bit of an image."""
+        """Packages, besides Pillow and PyArrow, whose versions may change a bit of an image."""
         ...
 
     @property
     def iptc_source_type(self) -> str:
-        """The digital source type that marks its images, of `datasets_scripts.generation.provenance`."""
+        """IPTC digital source type of its images, a constant of `datasets_scripts.generation.provenance`."""
         ...
 
     def __call__(
         self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
     ) -> Iterator[GeneratedImage]:
-        """One image per caption, in order. Called once per work unit; equal captions stand side by side."""
+        """Yield one image per caption, in order. Called once per work unit; equal captions are consecutive."""
         ...

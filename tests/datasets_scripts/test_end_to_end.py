@@ -1,4 +1,4 @@
-"""The whole way: a list of captions, a (tiny, random) Stable Diffusion, a dataset, a Hub, a mirror, batches."""
+"""The full pipeline: a list of captions, a (tiny, random) Stable Diffusion, a dataset, a Hub, a mirror, batches."""
 
 import io
 import json
@@ -51,7 +51,7 @@ print(json.dumps({"rows": rows, "place": str(place)}))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def built(tmp_path_factory):
     """Data folder, the recipe, and the dataset's folder."""
     data = tmp_path_factory.mktemp("data")
     listed = "".join(f"a {k % 60} cat of kind {k}\thttps://example.org/{k}.jpg\n" for k in range(CAPTIONS))
@@ -70,8 +70,8 @@ def pixels(content):
     return np.asarray(Image.open(io.BytesIO(content))).astype(int)
 
 
-def test_every_image_is_what_the_model_draws_of_its_caption_seed_and_guidance(made):
-    _, recipe, folder = made
+def test_images_can_be_reproduced_from_caption_seed_and_guidance(built):
+    _, recipe, folder = built
     rows = pq.read_table(folder / "data").to_pylist()
     assert [row[schema.CAPTION] for row in rows] == [f"a {k % 60} cat of kind {k}" for k in range(CAPTIONS)]
     assert [row[schema.SOURCE_ID] for row in rows] == [f"https://example.org/{k}.jpg" for k in range(CAPTIONS)]
@@ -86,14 +86,14 @@ def test_every_image_is_what_the_model_draws_of_its_caption_seed_and_guidance(ma
         assert sorted(row[schema.GUIDANCE]) == [2.0, 3.0]
 
 
-def test_the_dataset_passes_its_audit_also_when_images_are_drawn_again(made):
-    _, recipe, folder = made
+def test_dataset_passes_its_audit_and_regeneration(built):
+    _, recipe, folder = built
     assert [str(finding) for finding in audit.check(folder, lambda *_: None) if finding.error] == []
     assert audit.sample(folder, recipe, 8, lambda *_: None).findings == []
 
 
-def test_it_goes_to_a_hub_and_comes_back_and_is_trained_on(made, tmp_path):
-    _, recipe, folder = made
+def test_dataset_is_published_downloaded_and_batched(built, tmp_path):
+    _, recipe, folder = built
     with Hub(tmp_path / "hub", xet=False) as hub:
         command = [sys.executable, "-c", CLIENT, folder, tmp_path / "mirror"]
         ran = subprocess.run(command, env=hub.environment(tmp_path), capture_output=True, text=True, check=False)
@@ -105,13 +105,13 @@ def test_it_goes_to_a_hub_and_comes_back_and_is_trained_on(made, tmp_path):
     assert batch.images_V3HW.shape == (24, 3, 16, 16)
 
 
-def test_other_trainers_can_have_it(made, tmp_path):
-    _, _, folder = made
+def test_dataset_is_exported_to_other_layouts(built, tmp_path):
+    _, _, folder = built
     for layout in ("webdataset", "imagefolder"):
         export.export(folder, layout, tmp_path / layout, lambda *_: None)
         assert any((tmp_path / layout).rglob("*"))
 
 
-def test_a_larger_model_is_another_revision(made):
-    _, recipe, _ = made
+def test_another_number_of_steps_is_another_revision(built):
+    _, recipe, _ = built
     assert replace(recipe, text_to_image=replace(recipe.text_to_image, steps=3)).revision != recipe.revision

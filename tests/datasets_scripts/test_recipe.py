@@ -11,7 +11,7 @@ from tests.fixtures.small_datasets import Listed, Numbers, numbers
 RECIPE = Recipe("cats", 1, Listed(numbers, "two cats"), Numbers(), 4, (2.0, 8.0, 4.0))
 
 
-def test_caption_id_is_fixed_for_ever():
+def test_caption_id_never_changes():
     """Published ids: the first eight bytes of SHA-256, big-endian, signed."""
     cat = Caption("a cat", "web", "7")
     assert cat.caption_id == 0x51E4674156077982  # printf 'a cat' | sha256sum
@@ -20,8 +20,8 @@ def test_caption_id_is_fixed_for_ever():
     assert Caption("a cat ", "web", "7").caption_id != cat.caption_id
 
 
-def test_published_seeds_are_fixed_for_ever():
-    """A change here draws every dataset anew. Numbers from the shell: sha256sum of the JSON, b2sum -l 64."""
+def test_revision_and_seeds_never_change():
+    """A change here changes every dataset. Numbers from the shell: sha256sum of the JSON, b2sum -l 64."""
     assert RECIPE.revision == "6335d9ae6b02449226ec7f06ee77639ab940af1c"
     assert image_seed(RECIPE.revision, 0x51E4674156077982, 3) == 0xE15B8FD468438F71
 
@@ -39,7 +39,7 @@ def test_published_seeds_are_fixed_for_ever():
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_everything_that_decides_the_bytes_is_in_the_revision(change):
+def test_revision_covers_every_field(change):
     other = replace(RECIPE, **change)
     assert other.revision != RECIPE.revision
     assert image_seed(other.revision, 1, 0) != image_seed(RECIPE.revision, 1, 0)
@@ -53,18 +53,18 @@ def test_revision_does_not_depend_on_the_order_of_keys():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"guidance": ()}, "one value of guidance"),
+        ({"guidance": ()}, "at least one guidance value"),
         ({"images_per_caption": 0}, "at least one image per caption"),
         ({"name": "../../evil"}, r"found '\.\./\.\./evil'"),
         ({"name": ""}, "found ''"),
     ],
 )
-def test_what_can_be_no_recipe_is_one_line(change, said):
+def test_invalid_recipe_is_one_line(change, said):
     with pytest.raises(UserError, match=said):
         replace(RECIPE, **change)
 
 
-def test_whole_numbers_of_guidance_are_the_same_recipe():
+def test_integer_guidance_is_the_same_recipe():
     assert replace(RECIPE, guidance=(2, 8, 4)).revision == RECIPE.revision
 
 
@@ -77,7 +77,7 @@ def test_seeds_are_64_distinct_bits():
     assert max(seeds) < 2**64
 
 
-def test_guidance_goes_round_from_a_place_that_the_caption_gives():
+def test_guidance_cycles_from_an_offset_given_by_the_caption_id():
     assert [image_guidance((2.0, 8.0, 4.0), 0, index) for index in range(4)] == [2.0, 8.0, 4.0, 2.0]
     assert [image_guidance((2.0, 8.0, 4.0), 7, index) for index in range(4)] == [8.0, 4.0, 2.0, 8.0]
     assert [image_guidance((2.0, 8.0, 4.0), -1, index) for index in range(4)] == [4.0, 2.0, 8.0, 4.0]
@@ -85,8 +85,8 @@ def test_guidance_goes_round_from_a_place_that_the_caption_gives():
 
 @pytest.mark.parametrize("images", [2, 10])
 @pytest.mark.parametrize("schedule", GUIDANCE.values(), ids=GUIDANCE)
-def test_every_guidance_is_equally_frequent_whatever_the_number_of_images(schedule, images):
-    """Also where a caption has ten images and the schedule eight values, as the paper's mixed one."""
+def test_guidance_values_are_equally_frequent(schedule, images):
+    """Also if a caption has ten images and the schedule eight values, like the mixed schedule of the paper."""
     counts = dict.fromkeys(schedule, 0)
     for number in range(4000):
         own = [image_guidance(schedule, Caption(f"number {number}", "", "").caption_id, k) for k in range(images)]
@@ -98,7 +98,7 @@ def test_every_guidance_is_equally_frequent_whatever_the_number_of_images(schedu
     assert all(abs(count - share) < 5 * share**0.5 for count in counts.values()), counts
 
 
-def test_guidance_schedules_are_the_papers():
+def test_guidance_schedules_match_the_paper():
     assert GUIDANCE == {"small": (2, 3), "large": (8, 10), "mixed": (2, 3, 4, 5, 6, 8, 10, 12)}
 
 
@@ -126,12 +126,12 @@ def test_guidance_schedules_are_the_papers():
         ("cc3m-2700k-l1-w8", "cc3m-2700k-l1-w8", 2_700_000, (8,)),
     ],
 )
-def test_a_name_says_recipe_size_and_guidance(name, dataset, captions, guidance):
+def test_name_sets_captions_and_guidance(name, dataset, captions, guidance):
     found = recipe.find(name)
     assert (found.name, found.captions.expected_count, found.guidance) == (dataset, captions, guidance)
 
 
-def test_ten_images_a_caption_and_two_for_laion():
+def test_images_per_caption_of_every_recipe():
     images = {name: recipe.find(name).images_per_caption for name in recipe.names()}
     synthetic = {"cc12m": 10, "cc3m": 10, "laion-50m": 2, "redcaps": 10, "toy": 10}
     assert images == synthetic | {f"{name}-real": 1 for name in synthetic}
@@ -148,7 +148,7 @@ def test_ten_images_a_caption_and_two_for_laion():
         ("scenes-toy-500-l4-w2", "scenes-toy-500-l4-w2", 4),
     ],
 )
-def test_a_name_says_images_per_caption(name, dataset, images):
+def test_name_sets_images_per_caption(name, dataset, images):
     found = recipe.find(name)
     assert (found.name, found.images_per_caption) == (dataset, images)
     assert recipe.find(found.name).revision == found.revision if "toy" in name else True
@@ -165,13 +165,13 @@ def test_images_per_caption_are_part_of_the_revision():
     ("count", "word"),
     [(1, "1"), (500, "500"), (1_000, "1k"), (1_250, "1250"), (337_500, "337500"), (2_700_000, "2700k")],
 )
-def test_a_number_of_captions_has_one_word(count, word):
+def test_caption_count_has_one_spelling(count, word):
     assert count_word(count) == word
     assert recipe.find(f"cc3m-{word}").captions.expected_count == count
 
 
-def test_the_toy_dataset_is_what_it_was():
-    """Guidance and number of images came later; the pixels of guidance 1 and this revision are those of before."""
+def test_toy_revision_never_changes():
+    """Guidance and images per caption were added later without changing this revision."""
     assert recipe.find("toy").revision == "30d21ab04d99674f7ac71e6254a50ee4a62c7b2f"
 
 
@@ -199,7 +199,7 @@ def test_every_recipe_has_every_size():
         ("cc3m-l04", "unknown variant 'l04' of recipe cc3m"),
         ("cc3m-l4-10k", "unknown variant '10k' of recipe cc3m"),
         ("cc3m-w2-l4", "unknown variant 'l4' of recipe cc3m"),
-        ("laion-50m-60m", "wanted 60,000,000 captions of laion, there are 50,000,000"),
+        ("laion-50m-60m", "cannot take 60,000,000 captions of laion: there are 50,000,000"),
         ("cc3m-mixed-10k", "unknown variant '10k' of recipe cc3m"),
         ("cc3m-100k-10k", "unknown variant '10k' of recipe cc3m"),
         ("cc3m-w7.50", "unknown variant 'w7.50' of recipe cc3m"),
@@ -208,13 +208,13 @@ def test_every_recipe_has_every_size():
         ("", "unknown recipe"),
     ],
 )
-def test_an_unknown_name_is_one_line_with_the_choices(name, said):
+def test_unknown_name_is_one_line_with_the_choices(name, said):
     with pytest.raises(UserError, match=said):
         recipe.find(name)
 
 
 @pytest.mark.parametrize("count", [2_048, 10_000])
-def test_toy_captions_are_distinct_and_half_of_them_pairs_as_far_as_there_are_singles(count):
+def test_toy_captions_are_distinct_and_half_are_pairs_if_possible(count):
     captions = list(toy.TOY.captions.take(count))
     texts = [caption.text for caption in captions]
     assert len(set(texts)) == len(texts) == count
@@ -222,13 +222,13 @@ def test_toy_captions_are_distinct_and_half_of_them_pairs_as_far_as_there_are_si
     assert singles == min(count // 2, toy.grammar.SINGLES)
 
 
-def test_the_full_grammar_is_not_drawn_but_counted():
+def test_full_grammar_count_is_limited():
     assert toy.TOY.captions.take(None).count == toy.grammar.CAPTIONS  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="has 6,282,240 captions, wanted 7,000,000"):
+    with pytest.raises(UserError, match="has 6,282,240 captions, cannot take 7,000,000"):
         toy.TOY.captions.take(7_000_000)
 
 
-def test_toy_captions_are_evenly_drawn():
+def test_toy_captions_are_sampled_evenly():
     captions = list(toy.TOY.captions)
     texts = [caption.text for caption in captions]
     described = [toy.grammar.parse(text) for text in texts]
