@@ -1,4 +1,4 @@
-"""Evaluations, one file each; here: how they are found by name, and which one a record followed."""
+"""Evaluations, one per file, and functions to select them by name or by record."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # torch takes seconds, and the command lists the files of thi
 
 
 def presets(name: str) -> "dict[str, Evaluation]":
-    """The protocols of the evaluation called `name`, the default first.
+    """Return the presets of the evaluation called `name`, the default first.
 
     Raises:
         UserError: there is no such evaluation.
@@ -23,27 +23,31 @@ def presets(name: str) -> "dict[str, Evaluation]":
 
 
 def evaluation_for_record(record: "Record") -> "Evaluation":
-    """The protocol that a record followed, with which its predictions are scored again.
+    """Return the evaluation that a record was created with, to recompute scores from its predictions.
 
     Raises:
-        UserError: this code has no such evaluation or preset, or another version of it.
+        UserError: this code does not have the evaluation or preset, or has another version of it.
     """
     from benchmark.records.create import protocol_hash
 
-    own = record.evaluation
-    found = presets(own.name).get(own.preset)
+    recorded = record.evaluation
+    found = presets(recorded.name).get(recorded.preset)
     if found is None:
-        raise unknown(f"preset of {own.name}", own.preset, list(presets(own.name)))
-    if protocol_hash(found) != own.protocol:
+        raise unknown(f"preset of {recorded.name}", recorded.preset, list(presets(recorded.name)))
+    if protocol_hash(found) != recorded.protocol:
         raise UserError(
-            f"the record follows {own.name} {own.preset} version {own.version} with hash {own.protocol[:12]}, this "
-            f"code has version {found.version} with hash {protocol_hash(found)[:12]}; evaluate again"
+            f"the record follows {recorded.name} {recorded.preset} version {recorded.version} with hash "
+            f"{recorded.protocol[:12]}, this code has version {found.version} with hash {protocol_hash(found)[:12]}; "
+            "evaluate again"
         )
     return found
 
 
 def catalog_mismatches(name: str, part: "DatasetPart") -> Iterator[str]:
-    """What the dataset of a result has otherwise than the catalogue; a revision that was built here is not known."""
+    """Yield a message for each field in which the dataset of a result differs from the catalog.
+
+    Locally built datasets have no pinned revision, so theirs is not compared.
+    """
     from benchmark.evaluations.datasets.catalog import dataset
 
     try:
@@ -51,41 +55,43 @@ def catalog_mismatches(name: str, part: "DatasetPart") -> Iterator[str]:
     except UserError as error:
         yield str(error)
         return
-    for what, own, wanted in (("repo", part.repo, row.repo), ("revision", part.revision, row.revision)):
-        if wanted and own != wanted:
-            yield f"{what} is {own}, the catalogue has {wanted}; evaluate again"
+    for field, recorded, expected in (("repo", part.repo, row.repo), ("revision", part.revision, row.revision)):
+        if expected and recorded != expected:
+            yield f"{field} is {recorded}, the catalog has {expected}; evaluate again"
 
 
 def select_evaluations(
-    on: Sequence[str], preset: str | None, datasets: Sequence[str]
+    names: Sequence[str], preset: str | None, datasets: Sequence[str]
 ) -> "list[tuple[str, Evaluation]]":
-    """Evaluations by name, all where `on` is empty; in one preset each, on some of their datasets.
+    """Return evaluations with their names, one preset each, restricted to `datasets`.
+
+    Empty `names` selects all evaluations, empty `datasets` all datasets; `preset` None selects the default preset.
 
     Raises:
-        UserError: a name that does not exist, or a choice that leaves nothing.
+        UserError: a name does not exist, or nothing is left.
     """
     found = []
-    for name in on or plugins.names(__name__):
+    for name in names or plugins.names(__name__):
         known = presets(name)
         if preset is not None and preset not in known:
-            if on:
+            if names:
                 raise unknown(f"preset of {name}", preset, list(known))
             continue
         evaluation = known[preset] if preset is not None else next(iter(known.values()))
         kept = tuple(dataset for dataset in evaluation.datasets if not datasets or dataset in datasets)
         if kept:
             found.append((name, replace(evaluation, datasets=kept)))
-    if stray := [dataset for dataset in datasets if not any(dataset in kept.datasets for _, kept in found)]:
-        choices = sorted(
-            {dataset for name, _ in found or select_evaluations(on, preset, ()) for dataset in all_datasets(name)}
-        )
-        raise unknown("dataset of these evaluations", stray[0], choices)
+    if unmatched := [dataset for dataset in datasets if not any(dataset in kept.datasets for _, kept in found)]:
+        choices = {
+            dataset for name, _ in found or select_evaluations(names, preset, ()) for dataset in all_datasets(name)
+        }
+        raise unknown("dataset of these evaluations", unmatched[0], list(choices))
     if not found:
-        everywhere = {known for name in plugins.names(__name__) for known in presets(name)}
-        raise unknown("preset", str(preset), sorted(everywhere))
+        all_presets = {known for name in plugins.names(__name__) for known in presets(name)}
+        raise unknown("preset", str(preset), list(all_presets))
     return found
 
 
 def all_datasets(name: str) -> set[str]:
-    """Every dataset of every preset of an evaluation."""
+    """Return the datasets of all presets of an evaluation."""
     return {dataset for evaluation in presets(name).values() for dataset in evaluation.datasets}

@@ -1,22 +1,23 @@
-"""Linear probe: a linear classifier on frozen features, in the four ways of the field, each under its own name.
+"""Linear probe: a linear classifier on frozen features, with the four common protocols as presets.
 
-`synclr` (Tian et al., 2023, downstream evaluation; the default): features standardised, logistic regression with the L2
-penalty chosen among 45 on a validation split, refit on train + validation, a single pass over test. Departures: equal
-validation scores go to the stronger penalty (the original keeps the weaker); a dimension that does not vary is left at
-zero, where the original divides by zero; images are normalised as the network wants it, where the original always takes
-CLIP's statistics; the optimum is reached, whatever the solver (`solvers.logistic`).
+`synclr` (Tian et al., 2023, downstream evaluation; the default): standardized features, logistic regression with the L2
+penalty selected among 45 on a validation split, refit on train + validation, a single pass over test. Departures: ties
+of validation scores select the stronger penalty (the original: the weaker); a constant dimension is set to zero (the
+original divides by zero); images are normalized with the statistics of the network (the original always uses CLIP's);
+the solver converges to the optimum (`solvers.logistic`).
 
 `ssl-transfer` (Ericsson et al., CVPR 2021): the same on raw features with scikit-learn, stopped after 100 iterations,
-each start at the last solution, from weak to strong penalty; its numbers are of that solver.
+each fit warm-started from the last solution, from weak to strong penalty; the scores depend on that solver.
 
-`clip` (Radford et al., 2021): raw features before the projection, scikit-learn, at most 1,000 iterations; seven
-penalties from 1e-6 to 1e6, then around the best with the step halved, to eight per decade.
+`clip` (Radford et al., 2021): raw features before the projection, scikit-learn, at most 1,000 iterations; seven inverse
+penalties from 1e-6 to 1e6, then refined around the best with the step halved, to eight per decade.
 
-`stablerep` (Tian et al., NeurIPS 2023, ImageNet): ten heads by SGD on random crops (`solvers.sgd_heads`), 90 epochs;
-the result is the best of ten heads and nine epochs ON THE TEST SPLIT. `stablerep-clean` chooses on 10 % of train
-instead and never fits on them; `-bn` has batch norm in front.
+`stablerep` (Tian et al., NeurIPS 2023, ImageNet): ten heads trained by SGD on random crops (`solvers.sgd_heads`), 90
+epochs; the score is the best of ten heads and nine epochs, selected ON THE TEST SPLIT. `stablerep-clean` selects on
+10 % of train instead, which are excluded from training; `-bn` adds a batch norm before the heads.
 
-Validation splits are official where the dataset has one, else 20 % of each class of train, drawn by the seed.
+Validation splits are official if the dataset has one, else a random 20 % of each class of train, determined by the
+seed.
 
 Shapes: N images, D dimensions, K classes.
 """
@@ -37,8 +38,8 @@ from benchmark.evaluations.scoring.classification import (
     ClassificationEvaluation,
     Task,
     open_task,
-    predictions,
-    scored,
+    prediction_columns,
+    score_predictions,
     values,
 )
 from benchmark.evaluations.scoring.intervals import for_each_dataset
@@ -48,31 +49,31 @@ from benchmark.evaluations.solvers.sgd_heads import Heads
 from benchmark.interfaces import DatasetScores, FrozenModel, Geometry, Scores, Skipped
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture", "scenes-relation-probe")
-ALL = ("digits", *SCENES, *TRANSFER_11, *HUB_COPIES, "imagenet", "stl10", "eurosat", "resisc45")
+ALL_DATASETS = ("digits", *SCENES, *TRANSFER_11, *HUB_COPIES, "imagenet", "stl10", "eurosat", "resisc45")
 
 
 @dataclass(frozen=True)
 class Standardizer:
-    """Mean and scale of each dimension; one that does not vary gets scale 1, so it is zero afterwards."""
+    """Mean and scale of each dimension; a constant dimension has scale 1, so that it becomes zero."""
 
     mean_D: np.ndarray
     scale_D: np.ndarray
 
     @classmethod
-    def of(cls, x_ND: np.ndarray) -> "Standardizer":
-        """The statistics of `x_ND`."""
+    def fit(cls, x_ND: np.ndarray) -> "Standardizer":
+        """Return a standardizer with the statistics of `x_ND`."""
         mean_D, std_D = x_ND.mean(axis=0, dtype=np.float64), x_ND.std(axis=0, dtype=np.float64)
         return cls(mean_D, np.where(std_D > 1e-6 * np.maximum(np.abs(mean_D), 1e-9), std_D, 1.0))
 
     def __call__(self, x_ND: np.ndarray) -> np.ndarray:
-        """`x_ND` with mean 0 and scale 1 where these statistics come from, float32."""
+        """Return the standardized features, float32."""
         return ((x_ND - self.mean_D) / self.scale_D).astype(np.float32)
 
 
-def split(label_N: np.ndarray, share: float, *key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to fit on and rows to validate on: `share` of each class, rounded down, drawn by `key`.
+def stratified_split(label_N: np.ndarray, share: float, *key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the training and the validation rows: `share` of each class, rounded down, at random by `key`.
 
-    Images with several classes (N, K) are drawn as one class.
+    Multi-label images (N, K) are treated as one class.
     """
     if label_N.ndim > 1:
         label_N = np.zeros(len(label_N), dtype=int)
@@ -86,13 +87,13 @@ def split(label_N: np.ndarray, share: float, *key: str) -> tuple[np.ndarray, np.
 
 @dataclass(frozen=True)
 class LinearProbe(ClassificationEvaluation):
-    """What the protocols share: any encoder, and scores that are made again from predictions."""
+    """Base class of the linear probe protocols."""
 
     version: ClassVar[int] = 2
-    datasets: tuple[str, ...] = ALL
+    datasets: tuple[str, ...] = ALL_DATASETS
 
     def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:
-        """The main score of each dataset (catalogue), top-1 and mean per class; `seed` draws what is drawn."""
+        """Measure top-1 and mean per class, or mAP; `seed` determines random splits, crops and initial weights."""
         return for_each_dataset(self.datasets, lambda name: self._measure(model, open_task(name), seed))
 
     def _measure(self, model: FrozenModel, task: Task, seed: int) -> DatasetScores:
@@ -101,41 +102,45 @@ class LinearProbe(ClassificationEvaluation):
 
 @dataclass(frozen=True)
 class LogisticProbe(LinearProbe):
-    """Logistic regression with a chosen L2 penalty; `inverse_penalties` are scikit-learn's C, in the order tried."""
+    """Logistic regression with an L2 penalty that is selected on a validation split."""
 
     preset: str = "synclr"
     inverse_penalties: tuple[float, ...] = tuple(float(c) for c in 1 / np.logspace(5, -6, 45))
+    """Values of scikit-learn's C, in the order tried."""
     refinements: int = 0
-    """Rounds of two more penalties around the best, the first a decade away, the step halved each time."""
+    """Number of rounds that try two more penalties around the best: first a decade away, then half the log step."""
     standardise: bool = True
+    """Standardize the features to mean 0 and standard deviation 1."""
     library: bool = False
-    """Whether scikit-learn fits, whose numbers depend on where it stops."""
+    """Fit with scikit-learn, whose result depends on where it stops."""
     warm: bool = True
+    """Start each scikit-learn fit from the last solution."""
     tolerance: float = 1e-8
-    """Of the optimum's objective; in scikit-learn, of its gradient."""
+    """Tolerance of the objective relative to its optimum; with scikit-learn, of the gradient."""
     max_iterations: int = 1000
     validation: float = 0.2
+    """Share of train that is held out if there is no official validation split."""
 
     def _measure(self, model: FrozenModel, task: Task, seed: int) -> DatasetScores:
         train = (model.features(task.train), task.target(task.train))
         if task.val:
-            fit, held = train, (model.features(task.val), task.target(task.val))
-            everything = (np.concatenate([fit[0], held[0]]), np.concatenate([fit[1], held[1]]))
-            rule, drawn = f"official validation split of {len(held[0]):,} images", {}
+            fit, held_out = train, (model.features(task.val), task.target(task.val))
+            everything = (np.concatenate([fit[0], held_out[0]]), np.concatenate([fit[1], held_out[1]]))
+            rule, seed_details = f"official validation split of {len(held_out[0]):,} images", {}
         else:
-            rows = split(train[1], self.validation, task.train.identity.ids_sha256, str(seed))
-            fit, held = ((train[0][part], train[1][part]) for part in rows)
+            rows = stratified_split(train[1], self.validation, task.train.identity.ids_sha256, str(seed))
+            fit, held_out = ((train[0][part], train[1][part]) for part in rows)
             everything, rule = train, f"{len(rows[1]):,} images held out of train"
-            drawn = _drawn(rows[1], seed)
-        tried, chosen = self._choose(task, fit, held)
+            seed_details = _seed_details(rows[1], seed)
+        tried, chosen = self._choose(task, fit, held_out)
         scale = self._scale(everything[0])
         start = next(solution for solution, _ in tried if solution.c == chosen)
         (final,) = self._fits(scale(everything[0]), everything[1], (chosen,), start, len(task.classes))
-        columns = predictions(task, final.logits(scale(model.features(task.test))))
+        columns = prediction_columns(task, final.logits(scale(model.features(task.test))))
         order = sorted(solution.c for solution, _ in tried)
         details = {
-            "train": task.training(),
-            **drawn,
+            "train": task.training_details(),
+            **seed_details,
             "selected_on": "validation",
             "selection": f"highest {task.row.metric} on {rule}; equal: the first in the order tried",
             "inverse_penalties": [solution.c for solution, _ in tried],
@@ -148,35 +153,44 @@ class LogisticProbe(LinearProbe):
             "gradient": [*(solution.gradient for solution, _ in tried), final.gradient],
             "converged": [*(solution.converged for solution, _ in tried), final.converged],
         }
-        return scored(task, columns, details)
+        return score_predictions(task, columns, details)
 
     def _choose(
-        self, task: Task, fit: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarray]
+        self, task: Task, fit: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]
     ) -> tuple[list[tuple[Solution, float]], float]:
-        """Every solution with its validation score, in the order tried, and the penalty with the best."""
+        """Return all solutions with their validation scores, in the order tried, and the best inverse penalty."""
         scale = self._scale(fit[0])
-        x_ND, held_ND = scale(fit[0]), scale(held[0])
+        x_ND, validation_ND = scale(fit[0]), scale(held_out[0])
         tried: list[tuple[Solution, float]] = []
 
         def best() -> float:
             return max(tried, key=lambda pair: pair[1])[0].c
 
-        for round_ in range(1 + self.refinements):
-            step = 10.0 ** (0.5 ** (round_ - 1))
-            cs = (best() / step, best() * step) if round_ else self.inverse_penalties
+        for refinement in range(1 + self.refinements):
+            step = 10.0 ** (0.5 ** (refinement - 1))
+            cs = (best() / step, best() * step) if refinement else self.inverse_penalties
             for solution in self._fits(x_ND, fit[1], cs, None, len(task.classes)):
-                tried.append((solution, _score(task, held[1], solution.logits(held_ND))))
+                tried.append((solution, _validation_score(task, held_out[1], solution.logits(validation_ND))))
         return tried, best()
 
     def _scale(self, x_ND: np.ndarray) -> Standardizer:
         d = x_ND.shape[1]
-        return Standardizer.of(x_ND) if self.standardise else Standardizer(np.zeros(d), np.ones(d))
+        return Standardizer.fit(x_ND) if self.standardise else Standardizer(np.zeros(d), np.ones(d))
 
     def _fits(
         self, x_ND: np.ndarray, target: np.ndarray, cs: Sequence[float], start: Solution | None, classes: int
     ) -> Iterator[Solution]:
+        """Return the solution at each inverse penalty.
+
+        Args:
+            x_ND: Features.
+            target: Class index (N,), or booleans (N, K) for multi-label images.
+            cs: Inverse penalties, in the order to fit.
+            start: Solution that the first fit starts from; unused with scikit-learn.
+            classes: Number of classes.
+        """
         if self.library:
-            return _library_fits(x_ND, target, cs, self.tolerance, self.max_iterations, warm=self.warm)
+            return _sklearn_fits(x_ND, target, cs, self.tolerance, self.max_iterations, warm=self.warm)
         return logistic.sweep(
             x_ND,
             target,
@@ -190,10 +204,19 @@ class LogisticProbe(LinearProbe):
         )
 
 
-def _library_fits(
+def _sklearn_fits(
     x_ND: np.ndarray, target: np.ndarray, cs: Sequence[float], tolerance: float, max_iterations: int, *, warm: bool
 ) -> Iterator[Solution]:
-    """scikit-learn's solutions in this order; where an image has several classes, a binary fit of each."""
+    """Yield scikit-learn's solution at each inverse penalty; multi-label images have a binary fit per class.
+
+    Args:
+        x_ND: Features.
+        target: Class index (N,), or booleans (N, K) for multi-label images.
+        cs: Values of C, in the order to fit.
+        tolerance: Tolerance of the gradient.
+        max_iterations: Maximum number of iterations of a fit.
+        warm: Start each fit from the last solution.
+    """
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
@@ -201,7 +224,7 @@ def _library_fits(
 
     targets = list(target.T) if target.ndim > 1 else [target]
     settings: dict[str, Any] = {"tol": tolerance, "max_iter": max_iterations, "warm_start": warm, "random_state": 0}
-    model = LogisticRegression(**settings)  # one for all classes, so that the start is carried over as in the original
+    model = LogisticRegression(**settings)  # one model for all classes, whose start is carried over as in the original
     for c in cs:
         fitted = []
         for labels in targets:
@@ -211,18 +234,26 @@ def _library_fits(
             fitted.append((model.coef_.copy(), model.intercept_.copy(), int(model.n_iter_.max())))
         weights_DK = np.concatenate([weights for weights, _, _ in fitted]).T.astype(np.float64)
         bias_K = np.concatenate([bias for _, bias, _ in fitted]).astype(np.float64)
-        if target.ndim == 1 and weights_DK.shape[1] == 1:  # two classes: one set of weights, shared out
+        if target.ndim == 1 and weights_DK.shape[1] == 1:  # two classes: scikit-learn has one set of weights
             weights_DK, bias_K = np.hstack([-weights_DK, weights_DK]) / 2, np.array([-bias_K[0], bias_K[0]]) / 2
         iterations = sum(steps for _, _, steps in fitted)
         objective, gradient = _objective(x_ND.astype(np.float64), target, c, weights_DK, bias_K)
-        stopped = all(steps < max_iterations for _, _, steps in fitted)
-        yield Solution(c, weights_DK, bias_K, objective, iterations, gradient, stopped)
+        converged = all(steps < max_iterations for _, _, steps in fitted)
+        yield Solution(c, weights_DK, bias_K, objective, iterations, gradient, converged)
 
 
 def _objective(
     x_ND: np.ndarray, target: np.ndarray, c: float, weights_DK: np.ndarray, bias_K: np.ndarray
 ) -> tuple[float, float]:
-    """Mean loss + ||W||^2 / (2 C N), summed over binary problems, and the largest entry of its gradient."""
+    """Return mean loss + ||W||^2 / (2 C N), summed over binary problems, and its gradient's largest absolute entry.
+
+    Args:
+        x_ND: Features, float64.
+        target: Class index (N,), or booleans (N, K) for multi-label images.
+        c: Inverse penalty.
+        weights_DK: Weights of the classifier.
+        bias_K: Biases of the classifier.
+    """
     logits_NK = x_ND @ weights_DK + bias_K
     if target.ndim > 1:
         loss = float((np.logaddexp(0, logits_NK) - target * logits_NK).sum() / len(x_ND))
@@ -231,12 +262,12 @@ def _objective(
         loss = float(logsumexp(logits_NK, axis=1).mean() - np.take_along_axis(logits_NK, target[:, None], 1).mean())
         residual_NK = softmax(logits_NK, axis=1) - np.eye(logits_NK.shape[1])[target]
     gradient_DK = (x_ND.T @ residual_NK + weights_DK / c) / len(x_ND)
-    steepest = max(float(np.abs(gradient_DK).max()), float(np.abs(residual_NK.mean(axis=0)).max()))
-    return loss + float(np.square(weights_DK).sum()) / (2 * c * len(x_ND)), steepest
+    largest = max(float(np.abs(gradient_DK).max()), float(np.abs(residual_NK.mean(axis=0)).max()))
+    return loss + float(np.square(weights_DK).sum()) / (2 * c * len(x_ND)), largest
 
 
-def _score(task: Task, target: np.ndarray, logits_NK: np.ndarray) -> float:
-    """The dataset's main score on validation images."""
+def _validation_score(task: Task, target: np.ndarray, logits_NK: np.ndarray) -> float:
+    """Return the dataset's main score on validation images."""
     rows = {"row": np.arange(len(target))}
     if task.multilabel:
         rows |= {f"label_{k}": target[:, k] for k in range(target.shape[1])}
@@ -246,71 +277,77 @@ def _score(task: Task, target: np.ndarray, logits_NK: np.ndarray) -> float:
     return values(task.row.name, rows)[task.row.metric]
 
 
-def _drawn(held: np.ndarray, seed: int) -> dict[str, Any]:
-    """What the seed decided: the rows of train that were held out."""
-    return {"seed": seed, "held_out_sha256": hashlib.sha256(held.astype("<i8").tobytes()).hexdigest()}
+def _seed_details(held_out: np.ndarray, seed: int) -> dict[str, Any]:
+    """Return the seed and a hash of the training rows that it held out, for `details`."""
+    return {"seed": seed, "held_out_sha256": hashlib.sha256(held_out.astype("<i8").tobytes()).hexdigest()}
 
 
 @dataclass(frozen=True)
 class SGDProbe(LinearProbe):
-    """Ten heads by SGD on random crops; `clean` chooses among them without the test split."""
+    """Linear heads with different learning rates, trained by SGD on random crops, of which the best is selected."""
 
     preset: str = "stablerep"
     datasets: tuple[str, ...] = ("imagenet", "digits", "scenes-shape")
     rates: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+    """Base learning rate of each head, for 256 images per batch."""
     epochs: int = 90
     batch: int = 1024
     check_every: int = 10
+    """Epochs between evaluations of all heads."""
     batch_norm: bool = False
+    """Normalize the features by a batch norm before the heads."""
     clean: bool = False
+    """True: select head and epoch on held-out training images. False: on the test split, as the original."""
     validation: float = 0.1
+    """Share of train that is held out if `clean`."""
 
     def skip(self, model: FrozenModel) -> Skipped | None:
-        """A reason where there is no network."""
+        """Return a reason if the model has no network, only stored features."""
         if model.sees_images:
             return None
         return Skipped("stored features only: random crops need the network", SkipCode.NO_NETWORK)
 
     def _measure(self, model: FrozenModel, task: Task, seed: int) -> DatasetScores:
         label_N, geometry = task.target(task.train), Geometry(256 / 224, "bilinear")
-        rows, held = np.arange(len(label_N)), np.arange(0)
+        rows, held_out = np.arange(len(label_N)), np.arange(0)
         if self.clean:
-            rows, held = split(label_N, self.validation, task.train.identity.ids_sha256, str(seed))
+            rows, held_out = stratified_split(label_N, self.validation, task.train.identity.ids_sha256, str(seed))
         test_ND = model.features(task.test, geometry)
-        judged_ND = model.features(task.train, geometry)[held] if self.clean else test_ND
-        judged_N = label_N[held] if self.clean else task.target(task.test)
+        selection_ND = model.features(task.train, geometry)[held_out] if self.clean else test_ND
+        selection_N = label_N[held_out] if self.clean else task.target(task.test)
         batch = min(self.batch, len(rows))
         steps = self.epochs * (len(rows) // batch)
         size = (test_ND.shape[1], len(task.classes))
-        heads = Heads(self.rates, *size, normalise=self.batch_norm, steps=steps, seed=seed)
+        heads = Heads(self.rates, *size, batch_norm=self.batch_norm, steps=steps, seed=seed)
         best, checks = (-1.0, 0, 0, test_ND), []
         for epoch in range(1, self.epochs + 1):
             order = rows[np.argsort(keyed_bits("epoch", str(epoch), str(seed)).random_raw(len(rows)), kind="stable")]
-            for start in range(0, len(order) - batch + 1, batch):  # as the original, the rest of an epoch is left out
-                drawn = order[start : start + batch]
-                heads.step(model.random_views(task.train, drawn, epoch, seed), label_N[drawn])
+            # An incomplete last batch is dropped, as in the original.
+            for start in range(0, len(order) - batch + 1, batch):
+                batch_rows = order[start : start + batch]
+                heads.step(model.random_views(task.train, batch_rows, epoch, seed), label_N[batch_rows])
             if epoch % self.check_every and epoch < self.epochs:
                 continue
-            accuracy_H = (heads.logits(judged_ND).argmax(axis=2) == judged_N).mean(axis=1)
+            accuracy_H = (heads.logits(selection_ND).argmax(axis=2) == selection_N).mean(axis=1)
             checks.append({"epoch": epoch, "accuracies": accuracy_H.tolist()})
             if accuracy_H.max() > best[0]:
                 at = int(accuracy_H.argmax())
                 best = (float(accuracy_H[at]), at, epoch, heads.logits(test_ND)[at])
-        judged = f"{len(held):,} images held out of train" if self.clean else "the test split, as the original"
+        images_used = f"{len(held_out):,} images held out of train" if self.clean else "the test split, as the original"
         details = {
-            "train": task.training(),
-            **_drawn(held, seed),
+            "train": task.training_details(),
+            **_seed_details(held_out, seed),
             "test_images": asdict(geometry),
             "random_views": "crop of 8 to 100 % of the area, ratio 3/4 to 4/3, bilinear, flipped half of the time",
             "selected_on": "validation" if self.clean else "test",
-            "selection": f"best head and epoch on {judged}; equal: the lower rate, the earlier epoch",
+            "selection": f"best head and epoch on {images_used}; equal: the lower rate, the earlier epoch",
             "chosen": {"rate": self.rates[best[1]], "epoch": best[2]},
             "at_edge": best[1] in (0, len(self.rates) - 1),
             "checks": checks,
             "solver": "SGD, momentum 0.9, half a cosine",
             "batch": batch,
         }
-        return scored(task, predictions(task, best[3]), details)
+        return score_predictions(task, prediction_columns(task, best[3]), details)
 
 
 EVALUATIONS = (

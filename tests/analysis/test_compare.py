@@ -10,7 +10,7 @@ import pytest
 
 from benchmark.analysis.compare import Difference, ModelOutput, differences
 from benchmark.errors import UserError
-from benchmark.evaluations.scoring.influence import mean
+from benchmark.evaluations.scoring.influence import mean_influence
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score
 from benchmark.runner.evaluate import EvaluationRun, run_evaluations
 
@@ -44,7 +44,7 @@ class Share(Evaluation):
         return {"share": share, "square": share**2}
 
     def influence(self, dataset: str, predictions: Any) -> dict[str, np.ndarray]:
-        return {"share": mean(predictions["right"])}
+        return {"share": mean_influence(predictions["right"])}
 
     def weighted_values(self, dataset: str, predictions: Any, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
         return {"square": (weight_RN @ predictions["right"] / weight_RN.sum(axis=1)) ** 2}

@@ -20,7 +20,7 @@ FALSE = [f"it above object {row}" for row in range(N)]
 
 
 def framed(number: int, x: int, y: int) -> bytes:
-    """Number `number` in a box of 3 x 2 pixels, number 999 around it."""
+    """Return an image with `number` in a box of 3 x 2 pixels and 999 around it."""
     image = numbered(999, size=8)
     image[y : y + 2, x : x + 3] = numbered(number)[0, 0]
     return png(image)
@@ -62,15 +62,15 @@ def measure(subject, evaluation=RELATION) -> DatasetScores:
 
 
 def reader(right=lambda number: True) -> Double:
-    """Reads the number in the picture; prefers the true caption where `right(number)`, else the false one."""
+    """Return a model that reads the number in the image and prefers the true caption if `right(number)`."""
 
     def image(images, row):
         return np.eye(2 * N)[number_of(images.read(row))]
 
     def text(caption):
         number = int(caption.split("object ")[1].split()[0])
-        wanted = caption.startswith("object") == right(number)
-        return np.eye(2 * N)[number if wanted else number + N]
+        expected = caption.startswith("object") == right(number)
+        return np.eye(2 * N)[number if expected else number + N]
 
     return Double(image, text)
 
@@ -83,7 +83,7 @@ def test_a_perfect_model_scores_one_on_the_cropped_box(mirror):
     assert scores.details["cropped"] is True
 
 
-def test_micro_counts_rows_and_macro_relations(mirror):
+def test_micro_averages_rows_and_macro_averages_relations(mirror):
     write_relation(mirror)
     scores = measure(reader(lambda number: number < 4))
     assert scores.scores["micro"].value == pytest.approx(4 / 12)
@@ -96,7 +96,7 @@ def test_micro_counts_rows_and_macro_relations(mirror):
 
 
 @pytest.mark.parametrize("dimensions", [5, 33, 96])
-def test_a_constant_model_gets_nothing(mirror, dimensions):
+def test_a_constant_model_scores_zero(mirror, dimensions):
     write_relation(mirror)
     write_order(mirror)
     for evaluation in (RELATION, ORDER):
@@ -106,8 +106,8 @@ def test_a_constant_model_gets_nothing(mirror, dimensions):
         assert (scores.predictions["margin"] == 0).all()
 
 
-def test_a_tie_is_never_right(mirror):
-    """Row 3 has the same caption twice, so nothing can tell them apart."""
+def test_a_tie_is_wrong(mirror):
+    """Row 3 has equal captions, which no model can distinguish."""
     write_relation(mirror, true=[FALSE[3] if row == 3 else text for row, text in enumerate(TRUE)])
     scores = measure(reader())
     assert scores.scores["micro"].value == pytest.approx(11 / 12)
@@ -115,7 +115,7 @@ def test_a_tie_is_never_right(mirror):
     assert scores.predictions["margin"][3] == 0
 
 
-def test_all_four_false_captions_must_lose(mirror):
+def test_the_true_caption_must_beat_all_four_false_ones(mirror):
     write_order(mirror)
     assert measure(reader(), ORDER).scores["micro"].value == 1.0
     assert measure(reader(), ORDER).chance == 0.2
@@ -159,12 +159,12 @@ def test_each_image_and_box_is_encoded_once(mirror):
     assert (details["distinct_images"], details["distinct_texts"]) == (2, 2 * N)
 
 
-def test_a_box_off_the_image_names_its_row(mirror):
+def test_an_error_names_the_row_of_a_box_outside_the_image(mirror):
     images = [framed(row, 0, 0) for row in range(N)]
     write_relation(mirror, [(0, 0, 3, 2)] * 5 + [(8, 0, 3, 2)] + [(0, 0, 3, 2)] * 6, images=images)
     with pytest.raises(UserError, match=r"scenes-relation row 5: box x 8, y 0, .* image of 8 x 8 pixels"):
         measure(reader())
-    write_relation(mirror, [(-1, -1, 3, 2)] * N, images=images)  # partly outside: black there, as officially
+    write_relation(mirror, [(-1, -1, 3, 2)] * N, images=images)  # partly outside: black there, as in the official code
     crops, _ = distinct_crops(open_split("scenes-relation", "test"), DATASETS["scenes-relation"])
     crop = crops.read(0)
     assert crop.shape == (2, 3, 3)
@@ -172,7 +172,7 @@ def test_a_box_off_the_image_names_its_row(mirror):
     assert (crop[1, 1:] == images_of(images[0])[0, :2]).all()
 
 
-def test_the_identity_holds_captions_and_boxes(mirror):
+def test_the_identity_depends_on_captions_and_boxes(mirror):
     write_relation(mirror)
     first = open_split("scenes-relation", "test").identity.ids_sha256
     write_relation(mirror, true=[*TRUE[:-1], "another"])

@@ -1,4 +1,4 @@
-"""ARO on columns made up for each rule: macro averages, ties, clean-up, duplicates, boxes."""
+"""ARO on synthetic columns for each rule: macro averages, ties, clean-up, duplicates, boxes."""
 
 import dataclasses
 import re
@@ -20,7 +20,7 @@ from tests.fixtures.doubles import Double, constant, noise, numbered
 
 
 def fake(monkeypatch, name, columns, sizes=(8, 8)):
-    """A set of the catalogue without its files: image `unit` of the columns is number `unit`, a column of its own."""
+    """Replace a dataset of the catalog by images numbered by column `unit`, without files."""
     units = columns.pop("unit")
     n = len(units)
 
@@ -29,7 +29,7 @@ def fake(monkeypatch, name, columns, sizes=(8, 8)):
 
     columns = {**columns, IMAGE_SHA256: [f"{unit:064x}" for unit in units]}
     images = LabelledImages(name, DatasetIdentity("repo", "r1", "test", n, f"{name}"), read, columns)
-    monkeypatch.setattr(captions, "open_split", lambda asked, split: {name: images}[asked])
+    monkeypatch.setattr(captions, "open_split", lambda opened, split: {name: images}[opened])
     return images
 
 
@@ -43,7 +43,7 @@ def true_false(n, **more):
 
 
 def by_row(right) -> Double:
-    """Prefers the true caption of row `i`, which its text names, where `right[i]`; ignores the image."""
+    """Prefer the true caption of row `i`, which its text names, if `right[i]`; ignore the image."""
 
     def text(caption):
         row = int(caption.split("object ")[1].split()[0])
@@ -55,7 +55,7 @@ def by_row(right) -> Double:
 RELATIONS = ["riding on"] * 30 + ["above"] * 10 + ["holding"] * 20 + ["next to"] * 5 + ["to the left of"]
 
 
-def test_vg_relation_is_macro_without_the_symmetric_relations(monkeypatch):
+def test_vg_relation_macro_excludes_the_symmetric_relations(monkeypatch):
     rng = np.random.default_rng(0)
     right = rng.random(len(RELATIONS)) < np.array([0.9 if name in SYMMETRIC else 0.4 for name in RELATIONS])
     fake(monkeypatch, "aro-vg-relation", true_false(66, relation_name=RELATIONS, unit=list(range(66))))
@@ -81,7 +81,7 @@ def test_the_symmetric_relations_are_those_of_the_notebook():
     assert all(re.fullmatch(r"[a-z]+( [a-z]+)*", name) for name in SYMMETRIC)
 
 
-def test_vg_attribution_is_macro_over_pairs_of_25_rows(monkeypatch):
+def test_vg_attribution_macro_includes_pairs_with_25_rows(monkeypatch):
     pairs = [["white", "red"]] * 25 + [["old", "young"]] * 24 + [["wet", "dry"]] * 40
     right = [row % 3 == 0 for row in range(25)] + [True] * 24 + [row % 2 == 0 for row in range(40)]
     fake(monkeypatch, "aro-vg-attribution", true_false(89, attributes=pairs, unit=list(range(89))))
@@ -89,7 +89,7 @@ def test_vg_attribution_is_macro_over_pairs_of_25_rows(monkeypatch):
     assert scores.scores["macro_official"].value == pytest.approx((9 / 25 + 1 / 2) / 2)
     assert scores.scores["macro_all"].value == pytest.approx((9 / 25 + 1 / 2 + 1) / 3)
     assert list(scores.per_class) == ["wet_dry", "white_red"]
-    # Resampled rows keep to the pairs that count, however few of them are drawn.
+    # Official pairs stay official when rows are resampled, however few remain.
     rows = np.array([0, 1, 2, 30, 31])
     part = {name: column[rows] for name, column in scores.predictions.items()}
     values = Aro().values("aro-vg-attribution", part)
@@ -100,7 +100,7 @@ def test_vg_attribution_is_macro_over_pairs_of_25_rows(monkeypatch):
     }
 
 
-def test_copies_without_relations_have_micro_alone(monkeypatch):
+def test_copies_without_relations_have_only_micro(monkeypatch):
     columns = true_false(6, unit=[0, 1, 2, 0, 1, 2])
     fake(monkeypatch, "aro-vg-relation-mteb", columns)
     scores = measure(by_row([True] * 5 + [False]), Aro(datasets=("aro-vg-relation-mteb",)))
@@ -115,8 +115,8 @@ def order_columns(n, per_image, **more):
     return {**columns, "unit": [row // per_image for row in range(n)], **more}
 
 
-def test_the_official_rule_gives_a_constant_model_the_order_sets(mirror):
-    """argmax takes the first of equals: the true caption on order sets, the false one on the others."""
+def test_a_constant_model_scores_one_on_order_sets_under_the_official_rule(mirror):
+    """argmax selects the first of equals: the true caption on order sets, the false one on the others."""
     write_relation(mirror)
     write_order(mirror)
     for name, value in (("scenes-order", 1.0), ("scenes-relation", 0.0)):
@@ -126,8 +126,8 @@ def test_the_official_rule_gives_a_constant_model_the_order_sets(mirror):
         assert measure(constant(33), Aro(datasets=(name,))).scores["micro"].value == 0.0
 
 
-def test_both_rules_are_argmax(monkeypatch):
-    """Cosines on a coarse grid, so that many are equal; the captions once more in the official order."""
+def test_both_tie_rules_match_argmax(monkeypatch):
+    """Cosines on a coarse grid, so that many are equal, compared with argmax in the official order."""
     rng = np.random.default_rng(0)
     vectors = rng.integers(0, 2, (200, 2)) + 1.0
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -145,7 +145,7 @@ def test_both_rules_are_argmax(monkeypatch):
 
 
 def test_every_crop_and_every_text_is_encoded_once(monkeypatch):
-    """COCO-Order's duplication: five captions an image; a false one may equal another row's."""
+    """COCO-Order has five captions per image, and a false one may equal one of another row."""
     columns = order_columns(25, 5)
     columns["hard_text_4"][3] = columns["hard_text_1"][3]
     columns["hard_text_2"][7] = columns["correct_caption"][9]
@@ -159,7 +159,7 @@ def test_every_crop_and_every_text_is_encoded_once(monkeypatch):
     assert scores.predictions["unit"].tolist() == [row // 5 for row in range(25)]
 
 
-def test_chunks_change_nothing(monkeypatch):
+def test_the_chunk_size_does_not_change_margins(monkeypatch):
     fake(monkeypatch, "aro-coco-order", order_columns(25, 5))
     first = measure(noise(8), Aro(datasets=("aro-coco-order",)))
     monkeypatch.setattr(captions, "CHUNK", 4)
@@ -168,7 +168,7 @@ def test_chunks_change_nothing(monkeypatch):
     assert first.scores == again.scores
 
 
-def test_the_text_is_cleaned_on_the_official_order_sets_alone(monkeypatch):
+def test_only_captions_of_the_official_order_sets_are_preprocessed(monkeypatch):
     columns = order_columns(5, 5)
     columns["correct_caption"][0] = 'A  man (left), "riding"; on #1: a horse!  ' + "and " * 40
     fake(monkeypatch, "aro-coco-order", columns)
@@ -185,13 +185,13 @@ def test_the_text_is_cleaned_on_the_official_order_sets_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["A Dog. ", "a  b", "x " * 50, "(a) [b] 'c' ~d~", "a\nb\n", ""])
-def test_cleaning_twice_changes_nothing(text):
+def test_pre_caption_is_idempotent(text):
     assert pre_caption(pre_caption(text)) == pre_caption(text)
     assert len(pre_caption(text).split(" ")) <= 30
 
 
 def test_rows_of_one_image_widen_the_interval(monkeypatch):
-    """All rows of an image right or all wrong: as if there were five times fewer."""
+    """All rows of an image are correct or all wrong, as if there were five times fewer."""
     n = 200
     right = [(row // 5) % 2 == 0 for row in range(n)]
     widths = []
@@ -205,7 +205,7 @@ def test_rows_of_one_image_widen_the_interval(monkeypatch):
 
 
 def test_boxes_are_x_y_width_height(monkeypatch):
-    """The box of the set's row, on an image that is not square."""
+    """Crops a box from an image that is not square."""
     image = np.arange(5 * 9 * 3, dtype=np.uint8).reshape(5, 9, 3)
     columns = true_false(1, relation_name=["above"], unit=[0])
     columns |= {side: [value] for side, value in zip(BOX, (6, 1, 2, 3))}
@@ -218,10 +218,10 @@ def test_datasets_and_presets():
     assert (STRICT.preset, OFFICIAL.preset) == ("synrep-strict", "official")
     assert Aro() == STRICT and STRICT.datasets == OFFICIAL.datasets
     assert set(STRICT.datasets) <= set(DATASETS)
-    assert set(aro.RULES) | set(aro.CLEANED) <= set(STRICT.datasets)
+    assert set(aro.OFFICIAL_GROUPS) | set(aro.PRE_CAPTION_SETS) <= set(STRICT.datasets)
 
 
-def test_a_set_without_a_group_that_counts_is_refused(monkeypatch):
+def test_a_dataset_without_an_official_group_is_an_error(monkeypatch):
     fake(monkeypatch, "aro-vg-attribution", true_false(3, attributes=[["a", "b"]] * 3, unit=[0, 1, 2]))
     with pytest.raises(UserError, match="no group with 25 rows"):
         measure(by_row([True] * 3), Aro(datasets=("aro-vg-attribution",)))

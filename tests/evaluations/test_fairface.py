@@ -23,7 +23,7 @@ GROUPS = FairFace(datasets=("scenes-groups",))
 
 
 def columns(count):
-    """`count(class number)` images of each group."""
+    """Return the columns of `count(class index)` images of each group."""
     labels = [name.split(" / ") for at, name in enumerate(CLASSES) for _ in range(count(at))]
     order = np.random.default_rng(0).permutation(len(labels))
     return {"colour": [labels[at][0] for at in order], "size": [labels[at][1] for at in order]}
@@ -46,7 +46,7 @@ def class_of_text(text: str) -> np.ndarray:
 
 
 def answering(answer) -> Double:
-    """Answers class number `answer(true class number)`; number 14 is nobody's."""
+    """Predict class index `answer(true class index)`; index 14 is no class."""
     return Double(lambda images, row: np.eye(15)[answer(CLASSES.index(images.columns["label"][row]))], class_of_text)
 
 
@@ -66,7 +66,7 @@ def test_a_constant_model_is_never_above_chance(groups):
     scores = measure(constant(48))
     assert scores.scores["mean"].value == 0.0
     assert scores.details["ties"] == len(scores.predictions["row"]) == sum(range(5, 19))
-    blind = measure(Double(lambda images, row: np.eye(15)[3], class_of_text))  # one answer for every image
+    blind = measure(Double(lambda images, row: np.eye(15)[3], class_of_text))  # one prediction for every image
     assert blind.scores["mean"].value == pytest.approx(1 / 14)
     assert blind.scores["worst"].value == 0.0
 
@@ -78,8 +78,8 @@ def test_noise_is_at_chance(mirror):
     assert scores["worst"].low < 1 / 14 < scores["best"].high
 
 
-def test_mean_is_of_recalls_and_micro_of_images(groups):
-    """Only the two largest groups are recognised."""
+def test_mean_averages_recalls_and_micro_averages_images(groups):
+    """Only images of the two largest groups are classified correctly."""
     scores = measure(answering(lambda label: label if label >= 12 else 14 - 1))
     assert scores.scores["mean"].value == pytest.approx(2 / 14)
     assert scores.scores["micro"].value == pytest.approx((17 + 18) / sum(range(5, 19)))
@@ -108,7 +108,7 @@ def test_a_tie_with_the_right_class_is_wrong_and_counted(groups):
     assert sum(map(sum, scores.details["confusion"])) + 5 == sum(range(5, 19))
 
 
-def test_a_class_is_the_mean_of_normalised_prompts():
+def test_class_weights_are_the_mean_of_normalized_prompts():
     vectors = {"long": np.array([10.0, 0.0]), "short": np.array([0.0, 1.0])}
 
     class Raw(Double):
@@ -146,14 +146,14 @@ def test_the_prompts():
     assert other.classes == EVALUATION.prompts("fairface-1.25").classes
 
 
-def test_the_prompts_are_what_they_were():
-    """Hashes over classes and prompts, as in every record; those of version 1 have not moved."""
+def test_prompt_hashes_are_pinned():
+    """Hashes of classes and prompts, as in every record; unchanged since version 1."""
     assert EVALUATION.prompts("fairface-0.25").sha256.startswith("5b9ee97842498e0d")
     assert EVALUATIONS[1].prompts("fairface-0.25").sha256.startswith("dd29281c88c283ff")
     assert EVALUATION.prompts("scenes-groups").sha256.startswith("a7b7b1ca9f7273ec")
 
 
-def test_scenes_prompts_are_captions_of_that_world():
+def test_scenes_prompts_are_captions_of_the_grammar():
     prompts = EVALUATION.prompts("scenes-groups")
     assert list(prompts.classes) == CLASSES
     for name, texts in zip(prompts.classes, prompts.texts):
@@ -178,7 +178,7 @@ def test_every_text_and_image_is_encoded_once(groups):
     assert len(subject.images_seen) == 1
 
 
-def test_scores_are_those_of_a_straight_implementation(groups):
+def test_scores_match_a_reference_implementation(groups):
     vectors: dict[str, np.ndarray] = {}
 
     def text(words):
@@ -213,7 +213,7 @@ def test_scores_are_those_of_a_straight_implementation(groups):
     assert 0 < scores.scores["mean"].value < 1
 
 
-def test_values_are_the_scores_again(groups):
+def test_values_reproduce_the_scores(groups):
     for subject in (noise(8), constant(48), answering(lambda label: label // 2)):
         scores = measure(subject)
         values = EVALUATION.values("scenes-groups", scores.predictions)
@@ -222,8 +222,8 @@ def test_values_are_the_scores_again(groups):
         assert all(score.low <= score.value <= score.high for score in scores.scores.values())
 
 
-def test_values_of_rows_in_which_groups_vanished(groups):
-    """Groups 0 and 1 are never right, the others always but for group 2 in half of the rows."""
+def test_values_of_rows_without_some_groups(groups):
+    """Groups 0 and 1 are never correct, the others always."""
     predictions = measure(answering(lambda label: label if label >= 2 else 13)).predictions
     kept = np.flatnonzero(~np.isin(predictions["label"], [0, 5]))
     rows = np.r_[kept, kept]
@@ -234,18 +234,18 @@ def test_values_of_rows_in_which_groups_vanished(groups):
     assert EVALUATION.values("scenes-groups", {key: c[kept] for key, c in predictions.items()})["worst"] == 1.0
 
 
-def test_classes_without_prompts_are_refused(mirror, monkeypatch):
+def test_classes_without_prompts_are_an_error(mirror, monkeypatch):
     data = columns(lambda at: 2)
     data["colour"] = ["brown" if colour == "red" else colour for colour in data["colour"]]
     write_scenes(mirror, "scenes-groups", test=data)
-    with pytest.raises(UserError, match="only one side has brown / large, brown / small, red / large, red / small;"):
+    with pytest.raises(UserError, match="without a match: brown / large, brown / small, red / large, red / small;"):
         measure(noise(4))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", FACES)
-def test_the_hub_files_integers_mean_these_groups(mirror, monkeypatch, name, preset):
-    """Layout and numbering of the Hub copy, as its card gives them; prompts reach the group they name."""
+def test_integer_labels_of_the_hub_copy_match_the_groups(mirror, monkeypatch, name, preset):
+    """Layout and numbering of the Hub copy, from its dataset card; prompts match the group they name."""
     row = dataclasses.replace(catalog.DATASETS[name], rows={"validation": 14})
     monkeypatch.setitem(catalog.DATASETS, name, row)
     numbers = {"race": [at // 2 for at in range(14)], "gender": [at % 2 for at in range(14)]}
@@ -254,8 +254,8 @@ def test_the_hub_files_integers_mean_these_groups(mirror, monkeypatch, name, pre
     split = open_split(name, "test")
     assert split.identity.split == f"{name.removeprefix('fairface-')}/validation"
     races = ("East Asian", "Indian", "Black", "White", "Middle Eastern", "Latino_Hispanic", "Southeast Asian")
-    wanted = [f"{race} / {gender}" for race in races for gender in ("Male", "Female")]
-    assert split.columns["label"] == wanted
+    expected = [f"{race} / {gender}" for race in races for gender in ("Male", "Female")]
+    assert split.columns["label"] == expected
 
     def text(words):
         gender = 1 if "female" in words or "woman" in words else 0
@@ -266,7 +266,7 @@ def test_the_hub_files_integers_mean_these_groups(mirror, monkeypatch, name, pre
     (evaluation,) = [evaluation for evaluation in EVALUATIONS if evaluation.preset == preset]
     scores = dataclasses.replace(evaluation, datasets=(name,))(Double(lambda images, row: np.eye(14)[row], text))[name]
     assert {score.value for score in scores.scores.values()} == {1.0}
-    assert list(scores.per_class) == wanted
+    assert list(scores.per_class) == expected
 
 
 def test_skip_without_a_text_tower():
@@ -277,17 +277,17 @@ def test_skip_without_a_text_tower():
 
 
 def test_the_real_classes_and_their_counts():
-    """The catalogue's names, row count and classes against the labels that FairFace publishes."""
+    """Compare names, row count and classes of the catalog with the labels published by FairFace."""
     path = Path(os.environ.get("SYNREP_DATA", "")) / ".." / "fairface" / "fairface_label_val.csv"
     if not os.environ.get("SYNREP_DATA") or not path.is_file():
-        pytest.skip("no fairface/fairface_label_val.csv beside $SYNREP_DATA")
+        pytest.skip("no fairface/fairface_label_val.csv next to $SYNREP_DATA")
     with path.open() as file:
         counts = Counter(f"{row['race']} / {row['gender']}" for row in csv.DictReader(file))
     assert (min(counts.values()), max(counts.values())) == (396, 1122)
     for evaluation in EVALUATIONS:
         for name in FACES:
             prompts = evaluation.prompts(name)
-            assert [prompts.classes[at] for at in prompts.places(name, list(counts))] == list(counts)
+            assert [prompts.classes[at] for at in prompts.class_indices(name, list(counts))] == list(counts)
     for name in FACES:
         row = catalog.DATASETS[name]
         assert counts.total() == row.rows["validation"] == 10_954

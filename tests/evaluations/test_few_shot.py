@@ -10,7 +10,7 @@ from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.datasets.splits import keyed_bits, open_split
 from benchmark.evaluations.few_shot import EVALUATIONS, FewShot, episodes, read_episodes, save_episodes
 from benchmark.evaluations.solvers import prototypes
-from benchmark.evaluations.solvers.episodes import Episodes, draw, draw_episodes
+from benchmark.evaluations.solvers.episodes import Episodes, sample_episodes, sample_without_replacement
 from benchmark.interfaces import DatasetScores, Skipped
 from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
 
@@ -46,18 +46,18 @@ def noisy_labels(strength=1.0):
     )
 
 
-def plain(features, rows_EWR, shots, centred):
-    """Both protocols once more, an episode and a query at a time: accuracies, and queries tied with their own."""
+def reference(features, rows_EWR, shots, centred):
+    """Reference implementation of both protocols, one query at a time: accuracies and tied queries per episode."""
     accuracies, ties = [], []
     for episode in rows_EWR:
         right = tied = 0
-        centre = np.mean([features[row] for way in episode for row in way[:shots]], axis=0)
+        center = np.mean([features[row] for way in episode for row in way[:shots]], axis=0)
 
-        def seen(row, centre=centre):
+        def seen(row, center=center):
             if not centred:
                 return features[row]
-            length = np.sqrt(((features[row] - centre) ** 2).sum())
-            return (features[row] - centre) / max(length, 1e-12)
+            length = np.sqrt(((features[row] - center) ** 2).sum())
+            return (features[row] - center) / max(length, 1e-12)
 
         centers = [np.mean([seen(row) for row in way[:shots]], axis=0) for way in episode]
         for way, rows in enumerate(episode):
@@ -88,8 +88,8 @@ def test_a_constant_encoder_is_never_above_chance(toy, shots, dimensions):
 
 
 @BOTH
-def test_two_kinds_that_look_the_same_get_nothing_for_their_tie(toy, shots):
-    """Kinds a and b share one vector: in an episode with both, all their queries are tied, and wrong."""
+def test_queries_of_two_kinds_with_equal_features_are_wrong(toy, shots):
+    """Kinds a and b have the same vector: in an episode with both, all their queries are tied and wrong."""
     look = by_label(["a", *KINDS[2:]])
     image = look._image
 
@@ -113,12 +113,12 @@ def test_noise_is_at_chance(toy, shots):
 
 
 @BOTH
-def test_scores_are_those_of_a_plain_loop(toy, shots):
+def test_scores_match_a_reference_loop(toy, shots):
     shots = dataclasses.replace(shots, episodes=60)
     scores, subject = measure(noisy_labels(), shots=shots), noisy_labels()
     splits = [open_split("toy", "train"), open_split("toy", "test")]
     features = np.concatenate([subject.features(images) for images in splits]).astype(float)
-    accuracies, ties = plain(features, shots.drawn(splits, 0).rows_EWR, 5, shots.centred)
+    accuracies, ties = reference(features, shots.sample_episodes(splits, 0).rows_EWR, 5, shots.centred)
     assert scores.predictions["accuracy"].tolist() == pytest.approx(accuracies)
     assert scores.predictions["ties"].tolist() == ties
     mean, half = np.mean(accuracies), 1.96 * np.std(accuracies) / np.sqrt(60)
@@ -127,11 +127,11 @@ def test_scores_are_those_of_a_plain_loop(toy, shots):
     assert 0.3 < mean < 0.9
 
 
-def test_prototypes_are_those_of_scikit_learn():
+def test_prototypes_match_scikit_learn():
     rng = np.random.default_rng(0)
     features = (rng.standard_normal((400, 32)) + np.repeat(0.5 * rng.standard_normal((8, 32)), 50, 0)).astype("f4")
-    rows = draw_episodes([(list(np.arange(400).reshape(8, 50)), 20)], 5, 50, "ids", 0)
-    margins = prototypes.margins(features, rows, 5, centred=False)
+    rows = sample_episodes([(list(np.arange(400).reshape(8, 50)), 20)], 5, 50, "ids", 0)
+    margins = prototypes.margins(features, rows, 5, centered=False)
     for episode, margin in zip(rows, margins):
         model = NearestCentroid().fit(features[episode[:, :5].ravel()], np.repeat(np.arange(5), 5))
         answer = model.predict(features[episode[:, 5:].ravel()]).reshape(5, 15)
@@ -142,11 +142,11 @@ def test_prototypes_are_those_of_scikit_learn():
 @pytest.mark.parametrize("offset", [0.0, 3.0, 3000.0])
 @pytest.mark.parametrize("grid", [None, 1.0])
 def test_float32_never_changes_a_sign(monkeypatch, centred, offset, grid):
-    """Features far from zero, where float32 cancels, and on a coarse grid, where distances are often equal."""
+    """Features far from zero, where float32 cancels, and on a coarse grid, where many distances are equal."""
     rng, shots = np.random.default_rng(0), 5 if grid is None else 4  # the mean of four is exact on the grid
     features = rng.standard_normal((120, 24 if grid is None else 3))
     features = (offset + (features if grid is None else np.round(features / grid) * grid)).astype(np.float32)
-    rows = draw_episodes([(list(np.arange(120).reshape(6, 20)), 10)], 5, 40, "ids", 0)
+    rows = sample_episodes([(list(np.arange(120).reshape(6, 20)), 10)], 5, 40, "ids", 0)
     parts, own = (rows[:, :, :shots], rows[:, :, shots:]), np.repeat(np.arange(5), 10 - shots)
     exact = np.stack(
         [
@@ -156,62 +156,62 @@ def test_float32_never_changes_a_sign(monkeypatch, centred, offset, grid):
     )
     margins = prototypes.margins(features, rows, shots, centred)
     assert (np.sign(margins) == np.sign(exact)).all()
-    accuracies, ties = plain(features.astype(float), rows, shots, centred)
-    if not (centred and grid):  # there the plain loop's own rounding decides between equal distances
+    accuracies, ties = reference(features.astype(float), rows, shots, centred)
+    if not (centred and grid):  # there rounding in the reference loop breaks ties
         assert (margins > 0).mean(axis=(1, 2)).tolist() == pytest.approx(accuracies)
         assert (margins == 0).sum(axis=(1, 2)).tolist() == ties
     if grid and not centred:
         assert sum(ties) > 20
-    estimate, bound = prototypes._estimated(features, prototypes._lengths(features), *parts, centred)
+    estimate, bound = prototypes._approximate_margins(features, prototypes._lengths(features), *parts, centred)
     assert (np.abs(estimate - exact) <= bound).all()
     monkeypatch.setattr(prototypes, "CHUNK", 7)
     assert np.array_equal(np.sign(prototypes.margins(features, rows, shots, centred)), np.sign(margins))
 
 
-def test_most_queries_are_settled_in_float32():
-    """Else the fast way is the slow one."""
+def test_most_queries_are_decided_in_float32():
+    """Otherwise the float32 path would be slower than float64."""
     rng = np.random.default_rng(0)
     features = (rng.standard_normal((2000, 384)) + 0.5).astype(np.float32)
-    rows = draw_episodes([(list(np.arange(2000).reshape(20, 100)), 20)], 5, 50, "ids", 0)
+    rows = sample_episodes([(list(np.arange(2000).reshape(20, 100)), 20)], 5, 50, "ids", 0)
     for centred in (False, True):
         norms = prototypes._lengths(features)
-        estimate, bound = prototypes._estimated(features, norms, rows[:, :, :5], rows[:, :, 5:], centred)
+        estimate, bound = prototypes._approximate_margins(features, norms, rows[:, :, :5], rows[:, :, 5:], centred)
         assert (np.abs(estimate) <= bound).mean() < 0.02
 
 
-def test_episodes_never_repeat_an_image_and_use_every_class_alike():
+def test_episodes_never_repeat_an_image_and_sample_classes_uniformly():
     rows = [np.arange(start, start + 20) for start in range(0, 200, 20)]
-    drawn = draw_episodes([(rows, 20)], 5, 600, "ids", 0)
-    assert drawn.shape == (600, 5, 20)
-    assert all(len(set(episode.ravel())) == 100 for episode in drawn)
-    uses = np.bincount(drawn[:, :, 0].ravel() // 20)
+    rows_EWR = sample_episodes([(rows, 20)], 5, 600, "ids", 0)
+    assert rows_EWR.shape == (600, 5, 20)
+    assert all(len(set(episode.ravel())) == 100 for episode in rows_EWR)
+    uses = np.bincount(rows_EWR[:, :, 0].ravel() // 20)
     assert uses.min() > 240 < uses.max() < 360  # 300 expected
 
 
-def test_every_image_is_as_often_a_shot_as_any_other():
-    places = draw(keyed_bits("x"), np.full(20_000, 6), 3)
+def test_images_are_sampled_uniformly():
+    places = sample_without_replacement(keyed_bits("x"), np.full(20_000, 6), 3)
     counts = np.stack([np.bincount(column, minlength=6) for column in places.T])
     expected = 20_000 / 6
     assert ((counts - expected) ** 2 / expected).sum() < 40  # chi-square, 15 degrees of freedom
     assert all(len(set(row)) == 3 for row in places)
 
 
-def test_lgssl_takes_examples_from_train_and_queries_from_test(toy):
+def test_lgssl_samples_shots_from_train_and_queries_from_test(toy):
     splits = LGSSL.splits("toy")
     train = len(splits[0])
-    found = LGSSL.drawn(splits, 0)
+    found = LGSSL.sample_episodes(splits, 0)
     assert found.rows_EWR.shape == (300, 5, 5 + 6)
     assert (found.rows_EWR[:, :, :5] < train).all()
     assert (found.rows_EWR[:, :, 5:] >= train).all()
     labels = np.array([label for images in splits for label in images.columns["label"]])
     assert all(len(set(labels[way])) == 1 for episode in found.rows_EWR for way in episode)
-    merged = TRANSFER.drawn(TRANSFER.splits("toy"), 0).rows_EWR
+    merged = TRANSFER.sample_episodes(TRANSFER.splits("toy"), 0).rows_EWR
     for part in (merged[:, :, :5], merged[:, :, 5:]):
         assert (part < train).any() and (part >= train).any()
 
 
-def test_an_encoder_that_only_knows_train_fails_under_lgssl(toy):
-    """Test images are noise to it: taking queries from train would show."""
+def test_an_encoder_that_fits_only_train_fails_under_lgssl(toy):
+    """Its features of test images are noise: queries from train would be detected."""
     rng = np.random.default_rng(0)
 
     def image(images, row):
@@ -221,7 +221,7 @@ def test_an_encoder_that_only_knows_train_fails_under_lgssl(toy):
     assert measure(Double(image), shots=LGSSL).scores["accuracy"].value < 0.3
 
 
-def test_ssl_transfer_draws_from_validation_too(toy, monkeypatch):
+def test_ssl_transfer_samples_from_validation_as_well(toy, monkeypatch):
     monkeypatch.setitem(catalog.DATASETS, "toy", dataclasses.replace(catalog.DATASETS["toy"], val="val"))
     opened = []
     monkeypatch.setattr("benchmark.evaluations.few_shot.open_split", lambda name, split: opened.append(split))
@@ -230,50 +230,50 @@ def test_ssl_transfer_draws_from_validation_too(toy, monkeypatch):
     assert opened == ["train", "val", "test", "train", "test"]
 
 
-def test_episodes_are_fixed_by_dataset_and_seed(toy):
+def test_episodes_are_determined_by_dataset_and_seed(toy):
     first, again, other = (measure(noisy_labels(), seed).details["episodes_sha256"] for seed in (0, 0, 1))
     assert first == again == measure(noise(3)).details["episodes_sha256"] != other
-    assert episodes.__module__ and TRANSFER.drawn(TRANSFER.splits("toy"), 0).sha256 == first
+    assert episodes.__module__ and TRANSFER.sample_episodes(TRANSFER.splits("toy"), 0).sha256 == first
     rows = [np.arange(20)] * 5
-    assert (draw_episodes([(rows, 20)], 5, 9, "x", 0) != draw_episodes([(rows, 20)], 5, 9, "y", 0)).any()
-    small = draw_episodes([([np.arange(50)] * 3, 2)], 2, 2, "pinned", 0)
-    assert small.tolist() == [[[35, 30], [47, 36]], [[38, 13], [7, 25]]]  # another NumPy must not move the episodes
+    assert (sample_episodes([(rows, 20)], 5, 9, "x", 0) != sample_episodes([(rows, 20)], 5, 9, "y", 0)).any()
+    small = sample_episodes([([np.arange(50)] * 3, 2)], 2, 2, "pinned", 0)
+    assert small.tolist() == [[[35, 30], [47, 36]], [[38, 13], [7, 25]]]  # independent of the version of NumPy
 
 
 @pytest.mark.parametrize("preset, sha256", [
     ("ssl-transfer", "5eee2867b8aeb1ad309dc4ca439f8a12ace9d33f72a6c62f444cb3723b479825"),
     ("lgssl", "0830ccd364339a38850e8b3bb27efef669236932e9b17e164d633d96c9b410e9"),
 ])  # fmt: skip
-def test_the_episodes_of_digits_stay_what_they_are(preset, sha256):
-    """Models are compared episode by episode, for ever: a change here makes all earlier records incomparable."""
+def test_the_episodes_of_digits_are_pinned(preset, sha256):
+    """Models are compared episode by episode: a change would make all earlier records incomparable."""
     assert episodes("digits", preset).sha256 == sha256
     assert episodes("digits", preset, seed=1).sha256 != sha256
 
 
-def test_saved_episodes_are_read_again(toy, tmp_path):
-    found = LGSSL.drawn(LGSSL.splits("toy"), 3)
+def test_saved_episodes_are_read_back(toy, tmp_path):
+    found = LGSSL.sample_episodes(LGSSL.splits("toy"), 3)
     save_episodes(tmp_path / "a.npz", found)
     save_episodes(tmp_path / "b.npz", found)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     again = read_episodes(tmp_path / "a.npz")
     assert np.array_equal(again.rows_EWR, found.rows_EWR)
-    assert (again.shots, again.about, again.sha256) == (5, found.about, found.sha256)
-    assert again.about["preset"] == "lgssl" and again.about["seed"] == 3
+    assert (again.shots, again.metadata, again.sha256) == (5, found.metadata, found.sha256)
+    assert again.metadata["preset"] == "lgssl" and again.metadata["seed"] == 3
     assert again.sha256 == measure(noise(2), 3, LGSSL).details["episodes_sha256"]
 
 
-def test_damaged_episodes_are_refused(tmp_path):
+def test_damaged_episodes_are_an_error(tmp_path):
     found = Episodes(np.arange(12).reshape(1, 2, 6), 5, {"seed": 0})
     save_episodes(tmp_path / "a.npz", found)
     content = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(content[:-30])
-    with pytest.raises(UserError, match=r"a\.npz is no file of episodes"):
+    with pytest.raises(UserError, match=r"a\.npz is not a valid episodes file"):
         read_episodes(tmp_path / "a.npz")
     with np.load(_rewritten(tmp_path / "b.npz", content), allow_pickle=False) as archive:
         parts = dict(archive)
     parts["rows"][0, 0, 0] = 99
     np.savez(tmp_path / "b.npz", **parts)
-    with pytest.raises(UserError, match=r"b\.npz holds other episodes"):
+    with pytest.raises(UserError, match=r"b\.npz does not match its checksum"):
         read_episodes(tmp_path / "b.npz")
 
 
@@ -282,7 +282,7 @@ def _rewritten(path, content):
     return path
 
 
-def test_small_classes_are_left_out_and_counted(toy):
+def test_small_classes_are_excluded_and_counted(toy):
     subject = by_label(KINDS)
     scores = measure(subject)
     assert (scores.details["classes"], scores.details["classes_left_out"]) == (6, 1)
@@ -295,20 +295,20 @@ def test_small_classes_are_left_out_and_counted(toy):
     assert skipped == Skipped("0 classes of toy have 5 and 7 images; 5 are needed", SkipCode.NOT_APPLICABLE)
 
 
-def test_a_class_without_examples_is_no_class(mirror, monkeypatch):
-    """`z` is in test only, `y` has four images in train: neither is ever asked for."""
+def test_a_class_without_enough_images_is_excluded(mirror, monkeypatch):
+    """`z` is in test only, `y` has four images in train: neither is sampled."""
     row = catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",))
     monkeypatch.setitem(catalog.DATASETS, "toy", row)
     train = [kind for kind in KINDS[:5] for _ in range(6)] + ["y"] * 4
     test = [kind for kind in KINDS[:5] for _ in range(6)] + ["z"] * 9 + ["y"] * 9
     write_scenes(mirror, "scenes-toy", train={"kind": train}, test={"kind": test})
-    found = LGSSL.drawn(LGSSL.splits("toy"), 0)
+    found = LGSSL.sample_episodes(LGSSL.splits("toy"), 0)
     used = Counter(np.array([*train, *test])[found.rows_EWR].ravel())
     assert set(used) == set(KINDS[:5])
-    assert (found.about["classes"], found.about["classes_left_out"]) == (5, 2)
+    assert (found.metadata["classes"], found.metadata["classes_left_out"]) == (5, 2)
 
 
-def test_values_are_of_the_rows_that_are_given(toy):
+def test_values_of_resampled_episodes(toy):
     columns = measure(noisy_labels()).predictions
     rows = np.array([3, 3, 7])
     again = TRANSFER.values("toy", {name: column[rows] for name, column in columns.items()})

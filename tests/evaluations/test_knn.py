@@ -44,8 +44,8 @@ def noisy_labels(strength=1.0, dimensions=8):
     )
 
 
-def plain(train, labels, test, k, temperature):
-    """The protocol once more, a query at a time, in float64; nothing is tied."""
+def reference(train, labels, test, k, temperature):
+    """Reference implementation of the vote, one query at a time in float64, without ties."""
     unit = [x / np.linalg.norm(x) for x in train.astype(np.float64)]
     answers = []
     for query in test.astype(np.float64):
@@ -61,21 +61,21 @@ def plain(train, labels, test, k, temperature):
 
 def clouds(n, m, dimensions, classes, seed=0, offset=0.0):
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((classes, dimensions))
+    centers = rng.standard_normal((classes, dimensions))
     labels, truth = rng.integers(0, classes, n), rng.integers(0, classes, m)
-    parts = (0.5 * centres[of] + rng.standard_normal((len(of), dimensions)) + offset for of in (labels, truth))
+    parts = (0.5 * centers[of] + rng.standard_normal((len(of), dimensions)) + offset for of in (labels, truth))
     train, test = (part.astype(np.float32) for part in parts)
     return train, labels, test, truth
 
 
 @pytest.mark.parametrize("offset", [0.0, 2.0, 300.0])
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
-def test_answers_are_those_of_a_plain_loop(offset, temperature):
-    """Also far from zero, where the similarities differ in their last digits."""
+def test_predictions_match_a_reference_loop(offset, temperature):
+    """Includes features far from zero, whose similarities differ in their last digits only."""
     train, labels, test, truth = clouds(400, 60, 12, 5, offset=offset)
     found = vote(train, labels, test, (1, 10, 20, 200), temperature)
     for k, answer in found.items():
-        assert answer.tolist() == plain(train, labels, test, k, temperature)
+        assert answer.tolist() == reference(train, labels, test, k, temperature)
     assert 0.3 < (found[20] == truth).mean() < 1.0
 
 
@@ -87,18 +87,18 @@ def test_temperature_and_k_matter():
     assert (found[200] != hot[200]).any()
 
 
-def test_batches_and_the_window_change_nothing(monkeypatch):
+def test_batch_size_and_number_of_candidates_do_not_change_predictions(monkeypatch):
     train, labels, test, _ = clouds(700, 90, 16, 4)
     train[100:200] = train[:100]  # equal images, of other classes too
     ks = (5, 20, 100)
     found = vote(train, labels, test, ks, 0.07)
     for name, value in (
-        ("BATCH", 1),
-        ("BATCH", 700 * 7),
+        ("BATCH_SIMILARITIES", 1),
+        ("BATCH_SIMILARITIES", 700 * 7),
         ("MARGIN", 1),
         ("MARGIN", 600),
-        ("PART", 33),
-        ("UNIT", 2.0**-9),
+        ("EXACT_CHUNK", 33),
+        ("FLOAT32_ROUNDOFF", 2.0**-9),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(knn, name, value)
@@ -106,9 +106,9 @@ def test_batches_and_the_window_change_nothing(monkeypatch):
         assert all(np.array_equal(found[k], again[k]) for k in ks)
 
 
-def test_the_order_of_the_training_images_changes_nothing():
+def test_the_order_of_training_images_does_not_change_predictions():
     train, labels, test, _ = clouds(300, 80, 3, 4)
-    train[:150] = np.round(train[:150])  # a coarse grid: many are equally similar
+    train[:150] = np.round(train[:150])  # a coarse grid: many similarities are equal
     test = np.round(test)
     order = np.random.default_rng(1).permutation(300)
     ks = (1, 5, 20)
@@ -116,11 +116,11 @@ def test_the_order_of_the_training_images_changes_nothing():
     assert all(np.array_equal(found[k], again[k]) for k in ks)
 
 
-def test_float32_alone_settles_most_votes(monkeypatch):
+def test_most_votes_are_decided_in_float32(monkeypatch):
     train, labels, test, _ = clouds(3000, 200, 384, 10)
     rows = []
-    exact = knn._exact
-    monkeypatch.setattr(knn, "_exact", lambda *parts: rows.append(len(parts[2])) or exact(*parts))
+    exact = knn._exact_cosines
+    monkeypatch.setattr(knn, "_exact_cosines", lambda *parts: rows.append(len(parts[2])) or exact(*parts))
     vote(train, labels, test, (10, 20, 100, 200), 0.07)
     assert sum(rows) < 20
 
@@ -134,7 +134,7 @@ def test_a_perfect_encoder_scores_one(toy):
 
 @pytest.mark.parametrize("dimensions", [5, 33, 96, 768])
 def test_a_constant_encoder_is_never_above_chance(toy, dimensions):
-    """Half of train is of one class; a vote by the order of train, or by frequency, would answer it."""
+    """Half of train is of one class; a vote by the order of train, or by frequency, would predict it."""
     scores = measure(constant(dimensions))
     assert {score.value for score in scores.scores.values()} == {0.0}
     assert scores.details["undecided"] == {"k20": 42, "k10": 42}
@@ -146,15 +146,15 @@ def test_noise_is_at_chance(toy):
     assert abs(np.mean(shares) - 1 / 3) < 0.05
 
 
-def test_equal_votes_are_nobodys():
+def test_equal_votes_are_a_tie():
     train = np.array([[1, 0], [0, 1], [-1, -1]], dtype=np.float32)
     query = np.array([[1, 1], [2, 1]], dtype=np.float32)
     assert vote(train, np.array([0, 1, 2]), query, (2,), 0.07)[2].tolist() == [TIED, 0]
     assert vote(train, np.array([1, 1, 2]), query, (2,), 0.07)[2].tolist() == [1, 1]
 
 
-def test_equal_neighbours_matter_only_where_they_can_turn_the_vote():
-    """Rows 1 to 3 are as similar as each other, one of them is in the two nearest."""
+def test_equal_neighbors_are_a_tie_only_if_they_can_change_the_vote():
+    """Rows 1 to 3 have equal similarities; one of them is among the two nearest."""
     train = np.array([[1, 0], [1, 1], [1, 1], [1, 1]], dtype=np.float32)
     query = np.array([[1, 0]], dtype=np.float32)
     assert vote(train, np.array([0, 1, 1, 2]), query, (2,), 0.07)[2].tolist() == [0]
@@ -162,8 +162,8 @@ def test_equal_neighbours_matter_only_where_they_can_turn_the_vote():
     assert vote(train, np.array([0, 1, 1, 1]), query, (3,), 1.0)[3].tolist() == [1]
 
 
-def test_what_lies_beyond_the_window_can_turn_the_vote():
-    """Of 200 equal images, 20 vote and 76 are looked at: 15 of the other class can win, wherever they lie."""
+def test_images_beyond_the_candidates_can_change_the_vote():
+    """Of 200 equal images, 20 vote and 76 are candidates: the 15 of the other class could win, in any position."""
     train, query = np.ones((200, 2), dtype=np.float32), np.array([[1, 0]], dtype=np.float32)
     for start in range(0, 200, 25):
         labels = np.roll(np.repeat([1, 0], [15, 185]), start)
@@ -178,7 +178,7 @@ def test_k_above_the_training_images_is_left_out(toy):
     assert few == Skipped("toy has 48 training images, fewer than 100 neighbours", SkipCode.NOT_APPLICABLE)
 
 
-def test_scores_are_of_the_answers(toy):
+def test_scores_are_computed_from_the_predictions(toy):
     scores = measure(noisy_labels(2.0))
     label, answer = scores.predictions["label"], scores.predictions["prediction_k20"]
     assert scores.scores["top1_k20_T0.07"].value == (label == answer).mean()
@@ -212,7 +212,7 @@ def test_datasets_and_skips(mirror):
     assert (DINO.preset, DINO.neighbours, DINO.temperature) == ("dino", (20, 10, 100, 200), 0.07)
 
 
-def test_digits_by_their_pixels():
+def test_knn_on_the_pixels_of_digits_is_pinned():
     """Pinned."""
     subject = Double(lambda images, row: images.read(row)[:, :, 0].ravel() + 1.0)
     scores = DINO.__class__(datasets=("digits",))(subject)["digits"]

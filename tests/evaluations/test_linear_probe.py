@@ -9,7 +9,7 @@ from benchmark.errors import SkipCode
 from benchmark.evaluations import linear_probe
 from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.datasets.splits import open_split
-from benchmark.evaluations.linear_probe import EVALUATIONS, Standardizer, split
+from benchmark.evaluations.linear_probe import EVALUATIONS, Standardizer, stratified_split
 from benchmark.interfaces import DatasetIdentity, DatasetScores, LabelledImages, Skipped
 from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
 
@@ -25,7 +25,7 @@ LOGISTIC, SGD = (
 
 @pytest.fixture
 def toy(mirror, monkeypatch):
-    """240 training and 120 test images of four kinds, the test kinds not equally many."""
+    """240 training and 120 test images of four kinds, the test kinds are not balanced."""
     row = catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",), classes=4)
     monkeypatch.setitem(catalog.DATASETS, "toy", row)
     generator = np.random.default_rng(0)
@@ -67,8 +67,8 @@ def test_a_constant_encoder_is_never_above_chance(toy, preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_noise_is_at_chance_though_it_can_be_learned_by_heart(toy, preset):
-    """256 dimensions fit any labels of 360 images: a test row that leaks into the fit is then always right."""
+def test_noise_is_at_chance_although_it_can_be_memorized(toy, preset):
+    """256 dimensions can fit any labels of 360 images: a test row that leaks into training would be always correct."""
     scores = measure(noise(256), dataclasses.replace(TOY[preset], **({"epochs": 20} if preset in SGD else {})))
     assert scores.scores["top1"].value < 0.45
 
@@ -84,10 +84,10 @@ def test_predictions_give_the_scores(toy, preset):
     assert 0.4 < scores.scores["top1"].value < 0.98
 
 
-# The presets are what their papers say
+# Presets
 
 
-def test_the_presets_are_those_of_their_papers():
+def test_presets_match_their_papers():
     synclr, transfer, clip = (PRESETS[name] for name in LOGISTIC)
     penalties = np.logspace(-6, 5, 45)
     assert [1 / c for c in synclr.inverse_penalties] == pytest.approx(sorted(penalties, reverse=True))
@@ -107,11 +107,11 @@ def arrays(subject):
     train, test = open_split("toy", "train"), open_split("toy", "test")
     x, x_test = subject.features(train).astype(float), subject.features(test).astype(float)
     y, y_test = (np.array([KINDS.index(label) for label in part.columns["label"]]) for part in (train, test))
-    return x, y, x_test, y_test, split(y, 0.2, train.identity.ids_sha256, "0")
+    return x, y, x_test, y_test, stratified_split(y, 0.2, train.identity.ids_sha256, "0")
 
 
-def test_synclr_is_scikit_learns_optimum_from_end_to_end(toy):
-    """Sweep, choice, refit and test written again with scikit-learn, run to convergence."""
+def test_synclr_matches_scikit_learn_end_to_end(toy):
+    """Reimplements sweep, selection, refit and test with scikit-learn, run to convergence."""
     few = dataclasses.replace(PROBE, inverse_penalties=tuple(10.0**power for power in range(-4, 4)))
     scores = measure(noisy_labels(), few)
     x, y, x_test, y_test, (fit, held) = arrays(noisy_labels())
@@ -129,8 +129,8 @@ def test_synclr_is_scikit_learns_optimum_from_end_to_end(toy):
     assert scores.scores["top1"].value == (model.predict(scale.transform(x_test)) == y_test).mean()
 
 
-def test_ssl_transfer_is_the_papers_loop(toy):
-    """Raw features, scikit-learn's defaults, one model that starts each fit at its last, the first best kept."""
+def test_ssl_transfer_matches_the_loop_of_the_paper(toy):
+    """Raw features, scikit-learn's defaults, one warm-started model; the first best penalty is selected."""
     scores = measure(noisy_labels(), TOY["ssl-transfer"])
     x, y, x_test, _, (fit, held) = arrays(noisy_labels())
     x, x_test = x.astype(np.float32), x_test.astype(np.float32)
@@ -145,18 +145,18 @@ def test_ssl_transfer_is_the_papers_loop(toy):
     assert (scores.predictions["prediction"] == final.predict(x_test)).mean() > 0.98
 
 
-def test_clip_narrows_to_eight_penalties_per_decade(toy):
+def test_clip_refines_to_eight_penalties_per_decade(toy):
     scores = measure(noisy_labels(), TOY["clip"])
     tried, accuracies = (scores.details[name] for name in ("inverse_penalties", "validation_scores"))
     assert len(tried) == 7 + 2 * 4
     for round_, step in enumerate((10.0, 10**0.5, 10**0.25, 10**0.125)):
         known = 7 + 2 * round_
-        centre = tried[int(np.argmax(accuracies[:known]))]
-        assert tried[known : known + 2] == pytest.approx([centre / step, centre * step])
+        center = tried[int(np.argmax(accuracies[:known]))]
+        assert tried[known : known + 2] == pytest.approx([center / step, center * step])
     assert scores.details["chosen"] == tried[int(np.argmax(accuracies))]
 
 
-def test_an_official_validation_split_is_used_and_refitted_on(toy, monkeypatch, mirror):
+def test_an_official_validation_split_is_used_for_selection_and_refit(toy, monkeypatch, mirror):
     row = catalog.Dataset("toy", "synrep-bench/scenes-toy", "mit", labels=("kind",), classes=4, val="val")
     monkeypatch.setitem(catalog.DATASETS, "toy", row)
     kinds = {name: {"kind": KINDS * n} for name, n in (("train", 40), ("val", 10), ("test", 20))}
@@ -175,7 +175,7 @@ def test_an_official_validation_split_is_used_and_refitted_on(toy, monkeypatch, 
 
 
 def test_selection_never_sees_the_test_split(toy, monkeypatch):
-    """Test labels that change move neither the choice nor the predictions."""
+    """Changing the test labels changes neither the selection nor the predictions."""
     for preset in ("synclr", "ssl-transfer", "clip", "stablerep-clean"):
         before = measure(noisy_labels(), TOY[preset])
         with monkeypatch.context() as patch:
@@ -190,18 +190,18 @@ def test_selection_never_sees_the_test_split(toy, monkeypatch):
         assert (before.predictions["prediction"] == after.predictions["prediction"]).all()
 
 
-def test_validation_is_a_fifth_of_each_class_apart_from_the_fit():
+def test_validation_is_a_fifth_of_each_class_and_disjoint_from_training():
     labels = np.repeat([0, 1, 2], [100, 50, 4])
-    fit, held_out = split(labels, 0.2, "ids", "0")
+    fit, held_out = stratified_split(labels, 0.2, "ids", "0")
     assert not set(fit) & set(held_out)
     assert sorted([*fit, *held_out]) == list(range(154))
     assert np.bincount(labels[held_out], minlength=3).tolist() == [20, 10, 0]
-    assert (split(labels, 0.2, "ids", "0")[1] == held_out).all()
-    assert set(split(labels, 0.2, "ids", "1")[1]) != set(held_out)
-    assert len(split(np.ones((50, 3), bool), 0.2, "ids", "0")[1]) == 10
+    assert (stratified_split(labels, 0.2, "ids", "0")[1] == held_out).all()
+    assert set(stratified_split(labels, 0.2, "ids", "1")[1]) != set(held_out)
+    assert len(stratified_split(np.ones((50, 3), bool), 0.2, "ids", "0")[1]) == 10
 
 
-def test_equal_scores_go_to_the_stronger_penalty(toy):
+def test_ties_select_the_stronger_penalty(toy):
     scores = measure(by_label(KINDS))
     ones = [
         c for c, share in zip(scores.details["inverse_penalties"], scores.details["validation_scores"]) if share == 1.0
@@ -210,23 +210,23 @@ def test_equal_scores_go_to_the_stronger_penalty(toy):
     assert scores.details["chosen"] == min(ones)
 
 
-def test_a_dead_dimension_changes_nothing(toy):
+def test_a_constant_dimension_does_not_change_the_score(toy):
     alive, dead = noisy_labels(), noisy_labels()
     image = dead._image
     dead._image = lambda images, row: np.append(image(images, row), 0.1)
     assert measure(dead).scores["top1"].value == measure(alive).scores["top1"].value
     x_ND = np.full((5, 2), 0.1, np.float32)
-    assert (Standardizer.of(x_ND)(x_ND) == 0).all()
+    assert (Standardizer.fit(x_ND)(x_ND) == 0).all()
 
 
-def test_scale_of_the_features_changes_nothing(toy):
+def test_the_scale_of_the_features_does_not_change_predictions(toy):
     plain, scaled = noisy_labels(), noisy_labels()
     image = scaled._image
     scaled._image = lambda images, row: 1000 * image(images, row) + 5
     assert (measure(plain).predictions["prediction"] == measure(scaled).predictions["prediction"]).mean() > 0.99
 
 
-def test_what_it_takes_to_repeat_it_is_kept(toy):
+def test_details_document_the_solver(toy):
     details = measure(noisy_labels()).details
     assert len(details["iterations"]) == len(details["gradient"]) == len(details["converged"]) == 46
     assert all(details["converged"])
@@ -243,7 +243,7 @@ def test_what_it_takes_to_repeat_it_is_kept(toy):
 # StableRep's heads
 
 
-def test_stablerep_takes_the_best_head_and_epoch_on_the_test_split_and_says_so(toy):
+def test_stablerep_selects_head_and_epoch_on_the_test_split_and_records_it(toy):
     scores = measure(noisy_labels(), TOY["stablerep"])
     checks = scores.details["checks"]
     assert [check["epoch"] for check in checks] == list(range(10, 91, 10))
@@ -255,7 +255,7 @@ def test_stablerep_takes_the_best_head_and_epoch_on_the_test_split_and_says_so(t
     assert scores.details["chosen"] == {"rate": rate, "epoch": first["epoch"]}
 
 
-def test_the_clean_variant_never_fits_on_what_it_chooses_by(toy, monkeypatch):
+def test_the_clean_variant_never_trains_on_validation_images(toy, monkeypatch):
     fitted = set()
     subject = noisy_labels()
     views = subject.random_views
@@ -265,14 +265,14 @@ def test_the_clean_variant_never_fits_on_what_it_chooses_by(toy, monkeypatch):
     scores = measure(subject, TOY["stablerep-clean"])
     train = open_split("toy", "train")
     labels = np.array([KINDS.index(label) for label in train.columns["label"]])
-    fit, held = split(labels, 0.1, train.identity.ids_sha256, "0")
+    fit, held = stratified_split(labels, 0.1, train.identity.ids_sha256, "0")
     assert fitted == set(fit.tolist())
     assert f"{len(held)} images held out of train" in scores.details["selection"]
     best = max(max(check["accuracies"]) for check in scores.details["checks"])
     assert best * len(held) == pytest.approx(round(best * len(held)))
 
 
-def test_every_epoch_sees_every_image_once_in_its_own_order_but_for_the_rest(toy, monkeypatch):
+def test_every_epoch_shuffles_and_drops_the_incomplete_batch(toy, monkeypatch):
     subject, seen = noisy_labels(), []
     views = subject.random_views
 
@@ -288,7 +288,7 @@ def test_every_epoch_sees_every_image_once_in_its_own_order_but_for_the_rest(toy
     assert first != second
 
 
-def test_test_images_are_zoomed_as_the_original_does(toy, monkeypatch):
+def test_test_images_are_zoomed_as_in_the_original(toy, monkeypatch):
     subject, seen = noisy_labels(), []
     features = subject.features
     monkeypatch.setattr(subject, "features", lambda images, geometry=None: seen.append(geometry) or features(images))
@@ -296,7 +296,7 @@ def test_test_images_are_zoomed_as_the_original_does(toy, monkeypatch):
     assert {(geometry.zoom, geometry.interpolation) for geometry in seen} == {(256 / 224, "bilinear")}
 
 
-def test_stored_features_cannot_be_cropped(toy):
+def test_skip_without_a_network(toy):
     subject = noisy_labels()
     assert PRESETS["stablerep"].skip(subject) is None
     subject.sees_images = False
@@ -308,7 +308,7 @@ def test_stored_features_cannot_be_cropped(toy):
 
 
 @pytest.mark.parametrize("preset", LOGISTIC)
-def test_images_of_several_classes_are_fitted_class_by_class(monkeypatch, preset):
+def test_multi_label_images_are_fitted_per_class(monkeypatch, preset):
     generator = np.random.default_rng(0)
     target = generator.random((300, 3)) < 0.4
     target[~target.any(1), 0] = True
@@ -336,11 +336,11 @@ def test_images_of_several_classes_are_fitted_class_by_class(monkeypatch, preset
         c = found.details["chosen"]
         for k in range(3):
             model = LogisticRegression(C=c, tol=1e-9, max_iter=10_000).fit(scale.transform(x[:200]), target[:200, k])
-            wanted = model.decision_function(scale.transform(x[200:]))
-            assert found.predictions[f"score_{k}"] == pytest.approx(wanted, abs=5e-3)
+            expected = model.decision_function(scale.transform(x[200:]))
+            assert found.predictions[f"score_{k}"] == pytest.approx(expected, abs=5e-3)
 
 
-def test_missing_datasets_are_skipped_with_their_cure(mirror):
+def test_missing_datasets_are_skipped_with_a_hint(mirror):
     probe = dataclasses.replace(PRESETS["synclr"], datasets=("scenes-shape", "cifar10"))
     scores = probe(noise(4))
     assert all(isinstance(part, Skipped) for part in scores.values())

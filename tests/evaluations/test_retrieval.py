@@ -39,13 +39,13 @@ def one(name, subject) -> DatasetScores:
 
 
 def image_of(text: str) -> int:
-    """The generated captions say the number of their image; the sixth one is of image 1."""
+    """Return the number in a generated caption; the extra sixth caption belongs to image 1."""
     found = re.search(r"number (\d+)", text)
     return int(found[1]) if found else 1
 
 
 def answering(answer=lambda at: at) -> Double:
-    """Caption of image k lies on axis k, image k on axis `answer(k)`; caption by caption a little off."""
+    """Embed captions of image k near axis k, with a little noise, and image k on axis `answer(k)`."""
     generator = np.random.default_rng(0)
     return Double(
         lambda images, row: np.eye(N)[answer(row)],
@@ -53,8 +53,8 @@ def answering(answer=lambda at: at) -> Double:
     )
 
 
-def straight(images, texts, image_of_text):
-    """Ranks by sorting, one query at a time, ties against the right one."""
+def reference_ranks(images, texts, image_of_text):
+    """Compute ranks one query at a time; ties are ranked before the correct one."""
     cosine = np.array([[float(image @ text) for text in texts] for image in images])
     rank, best = [], []
     for at, own in enumerate(image_of_text):
@@ -83,7 +83,7 @@ def test_a_perfect_model_scores_one(copies, name):
     assert np.array_equal(scores.predictions["unit"], [image_of(text) for text in subject.texts_seen])
 
 
-def test_a_constant_model_finds_nothing(copies):
+def test_a_constant_model_scores_zero(copies):
     scores = one("flickr30k", constant(48))
     assert {score.value for score in scores.scores.values()} == {0.0}
     assert scores.details["ties"] == {"image_to_text": 5 * N + 1, "text_to_image": 5 * N + 1}
@@ -103,9 +103,9 @@ def test_noise_is_at_chance(copies):
         assert np.mean([scores.scores[name].value for scores in found]) == pytest.approx(expected, abs=0.04)
 
 
-def test_chance_is_that_of_all_orders():
+def test_chance_is_the_mean_over_all_rankings():
     """Two images with one and two captions: every order of the three captions and of the two images."""
-    chance = retrieval._chance(np.array([1, 2]))
+    chance = retrieval._mean_recall_of_random_order(np.array([1, 2]))
     hits = []
     for cut in CUTS:
         hits.append(np.mean([own < cut for own in range(2)]))
@@ -115,7 +115,7 @@ def test_chance_is_that_of_all_orders():
 
 
 def test_direction_and_cut_are_not_mixed_up(copies):
-    """Every image lies on the axis of the next: captions of the next one are its first five."""
+    """Every image is closest to the captions of the next image."""
     generator = np.random.default_rng(0)
     near = np.eye(N) + 0.5 * np.eye(N)[np.arange(1, N + 1) % N] + 0.2 * np.eye(N)[np.arange(2, N + 2) % N]
     tilt = dict(zip(range(N), 0.001 * generator.standard_normal((N, N))))
@@ -135,44 +135,44 @@ def test_direction_and_cut_are_not_mixed_up(copies):
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 256])
-def test_ranks_are_those_of_a_straight_implementation(monkeypatch, chunk):
-    """Rounded vectors, so that many cosines are equal; images of one to three captions."""
+def test_ranks_match_a_reference_implementation(monkeypatch, chunk):
+    """Vectors are rounded, so that many cosines are equal; images have one to three captions."""
     monkeypatch.setattr(retrieval, "CHUNK", chunk)
     generator = np.random.default_rng(chunk)
     owner = np.repeat(np.arange(20), generator.integers(1, 4, 20))
     images = generator.integers(-1, 2, (20, 6)).astype(np.float32)
     texts = generator.integers(-1, 2, (len(owner), 6)).astype(np.float32)
     found = ranks(images, texts, owner)
-    rank, best = straight(images, texts, owner)
+    rank, best = reference_ranks(images, texts, owner)
     assert found["rank"].tolist() == rank
     assert found["best_rank"].tolist() == [best[at] for at in owner]
     assert found["rank_ties"].sum() > 20 < found["best_rank_ties"].sum()
 
 
-def test_recalls_are_those_of_a_straight_implementation(copies):
+def test_recalls_match_a_reference_implementation(copies):
     generator = np.random.default_rng(5)
-    centre = generator.standard_normal((N, 12))
+    center = generator.standard_normal((N, 12))
     texts: dict[str, np.ndarray] = {}
 
     def text(words):
-        return texts.setdefault(words, centre[image_of(words)] + 1.2 * generator.standard_normal(12))
+        return texts.setdefault(words, center[image_of(words)] + 1.2 * generator.standard_normal(12))
 
-    subject = Double(lambda images, row: centre[row], text)
+    subject = Double(lambda images, row: center[row], text)
     scores = one("mscoco", subject)
-    unit = [vector.astype(np.float32) for vector in centre]
+    unit = [vector.astype(np.float32) for vector in center]
     rows = [texts[words].astype(np.float32) for words in subject.texts_seen]
     unit, rows = ([vector / np.linalg.norm(vector) for vector in part] for part in (unit, rows))
-    rank, best = straight(unit, rows, [image_of(words) for words in subject.texts_seen])
-    wanted = {f"image_to_text_at_{cut}": np.mean(np.array(best) <= cut) for cut in CUTS}
-    wanted |= {f"text_to_image_at_{cut}": np.mean(np.array(rank) <= cut) for cut in CUTS}
-    assert {name: scores.scores[name].value for name in SIX} == pytest.approx(wanted)
-    assert scores.scores["mean_recall"].value == pytest.approx(np.mean(list(wanted.values())))
+    rank, best = reference_ranks(unit, rows, [image_of(words) for words in subject.texts_seen])
+    expected = {f"image_to_text_at_{cut}": np.mean(np.array(best) <= cut) for cut in CUTS}
+    expected |= {f"text_to_image_at_{cut}": np.mean(np.array(rank) <= cut) for cut in CUTS}
+    assert {name: scores.scores[name].value for name in SIX} == pytest.approx(expected)
+    assert scores.scores["mean_recall"].value == pytest.approx(np.mean(list(expected.values())))
     assert 0.2 < scores.scores["mean_recall"].value < 0.95
-    assert len(set(wanted.values())) > 4
+    assert len(set(expected.values())) > 4
 
 
-def test_the_same_words_on_two_images_are_a_tie():
-    """Both captions of image 0 are better than any other; one of them is image 1's as well."""
+def test_equal_captions_of_two_images_are_a_tie():
+    """Both captions of image 0 score higher than any other; one of them is also a caption of image 1."""
     images = np.eye(3)
     texts = np.array([[1.0, 0.2, 0], [1.0, 0.1, 0], [1.0, 0.2, 0], [0, 0, 1.0]])
     found = ranks(images, texts, np.array([0, 0, 1, 2]))
@@ -182,7 +182,7 @@ def test_the_same_words_on_two_images_are_a_tie():
     assert found["rank_ties"].tolist() == [0, 0, 0, 0]
 
 
-def test_values_are_the_scores_again(copies):
+def test_values_reproduce_the_scores(copies):
     for subject in (noise(16), constant(8), answering(lambda at: at // 2)):
         scores = one("mscoco", subject)
         values = EVALUATIONS[0].values("mscoco", scores.predictions)
@@ -192,7 +192,7 @@ def test_values_are_the_scores_again(copies):
 
 
 def test_values_of_resampled_images(copies):
-    """Image 1 has six captions and counts as one image; drawn twice, it counts twice."""
+    """Image 1 has six captions and counts as one image; resampled twice, it counts twice."""
     predictions = one("mscoco", answering(lambda at: 1 if at < 4 else at)).predictions
     assert set(predictions["captions"][predictions["unit"] == 1]) == {6}
     rows = np.concatenate([np.flatnonzero(predictions["unit"] == unit) for unit in (1, 1, 2, 9)])
@@ -203,8 +203,8 @@ def test_values_of_resampled_images(copies):
     assert values["text_to_image_at_5"] == pytest.approx(17 / 22)
 
 
-def test_intervals_cover_the_truth_where_captions_of_an_image_agree():
-    """An image is easy or hard for all of its five captions: as if there were one."""
+def test_intervals_cover_the_truth_for_correlated_captions():
+    """The five captions of an image are all hits or all misses, as if there were one."""
     generator, inside, naive = np.random.default_rng(0), 0, 0
     for _ in range(300):
         easy = np.repeat(generator.random(80) < 0.7, 5)
@@ -224,7 +224,7 @@ def test_intervals_cover_the_truth_where_captions_of_an_image_agree():
     assert naive / 300 < 0.75
 
 
-def test_the_embedded_world(mirror):
+def test_the_scenes_dataset(mirror):
     chosen = [grammar.scene(grammar.SINGLES + 977 * at).caption for at in range(40)]
     write_scenes(
         mirror, "scenes-order", test={"correct_caption": chosen} | {f"hard_text_{k}": chosen for k in (1, 2, 3, 4)}
@@ -238,17 +238,17 @@ def test_the_embedded_world(mirror):
     assert one("scenes-order", constant(8)).scores["mean_recall"].value == 0
 
 
-def test_the_built_set_has_a_caption_for_each_image():
-    """All but one, which the docstring tells of; and none is the other wording of another."""
-    drawn = scenes_sets._two_objects(scenes_sets._rng("scenes-order"), scenes_sets.ARO_IMAGES)
-    captions = [scene.caption for scene in drawn]
+def test_the_captions_of_the_scenes_dataset_are_distinct():
+    """Except for one duplicate, which the docstring mentions; no caption is the reverse wording of another."""
+    scenes = scenes_sets._two_objects(scenes_sets._rng("scenes-order"), scenes_sets.ARO_IMAGES)
+    captions = [scene.caption for scene in scenes]
     assert (len(captions), len(set(captions))) == (1000, 999)
     turned = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
-    others = {dataclasses.replace(scene.swapped(), relation=turned[scene.relation]).caption for scene in drawn}
+    others = {dataclasses.replace(scene.swapped(), relation=turned[scene.relation]).caption for scene in scenes}
     assert not others & set(captions)
 
 
-def test_all_captions_of_an_image_are_asked(copies):
+def test_all_captions_of_an_image_are_used(copies):
     images = open_split("mscoco", "test")
     assert [len(texts) for texts in images.columns["captions"]] == [5, 6, *[5] * (N - 2)]
 

@@ -43,7 +43,7 @@ def measure(subject) -> DatasetScores:
 
 
 def reader(right=lambda row: True) -> Double:
-    """Knows which image a caption belongs to."""
+    """A model that recognizes the image of each caption."""
 
     def text(caption):
         row = int(caption.split()[1])
@@ -61,7 +61,7 @@ def test_perfect_random_and_constant(rows):
     assert abs(np.mean([measure(noise(8, seed)).scores["micro"].value for seed in range(60)]) - 0.5) < 0.05
 
 
-def test_types_are_scores_where_the_copy_has_them(rows, monkeypatch):
+def test_a_copy_with_types_has_a_score_per_type(rows, monkeypatch):
     typed(monkeypatch)
     scores = measure(reader(lambda row: row < 7))
     types = {"add_obj": 0.3, "replace_rel": 0.0, "swap_att": 1.0}

@@ -39,7 +39,7 @@ FILES = {
     "sun397": ("eacc8d25d1c5d11a9aca924a5d97b90cd39275ff6f910a258295ff6beef16426", 2, 397),
     "voc2007": ("d8cef9522b40f37de1082018c5c9e2254a55996cacb912f2e59a3221516f622a", 1, 20),
 }
-"""File -> sha256, templates, classes: a change of a word is a change of numbers."""
+"""The sha256, number of templates and of classes by file; changing a word changes scores."""
 
 
 def file(name):
@@ -56,7 +56,7 @@ def one(name, subject) -> DatasetScores:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_lists_are_what_they_were(name):
+def test_prompt_files_are_pinned(name):
     sha256, templates, classes = FILES[name]
     content = (FOLDER / f"{name}.json").read_bytes()
     assert hashlib.sha256(content).hexdigest() == sha256
@@ -81,7 +81,7 @@ def test_every_dataset_has_prompts_and_every_file_is_in_the_wheel():
         assert len(EVALUATIONS[0].prompts(name).classes) == catalog.DATASETS[name].classes
 
 
-def test_only_imagenet_has_classes_of_one_name():
+def test_only_imagenet_has_classes_with_equal_names():
     for name in FILES:
         classes = file(name)["classes"]
         twice = sorted({c for c in classes if classes.count(c) > 1})
@@ -90,14 +90,14 @@ def test_only_imagenet_has_classes_of_one_name():
             assert len({class_key(c) for c in classes}) == len(classes)
 
 
-def test_imagenets_lists_are_open_clips():
+def test_prompts_of_imagenet_match_open_clip():
     found, theirs = file("imagenet"), open_clip.zero_shot_metadata
     assert found["classes"] == list(theirs.IMAGENET_CLASSNAMES)
     assert found["templates"] == [template("{}") for template in theirs.OPENAI_IMAGENET_TEMPLATES]
 
 
-def test_the_words_of_the_scenes_world():
-    """What the file holds is what the grammar says, in its order."""
+def test_the_vocabulary_of_scenes_matches_the_grammar():
+    """The file has the words of the grammar, in its order."""
     assert file("scenes")["words"] == {
         "size": [*grammar.SIZES],
         "colour": [*grammar.COLOURS],
@@ -123,7 +123,7 @@ mandolin mayfly menorah metronome minaret nautilus octopus okapi pagoda panda pi
 rhino rooster saxophone schooner scissors scorpion sea_horse snoopy soccer_ball stapler starfish stegosaurus stop_sign
 strawberry sunflower tick trilobite umbrella watch water_lilly wheelchair wild_cat windsor_chair wrench
 yin_yang"""
-"""Of the archive of Caltech-101, in their order."""
+"""Folders in the archive of Caltech-101, in their order."""
 CALTECH = FOLDERS.split()
 EUROSAT = {
     "AnnualCrop": "annual crop land",
@@ -139,10 +139,10 @@ EUROSAT = {
 }
 
 
-def test_the_names_that_datasets_use_find_their_class():
+def test_class_names_of_datasets_match_their_prompts():
     def found(name, labels):
         prompts = ensemble_prompts(name)
-        return [prompts.classes[at] for at in prompts.places(name, labels)]
+        return [prompts.classes[at] for at in prompts.class_indices(name, labels)]
 
     assert found("eurosat", list(EUROSAT)) == list(EUROSAT.values())
     assert found("caltech101", CALTECH) == file("caltech101")["classes"]
@@ -168,16 +168,19 @@ def test_the_names_that_datasets_use_find_their_class():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "lorry"], "has lorry, truck;"),
-        (["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship"], "has truck;"),
-        ([*read_prompts("stl10")["classes"], "Truck"], "one of two names for a class;"),
-        ([str(at) for at in range(10)], "has 0, 1, 2, 3, 4, 5 and 14 more; get"),
+        (
+            ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "lorry"],
+            "without a match: lorry, truck;",
+        ),
+        (["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship"], "without a match: truck;"),
+        ([*read_prompts("stl10")["classes"], "Truck"], "two labels of one class;"),
+        ([str(at) for at in range(10)], "match: 0, 1, 2, 3, 4, 5 and 14 more; download"),
     ],
 )
-def test_other_classes_than_the_prompts_are_refused(labels, message):
+def test_classes_that_differ_from_the_prompts_are_an_error(labels, message):
     with pytest.raises(UserError, match=message) as error:
-        ensemble_prompts("stl10").places("stl10", labels)
-    assert str(error.value).startswith("dataset stl10 and its prompts do not name the same classes")
+        ensemble_prompts("stl10").class_indices("stl10", labels)
+    assert str(error.value).startswith("dataset stl10 and its prompts have different classes")
 
 
 # ---------------------------------------------------------------- measured
@@ -200,8 +203,8 @@ def copies(folder, monkeypatch):
     evaluation_sets.use(NAMES, monkeypatch, folder)
 
 
-def asked(name):
-    """Text -> class number, made again from the file or the grammar."""
+def class_of_text(name):
+    """Return a function from text to class index, and the class names, from the file or the grammar."""
     if name.startswith("scenes-"):
         words = {"scenes-shape": grammar.SHAPES, "scenes-texture": grammar.TEXTURES}[name]
         part = name.removeprefix("scenes-")
@@ -215,8 +218,8 @@ def asked(name):
 
 
 def answering(name, answer=lambda at: at) -> Double:
-    """Answers class `answer(true class)`: each class is an axis, each prompt a little off it."""
-    class_of, names = asked(name)
+    """Predict class `answer(true class)`: each class is an axis, its prompts have a little noise."""
+    class_of, names = class_of_text(name)
     generator = np.random.default_rng(0)
 
     def image(images, row):
@@ -235,21 +238,21 @@ def test_a_perfect_model_scores_one(copies, name):
     scores = one(name, subject)
     main = {"voc2007": "map11", "flowers": "mean_per_class"}.get(name, "top1")
     assert next(iter(scores.scores)) == main
-    wanted = {"map11"} if name == "voc2007" else {"top1", "mean_per_class"}
+    expected = {"map11"} if name == "voc2007" else {"top1", "mean_per_class"}
     if name not in ("voc2007", "scenes-texture"):
-        wanted |= {"top5"}
-    assert set(scores.scores) == wanted
+        expected |= {"top5"}
+    assert set(scores.scores) == expected
     assert {score.value for score in scores.scores.values()} == {1.0}
     assert all(score.low < 1 == score.high for score in scores.scores.values()) or name == "voc2007"
     assert scores.details.get("ties", 0) == 0
     if name.startswith("scenes-"):
-        wanted = {grammar.scene(at).caption for at in range(grammar.SINGLES)}
+        expected = {grammar.scene(at).caption for at in range(grammar.SINGLES)}
     else:
         found = file(name.removesuffix("-mteb"))
-        wanted = {template.replace("{}", c) for template in found["templates"] for c in found["classes"]}
+        expected = {template.replace("{}", c) for template in found["templates"] for c in found["classes"]}
         assert scores.details["templates"] == len(found["templates"])
-    assert set(subject.texts_seen) == wanted
-    assert len(subject.texts_seen) == len(wanted)
+    assert set(subject.texts_seen) == expected
+    assert len(subject.texts_seen) == len(expected)
     assert len(subject.images_seen) == 1
 
 
@@ -260,12 +263,12 @@ def test_a_constant_model_is_never_above_chance(copies, name):
     if name != "voc2007":
         assert {score.value for score in scores.scores.values()} == {0.0}
         assert scores.details["ties"] == scores.dataset.n
-    blind = one(name, answering(name, lambda at: 3))  # one answer for every image
+    blind = one(name, answering(name, lambda at: 3))  # one prediction for every image
     assert next(iter(blind.scores.values())).value <= blind.chance + 1e-12
 
 
 def test_a_dead_text_tower_ties_everywhere(copies, monkeypatch):
-    """Zero vectors, as a projection of zeros gives them: no comparison may turn out right."""
+    """Zero vectors, the output of a zero projection, must not yield correct predictions."""
     for name in ("cifar10", "voc2007"):
         subject = noise(48)
         monkeypatch.setattr(subject, "text_embeddings", lambda texts: np.zeros((len(texts), 48), np.float32))
@@ -290,13 +293,13 @@ def objects(n):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "scenes-shape", "dtd-mteb"])
-def test_scores_are_those_of_a_straight_implementation(copies, name):
+def test_scores_match_a_reference_implementation(copies, name):
     vectors = {}
 
     def text(words):
         return vectors.setdefault(words, np.random.default_rng(len(vectors)).standard_normal(16) + 0.5)
 
-    class_of, names = asked(name)
+    class_of, names = class_of_text(name)
     prompts = EVALUATIONS[0].prompts(name)
     subject = Double(lambda images, row: np.random.default_rng(1000 + row).standard_normal(16), text)
     scores = one(name, subject)
@@ -326,7 +329,7 @@ def test_scores_are_those_of_a_straight_implementation(copies, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_values_are_the_scores_again(copies, name):
+def test_values_reproduce_the_scores(copies, name):
     for subject in (noise(8), answering(name, lambda at: at // 2)):
         scores = one(name, subject)
         values = EVALUATIONS[0].values(name, scores.predictions)
@@ -336,7 +339,7 @@ def test_values_are_the_scores_again(copies, name):
         assert all(score.low <= score.value <= score.high for score in scores.scores.values())
 
 
-def test_values_of_rows_in_which_a_class_vanished(copies):
+def test_values_of_rows_without_a_class(copies):
     predictions = one("cifar10", answering("cifar10", lambda at: max(at, 2))).predictions
     rows = np.repeat(np.flatnonzero(predictions["label"] != 5), 2)
     rows = rows[predictions["label"][rows] != 0]
@@ -346,7 +349,7 @@ def test_values_of_rows_in_which_a_class_vanished(copies):
     assert values["top5"] <= 1
 
 
-def test_swapped_class_names_are_seen(copies, monkeypatch):
+def test_swapped_class_names_change_the_score(copies, monkeypatch):
     subject = answering("cifar10")
     swap = {"airplane": "automobile", "automobile": "airplane"}
     changed = {**read_prompts("cifar10"), "labels": swap}
@@ -356,9 +359,9 @@ def test_swapped_class_names_are_seen(copies, monkeypatch):
     assert scores.per_class["airplane"].value == 0.0
 
 
-def test_ties_are_wrong_and_push_back_the_rank(copies):
-    """Images of class 0 lie between classes 0 and 1; those of class 2 are as near to six classes."""
-    class_of, names = asked("scenes-shape")
+def test_ties_are_wrong_and_worsen_the_rank(copies):
+    """Images of class 0 are between classes 0 and 1; those of class 2 are equally close to six classes."""
+    class_of, names = class_of_text("scenes-shape")
 
     def image(images, row):
         at = names.index(images.columns["label"][row])
@@ -375,7 +378,7 @@ def test_ties_are_wrong_and_push_back_the_rank(copies):
     assert set(ranks[scores.predictions["label"] == label_of[names[2]]]) == {6}
 
 
-def test_imagenets_twins_are_wrong_for_everybody(tmp_path, monkeypatch):
+def test_imagenet_classes_with_equal_names_are_wrong_for_every_model(tmp_path, monkeypatch):
     evaluation_sets.mirror_of(["imagenet"], monkeypatch, tmp_path, test=1, train=1)
     code_of = dict(zip(IMAGENET, np.random.default_rng(0).standard_normal((1000, 64)).astype(np.float32)))
     name_of = {t.replace("{}", name): name for t in file("imagenet")["templates"] for name in IMAGENET}
@@ -392,8 +395,8 @@ def test_imagenets_twins_are_wrong_for_everybody(tmp_path, monkeypatch):
     assert scores.details["class_names"] == [IMAGENET[int(at)] for at in scores.details["classes"]]
 
 
-def test_equal_vectors_have_equal_cosines_wherever_they_lie():
-    """Shapes at which a plain product of matrices rounds copies of a column differently (OpenBLAS on x86)."""
+def test_equal_vectors_have_equal_cosines_in_any_position():
+    """Uses shapes for which a matrix product rounds copies of a column differently (OpenBLAS on x86)."""
     generator = np.random.default_rng(0)
     for images, classes, width in ((257, 500, 768), (13, 33, 512), (5, 101, 33)):
         of = generator.integers(0, 7, classes)

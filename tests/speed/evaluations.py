@@ -23,7 +23,7 @@ from benchmark.evaluations.few_shot import EVALUATIONS as FEW_SHOT
 from benchmark.evaluations.few_shot import FewShot
 from benchmark.evaluations.knn import vote
 from benchmark.evaluations.scoring import captions
-from benchmark.evaluations.solvers.episodes import draw_episodes
+from benchmark.evaluations.solvers.episodes import sample_episodes
 from benchmark.evaluations.solvers.prototypes import margins
 from benchmark.interfaces import DatasetIdentity, LabelledImages, ViTConfig
 from benchmark.models.loading.frozen import FrozenEncoder
@@ -45,7 +45,7 @@ def few_shot(row: Row, protocol: FewShot, width: int) -> list[str]:
     pools = [(of_class, protocol.shots + protocol.queries)]
     if not protocol.merged:
         pools = [([rows[:50] for rows in of_class], protocol.shots), ([rows[50:] for rows in of_class], 6)]
-    episodes = draw_episodes(pools, protocol.ways, protocol.episodes, "speed", 0)
+    episodes = sample_episodes(pools, protocol.ways, protocol.episodes, "speed", 0)
     loops = {"scikit-learn, an episode at a time": _centroids, "its code, an episode at a time": _reference}
     if protocol.merged:
         loops["a loop over queries"] = _queries

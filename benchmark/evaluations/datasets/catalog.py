@@ -1,12 +1,12 @@
-"""The labelled datasets: one row each. `benchmark.evaluations.datasets.splits` opens a split of them.
+"""Catalog of the labeled datasets, one row each; `benchmark.evaluations.datasets.splits` opens their splits.
 
-One name covers several datasets in the field: SUN397 has three test sets, Caltech-101 three protocols. Here a plain
-name is the split that Kornblith et al. (2019) and ssl-transfer (Ericsson et al., 2021) evaluate on; a copy on the Hub
-with another split has a name of its own (`flowers-mteb`). The rows give the counts that a split must have.
+In the literature one name covers several datasets: SUN397 has three test sets, Caltech-101 three protocols. Here a
+plain name is the split that Kornblith et al. (2019) and ssl-transfer (Ericsson et al., 2021) evaluate on; a copy on the
+Hub with another split has its own name (`flowers-mteb`). Each row declares the number of images of its splits.
 
-Hub datasets are read from the local mirror (`benchmark.mirror`) at a pinned revision. Original files, which the user
-lays into `originals/`, are hashed: `benchmark.evaluations.datasets.originals`. Scenes sets are built here: their
-manifest gives revision and counts. `digits` comes with scikit-learn.
+Hub datasets are read from the local mirror (`benchmark.mirror`) at a pinned revision. Original files are placed by the
+user in `originals/` and hashed (`benchmark.evaluations.datasets.originals`). The scenes datasets are built by this
+package; their manifest has revision and counts. `digits` is part of scikit-learn.
 """
 
 from collections.abc import Mapping
@@ -24,58 +24,60 @@ PARQUET, TARS, FILES, PACKAGE = "parquet", "tars", "files", "package"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled dataset. `revision` and `rows` are empty where the folder's manifest or its lists say them."""
+    """A labeled dataset. `revision` and `rows` are empty if they are read from its manifest or from its split files."""
 
     name: str
     repo: str
     licence: str
-    """As the repository states it; that of the images may be another."""
+    """License as stated by the repository; the license of the images may differ."""
     revision: str = ""
     rows: Mapping[str, int] = field(default_factory=dict)
-    """Split, as its files are named -> rows."""
+    """Number of rows by split, as the split is named in the files."""
     image: str = "image"
     labels: tuple[str, ...] = ()
-    """With two columns the class is the pair of values."""
+    """Label columns. With two columns, the class is the pair of values."""
     multi_label: bool = False
-    """A row has a list of classes."""
+    """True if each row has a list of classes."""
     classes: int | None = None
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Label column -> what its integers mean; the file's own names must agree."""
+    """Class names of the integers, by label column; class names in the files must be equal."""
     id: str = ""
-    """Column with the images' ids; rows of the catalogue over the same images then share features."""
+    """Column with the ids of the images; datasets with the same images then share stored features."""
     caption_choices: tuple[str, ...] = ()
-    """The true caption, then the false ones."""
+    """Columns with the true caption, then the false ones."""
     caption_list: str = ""
-    """Column with all captions of an image, five or more, each of them true."""
+    """Column with all captions of an image, five or more, all of them true."""
     box: tuple[str, ...] = ()
+    """Columns with the bounding box that the image is cropped to: x, y, width, height in pixels."""
     group: str = ""
-    """Column that names the kind of a caption: its relation, its attributes."""
+    """Column with the group of a row in macro averages: its relation, or its pair of attributes."""
     train: str | None = "train"
     val: str | None = None
-    """The official validation split, where the protocol uses one."""
+    """Official validation split, if the protocol uses one."""
     test: str = "test"
     folder: str = "data"
     kind: str = PARQUET
-    """What the files are: Parquet, tars of WebDataset, the original ones, or data of a package."""
+    """File format: Parquet, tars of WebDataset, original files, or data of a Python package."""
     metric: str = "top1"
+    """Main score."""
     note: str = ""
-    """What a reader of the numbers must know of the split."""
+    """Peculiarity of the split that readers of the scores should know."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns other than the image that a split is read with."""
+        """Columns to read, apart from the image."""
         named = (self.id, *self.labels, *self.caption_choices, self.caption_list, *self.box, self.group)
         return tuple(dict.fromkeys(filter(None, named)))
 
     @property
     def splits(self) -> dict[str, str]:
-        """`train`, `val` and `test`, those that there are -> what its files are named."""
+        """Names in the files of the splits that exist, by `train`, `val` and `test`."""
         named = {"train": self.train, "val": self.val, "test": self.test}
         return {split: part for split, part in named.items() if part}
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Patterns of the files in its Hub repository that are read."""
+        """Patterns of the files to read from its Hub repository."""
         parts = self.splits.values()
         if self.kind == TARS:
             return ("README.md", *(f"{part}/*" for part in parts), *(f"data/{part}-*.parquet" for part in parts))
@@ -83,20 +85,33 @@ class Dataset:
 
     @property
     def chance(self) -> float | None:
-        """Score of a uniform guess; None where it depends on more than the number of choices."""
+        """Score of a uniform guess; None if it depends on more than the number of choices."""
         if self.caption_choices:
             return 1 / len(self.caption_choices)
         return 1 / self.classes if self.classes and not self.multi_label else None
 
 
 def _hub(name: str, repo: str, revision: str, train_n: int | None, test_n: int, **more: Any) -> Dataset:
+    """Return the row of a dataset on the Hub.
+
+    Args:
+        name: Name in the catalog.
+        repo: Repository on the Hub.
+        revision: Commit of the repository.
+        train_n: Number of training images. None: there is no train split.
+        test_n: Number of test images.
+        **more: Other fields of `Dataset`.
+    """
     rows = {more.get("test", "test"): test_n} | ({"train": train_n} if train_n else {})
     fixed = {"licence": "unspecified", "revision": revision, "rows": rows, "train": "train" if train_n else None}
     return Dataset(name, repo, **(fixed | more))
 
 
 def _original(name: str, sizes: tuple[int, ...], classes: int | None, licence: str, **more: Any) -> Dataset:
-    """`sizes` are train, val, test; train, test; or test."""
+    """Return the row of a dataset of original files; `sizes` are those of train, val, test; of train, test; or of test.
+
+    The other arguments are fields of `Dataset`.
+    """
     parts = {3: ("train", "val", "test"), 2: ("train", "test"), 1: ("test",)}[len(sizes)]
     fixed: dict[str, Any] = {
         "repo": f"{ORIGINALS}/{name}",
@@ -138,7 +153,7 @@ _RETRIEVAL = {"kind": TARS, "image": "jpg", "caption_list": "txt", "folder": "",
 _ROWS = (
     Dataset("digits", "scikit-learn/digits", "CC-BY-4.0", rows={"train": 1197, "test": 600}, classes=10, kind=PACKAGE,
             note="scikit-learn's 8 x 8 digits, divided here"),
-    # The eleven of the paper's linear probes
+    # StableRep's eleven transfer datasets (linear probe)
     _hub("cifar10", "mteb/cifar10", "69a62dd171e24a133d193073e73fda4dbb823266", 50_000, 10_000,
          image="img", classes=10, **_LABEL),
     _hub("cifar100", "mteb/cifar100", "ac5511f885f65fb75d31a9d8810a8440913f7721", 50_000, 10_000,
@@ -156,7 +171,7 @@ _ROWS = (
          classes=101, test="validation", **_LABEL),
     _original("voc2007", (2_501, 2_510, 4_952), 20, "Flickr terms of use", names={"label": VOC_CLASSES},
               multi_label=True, metric="map11", note="an object marked difficult does not make an image positive"),
-    # Copies of these on the Hub with other splits
+    # Copies of the above on the Hub with other splits
     _hub("aircraft-mteb", "mteb/FGVCAircraft", "3ae0e4e94e37c610c26df758ec3255fa90d80e67", 3_334, 3_333,
          labels=("variant",), classes=100, note="official train and test, without the validation images", **_MEAN),
     _hub("dtd-mteb", "mteb/dtd", "96726183040de9e64a590d08eaac8de940dfcbdf", 3_760, 1_880, classes=47, **_LABEL,
@@ -170,7 +185,7 @@ _ROWS = (
     _hub("voc2007-mteb", "mteb/VOC2007", "96d47458fb2f40713997b0ea271688c02bac840b", 2_501, 4_952, labels=("classes",),
          classes=20, multi_label=True, metric="map11",
          note="official train and test without the validation images; whether difficult objects count is not stated"),
-    # More
+    # Further classification datasets
     _hub("imagenet", "mteb/wds_imagenet1k", "b54c9af96641d8a2cba5d1144629c724de94ef76", 1_281_167, 50_000, kind=TARS,
          folder="", image="jpg", labels=("cls",), classes=1000, licence="non-commercial research",
          note="the test is ILSVRC2012's validation split"),
@@ -179,7 +194,7 @@ _ROWS = (
          note="there is no official split; this is that of the copy"),
     _hub("resisc45", "timm/resisc45", "fe12fc5f1b7606543b0355eda392f1ddc54625c6", 18_900, 6_300, classes=45, **_LABEL,
          licence="unknown", note="there is no official split; this is that of the copy, without its validation images"),
-    # Built here
+    # Scenes datasets, built by this package
     _scenes("scenes-shape", "scenes-objects", labels=("shape",), classes=8, id="id"),
     _scenes("scenes-colour", "scenes-objects", labels=("colour",), classes=8, id="id"),
     _scenes("scenes-texture", "scenes-objects", labels=("texture",), classes=4, id="id"),
@@ -191,7 +206,7 @@ _ROWS = (
     _scenes("scenes-attribution", "scenes-attribution", caption_choices=_TRUE_FALSE, box=BOX, group="attributes",
             train=None, **_ACCURACY),
     _scenes("scenes-order", "scenes-order", caption_choices=_ORDER, train=None, **_ACCURACY),
-    # Images and texts
+    # Image-text datasets
     _fairface("0.25"),
     _fairface("1.25"),
     _original("aro-vg-relation", (23_937,), None, "MIT", group="relation_name", **_VG),
@@ -217,16 +232,16 @@ DATASETS = {row.name: row for row in _ROWS}
 TRANSFER_11 = (
     "cifar10", "cifar100", "aircraft", "cars", "dtd", "flowers", "pets", "sun397", "caltech101", "food101", "voc2007",
 )  # fmt: skip
-"""Of StableRep's linear probes (table 2), in their official splits."""
+"""Datasets of StableRep's linear probes (table 2), in their official splits."""
 HUB_COPIES = ("aircraft-mteb", "dtd-mteb", "flowers-mteb", "sun397-mteb", "caltech101-mteb", "voc2007-mteb")
-"""Of these on the Hub, in other splits."""
+"""Copies of `TRANSFER_11` on the Hub, in other splits."""
 
 
 def dataset(name: str) -> Dataset:
-    """The row called `name`.
+    """Return the row called `name`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such dataset.
     """
     if name not in DATASETS:
         raise unknown("dataset", name, list(DATASETS))
@@ -234,10 +249,10 @@ def dataset(name: str) -> Dataset:
 
 
 def locate(row: Dataset, hint: str = "") -> tuple[Path, str, Mapping[str, int]]:
-    """Folder of a dataset on this machine, its revision, and the rows of its splits.
+    """Return the folder of a dataset on this machine, its revision, and the number of rows of its splits.
 
     Raises:
-        MissingDataset: it is not on this machine; the message ends with `hint`, or says how to get it.
+        MissingDataset: the dataset is not on this machine; the message ends with `hint`, or with how to get it.
         UserError: its manifest cannot be read.
     """
     if not hint and row.revision:

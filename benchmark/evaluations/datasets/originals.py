@@ -1,12 +1,13 @@
-"""Datasets as their authors publish them, with the official splits: files that the user lays into `originals/`.
+"""Datasets in their authors' original files, with the official splits; the user places the files in `originals/`.
 
-torchvision's classes read the lists where they know them (aircraft, DTD, flowers, VOC 2007), the others are read here.
-They are imported when they are used: torch takes seconds, and a download needs none of it.
-The revision of such a dataset is a hash of its split lists. Departures from the code these protocols come from:
+torchvision reads the split files of aircraft, DTD, flowers and VOC 2007; the others are read here. torchvision is
+imported on use: importing torch takes seconds, and downloads do not need it.
+The revision of such a dataset is a hash of its split files. Departures from the code of the original protocols:
 
-- SUN397: an image has the class of its folder. ssl-transfer takes the first class whose name is part of the path, so
-  that some images get the label of another class.
-- VOC 2007: an image is positive for a class with an object that is not marked difficult; 0 and -1 are negative.
+- SUN397: an image has the class of its folder. ssl-transfer uses the first class whose name is part of the path, so
+  some images get the label of another class.
+- VOC 2007: an image is positive for a class if it has an object of it that is not marked difficult; 0 and -1 are
+  negative.
 """
 
 import hashlib
@@ -19,139 +20,146 @@ from typing import Any
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets.catalog import VOC_CLASSES, Dataset, locate
 
-BYTES = "bytes"
-"""Column of the sizes of the image files: the lists alone would not tell other images from these."""
-Listed = tuple[list[Path], dict[str, list[Any]]]
-"""The images of a split, and its columns."""
+FILE_SIZE = "bytes"
+"""Column with the sizes of the image files in bytes; the split files alone would not reveal different images."""
+SplitListing = tuple[list[Path], dict[str, list[Any]]]
+"""Image paths of a split, and its columns."""
 
 
 @dataclass(frozen=True)
-class Original:
-    """What lies in `originals/<name>/`; paths are relative to it."""
+class OriginalDataset:
+    """The files of a dataset in `originals/<name>/`; paths are relative to that folder."""
 
     url: str
-    lists: tuple[str, ...]
-    """Files that say what is in the splits."""
+    split_files: tuple[str, ...]
+    """Files that list the images of the splits."""
     images: str
     """Folder of the images."""
-    listed: Callable[[Path, str, Dataset], Listed]
-    labels: tuple[str, ...] = ()
-    """Files beside the lists that say the classes; the hash of both is the revision."""
+    read_split: Callable[[Path, str, Dataset], SplitListing]
+    """Function (folder, split, catalog row) that reads the listing of a split."""
+    label_files: tuple[str, ...] = ()
+    """Additional files with the classes; the revision is the hash of both."""
 
 
-class Files:
+class OriginalSplit:
     """The images of a split of original files."""
 
     def __init__(self, row: Dataset, split: str) -> None:
         original, self._folder = ORIGINALS[row.name], folder(row)
-        self.place = f"{self._folder} ({split})"
-        self.revision = _revision(self._folder, (*original.lists, *original.labels))
+        self.location = f"{self._folder} ({split})"
+        self.revision = _revision(self._folder, (*original.split_files, *original.label_files))
         try:
-            self._paths, self._columns = original.listed(self._folder, split, row)
+            self._paths, self._columns = original.read_split(self._folder, split, row)
         except (RuntimeError, OSError, KeyError, ValueError, TypeError, IndexError) as error:
-            raise UserError(f"{self._folder} does not hold the original lists of {row.name} ({error!r})") from None
+            raise UserError(
+                f"{self._folder} does not contain the original split files of {row.name} ({error!r}); unpack the "
+                "original archive again"
+            ) from None
         self.n = len(self._paths)
 
     def columns(self) -> dict[str, list[Any]]:
-        """`id`, the image's path, `bytes`, the size of its file (0 where it is missing), and the row's columns."""
+        """Return `id` (the path of the image), `bytes` (the file size, 0 if it is missing) and the row's columns."""
         ids = [path.relative_to(self._folder).as_posix() for path in self._paths]
         sizes = {path: path.stat().st_size if path.is_file() else 0 for path in set(self._paths)}
-        return {"id": ids, BYTES: [sizes[path] for path in self._paths], **self._columns}
+        return {"id": ids, FILE_SIZE: [sizes[path] for path in self._paths], **self._columns}
 
-    def encoded(self, row: int) -> bytes:
-        """The image's file.
+    def image_bytes(self, row: int) -> bytes:
+        """Return the content of the image file.
 
         Raises:
-            UserError: it is missing.
+            UserError: the file is missing.
         """
         try:
             return self._paths[row].read_bytes()
         except OSError as error:
-            raise UserError(f"{self.where(row)}: {error.strerror}; unpack the archive of its images again") from None
+            raise UserError(
+                f"{self.describe_row(row)}: {error.strerror}; unpack the archive of its images again"
+            ) from None
 
-    def where(self, row: int) -> str:
-        """The file, for errors."""
+    def describe_row(self, row: int) -> str:
+        """Return the path of the image file, for error messages."""
         return str(self._paths[row])
 
 
 def folder(row: Dataset) -> Path:
-    """Where the files of a dataset lie.
+    """Return the folder with the original files of a dataset.
 
     Raises:
-        MissingDataset: nowhere, or not all of them; the message says which are wanted and where they come from.
+        MissingDataset: files are missing; the message names the required files and their source.
     """
     original = ORIGINALS[row.name]
-    files = ", ".join((*original.lists, f"{original.images}/"))
-    wanted = f"{row.name} wants in {row.repo}/: {files}; they come from {original.url}"
-    found = locate(row, wanted)[0]
-    needed = (*original.lists, *original.labels, original.images)
+    files = ", ".join((*original.split_files, f"{original.images}/"))
+    hint = f"{row.name} wants in {row.repo}/: {files}; they come from {original.url}"
+    found = locate(row, hint)[0]
+    needed = (*original.split_files, *original.label_files, original.images)
     if absent := [name for name in needed if not (found / name).exists()]:
-        raise MissingDataset(f"{found} has no {', '.join(absent[:5])}; {wanted}")
+        raise MissingDataset(f"{found} has no {', '.join(absent[:5])}; {hint}")
     return found
 
 
-def _revision(folder: Path, lists: Sequence[str]) -> str:
+def _revision(folder: Path, files: Sequence[str]) -> str:
+    """Return the hash of the names and contents of `files`, 40 hexadecimal digits."""
     digest = hashlib.sha256()
-    for name in lists:
+    for name in files:
         content = (folder / name).read_bytes()
         digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:40]
 
 
-def _labelled(paths: Sequence[str | Path], names: Sequence[str], labels: Sequence[int]) -> Listed:
+def _listing(paths: Sequence[str | Path], names: Sequence[str], labels: Sequence[int]) -> SplitListing:
     columns: dict[str, list[Any]] = {"label": [names[label] for label in labels], "label_index": list(labels)}
     return [Path(path) for path in paths], columns
 
 
-def _aircraft(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
+def _aircraft(folder: Path, split: str, row: Dataset) -> SplitListing:  # noqa: ARG001
     from torchvision.datasets import FGVCAircraft
 
     found = FGVCAircraft(str(folder), split, annotation_level="variant")
-    return _labelled(found._image_files, found.classes, found._labels)
+    return _listing(found._image_files, found.classes, found._labels)
 
 
-def _dtd(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
+def _dtd(folder: Path, split: str, row: Dataset) -> SplitListing:  # noqa: ARG001
     from torchvision.datasets import DTD
 
     found = DTD(str(folder.parent), split, partition=1)
-    return _labelled(found._image_files, found.classes, found._labels)
+    return _listing(found._image_files, found.classes, found._labels)
 
 
-def _flowers(folder: Path, split: str, row: Dataset) -> Listed:
+def _flowers(folder: Path, split: str, row: Dataset) -> SplitListing:
     from torchvision.datasets import Flowers102
 
     found = Flowers102(str(folder), split)  # compares the lists with their checksums
-    return _labelled(found._image_files, [str(label) for label in range(row.classes or 0)], found._labels)
+    return _listing(found._image_files, [str(label) for label in range(row.classes or 0)], found._labels)
 
 
-def _voc2007(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
+def _voc2007(folder: Path, split: str, row: Dataset) -> SplitListing:  # noqa: ARG001
     from torchvision.datasets import VOCDetection
 
     images = [Path(path) for path in VOCDetection(str(folder), year="2007", image_set=split).images]
     names, main = VOC_CLASSES, folder / _VOC / "ImageSets" / "Main"
     indices: dict[str, list[int]] = {path.stem: [] for path in images}
     for index, name in enumerate(names):
-        marks = dict(line.split() for line in (main / f"{name}_{split}.txt").read_text().splitlines())
-        if marks.keys() != indices.keys():
+        flags = dict(line.split() for line in (main / f"{name}_{split}.txt").read_text().splitlines())
+        if flags.keys() != indices.keys():
             raise UserError(f"{main}/{name}_{split}.txt lists other images than {split}.txt; unpack the archive again")
-        for image, mark in marks.items():
-            if mark == "1":
+        for image, flag in flags.items():
+            if flag == "1":
                 indices[image].append(index)
     labels = [indices[path.stem] for path in images]
     return images, {"label": [[names[at] for at in label] for label in labels], "label_index": labels}
 
 
-def _sun397(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
+def _sun397(folder: Path, split: str, row: Dataset) -> SplitListing:  # noqa: ARG001
     names = sorted(line.strip().lstrip("/") for line in (folder / "ClassName.txt").read_text().splitlines() if line)
     index = {name: at for at, name in enumerate(names)}
     lines = (folder / {"train": "Training_01.txt", "test": "Testing_01.txt"}[split]).read_text().splitlines()
     images = [line.strip().lstrip("/") for line in lines if line.strip()]
     labels = [index[image.rpartition("/")[0]] for image in images]
-    return _labelled([folder / "SUN397" / image for image in images], names, labels)
+    return _listing([folder / "SUN397" / image for image in images], names, labels)
 
 
-def _caltech101(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
-    """Lines are `folder/image.jpg`, or that and the number of the class, which must be the folder's among all."""
+def _caltech101(folder: Path, split: str, row: Dataset) -> SplitListing:  # noqa: ARG001
+    """Read lines `folder/image.jpg`, optionally followed by the index of the class among the sorted folders."""
     names = sorted(path.name for path in (folder / "101_ObjectCategories").iterdir() if path.is_dir())
     index = {name: at for at, name in enumerate(names)}
     images, labels = [], []
@@ -160,12 +168,15 @@ def _caltech101(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG0
         labels.append(index[image.partition("/")[0]])
         images.append(folder / "101_ObjectCategories" / image)
         if number and int(number) != labels[-1]:
-            raise UserError(f"{folder}/{split}.txt gives {image} class {number}, its folder is number {labels[-1]}")
-    return _labelled(images, names, labels)
+            raise UserError(
+                f"{folder}/{split}.txt has class {number} for {image}, but its folder is number {labels[-1]}; unpack "
+                "the archives of lists and images again"
+            )
+    return _listing(images, names, labels)
 
 
-def _visual_genome(folder: Path, split: str, row: Dataset) -> Listed:  # noqa: ARG001
-    rows = json.loads((folder / ORIGINALS[row.name].lists[0]).read_text(encoding="utf-8"))
+def _visual_genome(folder: Path, split: str, row: Dataset) -> SplitListing:  # noqa: ARG001
+    rows = json.loads((folder / ORIGINALS[row.name].split_files[0]).read_text(encoding="utf-8"))
     columns = {name: [entry[name] for entry in rows] for name in row.columns}
     return [folder / "images" / entry[row.image] for entry in rows], columns
 
@@ -177,45 +188,45 @@ _AIRCRAFT, _DTD, _FLOWERS = "fgvc-aircraft-2013b/data", "dtd", "flowers-102"
 _SPLITS = ("train", "val", "test")
 
 ORIGINALS = {
-    "aircraft": Original(
+    "aircraft": OriginalDataset(
         f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
         (f"{_AIRCRAFT}/variants.txt", *(f"{_AIRCRAFT}/images_variant_{split}.txt" for split in _SPLITS)),
         f"{_AIRCRAFT}/images",
         _aircraft,
     ),
-    "dtd": Original(
+    "dtd": OriginalDataset(
         f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz",
         tuple(f"{_DTD}/labels/{split}1.txt" for split in _SPLITS),
         f"{_DTD}/images",
         _dtd,
     ),
-    "flowers": Original(
+    "flowers": OriginalDataset(
         f"{_VGG}/flowers/102/ (102flowers.tgz unpacks to jpg/)",
         (f"{_FLOWERS}/setid.mat", f"{_FLOWERS}/imagelabels.mat"),
         f"{_FLOWERS}/jpg",
         _flowers,
     ),
-    "sun397": Original(
+    "sun397": OriginalDataset(
         "https://vision.princeton.edu/projects/2010/SUN/ (SUN397.tar.gz and Partitions.zip)",
         ("ClassName.txt", "Training_01.txt", "Testing_01.txt"),
         "SUN397",
         _sun397,
     ),
-    "caltech101": Original(
+    "caltech101": OriginalDataset(
         "https://data.caltech.edu/records/mzrjq-6wc02 (images) and https://github.com/linusericsson/ssl-transfer "
         "(caltech101-splits)",
         ("train.txt", "test.txt"),
         "101_ObjectCategories",
         _caltech101,
     ),
-    "voc2007": Original(
+    "voc2007": OriginalDataset(
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/ (VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar)",
         tuple(f"{_VOC}/ImageSets/Main/{split}.txt" for split in _SPLITS),
         f"{_VOC}/JPEGImages",
         _voc2007,
         tuple(f"{_VOC}/ImageSets/Main/{name}_{split}.txt" for name in VOC_CLASSES for split in _SPLITS),
     ),
-    "aro-vg-relation": Original(_ARO, ("visual_genome_relation.json",), "images", _visual_genome),
-    "aro-vg-attribution": Original(_ARO, ("visual_genome_attribution.json",), "images", _visual_genome),
+    "aro-vg-relation": OriginalDataset(_ARO, ("visual_genome_relation.json",), "images", _visual_genome),
+    "aro-vg-attribution": OriginalDataset(_ARO, ("visual_genome_attribution.json",), "images", _visual_genome),
 }
-"""Dataset -> its files; the addresses are the authors' and may be gone."""
+"""Original files by dataset name; the URLs are the authors' and may no longer work."""

@@ -1,4 +1,4 @@
-"""The Parquet files of a split as one list of rows: columns whole, images a row group at a time."""
+"""Reader of a split in Parquet files; columns are read in full, images one row group at a time."""
 
 import itertools
 import json
@@ -14,19 +14,19 @@ import pyarrow.parquet as pq
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets.catalog import Dataset
 
-KEPT_BYTES = 256 << 20
-"""Of row groups a split keeps in memory; all of CIFAR-10, a few groups of photographs."""
+CACHE_BYTES = 256 << 20
+"""Maximum size of the row groups cached per split: all of CIFAR-10, or a few groups of photographs."""
 
 
-class Shards:
-    """`<folder>/<split>-*.parquet`, in the order of their names."""
+class ParquetSplit:
+    """Reader of `<folder>/<split>-*.parquet`, in the order of their names."""
 
     def __init__(self, folder: Path, split: str, row: Dataset) -> None:
-        self.place = f"{folder}/{split}-*.parquet"
+        self.location = f"{folder}/{split}-*.parquet"
         self._row = row
         self._paths = sorted(folder.glob(f"{split}-*.parquet"))
         if not self._paths:
-            raise MissingDataset(f"dataset {row.name} wants {self.place}, found none; {hint(row)}")
+            raise MissingDataset(f"dataset {row.name} needs {self.location}, found none; {download_hint(row)}")
         self._files = [self._open(path) for path in self._paths]
         self._groups = [
             (file, group, self._files[file].metadata.row_group(group).num_rows)
@@ -36,43 +36,47 @@ class Shards:
         self._starts = [0, *itertools.accumulate(rows for *_, rows in self._groups)]
         self.n = self._starts[-1]
         self._lock = Lock()
-        """pyarrow reads a file from one thread at a time."""
-        self._kept: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
+        """Lock for pyarrow, which can read a file from one thread at a time only."""
+        self._cache: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
 
     def columns(self) -> dict[str, list[Any]]:
-        """The row's columns, and as `label_index` the integers of its label column; those with names become names.
+        """Return the row's columns; integer labels become class names, and column `label_index` has the integers.
 
         Raises:
-            UserError: a column cannot be read, is empty somewhere, or holds what the catalogue does not know.
+            UserError: a column cannot be read, has empty cells, or values that the catalog does not allow.
         """
         columns = {}
         for name in self._row.columns:
             values = [value for file in range(len(self._files)) for value in self._column(file, name)]
             key = "id" if name == self._row.id else name
-            if self._row.labels == (name,) and values and isinstance(_first(values), int):
+            if self._row.labels == (name,) and values and isinstance(_first_value(values), int):
                 columns["label_index"] = values
-            columns[key] = self._named(name, values) if name in self._row.labels else values
+            columns[key] = self._label_names(name, values) if name in self._row.labels else values
         return columns
 
-    def encoded(self, row: int) -> bytes:
-        """The image as the file has it.
+    def image_bytes(self, row: int) -> bytes:
+        """Return the encoded image.
 
         Raises:
-            UserError: the row group cannot be read, or the cell holds no image.
+            UserError: the row group cannot be read, or the cell contains no image.
         """
         group, at = self._locate(row)
         try:
             with self._lock:
-                cell = self._cells(group)[at].as_py()
+                cell = self._image_cells(group)[at].as_py()
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{self.where(row)}: cannot be read ({error}); get the folder again") from None
+            raise UserError(
+                f"{self.describe_row(row)}: the file cannot be read ({error}); download or rebuild the dataset"
+            ) from None
         content = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(content, bytes):
-            raise UserError(f"{self.where(row)}: column {self._row.image} holds no image bytes; get the folder again")
+            raise UserError(
+                f"{self.describe_row(row)}: no image bytes in column {self._row.image}; download or rebuild the dataset"
+            )
         return content
 
-    def where(self, row: int) -> str:
-        """File and row in it, for errors."""
+    def describe_row(self, row: int) -> str:
+        """Return the file and the row within it, for error messages."""
         group, at = self._locate(row)
         file = self._groups[group][0]
         first = next(index for index, (owner, *_) in enumerate(self._groups) if owner == file)
@@ -82,12 +86,14 @@ class Shards:
         try:
             file = pq.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is not a whole Parquet file ({error}); get the folder again") from None
-        wanted = [self._row.image, *self._row.columns]
-        if missing := [column for column in wanted if column not in file.schema_arrow.names]:
             raise UserError(
-                f"{path} has columns {', '.join(file.schema_arrow.names)}; dataset {self._row.name} also wants "
-                f"{', '.join(missing)}"
+                f"{path} is not a complete Parquet file ({error}); download or rebuild the dataset"
+            ) from None
+        required = [self._row.image, *self._row.columns]
+        if missing := [column for column in required if column not in file.schema_arrow.names]:
+            raise UserError(
+                f"{path} has columns {', '.join(file.schema_arrow.names)}, but dataset {self._row.name} also needs "
+                f"{', '.join(missing)}; download or rebuild the dataset"
             )
         return file
 
@@ -96,32 +102,40 @@ class Shards:
         try:
             values: list[Any] = self._files[file].read(columns=[name])[name].to_pylist()
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path}: column {name} cannot be read ({error}); get the folder again") from None
+            raise UserError(
+                f"{path}: column {name} cannot be read ({error}); download or rebuild the dataset"
+            ) from None
         if None in values:
-            raise UserError(f"{path} row {values.index(None)}: column {name} is empty; get the folder again")
+            raise UserError(f"{path} row {values.index(None)}: column {name} is empty; download or rebuild the dataset")
         return values
 
-    def _named(self, name: str, values: list[Any]) -> list[Any]:
-        """Labels as strings; integers by their names, where the files or the catalogue have some."""
+    def _label_names(self, name: str, values: list[Any]) -> list[Any]:
+        """Return labels as strings; integers become class names if the files or the catalog have any."""
         expected = self._row.names.get(name, ())
         for file, path in enumerate(self._paths):
-            found = self._names(file, name)
+            found = self._schema_class_names(file, name)
             expected = expected or found
             if found and expected != found:
-                raise UserError(f"{path}: column {name} names its classes {found}, the catalogue says {expected}")
+                raise UserError(
+                    f"{path}: column {name} has class names {found}, the catalog has {expected}; download the dataset "
+                    "again"
+                )
         flat = list(itertools.chain.from_iterable(values)) if self._row.multi_label else values
         if flat and isinstance(flat[0], int):
             known = len(expected) or (self._row.classes if len(self._row.labels) == 1 else None)
             if known and (outside := [value for value in flat if not 0 <= value < known]):
-                raise UserError(f"{self.place}: column {name} holds {outside[0]}, wanted 0 to {known - 1}")
+                raise UserError(
+                    f"{self.location}: column {name} has value {outside[0]}, expected 0 to {known - 1}; download or "
+                    "rebuild the dataset"
+                )
         else:
             expected = ()
         if self._row.multi_label:
             return [[expected[value] if expected else str(value) for value in row] for row in values]
         return [expected[value] if expected else str(value) for value in values]
 
-    def _names(self, file: int, column: str) -> tuple[str, ...]:
-        """The class names that `datasets` left in the Parquet schema."""
+    def _schema_class_names(self, file: int, column: str) -> tuple[str, ...]:
+        """Return the class names that the `datasets` library stores in the Parquet schema."""
         metadata = self._files[file].schema_arrow.metadata or {}
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         feature = features.get(column, {})
@@ -132,22 +146,22 @@ class Shards:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         return group, row - self._starts[group]
 
-    def _cells(self, group: int) -> pa.ChunkedArray:
-        """The images of a row group; those used last are kept."""
-        if group not in self._kept:
+    def _image_cells(self, group: int) -> pa.ChunkedArray:
+        """Return the images of a row group from the LRU cache, or read them."""
+        if group not in self._cache:
             file, at, _ = self._groups[group]
-            self._kept[group] = self._files[file].read_row_group(at, columns=[self._row.image])[self._row.image]
-            while len(self._kept) > 1 and sum(cells.nbytes for cells in self._kept.values()) > KEPT_BYTES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(group)
-        return self._kept[group]
+            self._cache[group] = self._files[file].read_row_group(at, columns=[self._row.image])[self._row.image]
+            while len(self._cache) > 1 and sum(cells.nbytes for cells in self._cache.values()) > CACHE_BYTES:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(group)
+        return self._cache[group]
 
 
-def _first(values: list[Any]) -> Any:
-    """The first value, also of a list of lists."""
+def _first_value(values: list[Any]) -> Any:
+    """Return the first value, also of a list of lists; None if there is none."""
     return next((value for cell in values for value in (cell if isinstance(cell, list) else [cell])), None)
 
 
-def hint(row: Dataset) -> str:
-    """What to do where a split's files are not there."""
+def download_hint(row: Dataset) -> str:
+    """Return how to get the missing files of a split, for error messages."""
     return f"run `synrep data download {row.name}`" if row.revision else "build it again"

@@ -1,7 +1,7 @@
-"""How a split of a labelled dataset is opened; `benchmark.evaluations.datasets.catalog` has the datasets.
+"""Opening of the splits of labeled datasets; `benchmark.evaluations.datasets.catalog` lists the datasets.
 
-Images stay encoded until they are read. Whatever is not as the catalogue says (columns, counts, classes) is an error:
-a number that was measured on something else looks like any other.
+Images are decoded when they are read. Any difference from the catalog (columns, counts, classes) is an error, because
+a score measured on other data looks like any other score.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import io
 import itertools
 import re
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,39 +17,41 @@ from PIL import Image
 
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets.catalog import FILES, PACKAGE, TARS, Dataset, dataset, locate
-from benchmark.evaluations.datasets.originals import BYTES, Files
-from benchmark.evaluations.datasets.parquet import Shards
-from benchmark.evaluations.datasets.tars import Tars
+from benchmark.evaluations.datasets.originals import FILE_SIZE, OriginalSplit
+from benchmark.evaluations.datasets.parquet import ParquetSplit
+from benchmark.evaluations.datasets.tars import TarSplit
 from benchmark.files import sha256_json
 from benchmark.interfaces import DatasetIdentity, LabelledImages
 
 IMAGE_SHA256 = "image_sha256"
-"""Column of sets with captions: sha256 of the encoded image, which many rows share."""
-CAPTIONS = 5
-"""An image of a retrieval set has that many at least."""
+"""Column of datasets with captions: sha256 of the encoded image, which several rows may share."""
+MIN_CAPTIONS = 5
+"""Minimum number of captions of an image in a retrieval dataset."""
 
 
-class Source(Protocol):
-    """A split as it lies on the disk."""
+class SplitSource(Protocol):
+    """Reader of the files of a split."""
 
-    place: str
+    location: str
+    """Path or pattern of the files, for error messages."""
     n: int
+    """Number of rows."""
 
     def columns(self) -> dict[str, list[Any]]:
-        """Name -> N values."""
+        """Return N values by column name."""
         ...
 
-    def encoded(self, row: int) -> bytes:
-        """The image of a row; safe to call from several threads."""
+    def image_bytes(self, row: int) -> bytes:
+        """Return the encoded image of a row; safe to call from several threads."""
         ...
 
-    def where(self, row: int) -> str:
-        """File and row, for errors."""
+    def describe_row(self, row: int) -> str:
+        """Return the file and the row, for error messages."""
         ...
 
 
-class Shared(NamedTuple):
-    """An image that two splits have."""
+class SharedImage(NamedTuple):
+    """An image that is part of two splits."""
 
     first: str
     first_row: int
@@ -57,170 +60,186 @@ class Shared(NamedTuple):
 
 
 def keyed_bits(*parts: str) -> np.random.Philox:
-    """Random bits fixed by `parts` alone; take `random_raw`, whose stream NumPy never changes."""
+    """Return a bit generator seeded by `parts`; use `random_raw`, whose stream is stable across NumPy versions."""
     digest = hashlib.sha256("\n".join(parts).encode()).digest()
     return np.random.Philox(key=int.from_bytes(digest[:16], "little"))
 
 
 def open_split(name: str, split: str) -> LabelledImages:
-    """The `train`, `val` or `test` split of a dataset.
+    """Open the `train`, `val` or `test` split of a dataset.
 
-    Column `id` is the image's id, or its row; with labels, `label` is the class of each row (a list of them where the
-    dataset is multi-label) and `label_index` its number, where the source has numbers; `captions` are all captions of
-    an image of a retrieval set; sets with captions have `image_sha256`.
+    Column `id` is the id of the image, or its row number. Datasets with labels have `label`, the class of each row (a
+    list of classes if the dataset is multi-label), and `label_index`, its number, if the source has numbers. Retrieval
+    datasets have `captions`, all captions of each image. Datasets with captions have `image_sha256`.
 
     Raises:
-        MissingDataset: it is not on this machine; the message says how to get it.
-        UserError: unknown name or split, or the files are not what the row says (columns, counts, classes, whole
-            files).
+        MissingDataset: the dataset is not on this machine; the message says how to get it.
+        UserError: the name or the split does not exist, a file is damaged, or columns, counts or classes differ from
+            the catalog.
     """
     row = dataset(name)
     if name == "digits":
-        return _digits(row, _part(row, split))
-    source, revision, part = _source(row, split)
+        return _open_digits(row, _file_split(row, split))
+    source, revision, part = _open_source(row, split)
     columns = source.columns()
     if row.labels:
         label = [columns[column] for column in row.labels]
         columns["label"] = label[0] if len(label) == 1 else [" / ".join(values) for values in zip(*label)]
     if row.caption_list:
         columns["captions"] = columns[row.caption_list]
-        if few := [at for at, texts in enumerate(columns["captions"]) if len(texts) < CAPTIONS]:
+        if few := [at for at, texts in enumerate(columns["captions"]) if len(texts) < MIN_CAPTIONS]:
             found = len(columns["captions"][few[0]])
-            raise UserError(f"{source.where(few[0])} has {found} captions, wanted {CAPTIONS} or more")
+            raise UserError(f"{source.describe_row(few[0])} has {found} captions, expected {MIN_CAPTIONS} or more")
     if row.caption_choices or row.caption_list:
-        columns[IMAGE_SHA256] = _sha256_of_rows(source, columns.get("id") if row.kind == FILES else None)
-    return _labelled(row, revision, part, columns, lambda at: _decoded(source, at))
+        columns[IMAGE_SHA256] = _image_hashes(source, columns.get("id") if row.kind == FILES else None)
+    return _labeled_images(row, revision, part, columns, lambda at: _decode_image(source, at))
 
 
 def present(name: str) -> str | None:
-    """The revision of a dataset on this machine; None where it is not here, or comes with a package."""
+    """Return the revision of a dataset on this machine; None if it is missing or part of a Python package."""
     row = dataset(name)
     try:
         if row.kind == FILES:
-            return Files(row, row.test).revision
+            return OriginalSplit(row, row.test).revision
         return locate(row)[1] if row.kind != PACKAGE else None
     except MissingDataset:
         return None
 
 
-def overlap(name: str) -> list[Shared]:
-    """Images that more than one split of a dataset has: by their ids, or where it has none by the encoded bytes.
+def overlap(name: str) -> list[SharedImage]:
+    """Return the images that are in more than one split, compared by ids, or without ids by their encoded bytes.
 
     Raises:
-        MissingDataset, UserError: as `open_split`.
+        MissingDataset, UserError: see `open_split`.
     """
     row, keys = dataset(name), {}
     for split in row.splits:
         if row.id or row.kind in (FILES, PACKAGE):
             keys[split] = open_split(name, split).columns["id"]
         else:
-            keys[split] = _sha256_of_rows(_source(row, split)[0])
+            keys[split] = _image_hashes(_open_source(row, split)[0])
     found = []
     for first, second in itertools.combinations(keys, 2):
-        place = {key: at for at, key in enumerate(keys[first])}
-        found += [Shared(first, place[key], second, at) for at, key in enumerate(keys[second]) if key in place]
+        row_of = {key: at for at, key in enumerate(keys[first])}
+        found += [SharedImage(first, row_of[key], second, at) for at, key in enumerate(keys[second]) if key in row_of]
     return found
 
 
-def _part(row: Dataset, split: str) -> str:
-    """What the files of a split are named."""
+def _file_split(row: Dataset, split: str) -> str:
+    """Return the name of a split in the files.
+
+    Raises:
+        UserError: the dataset has no such split.
+    """
     if split not in row.splits:
         raise UserError(f"dataset {row.name} has no {split} split; it has {', '.join(row.splits)}")
     return row.splits[split]
 
 
-def _source(row: Dataset, split: str) -> tuple[Source, str, str]:
-    """The files of a split, their revision, and the name of the split in records."""
-    part = _part(row, split)
+def _open_source(row: Dataset, split: str) -> tuple[SplitSource, str, str]:
+    """Return the reader of a split, its revision, and the name of the split in records."""
+    part = _file_split(row, split)
     if row.kind == FILES:
-        files = Files(row, part)
-        return _counted(files, row, row.rows[part]), files.revision, part
+        files = OriginalSplit(row, part)
+        return _check_row_count(files, row, row.rows[part]), files.revision, part
     folder, revision, rows = locate(row)
     tars = row.kind == TARS and not next((folder / "data").glob(f"{part}-*.parquet"), None)
-    source: Source = Tars(folder / row.folder, part, row) if tars else Shards(_data(row, folder), part, row)
-    named = part if row.folder in ("", "data") else f"{row.folder}/{part}"
-    return _counted(source, row, rows.get(part)), revision, named
+    source: SplitSource
+    if tars:
+        source = TarSplit(folder / row.folder, part, row)
+    else:  # the Hub may have converted tars to Parquet, with the same columns
+        source = ParquetSplit(folder / ("data" if row.kind == TARS else row.folder), part, row)
+    recorded = part if row.folder in ("", "data") else f"{row.folder}/{part}"
+    return _check_row_count(source, row, rows.get(part)), revision, recorded
 
 
-def _data(row: Dataset, folder: Any) -> Any:
-    """Folder of the Parquet files; the Hub may hold a set of tars converted, with the same columns."""
-    return folder / ("data" if row.kind == TARS else row.folder)
-
-
-def _counted(source: Source, row: Dataset, wanted: int | None) -> Source:
-    if source.n != wanted:
+def _check_row_count(source: SplitSource, row: Dataset, expected: int | None) -> SplitSource:
+    if source.n != expected:
         raise UserError(
-            f"{source.place} holds {source.n} rows, dataset {row.name} at revision {row.revision or 'as built'} has "
-            f"{wanted}; get the folder again"
+            f"{source.location} has {source.n} rows, expected {expected} for dataset {row.name} at revision "
+            f"{row.revision or 'as built'}; download or rebuild the dataset"
         )
     return source
 
 
-def _sha256_of_rows(source: Source, ids: list[str] | None = None) -> list[str]:
-    """sha256 of the encoded image of every row; rows with the same id are read once."""
+def _image_hashes(source: SplitSource, ids: list[str] | None = None) -> list[str]:
+    """Return the sha256 of the encoded image of every row; rows with the same id are read once."""
     known: dict[str, str] = {}
     found = []
     for row in range(source.n):
         key = ids[row] if ids else str(row)
         if key not in known:
-            known[key] = hashlib.sha256(source.encoded(row)).hexdigest()
+            known[key] = hashlib.sha256(source.image_bytes(row)).hexdigest()
         found.append(known[key])
     return found
 
 
-def _decoded(source: Source, row: int) -> np.ndarray:
-    """uint8 RGB (H, W, 3)."""
-    content = source.encoded(row)
+def _decode_image(source: SplitSource, row: int) -> np.ndarray:
+    """Return the decoded image, uint8 RGB (H, W, 3)."""
+    content = source.image_bytes(row)
     try:
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        said = re.sub(r" <_io\S+ object at \w+>", "", str(error))
-        raise UserError(f"{source.where(row)}: the image cannot be read ({said}); get the folder again") from None
+        reason = re.sub(r" <_io\S+ object at \w+>", "", str(error))
+        raise UserError(
+            f"{source.describe_row(row)}: the image cannot be read ({reason}); download or rebuild the dataset"
+        ) from None
 
 
-def _labelled(row: Dataset, revision: str, split: str, columns: dict[str, list[Any]], read: Any) -> LabelledImages:
+def _labeled_images(
+    row: Dataset, revision: str, split: str, columns: dict[str, list[Any]], read: Callable[[int], np.ndarray]
+) -> LabelledImages:
+    """Check the number of classes and return the split with its identity.
+
+    Args:
+        row: Row of the catalog.
+        revision: Revision of the files.
+        split: Name of the split in records.
+        columns: Columns of the split; `id` is added if missing.
+        read: Function that decodes the image of a row.
+    """
     n = len(next(iter(columns.values())))
     if row.classes:
         labels = columns["label"]
         found = set(itertools.chain.from_iterable(labels)) if row.multi_label else set(labels)
         if len(found) != row.classes:
             raise UserError(
-                f"split {split} of dataset {row.name} has {len(found)} classes, the catalogue says {row.classes}"
-                f"{_absent(row, found)}; get the folder again"
+                f"split {split} of dataset {row.name} has {len(found)} classes, the catalog has {row.classes}"
+                f"{_missing_classes(row, found)}; download or rebuild the dataset"
             )
     columns.setdefault("id", list(range(n)))
-    named = ("label", *row.caption_choices, row.caption_list, *row.box, row.group, BYTES)
-    values = [columns[column] for column in named if column in columns]
+    hashed = ("label", *row.caption_choices, row.caption_list, *row.box, row.group, FILE_SIZE)
+    values = [columns[column] for column in hashed if column in columns]
     ids_sha256 = sha256_json([columns["id"], *values])
     identity = DatasetIdentity(row.repo, revision, split, n, ids_sha256)
     return LabelledImages(row.name, identity, read, columns)
 
 
-def _absent(row: Dataset, found: set[str]) -> str:
-    """The classes without an image, where the catalogue or the numbers say their names."""
+def _missing_classes(row: Dataset, found: set[str]) -> str:
+    """Return the names of the classes without an image, as text for an error, if the names are known."""
     names = [" / ".join(parts) for parts in itertools.product(*(row.names.get(label, ()) for label in row.labels))]
     names = names or [str(label) for label in range(row.classes or 0)] * all(label.isdigit() for label in found)
-    absent = [name for name in names if name not in found]
-    return f" (without an image: {', '.join(absent[:5])})" if absent else ""
+    missing = [name for name in names if name not in found]
+    return f" (without an image: {', '.join(missing[:5])})" if missing else ""
 
 
-def _digits(row: Dataset, split: str) -> LabelledImages:
-    """The 1,797 real 8 x 8 digits of scikit-learn (Alpaydin and Kaynak, 1998), divided once for all."""
+def _open_digits(row: Dataset, split: str) -> LabelledImages:
+    """Open a split of scikit-learn's 1,797 8 x 8 digits (Alpaydin and Kaynak, 1998); the split is fixed."""
     from sklearn.datasets import load_digits
 
     source = load_digits()
     revision = hashlib.sha256(source.images.tobytes() + source.target.astype(np.int64).tobytes()).hexdigest()[:40]
     order = np.argsort(keyed_bits("digits").random_raw(len(source.target)), kind="stable")
     chosen = order[: row.rows["train"]] if split == "train" else order[row.rows["train"] :]
-    grey_NHW = np.round(source.images * (255 / 16)).astype(np.uint8)  # values are 0 to 16
+    gray_NHW = np.round(source.images * (255 / 16)).astype(np.uint8)  # values are 0 to 16
 
     def read(at: int) -> np.ndarray:
-        return np.repeat(grey_NHW[chosen[at]][:, :, None], 3, axis=2)
+        return np.repeat(gray_NHW[chosen[at]][:, :, None], 3, axis=2)
 
     columns: dict[str, list[Any]] = {
         "id": [int(at) for at in chosen],
         "label": [str(source.target[at]) for at in chosen],
         "label_index": [int(source.target[at]) for at in chosen],
     }
-    return _labelled(row, revision, split, columns, read)
+    return _labeled_images(row, revision, split, columns, read)

@@ -1,8 +1,8 @@
-"""The 157 relations that the authors of ARO leave out of VG-Relation's macro accuracy, by its variable `symmetric`.
+"""The 157 relations that the authors of ARO exclude from VG-Relation's macro accuracy (their variable `symmetric`).
 
 From the notebook "Replicate ARO! VG-Relation, VG-Attribution" of mertyg/vision-language-models-are-bows at commit
-42dbb5e264043afeacf583892d198bf5d0f0396a (MIT licence, Copyright (c) 2023 Mert Yuksekgonul), sorted. The list is theirs:
-it holds many relations that are not symmetric, such as `riding on`.
+42dbb5e264043afeacf583892d198bf5d0f0396a (MIT license, Copyright (c) 2023 Mert Yuksekgonul), sorted. The list is copied
+unchanged: it contains many relations that are not symmetric, such as `riding on`.
 """
 
 _NAMES = """

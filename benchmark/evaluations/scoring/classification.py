@@ -1,7 +1,7 @@
-"""A labelled dataset as arrays, and the scores of a classifier on it: top-1, mean per class, 11-point mean AP.
+"""Classification scores: top-1 accuracy, mean per-class accuracy, 11-point mean average precision (mAP).
 
-Which one is a dataset's main score is a column of the catalogue (Kornblith et al., 2019). All are made of the
-prediction columns alone, so that `values` gives them again without the model.
+The catalog names the main score of each dataset (as Kornblith et al., 2019). All scores are computed from the
+prediction columns alone, so that `values` reproduces them without the model.
 
 Shapes: N images, K classes, R resamplings.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from benchmark.errors import UserError
 from benchmark.evaluations.datasets.catalog import Dataset, dataset
 from benchmark.evaluations.datasets.splits import keyed_bits, open_split
-from benchmark.evaluations.scoring.influence import macro_mean, mean
+from benchmark.evaluations.scoring.influence import macro_mean_influence, mean_influence
 from benchmark.evaluations.scoring.intervals import by_group, macro_average, wilson
 from benchmark.interfaces import DatasetScores, Evaluation, LabelledImages, Score
 
@@ -28,7 +28,7 @@ RECALLS = np.arange(11) / 10
 
 @dataclass(frozen=True)
 class Task:
-    """Train, validation (where the dataset has an official one) and test, with labels as numbers."""
+    """The train, validation (if the dataset has an official one) and test split, with labels as integers."""
 
     row: Dataset
     train: LabelledImages
@@ -37,17 +37,17 @@ class Task:
 
     @property
     def multilabel(self) -> bool:
-        """Whether an image has any number of classes."""
+        """True if an image may have any number of classes."""
         return self.row.metric == "map11"
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names, sorted; those of train."""
+        """Sorted class names of the train split."""
         labels = self.train.columns["label"]
         return tuple(sorted({name for names in labels for name in names} if self.multilabel else set(labels)))
 
-    def training(self) -> dict[str, Any]:
-        """What there was to learn from, for `details`."""
+    def training_details(self) -> dict[str, Any]:
+        """Return the identity of the training images, for `details`."""
         parts = [self.train.identity, *([self.val.identity] if self.val else [])]
         return {
             "split": "+".join(part.split for part in parts),
@@ -56,40 +56,40 @@ class Task:
         }
 
     def target(self, images: LabelledImages) -> np.ndarray:
-        """Class of each image (N,), or whether it has each class (N, K).
+        """Return the class index of each image (N,), or for a multi-label task booleans (N, K).
 
         Raises:
-            UserError: an image of a class that train does not have.
+            UserError: an image has a class that the train split does not have.
         """
-        place, labels = {name: at for at, name in enumerate(self.classes)}, images.columns["label"]
+        index_of, labels = {name: at for at, name in enumerate(self.classes)}, images.columns["label"]
         found = {name for names in labels for name in names} if self.multilabel else set(labels)
-        if unknown := sorted(found - place.keys()):
+        if unknown := sorted(found - index_of.keys()):
             raise UserError(
                 f"{images.identity.split} of {self.row.name} has images of {', '.join(unknown)}, train has none; "
-                "get the dataset again"
+                "download or rebuild the dataset"
             )
         if not self.multilabel:
-            return np.array([place[label] for label in labels])
-        target_NK = np.zeros((len(labels), len(place)), dtype=bool)
+            return np.array([index_of[label] for label in labels])
+        target_NK = np.zeros((len(labels), len(index_of)), dtype=bool)
         for row, names in enumerate(labels):
-            target_NK[row, [place[name] for name in names]] = True
+            target_NK[row, [index_of[name] for name in names]] = True
         return target_NK
 
 
 def open_task(name: str) -> Task:
-    """The dataset called `name`.
+    """Open the dataset called `name`.
 
     Raises:
-        MissingDataset: not on this machine.
-        UserError: damaged, or without a train split.
+        MissingDataset: the dataset is not on this machine.
+        UserError: it is damaged, or has no train split.
     """
     row = dataset(name)
     val = open_split(name, "val") if row.val else None
     return Task(row, open_split(name, "train"), val, open_split(name, "test"))
 
 
-def predictions(task: Task, logits_NK: np.ndarray) -> dict[str, np.ndarray]:
-    """Prediction columns of the test split; equal highest logits are -1, wrong whatever the label."""
+def prediction_columns(task: Task, logits_NK: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the prediction columns of the test split; a tie for the highest logit is -1, which is always wrong."""
     target = task.target(task.test)
     row_N = np.arange(len(task.test))
     if task.multilabel:
@@ -100,7 +100,7 @@ def predictions(task: Task, logits_NK: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def values(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The scores of these rows, the main one first; classes without a row are left out of a mean over classes."""
+    """Return the scores of these rows, the main one first; means over classes skip classes without rows."""
     metric = dataset(name).metric
     if metric == "map11":
         return {"map11": _mean_ap(columns, np.ones((1, len(columns["row"])), dtype=np.int64)).item()}
@@ -114,36 +114,36 @@ def values(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def intervals(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, Score]:
-    """`values` with n and intervals."""
+    """Return `values` with sample sizes and intervals."""
     value = values(name, columns)
     if "map11" in value:
         low, high = _map_interval(columns, value["map11"])
         n = len(columns["row"])
         return {"map11": Score(value["map11"], n, min(low, value["map11"]), max(high, value["map11"]))}
     correct_N = columns["label"] == columns["prediction"]
-    of_class = by_group(columns["label"], correct_N)
+    class_scores = by_group(columns["label"], correct_N)
     found = {
         "top1": wilson(int(correct_N.sum()), len(correct_N)),
-        "mean_per_class": macro_average(list(of_class.values())),
+        "mean_per_class": macro_average(list(class_scores.values())),
     }
     return {score: found[score] for score in value}
 
 
 def influence(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """How far each row moves top-1 and the mean per class; nothing for mean AP."""
+    """Return the influence of each row (N,) on top-1 and mean per class; empty for mAP, see `weighted_values`."""
     if dataset(name).metric == "map11":
         return {}
     correct_N = columns["label"] == columns["prediction"]
-    return {"top1": mean(correct_N), "mean_per_class": macro_mean(correct_N, columns["label"])}
+    return {"top1": mean_influence(correct_N), "mean_per_class": macro_mean_influence(correct_N, columns["label"])}
 
 
 def weighted_values(name: str, columns: Mapping[str, np.ndarray], weight_RN: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean AP under each row of weights (R,), where it is the dataset's metric."""
+    """Return the mAP under each row of weights (R,) if it is the dataset's metric; else empty."""
     return {"map11": _mean_ap(columns, weight_RN)} if dataset(name).metric == "map11" else {}
 
 
 def chance(name: str, columns: Mapping[str, np.ndarray]) -> float:
-    """The best that a constant answer can do."""
+    """Return the main score of the best constant prediction."""
     metric = dataset(name).metric
     if metric == "map11":
         classes = [column for column in columns if column.startswith("label_")]
@@ -152,8 +152,8 @@ def chance(name: str, columns: Mapping[str, np.ndarray]) -> float:
     return {"top1": float(n_K.max() / n_K.sum()), "mean_per_class": 1 / int((n_K > 0).sum())}[metric]
 
 
-def scored(task: Task, columns: Mapping[str, np.ndarray], details: Mapping[str, Any]) -> DatasetScores:
-    """Scores with intervals, and those of every class."""
+def score_predictions(task: Task, columns: Mapping[str, np.ndarray], details: Mapping[str, Any]) -> DatasetScores:
+    """Return the scores with intervals, overall and per class."""
     name, details = task.row.name, {"classes": list(task.classes), **details}
     per_class = {}
     if not task.multilabel:
@@ -166,18 +166,18 @@ def scored(task: Task, columns: Mapping[str, np.ndarray], details: Mapping[str, 
 
 @dataclass(frozen=True)
 class ClassificationEvaluation(Evaluation):
-    """A protocol whose predictions are those of `predictions`."""
+    """An evaluation whose predictions are the columns of `prediction_columns`."""
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Return the scores of predictions, the main one first."""
+        """Return the scores of `predictions`, the main one first."""
         return values(dataset, predictions)
 
     def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
-        """Return `values` with n and intervals."""
+        """Return `values` with sample sizes and intervals."""
         return intervals(dataset, predictions)
 
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
-        """Return the main score of random guesses."""
+        """Return the main score of the best constant prediction."""
         return chance(dataset, predictions)
 
     def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -192,10 +192,10 @@ class ClassificationEvaluation(Evaluation):
 
 
 def average_precision(score_N: np.ndarray, positive_N: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
-    """11-point interpolated average precision (VOC2007 development kit) under each row of weights (R,).
+    """Return the 11-point interpolated average precision (VOC2007 development kit) under each row of weights (R,).
 
-    Precision and recall are taken between distinct scores only, so equal scores help nobody: a constant score gives the
-    share of positives. Without a positive it is NaN.
+    Precision and recall are evaluated between distinct scores only, so the order within ties has no effect: a constant
+    score yields the share of positives. The result is NaN if there is no positive.
     """
     order = np.argsort(-score_N, kind="stable")
     last_N = np.append(score_N[order][1:] != score_N[order][:-1], True)
@@ -212,7 +212,7 @@ def average_precision(score_N: np.ndarray, positive_N: np.ndarray, weight_RN: np
 
 
 def _mean_ap(columns: Mapping[str, np.ndarray], weight_RN: np.ndarray) -> np.ndarray:
-    """Mean over the classes that have a positive (R,)."""
+    """Return the mean average precision (R,) over the classes that have a positive."""
     count = sum(name.startswith("score_") for name in columns)
     parts = [average_precision(columns[f"score_{k}"], columns[f"label_{k}"], weight_RN) for k in range(count)]
     mean_R: np.ndarray = np.nanmean(np.stack(parts), axis=0)
@@ -220,13 +220,13 @@ def _mean_ap(columns: Mapping[str, np.ndarray], weight_RN: np.ndarray) -> np.nda
 
 
 def _map_interval(columns: Mapping[str, np.ndarray], value: float) -> tuple[float, float]:
-    """95 % over images drawn again, bias-corrected (Efron, 1981): the mean AP of fewer distinct images is higher."""
+    """Return a bias-corrected 95 % bootstrap interval (Efron, 1981): mAP is higher on fewer distinct images."""
     n = len(columns["row"])
     bits = keyed_bits("map11", str(n))
     found = []
     for _ in range(RESAMPLINGS // 50):
-        drawn_RN = bits.random_raw(50 * n).reshape(50, n) % np.uint64(n)
-        weight_RN = np.stack([np.bincount(drawn_N.astype(np.int64), minlength=n) for drawn_N in drawn_RN])
+        sample_RN = bits.random_raw(50 * n).reshape(50, n) % np.uint64(n)
+        weight_RN = np.stack([np.bincount(sample_N.astype(np.int64), minlength=n) for sample_N in sample_RN])
         found.append(_mean_ap(columns, weight_RN))
     mean_R, normal = np.concatenate(found), NormalDist()
     below = float(np.clip((mean_R < value).mean(), 1 / len(mean_R), 1 - 1 / len(mean_R)))

@@ -30,7 +30,7 @@ def replace_row(monkeypatch, **changes):
     monkeypatch.setitem(catalog.DATASETS, "toy", dataclasses.replace(TOY, **changes))
 
 
-def test_rows_come_in_order_through_shards_and_row_groups(toy):
+def test_rows_are_in_order_across_shards_and_row_groups(toy):
     train, test = open_split("toy", "train"), open_split("toy", "test")
     assert [number_of(train.read(row)) for row in range(20)] == list(range(20))
     assert [number_of(test.read(row)) for row in (9, 0, 5)] == [109, 100, 105]
@@ -39,7 +39,7 @@ def test_rows_come_in_order_through_shards_and_row_groups(toy):
     assert train.read(0).dtype == np.uint8
 
 
-def test_identity_changes_with_the_labels_order(toy):
+def test_identity_depends_on_the_order_of_labels(toy):
     before = open_split("toy", "test").identity.ids_sha256
     write_split(toy, "test", [png(numbered(row)) for row in range(10)], {"kind": ["b", "a"] * 5})
     assert open_split("toy", "test").identity.ids_sha256 != before
@@ -54,43 +54,43 @@ def test_two_label_columns_are_one_joint_class(toy, monkeypatch):
     assert len(set(labels)) == 4
 
 
-def test_integers_take_their_names_from_the_schema(toy, monkeypatch):
+def test_integer_labels_are_named_by_the_schema(toy, monkeypatch):
     features = {"kind": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
     images = [png(numbered(row)) for row in range(10)]
     write_split(toy, "test", images, {"kind": [1, 0] * 5}, features=features)
     assert open_split("toy", "test").columns["label"] == ["dog", "cat"] * 5
     replace_row(monkeypatch, names={"kind": ("dog", "cat")})
-    with pytest.raises(UserError, match=r"\('cat', 'dog'\), the catalogue says \('dog', 'cat'\)"):
+    with pytest.raises(UserError, match=r"\('cat', 'dog'\), the catalog has \('dog', 'cat'\)"):
         open_split("toy", "test")
     write_split(toy, "test", images, {"kind": [2, 0] * 5})
-    with pytest.raises(UserError, match="column kind holds 2, wanted 0 to 1"):
+    with pytest.raises(UserError, match="column kind has value 2, expected 0 to 1"):
         open_split("toy", "test")
 
 
-def test_counts_and_columns_that_differ_name_both_sides(toy, monkeypatch):
+def test_errors_for_counts_and_columns_name_both_sides(toy, monkeypatch):
     replace_row(monkeypatch, rows={"train": 20, "test": 11})
-    with pytest.raises(UserError, match=r"holds 10 rows.* has 11"):
+    with pytest.raises(UserError, match=r"has 10 rows, expected 11 for dataset toy"):
         open_split("toy", "test")
     replace_row(monkeypatch, labels=("sort",))
-    with pytest.raises(UserError, match="has columns image, kind; dataset toy also wants sort"):
+    with pytest.raises(UserError, match="has columns image, kind, but dataset toy also needs sort"):
         open_split("toy", "test")
     replace_row(monkeypatch, classes=3)
-    with pytest.raises(UserError, match="has 2 classes, the catalogue says 3"):
+    with pytest.raises(UserError, match="has 2 classes, the catalog has 3"):
         open_split("toy", "test")
     replace_row(monkeypatch, test="validation")
     with pytest.raises(UserError, match=r"validation-\*\.parquet, found none"):
         open_split("toy", "test")
 
 
-def test_a_truncated_parquet_names_its_file(toy):
+def test_an_error_names_a_truncated_parquet_file(toy):
     path = toy / "train-00001-of-00003.parquet"
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"train-00001-of-00003.parquet is not a whole Parquet file"):
+    with pytest.raises(UserError, match=r"train-00001-of-00003.parquet is not a complete Parquet file"):
         open_split("toy", "train")
 
 
 @pytest.mark.parametrize("spoil", [lambda content: content[:-30], lambda content: b"no image", lambda content: b""])
-def test_a_corrupt_image_names_its_file_and_row(toy, spoil):
+def test_an_error_names_file_and_row_of_a_corrupt_image(toy, spoil):
     images = [png(np.random.default_rng(row).integers(0, 256, (16, 16, 3), np.uint8)) for row in range(20)]
     images[9] = spoil(images[9])
     write_split(toy, "train", images, {"kind": ["a", "b"] * 10}, shards=3, group=2)
@@ -100,7 +100,7 @@ def test_a_corrupt_image_names_its_file_and_row(toy, spoil):
         split.read(9)
 
 
-def test_unknown_and_missing(mirror):
+def test_unknown_and_missing_datasets(mirror):
     with pytest.raises(UserError, match=r"unknown dataset 'cifar11'; choose one of: .*cifar10"):
         open_split("cifar11", "test")
     with pytest.raises(MissingDataset, match=r"mteb/cifar10 .*run `synrep data download cifar10`"):
@@ -111,7 +111,7 @@ def test_unknown_and_missing(mirror):
         open_split("scenes-groups", "train")
 
 
-def test_scenes_take_revision_and_counts_from_their_manifest(mirror):
+def test_revision_and_counts_of_scenes_are_in_the_manifest(mirror):
     shapes = [str(number) for number in range(8)]
     columns = {"id": shapes, "shape": shapes, "colour": shapes}
     folder = write_scenes(mirror, "scenes-objects", test=columns)
@@ -120,7 +120,7 @@ def test_scenes_take_revision_and_counts_from_their_manifest(mirror):
     assert shape.identity.n == 8
     assert shape.columns["id"] == colour.columns["id"] == shapes
     write_manifest(folder, "synrep-bench/scenes-objects", {"test": 9})
-    with pytest.raises(UserError, match=r"holds 8 rows.* has 9"):
+    with pytest.raises(UserError, match=r"has 8 rows, expected 9"):
         open_split("scenes-shape", "test")
 
 
@@ -158,7 +158,7 @@ OFFICIAL = {
     "flickr30k": (None, None, 1_000, None, "recall"),
     "mscoco": (None, None, 5_000, None, "recall"),
 }
-"""Images of train, val and test, classes, main score; from the reference, not from the catalogue."""
+"""Number of images of train, val and test, of classes, and main score; from the references, not from the catalog."""
 
 
 COLUMNS = {
@@ -189,14 +189,14 @@ COLUMNS = {
     "flickr30k": ("clip-benchmark/wds_flickr30k", "jpg", "txt"),
     "mscoco": ("clip-benchmark/wds_mscoco_captions", "jpg", "txt"),
 }  # fmt: skip
-"""Repository, image and other columns; from the reference."""
+"""Repository, image column and other columns; from the references."""
 
 
-def test_repositories_and_columns_are_those_of_the_reference():
+def test_repositories_and_columns_match_the_references():
     assert {name: (row.repo, row.image, *row.columns) for name, row in CATALOGUE.items() if row.revision} == COLUMNS
 
 
-def test_counts_classes_and_scores_are_those_of_the_reference():
+def test_counts_classes_and_scores_match_the_references():
     found = {}
     for name, row in CATALOGUE.items():
         if row.repo.startswith("synrep-bench/") or name == "digits":
@@ -207,7 +207,7 @@ def test_counts_classes_and_scores_are_those_of_the_reference():
 
 
 def test_every_hub_set_is_pinned_and_a_repository_has_one_revision():
-    """Two revisions of a repository cannot lie in one folder of the mirror."""
+    """A folder of the mirror cannot contain two revisions of a repository."""
     pinned = {row.repo: {other.revision for other in CATALOGUE.values() if other.repo == row.repo}
               for row in CATALOGUE.values() if row.kind in ("parquet", "tars")
               and not row.repo.startswith("synrep-bench/")}  # fmt: skip
@@ -216,7 +216,7 @@ def test_every_hub_set_is_pinned_and_a_repository_has_one_revision():
         assert len(revisions) == 1 and re.fullmatch("[0-9a-f]{40}", *revisions)
 
 
-def test_a_copy_with_another_split_has_another_name_and_says_why():
+def test_copies_with_another_split_have_their_own_name_and_a_note():
     copies = [row for name, row in CATALOGUE.items() if name.endswith("-mteb")]
     assert {row.name.removesuffix("-mteb") for row in copies} == {
         "aircraft", "dtd", "flowers", "sun397", "caltech101", "voc2007", "aro-vg-relation", "aro-vg-attribution",
@@ -226,18 +226,18 @@ def test_a_copy_with_another_split_has_another_name_and_says_why():
         assert CATALOGUE[row.name.removesuffix("-mteb")].metric == row.metric
 
 
-def test_rows_say_the_chance_of_a_guess():
+def test_chance_of_a_uniform_guess():
     chances = {name: CATALOGUE[name].chance for name in ("cifar10", "fairface-0.25", "aro-coco-order", "sugarcrepe")}
     assert chances == {"cifar10": 0.1, "fairface-0.25": 1 / 14, "aro-coco-order": 0.2, "sugarcrepe": 0.5}
     assert CATALOGUE["voc2007"].chance is CATALOGUE["mscoco"].chance is CATALOGUE["scenes-kinds"].chance is None
 
 
-def test_every_row_has_a_licence_and_one_line_of_note():
+def test_every_row_has_a_license_and_a_note_of_one_line():
     for row in CATALOGUE.values():
         assert row.licence and "\n" not in row.note and not row.note.endswith(".")
 
 
-def test_digits_are_all_there_and_never_twice():
+def test_the_splits_of_digits_are_complete_and_disjoint():
     from sklearn.datasets import load_digits
 
     train, test = open_split("digits", "train"), open_split("digits", "test")
@@ -255,7 +255,7 @@ def test_digits_are_all_there_and_never_twice():
     assert test.identity.ids_sha256[:12] == "7d8c3d961c94"
 
 
-def test_cifar10_is_real():
+def test_the_real_cifar10():
     folder = Path(os.environ.get("SYNREP_DATA", "")) / "mteb" / "cifar10"
     if not os.environ.get("SYNREP_DATA") or not folder.is_dir():
         pytest.skip("SYNREP_DATA has no mteb/cifar10")

@@ -1,4 +1,4 @@
-"""Original files: whose split it is, what counts as positive, and what is said where files are missing or others."""
+"""Datasets of original files: their splits, positive labels, and errors for missing or different files."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from tests.fixtures.evaluation_sets import CATALOGUE, classes_of
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """Writes copies that the test may damage, with few images."""
+    """Return a function that writes copies with few images, which the test may damage."""
     few = {"train": 1, "val": 1, "test": 1}
     return lambda *names, **counts: evaluation_sets.mirror_of(names, monkeypatch, tmp_path, **(few | counts))
 
@@ -28,15 +28,15 @@ def test_every_dataset_of_original_files_has_a_reader():
     assert set(ORIGINALS) == {name for name, row in CATALOGUE.items() if row.kind == FILES}
 
 
-def test_train_and_validation_are_the_official_ones_apart(mine):
-    """Ids of each split are those of its own list."""
+def test_splits_are_the_official_ones(mine):
+    """Ids of each split match its split file."""
     root = mine("aircraft", "dtd", "flowers") / "originals"
     for split in ("train", "val", "test"):
         data = root / "aircraft" / "fgvc-aircraft-2013b" / "data"
-        wanted = [line.split(" ")[0] for line in lines(data / f"images_variant_{split}.txt")]
-        assert [name[-11:-4] for name in open_split("aircraft", split).columns["id"]] == wanted
-        wanted = lines(root / "dtd" / "dtd" / "labels" / f"{split}1.txt")
-        assert [name.removeprefix("dtd/images/") for name in open_split("dtd", split).columns["id"]] == wanted
+        expected = [line.split(" ")[0] for line in lines(data / f"images_variant_{split}.txt")]
+        assert [name[-11:-4] for name in open_split("aircraft", split).columns["id"]] == expected
+        expected = lines(root / "dtd" / "dtd" / "labels" / f"{split}1.txt")
+        assert [name.removeprefix("dtd/images/") for name in open_split("dtd", split).columns["id"]] == expected
     flowers = [open_split("flowers", split).columns["id"] for split in ("train", "val", "test")]
     assert [ids[0][-9:-4] for ids in flowers] == ["00001", "00103", "00205"]
 
@@ -46,7 +46,7 @@ def test_variants_keep_their_spaces(mine):
     assert open_split("aircraft", "test").columns["label"][3] == "Model 3-100 /B"
 
 
-def test_a_difficult_object_makes_no_image_positive(mine):
+def test_difficult_objects_do_not_make_an_image_positive(mine):
     root = mine("voc2007", test=2)
     names = CATALOGUE["voc2007"].names["label"]
     main = root / "originals" / "voc2007" / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main"
@@ -70,7 +70,7 @@ def test_an_image_without_a_positive_class_has_no_label(mine):
 
 
 def test_scenes_of_sun397_have_the_class_of_their_folder(mine):
-    """`/b/bar` is part of `/b/barn` and of `/b/barn/door`; ssl-transfer's reader takes it for both."""
+    """`/b/bar` is part of `/b/barn` and of `/b/barn/door`; ssl-transfer's reader confuses them."""
     mine("sun397")
     images = open_split("sun397", "train")
     assert images.columns["label"][:4] == ["b/bar", "b/barn", "b/barn/door", "c/class000/indoor"]
@@ -87,7 +87,7 @@ def test_the_background_of_caltech101_is_a_class(mine):
     path.write_text("".join(f"{line.split(' ')[0]}\n" for line in lines(path)))  # the numbers may be left out
     assert open_split("caltech101", "test").columns["label"] == images.columns["label"]
     path.write_text(good.replace(" 1\n", " 2\n", 1))
-    with pytest.raises(UserError, match=r"gives Faces/image_\d+.jpg class 2, its folder is number 1"):
+    with pytest.raises(UserError, match=r"has class 2 for Faces/image_\d+.jpg, but its folder is number 1"):
         open_split("caltech101", "test")
 
 
@@ -115,7 +115,7 @@ def test_the_two_sets_of_visual_genome_share_their_images(mine):
         ("voc2007", "VOCdevkit/VOC2007/ImageSets/Main/cow_val.txt"),
     ],
 )
-def test_the_revision_is_of_all_lists(mine, name, path):
+def test_the_revision_hashes_all_split_files(mine, name, path):
     root = mine(name)
     before = {split: open_split(name, split).identity.revision for split in CATALOGUE[name].splits}
     assert len(set(before.values())) == 1 and len(before["test"]) == 40
@@ -124,11 +124,13 @@ def test_the_revision_is_of_all_lists(mine, name, path):
     assert open_split(name, "test").identity.revision != before["test"]
 
 
-def test_the_checksums_of_flowers_are_compared(tmp_path, monkeypatch):
+def test_the_checksums_of_flowers_are_verified(tmp_path, monkeypatch):
     evaluation_sets.write("flowers", tmp_path)
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"does not hold the original lists of flowers \(RuntimeError.*corrupted"):
+    with pytest.raises(
+        UserError, match=r"does not contain the original split files of flowers \(RuntimeError.*corrupted"
+    ):
         open_split("flowers", "test")
 
 
@@ -136,14 +138,14 @@ def test_the_checksums_of_flowers_are_compared(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
-def test_what_is_missing_is_said_with_whose_it_is(mine, name):
+def test_missing_files_are_reported_with_their_source(mine, name):
     root = mine(name)
     row = CATALOGUE[name]
     assert folder(row) == root / row.repo
     shutil.rmtree(root / row.repo / ORIGINALS[name].images)
-    with pytest.raises(MissingDataset, match=r"has no .*; .* wants in originals/.*they come from http") as told:
+    with pytest.raises(MissingDataset, match=r"has no .*; .* wants in originals/.*they come from http") as error:
         open_split(name, "test")
-    assert ORIGINALS[name].images in str(told.value) and "\n" not in str(told.value)
+    assert ORIGINALS[name].images in str(error.value) and "\n" not in str(error.value)
     shutil.rmtree(root / row.repo)
     with pytest.raises(MissingDataset, match=r"neither in data/ nor in .*they come from http"):
         open_split(name, "test")
@@ -161,15 +163,15 @@ def test_what_is_missing_is_said_with_whose_it_is(mine, name):
         ("aro-vg-relation", "visual_genome_relation.json", "[{"),
     ],
 )
-def test_a_list_that_is_not_the_authors_is_one_line(mine, name, path, text):
+def test_an_invalid_split_file_is_an_error_of_one_line(mine, name, path, text):
     root = mine(name)
     (root / CATALOGUE[name].repo / path).write_text(text)
-    with pytest.raises(UserError, match=f"does not hold the original lists of {name}") as told:
+    with pytest.raises(UserError, match=f"does not contain the original split files of {name}") as error:
         open_split(name, "test")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_lists_of_voc_that_do_not_fit_are_found(mine):
+def test_inconsistent_split_files_of_voc_are_an_error(mine):
     root = mine("voc2007")
     path = root / "originals" / "voc2007" / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "dog_test.txt"
     path.write_text(path.read_text().replace("000041", "000001"))
@@ -177,15 +179,15 @@ def test_lists_of_voc_that_do_not_fit_are_found(mine):
         open_split("voc2007", "test")
 
 
-def test_a_short_list_is_another_dataset(mine):
+def test_a_split_file_with_missing_rows_is_an_error(mine):
     root = mine("sun397")
     path = root / "originals" / "sun397" / "Testing_01.txt"
     path.write_text("\n".join(lines(path)[:-1]))
-    with pytest.raises(UserError, match=r"sun397 \(test\) holds 396 rows, dataset sun397 .* has 397"):
+    with pytest.raises(UserError, match=r"sun397 \(test\) has 396 rows, expected 397 for dataset sun397"):
         open_split("sun397", "test")
 
 
-def test_other_images_under_the_same_names_are_another_dataset(mine):
+def test_different_images_with_the_same_names_change_the_identity(mine):
     root = mine("flowers")
     before = open_split("flowers", "test").identity
     image = next((root / "originals" / "flowers").rglob("*.jpg"))
@@ -198,7 +200,7 @@ def test_other_images_under_the_same_names_are_another_dataset(mine):
     assert after.ids_sha256 != before.ids_sha256
 
 
-def test_an_image_that_is_not_there_names_its_file(mine):
+def test_errors_name_a_missing_or_damaged_image(mine):
     root = mine("dtd")
     images = open_split("dtd", "test")
     (root / "originals" / "dtd" / images.columns["id"][5]).unlink()

@@ -1,4 +1,4 @@
-"""Real images: raw pixels and a real encoder, where the literature says what comes out."""
+"""Evaluations on raw pixels of real images, compared with published results."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ PROBE, NEAREST, EPISODES = linear_probe.EVALUATIONS[0], knn.EVALUATIONS[0], few_
 
 
 def pixels(pool: int) -> Double:
-    """An encoder that gives the pixels back, averaged over squares of `pool`."""
+    """Return an encoder whose features are the pixels, averaged over squares of `pool`."""
 
     def pooled(images: Any, row: int) -> np.ndarray:
         image_HW3 = images.read(row).astype(np.float32)
@@ -36,7 +36,7 @@ def measured(scores: Mapping[str, Any], name: str) -> DatasetScores:
 
 
 def test_pixels_of_real_digits() -> None:
-    """Published results on the whole set: linear models 95 to 97 %, nearest neighbours 97 to 99 %."""
+    """Published results on the whole set: linear models 95 to 97 %, nearest neighbors 97 to 99 %."""
     subject = pixels(1)
     probe = measured(dataclasses.replace(PROBE, datasets=("digits",))(subject), "digits")
     assert 0.94 < probe.scores["top1"].value < 0.98

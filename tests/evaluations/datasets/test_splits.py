@@ -1,4 +1,4 @@
-"""Every catalogued dataset, opened from its generated copy without a network; Parquet files that are damaged."""
+"""Opening of every dataset in the catalog from a generated copy, without a network; damaged Parquet files."""
 
 import io
 import os
@@ -23,12 +23,12 @@ from tests.fixtures.evaluation_sets import CATALOGUE, NAMES, classes_of, pattern
 
 COPIED = [name for name in NAMES if CATALOGUE[name].kind != PACKAGE]
 SPLITS = [(name, split) for name in COPIED for split in CATALOGUE[name].splits]
-GOING_ROUND = [
+CYCLIC_CLASSES = [
     name
     for name in COPIED
     if CATALOGUE[name].classes and not CATALOGUE[name].names and not CATALOGUE[name].repo.startswith("synrep-bench/")
 ] + ["voc2007"]
-"""Image `at` of these is of class `at % classes`."""
+"""Datasets whose image `at` is of class `at % classes`."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def written(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     def refuse(*arguments, **more):
-        raise AssertionError(f"the network was asked for {arguments}")
+        raise AssertionError(f"network access {arguments}")
 
     for name in ("connect", "connect_ex", "sendto"):
         monkeypatch.setattr(socket.socket, name, refuse)
@@ -57,17 +57,17 @@ def copies(written, monkeypatch):
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """Writes copies that the test may damage."""
+    """Return a function that writes copies, which the test may damage."""
     return lambda *names: evaluation_sets.mirror_of(names, monkeypatch, tmp_path)
 
 
-def test_the_network_is_watched():
-    with pytest.raises(AssertionError, match="the network was asked for"):
+def test_network_access_is_blocked():
+    with pytest.raises(AssertionError, match="network access"):
         socket.create_connection(("localhost", 9))
 
 
 @pytest.mark.parametrize(("name", "split"), SPLITS)
-def test_a_split_is_what_the_catalogue_says(copies, name, split):
+def test_splits_match_the_catalog(copies, name, split):
     row, images = shrunk(CATALOGUE[name]), open_split(name, split)
     assert len(images) == (row.rows[row.splits[split]] if row.rows else len(images.columns["id"]))
     assert all(len(values) == len(images) for values in images.columns.values())
@@ -83,9 +83,9 @@ def test_a_split_is_what_the_catalogue_says(copies, name, split):
         assert images.read(at).dtype == np.uint8 and images.read(at).shape[2] == 3
 
 
-@pytest.mark.parametrize("name", GOING_ROUND)
-def test_every_image_is_beside_its_own_label(copies, name):
-    """Exactly the pixels that were written for that row of that split, and the class number of that row."""
+@pytest.mark.parametrize("name", CYCLIC_CLASSES)
+def test_images_and_labels_are_aligned(copies, name):
+    """Compare the pixels and the class index of each row with those written."""
     row = shrunk(CATALOGUE[name])
     encode = png if row.kind == "parquet" else jpeg
     for split, part in row.splits.items():
@@ -99,7 +99,7 @@ def test_every_image_is_beside_its_own_label(copies, name):
 
 
 @pytest.mark.parametrize("name", [name for name in COPIED if CATALOGUE[name].labels and CATALOGUE[name].train])
-def test_a_copy_can_be_learned_from_its_pixels(copies, name):
+def test_classes_of_a_copy_can_be_learned_from_pixels(copies, name):
     parts = {}
     for split in ("train", "test"):
         images = open_split(name, split)
@@ -115,7 +115,7 @@ def test_a_copy_can_be_learned_from_its_pixels(copies, name):
 
 
 @pytest.mark.parametrize("name", [name for name in COPIED if CATALOGUE[name].caption_choices])
-def test_the_true_caption_names_what_is_seen(copies, name):
+def test_the_true_caption_describes_the_image(copies, name):
     row, images = CATALOGUE[name], open_split(name, "test")
     for at in range(0, len(images), 7):
         image = images.read(at).astype(float)
@@ -138,7 +138,7 @@ def test_retrieval_sets_have_all_captions_of_an_image(copies):
         assert np.abs(images.read(7) - pattern("thing 7")).mean() < 15
 
 
-def test_names_stand_in_the_order_of_the_integers(copies):
+def test_class_names_match_the_integers(copies):
     images = open_split("cifar10", "test")
     assert images.columns["label"] == [
         evaluation_sets.NAMED["cifar10"][index] for index in images.columns["label_index"]
@@ -165,7 +165,7 @@ def test_no_image_of_train_is_in_test(copies, name):
     assert overlap(name) == []
 
 
-def test_a_leak_is_found(mine):
+def test_an_image_in_two_splits_is_found(mine):
     root = mine("stl10", "voc2007")
     folder = root / "mteb" / "stl10" / "data"
     row = shrunk(CATALOGUE["stl10"])
@@ -179,7 +179,7 @@ def test_a_leak_is_found(mine):
     assert overlap("voc2007") == [("val", 3, "test", 0)]
 
 
-def test_the_real_cifar10_has_no_image_twice(monkeypatch):
+def test_the_real_cifar10_has_no_overlap(monkeypatch):
     if not (Path(os.environ.get("SYNREP_DATA", "nowhere")) / "mteb" / "cifar10").is_dir():
         pytest.skip("SYNREP_DATA has no mteb/cifar10")
     assert overlap("cifar10") == []
@@ -188,8 +188,8 @@ def test_the_real_cifar10_has_no_image_twice(monkeypatch):
 # Parquet
 
 
-def test_threads_read_what_one_thread_reads(copies, monkeypatch):
-    monkeypatch.setattr(parquet, "KEPT_BYTES", 1)
+def test_concurrent_reads_match_sequential_reads(copies, monkeypatch):
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 1)
     for name in ("cars", "imagenet"):
         images = open_split(name, "train")
         rows = random.Random(0).sample(range(len(images)), 300)
@@ -200,7 +200,7 @@ def test_threads_read_what_one_thread_reads(copies, monkeypatch):
 
 def test_row_groups_are_read_by_one_thread_at_a_time(copies, monkeypatch):
     images, inside, most = open_split("cars", "train"), [], []
-    read = parquet.Shards._cells
+    read = parquet.ParquetSplit._image_cells
 
     def watched(self, group):
         inside.append(group)
@@ -209,14 +209,14 @@ def test_row_groups_are_read_by_one_thread_at_a_time(copies, monkeypatch):
         inside.remove(group)
         return cells
 
-    monkeypatch.setattr(parquet.Shards, "_cells", watched)
-    monkeypatch.setattr(parquet, "KEPT_BYTES", 1)
+    monkeypatch.setattr(parquet.ParquetSplit, "_image_cells", watched)
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 1)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(images.read, random.Random(0).sample(range(len(images)), 200)))
     assert max(most) == 1
 
 
-def test_row_groups_used_last_are_kept(copies, monkeypatch):
+def test_recently_used_row_groups_are_cached(copies, monkeypatch):
     images = open_split("cars", "train")
     reads = []
     read = parquet.pq.ParquetFile.read_row_group
@@ -228,23 +228,23 @@ def test_row_groups_used_last_are_kept(copies, monkeypatch):
     assert len(reads) == 2
 
 
-def test_integers_without_names_lie_among_the_classes(mine):
+def test_an_integer_label_out_of_range_is_an_error(mine):
     root = mine("stl10")
     images = [png(numbered(at)) for at in range(20)]
     write_split(root / "mteb/stl10/data", "test", images, {"label": [at % 10 + 1 for at in range(20)]}, shards=2)
-    with pytest.raises(UserError, match=r"column label holds 10, wanted 0 to 9"):
+    with pytest.raises(UserError, match=r"column label has value 10, expected 0 to 9"):
         open_split("stl10", "test")
 
 
-def test_a_class_without_an_image_is_named(mine):
+def test_a_class_without_an_image_is_reported(mine):
     root = mine("stl10")
     write_split(root / "mteb/stl10/data", "train", [png(numbered(at)) for at in range(30)],
                 {"label": [at % 10 if at % 10 != 7 else 3 for at in range(30)]}, shards=2)  # fmt: skip
-    with pytest.raises(UserError, match=r"has 9 classes, the catalogue says 10 \(without an image: 7\)"):
+    with pytest.raises(UserError, match=r"has 9 classes, the catalog has 10 \(without an image: 7\)"):
         open_split("stl10", "train")
 
 
-def test_a_part_of_a_repository_is_a_missing_dataset(mine):
+def test_an_incomplete_repository_is_a_missing_dataset(mine):
     root = mine("fairface-0.25", "stl10")
     with pytest.raises(MissingDataset, match=r"1.25/validation-\*.parquet, found none; run `synrep data downl"):
         open_split("fairface-1.25", "test")
@@ -253,7 +253,7 @@ def test_a_part_of_a_repository_is_a_missing_dataset(mine):
         open_split("stl10", "test")
 
 
-def test_only_the_splits_of_a_dataset_are_opened(mine):
+def test_a_split_that_does_not_exist_is_an_error(mine):
     mine("stl10", "flickr30k")
     with pytest.raises(UserError, match="dataset stl10 has no val split; it has train, test"):
         open_split("stl10", "val")

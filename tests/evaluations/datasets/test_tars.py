@@ -1,4 +1,4 @@
-"""Tars of WebDataset: read at random, by lists that are kept and never believed."""
+"""Random access to WebDataset tars by cached indexes, which are verified."""
 
 import dataclasses
 import io
@@ -34,12 +34,12 @@ def tars(mirror, monkeypatch):
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """Writes copies that the test may damage."""
+    """Return a function that writes copies, which the test may damage."""
     return lambda *names: evaluation_sets.mirror_of(names, monkeypatch, tmp_path)
 
 
 def swap_tar(path, *numbers):
-    """Other images under the same names, in a tar of the same size and time."""
+    """Replace images under the same names, in a tar of the same size; return its previous stat."""
     before = path.stat()
     with tarfile.open(path) as tar:
         first = int(tar.getnames()[0][1:8])
@@ -53,14 +53,14 @@ def swap_tar(path, *numbers):
     return before
 
 
-def test_tars_come_in_the_order_of_their_numbers(tars):
+def test_tars_are_in_numeric_order(tars):
     images = open_split("wds", "test")
     assert [number_of(images.read(at)) for at in range(24)] == list(range(24))
     assert images.columns["label"] == [str(at % 4) for at in range(24)]
     assert images.columns["id"][22] == "11.tar/s0000022"
 
 
-def test_lists_are_kept_and_made_again_for_another_tar(tars, monkeypatch):
+def test_indexes_are_cached_and_rebuilt_for_a_changed_tar(tars, monkeypatch):
     first = open_split("wds", "test")
     assert len(list((tars / ".cache" / "synrep" / "test").iterdir())) == 12
     opened = []
@@ -76,7 +76,7 @@ def test_lists_are_kept_and_made_again_for_another_tar(tars, monkeypatch):
     assert again.columns["label"][6:8] == ["3", "2"] and again.identity != first.identity
 
 
-def test_a_list_of_another_tar_never_gives_another_image(tars):
+def test_a_stale_index_never_returns_another_image(tars):
     """Same size, same time, members in another order."""
     images = open_split("wds", "test")
     path = tars / "test" / "3.tar"
@@ -88,12 +88,12 @@ def test_a_list_of_another_tar_never_gives_another_image(tars):
             tar.addfile(member, io.BytesIO(content))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     for opened in (images, open_split("wds", "test")):
-        with pytest.raises(UserError, match=r"3.tar member s0000006.png: the tar does not hold this image where it"):
+        with pytest.raises(UserError, match=r"3.tar member s0000006.png: the image is not at its indexed position"):
             opened.read(6)
 
 
 @pytest.mark.parametrize("spoil", ["", "{}", "[]", '{"of": 3}', "null"])
-def test_a_damaged_list_is_made_again(tars, spoil):
+def test_a_damaged_index_is_rebuilt(tars, spoil):
     before = open_split("wds", "test").identity
     for path in (tars / ".cache" / "synrep" / "test").iterdir():
         path.write_text(spoil)
@@ -101,7 +101,7 @@ def test_a_damaged_list_is_made_again(tars, spoil):
     assert images.identity == before and number_of(images.read(5)) == 5
 
 
-def test_a_mirror_that_may_not_be_written_is_read(tars, monkeypatch):
+def test_a_read_only_mirror_can_be_read(tars, monkeypatch):
     def refuse(path, content):
         raise UserError(f"cannot write {path}")
 
@@ -110,38 +110,38 @@ def test_a_mirror_that_may_not_be_written_is_read(tars, monkeypatch):
     assert not (tars / ".cache").exists()
 
 
-def test_damaged_tars_are_one_line_each(tars, monkeypatch):
+def test_errors_for_damaged_tars(tars, monkeypatch):
     path = tars / "test" / "4.tar"
     whole = path.read_bytes()
     path.write_bytes(whole[:700])
-    with pytest.raises(UserError, match=r"4.tar is not a whole tar \(unexpected end of data\)"):
+    with pytest.raises(UserError, match=r"4.tar is not a complete tar \(unexpected end of data\)"):
         open_split("wds", "test")
     path.unlink()
-    with pytest.raises(UserError, match=r"test/\*.tar are 11 tars, nshards.txt says 12"):
+    with pytest.raises(UserError, match=r"test/\*.tar: found 11 tars, nshards.txt says 12"):
         open_split("wds", "test")
     (tars / "test" / "nshards.txt").unlink()
-    with pytest.raises(UserError, match=r"holds 22 rows, dataset wds .* has 24"):
+    with pytest.raises(UserError, match=r"has 22 rows, expected 24 for dataset wds"):
         open_split("wds", "test")
     path.write_bytes(whole)
     monkeypatch.setitem(catalog.DATASETS, "wds", dataclasses.replace(catalog.DATASETS["wds"], image="jpg"))
-    with pytest.raises(UserError, match=r"sample s0000000 has .cls; dataset wds wants .jpg"):
+    with pytest.raises(UserError, match=r"sample s0000000 has .cls, but dataset wds needs .jpg"):
         open_split("wds", "test")
     monkeypatch.setitem(catalog.DATASETS, "wds", dataclasses.replace(catalog.DATASETS["wds"], image="png", classes=3))
-    with pytest.raises(UserError, match=r".cls holds 3, wanted 0 to 2"):
+    with pytest.raises(UserError, match=r".cls has value 3, expected 0 to 2"):
         open_split("wds", "test")
 
 
-def test_an_image_with_too_few_captions_is_found(mine):
+def test_an_image_with_too_few_captions_is_an_error(mine):
     root = mine("flickr30k")
     samples = [
         {"jpg": jpeg(numbered(at)), "txt": b"a\nb\nc\nd\n\ne" if at != 33 else b"a\nb\n \nd\ne"} for at in range(60)
     ]
     write_tars(root / "clip-benchmark" / "wds_flickr30k", "test", samples)
-    with pytest.raises(UserError, match=r"1.tar member s0000033.jpg has 4 captions, wanted 5 or more"):
+    with pytest.raises(UserError, match=r"1.tar member s0000033.jpg has 4 captions, expected 5 or more"):
         open_split("flickr30k", "test")
 
 
-def test_tars_that_the_hub_holds_as_parquet_are_read(mine):
+def test_tars_that_the_hub_converted_to_parquet_are_read(mine):
     root = mine("imagenet")
     folder, row = root / "mteb" / "wds_imagenet1k", shrunk(CATALOGUE["imagenet"])
     before = open_split("imagenet", "test")
@@ -152,17 +152,19 @@ def test_tars_that_the_hub_holds_as_parquet_are_read(mine):
     after = open_split("imagenet", "test")
     assert after.columns["label"] == before.columns["label"]
     assert np.array_equal(after.read(234), image)
-    with pytest.raises(UserError, match=r"1.tar member s0000934.jpg: No such file or directory; get the tar again"):
+    with pytest.raises(
+        UserError, match=r"1.tar member s0000934.jpg: No such file or directory; download the dataset again"
+    ):
         before.read(934)
 
 
-def test_json_of_the_lists_is_small_enough_to_read(mine):
+def test_index_files_are_small(mine):
     kept = mine("imagenet") / "mteb" / "wds_imagenet1k" / ".cache" / "synrep" / "train" / "0.tar.json"
     open_split("imagenet", "train")
     assert len(json.loads(kept.read_text())["keys"]) == 1000 and kept.stat().st_size < 100 * 1000
 
 
-def test_a_leak_is_found_by_the_bytes(tars, monkeypatch):
+def test_an_image_in_two_splits_is_found_by_its_bytes(tars, monkeypatch):
     row = dataclasses.replace(catalog.DATASETS["wds"], rows={"train": 8, "test": 24}, train="train")
     monkeypatch.setitem(catalog.DATASETS, "wds", row)
     numbers = [100, 101, 102, 17, 104, 105, 106, 107]

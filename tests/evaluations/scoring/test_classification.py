@@ -1,4 +1,4 @@
-"""Scores of a classifier, beside scikit-learn's and a plain loop."""
+"""Classification scores compared with scikit-learn and with a plain loop."""
 
 import dataclasses
 
@@ -9,7 +9,13 @@ from sklearn.metrics import accuracy_score, recall_score
 from benchmark.errors import UserError
 from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.datasets.catalog import Dataset
-from benchmark.evaluations.scoring.classification import Task, average_precision, predictions, scored, values
+from benchmark.evaluations.scoring.classification import (
+    Task,
+    average_precision,
+    prediction_columns,
+    score_predictions,
+    values,
+)
 from benchmark.interfaces import DatasetIdentity, LabelledImages
 
 TOP1 = Dataset("top1-set", "org/a", "mit", labels=("kind",))
@@ -40,10 +46,10 @@ def draw(n=200, k=4, seed=0):
 
 
 @pytest.mark.parametrize(("row", "main"), [(TOP1, "top1"), (BY_CLASS, "mean_per_class")])
-def test_scores_are_scikit_learns_and_the_catalogue_names_the_main_one(row, main):
+def test_scores_match_scikit_learn_and_the_catalog_names_the_main_one(row, main):
     names, logits = draw()
     own = task(row, names, names)
-    found = scored(own, predictions(own, logits), {})
+    found = score_predictions(own, prediction_columns(own, logits), {})
     predicted = [f"class {at}" for at in logits.argmax(1)]
     assert next(iter(found.scores)) == main
     assert found.scores["top1"].value == pytest.approx(accuracy_score(names, predicted))
@@ -57,31 +63,31 @@ def test_scores_are_scikit_learns_and_the_catalogue_names_the_main_one(row, main
     assert found.chance == pytest.approx(share if main == "top1" else 0.25)
 
 
-def test_values_of_some_rows_leave_absent_classes_out():
+def test_values_skip_classes_without_rows():
     names, logits = draw()
-    columns = predictions(task(BY_CLASS, names, names), logits)
+    columns = prediction_columns(task(BY_CLASS, names, names), logits)
     rows = np.flatnonzero(columns["label"] != 3)[:50]
     some = {name: column[rows] for name, column in columns.items()}
-    wanted = recall_score(some["label"], some["prediction"], average="macro", labels=np.unique(some["label"]))
-    assert values("class-set", some)["mean_per_class"] == pytest.approx(wanted)
+    expected = recall_score(some["label"], some["prediction"], average="macro", labels=np.unique(some["label"]))
+    assert values("class-set", some)["mean_per_class"] == pytest.approx(expected)
 
 
 def test_equal_highest_logits_are_wrong():
     names = ["a", "b", "a"]
     own = task(TOP1, names, names)
-    found = scored(own, predictions(own, np.zeros((3, 2))), {})
+    found = score_predictions(own, prediction_columns(own, np.zeros((3, 2))), {})
     assert found.scores["top1"].value == 0.0
     assert (found.predictions["prediction"] == -1).all()
 
 
-def test_a_class_of_test_that_train_lacks_is_told():
+def test_a_test_class_missing_in_train_is_an_error():
     with pytest.raises(UserError, match="test of top1-set has images of c, train has none"):
         own = task(TOP1, ["a", "b"], ["a", "c"])
         own.target(own.test)
 
 
 def devkit(score, positive):
-    """11-point interpolated average precision as the development kit of VOC2007 says it; scores without ties."""
+    """Compute 11-point interpolated average precision as in the VOC2007 development kit, for scores without ties."""
     order = np.argsort(-score)
     hits = np.cumsum(positive[order])
     precision, recall = hits / np.arange(1, len(hits) + 1), hits / positive.sum()
@@ -89,7 +95,7 @@ def devkit(score, positive):
 
 
 @pytest.mark.parametrize("n", [3, 20, 300])
-def test_average_precision_is_the_development_kits(n):
+def test_average_precision_matches_the_development_kit(n):
     generator = np.random.default_rng(n)
     for _ in range(20):
         score, positive = generator.standard_normal(n), generator.random(n) < 0.3
@@ -107,7 +113,7 @@ def test_weights_count_an_image_several_times():
         assert found == pytest.approx(average_precision(score[rows], positive[rows], np.ones((1, len(rows)), int))[0])
 
 
-def test_a_constant_score_gives_the_share_of_positives_in_whatever_order():
+def test_average_precision_of_a_constant_score_is_the_share_of_positives():
     positive = np.array([True] * 3 + [False] * 7)
     for order in (slice(None), slice(None, None, -1)):
         assert average_precision(np.full(10, 0.1), positive[order], np.ones((1, 10), int)) == pytest.approx([0.3])
@@ -128,32 +134,32 @@ def several(n=150, k=3, seed=0):
     return target, names, generator.standard_normal((n, k)) + target
 
 
-def test_images_of_several_classes_are_scored_by_mean_average_precision():
+def test_multi_label_images_are_scored_by_mean_average_precision():
     target, names, logits = several()
     own = task(SEVERAL, names, names)
-    found = scored(own, predictions(own, logits), {})
-    wanted = np.mean([devkit(logits[:, k], target[:, k]) for k in range(3)])
-    assert found.scores["map11"].value == pytest.approx(wanted)
-    assert found.scores["map11"].low < wanted < found.scores["map11"].high
-    assert values(SEVERAL.name, found.predictions) == {"map11": pytest.approx(wanted)}
-    constant = scored(own, predictions(own, np.full_like(logits, 0.1)), {})
+    found = score_predictions(own, prediction_columns(own, logits), {})
+    expected = np.mean([devkit(logits[:, k], target[:, k]) for k in range(3)])
+    assert found.scores["map11"].value == pytest.approx(expected)
+    assert found.scores["map11"].low < expected < found.scores["map11"].high
+    assert values(SEVERAL.name, found.predictions) == {"map11": pytest.approx(expected)}
+    constant = score_predictions(own, prediction_columns(own, np.full_like(logits, 0.1)), {})
     assert constant.scores["map11"].value == pytest.approx(constant.chance)
     assert constant.chance == pytest.approx(target.mean())
 
 
-def test_the_interval_of_a_mean_average_precision_holds_the_truth():
-    truth = values(SEVERAL.name, predictions(*_scored(20_000, 99)))["map11"]
+def test_the_interval_of_mean_average_precision_covers_the_truth():
+    truth = values(SEVERAL.name, prediction_columns(*_task_and_logits(20_000, 99)))["map11"]
     inside = 0
     for seed in range(30):
-        found = scored(*_with_columns(*_scored(200, seed)), {}).scores["map11"]  # type: ignore[call-arg]
+        found = score_predictions(*_with_columns(*_task_and_logits(200, seed)), {}).scores["map11"]  # type: ignore[call-arg]
         inside += found.low <= truth <= found.high
     assert inside >= 25
 
 
-def _scored(n, seed):
+def _task_and_logits(n, seed):
     _, names, logits = several(n, seed=seed)
     return task(SEVERAL, names, names), logits
 
 
 def _with_columns(own, logits):
-    return own, predictions(own, logits)
+    return own, prediction_columns(own, logits)

@@ -4,14 +4,14 @@ import pytest
 from benchmark.evaluations.scoring import clusters, intervals
 
 
-def drawn(rng, units, each, within, value):
-    """Rows of a unit share their answer with probability `within`, so that their correlation is about its square."""
+def simulate(rng, units, each, within, value):
+    """Return correct samples and units; rows of a unit agree with probability `within`, so correlate by its square."""
     shared = np.repeat(rng.random(units) < value, each)
     alone = rng.random(units * each) < value
     return np.where(np.repeat(rng.random(units), each) < within, shared, alone), np.repeat(np.arange(units), each)
 
 
-def test_units_of_one_row_are_wilson():
+def test_share_with_units_of_one_row_is_wilson():
     rng = np.random.default_rng(0)
     for n, value in ((1, 1.0), (12, 0.5), (300, 0.9), (50, 0.0)):
         correct = rng.random(n) < value
@@ -20,22 +20,22 @@ def test_units_of_one_row_are_wilson():
         assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high))
 
 
-def test_macro_of_units_of_one_row_is_the_usual_one():
+def test_macro_average_with_units_of_one_row_matches_intervals():
     rng = np.random.default_rng(0)
     correct, group = rng.random(300) < 0.7, rng.integers(0, 6, 300)
-    found = clusters.macro(correct, group, np.arange(300))
+    found = clusters.macro_average(correct, group, np.arange(300))
     usual = intervals.macro_average(list(intervals.by_group([str(g) for g in group], correct).values()))
     assert (found.value, found.low, found.high) == pytest.approx((usual.value, usual.low, usual.high))
 
 
 @pytest.mark.parametrize("within", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("value", [0.5, 0.9])
-def test_the_interval_holds_the_truth_as_often_as_it_says(within, value):
-    """2,000 simulated models on 120 images of five rows; without clusters the interval misses where rows agree."""
+def test_the_interval_has_its_nominal_coverage(within, value):
+    """2,000 simulated models on 120 images of five rows; Wilson without clusters undercovers correlated rows."""
     rng = np.random.default_rng(0)
     held = plain = 0
     for _ in range(2000):
-        correct, unit = drawn(rng, 120, 5, within, value)
+        correct, unit = simulate(rng, 120, 5, within, value)
         score, wilson = clusters.share(correct, unit), intervals.wilson(int(correct.sum()), len(correct))
         held += score.low <= value <= score.high
         plain += wilson.low <= value <= wilson.high
@@ -45,8 +45,8 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(within, value):
 
 
 @pytest.mark.parametrize("within", [0.0, 0.8])
-def test_the_macro_interval_holds_the_truth_as_often_as_it_says(within):
-    """Groups of unlike size and value; the rows of an image lie in several groups."""
+def test_the_macro_interval_has_its_nominal_coverage(within):
+    """Groups differ in size and value; the rows of an image belong to several groups."""
     rng = np.random.default_rng(0)
     group = rng.choice(8, 600, p=np.array([20, 10, 5, 3, 2, 1, 1, 1]) / 43)
     value_of = np.linspace(0.3, 0.9, 8)
@@ -54,12 +54,12 @@ def test_the_macro_interval_holds_the_truth_as_often_as_it_says(within):
     for _ in range(1000):
         level, unit = np.repeat(rng.random(120), 5), np.repeat(np.arange(120), 5)
         mixed = np.where(np.repeat(rng.random(120), 5) < within, level, rng.random(600))
-        score = clusters.macro(mixed < value_of[group], group, unit)
+        score = clusters.macro_average(mixed < value_of[group], group, unit)
         held += score.low <= value_of.mean() <= score.high
     assert 0.93 <= held / 1000 <= 0.99
 
 
-def test_all_alike_counts_images_not_rows():
+def test_equal_samples_count_images_instead_of_rows():
     for correct in (np.ones(100, dtype=bool), np.zeros(100, dtype=bool)):
         found = clusters.share(correct, np.repeat(np.arange(20), 5))
         wilson = intervals.wilson(20 * int(correct[0]), 20)

@@ -1,4 +1,4 @@
-"""Influence values against a bootstrap of the scores themselves, for every evaluation, on answers of real models."""
+"""Influence values compared with a bootstrap of the scores, for every evaluation, on predictions of real models."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ Answers = Mapping[str, np.ndarray]
 
 
 def resampled(answers: Answers, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """Rows of each resampling, whole units at a time."""
+    """Yield the rows of each resampling of whole units."""
     n = len(next(iter(answers.values())))
     unit_N = np.unique(answers["unit"], return_inverse=True)[1] if "unit" in answers else np.arange(n)
     rows = np.split(np.argsort(unit_N, kind="stable"), np.cumsum(np.bincount(unit_N))[:-1])
@@ -38,7 +38,7 @@ def resampled(answers: Answers, generator: np.random.Generator) -> Iterator[np.n
 
 
 def bootstrapped(evaluation: Evaluation, dataset: str, first: Answers, second: Answers) -> dict[str, float]:
-    """Score -> variance of the difference over resamplings that are the same for both."""
+    """Return, by score, the variance of the difference over paired resamplings."""
     found: dict[str, list[float]] = {}
     for rows in resampled(first, np.random.default_rng(0)):
         one, other = (
@@ -50,7 +50,7 @@ def bootstrapped(evaluation: Evaluation, dataset: str, first: Answers, second: A
 
 
 def compare(evaluation: Evaluation, dataset: str, first: Answers, second: Answers, rel: float = 0.16) -> None:
-    """Four standard deviations of a bootstrap's variance are 15 %."""
+    """Compare with the bootstrap; four standard deviations of its variance are 15 %."""
     found = paired.sample_variances(evaluation, dataset, first, second)
     expected = bootstrapped(evaluation, dataset, first, second)
     assert found.keys() == expected.keys() == evaluation.values(dataset, first).keys()
@@ -59,7 +59,7 @@ def compare(evaluation: Evaluation, dataset: str, first: Answers, second: Answer
 
 
 @pytest.mark.parametrize(("name", "preset", "dataset", "first", "second"), CASES)
-def test_the_variance_of_a_difference_is_that_of_a_bootstrap(
+def test_the_variance_of_a_difference_matches_a_bootstrap(
     name: str, preset: str, dataset: str, first: str, second: str
 ) -> None:
     answers = [predictions.read_file(RESULTS / key / f"{name}.{preset}/{dataset}.parquet") for key in (first, second)]
@@ -67,7 +67,7 @@ def test_the_variance_of_a_difference_is_that_of_a_bootstrap(
 
 
 def margins(generator: np.random.Generator, shift: float) -> Answers:
-    """ARO's or SugarCrepe's columns: 200 images of three rows, which hang together, in five groups."""
+    """Return ARO's or SugarCrepe's columns: 200 images of three correlated rows, in five groups."""
     shared = np.random.default_rng(9).normal(size=200)
     margin_N = np.repeat(shared, 3) + generator.normal(size=600) + shift
     columns = {"row": np.arange(600), "unit": np.repeat(np.arange(200), 3), "margin": margin_N}
@@ -77,13 +77,13 @@ def margins(generator: np.random.Generator, shift: float) -> Answers:
 @pytest.mark.parametrize(
     ("name", "preset", "dataset"), [("aro", "official", "aro-vg-relation"), ("sugarcrepe", "sugar-crepe", "sugarcrepe")]
 )
-def test_rows_of_one_image_hang_together(name: str, preset: str, dataset: str) -> None:
+def test_rows_of_one_image_are_one_cluster(name: str, preset: str, dataset: str) -> None:
     generator = np.random.default_rng(1)
     first, second = margins(generator, 0.3), margins(generator, 0.0)
     compare(presets(name)[preset], dataset, first, second)
 
 
-def test_captions_of_one_image_hang_together_and_may_be_more_or_fewer() -> None:
+def test_captions_of_one_image_are_one_cluster_of_any_size() -> None:
     generator = np.random.default_rng(2)
     captions_U = generator.integers(4, 7, 150)
     unit_T = np.repeat(np.arange(150), captions_U)
@@ -96,7 +96,7 @@ def test_captions_of_one_image_hang_together_and_may_be_more_or_fewer() -> None:
     compare(presets("retrieval")["karpathy"], "flickr30k", answers(), answers())
 
 
-def test_mean_average_precision_has_the_variance_of_a_bootstrap() -> None:
+def test_the_variance_of_mean_average_precision_matches_a_bootstrap() -> None:
     generator = np.random.default_rng(3)
     truth = {f"label_{k}": generator.random(300) < 0.3 for k in range(3)}
 
@@ -107,8 +107,8 @@ def test_mean_average_precision_has_the_variance_of_a_bootstrap() -> None:
     compare(presets("linear_probe")["synclr"], "voc2007", answers(0.5), answers(0.8))
 
 
-def test_every_evaluation_declares_how_its_scores_vary() -> None:
-    """A score of neither kind would have no significance."""
+def test_every_evaluation_is_tested() -> None:
+    """A score with neither influence nor weighted values would have no significance test."""
     tried = {name for name, *_ in CASES} | {"sugarcrepe"}
     assert tried == set(plugins.names("benchmark.evaluations"))
 
@@ -117,7 +117,7 @@ def test_every_evaluation_declares_how_its_scores_vary() -> None:
 
 
 def numeric(score: Callable[[np.ndarray], float], n: int) -> np.ndarray:
-    """Influence values by their definition: how a score moves where a row gets a little more weight."""
+    """Compute influence values by finite differences: the change of a score if a row gets a little more weight."""
     step, even = 1e-6, np.full(n, 1 / n)
     return np.array([(score((1 - step) * even + step * np.eye(n)[row]) - score(even)) / step for row in range(n)]) / n
 
@@ -127,22 +127,22 @@ def test_values_are_the_derivatives_by_weights() -> None:
     value_N, weight_N = generator.random(12), generator.uniform(0.5, 2, 12)
     group_N = np.array([0, 0, 0, 0, 2, 2, 2, 2, 3, 3, 3, 3])
     plain = numeric(lambda share_N: float(share_N @ value_N), 12)
-    assert influence.mean(value_N) == pytest.approx(plain, abs=1e-6)
+    assert influence.mean_influence(value_N) == pytest.approx(plain, abs=1e-6)
     ratio = numeric(lambda share_N: float((share_N * weight_N) @ value_N / (share_N @ weight_N)), 12)
-    assert influence.weighted_mean(value_N, weight_N) == pytest.approx(ratio, abs=1e-6)
+    assert influence.weighted_mean_influence(value_N, weight_N) == pytest.approx(ratio, abs=1e-6)
 
     def macro(share_N: np.ndarray) -> float:
         shares = [share_N * (group_N == group) for group in (0, 2, 3)]
         return float(np.mean([share @ value_N / share.sum() for share in shares]))
 
     unbiased = np.sqrt(4 / 3)
-    assert influence.macro_mean(value_N, group_N) == pytest.approx(unbiased * numeric(macro, 12), abs=1e-6)
+    assert influence.macro_mean_influence(value_N, group_N) == pytest.approx(unbiased * numeric(macro, 12), abs=1e-6)
 
 
 def test_the_variance_of_a_mean_is_exact() -> None:
     value_N = np.random.default_rng(5).random(50)
-    assert np.square(influence.mean(value_N)).sum() == pytest.approx(value_N.var() / 50)
+    assert np.square(influence.mean_influence(value_N)).sum() == pytest.approx(value_N.var() / 50)
 
 
 def test_a_group_of_one_row_has_no_variance() -> None:
-    assert influence.macro_mean(np.array([1.0, 0.0, 1.0]), np.array([0, 1, 1]))[0] == 0.0
+    assert influence.macro_mean_influence(np.array([1.0, 0.0, 1.0]), np.array([0, 1, 1]))[0] == 0.0

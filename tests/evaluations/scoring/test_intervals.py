@@ -8,7 +8,7 @@ from benchmark.interfaces import Score, Skipped
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 10), (3, 10), (10, 10), (27, 735), (1, 1)])
-def test_wilson_is_scipys(correct, n):
+def test_wilson_matches_scipy(correct, n):
     expected = binomtest(correct, n).proportion_ci(0.95, method="wilson")
     score = intervals.wilson(correct, n)
     assert (score.value, score.n) == (correct / n, n)
@@ -17,7 +17,7 @@ def test_wilson_is_scipys(correct, n):
     assert 0 <= score.low <= score.value <= score.high <= 1
 
 
-def test_mean_interval_is_ssl_transfers():
+def test_mean_interval_matches_ssl_transfer():
     values = np.random.default_rng(0).uniform(size=600)
     score = intervals.mean_interval(values)
     half = 1.96 * values.std() / np.sqrt(600)
@@ -26,7 +26,7 @@ def test_mean_interval_is_ssl_transfers():
     assert score.value - score.low == pytest.approx(half, rel=1e-4)
 
 
-def test_macro_weighs_groups_equally_and_covers_the_truth():
+def test_macro_average_weights_groups_equally_and_covers_the_truth():
     groups = [intervals.wilson(1, 1), intervals.wilson(0, 99)]
     assert intervals.macro_average(groups).value == 0.5
     assert intervals.macro_average(groups).n == 100
@@ -39,7 +39,7 @@ def test_macro_weighs_groups_equally_and_covers_the_truth():
 
 
 FACES = np.array([777, 773, 753, 763, 799, 757, 1122, 963, 813, 396, 793, 830, 735, 680])
-"""The sizes of FairFace's groups."""
+"""Sizes of FairFace's groups."""
 TRUTHS = {
     "one clearly worse": (np.r_[0.3, np.linspace(0.58, 0.62, 13)], FACES),
     "one clearly worse, few images": (np.r_[0.3, np.linspace(0.58, 0.62, 13)], np.full(14, 50)),
@@ -53,8 +53,8 @@ TRUTHS = {
 
 @pytest.mark.parametrize("name", TRUTHS)
 def test_extremes_cover_the_truly_worst_and_best(monkeypatch, name):
-    """Drawn from known shares, the interval holds the truly worst of them, in turns the truly best of the mirrored."""
-    monkeypatch.setattr(intervals, "DRAWS", 1000)
+    """Simulated from known shares, the interval covers the truly worst, or of the mirrored shares the truly best."""
+    monkeypatch.setattr(intervals, "RESAMPLINGS", 1000)
     truth, n = TRUTHS[name]
     generator, inside = np.random.default_rng(0), 0
     for draw in range(200):
@@ -71,23 +71,23 @@ def test_extremes_cover_the_truly_worst_and_best(monkeypatch, name):
     assert inside / 200 >= 0.92  # two standard errors below 0.95
 
 
-def test_an_extreme_is_no_wider_than_it_must_be():
-    """With one group clearly worst its own interval is enough; the bound for all groups at once would be wider."""
+def test_the_interval_of_a_clearly_worst_group_is_its_own():
+    """With one group clearly worst, its own interval is valid; a simultaneous bound for all groups would be wider."""
     groups = [intervals.wilson(k, 700) for k in (210, *range(400, 436, 3))]
     score, own = intervals.extreme_group(groups, min), groups[0]
     assert (score.low, score.high) == pytest.approx((own.low, own.high), abs=0.004)
     assert score.n == 700
 
 
-def test_the_interval_of_a_picked_group_is_not_its_own():
-    """Among groups that are alike the lowest looks worse than any is: its own interval misses the truth."""
+def test_the_interval_of_the_worst_of_equal_groups_corrects_for_selection():
+    """Among equal groups the lowest share is biased: its own interval misses the truth."""
     groups = [intervals.wilson(k, 50) for k in (16, 20, 22, 23, 24, 24, 25, 25, 26, 27, 28, 30, 31, 34)]
     score = intervals.extreme_group(groups, min)
     assert groups[0].high < 0.5 - 0.03 < score.high
     assert score.low < score.value == 0.32
 
 
-def test_an_extreme_at_the_end_has_a_width():
+def test_an_extreme_of_zero_or_one_has_a_positive_width():
     for value, pick in ((0, min), (1, max)):
         groups = [intervals.wilson(value * 400, 400), intervals.wilson(200, 400), intervals.wilson(220, 400)]
         score = intervals.extreme_group(groups, pick)
@@ -95,7 +95,7 @@ def test_an_extreme_at_the_end_has_a_width():
         assert 0.005 < score.high - score.low < 0.03
 
 
-def test_extremes_are_the_same_every_time():
+def test_extremes_are_deterministic():
     groups = [intervals.wilson(k, 700) for k in (210, 300, 401)]
     first = intervals.extreme_group(groups, min)
     np.random.seed(3)

@@ -11,7 +11,7 @@ PENALTIES = (1e-4, 1e-2, 1.0, 1e2, 1e4)
 
 
 def features(n: int = N, d: int = D, seed: int = 0) -> np.ndarray:
-    """Correlated dimensions of different sizes, off centre."""
+    """Return correlated dimensions of different scales and nonzero means."""
     rng = np.random.default_rng(seed)
     return rng.standard_normal((n, d)) / np.arange(1, d + 1) @ rng.standard_normal((d, d)) + rng.standard_normal(d)
 
@@ -35,7 +35,7 @@ def objective(x_ND: np.ndarray, target: np.ndarray, weights_DK: np.ndarray, bias
 
 
 def gradient(x_ND: np.ndarray, target: np.ndarray, weights_DK: np.ndarray, bias_K: np.ndarray, c: float) -> np.ndarray:
-    """(D + 1, K), the bias last."""
+    """Return the gradient (D + 1, K), the bias last."""
     logits_NK = x_ND @ weights_DK + bias_K
     if target.ndim == 1:
         p_NK = np.exp(logits_NK - np.logaddexp.reduce(logits_NK, axis=1, keepdims=True))
@@ -64,7 +64,7 @@ def test_softmax_is_scikit_learns_optimum(c: float):
 
 
 @pytest.mark.parametrize("c", PENALTIES)
-def test_it_is_where_dimensions_outnumber_rows(c: float):
+def test_softmax_is_scikit_learns_optimum_with_more_dimensions_than_rows(c: float):
     wide_ND = features(N, 2 * N, seed=5)
     weights_DK, bias_K = oracle(wide_ND, LABEL_N, c)
     found = fit(wide_ND, c=c)
@@ -144,7 +144,7 @@ class TestBothLinks:
         np.testing.assert_allclose(other.weights_DK[:, order], plain.weights_DK, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(other.bias_K[order], plain.bias_K, rtol=1e-4, atol=1e-5)
 
-    def test_two_runs_are_equal_to_the_bit(self, target: np.ndarray, link: str):
+    def test_two_runs_are_bitwise_equal(self, target: np.ndarray, link: str):
         for one, two in zip(*(sweep(X_ND, target, PENALTIES, link=link) for _ in range(2))):
             assert one.weights_DK.tobytes() == two.weights_DK.tobytes()
             assert one.bias_K.tobytes() == two.bias_K.tobytes()
@@ -230,7 +230,7 @@ def test_a_start_may_lack_classes():
     np.testing.assert_allclose(fewer.weights_DK, few.weights_DK, rtol=1e-3, atol=1e-4)
 
 
-def test_labels_that_none_or_all_have_are_constant():
+def test_labels_of_no_row_or_all_rows_are_constant():
     target = np.hstack([MANY_NK, np.zeros((N, 1), bool), np.ones((N, 1), bool)])
     plain, found = fit(target=MANY_NK, link="sigmoid"), fit(target=target, link="sigmoid")
     np.testing.assert_array_equal(found.bias_K[K:], [-np.inf, np.inf])
@@ -239,7 +239,7 @@ def test_labels_that_none_or_all_have_are_constant():
     assert fit(target=target[:, K:], link="sigmoid").objective == 0.0
 
 
-def test_one_class_alone_costs_nothing():
+def test_a_single_class_has_zero_loss():
     found = fit(target=np.zeros(N, dtype=int))
     assert found.converged and found.objective == 0.0 and not found.weights_DK.any()
 
