@@ -1,4 +1,4 @@
-"""A contact sheet: captions as rows, their images as columns, so that a person sees what a dataset holds."""
+"""Contact sheets: captions as rows, their images as columns, for visual inspection of a dataset."""
 
 import io
 import textwrap
@@ -15,27 +15,29 @@ from datasets_scripts.inspection import alignment
 from datasets_scripts.inspection.examine import Row, is_caption_dataset, rows_at
 
 CELL = 128
-"""Largest side of an image on the sheet, pixels."""
+"""Longer side of an image on the sheet, in pixels."""
 TEXT = 240
-"""Width of the captions' column, pixels."""
+"""Width of the caption column, in pixels."""
 GAP = 6
-FONT = 14
-LETTERS = 32
-"""Letters in a line of a caption."""
-LINES = 6
+"""Space around cells, in pixels."""
+FONT_SIZE = 14
+LINE_LENGTH = 32
+"""Maximum number of characters in a line of a caption."""
+MAX_LINES = 6
+"""Maximum number of lines of a caption."""
 CARD_ROWS = 6
-"""Captions on the sheet of a dataset's card."""
+"""Number of captions on the sheet of a dataset card."""
 
 
-def sheet(rows: list[Row]) -> Image.Image:
-    """Rows of a dataset -> one picture: guidance in the corner of each image; one that was not drawn is crossed out."""
+def render(rows: list[Row]) -> Image.Image:
+    """Render rows of a dataset as one picture: guidance in the corner of each image; null images are crossed out."""
     columns = max((len(row[schema.IMAGES]) for row in rows), default=0)
     step = CELL + GAP
     picture = Image.new("RGB", (GAP + TEXT + columns * step, GAP + len(rows) * step), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
     for number, row in enumerate(rows):
         top = GAP + number * step
-        caption = textwrap.fill(row[schema.CAPTION], LETTERS, max_lines=LINES, placeholder=" …")
+        caption = textwrap.fill(row[schema.CAPTION], LINE_LENGTH, max_lines=MAX_LINES, placeholder=" …")
         pen.multiline_text((GAP, top), caption, "black", font)
         for column, stored in enumerate(row[schema.IMAGES]):
             left = GAP + TEXT + column * step
@@ -45,52 +47,54 @@ def sheet(rows: list[Row]) -> Image.Image:
                 pen.text((left + 4, top + 4), row[schema.STATUS][column], "black", font)
                 continue
             with Image.open(io.BytesIO(stored["bytes"])) as image:
-                shown = image.convert("RGB")
-            scale = CELL / max(shown.size)
-            shown = shown.resize((round(shown.width * scale), round(shown.height * scale)), Image.Resampling.BICUBIC)
-            picture.paste(shown, (left, top))
+                thumbnail = image.convert("RGB")
+            scale = CELL / max(thumbnail.size)
+            size = round(thumbnail.width * scale), round(thumbnail.height * scale)
+            thumbnail = thumbnail.resize(size, Image.Resampling.BICUBIC)
+            picture.paste(thumbnail, (left, top))
             label = f"{row[schema.GUIDANCE][column]:g}"
             pen.text((left + 3, top + 1), label, "white", font, stroke_width=1, stroke_fill="black")
     return picture
 
 
 def write(rows: list[Row], path: Path) -> None:
-    """Write the sheet of `rows` as PNG, atomically."""
+    """Write the contact sheet of `rows` as PNG, atomically."""
     buffer = io.BytesIO()
-    sheet(rows).save(buffer, "PNG", optimize=True)
+    render(rows).save(buffer, "PNG", optimize=True)
     write_bytes(path, buffer.getvalue())
 
 
-def of_card(parquet: Path) -> list[Row]:
-    """The first captions of a shard none of whose images the safety checker would have hidden."""
+def card_rows(parquet: Path) -> list[Row]:
+    """Return the first rows of a shard that have no image with an NSFW score above zero, for the dataset card."""
     rows = next(pq.ParquetFile(parquet).iter_batches(schema.UNIT_CAPTIONS)).to_pylist()
     return [row for row in rows if all((score or 0) <= 0 for score in row[schema.NSFW])][:CARD_ROWS]
 
 
-def drawn(folder: Path, count: int, seed: int) -> list[Row]:
-    """`count` rows of a dataset, drawn uniformly."""
+def random_rows(folder: Path, count: int, seed: int) -> list[Row]:
+    """Return `count` rows of a dataset, sampled uniformly without replacement."""
     total = sum(schema.read_manifest(folder).rows.values())
-    return _rows(folder, np.random.default_rng(seed).choice(total, min(count, total), replace=False))
+    return _read_rows(folder, np.random.default_rng(seed).choice(total, min(count, total), replace=False))
 
 
-def worst(folder: Path, count: int) -> list[Row]:
-    """The `count` rows whose images fit their caption worst, the worst first.
+def worst_rows(folder: Path, count: int) -> list[Row]:
+    """Return the `count` rows with the lowest mean alignment score, in ascending order.
 
     Raises:
-        UserError: alignment was not measured.
+        UserError: the alignment scores are missing.
     """
     path = folder / alignment.FILE
     if not path.exists():
-        raise UserError(f"{path} is missing; run `synrep data check {folder} --alignment MODEL/WEIGHTS` before")
+        raise UserError(f"{path} is missing; run `synrep data check {folder} --alignment MODEL/WEIGHTS` first")
     scores = [[score for score in row if score is not None] for row in pq.read_table(path)["scores"].to_pylist()]
     means = np.array([np.mean(row) if row else np.inf for row in scores])
-    return _rows(folder, np.argsort(means, kind="stable")[:count])
+    return _read_rows(folder, np.argsort(means, kind="stable")[:count])
 
 
-def _rows(folder: Path, numbers: np.ndarray) -> list[Row]:
+def _read_rows(folder: Path, numbers: np.ndarray) -> list[Row]:
+    """Read rows of a dataset by their numbers, in the order of `numbers`."""
     manifest = schema.read_manifest(folder)
     if not is_caption_dataset(manifest):
-        raise UserError(f"{folder} has labelled images; a sheet is of a dataset with captions")
+        raise UserError(f"{folder} has labelled images; a contact sheet needs a dataset of captions")
     ascending = sorted(numbers.tolist())
     found = dict(zip(ascending, (row for _, row in rows_at(folder, manifest, ascending))))
     return [found[number] for number in numbers.tolist()]

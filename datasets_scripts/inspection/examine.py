@@ -1,6 +1,6 @@
-"""Examine one Parquet file of a dataset: every row, every image, its place in the index.
+"""Checks of one Parquet file of a dataset: every row, every image, every entry of the index.
 
-A finding is an error where the file is not what its recipe says, and a warning where it is, but looks wrong.
+A finding is an error if the file contradicts its recipe, and a warning if it agrees with it but looks wrong.
 """
 
 import hashlib
@@ -26,22 +26,24 @@ from datasets_scripts.generation.generate import COLUMNS
 from datasets_scripts.recipe import caption_id, image_guidance, image_seed
 from datasets_scripts.text_to_image import OK
 
-SHOWN = 10
-"""Findings of one rule that are listed; of the others only the number is told."""
+MAX_LISTED = 10
+"""Maximum number of findings listed per rule; the others are only counted."""
 BLANK = 2.0
-"""An image is blank where no channel's standard deviation is more: levels of 255."""
-LISTS = (schema.IMAGES, schema.SEEDS, schema.GUIDANCE, schema.STATUS, schema.NSFW)
+"""Largest standard deviation of any channel of a blank image, in levels of 255."""
+PER_IMAGE = (schema.IMAGES, schema.SEEDS, schema.GUIDANCE, schema.STATUS, schema.NSFW)
+"""Columns with one value per image of a caption."""
 MARK = re.compile(rf'DigitalSourceType="{re.escape(provenance.VOCABULARY)}(\w+)"'.encode())
+"""IPTC digital source type in the XMP of an image; group 1 is its name."""
 
 Row = dict[str, Any]
 
 
 class Finding(NamedTuple):
-    """One problem."""
+    """Problem of a dataset."""
 
     rule: str
     text: str
-    """Where, what was wanted, what was found."""
+    """Location, expected value and found value."""
     error: bool = True
 
     def __str__(self) -> str:
@@ -50,190 +52,200 @@ class Finding(NamedTuple):
 
 @dataclass
 class Findings:
-    """The first of each rule, and how many there are."""
+    """Collected findings: the first ones of each rule, and the number of all."""
 
-    shown: list[Finding] = field(default_factory=list)
+    listed: list[Finding] = field(default_factory=list)
     counts: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
     def add(self, rule: str, text: str, error: bool = True) -> None:
-        """Note a problem."""
+        """Add a finding."""
         self.counts[rule, error] += 1
-        if self.counts[rule, error] <= SHOWN:
-            self.shown.append(Finding(rule, text, error))
+        if self.counts[rule, error] <= MAX_LISTED:
+            self.listed.append(Finding(rule, text, error))
 
     def extend(self, other: "Findings") -> None:
-        """Add those of another."""
-        for finding in other.shown:
+        """Add the findings of another collection."""
+        for finding in other.listed:
             self.add(*finding)
-        self.counts += other.counts - Counter((finding.rule, finding.error) for finding in other.shown)
+        self.counts += other.counts - Counter((finding.rule, finding.error) for finding in other.listed)
 
     def all(self) -> list[Finding]:
-        """Those shown, then how many more there are."""
-        more = [(kind, count - SHOWN) for kind, count in self.counts.items() if count > SHOWN]
-        return self.shown + [Finding(rule, f"and {count:,} more of this kind", error) for (rule, error), count in more]
+        """Return the listed findings, then one per rule with the number of further ones."""
+        more = [(kind, count - MAX_LISTED) for kind, count in self.counts.items() if count > MAX_LISTED]
+        return self.listed + [Finding(rule, f"and {count:,} more of this kind", error) for (rule, error), count in more]
 
 
 @dataclass
 class FileReport:
-    """What one Parquet file tells."""
+    """Findings and statistics of one Parquet file."""
 
     name: str
     synthetic: bool = True
-    """Whether its images are to be marked as such; real ones must not be."""
+    """True if the XMP of its images must mark them as synthetic; real images must not be marked."""
     findings: Findings = field(default_factory=Findings)
     rows: int = 0
     ids: "array[int]" = field(default_factory=lambda: array("q"))
-    """Of the captions' texts; zero for a row that cannot be read."""
+    """Caption ids computed from the captions; zero for a row that cannot be read."""
     digests: "array[int]" = field(default_factory=lambda: array("Q"))
-    """64 bits of every image; zero for one that is blank or not there."""
+    """64-bit hash of every image; zero for a blank or missing one."""
     traits: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """What all images are to have in common."""
-    places: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Where each trait was seen first."""
-    facts: Counter[str] = field(default_factory=Counter)
-    """To be compared with the statistics."""
+    """(Name, value) -> number of images, for properties that all images should share."""
+    first_seen: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Location of the first image with each trait."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Counts to compare with the statistics file."""
 
 
 def is_caption_dataset(manifest: schema.Manifest) -> bool:
-    """Whether a row is a caption with its images, as a recipe says; else it is a labelled image."""
+    """Return whether rows are captions with their images; otherwise they are labelled images."""
     return "images_per_caption" in manifest.recipe
 
 
 def examine_file(folder: Path, manifest: schema.Manifest, name: str, last: bool) -> FileReport:
-    """Examine one Parquet file with its index; `last` is the one that may end with a smaller unit."""
-    seen = FileReport(name, provenance.is_synthetic(manifest.recipe))
+    """Check one Parquet file and its index; only the `last` file of a split may end with a smaller unit."""
+    report = FileReport(name, provenance.is_synthetic(manifest.recipe))
     if (found := file_sha256(folder / name)) != manifest.files[name]:
-        seen.findings.add("checksum", f"{name}: sha256 {found[:12]}, the manifest says {manifest.files[name][:12]}")
+        report.findings.add("checksum", f"{name}: sha256 {found[:12]}, the manifest says {manifest.files[name][:12]}")
     try:
         file = pq.ParquetFile(folder / name)
-        seen.rows = file.metadata.num_rows
+        report.rows = file.metadata.num_rows
         if is_caption_dataset(manifest):
-            _look_at_captions(folder, manifest, file, seen, last)
+            _examine_captions(folder, manifest, file, report, last)
         else:
             for number, row in enumerate(rows_of(file)):
                 content = (row["image"] or {}).get("bytes")
-                seen.digests.append(_look_at_image(content, f"{name}: row {number}", seen))
+                report.digests.append(_examine_image(content, f"{name}: row {number}", report))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        seen.findings.add("parquet", f"{name}: cannot be read ({' '.join(str(error).split())})")
-    seen.ids.extend([0] * (seen.rows - len(seen.ids)))
-    seen.digests.extend([0] * (seen.rows * manifest.images_per_row - len(seen.digests)))
-    return seen
+        report.findings.add("parquet", f"{name}: cannot be read ({' '.join(str(error).split())})")
+    report.ids.extend([0] * (report.rows - len(report.ids)))
+    report.digests.extend([0] * (report.rows * manifest.images_per_row - len(report.digests)))
+    return report
 
 
 def rows_of(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[Row]:
-    """Rows of a Parquet file, few in memory; all columns where none are named."""
+    """Yield the rows of a Parquet file, a work unit in memory at a time; all columns by default."""
     for batch in file.iter_batches(schema.UNIT_CAPTIONS, columns=columns):
         yield from batch.to_pylist()
 
 
-def _look_at_captions(
-    folder: Path, manifest: schema.Manifest, file: pq.ParquetFile, seen: FileReport, last: bool
+def _examine_captions(
+    folder: Path, manifest: schema.Manifest, file: pq.ParquetFile, report: FileReport, last: bool
 ) -> None:
+    """Check columns, metadata, row groups, rows and index of a file of captions.
+
+    Args:
+        folder: Folder of the dataset.
+        manifest: Manifest of the dataset.
+        file: The opened Parquet file.
+        report: Report of the file, to which findings are added.
+        last: True for the last file of a split, which may end with a smaller unit.
+    """
     columns = file.schema_arrow
     if columns.names != COLUMNS.names or columns.types != COLUMNS.types:
-        seen.findings.add("columns", f"{seen.name}: columns {columns.names} are not the published ones or their types")
+        text = f"expected columns {COLUMNS.names} with their published types, found {columns.names}"
+        report.findings.add("columns", f"{report.name}: {text}")
         return
     constants = json.loads((columns.metadata or {}).get(b"synrep", b"null"))
     if constants != {"recipe": manifest.recipe, "revision": manifest.revision}:
-        seen.findings.add("constants", f"{seen.name}: the recipe in its metadata is not that of {schema.MANIFEST}")
+        report.findings.add("constants", f"{report.name}: its metadata has another recipe than {schema.MANIFEST}")
     groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     for group, rows in enumerate(groups):
         if rows != schema.UNIT_CAPTIONS and not (last and group == len(groups) - 1 and rows < schema.UNIT_CAPTIONS):
-            text = f"row group {group} has {rows} rows, wanted {schema.UNIT_CAPTIONS}"
-            seen.findings.add("units", f"{seen.name}: {text}")
-    index = f"index/{Path(seen.name).stem.rsplit('-of-', 1)[0]}.npy"
-    offsets = _offsets(folder, index, (seen.rows, manifest.images_per_row, 2), seen.findings)
-    content = np.memmap(folder / seen.name, np.uint8, "r")
+            text = f"row group {group} has {rows} rows, expected {schema.UNIT_CAPTIONS}"
+            report.findings.add("units", f"{report.name}: {text}")
+    index = f"index/{Path(report.name).stem.rsplit('-of-', 1)[0]}.npy"
+    offsets = _read_offsets(folder, index, (report.rows, manifest.images_per_row, 2), report.findings)
+    content = np.memmap(folder / report.name, np.uint8, "r")
     for number, row in enumerate(rows_of(file)):
-        _look_at_row(row, f"{seen.name}: row {number}", manifest, seen)
+        _examine_row(row, f"{report.name}: row {number}", manifest, report)
         images = [image and image["bytes"] for image in row[schema.IMAGES] or []]
         if offsets is None or len(images) != manifest.images_per_row:
             continue
         for k, (image, (start, length)) in enumerate(zip(images, offsets[number].tolist())):
             if (start, length) != (0, 0) if image is None else content[start : start + length].tobytes() != image:
-                text = "leads to an image that is not there" if image is None else "does not lead to the stored bytes"
-                seen.findings.add("index", f"{index}: row {number}, image {k}: {start}, {length} {text}")
+                text = "points to a null image" if image is None else "does not point to the stored bytes"
+                report.findings.add("index", f"{index}: row {number}, image {k}: {start}, {length} {text}")
 
 
-def _offsets(folder: Path, index: str, shape: tuple[int, ...], findings: Findings) -> np.ndarray | None:
+def _read_offsets(folder: Path, index: str, shape: tuple[int, ...], findings: Findings) -> np.ndarray | None:
     try:
         offsets: np.ndarray = np.load(folder / index)
     except FileNotFoundError:
-        return None  # it is missed already
+        return None  # reported as a missing file
     except (OSError, ValueError, EOFError) as error:
         findings.add("index", f"{index}: cannot be read ({error})")
         return None
     if (offsets.shape, offsets.dtype) == (shape, np.dtype(np.int64)):
         return offsets
-    findings.add("index", f"{index}: is {offsets.dtype} {offsets.shape}, wanted int64 {shape}")
+    findings.add("index", f"{index}: {offsets.dtype} {offsets.shape}, expected int64 {shape}")
     return None
 
 
-def _look_at_row(row: Row, where: str, manifest: schema.Manifest, seen: FileReport) -> None:
-    wanted = manifest.images_per_row
+def _examine_row(row: Row, where: str, manifest: schema.Manifest, report: FileReport) -> None:
+    expected = manifest.images_per_row
     caption = caption_id(row[schema.CAPTION] or "")
-    seen.ids.append(caption)
+    report.ids.append(caption)
     if row[schema.CAPTION_ID] != caption:
-        seen.findings.add("caption id", f"{where}: is {row[schema.CAPTION_ID]}, its caption gives {caption}")
-    lists = {name: row[name] or [] for name in LISTS}
-    lengths = {name: len(values) for name, values in lists.items() if len(values) != wanted}
+        report.findings.add("caption id", f"{where}: id {row[schema.CAPTION_ID]}, the hash of its caption is {caption}")
+    lists = {name: row[name] or [] for name in PER_IMAGE}
+    lengths = {name: len(values) for name, values in lists.items() if len(values) != expected}
     if lengths:
         found = ", ".join(f"{length} {name}" for name, length in lengths.items())
-        seen.findings.add("images per caption", f"{where}: {found}, wanted {wanted}")
+        report.findings.add("images per caption", f"{where}: {found}, expected {expected}")
     schedule = tuple(manifest.recipe["guidance"])
     for k, (seed, guidance) in enumerate(zip(lists[schema.SEEDS], lists[schema.GUIDANCE])):
         if seed != (derived := image_seed(manifest.revision, caption, k)):
-            seen.findings.add("seed", f"{where}, image {k}: seed {seed}, the recipe gives {derived}")
-        if guidance != np.float32(given := image_guidance(schedule, caption, k)):
-            seen.findings.add("guidance", f"{where}, image {k}: guidance {guidance}, the recipe gives {given}")
-    digests = [0] * wanted
+            report.findings.add("seed", f"{where}, image {k}: seed {seed}, the recipe has {derived}")
+        if guidance != np.float32(scheduled := image_guidance(schedule, caption, k)):
+            report.findings.add("guidance", f"{where}, image {k}: guidance {guidance}, the recipe has {scheduled}")
+    digests = [0] * expected
     for k, (image, status) in enumerate(zip(lists[schema.IMAGES], lists[schema.STATUS])):
         if (image is None) == (status == OK):
-            what = "no image" if image is None else "an image"
-            seen.findings.add("status", f"{where}, image {k}: {what}, and its status is {status!r}")
+            text = "a null image" if image is None else "an image"
+            report.findings.add("status", f"{where}, image {k}: {text} with status {status!r}")
         if image is None:
-            seen.facts["failed"] += 1
-        elif k < wanted:
-            digests[k] = _look_at_image(image["bytes"], f"{where}, image {k}", seen)
-    seen.digests.extend(digests)
-    seen.facts["captions"] += 1
-    seen.facts["nsfw_scored"] += sum(score is not None for score in lists[schema.NSFW])
-    seen.facts["nsfw_above_zero"] += sum((score or 0) > 0 for score in lists[schema.NSFW])
+            report.counts["failed"] += 1
+        elif k < expected:
+            digests[k] = _examine_image(image["bytes"], f"{where}, image {k}", report)
+    report.digests.extend(digests)
+    report.counts["captions"] += 1
+    report.counts["nsfw_scored"] += sum(score is not None for score in lists[schema.NSFW])
+    report.counts["nsfw_above_zero"] += sum((score or 0) > 0 for score in lists[schema.NSFW])
 
 
-def _look_at_image(content: bytes | None, where: str, seen: FileReport) -> int:
-    """Examine an image; 64 bits of it, or zero where it is blank or none."""
-    seen.facts["images"] += 1
-    seen.facts["bytes"] += len(content or b"")
+def _examine_image(content: bytes | None, where: str, report: FileReport) -> int:
+    """Check an image; return a 64-bit hash of its content, or zero if it is blank or does not decode."""
+    report.counts["images"] += 1
+    report.counts["bytes"] += len(content or b"")
     try:
         with Image.open(io.BytesIO(content or b"")) as image:
-            levels = np.array(image.histogram(), np.float64).reshape(-1, 256)  # decodes all of it
+            levels = np.array(image.histogram(), np.float64).reshape(-1, 256)  # decodes the whole image
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-        seen.findings.add("decode", f"{where}: does not decode ({reason})")
+        report.findings.add("decode", f"{where}: does not decode ({reason})")
         return 0
     assert content is not None
     if (image.format, image.mode) != ("JPEG", "RGB"):
-        seen.findings.add("format", f"{where}: is {image.format} {image.mode}, wanted JPEG RGB")
+        report.findings.add("format", f"{where}: {image.format} {image.mode}, expected JPEG RGB")
     mark = MARK.search(image.info.get("xmp", b""))
-    if not mark and seen.synthetic:
-        seen.findings.add("mark", f"{where}: its XMP does not say that it is synthetic")
-    if mark and not seen.synthetic:
-        seen.findings.add("mark", f"{where}: its XMP says that it is synthetic, but it is a real image")
+    if not mark and report.synthetic:
+        report.findings.add("mark", f"{where}: its XMP does not mark it as synthetic")
+    if mark and not report.synthetic:
+        report.findings.add("mark", f"{where}: its XMP marks it as synthetic, but it is a real image")
     for trait in [("size", "{}x{}".format(*image.size)), *([("source type", mark[1].decode())] if mark else [])]:
-        seen.traits[trait] += 1
-        seen.places.setdefault(trait, where)
+        report.traits[trait] += 1
+        report.first_seen.setdefault(trait, where)
     means = levels @ np.arange(256) / levels.sum(1)
     variances = levels @ np.arange(256) ** 2 / levels.sum(1) - means**2
     if variances.max() <= BLANK**2:
-        colour = means.round().astype(int).tolist()
-        seen.findings.add("blank", f"{where}: is blank, of the colour {colour}", error=False)
+        color = means.round().astype(int).tolist()
+        report.findings.add("blank", f"{where}: blank, of color {color}", error=False)
         return 0
     return int.from_bytes(hashlib.blake2b(strip_metadata(content), digest_size=8).digest(), "big")
 
 
 def strip_metadata(jpeg: bytes) -> bytes:
-    """A JPEG without the marks at its beginning: equal pictures have equal scans, signed or not."""
+    """Return a JPEG without its leading APP segments (XMP, C2PA): equal images are equal, signed or not."""
     start = 2
     while jpeg[start] == 0xFF and 0xE0 <= jpeg[start + 1] <= 0xEF:
         start += 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big")
@@ -241,16 +253,16 @@ def strip_metadata(jpeg: bytes) -> bytes:
 
 
 def rows_at(folder: Path, manifest: schema.Manifest, numbers: list[int]) -> Iterator[tuple[str, Row]]:
-    """Rows of a dataset by their numbers, which ascend, each with where it is."""
+    """Yield rows of a dataset by ascending row numbers, each with its location (file and row inside it)."""
     start = 0
     for name in sorted(name for name in manifest.files if name.endswith(".parquet")):
         file = pq.ParquetFile(folder / name)
         first = start
         for group in range(file.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows
-            wanted = [number for number in numbers if start <= number < stop]
-            if wanted:
+            selected = [number for number in numbers if start <= number < stop]
+            if selected:
                 table = file.read_row_group(group)
-                for number in wanted:
+                for number in selected:
                     yield f"{name}: row {number - first}", table.slice(number - start, 1).to_pylist()[0]
             start = stop

@@ -167,41 +167,41 @@ def at(index, value):
 FIRST = "data/train-00000-of-00003.parquet"
 XMP = provenance.xmp(provenance.ALGORITHMIC)
 FAULTS = {
-    "seed": (with_value(40, schema.SEEDS, at(2, 17)), f"{FIRST}: row 40, image 2: seed 17, the recipe gives"),
+    "seed": (with_value(40, schema.SEEDS, at(2, 17)), f"{FIRST}: row 40, image 2: seed 17, the recipe has"),
     "guidance": (with_value(3, schema.GUIDANCE, at(1, 3.0)), f"{FIRST}: row 3, image 1: guidance 3.0, the recipe"),
-    "caption id": (with_value(5, schema.CAPTION_ID, lambda value: 12), f"{FIRST}: row 5: is 12, its caption gives"),
-    "status": (with_value(6, schema.STATUS, at(3, "odd")), f"{FIRST}: row 6, image 3: an image, and its status is"),
-    "status, none": (with_value(6, schema.IMAGES, at(3, None)), f"{FIRST}: row 6, image 3: no image, and its status"),
-    "images per caption": (with_value(9, schema.IMAGES, lambda images: images[:3]), "row 9: 3 images, wanted 4"),
-    "images per caption, seeds": (with_value(9, schema.SEEDS, lambda each: each[:3]), "row 9: 3 seeds, wanted 4"),
+    "caption id": (with_value(5, schema.CAPTION_ID, lambda value: 12), f"{FIRST}: row 5: id 12, the hash of its"),
+    "status": (with_value(6, schema.STATUS, at(3, "odd")), f"{FIRST}: row 6, image 3: an image with status"),
+    "status, none": (with_value(6, schema.IMAGES, at(3, None)), f"{FIRST}: row 6, image 3: a null image with status"),
+    "images per caption": (with_value(9, schema.IMAGES, lambda images: images[:3]), "row 9: 3 images, expected 4"),
+    "images per caption, seeds": (with_value(9, schema.SEEDS, lambda each: each[:3]), "row 9: 3 seeds, expected 4"),
     "decode": (with_image(1, 0, lambda content: content[: len(content) // 2]), "row 1, image 0: does not decode ("),
     "decode, nothing": (with_image(1, 3, lambda _: b"nothing"), "row 1, image 3: does not decode (not an image)"),
     "format": (
         with_image(2, 2, lambda content: jpeg(pixels(content)[..., 0], xmp=XMP)),
-        "row 2, image 2: is JPEG L, wanted JPEG RGB",
+        "row 2, image 2: JPEG L, expected JPEG RGB",
     ),
     "size": (
         with_image(2, 1, lambda content: jpeg(pixels(content)[:32], xmp=XMP)),
-        "row 2, image 1: size 64x32, most have 64x64; so have 1 images in all",
+        "row 2, image 1: size 64x32, most images have 64x64; 1 images in total",
     ),
-    "mark": (with_image(2, 1, lambda content: jpeg(pixels(content))), "row 2, image 1: its XMP does not say"),
+    "mark": (with_image(2, 1, lambda content: jpeg(pixels(content))), "row 2, image 1: its XMP does not mark it"),
     "source type": (
         with_image(2, 1, lambda content: jpeg(pixels(content), xmp=provenance.xmp(provenance.TRAINED))),
-        "row 2, image 1: source type trainedAlgorithmicMedia, most have algorithmicMedia; so have 1",
+        "row 2, image 1: source type trainedAlgorithmicMedia, most images have algorithmicMedia; 1 ",
     ),
     "duplicate image": (
         lambda rows: rows[7][schema.IMAGES][3].update(bytes=rows[7][schema.IMAGES][1]["bytes"]),
-        f"{FIRST}: row 7, image 3: is the image of {FIRST}: row 7, image 1",
+        f"{FIRST}: row 7, image 3: same image as {FIRST}: row 7, image 1",
     ),
     "duplicate image, signed": (
         lambda rows: rows[50][schema.IMAGES][0].update(
             bytes=b"\xff\xd8\xff\xeb\0\5abc" + rows[7][schema.IMAGES][1]["bytes"][2:]
         ),
-        f"{FIRST}: row 50, image 0: is the image of {FIRST}: row 7, image 1",
+        f"{FIRST}: row 50, image 0: same image as {FIRST}: row 7, image 1",
     ),
     "duplicate caption": (
         lambda rows: rows[44].update({k: v for k, v in copy.deepcopy(rows[4]).items() if k != schema.IMAGES}),
-        f"{FIRST}: row 44: has the caption of {FIRST}: row 4",
+        f"{FIRST}: row 44: same caption as {FIRST}: row 4",
     ),
 }  # fmt: skip
 
@@ -224,7 +224,7 @@ def test_a_blank_image_is_a_warning(folder, levels):
     image = np.random.default_rng(0).integers(100, 101 + levels, (64, 64, 3), np.uint8)
     plant(folder, with_image(2, 1, lambda _: encode(image, provenance.ALGORITHMIC)))
     ((rule, text, error),) = found(folder)
-    assert rule == "blank" and f"{FIRST}: row 2, image 1: is blank, of the colour [10" in text and not error
+    assert rule == "blank" and f"{FIRST}: row 2, image 1: blank, of color [10" in text and not error
 
 
 def test_a_faint_image_is_not_blank(folder):
@@ -245,8 +245,8 @@ def test_duplicates_are_found_across_files_and_named_by_their_own(folder):
     name = "data/train-00002-of-00003.parquet"
     assert len(last) == 32
     assert found(folder) == [
-        ("duplicate image", f"{name}: row 30, image 2: is the image of {FIRST}: row 63, image 3", True),
-        ("duplicate caption", f"{name}: row 31: has the caption of {FIRST}: row 4", True),
+        ("duplicate image", f"{name}: row 30, image 2: same image as {FIRST}: row 63, image 3", True),
+        ("duplicate caption", f"{name}: row 31: same caption as {FIRST}: row 4", True),
     ]
 
 
@@ -259,7 +259,7 @@ def test_an_offset_or_a_length_beside_its_image_is_found(folder, place):
     repair(folder)
     ((rule, text, error),) = found(folder)
     assert rule == "index" and error
-    assert text.startswith("index/train-00001.npy: row 63, image 2: ") and "does not lead to the stored bytes" in text
+    assert text.startswith("index/train-00001.npy: row 63, image 2: ") and "does not point to the stored bytes" in text
 
 
 @pytest.mark.parametrize("change", [lambda each: each[:-1], lambda each: each.astype(np.int32)])
@@ -268,7 +268,7 @@ def test_an_index_of_another_shape_or_type_is_found(folder, change):
     np.save(path, change(np.load(path)))
     repair(folder)
     ((rule, text, _),) = found(folder)
-    assert rule == "index" and "wanted int64 (64, 4, 2)" in text
+    assert rule == "index" and "expected int64 (64, 4, 2)" in text
 
 
 def test_an_index_that_leads_to_an_image_that_was_not_drawn_is_found(failing, tmp_path):
@@ -280,7 +280,7 @@ def test_an_index_that_leads_to_an_image_that_was_not_drawn_is_found(failing, tm
     np.save(path, offsets)
     repair(folder)
     ((rule, text, _),) = found(folder)
-    assert rule == "index" and f": row {row}, image {image}: " in text and "an image that is not there" in text
+    assert rule == "index" and f": row {row}, image {image}: " in text and "points to a null image" in text
 
 
 @pytest.mark.parametrize(("units", "groups"), [((64, 60), [1]), ((30,), [0, 1]), ((160,), [0])])
@@ -298,7 +298,7 @@ def test_only_the_last_file_may_end_with_a_small_unit(folder):
     statistics = json.loads((folder / schema.STATISTICS).read_text())
     write_json(folder / schema.STATISTICS, statistics | {"captions": 159})
     ((rule, text, _),) = found(folder)
-    assert rule == "units" and "00001-of-00003.parquet: row group 0 has 63 rows, wanted 64" in text
+    assert rule == "units" and "00001-of-00003.parquet: row group 0 has 63 rows, expected 64" in text
 
 
 def test_another_recipe_in_the_metadata_of_a_file_is_found(folder):
@@ -321,7 +321,7 @@ def test_a_file_that_cannot_be_examined_moves_no_place_of_another(folder):
     repair(folder)
     name = "data/train-00002-of-00003.parquet"
     assert [(rule, text) for rule, text, _ in found(folder)][1:] == [
-        ("duplicate image", f"{name}: row 7, image 3: is the image of {name}: row 5, image 1")
+        ("duplicate image", f"{name}: row 7, image 3: same image as {name}: row 5, image 1")
     ]
 
 
@@ -345,14 +345,14 @@ def test_another_checksum_is_found(folder, name):
 @pytest.mark.parametrize("name", [schema.CARD, schema.SHEET, "index/train-00001.npy"])
 def test_a_missing_file_is_found(folder, name):
     (folder / name).unlink()
-    assert found(folder) == [("files", f"{name}: is missing", True)]
+    assert found(folder) == [("files", f"{name}: missing", True)]
 
 
 @pytest.mark.parametrize("name", [schema.CARD, "index/train-00001.npy"])
 def test_a_file_that_the_manifest_does_not_list_is_found(folder, name):
     (folder / name).unlink()
     repair(folder)
-    assert found(folder) == [("files", f"dataset.json: lists no {name}", True)]
+    assert found(folder) == [("files", f"dataset.json: does not list {name}", True)]
 
 
 def test_files_too_many_are_errors_where_they_may_be_read(folder):
@@ -428,7 +428,7 @@ def test_guidance_out_of_balance_is_found(tmp_path):
     assert [(rule, text.split(":")[0], error) for rule, text, error in told] == [
         ("balance", f"guidance {value}", True) for value in (2, 4, 8)
     ]
-    assert told[0][1] == "guidance 2: 320 images, wanted 213 give or take 30"
+    assert told[0][1] == "guidance 2: 320 images, expected 213 ± 30"
     even = replace(recipe, guidance=(2.0, 8.0, 4.0, 1.0), version=2)
     assert found(build(even, tmp_path / "even")) == [], "four images go once round"
 
@@ -487,11 +487,11 @@ def test_faults_of_an_evaluation_set_are_found(evaluation, tmp_path):
     ]
 
 
-# A sample drawn again
+# A regenerated sample
 
 
 @pytest.mark.parametrize(("count", "images"), [(1, 4), (9, 12), (640, 640)])
-def test_a_sample_drawn_again_is_equal(clean, count, images):
+def test_regenerated_sample_is_equal(clean, count, images):
     sample = audit.sample(clean, RECIPE, count, silent)
     assert (sample.images, sample.equal, sample.largest, sample.mean) == (images, images, 0, 0)
     assert sample.findings == []
@@ -502,7 +502,7 @@ def test_a_sample_has_the_failures_of_the_dataset(failing):
     assert sample.equal == sample.images == 640 and sample.findings == []
 
 
-def test_another_image_is_found_by_drawing_it_again(folder):
+def test_changed_image_is_found_by_regeneration(folder):
     plant(folder, with_image(20, 1, lambda _: encode(np.full((64, 64, 3), 90, np.uint8), provenance.ALGORITHMIC)))
     plant(folder, with_value(31, schema.IMAGES, at(2, None)), shard=2)
     plant(folder, with_image(5, 0, lambda content: jpeg(pixels(content)[:32], xmp=XMP)), shard=2)
@@ -536,7 +536,7 @@ def test_low_bits_may_differ(folder):
 
 def test_other_captions_are_drawn_with_another_seed(clean, monkeypatch):
     drawn = []
-    monkeypatch.setattr(audit, "_draw_again", lambda recipe, rows, _: drawn.append(rows) or [(True, 0, 0.0)])
+    monkeypatch.setattr(audit, "_regenerate", lambda recipe, rows, _: drawn.append(rows) or [(True, 0, 0.0)])
     for seed in (0, 0, 1):
         audit.sample(clean, RECIPE, 280, silent, seed)
     sizes = [len(rows) for rows in drawn]
@@ -549,7 +549,7 @@ def test_other_captions_are_drawn_with_another_seed(clean, monkeypatch):
 
 
 def test_a_sample_of_another_recipe_is_refused(clean):
-    with pytest.raises(UserError, match="name the recipe that it was built by"):
+    with pytest.raises(UserError, match="use the recipe and captions that the dataset was built from"):
         audit.sample(clean, replace(RECIPE, seed=1), 4, silent)
     for count in (0, 641):
         with pytest.raises(UserError, match=f"a sample of 1 to 640 images, found {count}"):
@@ -640,7 +640,11 @@ def test_captions_that_the_generator_ignored_are_listed_and_can_be_seen(numbered
 @pytest.mark.parametrize(
     ("model", "pretrained", "message"),
     [
-        ("ViT-B-33", "openai", r"unknown CLIP model 'ViT-B-33'; wanted MODEL/WEIGHTS, of \d+ models near is: ViT-B-32"),
+        (
+            "ViT-B-33",
+            "openai",
+            r"unknown CLIP model 'ViT-B-33'; expected MODEL/WEIGHTS; the closest of \d+ models: ViT-B-32",
+        ),
         ("ViT-B-32", "nope", "unknown weights 'nope' of CLIP model ViT-B-32; choose a file or one of: openai"),
         ("ViT-B-32", None, "unknown weights None"),
     ],
@@ -650,7 +654,7 @@ def test_an_unknown_model_is_one_line(clean, model, pretrained, message):
         aligning.alignment(clean, model, pretrained, "cpu", 8, silent)
 
 
-def test_weights_that_are_not_to_be_had_are_one_line(folder, monkeypatch):
+def test_unavailable_weights_are_one_line(folder, monkeypatch):
     def offline(*_, **__):
         raise RuntimeError("cannot reach\nthe Hub")
 

@@ -43,7 +43,7 @@ def text_of(picture, row):
 
 
 def test_every_image_stands_in_the_row_of_its_caption_at_its_index(rows):
-    picture = contact_sheet.sheet(rows)
+    picture = contact_sheet.render(rows)
     assert picture.size == (contact_sheet.GAP + contact_sheet.TEXT + 4 * STEP, contact_sheet.GAP + 5 * STEP)
     for row in range(5):
         for column in range(4):
@@ -54,7 +54,7 @@ def test_every_image_stands_in_the_row_of_its_caption_at_its_index(rows):
 
 def test_an_image_is_shown_whole_and_as_it_is(small_dataset):
     rows = pq.read_table(next(small_dataset.glob("data/*.parquet"))).slice(3, 2).to_pylist()
-    picture = contact_sheet.sheet(rows)
+    picture = contact_sheet.render(rows)
     for row in range(2):
         for column, stored in enumerate(rows[row][schema.IMAGES]):
             image = Image.open(io.BytesIO(stored["bytes"]))
@@ -67,39 +67,39 @@ def test_a_wide_image_keeps_its_shape(rows):
     buffer = io.BytesIO()
     Image.new("RGB", (40, 20), (200, 30, 30)).save(buffer, "PNG")
     row = rows[0] | {schema.IMAGES: [{"bytes": buffer.getvalue()}], schema.GUIDANCE: [1.0]}
-    shown = cell(contact_sheet.sheet([row]), 0, 0)
+    shown = cell(contact_sheet.render([row]), 0, 0)
     assert (shown[24:64] == (200, 30, 30)).all() and (shown[64:] == 255).all()
 
 
 def test_an_image_that_was_not_drawn_is_crossed_out_and_says_why(rows):
-    shown = cell(contact_sheet.sheet(rows), 2, 1)
+    shown = cell(contact_sheet.render(rows), 2, 1)
     assert (shown[np.arange(40, 127), np.arange(40, 127)] == 128).all(), "a grey diagonal"
     assert (shown[100:120, 20:60] == 255).all(), "on white"
     assert (shown[4:24, 4:80] < 50).any(), "the reason"
 
 
 def test_the_guidance_stands_in_the_corner_of_each_image(rows):
-    shown = cell(contact_sheet.sheet(rows), 1, 0)
-    other = cell(contact_sheet.sheet([rows[0], rows[1] | {schema.GUIDANCE: [7.5, 0.0, 0.0, 0.0]}]), 1, 0)
+    shown = cell(contact_sheet.render(rows), 1, 0)
+    other = cell(contact_sheet.render([rows[0], rows[1] | {schema.GUIDANCE: [7.5, 0.0, 0.0, 0.0]}]), 1, 0)
     assert (label_off(shown) == label_off(other)).all() and (shown[:24] != other[:24]).any()
     assert (shown[:24] > 240).all(-1).any(), "white letters"
 
 
 def test_a_long_caption_is_cut_and_stays_in_its_place(rows):
-    short = contact_sheet.sheet(rows)
+    short = contact_sheet.render(rows)
     long = [row | {schema.CAPTION: "a very long caption " * 40} if k == 1 else row for k, row in enumerate(rows)]
-    picture = contact_sheet.sheet(long)
+    picture = contact_sheet.render(long)
     for row in (0, 2, 3, 4):
         assert (text_of(picture, row) == text_of(short, row)).all(), "it does not run into another caption"
     ink = text_of(picture, 1)
     lines = (np.diff(ink.any(1).astype(int), prepend=0) == 1).sum()
-    assert lines <= contact_sheet.LINES and ink.any(1)[: contact_sheet.CELL // 2].any()
+    assert lines <= contact_sheet.MAX_LINES and ink.any(1)[: contact_sheet.CELL // 2].any()
     for column in range(4):
         assert (cell(picture, 1, column) == cell(short, 1, column)).all(), "nor into the images"
 
 
 def test_no_rows_give_an_empty_sheet():
-    assert contact_sheet.sheet([]).size == (contact_sheet.GAP + contact_sheet.TEXT, contact_sheet.GAP)
+    assert contact_sheet.render([]).size == (contact_sheet.GAP + contact_sheet.TEXT, contact_sheet.GAP)
 
 
 def test_the_card_shows_none_that_the_safety_checker_would_have_hidden(numbered_dataset, tmp_path, rows):
@@ -109,12 +109,12 @@ def test_the_card_shows_none_that_the_safety_checker_would_have_hidden(numbered_
         kept[number][schema.NSFW] = [None, None, 0.01, -1.0]
     kept[4][schema.NSFW] = [-0.01, 0.0, None, -1.0]
     pq.write_table(table.from_pylist(kept, table.schema), tmp_path / "some.parquet")
-    shown = contact_sheet.of_card(tmp_path / "some.parquet")
+    shown = contact_sheet.card_rows(tmp_path / "some.parquet")
     assert [row[schema.CAPTION] for row in shown] == [f"number {n}" for n in (1, 2, 4, 5, 6, 7)]
 
 
 def test_a_sheet_on_disk_is_the_picture(rows, tmp_path):
     contact_sheet.write(rows, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as picture:
-        assert (np.asarray(picture) == np.asarray(contact_sheet.sheet(rows))).all()
+        assert (np.asarray(picture) == np.asarray(contact_sheet.render(rows))).all()
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
