@@ -1,8 +1,8 @@
-"""Build a recipe into a dataset folder: one datatrove pipeline for one machine, Slurm, Ray, or any other scheduler.
+"""Building a recipe into a dataset folder: one datatrove pipeline for one machine, Slurm, Ray, or any other scheduler.
 
-The folder carries its recipe's revision from the start; another recipe in the same folder is refused. What is done is
-what stands there (`shards.Units`, `shards.Shards`), never what an engine remembers: any process may draw any unit, and
-a killed build goes on where it stopped, with any number of workers.
+The recipe's revision is written to the folder first; a different recipe in the same folder is refused. Progress is
+read from the files on disk (`shards.Units`, `shards.Shards`), not from the engine's state: any process may generate
+any unit, and an interrupted build resumes where it stopped, with any number of workers.
 """
 
 import contextlib
@@ -34,21 +34,21 @@ from datasets_scripts.recipe import Caption, Recipe
 
 SPLIT = "train"
 TASK_UNITS = 4
-"""Units of a task, which is a datatrove rank: few, so that workers end together; not one, since each leaves a log."""
+"""Units per task (datatrove rank). Few, so that workers finish together; more than one, as each task writes a log."""
 
 
 def claim_folder(folder: Path, revision: str, declaration: dict[str, Any], signed: bool = False) -> bool:
-    """Mark `folder` as this recipe's; True if it is already complete.
+    """Mark `folder` as the build folder of this recipe; return True if the dataset is already complete.
 
     Raises:
-        UserError: the folder holds another recipe, or what is not known; its images are signed or not, unlike wanted.
+        UserError: the folder contains another recipe or unknown files, or was started with a different `signed`.
     """
     marker = folder / schema.STARTED
-    wanted = {"revision": revision, "recipe": declaration} | ({"c2pa": True} if signed else {})
+    expected = {"revision": revision, "recipe": declaration} | ({"c2pa": True} if signed else {})
     if not marker.exists():
         if any((folder / name).exists() for name in ("data", shards.BUILD, schema.MANIFEST)):
-            raise UserError(f"{folder} is no build, as it has no {schema.STARTED}; choose another folder, or remove it")
-        write_json(marker, wanted)
+            raise UserError(f"{folder} is not a build folder: no {schema.STARTED}; choose another folder or remove it")
+        write_json(marker, expected)
         return False
     try:
         found = json.loads(marker.read_bytes())
@@ -63,18 +63,18 @@ def claim_folder(folder: Path, revision: str, declaration: dict[str, Any], signe
             raise UserError(f"{folder / missing[0]} is missing; remove {folder} and build it again, or download it")
     if other := revisions - {revision}:
         raise UserError(
-            f"{folder} holds a dataset of another recipe: revision {min(other)[:12]}, wanted {revision[:12]}; "
-            "choose another folder or remove this one"
+            f"{folder} contains a dataset of another recipe: expected revision {revision[:12]}, "
+            f"found {min(other)[:12]}; choose another folder or remove this one"
         )
     if bool(found.get("c2pa")) != signed:
-        state = "without C2PA signatures" if signed else "with C2PA signatures"
-        raise UserError(f"{folder} was begun {state}; go on in the same way, or choose another folder")
+        state, hint = ("without", "leave --c2pa out") if signed else ("with", "give the same --c2pa")
+        raise UserError(f"{folder} was started {state} C2PA signatures; {hint}, or choose another folder")
     return finished
 
 
 @dataclass(frozen=True)
 class BuildJob:
-    """A build that was started: what is to do, and where. Every process of it has an equal one."""
+    """A started build: its recipe, folder and sizes. All processes of a build have equal copies."""
 
     recipe: Recipe
     folder: Path
@@ -85,58 +85,61 @@ class BuildJob:
 
     @property
     def units(self) -> int:
-        """Units in all; the last may be smaller."""
+        """Number of units. The last one may be smaller."""
         return -(-self.captions // schema.UNIT_CAPTIONS)
 
     @property
     def tasks(self) -> int:
-        """Tasks in all."""
+        """Number of tasks."""
         return -(-self.units // TASK_UNITS)
 
     @property
     def images(self) -> int:
-        """Images in all."""
+        """Number of images."""
         return self.captions * self.recipe.images_per_caption
 
     @functools.cached_property
     def shards(self) -> shards.Shards:
-        """Where the shards are."""
+        """The shard files of the dataset."""
         return shards.Shards(self.folder, SPLIT, -(-self.units // self.shard_units))
 
-    def units_of(self, shard: int) -> range:
-        """The units of a shard."""
+    def units_in_shard(self, shard: int) -> range:
+        """Return the numbers of the units in a shard."""
         return range(shard * self.shard_units, min((shard + 1) * self.shard_units, self.units))
 
     def done(self, unit: int) -> bool:
-        """Whether a unit stands, by itself or in its shard."""
+        """Return whether a unit is finished, as a separate file or as part of its shard."""
         return shards.Units(self.folder).done(unit) or self.shards.done(unit // self.shard_units)
 
-    def units_done(self, shard: int) -> int:
-        """How many units of a shard stand."""
-        units = self.units_of(shard)
+    def finished_units(self, shard: int) -> int:
+        """Return the number of finished units in a shard."""
+        units = self.units_in_shard(shard)
         return len(units) if self.shards.done(shard) else sum(map(shards.Units(self.folder).done, units))
 
-    def captions_of(self, unit: int) -> list[Caption]:
-        """The captions of a unit."""
-        shard, place = divmod(unit, self.shard_units)
-        with _readable(_captions_path(self.folder), self.revision) as file:
+    def read_captions(self, unit: int) -> list[Caption]:
+        """Read the captions of a unit."""
+        shard, position = divmod(unit, self.shard_units)
+        with _open_captions(self.folder, self.revision) as file:
             group = file.read_row_group(shard)
-        rows = group.slice(place * schema.UNIT_CAPTIONS, schema.UNIT_CAPTIONS)
+        rows = group.slice(position * schema.UNIT_CAPTIONS, schema.UNIT_CAPTIONS)
         return [Caption(*row.values()) for row in rows.to_pylist()]
 
 
 def start(recipe: Recipe, data: Path, c2pa: provenance.C2PA | None = None) -> BuildJob | Path:
-    """Claim the dataset's folder below `data` and lay its captions down; a finished dataset's folder otherwise.
+    """Claim the dataset folder inside `data` and write the captions of the build.
+
+    Returns:
+        The build job, or the folder of the dataset if it is already finished.
 
     Raises:
-        UserError: the folder holds another recipe, the captions are not prepared, or the disk is full.
+        UserError: the folder contains another recipe, the captions are not prepared, or the disk is full.
     """
     folder = data / recipe.repo
     revision = recipe.revision
     if not ((folder / schema.MANIFEST).exists() or recipe.captions.expected_count):
-        raise UserError(f"recipe {recipe.name} has no captions; give it some")
+        raise UserError(f"recipe {recipe.name} has no captions; add captions to it")
     if c2pa and not recipe.text_to_image.iptc_source_type:
-        raise UserError(f"C2PA signatures say that an image is synthetic, {recipe.name} is real; leave --c2pa out")
+        raise UserError(f"C2PA signatures are for synthetic images, and {recipe.name} has real ones; leave --c2pa out")
     if c2pa:
         c2pa(
             generate.encode(np.zeros((8, 8, 3), np.uint8), recipe.text_to_image.iptc_source_type),
@@ -149,13 +152,13 @@ def start(recipe: Recipe, data: Path, c2pa: provenance.C2PA | None = None) -> Bu
         columns = pa.schema({name: pa.string() for name in (schema.CAPTION, schema.SOURCE, schema.SOURCE_ID)})
         columns = columns.with_metadata({"revision": revision})
         with atomic_replace(path) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
-            for group in _grouped(recipe.captions, schema.SHARD_CAPTIONS):
+            for group in _batched(recipe.captions, schema.SHARD_CAPTIONS):
                 rows = [dict(zip(columns.names, (c.text, c.source, c.source_id))) for c in group]
                 writer.write_table(pa.Table.from_pylist(rows, columns))
-    if (folder / schema.MANIFEST).exists():  # perhaps only by now
+    if (folder / schema.MANIFEST).exists():  # another process may have finished it since
         _clean_up(folder)
         return folder
-    with _readable(path, revision) as file:
+    with _open_captions(folder, revision) as file:
         first = file.metadata.row_group(0).num_rows
         return BuildJob(recipe, folder, revision, file.metadata.num_rows, -(-first // schema.UNIT_CAPTIONS), c2pa)
 
@@ -165,184 +168,203 @@ def _captions_path(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _readable(path: Path, revision: str) -> Iterator[pq.ParquetFile]:
-    """The captions as they were laid down, a row group per shard."""
+def _open_captions(folder: Path, revision: str) -> Iterator[pq.ParquetFile]:
+    """Open the captions that `start` wrote, one row group per shard."""
+    path = _captions_path(folder)
     try:
         with pq.ParquetFile(path) as file:
             if (file.schema_arrow.metadata or {}).get(b"revision") != revision.encode():
-                raise UserError(f"{path} has the captions of another recipe; remove it and build again")
+                raise UserError(f"{path} contains the captions of another recipe; remove it and build again")
             yield file
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it and build again") from None
 
 
-def _grouped(captions: Iterable[Caption], size: int) -> Iterator[list[Caption]]:
-    group: list[Caption] = []
+def _batched(captions: Iterable[Caption], size: int) -> Iterator[list[Caption]]:
+    batch: list[Caption] = []
     for caption in captions:
-        group.append(caption)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+        batch.append(caption)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
-def draw(work: BuildJob, data: Any, rank: int, world_size: int) -> Iterator[Done]:
-    """The pipeline's step: draw one rank's share of the units, a run of neighbours, and make shards of those complete.
+def generate_share(job: BuildJob, data: Any, rank: int, world_size: int) -> Iterator[Done]:
+    """Generate one rank's contiguous share of the units and assemble complete shards: the pipeline step of a build.
 
-    A unit is written while the next one is drawn.
+    Each unit is written in a background thread while the next one is generated. `data` is the input of a datatrove
+    step and is ignored.
+
+    Yields:
+        Numbers of images generated and units finished since the last pair.
     """
     del data
-    first, last = rank * work.units // world_size, (rank + 1) * work.units // world_size
-    store = shards.Units(work.folder)
+    first, last = rank * job.units // world_size, (rank + 1) * job.units // world_size
+    store = shards.Units(job.folder)
     with ThreadPoolExecutor(1) as writer:
         writing: Future[None] | None = None
         for unit in range(first, last):
-            if work.done(unit) or (work.folder / schema.MANIFEST).exists():
+            if job.done(unit) or (job.folder / schema.MANIFEST).exists():
                 continue
-            captions = work.captions_of(unit)
-            table, facts = yield from generate.generate(work.recipe, work.revision, captions, work.c2pa)
+            captions = job.read_captions(unit)
+            table, facts = yield from generate.generate(job.recipe, job.revision, captions, job.c2pa)
             if writing:
                 writing.result()
             writing = writer.submit(store.write, unit, table, facts)
             yield 0, 1
         if writing:
             writing.result()
-    assemble(work, range(first, last))
+    assemble(job, range(first, last))
 
 
-def assemble(work: BuildJob, units: range) -> bool:
-    """Make every shard that has a unit among `units` and all its units done; True if all of those shards stand."""
-    store = shards.Units(work.folder)
-    constants = {"recipe": work.recipe.declaration(), "revision": work.revision}
-    touched = range(units.start // work.shard_units, -(-units.stop // work.shard_units)) if units else range(0)
-    with _assembly_lock(work.folder):
-        if (work.folder / schema.MANIFEST).exists():
+def assemble(job: BuildJob, units: range) -> bool:
+    """Assemble the shards that overlap `units` and are complete; return whether all overlapping shards are done."""
+    store = shards.Units(job.folder)
+    constants = {"recipe": job.recipe.declaration(), "revision": job.revision}
+    overlapping = range(units.start // job.shard_units, -(-units.stop // job.shard_units)) if units else range(0)
+    with _assembly_lock(job.folder):
+        if (job.folder / schema.MANIFEST).exists():
             return True
-        for shard in touched:
-            of_shard = work.units_of(shard)
-            if not work.shards.done(shard) and all(map(store.done, of_shard)):
-                work.shards.assemble(shard, of_shard, constants)
-        return all(map(work.shards.done, touched))
+        for shard in overlapping:
+            members = job.units_in_shard(shard)
+            if not job.shards.done(shard) and all(map(store.done, members)):
+                job.shards.assemble(shard, members, constants)
+        return all(map(job.shards.done, overlapping))
 
 
-def finish(work: BuildJob) -> Path | None:
-    """Make what shards are missing, then the statistics, the sheet, the card and the manifest.
+def finish(job: BuildJob) -> Path | None:
+    """Assemble the remaining shards, then write statistics, contact sheet, card and manifest.
 
     Returns:
-        The dataset folder; None if units are still missing.
+        The dataset folder, or None if units are still missing.
 
     Raises:
-        UserError: a shard is not what was written.
+        UserError: a shard is damaged.
     """
-    if not assemble(work, range(work.units)):
+    if not assemble(job, range(job.units)):
         return None
-    with _assembly_lock(work.folder):
-        if not (work.folder / schema.MANIFEST).exists():
-            _write_metadata(work)
-        _clean_up(work.folder)
-    return work.folder
+    with _assembly_lock(job.folder):
+        if not (job.folder / schema.MANIFEST).exists():
+            _write_metadata(job)
+        _clean_up(job.folder)
+    return job.folder
 
 
 @contextlib.contextmanager
 def _assembly_lock(folder: Path) -> Iterator[None]:
-    """Wait until no other process puts this dataset together; a process that dies gives its turn up."""
+    """Hold the lock for assembling this dataset; wait for other processes. The lock of a killed process is released."""
     with (folder / schema.STARTED).open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _clean_up(folder: Path) -> None:
-    """Remove what a finished dataset does not need."""
+    """Remove build and temporary files from the folder of a finished dataset."""
     shutil.rmtree(folder / shards.BUILD, ignore_errors=True)
-    for left in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
-        left.unlink(missing_ok=True)
+    for temporary in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+        temporary.unlink(missing_ok=True)
 
 
-def _write_metadata(work: BuildJob) -> None:
-    folder, names = work.folder, [work.shards.names(shard) for shard in range(work.shards.count)]
-    facts = [work.shards.verified(shard) for shard in range(work.shards.count)]
+def _write_metadata(job: BuildJob) -> None:
+    folder, names = job.folder, [job.shards.names(shard) for shard in range(job.shards.count)]
+    facts = [job.shards.verified(shard) for shard in range(job.shards.count)]
     statistics = summary(unit for shard in facts for unit in shard["units"].values())
-    assert statistics["captions"] == work.captions
+    assert statistics["captions"] == job.captions
     write_json(folder / schema.STATISTICS, statistics)
-    shown = contact_sheet.of_card(folder / names[0][0])
-    contact_sheet.write(shown, folder / schema.SHEET)
+    rows = contact_sheet.card_rows(folder / names[0][0])
+    contact_sheet.write(rows, folder / schema.SHEET)
     files = {schema.SHEET: file_sha256(folder / schema.SHEET)}
     for fact in facts:
         files |= fact["files"]
     manifest = schema.Manifest(
-        work.recipe.repo,
-        work.revision,
-        {SPLIT: work.captions},
-        work.recipe.images_per_caption,
+        job.recipe.repo,
+        job.revision,
+        {SPLIT: job.captions},
+        job.recipe.images_per_caption,
         files,
-        work.recipe.declaration(),
+        job.recipe.declaration(),
     )
-    terms = (*work.recipe.captions.terms, *work.recipe.text_to_image.terms)
-    samples = [row[schema.CAPTION] for row in shown]
+    terms = (*job.recipe.captions.terms, *job.recipe.text_to_image.terms)
+    samples = [row[schema.CAPTION] for row in rows]
     shards.write_manifest(folder, manifest, card.card(manifest, statistics, terms, samples))
 
 
-def run(work: BuildJob, slots: list[str], progress: Progress) -> Path:
-    """Draw what is missing on this machine, a process per slot (`executor.slots`); returns the dataset folder.
+def run(job: BuildJob, slots: list[str], progress: Progress) -> Path:
+    """Generate the missing units on this machine, one process per slot (`executor.slots`), and finish the dataset.
+
+    Returns:
+        The dataset folder.
 
     Raises:
         UserError: the folder cannot be written, a task failed, or another build is running.
     """
-    logs = work.folder / shards.BUILD / "log"
-    with _build_lock(work.folder):
-        LocalExecutor(functools.partial(draw, work), work.tasks, slots, logs, _ProgressReporter(work, progress)).run()
-        folder = finish(work)
+    logs = job.folder / shards.BUILD / "log"
+    with _build_lock(job.folder):
+        step = functools.partial(generate_share, job)
+        LocalExecutor(step, job.tasks, slots, logs, _ProgressReporter(job, progress)).run()
+        folder = finish(job)
     if folder is None:
-        raise UserError(f"{work.folder}: units are missing although every task ended; run the build again")
+        raise UserError(f"{job.folder}: units are missing although all tasks ended; run the build again")
     return folder
 
 
-def run_share(work: BuildJob, rank: int, world_size: int, progress: Progress) -> Path | None:
-    """Draw one share in this process, under any scheduler; the last process to end finishes the dataset.
+def run_share(job: BuildJob, rank: int, world_size: int, progress: Progress) -> Path | None:
+    """Generate one share of the units in this process, under any scheduler; the last process finishes the dataset.
 
     Returns:
-        The dataset folder if it is finished.
+        The dataset folder, or None if units of other shares are missing.
     """
-    reporter = _ProgressReporter(work, progress)
-    for done in draw(work, None, rank, world_size):
+    reporter = _ProgressReporter(job, progress)
+    for done in generate_share(job, None, rank, world_size):
         reporter(*done)
-    return finish(work)
+    return finish(job)
 
 
 def build(
     recipe: Recipe, data: Path, slots: list[str], progress: Progress, c2pa: provenance.C2PA | None = None
 ) -> Path:
-    """Build `recipe` below the folder `data` on this machine; the bytes do not depend on the slots."""
-    work = start(recipe, data, c2pa)
-    return work if isinstance(work, Path) else run(work, slots, progress)
+    """Build `recipe` inside `data` on this machine and return the dataset folder.
+
+    Args:
+        recipe: The recipe to build.
+        data: Folder for datasets; the dataset is written to `data/<org>/<name>`.
+        slots: CUDA_VISIBLE_DEVICES of each worker process; the output bytes do not depend on it.
+        progress: Progress callback in images.
+        c2pa: Certificate and key for C2PA signatures. None writes unsigned images.
+    """
+    job = start(recipe, data, c2pa)
+    return job if isinstance(job, Path) else run(job, slots, progress)
 
 
 @contextlib.contextmanager
 def _build_lock(folder: Path) -> Iterator[None]:
-    """Refuse two builds of everything at once: each would draw what the other draws."""
+    """Hold the lock of a full build; refuse a second one, which would generate the same units."""
     with _captions_path(folder).open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another build of {folder} is running; wait for it, or give each a --share") from None
+            raise UserError(
+                f"another build of {folder} is running; wait for it, or start shares with --share"
+            ) from None
         yield
 
 
 class _ProgressReporter:
-    """Turns progress into a progress of all there is, including what stood before."""
+    """Progress of the whole build, including units finished earlier; call it with new images and finished units."""
 
-    def __init__(self, work: BuildJob, progress: Progress) -> None:
-        self.work, self.progress = work, progress
-        self.units = sum(map(work.units_done, range(work.shards.count)))
-        self.images = min(self.units * schema.UNIT_CAPTIONS, work.captions) * work.recipe.images_per_caption
-        self.before, self.began = self.images, time.monotonic()
+    def __init__(self, job: BuildJob, progress: Progress) -> None:
+        self.job, self.progress = job, progress
+        self.units = sum(map(job.finished_units, range(job.shards.count)))
+        self.images = min(self.units * schema.UNIT_CAPTIONS, job.captions) * job.recipe.images_per_caption
+        self.images_before, self.started_at = self.images, time.monotonic()
         self(0, 0)
 
     def __call__(self, images: int, units: int) -> None:
-        self.images = min(self.images + images, self.work.images)
-        self.units = min(self.units + units, self.work.units)
-        rate = (self.images - self.before) / max(time.monotonic() - self.began, 1e-9)
+        self.images = min(self.images + images, self.job.images)
+        self.units = min(self.units + units, self.job.units)
+        rate = (self.images - self.images_before) / max(time.monotonic() - self.started_at, 1e-9)
         words = [f"{rate:,.1f} images/s"] if rate else []
-        shown = self.images if self.units == self.work.units else min(self.images, self.work.images - 1)
-        self.progress(shown, self.work.images, ", ".join([*words, f"{self.units:,} of {self.work.units:,} units"]))
+        shown = self.images if self.units == self.job.units else min(self.images, self.job.images - 1)
+        self.progress(shown, self.job.images, ", ".join([*words, f"{self.units:,} of {self.job.units:,} units"]))

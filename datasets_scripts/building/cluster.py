@@ -1,7 +1,7 @@
-"""The build's pipeline on a cluster: Slurm or Ray, through datatrove's executors.
+"""Dataset builds on a cluster: Slurm or Ray, through the executors of datatrove.
 
-A cluster's nodes share the data folder and have the same Python environment. Nothing depends on what the engine
-remembers: a build that was interrupted, here or there, is submitted again and goes on.
+The nodes share the data folder and have the same Python environment. Progress is read from the data folder, not from
+the engine: to resume an interrupted build, submit it again, on the same engine or another one.
 """
 
 import functools
@@ -17,62 +17,85 @@ from datasets_scripts.building import build
 from datasets_scripts.generation import provenance
 from datasets_scripts.recipe import Recipe
 
-OURS = {"pipeline", "tasks", "logging_dir", "skip_completed", "depends", "job_name", "sbatch_args", "ray_remote_kwargs"}
-"""Parameters of datatrove's executors that a build sets itself."""
+RESERVED = {
+    "pipeline",
+    "tasks",
+    "logging_dir",
+    "skip_completed",
+    "depends",
+    "job_name",
+    "sbatch_args",
+    "ray_remote_kwargs",
+}
+"""Parameters of datatrove's executors that the build sets and users cannot."""
 
 
 def submit(recipe: Recipe, data: Path, engine: str, settings: dict[str, str], c2pa: provenance.C2PA | None) -> str:
-    """Build `recipe` below `data` on "slurm" or "ray"; says what to expect.
+    """Build `recipe` inside `data` on a cluster.
 
-    `settings` are the executor's own, such as `partition`; for Slurm any other goes to sbatch as it is.
+    Args:
+        recipe: The recipe to build.
+        data: Folder for datasets, shared by the nodes.
+        engine: "slurm" or "ray".
+        settings: Arguments of datatrove's executor, such as `partition`; other names go to sbatch or `ray.remote`.
+        c2pa: Certificate and key for C2PA signatures. None writes unsigned images.
+
+    Returns:
+        A message for the user: the submitted jobs, or the finished dataset.
 
     Raises:
-        UserError: a setting is missing or unknown, or the engine is not there.
+        UserError: a setting is missing or invalid, or the engine is not installed.
     """
-    work = build.start(recipe, data.resolve(), c2pa)
-    if isinstance(work, Path):
-        return f"{work}: finished before"
-    return (_slurm if engine == "slurm" else _ray)(work, settings, data.resolve() / "logs" / recipe.name)
+    job = build.start(recipe, data.resolve(), c2pa)
+    if isinstance(job, Path):
+        return f"{job}: already finished"
+    return (_slurm if engine == "slurm" else _ray)(job, settings, data.resolve() / "logs" / recipe.name)
 
 
-def conclude(work: build.BuildJob, data: Any, rank: int, world_size: int) -> None:
-    """The last step: finish the dataset, or say in the log that units are missing."""
+def finish_step(job: build.BuildJob, data: Any, rank: int, world_size: int) -> None:
+    """Finish the dataset: the last pipeline step. The arguments after `job` are those of a datatrove step.
+
+    Raises:
+        UserError: units are missing; datatrove writes the message to its log.
+    """
     del data, rank, world_size
-    if build.finish(work) is None:
-        raise UserError(f"{work.folder}: units are missing; submit the build again, which draws only those")
+    if build.finish(job) is None:
+        raise UserError(f"{job.folder}: units are missing; submit the build again to generate them")
 
 
-def _slurm(work: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
+def _slurm(job: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
     from datatrove.executor import SlurmPipelineExecutor
 
     own, others = _arguments(SlurmPipelineExecutor, settings)
     if missing := {"partition", "time"} - own.keys():
-        raise UserError(f"Slurm wants --executor-arg {'=... --executor-arg '.join(sorted(missing))}=...")
-    defaults = {"qos": "", "tasks_per_job": 4, "venv_path": _environment(), "sbatch_args": others}
+        raise UserError(f"Slurm needs --executor-arg {'=... --executor-arg '.join(sorted(missing))}=...")
+    defaults = {"qos": "", "tasks_per_job": 4, "venv_path": _activate_script(), "sbatch_args": others}
     common = {**defaults, **own, "skip_completed": False}
-    draw = functools.partial(build.draw, work)
-    drawing = SlurmPipelineExecutor(
-        [draw], **{**common, "tasks": work.tasks, "job_name": work.recipe.name, "logging_dir": str(logs / "draw")}
+    generating = SlurmPipelineExecutor(
+        [functools.partial(build.generate_share, job)],
+        **{**common, "tasks": job.tasks, "job_name": job.recipe.name, "logging_dir": str(logs / "draw")},
     )
     finishing = SlurmPipelineExecutor(
-        [functools.partial(conclude, work)],
+        [functools.partial(finish_step, job)],
         **{**common, "tasks": 1, "tasks_per_job": 1, "gpus_per_task": 0, "run_on_dependency_fail": True},
-        job_name=f"{work.recipe.name}-finish",
+        job_name=f"{job.recipe.name}-finish",
         logging_dir=str(logs / "finish"),
-        depends=drawing,
+        depends=generating,
     )
     try:
         finishing.run()
     except FileNotFoundError:
-        raise UserError("there is no sbatch here; submit from a machine of the Slurm cluster") from None
+        raise UserError("sbatch was not found; run this command on a login node of the Slurm cluster") from None
     except TypeError as error:
-        raise UserError(f"a setting given with --executor-arg is not of the kind that Slurm wants: {error}") from None
+        raise UserError(f"an --executor-arg has the wrong type for Slurm: {error}; correct its value") from None
     except subprocess.CalledProcessError as error:
-        raise UserError(f"sbatch refused the job (exit code {error.returncode}; its reason is above)") from error
-    return f"Slurm job {drawing.job_id} draws, job {finishing.job_id} finishes {work.folder}; logs are in {logs}"
+        raise UserError(
+            f"sbatch rejected the job (exit code {error.returncode}); correct the --executor-arg that it names above"
+        ) from error
+    return f"{job.folder}: Slurm job {generating.job_id} generates, job {finishing.job_id} finishes; logs are in {logs}"
 
 
-def _ray(work: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
+def _ray(job: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
     try:
         import ray
     except ImportError:
@@ -81,43 +104,42 @@ def _ray(work: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
 
     own, others = _arguments(RayPipelineExecutor, settings)
     ray.init(ignore_reinit_error=True)
-    draw = functools.partial(build.draw, work)
     RayPipelineExecutor(
-        [draw],
-        tasks=work.tasks,
+        [functools.partial(build.generate_share, job)],
+        tasks=job.tasks,
         skip_completed=False,
         ray_remote_kwargs=others,
         **own,
         logging_dir=str(logs),
     ).run()
-    folder = build.finish(work)
+    folder = build.finish(job)
     if folder is None:
-        raise UserError(f"{work.folder}: units are missing; run the same command again, which draws only those")
+        raise UserError(f"{job.folder}: units are missing; run the same command again to generate them")
     return f"{folder}: finished"
 
 
 def _arguments(executor: type, settings: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings that are the executor's parameters, and the others; numbers and true or false as such.
+    """Split settings into parameters of the executor and others; values are parsed as JSON where possible.
 
     Raises:
-        UserError: a setting is one that the build makes itself.
+        UserError: a setting is reserved for the build.
     """
-    if made := OURS & settings.keys():
-        raise UserError(f"--executor-arg {' and '.join(sorted(made))} is what the build itself decides; leave it out")
-    parsed = {name: _parsed(value) for name, value in settings.items()}
+    if reserved := RESERVED & settings.keys():
+        raise UserError(f"--executor-arg {' and '.join(sorted(reserved))} is set by the build; leave it out")
+    parsed = {name: _parse(value) for name, value in settings.items()}
     parameters = inspect.signature(executor).parameters.keys()
     own = {name: value for name, value in parsed.items() if name in parameters}
     return own, {name: value for name, value in parsed.items() if name not in own}
 
 
-def _parsed(value: str) -> Any:
+def _parse(value: str) -> Any:
     try:
         return json.loads(value)
     except ValueError:
         return value
 
 
-def _environment() -> str | None:
-    """The script that activates this virtual environment on a node."""
+def _activate_script() -> str | None:
+    """Return the script that activates this virtual environment on a node, if there is one."""
     script = Path(sys.prefix) / "bin" / "activate"
     return str(script) if script.exists() else None

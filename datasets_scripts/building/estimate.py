@@ -1,6 +1,6 @@
-"""What a recipe costs before it is built: images, hours, money, disk, shards; from tables, or measured on this machine.
+"""Cost estimates of a dataset build: images, hours, money, disk, shards; from tables, or measured on this machine.
 
-Speed is a GPU's dense bf16 peak times the share of it that Stable Diffusion reaches, over the arithmetic of one image.
+Images per second = dense bf16 peak FLOP/s of the GPU x fraction of it that Stable Diffusion reaches / FLOP per image.
 """
 
 import itertools
@@ -13,13 +13,13 @@ from datasets_scripts.generation.generate import device
 from datasets_scripts.recipe import Recipe
 
 ROW_BYTES = 300
-"""Of a row: caption, source and their ids."""
+"""Bytes of a row without its images: caption, source and their ids."""
 IMAGE_ROW_BYTES = 45
-"""Of an image besides its file: seed, guidance, status, score and path."""
+"""Bytes per image besides its file: seed, guidance, status, score and path."""
 INDEX_BYTES = 16
-"""Per image, of the byte-offset index."""
+"""Bytes per image in the byte-offset index."""
 HUB_DOLLARS = 12.0
-"""Per terabyte and month, above what is free; Hub documentation, "storage limits", 2026-08."""
+"""Price of Hub storage per terabyte and month, above the free quota; Hub documentation, "storage limits", 2026-08."""
 
 
 SHARE_OF_PEAK = {
@@ -27,27 +27,28 @@ SHARE_OF_PEAK = {
     "A100": (0.33, "the StableRep paper, 0.8 s per image"),
     "H200": (0.38, "expected from smaller batches, not measured"),
 }
-"""Card -> share of its peak that 50-step sampling reaches in batches, and the source; `--probe` measures it."""
+"""GPU -> fraction of peak FLOP/s that batched 50-step sampling reaches, and the source; `--probe` measures it."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a whole build."""
+    """Counts and size of a whole build."""
 
     captions: int
     images: int
     units: int
     shards: int
     bytes: int
+    """Size of all Parquet and index files."""
 
     @property
     def hub_dollars(self) -> float:
-        """Per month, if the dataset counts against a paid quota."""
+        """Price of Hub storage in dollars per month, if the dataset counts against a paid quota."""
         return self.bytes / 1e12 * HUB_DOLLARS
 
 
 def estimate(recipe: Recipe) -> Estimate:
-    """Counts and size of a recipe's dataset."""
+    """Estimate the counts and the size of a recipe's dataset."""
     captions = recipe.captions.expected_count
     images = captions * recipe.images_per_caption
     size = images * (recipe.text_to_image.cost.bytes + IMAGE_ROW_BYTES + INDEX_BYTES) + captions * ROW_BYTES
@@ -55,7 +56,7 @@ def estimate(recipe: Recipe) -> Estimate:
 
 
 def rates(recipe: Recipe) -> dict[str, tuple[float, float | None]]:
-    """Machine -> images per second on one of it, and dollars per hour."""
+    """Return machine -> images per second on one of them, and its price in dollars per hour (None: unknown)."""
     cost = recipe.text_to_image.cost
     if not cost.teraflops:
         return {"CPU core": (1 / cost.core_seconds, None)}
@@ -66,17 +67,20 @@ def rates(recipe: Recipe) -> dict[str, tuple[float, float | None]]:
 
 
 def probe(recipe: Recipe) -> tuple[str, float]:
-    """Draw two batches here, the first to warm up; the device and its images per second in the second.
+    """Measure this machine: generate two batches, the first for warm-up.
+
+    Returns:
+        The device and its images per second in the second batch.
 
     Raises:
         UserError: the model cannot be loaded, or the captions are not prepared.
     """
     captions = [caption.text for caption in itertools.islice(recipe.captions, 2 * recipe.text_to_image.batch)]
     captions = list(itertools.islice(itertools.cycle(captions), 2 * recipe.text_to_image.batch))
-    guidance = [recipe.guidance[0]] * len(captions)  # full batches, also where a batch shares one guidance
+    guidance = [recipe.guidance[0]] * len(captions)  # some models only batch images of equal guidance
     seconds = 0.0
-    for part in (slice(0, recipe.text_to_image.batch), slice(recipe.text_to_image.batch, None)):
-        began = time.perf_counter()
-        drawn = list(recipe.text_to_image(captions[part], range(len(captions[part])), guidance[part]))
-        seconds = (time.perf_counter() - began) / len(drawn)
+    for batch in (slice(0, recipe.text_to_image.batch), slice(recipe.text_to_image.batch, None)):
+        started = time.perf_counter()
+        images = list(recipe.text_to_image(captions[batch], range(len(captions[batch])), guidance[batch]))
+        seconds = (time.perf_counter() - started) / len(images)
     return device(recipe.text_to_image), 1 / seconds

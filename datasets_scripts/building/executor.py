@@ -1,8 +1,8 @@
-"""One machine: a process per GPU, or several on the CPU, each given one rank of a datatrove pipeline after another.
+"""Local executor: one process per GPU, or several on the CPU, each running one rank of a datatrove pipeline at a time.
 
-datatrove's own local executor waits for ever when a worker is killed, and gives it no GPU. This one starts a new worker
-in the place of a dead one and hands its rank out again; the pipeline is the same that Slurm and Ray run. A worker
-lives for many ranks, so that a model is loaded once.
+datatrove's own local executor hangs when a worker is killed, and assigns no GPUs. This one replaces a dead worker and
+retries its rank; the pipeline is the same that Slurm and Ray run. A worker runs many ranks, so that a model is loaded
+once.
 """
 
 import contextlib
@@ -23,41 +23,47 @@ from datatrove.executor.base import DistributedEnvVars, PipelineExecutor
 from benchmark.errors import UserError
 
 RETRIES = 2
-"""How often the rank of a dead worker is handed out again."""
+"""Number of times that the rank of a dead worker is retried."""
 NO_RANK = -1
-"""In the place of a rank: a worker that died before it had one."""
+"""Placeholder rank of a worker that died before it was assigned one."""
 WORKERS = "workers"
-"""Folder of what workers say, inside that of the logs."""
+"""Folder for the stderr of workers, inside the logging folder."""
 
 Done = tuple[int, int]
-"""Images drawn and units finished since the last such pair."""
+"""Numbers of images generated and units finished since the last such pair."""
 Step = Callable[[Any, int, int], Iterable[Done]]
-"""Takes nothing of use, a rank and the number of ranks, as a step of a pipeline does."""
+"""Pipeline step: called with an ignored input, the rank and the number of ranks."""
 
 
 class LocalExecutor(PipelineExecutor):
-    """Runs `step` for ranks 0 to `tasks` - 1 in one process per slot; ranks start in order.
-
-    A slot is the value of CUDA_VISIBLE_DEVICES for its process: the number of a GPU, or "" for none. `on_done` is told
-    images drawn and units finished, and takes back the images of a unit whose worker died.
-    """
+    """Executor that runs `step` for ranks 0 to `tasks` - 1 in one process per slot; ranks start in order."""
 
     def __init__(
         self, step: Step, tasks: int, slots: list[str], logging_dir: Path, on_done: Callable[[int, int], None]
     ) -> None:
+        """Store the pipeline step and the slots.
+
+        Args:
+            step: The pipeline step.
+            tasks: Number of ranks.
+            slots: CUDA_VISIBLE_DEVICES of each worker process: the number of a GPU, or "" for none.
+            logging_dir: Folder for the logs of ranks and workers.
+            on_done: Callback with the numbers of images generated and units finished; the number of images is negative
+                when a worker died and the images of its unfinished unit are lost.
+        """
         super().__init__([step], str(logging_dir), skip_completed=False)
         self.tasks, self.slots, self.on_done = tasks, slots, on_done
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "on_done"}  # it stays in this process
+        return {name: value for name, value in vars(self).items() if name != "on_done"}  # used in the parent only
 
     @property
     def world_size(self) -> int:
-        """Ranks in all."""
+        """Number of ranks."""
         return self.tasks
 
     def get_distributed_env(self, node_rank: int = -1) -> DistributedEnvVars:
-        """What datatrove wants to know of a node."""
+        """Return the environment of a node, as datatrove requires it."""
         del node_rank
         return DistributedEnvVars(
             datatrove_node_ips="localhost",
@@ -68,7 +74,7 @@ class LocalExecutor(PipelineExecutor):
         )
 
     def run(self) -> None:
-        """Run every rank.
+        """Run all ranks.
 
         Raises:
             UserError: a rank failed, or its workers died more than RETRIES times.
@@ -88,7 +94,7 @@ class LocalExecutor(PipelineExecutor):
                         message = connection.recv()
                     except (EOFError, OSError):
                         del workers[connection]
-                        self._bury(worker, waiting, deaths)
+                        self._requeue(worker, waiting, deaths)
                         if waiting:
                             new = _Worker(self, worker.slot)
                             workers[new.connection] = new
@@ -96,17 +102,17 @@ class LocalExecutor(PipelineExecutor):
                     if isinstance(message, Exception):
                         raise message
                     if message is None:
-                        worker.give(waiting.popleft() if waiting else None)
+                        worker.assign(waiting.popleft() if waiting else None)
                     else:
-                        worker.count(message)
+                        worker.count_progress(message)
                         self.on_done(*message)
         finally:
             for worker in workers.values():
                 worker.process.kill()
                 worker.process.join()
 
-    def _bury(self, worker: "_Worker", waiting: deque[int], deaths: Counter[int]) -> None:
-        """Hand out the rank of a worker that died; one that had no more to do has none."""
+    def _requeue(self, worker: "_Worker", waiting: deque[int], deaths: Counter[int]) -> None:
+        """Put the rank of a dead worker back into the queue; do nothing if the worker ended normally."""
         worker.process.join()
         if worker.ended:
             return
@@ -116,47 +122,49 @@ class LocalExecutor(PipelineExecutor):
             deaths[NO_RANK] += 1
             if deaths[NO_RANK] > RETRIES:
                 log = f"{self.logging_dir.path}/{WORKERS}"
-                raise UserError(f"workers end before they begin ({reason}), {RETRIES + 1} times; see the logs in {log}")
+                raise UserError(f"workers exited at start-up {RETRIES + 1} times ({reason}); see the logs in {log}")
             return
         deaths[worker.rank] += 1
         if deaths[worker.rank] > RETRIES:
             raise UserError(
-                f"the workers of task {worker.rank} died {RETRIES + 1} times ({reason}; SIGKILL often means that "
-                f"memory ran out); see {_log(self, worker.rank)}; run again to go on"
+                f"the workers of task {worker.rank} died {RETRIES + 1} times ({reason}; SIGKILL often means "
+                f"out of memory); see {_log_path(self, worker.rank)}; run again to resume"
             )
         self.on_done(-worker.unfinished, 0)
         waiting.appendleft(worker.rank)
 
 
 class _Worker:
-    """A process and what it is doing."""
+    """Worker process and the state of its current rank."""
 
     def __init__(self, executor: LocalExecutor, slot: str) -> None:
         self.slot = slot
         self.rank: int | None = None
         self.ended = False
         self.unfinished = 0
-        """Images of the unit that it is drawing."""
+        """Number of images generated for the current unit."""
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_serve, args=(executor, theirs, slot), daemon=True)
-        with _ctrl_c_ignored():  # by the worker, from its first moment
+        self.connection, worker_end = context.Pipe()
+        self.process: SpawnProcess = context.Process(
+            target=_worker_main, args=(executor, worker_end, slot), daemon=True
+        )
+        with _sigint_ignored():  # inherited by the worker
             self.process.start()
-        theirs.close()
+        worker_end.close()
 
-    def give(self, rank: int | None) -> None:
+    def assign(self, rank: int | None) -> None:
         self.rank, self.ended = rank, rank is None
-        with contextlib.suppress(OSError):  # it is dead, which is seen when it is listened to
+        with contextlib.suppress(OSError):  # the worker is dead; its next recv raises
             self.connection.send(rank)
 
-    def count(self, done: Done) -> None:
+    def count_progress(self, done: Done) -> None:
         images, units = done
         self.unfinished = 0 if units else self.unfinished + images
 
 
 @contextlib.contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """Ctrl-C is the parent's to handle."""
+def _sigint_ignored() -> Iterator[None]:
+    """Ignore SIGINT (Ctrl-C) in processes started meanwhile; the parent handles it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -167,59 +175,58 @@ def _ctrl_c_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _serve(executor: LocalExecutor, connection: Connection, slot: str) -> None:
-    """A worker's life: ask for a rank, run it, tell how it goes."""
+def _worker_main(executor: LocalExecutor, connection: Connection, slot: str) -> None:
+    """Request ranks from the parent, run them, and send progress and errors back, until there are no more."""
     os.environ["CUDA_VISIBLE_DEVICES"] = slot  # before torch is imported
-    _errors_to(Path(executor.logging_dir.path) / WORKERS / f"{os.getpid()}.log")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _redirect_stderr(Path(executor.logging_dir.path) / WORKERS / f"{os.getpid()}.log")
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
-    def tell(data: Iterable[Done], _rank: int, _world_size: int) -> Iterator[Done]:
+    def send_progress(data: Iterable[Done], _rank: int, _world_size: int) -> Iterator[Done]:
         for done in data:
             connection.send(done)
             yield done
 
-    executor.pipeline.append(tell)
+    executor.pipeline.append(send_progress)
     connection.send(None)
     while (rank := connection.recv()) is not None:
         try:
-            executor._run_for_rank(rank, local_rank=1)  # 0 would print its log
+            executor._run_for_rank(rank, local_rank=1)  # rank 0 would print its log to the terminal
         except UserError as error:
             connection.send(error)
         except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            connection.send(
-                UserError(f"task {rank} failed with {what}; see {_log(executor, rank)}; run again to go on")
-            )
+            reason = f"{type(error).__name__}: {error}"
+            log = _log_path(executor, rank)
+            connection.send(UserError(f"task {rank} failed with {reason}; see {log}; run again to resume"))
         connection.send(None)
 
 
-def _errors_to(path: Path) -> None:
-    """Send what libraries say, and datatrove on a failure, to a file; the parent tells the user in one line."""
+def _redirect_stderr(path: Path) -> None:
+    """Append stderr (messages of libraries, tracebacks of datatrove) to a file; the parent prints one line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, sys.stderr.fileno())
     os.close(descriptor)
 
 
-def _log(executor: LocalExecutor, rank: int) -> str:
+def _log_path(executor: LocalExecutor, rank: int) -> str:
     return f"{executor.logging_dir.path}/logs/task_{rank:05d}.log"
 
 
-def _end_with_parent() -> None:
-    """End this worker when the build is killed; it would go on drawing."""
+def _exit_with_parent() -> None:
+    """Exit this worker as soon as its parent process ends."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
         os._exit(1)
 
 
-def slots(wants_gpu: bool, workers: int | None) -> list[str]:
-    """A slot for each visible GPU where one is wanted, else for each processor; or for as many `workers`.
+def slots(needs_gpu: bool, workers: int | None) -> list[str]:
+    """Return one slot per visible GPU if the model needs one (at most `workers`), else one per CPU worker.
 
     Raises:
-        UserError: a GPU is wanted, none is visible, and the number of workers does not say that the CPU shall do.
+        UserError: a GPU is needed, none is visible, and `workers` is None.
     """
-    if wants_gpu:
+    if needs_gpu:
         import torch
 
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -227,5 +234,5 @@ def slots(wants_gpu: bool, workers: int | None) -> list[str]:
         if torch.cuda.is_available():
             return gpus[:workers]
         if workers is None:
-            raise UserError("no GPU is visible; build where there is one, or give --workers to draw on the CPU, slowly")
+            raise UserError("no GPU is visible; build on a machine with a GPU, or give --workers to use the CPU (slow)")
     return [""] * (workers or os.cpu_count() or 1)

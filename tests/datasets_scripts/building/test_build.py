@@ -128,7 +128,7 @@ def test_progress_counts_images_up_to_all(tmp_path, small_shards):
     assert notes[0] == "0 of 3 units" and notes[-1].endswith("images/s, 3 of 3 units")
 
 
-def test_interrupted_build_keeps_whole_shards_and_goes_on(numbered_dataset, tmp_path, small_shards):
+def test_interrupted_build_keeps_complete_shards_and_resumes(numbered_dataset, tmp_path, small_shards):
     log = tmp_path / "log"
     recipe = replace(NUMBERED, text_to_image=example.Logged(log=log, seconds=0.3))
 
@@ -353,7 +353,7 @@ def one_unit_tasks(monkeypatch):
     monkeypatch.setattr(building, "TASK_UNITS", 1)
 
 
-def test_the_rank_of_a_killed_worker_is_handed_out_again(numbered_dataset, tmp_path, small_shards, one_unit_tasks):
+def test_rank_of_killed_worker_is_retried(numbered_dataset, tmp_path, small_shards, one_unit_tasks):
     """datatrove's own executor would wait for ever."""
     recipe = replace(NUMBERED, text_to_image=Fails(kind="dies twice", left=tmp_path / "left"))
     assert files(build(recipe, tmp_path / "data", ["", ""], silent)) == files(numbered_dataset)
@@ -422,7 +422,7 @@ def test_slots_are_the_visible_gpus_or_the_processors(monkeypatch):
 # What stands in the way
 
 
-def test_a_full_disk_in_a_worker_is_one_line_and_the_next_build_goes_on(numbered_dataset, tmp_path, small_shards):
+def test_full_disk_in_a_worker_is_one_line_and_the_next_build_resumes(numbered_dataset, tmp_path, small_shards):
     """A real one: a file system of one megabyte, where the machine lets us make it."""
     small = tmp_path / "small"
     small.mkdir()
@@ -462,8 +462,8 @@ def test_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, small_shar
 def test_a_damaged_unit_is_removed_and_drawn_again(numbered_dataset, tmp_path, small_shards):
     work = building.start(NUMBERED, tmp_path)
     store = shards.Units(work.folder)
-    list(building.draw(work, None, 0, 3))  # makes its shard
-    drawing = building.generate.generate(NUMBERED, work.revision, work.captions_of(1))
+    list(building.generate_share(work, None, 0, 3))  # makes its shard
+    drawing = building.generate.generate(NUMBERED, work.revision, work.read_captions(1))
     while True:
         try:
             next(drawing)
@@ -480,7 +480,7 @@ def test_a_damaged_unit_is_removed_and_drawn_again(numbered_dataset, tmp_path, s
 
 def test_a_shard_without_its_index_is_drawn_again(numbered_dataset, tmp_path, small_shards):
     work = building.start(NUMBERED, tmp_path)
-    list(building.draw(work, None, 1, 3))
+    list(building.generate_share(work, None, 1, 3))
     assert work.shards.done(1)
     (work.folder / schema.index_name("train", 1)).unlink()
     assert not work.shards.done(1)
@@ -498,7 +498,7 @@ def test_captions_that_cannot_be_read_are_one_line(damage, tmp_path):
 def test_captions_of_another_recipe_are_not_drawn(tmp_path):
     one, other = building.start(NUMBERED, tmp_path / "one"), building.start(replace(NUMBERED, seed=1), tmp_path / "two")
     shutil.copy(other.folder / "build" / "captions.parquet", one.folder / "build" / "captions.parquet")
-    with pytest.raises(UserError, match=r"captions\.parquet has the captions of another recipe"):
+    with pytest.raises(UserError, match=r"captions\.parquet contains the captions of another recipe"):
         building.start(NUMBERED, tmp_path / "one")
 
 
@@ -507,7 +507,7 @@ def test_a_shard_that_changed_during_the_build_is_removed_and_drawn_again(
     name, numbered_dataset, tmp_path, small_shards
 ):
     work = building.start(NUMBERED, tmp_path)
-    list(building.draw(work, None, 1, 3))
+    list(building.generate_share(work, None, 1, 3))
     content = bytearray((work.folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (work.folder / name).write_bytes(content)
@@ -519,7 +519,7 @@ def test_a_shard_that_changed_during_the_build_is_removed_and_drawn_again(
 @pytest.mark.parametrize("note", [b"", b"{}", b"[]", b"\xff", b'{"files": {}, "units": {"0": {}}}'])
 def test_a_damaged_note_of_a_shard_is_drawn_again(note, numbered_dataset, tmp_path, small_shards):
     work = building.start(NUMBERED, tmp_path)
-    list(building.draw(work, None, 0, 3))
+    list(building.generate_share(work, None, 0, 3))
     (work.folder / "build" / "shards" / "00000.json").write_bytes(note)
     with pytest.raises(UserError, match="is damaged and was removed"):
         building.run_share(work, 0, 1, silent)
@@ -536,7 +536,7 @@ def test_a_finished_dataset_that_lacks_a_file_is_one_line_with_what_to_do(small_
 def test_a_folder_without_its_marker_is_no_build(small_dataset, tmp_path):
     folder = shutil.copytree(small_dataset, tmp_path / RECIPE.repo)
     (folder / "recipe.json").unlink()
-    with pytest.raises(UserError, match=r"is no build, as it has no recipe\.json"):
+    with pytest.raises(UserError, match=r"is not a build folder: no recipe\.json"):
         building.start(RECIPE, tmp_path)
 
 
@@ -544,11 +544,13 @@ def test_a_manifest_of_another_revision_is_refused(small_dataset, tmp_path):
     folder = shutil.copytree(small_dataset, tmp_path / RECIPE.repo)
     manifest = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps(manifest | {"revision": "f" * 40}))
-    with pytest.raises(UserError, match="holds a dataset of another recipe: revision ffffffffffff"):
+    with pytest.raises(
+        UserError, match=r"contains a dataset of another recipe: expected revision .*, found ffffffffffff"
+    ):
         building.start(RECIPE, tmp_path)
 
 
-def test_what_a_killed_end_leaves_is_tidied(small_dataset, tmp_path):
+def test_files_left_by_a_killed_build_are_removed(small_dataset, tmp_path):
     folder = shutil.copytree(small_dataset, tmp_path / RECIPE.repo)
     (folder / "build").mkdir()
     (folder / ".dataset.json.1.abcdef01.tmp").write_text("{")
@@ -577,7 +579,7 @@ def test_workers_that_never_begin_end_the_build(tmp_path):
     work = building.start(NUMBERED, tmp_path)
     (work.folder / "build" / "log").mkdir()
     (work.folder / "build" / "log" / "workers").touch()
-    with pytest.raises(UserError, match=r"workers end before they begin \(exit code 1\), 3 times; see the logs"):
+    with pytest.raises(UserError, match=r"workers exited at start-up 3 times \(exit code 1\); see the logs"):
         building.run(work, [""], silent)
 
 
@@ -587,13 +589,13 @@ def test_many_shares_that_end_together_do_not_disturb_each_other(thousand, tmp_p
     assert files(tmp_path / "data" / NUMBERED.repo) == files(thousand)
 
 
-def test_a_build_goes_on_signed_or_unsigned_as_it_was_begun(tmp_path):
+def test_build_must_resume_with_the_same_signing(tmp_path):
     chain = c2pa_certificate.write(tmp_path / "chain.pem", tmp_path / "key.pem")
     building.start(NUMBERED, tmp_path / "plain")
-    with pytest.raises(UserError, match="was begun without C2PA signatures"):
+    with pytest.raises(UserError, match="was started without C2PA signatures"):
         building.start(NUMBERED, tmp_path / "plain", provenance.C2PA(*chain))
     building.start(NUMBERED, tmp_path / "signed", provenance.C2PA(*chain))
-    with pytest.raises(UserError, match="was begun with C2PA signatures"):
+    with pytest.raises(UserError, match="was started with C2PA signatures"):
         building.start(NUMBERED, tmp_path / "signed")
 
 
@@ -655,9 +657,9 @@ def test_a_recipe_without_captions_is_one_line(tmp_path):
 
 def test_whoever_comes_to_the_end_second_finds_a_finished_dataset(numbered_dataset, tmp_path, small_shards):
     work = building.start(NUMBERED, tmp_path)
-    list(building.draw(work, None, 0, 1))
+    list(building.generate_share(work, None, 0, 1))
     assert building.finish(work) == building.finish(work)
-    list(building.draw(work, None, 0, 1))
+    list(building.generate_share(work, None, 0, 1))
     assert files(work.folder) == files(numbered_dataset), "nothing is drawn again, and nothing is left"
 
 

@@ -54,7 +54,7 @@ SETTINGS = {"partition": "gpu", "time": "1:00:00", "tasks_per_job": "2", "gpus_p
 def test_slurm_draws_and_finishes_the_same_dataset(slurm, numbered_dataset, tmp_path):
     said = cluster.submit(NUMBERED, tmp_path / "data", "slurm", SETTINGS, None)
     folder = tmp_path / "data" / NUMBERED.repo
-    assert "job 7 draws" in said and str(folder) in said
+    assert "job 7 generates" in said and str(folder) in said
     assert (folder / schema.MANIFEST).exists(), (slurm / "output").read_text()[-2000:]
     assert files(folder) == files(numbered_dataset)
     submitted = {path.name.split(".")[0]: path.read_text() for path in slurm.iterdir() if path.name != "output"}
@@ -71,23 +71,23 @@ def test_settings_reach_sbatch(slurm, tmp_path):
 
 
 def test_what_is_done_is_not_drawn_again_and_a_finished_dataset_is_not_submitted(slurm, numbered_dataset, tmp_path):
-    list(build.draw(build.start(NUMBERED, tmp_path / "data"), None, 1, 3))
+    list(build.generate_share(build.start(NUMBERED, tmp_path / "data"), None, 1, 3))
     first = tmp_path / "data" / NUMBERED.repo / schema.shard_name("train", 1, 3)
     before = first.stat().st_mtime_ns
     cluster.submit(NUMBERED, tmp_path / "data", "slurm", SETTINGS, None)
     assert first.stat().st_mtime_ns == before
     assert files(tmp_path / "data" / NUMBERED.repo) == files(numbered_dataset)
     count = len(list(slurm.iterdir()))
-    assert "finished before" in cluster.submit(NUMBERED, tmp_path / "data", "slurm", SETTINGS, None)
+    assert "already finished" in cluster.submit(NUMBERED, tmp_path / "data", "slurm", SETTINGS, None)
     assert len(list(slurm.iterdir())) == count
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"time": "1:00"}, r"Slurm wants --executor-arg partition=\.\.\."),
-        ({}, r"Slurm wants --executor-arg partition=\.\.\. --executor-arg time=\.\.\."),
-        (SETTINGS | {"tasks": "3"}, "--executor-arg tasks is what the build itself decides"),
+        ({"time": "1:00"}, r"Slurm needs --executor-arg partition=\.\.\."),
+        ({}, r"Slurm needs --executor-arg partition=\.\.\. --executor-arg time=\.\.\."),
+        (SETTINGS | {"tasks": "3"}, "--executor-arg tasks is set by the build"),
     ],
 )
 def test_settings_that_do_not_do_are_one_line(tmp_path, settings, said):
@@ -97,22 +97,22 @@ def test_settings_that_do_not_do_are_one_line(tmp_path, settings, said):
 
 def test_without_slurm_it_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="there is no sbatch here"):
+    with pytest.raises(UserError, match="sbatch was not found"):
         cluster.submit(NUMBERED, tmp_path, "slurm", SETTINGS, None)
 
 
 def test_a_job_that_sbatch_refuses_is_one_line(slurm, tmp_path):
     (slurm.parent / "programs" / "sbatch").write_text("#!/bin/bash\nexit 1\n")
-    with pytest.raises(UserError, match=r"sbatch refused the job .exit code 1"):
+    with pytest.raises(UserError, match=r"sbatch rejected the job .exit code 1"):
         cluster.submit(NUMBERED, tmp_path / "data", "slurm", SETTINGS, None)
 
 
 def test_the_last_job_says_when_units_are_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(schema, "SHARD_CAPTIONS", schema.UNIT_CAPTIONS)
     work = build.start(NUMBERED, tmp_path)
-    list(build.draw(work, None, 0, 3))
+    list(build.generate_share(work, None, 0, 3))
     with pytest.raises(UserError, match="units are missing; submit the build again"):
-        cluster.conclude(work, None, 0, 1)
+        cluster.finish_step(work, None, 0, 1)
 
 
 def test_without_ray_it_is_one_line(tmp_path, monkeypatch):

@@ -250,7 +250,9 @@ def test_a_second_build_changes_nothing(built, monkeypatch):
 def test_another_version_in_the_folder_is_refused(built, monkeypatch):
     data, _ = built
     monkeypatch.setattr(evaluation_sets, "VERSION", evaluation_sets.VERSION + 1)
-    with pytest.raises(UserError, match=r"scenes-objects holds .* another recipe: revision \w{12}, wanted \w{12}"):
+    with pytest.raises(
+        UserError, match=r"scenes-objects contains .* another recipe: expected revision \w{12}, found \w{12}"
+    ):
         evaluation_sets.build(data, silent)
 
 
