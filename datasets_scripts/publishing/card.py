@@ -1,6 +1,6 @@
-"""The card of a dataset: what it is, how it was made, under which terms; written when everything is known.
+"""Dataset cards: contents, recipe, terms and citation of a finished dataset.
 
-Its YAML says where the Parquet of each split is, so that `datasets.load_dataset` reads the dataset without code.
+The YAML header names the Parquet files of each split, so that `datasets.load_dataset` needs no loading script.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,6 @@ SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
 """Bounds of the Hub's size categories."""
 TASKS = ("image-feature-extraction", "zero-shot-image-classification", "text-to-image")
 TAGS = ("synthetic", "stablerep", "synrep-bench", "image", "text")
-
 
 SYNTHETIC = """\
 **Every image is synthetic**: computed from a caption, for learning visual representations as in StableRep
@@ -38,15 +37,15 @@ def card(
     terms: Sequence[Terms],
     samples: Sequence[str],
 ) -> str:
-    """The card as Markdown with YAML.
+    """Return the card as Markdown with a YAML header.
 
     Args:
-        manifest: repo, revision, rows and recipe; its files tell whether there is a sheet.
-        statistics: what was drawn; see `schema.STATISTICS`.
-        terms: of the captions and of what drew the images.
-        samples: some captions, such as those on the sheet.
+        manifest: Manifest of the dataset; the card shows the contact sheet if `files` lists one.
+        statistics: Contents of `schema.STATISTICS`.
+        terms: Terms of the captions and of the text-to-image model.
+        samples: Captions to show, such as those on the contact sheet.
     """
-    # Imported here: the builder's processes need no Hub.
+    # Imported here, as build workers do not need huggingface_hub.
     from huggingface_hub import DatasetCardData
 
     name = manifest.repo.split("/")[-1]
@@ -68,34 +67,34 @@ def card(
     }
     yaml = DatasetCardData(**fields).to_yaml()
     parts = (
-        _what(manifest, statistics, samples),
-        _recipe(manifest, statistics),
-        _loading(manifest),
-        _terms(terms) + (MARKED if synthetic else ""),
-        _citation(manifest),
+        _summary_section(manifest, statistics, samples),
+        _recipe_section(manifest, statistics),
+        _loading_section(manifest),
+        _terms_section(terms) + (MARKED if synthetic else ""),
+        _citation_section(manifest),
     )
     return f"---\n{yaml}\n---\n" + "\n".join(parts)
 
 
 def licence(repo: str, terms: Sequence[Terms]) -> dict[str, str]:
-    """The YAML about a licence: the Hub's own one where all terms agree on it, else "other" with a name and a link.
+    """Return the license fields of the YAML header: the common license if all terms have the same, else "other".
 
-    Where a part is not for commercial use, so is the whole, and readers are asked to agree.
+    If any part forbids commercial use, the whole dataset does, and the Hub asks readers to agree (gated access).
     """
-    kinds = {each.licence for each in terms}
-    free = all(each.commercial for each in terms)
-    if len(kinds) == 1 and kinds != {"other"} and free:
-        return {"license": kinds.pop()}
+    licenses = {each.licence for each in terms}
+    commercial = all(each.commercial for each in terms)
+    if len(licenses) == 1 and licenses != {"other"} and commercial:
+        return {"license": licenses.pop()}
     fields = {
         "license": "other",
-        "license_name": "terms-of-its-sources" if free else "terms-of-its-sources-non-commercial",
+        "license_name": "terms-of-its-sources" if commercial else "terms-of-its-sources-non-commercial",
         "license_link": f"https://huggingface.co/datasets/{repo}#terms",
     }
-    if not free:
-        bound = "; ".join(each.subject for each in terms if not each.commercial)
+    if not commercial:
+        sources = "; ".join(each.subject for each in terms if not each.commercial)
         fields["extra_gated_heading"] = "For non-commercial research only"
         fields["extra_gated_prompt"] = (
-            f"This dataset is made from material that may be used for non-commercial research only ({bound}). "
+            f"This dataset is made from material that may be used for non-commercial research only ({sources}). "
             "By asking for access you agree to use it, and what is derived from it, for nothing else, "
             "and not to try to identify persons."
         )
@@ -103,7 +102,7 @@ def licence(repo: str, terms: Sequence[Terms]) -> dict[str, str]:
 
 
 def size_category(rows: int) -> str:
-    """The Hub's category of a number of rows."""
+    """Return the Hub's size category of a number of rows."""
     bounds = [int(float(bound[:-1]) * {"K": 1e3, "M": 1e6, "B": 1e9}[bound[-1]]) for bound in SIZES]
     for i, bound in enumerate(bounds):
         if rows < bound:
@@ -111,7 +110,7 @@ def size_category(rows: int) -> str:
     return f"n>{SIZES[-1]}"
 
 
-def _what(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequence[str]) -> str:
+def _summary_section(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequence[str]) -> str:
     failed = ", ".join(f"{count:,} ({cards.escape(reason)})" for reason, count in sorted(statistics["failed"].items()))
     rows = [
         ("captions", f"{statistics['captions']:,}"),
@@ -122,7 +121,7 @@ def _what(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequen
         *((f"rows in {cards.escape(split)}", f"{count:,}") for split, count in sorted(manifest.rows.items())),
         *(
             (f"images asked for at guidance {cards.escape(str(g))}", f"{n:,}")
-            for g, n in _by_number(statistics["guidance"])
+            for g, n in _sorted_by_value(statistics["guidance"])
         ),
     ]
     if statistics["nsfw_scored"]:
@@ -130,8 +129,8 @@ def _what(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequen
         rows.append(("images that the model's safety checker would have hidden", hidden))
     picture = f"\n![Some captions and their images]({schema.SHEET})\n\nThe number on an image is its guidance.\n"
     sheet = picture if schema.SHEET in manifest.files else ""
-    shown = "".join(f"\n- {cards.escape(sample)}" for sample in samples)
-    shown = f"\nSome captions:\n{shown}\n" if shown else ""
+    listed = "".join(f"\n- {cards.escape(sample)}" for sample in samples)
+    captions = f"\nSome captions:\n{listed}\n" if listed else ""
     return f"""# {manifest.repo}
 
 {SYNTHETIC if provenance.is_synthetic(manifest.recipe) else REAL}
@@ -139,17 +138,17 @@ def _what(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequen
 Made by SynRep-Bench; revision `{manifest.revision}` of its recipe.
 
 {cards.table(("", ""), *rows)}
-{sheet}{shown}"""
+{sheet}{captions}"""
 
 
-def _by_number(guidance: dict[str, int]) -> list[tuple[str, int]]:
+def _sorted_by_value(guidance: dict[str, int]) -> list[tuple[str, int]]:
     return sorted(guidance.items(), key=lambda item: float(item[0]))
 
 
-def _recipe(manifest: schema.Manifest, statistics: dict[str, Any]) -> str:
-    declared = [(cards.escape(key), cards.code(str(value))) for key, value in manifest.recipe.items()]
-    drawn_with = [(kind, cards.escape("; ".join(sorted(statistics[kind])))) for kind in ("software", "device")]
-    rows = [*declared, *drawn_with]
+def _recipe_section(manifest: schema.Manifest, statistics: dict[str, Any]) -> str:
+    declaration = [(cards.escape(key), cards.code(str(value))) for key, value in manifest.recipe.items()]
+    environment = [(kind, cards.escape("; ".join(sorted(statistics[kind])))) for kind in ("software", "device")]
+    rows = [*declaration, *environment]
     return f"""## Recipe
 
 {cards.table(("", ""), *rows)}
@@ -161,7 +160,7 @@ frequent. A caption's id is the start of its SHA-256.
 """
 
 
-def _loading(manifest: schema.Manifest) -> str:
+def _loading_section(manifest: schema.Manifest) -> str:
     split = sorted(manifest.rows)[0]
     return f"""## Loading
 
@@ -189,7 +188,7 @@ Give the commit that you use: later versions replace the files. Image bytes lie 
 """
 
 
-def _terms(terms: Sequence[Terms]) -> str:
+def _terms_section(terms: Sequence[Terms]) -> str:
     listed = "\n".join(
         f"- **{cards.escape(each.subject)}** ({cards.escape(each.licence)}"
         f"{'' if each.commercial else ', **non-commercial use only**'}): {cards.escape(each.text)}"
@@ -204,7 +203,7 @@ The dataset is under the terms of everything that it is made from, all at once:
 """
 
 
-def _citation(manifest: schema.Manifest) -> str:
+def _citation_section(manifest: schema.Manifest) -> str:
     return f"""## Citation
 
 ```bibtex

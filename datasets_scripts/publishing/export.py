@@ -1,13 +1,13 @@
-"""A dataset for other people's trainers: WebDataset tars, or folders of images for the released StableRep code.
+"""Export of datasets to other layouts: WebDataset tars, or folders of images for the released StableRep code.
 
-Image bytes are those of the dataset. A caption one of whose images could not be drawn is left out: `datasets` wants
-the same fields in every sample of a tar, and StableRep's loader the same path below every root. What is finished is
-kept, and the same call goes on.
+Image bytes are copied unchanged. Captions with a null image are skipped: `datasets` requires the same fields in every
+sample of a tar, and StableRep's loader the same path under every root. Finished files are kept; the same call resumes
+an interrupted export.
 
     webdataset     train-00000-of-00003.tar: KEY.0.jpg, KEY.1.jpg, ..., KEY.txt (caption), KEY.json (all other columns;
-                   seeds as strings, since not every reader of JSON has 64 bits); KEY is the caption id in hexadecimal
+                   seeds as strings, since not all JSON readers support 64 bits); KEY is the caption id in hexadecimal
     imagefolder    0/00000/KEY.jpg, 1/00000/KEY.jpg, ...: a root per image of a caption, for --folder_list 0 1 ...;
-                   captions.csv: path below a root, caption; 0/metadata.jsonl, ...: for load_dataset("imagefolder")
+                   captions.csv: path under a root, caption; 0/metadata.jsonl, ...: for load_dataset("imagefolder")
 """
 
 import contextlib
@@ -29,34 +29,42 @@ from benchmark.progress import Progress
 from datasets_scripts.inspection.examine import Row, is_caption_dataset, rows_of
 from datasets_scripts.text_to_image import OK
 
-FILES_OF_A_FOLDER = 10_000
-"""Images in one folder at most."""
+MAX_FILES_PER_FOLDER = 10_000
+"""Maximum number of images in one folder."""
 STARTED = ".export.json"
-"""Says of which dataset an export is; `datasets` does not read what begins with a dot."""
-TEXT = [schema.CAPTION_ID, schema.CAPTION, schema.SEEDS, schema.GUIDANCE, schema.STATUS]
+"""Marker file that identifies the exported dataset; `datasets` ignores files whose names begin with a dot."""
+METADATA_COLUMNS = [schema.CAPTION_ID, schema.CAPTION, schema.SEEDS, schema.GUIDANCE, schema.STATUS]
+"""Columns that are read for captions.csv and metadata.jsonl."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export holds."""
+    """Counts of an export."""
 
     captions: int
-    left_out: int
-    """Captions one of whose images could not be drawn."""
+    """Number of exported captions."""
+    skipped: int
+    """Number of captions that were skipped because an image is null."""
 
 
 def export(folder: Path, to: str, out: Path, progress: Progress) -> Exported:
-    """Export a dataset to the folder `out`, as "webdataset" or "imagefolder".
+    """Export a dataset to another layout.
+
+    Args:
+        folder: Folder of a finished dataset of captions.
+        to: Layout: "webdataset" or "imagefolder".
+        out: Folder to write: empty, or an interrupted export of the same dataset.
+        progress: Progress callback in captions.
 
     Raises:
-        UserError: no finished dataset of captions, no such layout, or `out` holds something else or cannot be written.
+        UserError: the dataset or the layout is invalid, or `out` contains other files or cannot be written.
     """
     layouts = {"webdataset": _webdataset, "imagefolder": _imagefolder}
     if to not in layouts:
         raise unknown("layout", to, list(layouts))
     manifest = schema.read_manifest(folder)
     if not is_caption_dataset(manifest):
-        raise UserError(f"{folder} has labelled images; only datasets of captions are exported")
+        raise UserError(f"{folder} has labelled images; only datasets of captions can be exported")
     _claim(out, {"repo": manifest.repo, "revision": manifest.revision, "to": to})
     files = sorted(name for name in manifest.files if name.endswith(".parquet"))
     done, total = 0, sum(manifest.rows.values())
@@ -66,26 +74,30 @@ def export(folder: Path, to: str, out: Path, progress: Progress) -> Exported:
         layouts[to](file, Path(name).stem, done, out)
         done += file.metadata.num_rows
         progress(done, total, "")
-    rows = (row for name in files for row in rows_of(pq.ParquetFile(folder / name), TEXT))
-    whole = _metadata(rows, manifest.images_per_row, out) if to == "imagefolder" else sum(map(_whole, rows))
-    return Exported(whole, total - whole)
+    rows = (row for name in files for row in rows_of(pq.ParquetFile(folder / name), METADATA_COLUMNS))
+    if to == "imagefolder":
+        exported = _write_metadata(rows, manifest.images_per_row, out)
+    else:
+        exported = sum(map(_has_all_images, rows))
+    return Exported(exported, total - exported)
 
 
-def _claim(out: Path, wanted: dict[str, str]) -> None:
+def _claim(out: Path, expected: dict[str, str]) -> None:
+    """Mark `out` as the folder of this export, or raise an error if it contains anything else."""
     marker = out / STARTED
     if not marker.exists():
         if out.is_dir() and any(out.iterdir()):
-            raise UserError(f"{out} is not empty and no export; choose another folder")
-        write_json(marker, wanted)
+            raise UserError(f"{out} is not empty and not an export; choose another folder")
+        write_json(marker, expected)
     try:
         found = json.loads(marker.read_text())
     except ValueError:
         found = None
-    if found != wanted:
-        raise UserError(f"{out} holds another export, wanted {' '.join(wanted.values())}; choose another folder")
+    if found != expected:
+        raise UserError(f"{out} contains another export, expected {' '.join(expected.values())}; choose another folder")
 
 
-def _whole(row: Row) -> bool:
+def _has_all_images(row: Row) -> bool:
     return all(status == OK for status in row[schema.STATUS])
 
 
@@ -94,37 +106,37 @@ def _key(row: Row) -> str:
 
 
 def _webdataset(file: pq.ParquetFile, stem: str, first: int, out: Path) -> None:
-    """Write one tar, if it is not there."""
+    """Write one tar unless it exists."""
     del first
     path = out / f"{stem}.tar"
     if path.exists():
         return
     with atomic_replace(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for row in filter(_whole, rows_of(file)):
+        for row in filter(_has_all_images, rows_of(file)):
             images, caption = row.pop(schema.IMAGES), row.pop(schema.CAPTION)
-            about = row | {schema.SEEDS: [str(seed) for seed in row[schema.SEEDS]]}
+            metadata = row | {schema.SEEDS: [str(seed) for seed in row[schema.SEEDS]]}
             fields = {f"{k}.jpg": image["bytes"] for k, image in enumerate(images)}
-            fields |= {"txt": caption.encode(), "json": json.dumps(about, sort_keys=True).encode()}
+            fields |= {"txt": caption.encode(), "json": json.dumps(metadata, sort_keys=True).encode()}
             for name, content in fields.items():
-                member = tarfile.TarInfo(f"{_key(row)}.{name}")  # no time, no owner
+                member = tarfile.TarInfo(f"{_key(row)}.{name}")  # without time and owner: equal input gives equal bytes
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
 
 
-def _place(number: int, row: Row) -> str:
-    """Path of a caption's images below each root."""
-    return f"{number // FILES_OF_A_FOLDER:05d}/{_key(row)}.jpg"
+def _image_path(number: int, row: Row) -> str:
+    """Return the path of a caption's images under each root."""
+    return f"{number // MAX_FILES_PER_FOLDER:05d}/{_key(row)}.jpg"
 
 
 def _imagefolder(file: pq.ParquetFile, stem: str, first: int, out: Path) -> None:
-    """Write the images of one Parquet file, if that was not done to its end."""
+    """Write the images of one Parquet file unless all of them were written before."""
     marker = out / f".{stem}.done"
     if marker.exists():
         return
     try:
         for number, row in enumerate(rows_of(file), first):
-            for k, image in enumerate(row[schema.IMAGES] if _whole(row) else []):
-                path = out / str(k) / _place(number, row)
+            for k, image in enumerate(row[schema.IMAGES] if _has_all_images(row) else []):
+                path = out / str(k) / _image_path(number, row)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(image["bytes"])
     except OSError as error:
@@ -132,25 +144,29 @@ def _imagefolder(file: pq.ParquetFile, stem: str, first: int, out: Path) -> None
     write_bytes(marker, b"")
 
 
-def _metadata(rows: Iterator[Row], images: int, out: Path) -> int:
-    """Write what says which image is of which caption; returns how many captions there are."""
-    whole = 0
+def _write_metadata(rows: Iterator[Row], images: int, out: Path) -> int:
+    """Write captions.csv and the metadata.jsonl of each of `images` roots; return the number of captions."""
+    count = 0
     with contextlib.ExitStack() as stack:
 
-        def opened(path: Path) -> Any:
+        def open_output(path: Path) -> Any:
             temporary = stack.enter_context(atomic_replace(path))
             return stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
 
-        table = csv.writer(opened(out / "captions.csv"), lineterminator="\n")
-        lines = [opened(out / str(k) / "metadata.jsonl") for k in range(images)]
+        table = csv.writer(open_output(out / "captions.csv"), lineterminator="\n")
+        files = [open_output(out / str(k) / "metadata.jsonl") for k in range(images)]
         for number, row in enumerate(rows):
-            if not _whole(row):
+            if not _has_all_images(row):
                 continue
-            whole += 1
-            place = _place(number, row)
-            table.writerow([place, row[schema.CAPTION]])
-            about = {"file_name": place, schema.CAPTION_ID: row[schema.CAPTION_ID], schema.CAPTION: row[schema.CAPTION]}
-            for k, file in enumerate(lines):
-                of_image = {"index": k, "seed": str(row[schema.SEEDS][k]), "guidance": row[schema.GUIDANCE][k]}
-                file.write(json.dumps(about | of_image) + "\n")
-    return whole
+            count += 1
+            path = _image_path(number, row)
+            table.writerow([path, row[schema.CAPTION]])
+            metadata = {
+                "file_name": path,
+                schema.CAPTION_ID: row[schema.CAPTION_ID],
+                schema.CAPTION: row[schema.CAPTION],
+            }
+            for k, file in enumerate(files):
+                image = {"index": k, "seed": str(row[schema.SEEDS][k]), "guidance": row[schema.GUIDANCE][k]}
+                file.write(json.dumps(metadata | image) + "\n")
+    return count

@@ -1,8 +1,8 @@
-"""A dataset folder goes to the Hub, and a pinned revision comes back; both end with a comparison of checksums.
+"""Upload of dataset folders to the Hub, and download of pinned revisions, both verified by checksums.
 
-Uploads are `HfApi.upload_folder`: resumable, in several commits where there are many files. Until the last of them a
-reader of `main` sees a part; that is why datasets are read at a revision. What lies in `data/` and `index/` of an
-earlier version goes with the first commit, so that `load_dataset` never mixes two versions.
+Uploads use `HfApi.upload_folder`: resumable, with several commits for many files. Until the last commit, `main` is
+incomplete; therefore datasets are read at a pinned revision. The first commit deletes the files of an earlier version
+in `data/` and `index/`, so that `load_dataset` never mixes two versions.
 """
 
 import hashlib
@@ -25,32 +25,39 @@ from benchmark.hub.client import Repository, require_name
 from benchmark.progress import LogLine
 
 DELETE_PATTERNS = ["data/*", "index/*"]
-"""What belongs to one version of a dataset, and is deleted where a new one has no such file."""
+"""Patterns of files that are deleted on the Hub if the new version of the dataset does not have them."""
 OPTIONAL_FILES = (schema.STARTED, schema.STATISTICS)
-"""Published where they are there; not in the manifest, since they differ from build to build."""
+"""Files that are published if present; not in the manifest, since they differ between equal builds."""
 IMAGES_READ_BACK = 16
+"""Number of images whose bytes are compared after an upload."""
 
 
 def publish(folder: Path, repo: str | None, *, private: bool, log: LogLine) -> str:
-    """Upload a built dataset as `repo`, by default the one that its manifest names, and read it back.
+    """Upload a built dataset to the Hub and verify it by reading it back.
+
+    Args:
+        folder: Folder of a finished dataset.
+        repo: ORG/NAME on the Hub. None uses the name in the manifest.
+        private: Create the repository as private.
+        log: Callback for log lines.
 
     Returns:
-        The commit on the Hub. An unchanged dataset makes no commit.
+        The commit on the Hub; for an unchanged dataset, the existing one.
 
     Raises:
-        UserError: the folder is not whole; the Hub refuses, cannot be reached, or holds something else afterwards.
+        UserError: the folder is incomplete, the Hub refuses or is unreachable, or the uploaded files differ.
     """
     manifest = schema.read_manifest(folder)
     repo = repo or manifest.repo
     require_name(repo, "dataset")
-    log(f"comparing {len(manifest.files)} files of {folder} with their checksums")
-    compare(folder, manifest, f"remove {folder} and build or download it again")
-    there = Repository.open(repo, "dataset", writes=True)
-    with there.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
+    log(f"verifying the checksums of {len(manifest.files)} files in {folder}")
+    verify_files(folder, manifest, f"remove {folder} and build or download it again")
+    repository = Repository.open(repo, "dataset", writes=True)
+    with repository.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
         staged = stage(folder, manifest, repo, Path(temporary))
-        there.create(private=private)
+        repository.create(private=private)
         log(f"uploading to {repo}")
-        commit = there.api.upload_folder(
+        commit = repository.api.upload_folder(
             repo_id=repo,
             repo_type="dataset",
             folder_path=staged,
@@ -58,16 +65,16 @@ def publish(folder: Path, repo: str | None, *, private: bool, log: LogLine) -> s
             commit_message=f"Revision {manifest.revision[:12]} of {manifest.repo}",
         ).oid
         log(f"reading back {repo} at {commit}")
-        read_back(there, staged, commit)
+        verify_upload(repository, staged, commit)
     if "extra_gated_prompt:" in (folder / schema.CARD).read_text(encoding="utf-8"):
-        log("its terms ask readers to agree: switch on access requests in the dataset's settings")
+        log("its terms require readers to agree: enable access requests in the settings of the dataset on the Hub")
     return commit
 
 
 def stage(folder: Path, manifest: schema.Manifest, repo: str, staged: Path) -> Path:
-    """Links to exactly the files that are published, with a card and a manifest that name `repo`."""
-    beside = [name for name in OPTIONAL_FILES if (folder / name).is_file()]
-    for name in [*manifest.files, *beside]:
+    """Fill `staged` with links to the files to publish, and a card and a manifest that name `repo`; return `staged`."""
+    optional = [name for name in OPTIONAL_FILES if (folder / name).is_file()]
+    for name in [*manifest.files, *optional]:
         (staged / name).parent.mkdir(parents=True, exist_ok=True)
         (staged / name).symlink_to((folder / name).resolve())
     files = dict(manifest.files)
@@ -81,54 +88,56 @@ def stage(folder: Path, manifest: schema.Manifest, repo: str, staged: Path) -> P
     return staged
 
 
-def compare(folder: Path, manifest: schema.Manifest, hint: str) -> None:
-    """Compare every file that the manifest lists with its checksum.
+def verify_files(folder: Path, manifest: schema.Manifest, hint: str) -> None:
+    """Verify the checksum of every file that the manifest lists; `hint` ends the error message.
 
     Raises:
-        UserError: a file is missing or another one.
+        UserError: a file is missing or differs.
     """
     if schema.CARD not in manifest.files:
-        raise UserError(f"{folder / schema.MANIFEST} lists no {schema.CARD}; {hint}")
-    for name, wanted in sorted(manifest.files.items()):
+        raise UserError(f"{folder / schema.MANIFEST} does not list {schema.CARD}; {hint}")
+    for name, expected in sorted(manifest.files.items()):
         path = schema.file_in(folder, name)
         if not path.is_file():
             raise UserError(f"{path} is missing; {hint}")
-        if (found := file_sha256(path)) != wanted:
-            raise UserError(f"{path} has sha256 {found[:12]}, the manifest says {wanted[:12]}; {hint}")
+        if (found := file_sha256(path)) != expected:
+            raise UserError(f"{path} has sha256 {found[:12]}, the manifest says {expected[:12]}; {hint}")
 
 
-def read_back(repository: Repository, folder: Path, commit: str) -> None:
-    """Compare what the Hub holds at a commit with a folder: all checksums, and some images by their place.
+def verify_upload(repository: Repository, folder: Path, commit: str) -> None:
+    """Compare a commit on the Hub with a folder: the checksums of all files, and the bytes of some images.
 
     Raises:
-        UserError: a file is missing, another one, or one too many.
+        UserError: a file is missing, differs, or is left over from another version.
     """
     manifest, repo, api = schema.read_manifest(folder), repository.name, repository.api
-    there = repository.files(commit)
+    uploaded = repository.files(commit)
     files = HfFileSystem(endpoint=api.endpoint, token=api.token)
-    root, hint = f"datasets/{repo}@{commit}", "run again to publish it anew"
-    beside = {
+    root, hint = f"datasets/{repo}@{commit}", "publish it again"
+    unlisted = {
         name: file_sha256(folder / name) for name in (*OPTIONAL_FILES, schema.MANIFEST) if (folder / name).is_file()
     }
-    for name, wanted in sorted((manifest.files | beside).items()):
-        if name not in there:
+    for name, expected in sorted((manifest.files | unlisted).items()):
+        if name not in uploaded:
             raise UserError(f"{name} is not in {repo} at {commit}; {hint}")
-        large = there[name].lfs
+        large = uploaded[name].lfs
         found = large.sha256 if large else hashlib.sha256(files.cat_file(f"{root}/{name}")).hexdigest()
-        if found != wanted:
-            raise UserError(f"{name} in {repo} at {commit} has sha256 {found[:12]}, wanted {wanted[:12]}; {hint}")
-    if stale := sorted(name for name in there if name.startswith(("data/", "index/")) and name not in manifest.files):
-        raise UserError(f"{repo} at {commit} also holds {stale[0]}, which is of no use to this dataset; {hint}")
+        if found != expected:
+            raise UserError(f"{name} in {repo} at {commit} has sha256 {found[:12]}, expected {expected[:12]}; {hint}")
+    if stale := sorted(
+        name for name in uploaded if name.startswith(("data/", "index/")) and name not in manifest.files
+    ):
+        raise UserError(f"{repo} at {commit} also contains {stale[0]}, which is not part of this dataset; {hint}")
     for name, start, length in sample_image_locations(folder, manifest, random.Random(commit)):
         with (folder / name).open("rb") as file:
             file.seek(start)
             image = file.read(length)
         if files.cat_file(f"{root}/{name}", start=start, end=start + length) != image:
-            raise UserError(f"{name} in {repo} at {commit} has another image at byte {start}; {hint}")
+            raise UserError(f"{name} in {repo} at {commit} has a different image at byte {start}; {hint}")
 
 
 def sample_image_locations(folder: Path, manifest: schema.Manifest, rng: random.Random) -> list[tuple[str, int, int]]:
-    """Up to `IMAGES_READ_BACK` images by file, offset and length, from as many files."""
+    """Return file, offset and length of up to `IMAGES_READ_BACK` random images, spread over the files."""
     found: list[tuple[str, int, int]] = []
     indices = [match for name in sorted(manifest.files) if (match := re.fullmatch(r"index/(.+)-(\d+)\.npy", name))]
     for match in rng.sample(indices, min(IMAGES_READ_BACK, len(indices))):
@@ -141,23 +150,30 @@ def sample_image_locations(folder: Path, manifest: schema.Manifest, rng: random.
 
 
 def download(repo: str, revision: str, data: Path, log: LogLine, patterns: Sequence[str] = ("*",)) -> Path:
-    """Bring a revision of a dataset into the local mirror, to `data/<org>/<name>`, and compare checksums.
+    """Download a revision of a dataset to `data/<org>/<name>` and verify checksums; an interrupted download resumes.
 
-    Of a repository without a manifest only the files that one of `patterns` fits are fetched. A download that was
-    interrupted goes on.
+    Args:
+        repo: ORG/NAME on the Hub.
+        revision: Commit, branch or tag.
+        data: Folder for datasets.
+        log: Callback for log lines.
+        patterns: Glob patterns of the files to download.
+
+    Returns:
+        The folder of the dataset.
 
     Raises:
-        UserError: the folder holds something else, the disk is too small, the Hub refuses or cannot be reached.
+        UserError: the folder contains other files, the disk is too small, or the Hub refuses or is unreachable.
     """
     folder = data / repo
-    there = Repository.open(repo, "dataset", writes=False)
-    with there.friendly_errors(revision):
-        commit = there.commit(revision)
-        if (held := local_revision(folder)) not in (None, commit):
-            raise UserError(f"{folder} holds {held}, wanted revision {commit}; move it away or choose another folder")
+    repository = Repository.open(repo, "dataset", writes=False)
+    with repository.friendly_errors(revision):
+        commit = repository.commit(revision)
+        if (found := local_revision(folder)) not in (None, commit):
+            raise UserError(f"{folder} contains {found}, expected revision {commit}; move it or choose another folder")
         files = {
             path: file
-            for path, file in there.files(commit).items()
+            for path, file in repository.files(commit).items()
             if any(fnmatch(path, pattern) for pattern in patterns)
         }
         missing = sum(f.size for f in files.values() if not _has_size(folder / f.path, f.size))
@@ -168,25 +184,28 @@ def download(repo: str, revision: str, data: Path, log: LogLine, patterns: Seque
         snapshot_download(repo, repo_type="dataset", revision=commit, local_dir=folder, allow_patterns=list(patterns))
     hint = "remove it and download it again"
     if (folder / schema.MANIFEST).is_file():
-        compare(folder, schema.read_manifest(folder), hint)
-        log("all checksums are those of the manifest")
+        verify_files(folder, schema.read_manifest(folder), hint)
+        log("all checksums match the manifest")
         return folder
     large = {name: file.lfs.sha256 for name, file in files.items() if file.lfs}
-    for name, wanted in sorted(large.items()):
-        if (found := file_sha256(folder / name)) != wanted:
-            raise UserError(f"{folder / name} has sha256 {found[:12]}, the Hub says {wanted[:12]}; {hint}")
-    log(f"no {schema.MANIFEST} in {repo}: compared {len(large)} of {len(files)} files with the Hub's own checksums")
+    for name, expected in sorted(large.items()):
+        if (found := file_sha256(folder / name)) != expected:
+            raise UserError(f"{folder / name} has sha256 {found[:12]}, the Hub says {expected[:12]}; {hint}")
+    log(f"no {schema.MANIFEST} in {repo}: verified {len(large)} of {len(files)} files by the checksums of the Hub")
     return folder
 
 
 def local_revision(folder: Path) -> str | None:
-    """The commit that the Hub's client noted for the files of a folder; None where it has none yet."""
-    notes = (folder / ".cache" / "huggingface" / "download").rglob("*.metadata")
-    # The client writes notes in place: one that was cut off by a kill is empty, and the client ignores it too.
-    lines = {note.read_text().split("\n", 1)[0] for note in notes}
-    held = sorted(line for line in lines if re.fullmatch("[0-9a-f]{40}", line))
-    if held:
-        return f"revision {' and '.join(held)}" if len(held) > 1 else held[0]
+    """Return the commit of a downloaded folder, from the metadata of huggingface_hub; None for a new folder.
+
+    A folder with several commits or with other files returns their description, for an error message.
+    """
+    metadata = (folder / ".cache" / "huggingface" / "download").rglob("*.metadata")
+    # A killed download leaves empty metadata files; huggingface_hub ignores them too.
+    lines = {path.read_text().split("\n", 1)[0] for path in metadata}
+    commits = sorted(line for line in lines if re.fullmatch("[0-9a-f]{40}", line))
+    if commits:
+        return f"revisions {' and '.join(commits)}" if len(commits) > 1 else commits[0]
     others = folder.is_dir() and any(path.name != ".cache" for path in folder.iterdir())
     return "files that were not downloaded" if others else None
 

@@ -52,7 +52,7 @@ def images(numbered_dataset, tmp_path_factory):
     """Folders of at most 50 images."""
     out = tmp_path_factory.mktemp("images")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "FILES_OF_A_FOLDER", 50)
+        patch.setattr(exporting, "MAX_FILES_PER_FOLDER", 50)
         assert exporting.export(numbered_dataset, "imagefolder", out, silent) == exporting.Exported(CAPTIONS, 0)
     return out
 
@@ -72,7 +72,7 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_webdataset_has_every_image_beside_its_own_caption(tars, stored, tmp_path):
+def test_webdataset_has_every_image_with_its_own_caption(tars, stored, tmp_path):
     rows = datasets.load_dataset("webdataset", data_dir=str(tars), split="train", cache_dir=str(tmp_path))
     assert [row["txt"] for row in rows] == [*stored] and len(rows) == CAPTIONS
     for row in rows:
@@ -100,7 +100,7 @@ def test_a_tar_per_file_with_the_bytes_as_they_are(tars, numbered_dataset):
         assert content == [image["bytes"] for row in rows for image in row[schema.IMAGES]]
 
 
-def test_imagefolder_has_every_image_beside_its_own_caption(images, stored, tmp_path):
+def test_imagefolder_has_every_image_with_its_own_caption(images, stored, tmp_path):
     rows = datasets.load_dataset("imagefolder", data_dir=str(images), split="train", cache_dir=str(tmp_path))
     assert len(rows) == CAPTIONS * IMAGES
     seen = set()
@@ -137,7 +137,7 @@ def test_imagefolder_is_what_the_released_loader_of_stablerep_reads(images, stor
 def test_a_caption_with_commas_quotes_and_other_letters_is_kept(tmp_path):
     row = {schema.CAPTION_ID: -1, schema.SEEDS: [2**64 - 1], schema.GUIDANCE: [2.0], schema.STATUS: ["ok"]}
     caption = 'a "red, round" Käse, 猫'
-    assert exporting._metadata(iter([row | {schema.CAPTION: caption}]), 1, tmp_path) == 1
+    assert exporting._write_metadata(iter([row | {schema.CAPTION: caption}]), 1, tmp_path) == 1
     with (tmp_path / "captions.csv").open(encoding="utf-8", newline="") as file:
         assert [*csv.reader(file)] == [["00000/ffffffffffffffff.jpg", caption]]
     Image.new("RGB", (8, 8)).save(_made(tmp_path / "0" / "00000" / "ffffffffffffffff.jpg"))
@@ -168,10 +168,8 @@ def test_a_caption_with_an_image_that_could_not_be_drawn_is_left_out(failing, tm
 
 
 @pytest.mark.parametrize("to", ["webdataset", "imagefolder"])
-def test_an_export_that_was_cut_off_goes_on_to_the_same_bytes(
-    numbered_dataset, tars, images, tmp_path, monkeypatch, to
-):
-    monkeypatch.setattr(exporting, "FILES_OF_A_FOLDER", 50)
+def test_interrupted_export_resumes_to_the_same_bytes(numbered_dataset, tars, images, tmp_path, monkeypatch, to):
+    monkeypatch.setattr(exporting, "MAX_FILES_PER_FOLDER", 50)
     whole, out = files(tars if to == "webdataset" else images), tmp_path / "out"
     rows, real = [], exporting.rows_of
 
@@ -205,10 +203,10 @@ def test_an_export_that_was_cut_off_goes_on_to_the_same_bytes(
 
 def test_a_folder_of_something_else_is_refused(numbered_dataset, failing, tars, tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UserError, match="is not empty and no export"):
+    with pytest.raises(UserError, match="is not empty and not an export"):
         exporting.export(numbered_dataset, "imagefolder", tmp_path, silent)
     for folder, to in ((failing, "webdataset"), (numbered_dataset, "imagefolder")):
-        with pytest.raises(UserError, match=f"holds another export, wanted .* {to}; choose another folder"):
+        with pytest.raises(UserError, match=f"contains another export, expected .* {to}; choose another folder"):
             exporting.export(folder, to, tars, silent)
 
 

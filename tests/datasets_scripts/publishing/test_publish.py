@@ -167,10 +167,10 @@ def test_a_dataset_goes_and_comes_back(hub, tmp_path):
     data = tmp_path / "mirror"
     came, lines = finish(start(hub, "download", REPO, first, data, home=home, token=None))
     came = Path(came)
-    assert came == data / REPO and lines[-1] == "all checksums are those of the manifest"
+    assert came == data / REPO and lines[-1] == "all checksums match the manifest"
     assert {p: c for p, c in contents(came).items() if not p.startswith(".")} == wanted
     line = refused(start(hub, "download", REPO, "main", data, home=home))
-    assert f"holds {first}, wanted revision {second}" in line
+    assert f"contains {first}, expected revision {second}" in line
 
 
 LOAD = """
@@ -253,7 +253,7 @@ def test_under_another_name_card_and_manifest_say_so(lfs, tmp_path):
     assert contents(folder) == before
     assert lfs.repo("me/renamed").private
     _, lines = finish(start(lfs, "download", "me/renamed", "main", tmp_path / "data", home=home))
-    assert lines[-1] == "all checksums are those of the manifest"
+    assert lines[-1] == "all checksums match the manifest"
 
 
 def test_private_is_not_put_where_all_can_read(lfs, tmp_path):
@@ -264,7 +264,7 @@ def test_private_is_not_put_where_all_can_read(lfs, tmp_path):
 
 
 @pytest.mark.parametrize("damaged", ["data/train-00001-of-00003.parquet", "recipe.json", "README.md"])
-def test_a_hub_that_holds_something_else_is_found_out(lfs, tmp_path, damaged):
+def test_damaged_upload_is_detected(lfs, tmp_path, damaged):
     folder, home = made(tmp_path / "dataset"), tmp_path / "home"
     lfs.corrupt = damaged
     line = refused(start(lfs, "publish", folder, None, False, home=home))
@@ -300,7 +300,7 @@ def test_images_are_read_back_by_their_place(lfs, tmp_path):
 
     lfs.before = before
     line = refused(start(lfs, "publish", folder, None, False, home=home))
-    assert "has another image at byte" in line
+    assert "has a different image at byte" in line
     asked = [r.headers.get("range") or r.headers.get("Range") for r in lfs.requests if r.path.endswith(".parquet")]
     assert all(asked)
 
@@ -334,7 +334,7 @@ def test_a_hub_that_stays_away_is_one_line_and_the_next_run_goes_on(hub, tmp_pat
     assert not hub.lines("^PUT") and len(hub.repo(REPO).messages) == 2
 
 
-def test_what_the_hub_refuses_is_one_line_each(lfs, tmp_path):
+def test_hub_refusals_are_one_line(lfs, tmp_path):
     folder, home = made(tmp_path / "dataset"), tmp_path / "home"
     go = ("publish", folder, None, False)
     other = ("publish", folder, "somebody/else", False)
@@ -396,7 +396,7 @@ def damaged(folder, how):
         ("no file", "is missing; remove .* and build or download it again"),
         ("cut", "the manifest says"),
         ("changed", "the manifest says"),
-        ("no card", "lists no README.md"),
+        ("no card", "does not list README.md"),
         ("outside", "outside of its folder"),
     ],
 )
@@ -417,7 +417,7 @@ def served(lfs, tmp_path):
     return lfs, commit
 
 
-def test_what_cannot_be_downloaded_is_one_line_each(served, tmp_path):
+def test_download_errors_are_one_line(served, tmp_path):
     hub, commit = served
     home, data = tmp_path / "home", tmp_path / "mirror"
     hub.put("me/gated", tmp_path / "made", kind="datasets")
@@ -428,7 +428,7 @@ def test_what_cannot_be_downloaded_is_one_line_each(served, tmp_path):
         "dataset me/missing does not exist": start(hub, "download", "me/missing", "main", data, home=home),
         f"has no revision {'0' * 40}": start(hub, "download", REPO, "0" * 40, data, home=home),
         "dataset me/gated is gated": start(hub, "download", "me/gated", "main", data, home=home),
-        "holds files that were not downloaded": start(hub, "download", REPO, commit, built, home=home),
+        "contains files that were not downloaded": start(hub, "download", REPO, commit, built, home=home),
         "HF_HUB_OFFLINE=1": start(hub, "download", REPO, commit, data, home=home, HF_HUB_OFFLINE="1"),
     }
     for wanted, client in clients.items():
@@ -448,7 +448,7 @@ def test_a_dataset_of_others_is_compared_with_the_hub(lfs, tmp_path):
     (folder / schema.MANIFEST).unlink()
     commit = lfs.put(REPO, folder, kind="datasets")
     _, lines = finish(start(lfs, "download", REPO, commit, data, home=home))
-    assert lines[-1] == f"no dataset.json in {REPO}: compared 7 of 11 files with the Hub's own checksums"
+    assert lines[-1] == f"no dataset.json in {REPO}: verified 7 of 11 files by the checksums of the Hub"
     (data / REPO / schema.SHEET).write_bytes(bytes((folder / schema.SHEET).stat().st_size))
     sheet = lfs.repo(REPO).revisions[commit][schema.SHEET].sha256
     (lfs.store / sheet).write_bytes(bytes((folder / schema.SHEET).stat().st_size))
@@ -464,7 +464,7 @@ def test_a_disk_that_is_too_small_is_said_before_the_download(served, tmp_path):
     assert "needs 1,000,000,000.0 GB more" in line and not hub.lines("GET .*/resolve/")
 
 
-def test_a_killed_download_goes_on(served, tmp_path):
+def test_killed_download_resumes(served, tmp_path):
     hub, commit = served
     home, data = tmp_path / "home", tmp_path / "mirror"
     client = start(hub, "download", REPO, commit, data, home=home)
