@@ -1,4 +1,4 @@
-"""The `synrep data` commands, in the order of use."""
+"""`synrep data`: the commands of the dataset pipeline, in the order of use."""
 
 import functools
 import os
@@ -10,19 +10,18 @@ import typer
 
 from benchmark.errors import UserError
 
-data = typer.Typer(
-    help="Captions become images become a dataset: build, check, publish, download.", no_args_is_help=True
-)
+data = typer.Typer(help="Datasets: prepare captions, build, check, publish, download, export.", no_args_is_help=True)
 
 SCENES_EVALUATION = "scenes-evaluation"
+"""Name of the evaluation sets of scenes, built together."""
 
-Root = Annotated[Path, typer.Option("--data", help="Data folder: captions/ and a folder per dataset lie below it.")]
+Root = Annotated[Path, typer.Option("--data", help="Data folder, with captions/ and the datasets.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a dataset, such as data/synrep-bench/scenes-toy.")]
 DATA = Path("data")
 
 
 class Executor(StrEnum):
-    """What runs a build."""
+    """Executor of a build."""
 
     LOCAL = "local"
     SLURM = "slurm"
@@ -30,7 +29,7 @@ class Executor(StrEnum):
 
 
 class Layout(StrEnum):
-    """What a dataset can be exported to."""
+    """Layout of an export."""
 
     WEBDATASET = "webdataset"
     IMAGEFOLDER = "imagefolder"
@@ -39,13 +38,13 @@ class Layout(StrEnum):
 @data.command()
 def captions(
     source: Annotated[
-        str, typer.Argument(help="cc3m, cc12m, redcaps, laion, cc3m-real, ...; or a file, folder or Hub dataset.")
+        str, typer.Argument(help="cc3m, cc12m, redcaps, laion, cc3m-real, ..., or a file, folder or Hub dataset.")
     ],
-    origin: Annotated[str | None, typer.Option(help="File, folder or Hub dataset of a named source.")] = None,
-    column: Annotated[str | None, typer.Option(help="Column of captions, where the source is not a named one.")] = None,
+    origin: Annotated[str | None, typer.Option(help="File, folder or Hub dataset to read a named source from.")] = None,
+    column: Annotated[str | None, typer.Option(help="Caption column of a file, folder or Hub dataset.")] = None,
     root: Root = DATA,
 ) -> None:
-    """Read captions, normalise and de-duplicate them; every row that is dropped is kept with its reason."""
+    """Read, normalize and deduplicate captions; dropped rows are written to a separate file with their reasons."""
     from benchmark.cli.display import Display
     from datasets_scripts.captions import prepare as preparing
     from datasets_scripts.captions import sources
@@ -53,48 +52,50 @@ def captions(
     known = sources.sources()
     if source in known:
         if column is not None:
-            own = " or ".join(known[source].caption_columns)
-            raise UserError(
-                f"wanted no --column for {source}, whose captions are in {own}; found {column}; leave it out"
-            )
-        found, place = known[source], origin or known[source].repo or sources.manual_folder(known[source], root)
+            columns = " or ".join(known[source].caption_columns)
+            raise UserError(f"--column is not for {source}, whose captions are in {columns}; leave it out")
+        chosen, location = known[source], origin or known[source].repo or sources.manual_folder(known[source], root)
     else:
         if origin is not None:
-            raise UserError(f"--origin is for one of {', '.join(known)}; {source} is none of them, so leave it out")
+            raise UserError(f"--origin is for one of {', '.join(known)}, found {source}; leave it out")
         if column is None:
             choices = ", ".join(known)
-            raise UserError(f"{source} is not one of {choices}; for another file or Hub dataset name its --column")
-        found, place = sources.custom_source(Path(source).stem, column), source
-        if found.name in known:
+            raise UserError(f"{source} is not one of {choices}; for a file or Hub dataset, give its --column")
+        chosen, location = sources.custom_source(Path(source).stem, column), source
+        if chosen.name in known:
             raise UserError(
-                f"{source} would take the place of {found.name}, a source of its own; rename the file, or run `synrep "
-                f"data captions {found.name} --origin {source}`"
+                f"{source} has the name of the built-in source {chosen.name}; rename the file, or run `synrep data "
+                f"captions {chosen.name} --origin {source}`"
             )
-    if place is None:
-        raise UserError(f"the captions of {source} are on no Hub repo; give --origin FILE")
-    out, where = root / "captions" / found.name, sources.parse_origin(place)
+    if location is None:
+        raise UserError(f"the captions of {source} are not on the Hub; give --origin FILE")
+    out = root / "captions" / chosen.name
     with Display() as display:
         counts = preparing.prepare(
-            found, where, out, lambda rows: display.update(f"captions of {found.name}", rows, None)
+            chosen,
+            sources.parse_origin(location),
+            out,
+            lambda rows: display.update(f"captions of {chosen.name}", rows, None),
         )
-    print(_counted(out, counts))
+    print(_count_line(out, counts))
 
 
-def _counted(out: Path, counts: dict[str, Any]) -> str:
+def _count_line(out: Path, counts: dict[str, Any]) -> str:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts["dropped"].items() if count)
     paper = counts["paper"]
-    beside = f"; the paper has {paper['after']:,} of {paper['before']:,}" if paper["after"] and paper["before"] else ""
-    return f"{out}: {counts['kept']:,} captions of {counts['read']:,} rows, dropped: {reasons or 'none'}{beside}"
+    known = paper["after"] and paper["before"]
+    comparison = f"; the paper has {paper['after']:,} of {paper['before']:,}" if known else ""
+    return f"{out}: {counts['kept']:,} captions of {counts['read']:,} rows, dropped: {reasons or 'none'}{comparison}"
 
 
 @data.command()
 def estimate(
     name: Annotated[str, typer.Argument(help="A recipe with size and guidance, such as cc3m-10k or cc12m-1m-mixed.")],
-    gpus: Annotated[int, typer.Option(min=1, help="How many work side by side.")] = 8,
-    probe: Annotated[bool, typer.Option("--probe", help="Measure this machine with two batches.")] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs that work in parallel.")] = 8,
+    probe: Annotated[bool, typer.Option("--probe", help="Also measure this machine with two batches.")] = False,
     root: Root = DATA,
 ) -> None:
-    """Images, hours, money, disk and shards of a recipe, before anything is drawn."""
+    """Estimate images, hours, cost, disk space and shards of a recipe, before anything is generated."""
     from tabulate import tabulate
 
     from datasets_scripts import recipe
@@ -104,8 +105,8 @@ def estimate(
     found = estimating.estimate(chosen)
     print(
         f"{chosen.repo}: {found.captions:,} captions x {chosen.images_per_caption} = {found.images:,} images, "
-        f"{found.units:,} units, {found.shards:,} shards, {found.bytes / 1e9:,.1f} GB (on the Hub, where it counts "
-        f"against a paid quota, ${found.hub_dollars:,.2f} a month)\n"
+        f"{found.units:,} units, {found.shards:,} shards, {found.bytes / 1e9:,.1f} GB (on the Hub, against a "
+        f"paid quota: ${found.hub_dollars:,.2f} per month)\n"
     )
     try:
         chosen.captions.version  # noqa: B018
@@ -127,28 +128,34 @@ def estimate(
 
 @data.command()
 def build(
-    names: Annotated[list[str], typer.Argument(help=f"Recipes, such as toy or cc3m-10k; or {SCENES_EVALUATION}.")],
+    names: Annotated[list[str], typer.Argument(help=f"Recipes, such as toy or cc3m-10k, or {SCENES_EVALUATION}.")],
     root: Root = DATA,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes: GPUs to use, or processors.")] = None,
-    executor: Annotated[
-        Executor, typer.Option(help="This machine, or a cluster that runs the same pipeline.")
-    ] = Executor.LOCAL,
-    executor_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the cluster's engine.")] = None,
-    share: Annotated[str | None, typer.Option(help="RANK/WORLD_SIZE: only this share, under any scheduler.")] = None,
-    c2pa: Annotated[tuple[Path, Path] | None, typer.Option(help="Sign images: PEM certificates and key.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes: number of GPUs, or of CPU cores.")
+    ] = None,
+    executor: Annotated[Executor, typer.Option(help="Where to run: this machine, or a cluster.")] = Executor.LOCAL,
+    executor_arg: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for Slurm or Ray; may be repeated.")
+    ] = None,
+    share: Annotated[
+        str | None, typer.Option(help="RANK/WORLD_SIZE: build only this share, under any scheduler.")
+    ] = None,
+    c2pa: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Sign images with C2PA: PEM files of certificate chain and key.")
+    ] = None,
 ) -> None:
-    """Build datasets; what is finished is kept, and the same command goes on."""
+    """Build datasets. To resume an interrupted build, run the same command again."""
     from benchmark.cli.display import Display
     from datasets_scripts import recipe
     from datasets_scripts.generation.provenance import C2PA
     from datasets_scripts.scenes import evaluation_sets
 
     if executor is Executor.LOCAL and executor_arg:
-        raise UserError("--executor-arg is for a cluster; give --executor slurm or --executor ray with it")
+        raise UserError("--executor-arg is for a cluster; add --executor slurm or --executor ray")
     if workers and (share or executor is not Executor.LOCAL):
-        raise UserError("--workers is for a whole build on this machine; leave it out")
+        raise UserError("--workers is for a whole build on this machine; leave it out with --share or --executor")
     if share and executor is not Executor.LOCAL:
-        raise UserError(f"--share is what {executor.value} itself does; leave one of them out")
+        raise UserError(f"--share is for local builds, {executor.value} divides the work itself; leave --share out")
     part = _rank_and_size(share) if share else None
     sign = C2PA(*c2pa) if c2pa else None
     recipes = {name: None if name == SCENES_EVALUATION else recipe.find(name, root) for name in names}
@@ -161,10 +168,24 @@ def build(
             else:
                 from datasets_scripts.building import cluster
 
-                print(cluster.submit(chosen, root, executor.value, dict(map(_pair, executor_arg or [])), sign))
+                print(
+                    cluster.submit(chosen, root, executor.value, dict(map(_name_and_value, executor_arg or [])), sign)
+                )
 
 
-def _build(chosen: Any, root: Path, workers: int | None, part: tuple[int, int] | None, sign: Any, report: Any) -> None:
+def _build(
+    chosen: Any, root: Path, workers: int | None, part: tuple[int, int] | None, sign: Any, progress: Any
+) -> None:
+    """Build one dataset, or a share of it, on this machine and print its counts.
+
+    Args:
+        chosen: The recipe to build.
+        root: Data folder.
+        workers: Number of worker processes. None uses all GPUs or CPU cores.
+        part: Rank and number of shares. None builds everything.
+        sign: Certificate and key for C2PA signatures. None writes unsigned images.
+        progress: Progress callback in images.
+    """
     from benchmark import schema
     from datasets_scripts.building import build as building
     from datasets_scripts.building import executor as executors
@@ -175,11 +196,11 @@ def _build(chosen: Any, root: Path, workers: int | None, part: tuple[int, int] |
     if isinstance(work, Path):
         folder: Path | None = work
     elif part:
-        folder = building.run_share(work, *part, report)
+        folder = building.run_share(work, *part, progress)
     else:
-        folder = building.run(work, slots, report)
+        folder = building.run(work, slots, progress)
     if folder is None:
-        print(f"{root / chosen.repo}: this share is drawn; other shares are missing")
+        print(f"{root / chosen.repo}: this share is finished; other shares are missing")
         return
     manifest = schema.read_manifest(folder)
     rows = sum(manifest.rows.values())
@@ -192,14 +213,14 @@ def _build(chosen: Any, root: Path, workers: int | None, part: tuple[int, int] |
 def _rank_and_size(share: str) -> tuple[int, int]:
     rank, _, world_size = share.partition("/")
     if not (rank.isdecimal() and world_size.isdecimal() and int(rank) < int(world_size)):
-        raise UserError(f"wanted --share RANK/WORLD_SIZE with a rank from 0, such as 0/8; found {share!r}")
+        raise UserError(f"expected --share RANK/WORLD_SIZE with a rank from 0, such as 0/8; found {share!r}")
     return int(rank), int(world_size)
 
 
-def _pair(setting: str) -> tuple[str, str]:
+def _name_and_value(setting: str) -> tuple[str, str]:
     name, equals, value = setting.partition("=")
     if not equals:
-        raise UserError(f"wanted --executor-arg NAME=VALUE, such as partition=gpu; found {setting!r}")
+        raise UserError(f"expected --executor-arg NAME=VALUE, such as partition=gpu; found {setting!r}")
     return name, value
 
 
@@ -207,16 +228,16 @@ def _pair(setting: str) -> tuple[str, str]:
 def check(
     folder: Folder,
     sample: Annotated[
-        int, typer.Option(min=0, help="Draw this many images (and whole captions) again and compare.")
+        int, typer.Option(min=0, help="Regenerate this many images (rounded up to whole captions) and compare.")
     ] = 0,
     alignment: Annotated[
-        str | None, typer.Option(help="Score images by a CLIP model: MODEL/WEIGHTS, as ViT-B-32/openai, or MODEL/FILE.")
+        str | None, typer.Option(help="Compute CLIPScore: MODEL/WEIGHTS, such as ViT-B-32/openai, or MODEL/FILE.")
     ] = None,
-    worst: Annotated[int, typer.Option(min=1, help="Captions to list that images fit worst.")] = 10,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    worst: Annotated[int, typer.Option(min=1, help="Number of captions with the lowest CLIPScore to list.")] = 10,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = os.cpu_count() or 1,
     root: Root = DATA,
 ) -> None:
-    """Check every file, row and image of a dataset against its recipe; exit with 2 if anything is wrong."""
+    """Check every file, row and image of a dataset against its recipe; exit with code 2 if there are errors."""
     from benchmark import schema
     from benchmark.cli.display import Display
     from datasets_scripts import recipe
@@ -225,47 +246,49 @@ def check(
 
     manifest = schema.read_manifest(folder)
     if alignment:
-        aligning.check_name(*_clip(alignment))
+        aligning.check_name(*_model_and_weights(alignment))
     with Display() as display:
         findings = audit.check(folder, functools.partial(display.update, "check"), workers)
         if sample:
             chosen = recipe.find(str(manifest.recipe["name"]), root)
-            again = audit.sample(folder, chosen, sample, functools.partial(display.update, "draw again"))
+            again = audit.sample(folder, chosen, sample, functools.partial(display.update, "regenerate"))
             findings += again.findings
             print(
-                f"{again.images:,} images drawn again: {again.equal:,} equal in every bit, largest difference "
+                f"{again.images:,} images regenerated: {again.equal:,} bit-identical, largest difference "
                 f"{again.largest} of 255, mean {again.mean:.3f}"
             )
         if alignment:
-            _alignment(folder, alignment, worst, functools.partial(display.update, "alignment"))
+            _print_alignment(folder, alignment, worst, functools.partial(display.update, "alignment"))
     for finding in findings:
         print(finding)
     errors = sum(finding.error for finding in findings)
     if errors:
-        raise UserError(f"{folder} has errors ({errors} listed above); remove it and build or download it again")
+        raise UserError(
+            f"{folder} has {errors} error{'s' if errors > 1 else ''} (listed above); build or download it again"
+        )
     rows = sum(manifest.rows.values())
-    print(f"{folder}: {rows:,} rows, {len(manifest.files)} files, revision {manifest.revision}: no error")
+    print(f"{folder}: {rows:,} rows, {len(manifest.files)} files, revision {manifest.revision}: no errors")
 
 
-def _alignment(folder: Path, model: str, worst: int, report: Any) -> None:
+def _print_alignment(folder: Path, model: str, worst: int, progress: Any) -> None:
     import torch
 
     from benchmark import schema
     from datasets_scripts.inspection import alignment
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = alignment.alignment(folder, *_clip(model), device, 256, report, worst)
+    found = alignment.alignment(folder, *_model_and_weights(model), device, 256, progress, worst)
     print(
-        f"CLIPScore by {found.model}: mean {found.mean:.2f} over {found.images:,} images; {found.below_chance:.1%} do "
-        f"not reach {found.chance:.2f}, which 95 of 100 do not reach beside another caption. The worst captions:"
+        f"CLIPScore by {found.model}: mean {found.mean:.2f} over {found.images:,} images; {found.below_chance:.1%} are "
+        f"below {found.chance:.2f}, the 95th percentile with a wrong caption. Captions with the lowest scores:"
     )
     for score, row in found.worst:
         print(f"{score:6.2f}  {row[schema.CAPTION]}")
-    print(f"to see them: synrep data contact-sheet {folder} --worst")
+    print(f"next: synrep data contact-sheet {folder} --worst")
 
 
-def _clip(model: str) -> tuple[str, str | None]:
-    """Architecture and weights; a model of the Hub has its own."""
+def _model_and_weights(model: str) -> tuple[str, str | None]:
+    """Split MODEL/WEIGHTS; a Hub model (hf-hub:ORG/NAME) includes its weights."""
     name, _, weights = (model, "", "") if ":" in model else model.partition("/")
     return name, weights or None
 
@@ -273,27 +296,28 @@ def _clip(model: str) -> tuple[str, str | None]:
 @data.command()
 def contact_sheet(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("sheet.png"),
-    rows: Annotated[int, typer.Option(min=1, max=100, help="Captions on the sheet.")] = 12,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("sheet.png"),
+    rows: Annotated[int, typer.Option(min=1, max=100, help="Number of captions on the sheet.")] = 12,
     worst: Annotated[
-        bool, typer.Option("--worst", help="Those that images fit worst, after check --alignment.")
+        bool, typer.Option("--worst", help="Captions with the lowest CLIPScore; run check --alignment first.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the captions, without --worst.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for choosing captions, without --worst.")] = 0,
 ) -> None:
-    """Draw a contact sheet: captions as rows, their images as columns."""
+    """Write a contact sheet: captions as rows, their images as columns."""
     from datasets_scripts.inspection import contact_sheet
 
-    contact_sheet.write(contact_sheet.worst(folder, rows) if worst else contact_sheet.drawn(folder, rows, seed), out)
+    chosen = contact_sheet.worst_rows(folder, rows) if worst else contact_sheet.random_rows(folder, rows, seed)
+    contact_sheet.write(chosen, out)
     print(out)
 
 
 @data.command()
 def publish(
     folder: Folder,
-    repo: Annotated[str | None, typer.Option(help="ORG/NAME on the Hub; the dataset's own name by default.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Create it private.")] = False,
+    repo: Annotated[str | None, typer.Option(help="ORG/NAME on the Hub; default: the name of the dataset.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
 ) -> None:
-    """Upload a built dataset to the Hub, resumably, and verify it by reading it back."""
+    """Upload a built dataset to the Hub and verify it by reading it back. To resume, run the same command again."""
     from datasets_scripts.publishing import publish as publishing
 
     commit = publishing.publish(folder, repo, private=private, log=print)
@@ -303,28 +327,28 @@ def publish(
 @data.command()
 def download(
     what: Annotated[
-        str | None, typer.Argument(help="A dataset of the evaluations, such as cifar10; or ORG/NAME on the Hub.")
+        str | None, typer.Argument(help="An evaluation dataset, such as cifar10, or ORG/NAME on the Hub.")
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Of ORG/NAME: commit, branch or tag; a commit is what a paper should name.")
+        str | None, typer.Option(help="Commit, branch or tag of ORG/NAME; use a commit for reproducible results.")
     ] = None,
     evaluations: Annotated[
-        bool, typer.Option("--all-evaluations", help="Every dataset of the evaluations, at its pinned revision.")
+        bool, typer.Option("--all-evaluations", help="All evaluation datasets, at their pinned revisions.")
     ] = False,
     root: Root = DATA,
 ) -> None:
-    """Bring a pinned revision of a dataset into the data folder and compare every checksum."""
+    """Download a revision of a dataset into the data folder and verify all checksums."""
     if (what is None) is not evaluations:
-        raise UserError("wanted a dataset or --all-evaluations, and not both; see `synrep data download --help`")
+        raise UserError("expected either a dataset or --all-evaluations; see `synrep data download --help`")
     from benchmark.cli import download
     from datasets_scripts.publishing import publish as publishing
 
     if what is None:
-        download.everything(root, print)
+        download.download_all(root, print)
     elif "/" not in what:
         if revision is not None:
-            raise UserError(f"--revision is for ORG/NAME; {what} has its own in the catalogue, so leave it out")
-        download.named(what, root, print)
+            raise UserError(f"--revision is for ORG/NAME; {what} has a pinned revision, so leave it out")
+        download.download_evaluation(what, root, print)
     elif revision is None:
         raise UserError(f"Missing option '--revision': which commit, branch or tag of {what}?")
     else:
@@ -334,13 +358,13 @@ def download(
 @data.command()
 def export(
     folder: Folder,
-    to: Annotated[Layout, typer.Option(help="Tars of WebDataset, or a folder of images per image of a caption.")],
+    to: Annotated[Layout, typer.Option(help="WebDataset tars, or image folders for StableRep's code.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
 ) -> None:
-    """Write a dataset in another layout; the images' bytes stay as they are."""
+    """Export a dataset to another layout; image bytes are unchanged."""
     from benchmark.cli.display import Display
     from datasets_scripts.publishing import export as exporting
 
     with Display() as display:
-        made = exporting.export(folder, to.value, out, functools.partial(display.update, "export"))
-    print(f"{out}: {made.captions:,} captions; {made.left_out:,} left out, of which an image could not be drawn")
+        exported = exporting.export(folder, to.value, out, functools.partial(display.update, "export"))
+    print(f"{out}: {exported.captions:,} captions; {exported.skipped:,} skipped, with failed images")

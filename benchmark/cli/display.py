@@ -1,4 +1,4 @@
-"""Progress of long work: bars on a terminal, plain lines elsewhere."""
+"""Progress display: bars on a terminal, plain lines elsewhere."""
 
 import time
 from types import TracebackType
@@ -7,12 +7,12 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-EVERY = 15.0
-"""Seconds between plain lines about the same work."""
+LINE_INTERVAL = 15.0
+"""Seconds between plain lines of the same task."""
 
 
 class Display:
-    """Shows named pieces of work, each with how much is done, how much there is, and a note."""
+    """Progress display of named tasks, each with the amount done, the total and a note."""
 
     def __init__(self) -> None:
         self._console = Console()
@@ -27,7 +27,7 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
         self._started: dict[str, tuple[float, int]] = {}
-        """When a piece of work was first heard of, and how much was done by then."""
+        """Time of the first update of each task, and the amount done by then."""
         self._finished: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -40,21 +40,23 @@ class Display:
         self._bars.stop()
 
     def update(self, name: str, done: int, total: int | None, note: str = "") -> None:
-        """Say how far `name` is; `total` is None where nobody knows."""
+        """Show the progress of task `name`; `total` is None if unknown."""
         if self._console.is_terminal:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total, note=note)
             self._bars.update(self._tasks[name], completed=done, total=total, note=note)
             return
         now = time.monotonic()
-        began, before = self._started.setdefault(name, (now, done))
+        started, done_before = self._started.setdefault(name, (now, done))
         finished = total is not None and done >= total
-        if finished == (name in self._finished) and (finished or now - self._printed.get(name, -EVERY) < EVERY):
+        if finished == (name in self._finished) and (
+            finished or now - self._printed.get(name, -LINE_INTERVAL) < LINE_INTERVAL
+        ):
             return
         self._printed[name] = now
         if finished:
             self._finished.add(name)
-        fresh = done - before
-        left = f"{(now - began) * (total - done) / fresh:.0f} s left" if total and fresh and not finished else ""
+        new = done - done_before
+        left = f"{(now - started) * (total - done) / new:.0f} s left" if total and new and not finished else ""
         words = [f"{name}: {done:,}" + (f" of {total:,}" if total is not None else ""), note, left]
         print(", ".join(word for word in words if word), flush=True)

@@ -1,4 +1,4 @@
-"""What `synrep data download` does with the datasets of the evaluations."""
+"""Downloads of evaluation datasets for `synrep data download`."""
 
 from pathlib import Path
 
@@ -12,37 +12,36 @@ from benchmark.progress import LogLine
 from datasets_scripts.publishing import publish
 
 
-def named(name: str, root: Path, log: LogLine) -> None:
-    """Bring a dataset of the catalogue into the data folder, at its pinned revision.
+def download_evaluation(name: str, root: Path, log: LogLine) -> None:
+    """Download an evaluation dataset of the catalog into the data folder, at its pinned revision.
 
     Raises:
-        UserError: there is no such dataset, it is on no Hub (the message says where it comes from), or it could not be
-            downloaded.
+        UserError: the dataset is unknown, is not on the Hub (the message names its source), or the download failed.
     """
     row = dataset(name)
     if row.kind == PACKAGE:
-        log(f"{name} comes with {row.repo.partition('/')[0]}; there is nothing to download")
+        log(f"{name} is part of {row.repo.partition('/')[0]}; nothing to download")
     elif row.kind == FILES:
         log(f"{originals.folder(row)} has the files of {name}")
     elif not row.revision:
-        raise UserError(f"{name} is built here: run `synrep data build toy scenes-evaluation`")
+        raise UserError(f"{name} is not on the Hub but built locally: run `synrep data build toy scenes-evaluation`")
     else:
         if constants.HF_HUB_OFFLINE and present(name):
-            log(f"{name} is on this machine; HF_HUB_OFFLINE is set, so its files were not compared")
+            log(f"{name} is on this machine; its checksums were not verified, as HF_HUB_OFFLINE is set")
             return
         log(str(publish.download(row.repo, row.revision, root, log, row.files)))
 
 
-def everything(root: Path, log: LogLine) -> None:
-    """Bring every dataset of the catalogue that is on the Hub into the data folder, and list those that are not.
+def download_all(root: Path, log: LogLine) -> None:
+    """Download all evaluation datasets on the Hub into the data folder, and list those to fetch by hand.
 
-    What was downloaded is kept, so that another call goes on.
+    Finished downloads are kept; another call resumes.
 
     Raises:
-        UserError: some could not be downloaded; all others were.
+        UserError: some downloads failed; the others succeeded.
     """
     if constants.HF_HUB_OFFLINE:
-        raise UserError("HF_HUB_OFFLINE keeps everything off the network; unset it to download")
+        raise UserError("HF_HUB_OFFLINE=1 disables network access; unset it to download")
     rows = {row.name: row for row in DATASETS.values()}
     pinned = {(row.repo, row.revision): name for name, row in rows.items() if row.revision}
     failed: dict[str, list[str]] = {}
@@ -62,4 +61,4 @@ def everything(root: Path, log: LogLine) -> None:
     if failed:
         reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in failed.items())
         count = sum(map(len, failed.values()))
-        raise UserError(f"{count} of {len(pinned)} datasets could not be downloaded, run again for these; {reasons}")
+        raise UserError(f"{count} of {len(pinned)} datasets could not be downloaded, run again to retry; {reasons}")

@@ -1,4 +1,4 @@
-"""`synrep evaluate`: measure any model, or compare two on the same samples. `synrep episodes`: what few-shot asks."""
+"""`synrep evaluate`: evaluation and comparison of frozen models. `synrep episodes`: export of few-shot episodes."""
 
 import os
 from pathlib import Path
@@ -12,43 +12,57 @@ if TYPE_CHECKING:
     from benchmark.interfaces import Evaluation
     from benchmark.runner.evaluate import EvaluationRun
 
-Chosen = list[tuple[str, "Evaluation"]]
+NamedEvaluations = list[tuple[str, "Evaluation"]]
 
 
 def evaluate(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="A finished run's folder, timm:NAME, open_clip:NAME/PRETRAINED, hub:ORG/NAME[@REVISION], a released "
-            ".pth, or a folder of feature files; #LAYER behind it chooses a layer."
+            help="A finished run's folder, timm:NAME, open_clip:NAME/PRETRAINED, hub:ORG/NAME(@REVISION), a released "
+            ".pth, or a folder of feature files. Append #LAYER to choose the features."
         ),
     ],
-    evaluation: Annotated[list[str] | None, typer.Option(help="Only this evaluation; may be repeated.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Protocol, such as synclr; the default is each one's own.")] = None,
-    datasets: Annotated[str, typer.Option(help="Only these, comma-separated.")] = "",
+    evaluation: Annotated[list[str] | None, typer.Option(help="Run only this evaluation; may be repeated.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Protocol, such as synclr; default: that of each evaluation.")
+    ] = None,
+    datasets: Annotated[str, typer.Option(help="Run only on these datasets, comma-separated.")] = "",
     out: Annotated[Path, typer.Option(help="Folder for features, predictions and records.")] = Path("runs"),
-    compare: Annotated[bool, typer.Option("--compare", help="Print the paired differences of two models.")] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = min(os.cpu_count() or 1, 8),
+    compare: Annotated[bool, typer.Option("--compare", help="Print paired differences of two models.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Number of threads that decode images.")] = min(
+        os.cpu_count() or 1, 8
+    ),
 ) -> None:
-    """Measure models that are frozen; what is measured already is not measured again."""
+    """Evaluate frozen models. Finished measurements are reused; to resume, run the same command again."""
     if compare and len(models) != 2:
-        raise UserError(f"--compare wants two models, found {len(models)}")
+        raise UserError(f"--compare needs two models, found {len(models)}")
     from benchmark import evaluations
 
     names = [name.strip() for name in datasets.split(",") if name.strip()]
     chosen = evaluations.select_evaluations(evaluation or (), preset, names)
     failures: list[str] = []
-    measured = [_measure(model, chosen, out, workers, failures) for model in models]
-    for one in measured:
-        failures += _print_scores(one, chosen, names)
+    runs = [_evaluate_model(model, chosen, out, workers, failures) for model in models]
+    for run in runs:
+        failures += _print_scores(run, chosen, names)
     if compare:
-        _print_differences(measured, chosen)
+        _print_differences(runs, chosen)
     if failures:
         raise UserError("; ".join(dict.fromkeys(failures)))
 
 
-def _measure(model: str, chosen: Chosen, out: Path, workers: int, failures: list[str]) -> "EvaluationRun":
-    """The model with its records written; what failed of it is added to `failures`."""
+def _evaluate_model(
+    model: str, chosen: NamedEvaluations, out: Path, workers: int, failures: list[str]
+) -> "EvaluationRun":
+    """Evaluate a model and write its records.
+
+    Args:
+        model: Model, as given on the command line.
+        chosen: Evaluations to run, with their names.
+        out: Folder for features, predictions and records.
+        workers: Number of threads that decode images.
+        failures: Messages of failed measurements, to which this function appends.
+    """
     import torch
 
     from benchmark.cli.display import Display
@@ -59,27 +73,31 @@ def _measure(model: str, chosen: Chosen, out: Path, workers: int, failures: list
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load(model, store=out / "features", device=device, workers=workers)
-    card, ours = loaded.training, isinstance(loaded.origin, Experiment)
-    measured = EvaluationRun(
+    card, is_run = loaded.training, isinstance(loaded.origin, Experiment)
+    run = EvaluationRun(
         loaded.model,
         loaded.origin,
         loaded.seed,
-        out / loaded.layer if ours and loaded.layer else out,  # its records are named after the run alone
+        out / loaded.layer if is_run and loaded.layer else out,  # records of a run are not named after the layer
         torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        content_sha256=card["content_sha256"] if ours else None,
+        content_sha256=card["content_sha256"] if is_run else None,
         training_diagnostics=diagnostics.record_fields(card),
-        seconds={"train": card["seconds"]} if ours else {},
+        seconds={"train": card["seconds"]} if is_run else {},
     )
     try:
         with Display() as display:
-            run_evaluations(measured, chosen, display.update)
+            run_evaluations(run, chosen, display.update)
     except Failures as error:
         failures.append(str(error))
-    return measured
+    return run
 
 
-def _print_scores(measured: "EvaluationRun", chosen: Chosen, wanted: list[str]) -> list[str]:
-    """Print the main score of each dataset and what was skipped; return what of that was asked for by name."""
+def _print_scores(run: "EvaluationRun", chosen: NamedEvaluations, requested: list[str]) -> list[str]:
+    """Print the main score of each dataset and the skipped ones.
+
+    Returns:
+        The reasons of skipped datasets if datasets were requested by name; these are errors and are not printed.
+    """
     from tabulate import tabulate
 
     from benchmark.records import store
@@ -87,38 +105,37 @@ def _print_scores(measured: "EvaluationRun", chosen: Chosen, wanted: list[str]) 
 
     rows, skipped = [], dict[str, NotMeasured]()
     for name, evaluation in chosen:
-        path = store.record_path(measured.out / "records", measured.key, name, evaluation.preset)
-        found = store.read(path).results
+        path = store.record_path(run.out / "records", run.key, name, evaluation.preset)
+        results = store.read(path).results
         for dataset in evaluation.datasets:
-            result = found[dataset]
+            result = results[dataset]
             if isinstance(result, NotMeasured):
                 skipped[f"{name} on {dataset}"] = result
                 continue
             score = result.scores[result.main]
-            shown = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
-            rows.append((name, evaluation.preset, dataset, result.main, shown, f"{100 * result.chance:.1f}", score.n))
-    print(f"{measured.title}, records in {measured.out / 'records'}")
+            percent = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+            rows.append((name, evaluation.preset, dataset, result.main, percent, f"{100 * result.chance:.1f}", score.n))
+    print(f"{run.title}, records in {run.out / 'records'}")
     columns = ("evaluation", "preset", "dataset", "score", "percent [95 %]", "chance", "n")
     if rows:
         print(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
-    if wanted:
-        return [f"{what}: {result.skipped}" for what, result in skipped.items()]
-    reasons: dict[str, list[str]] = {}
-    for what, result in skipped.items():
-        absent = result.code == SkipCode.MISSING_DATASET
-        reasons.setdefault("not on this machine" if absent else result.skipped, []).append(what)
-    for reason, whats in reasons.items():
-        print(f"not measured, {reason}: {', '.join(whats)}")
+    if requested:
+        return [f"{measurement}: {result.skipped}" for measurement, result in skipped.items()]
+    by_reason: dict[str, list[str]] = {}
+    for measurement, result in skipped.items():
+        missing = result.code == SkipCode.MISSING_DATASET
+        by_reason.setdefault("not on this machine" if missing else result.skipped, []).append(measurement)
+    for reason, measurements in by_reason.items():
+        print(f"skipped, {reason}: {', '.join(measurements)}")
     return []
 
 
-def _print_differences(measured: "list[EvaluationRun]", chosen: Chosen) -> None:
+def _print_differences(runs: "list[EvaluationRun]", chosen: NamedEvaluations) -> None:
     from tabulate import tabulate
 
     from benchmark.analysis.compare import ModelOutput, differences
 
-    first, second = measured
-    outputs = [ModelOutput(one.out, one.key) for one in measured]
+    first, second = runs
     rows = [
         (
             found.evaluation,
@@ -127,24 +144,24 @@ def _print_differences(measured: "list[EvaluationRun]", chosen: Chosen) -> None:
             found.score,
             f"{100 * found.first:.1f}",
             f"{100 * found.second:.1f}",
-            f"{100 * own.difference:+.1f} [{100 * own.low:+.1f}, {100 * own.high:+.1f}]",
-            "" if own.significant else "not significant",
+            f"{100 * interval.difference:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]",
+            "" if interval.significant else "not significant",
         )
-        for found in differences(outputs[0], outputs[1], chosen)
-        for own in (found.interval,)
+        for found in differences(ModelOutput(first.out, first.key), ModelOutput(second.out, second.key), chosen)
+        for interval in (found.interval,)
     ]
-    print(f"\n{first.title} against {second.title}: paired differences with 95 % intervals")
+    print(f"\n{first.title} vs. {second.title}: paired differences with 95 % intervals")
     columns = ("evaluation", "preset", "dataset", "score", "first", "second", "first - second", "")
     print(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
 
 
 def episodes(
     dataset: Annotated[str, typer.Argument(help="A labelled dataset, such as cifar10.")],
-    preset: Annotated[str, typer.Option(help="ssl-transfer or lgssl.")] = "ssl-transfer",
-    seed: Annotated[int, typer.Option(min=0, help="Draws the episodes.")] = 0,
-    out: Annotated[Path, typer.Option(help="File to write, .npz.")] = Path("episodes.npz"),
+    preset: Annotated[str, typer.Option(help="Protocol: ssl-transfer or lgssl.")] = "ssl-transfer",
+    seed: Annotated[int, typer.Option(min=0, help="Seed for sampling the episodes.")] = 0,
+    out: Annotated[Path, typer.Option(help="File to write (.npz).")] = Path("episodes.npz"),
 ) -> None:
-    """Write the few-shot episodes that every model answers, for use in other code."""
+    """Write the few-shot episodes used for all models, for use in other code."""
     from benchmark import evaluations
     from benchmark.errors import unknown
     from benchmark.evaluations import few_shot

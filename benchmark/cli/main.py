@@ -1,4 +1,4 @@
-"""The `synrep` command. Imports are lazy, so that `synrep --help` answers at once; the science is in declarations."""
+"""Entry point of the `synrep` command. Commands import lazily, so that `synrep --help` is fast."""
 
 import os
 import shlex
@@ -24,11 +24,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 INTERRUPTED = 130
-"""What typer returns in the place of a KeyboardInterrupt."""
+"""Return value of a typer app that was stopped by Ctrl-C."""
 
 
 def main() -> NoReturn:
-    """Entry point: a user's error is one line and exit code 2."""
+    """Run the command line and exit; a user error prints one line and exits with code 2."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         if app(standalone_mode=False) == INTERRUPTED:
@@ -37,22 +37,22 @@ def main() -> NoReturn:
     except UserError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        _fail(f"interrupted; the state is kept, go on with: {shlex.join(['synrep', *sys.argv[1:]])}")
+        _fail(f"interrupted; progress is saved, resume with: {shlex.join(['synrep', *sys.argv[1:]])}")
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest of its buffer has nowhere to go
-        place = error.filename or "the output"
-        _fail(f"cannot read or write {place}: {error.strerror}; free some space or name another place")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discard the rest of the buffer
+        path = error.filename or "the output"
+        _fail(f"cannot read or write {path}: {error.strerror}; free some space or choose another path")
     except typer.Exit as end:
         sys.exit(end.exit_code)
     except Exception as error:
         if hasattr(error, "format_message"):
-            _fail(_usage(error))
+            _fail(_usage_message(error))
         raise
     sys.exit(0)
 
 
-def _usage(error: Any) -> str:
-    """What is wrong with a command line, and what there is instead; empty after the help of a bare `synrep`."""
+def _usage_message(error: Any) -> str:
+    """Return the message for an invalid command line, with the valid choices; empty for a bare `synrep`."""
     message = error.format_message().rstrip(".")
     if error.ctx is None:
         return f"{message}; see `synrep --help`"
@@ -61,7 +61,7 @@ def _usage(error: Any) -> str:
         return message and f"{message}; choose one of: {', '.join(commands)}"
     if hasattr(error, "possibilities"):  # an unknown option
         options = [name for parameter in command.params for name in parameter.opts if name.startswith("-")]
-        return f"no option {error.option_name} of `{path}`; choose one of: {', '.join(options)}"
+        return f"`{path}` has no option {error.option_name}; choose one of: {', '.join(options)}"
     return f"{message}; see `{path} --help`"
 
 
@@ -71,8 +71,8 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(__version__)
         raise typer.Exit
 
@@ -83,7 +83,7 @@ def _global_options(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
 ) -> None:
-    """SynRep-Bench: representations learned from synthetic images, from captions to comparison tables."""
+    """SynRep-Bench: train and evaluate representations learned from synthetic images."""
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

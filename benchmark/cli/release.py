@@ -1,4 +1,4 @@
-"""`synrep push-model`: a finished run's encoder goes to the Hub as a model of timm."""
+"""`synrep push-model`: upload of a trained encoder to the Hub as a timm model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 def push_model(
     run: Annotated[Path, typer.Argument(help="A finished run's folder, .../train/<name>/<version>/<seed>.")],
     repo: Annotated[str, typer.Option(help="ORG/NAME of the model on the Hub.")],
-    records: Annotated[Path | None, typer.Option(help="Folder of records; the default is the run's own.")] = None,
-    to: Annotated[Path | None, typer.Option(help="Write it into this folder to look at it; upload nothing.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Only for those who may see the repository.")] = False,
+    records: Annotated[Path | None, typer.Option(help="Folder of records; default: that of the run.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Write the files to this folder instead of uploading them.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
 ) -> None:
-    """Publish a run's encoder as a model of timm, with a card that holds its scores; see it read back."""
+    """Publish the encoder of a run as a timm model, with a model card and its scores, and verify the upload."""
     from benchmark.hub import client
     from benchmark.release import encoder
 
     client.require_name(repo, "model")
     encoder.require_finished(run)
-    ready = _opened(run, records)
+    release = _load_release(run, records)
     if to is not None:
-        encoder.stage(ready, repo, to)
-        print(f"{to}: {', '.join(encoder.FILES)}; without --to it goes to {repo}")
+        encoder.stage(release, repo, to)
+        print(f"{to}: {', '.join(encoder.FILES)}; run again without --to to upload to {repo}")
         return
-    commit = encoder.push(ready, repo, private=private, log=print)
+    commit = encoder.push(release, repo, private=private, log=print)
     print(f'load it: timm.create_model("hf_hub:{repo}@{commit}", pretrained=True)')
-    print(f"measure it: synrep evaluate hub:{repo}@{commit}")
+    print(f"evaluate it: synrep evaluate hub:{repo}@{commit}")
 
 
-def _opened(run: Path, records: Path | None) -> "Release":
-    """The run with its weights and records."""
+def _load_release(run: Path, records: Path | None) -> "Release":
+    """Load a run with its weights and records."""
     import torch
 
     from benchmark.interfaces import Experiment
@@ -51,6 +51,6 @@ def _opened(run: Path, records: Path | None) -> "Release":
     folder = records or encoder.records_beside(run, experiment, seed)
     found = encoder.records_of(experiment, seed, model, sha256, folder) if folder else ()
     if records and not found:
-        place = create.record_key(experiment, seed)
-        raise UserError(f"{records} has no record of the encoder of {place}; name another folder or evaluate the run")
+        key = create.record_key(experiment, seed)
+        raise UserError(f"{records} has no record of the encoder of {key}; give another --records or evaluate the run")
     return encoder.Release(experiment, seed, model, sha256, loaded.training, found)

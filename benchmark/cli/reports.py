@@ -1,4 +1,4 @@
-"""`synrep tables`, `synrep site`: records as tables and as a leaderboard page."""
+"""`synrep tables`, `synrep site`: tables and leaderboard page of records."""
 
 import contextlib
 import gc
@@ -21,9 +21,9 @@ Records = Annotated[Path, typer.Option("--records", help="Folder of records.")]
 def tables(
     records: Records = Path("results/records"),
     out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("results/tables"),
-    check: Annotated[bool, typer.Option(help="Write nothing; exit with 2 if a table is not up to date.")] = False,
+    check: Annotated[bool, typer.Option(help="Write nothing; exit with code 2 if a table is out of date.")] = False,
 ) -> None:
-    """Write the comparison tables, one folder per experiment file, and the paper's in another; print them."""
+    """Write and print the comparison tables, one folder per experiment file, and the tables of the paper."""
     from benchmark.reports import build, inputs
 
     with _no_garbage_collection():
@@ -37,86 +37,92 @@ def tables(
             count = sum(group in (build.PAPER, build.comparison_of(record)) for record in found.records)
             print(f"{out / group}: up to date with {count} records")
         if extra := build.extra_folders(expected, out):
-            raise UserError(f"{', '.join(map(str, extra))}: no record is of that comparison; {again}, or move it away")
+            raise UserError(
+                f"{', '.join(map(str, extra))}: no record belongs to this comparison; {again}, or move it away"
+            )
         return
     for group, files in expected.items():
         build.write(files, out / group)
         for name, content in files.items():
             if name.endswith(".md"):
                 print(content.decode())
-    if left := build.remove_extra(expected, out):
-        _log(f"no table has made these, they are left; move them away: {', '.join(map(str, left))}")
+    if unknown := build.remove_extra(expected, out):
+        _log(f"not written by `synrep tables`, kept; move them away: {', '.join(map(str, unknown))}")
 
 
 def site(
     records: Records = Path("results/records"),
     out: Annotated[Path, typer.Option(help="Folder for index.html.")] = Path("site"),
     records_url: Annotated[
-        str, typer.Option(help="Where the folder of records can be read; the default is its place beside the page.")
+        str, typer.Option(help="URL of the folder of records; default: its relative path from the page.")
     ] = "",
-    publish: Annotated[str, typer.Option(help="ORG/SPACE on the Hub that shall show the page.")] = "",
+    publish: Annotated[str, typer.Option(help="Also upload the page to this Space on the Hub (ORG/SPACE).")] = "",
 ) -> None:
-    """Write the leaderboard: one HTML file that works from a disk and asks for nothing outside itself."""
+    """Write the leaderboard: one self-contained HTML file that works offline."""
     from benchmark.analysis.paired import PairedComparisons
     from benchmark.files import write_bytes
     from benchmark.records import store
     from benchmark.reports.site.page import page
 
-    link = _link(records, out, records_url, published=bool(publish))
+    link = _records_link(records, out, records_url, published=bool(publish))
     with _no_garbage_collection():
-        made = page(store.read_all(records, log=_log), PairedComparisons.for_records(records), _source, link)
+        built = page(store.read_all(records, log=_log), PairedComparisons.for_records(records), _source, link)
     path = out / "index.html"
-    content = made.html.encode()
+    content = built.html.encode()
     write_bytes(path, content)
-    print(f"{path}: {made.models} models of {made.records} records, {len(content) / 1e6:.1f} MB")
+    print(f"{path}: {built.models} models of {built.records} records, {len(content) / 1e6:.1f} MB")
     if publish:
         from benchmark.reports.site.space import publish_space
 
         print(publish_space(out, publish, print))
 
 
-def _link(records: Path, out: Path, url: str, published: bool) -> str | None:
-    """Where the page finds the records; None where it cannot."""
+def _records_link(records: Path, out: Path, url: str, published: bool) -> str | None:
+    """Return the URL or relative path of the records for links on the page; None for no links.
+
+    Raises:
+        UserError: `url` is neither an http(s) URL nor a relative path.
+    """
     if not url:
         return None if published else Path(os.path.relpath(records, out)).as_posix()
     if ":" in url.partition("/")[0] and not url.startswith(("https://", "http://")):
-        raise UserError(f"--records-url wants an address of http(s) or a relative path, found {url!r}")
+        raise UserError(f"--records-url must be an http(s) URL or a relative path, found {url!r}")
     return url.rstrip("/")
 
 
 def _source(repo: str, revision: str) -> "Source | None":
-    """What the recipe of a dataset says, wherever this runs; None for a dataset of no recipe, or of another version."""
+    """Return the source of a dataset from its recipe; None if it has no recipe, or one of another revision."""
     from benchmark.reports.site.models import Source
     from datasets_scripts import recipe
 
     try:
-        found = recipe.find(repo.rpartition("/")[2], NOWHERE)
+        found = recipe.find(repo.rpartition("/")[2], NO_DATA)
         images = found.captions.expected_count * found.images_per_caption
     except UserError:
         return None
     try:
-        fits = found.revision == revision
+        matches = found.revision == revision
     except UserError:
-        fits = True  # its captions are part of the hash, and on some machines only
-    return Source(images, real="real" in found.name.split("-")) if found.repo == repo and fits else None
+        matches = True  # the revision depends on captions that this machine does not have
+    return Source(images, real="real" in found.name.split("-")) if found.repo == repo and matches else None
 
 
-NOWHERE = Path("no-data")
-"""So that a number does not depend on which captions are prepared on this machine."""
+NO_DATA = Path("no-data")
+"""Missing data folder: the counts must not depend on the captions prepared on this machine."""
 
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Spare collections, which walk all records over and over: 9 of 24 s for tables of 10,000 records."""
-    collecting = gc.isenabled()
+    """Disable garbage collection, which scans all records repeatedly: 9 of 24 s for tables of 10,000 records."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collecting:
+        if enabled:
             gc.enable()
 
 
 def _log(line: str) -> None:
-    """Print a note that is no part of the output."""
+    """Print a log line to stderr."""
     print(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`synrep run`, `synrep list`, `synrep check-method`."""
+"""`synrep list`, `synrep run`, `synrep check-method`: plug-ins, experiments and checks of methods."""
 
 import os
 from pathlib import Path
@@ -12,11 +12,11 @@ from benchmark.errors import UserError, unknown
 if TYPE_CHECKING:
     from benchmark.interfaces import Experiment
 
-Out = Annotated[Path, typer.Option("--out", help="Folder for everything a run writes; run again to go on.")]
+Out = Annotated[Path, typer.Option("--out", help="Output folder; to resume, run again with the same one.")]
 
 
 def list_all() -> None:
-    """Methods, experiments, recipes, evaluations and tables that there are."""
+    """List the available methods, experiments, datasets, evaluations and tables."""
     from benchmark import plugins
     from datasets_scripts import recipe
     from datasets_scripts.captions import sources
@@ -39,21 +39,25 @@ def list_all() -> None:
 
 def run(
     experiment: Annotated[
-        str, typer.Argument(help="smoke; main, language, ablations with a size: main-10k; ablations-smoke-images.")
+        str, typer.Argument(help="smoke, or main, language or ablations with a size: main-10k, ablations-smoke-images.")
     ],
-    only: Annotated[list[str] | None, typer.Option(help="Only this method; may be repeated.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="This seed, not the declared ones.")] = None,
-    out: Out = Path("runs"),
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side; else one per GPU, or four.")] = None,
-    micro_batch: Annotated[
-        int | None, typer.Option(min=1, help="Views in memory at a time: slower by a third, the same result.")
+    only: Annotated[list[str] | None, typer.Option(help="Run only this method; may be repeated.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Run this seed instead of the declared ones.")
     ] = None,
-    deterministic: Annotated[bool, typer.Option(help="The same bits again, on the same machine.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Start nothing; print what each run costs.")] = False,
+    out: Out = Path("runs"),
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Number of parallel runs; default: one per GPU, or up to four on CPU.")
+    ] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="Views per forward pass: less memory, slower by a third, same result.")
+    ] = None,
+    deterministic: Annotated[bool, typer.Option(help="Bit-identical results on the same machine.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the cost of each run and start nothing.")] = False,
 ) -> None:
-    """Train and evaluate an experiment's methods; write one record per method, seed and evaluation.
+    """Train and evaluate the methods of an experiment; write one record per method, seed and evaluation.
 
-    Under `torchrun` or `accelerate launch` all processes train each run together.
+    Under `torchrun` or `accelerate launch`, all processes train each run together (data parallel).
     """
     from benchmark import experiments
 
@@ -72,12 +76,12 @@ def run(
     from benchmark.nn import distributed
     from benchmark.runner.jobs import Job, default_parallel_jobs, run_distributed, run_jobs
 
-    work, knobs = [Job(e, s) for e, s in seeds], (micro_batch, deterministic)
+    work, options = [Job(e, s) for e, s in seeds], (micro_batch, deterministic)
     with Display() as display:
         if distributed.launched_world_size() > 1:
-            run_distributed(work, out, display.update, knobs)
+            run_distributed(work, out, display.update, options)
         else:
-            run_jobs(work, out, jobs or default_parallel_jobs(), display.update, knobs)
+            run_jobs(work, out, jobs or default_parallel_jobs(), display.update, options)
     if os.environ.get("RANK", "0") == "0":
         print(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
 
@@ -96,13 +100,13 @@ def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
     print(cost.format_plan([cost.Run(e, len(e.seeds) if seed is None else 1) for e in chosen], expected_bytes))
 
 
-def check_method(method: Annotated[str, typer.Argument(help="A file of baselines/.")]) -> None:
-    """Check that a method keeps the contract: seeded, finite, learning, independent of the batch."""
+def check_method(method: Annotated[str, typer.Argument(help="Name of a method: a file in baselines/.")]) -> None:
+    """Check the contract of a method: seeded, finite, learning, independent of the batch."""
     from benchmark import plugins
 
     tiny = plugins.load("baselines", method, "method").METHOD.tiny()
 
-    from benchmark.training import contract  # torch takes seconds; a wrong name shall not wait for it
+    from benchmark.training import contract  # imports torch, which is slow; check the name first
 
     for name, test in contract.CHECKS.items():
         test(tiny)

@@ -23,7 +23,7 @@ def small_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "find", lambda name, data: {"small": RECIPE, "scenes-small": RECIPE}[name])
 
 
-def test_captions_are_counted_beside_the_papers(tmp_path: Path, synrep: Synrep) -> None:
+def test_captions_are_counted_and_compared_with_the_paper(tmp_path: Path, synrep: Synrep) -> None:
     source = tmp_path / "list.tsv"
     source.write_text("a cat\thttps://example.org/1\na  cat\thttps://example.org/2\n\thttps://example.org/3\n")
     code, shown, error = synrep("data", "captions", "cc3m", "--origin", source, "--data", tmp_path)
@@ -63,7 +63,7 @@ def test_the_estimate_can_measure_this_machine(synrep: Synrep) -> None:
     assert code == 0 and float(re.search(r"([\d,.]+) ", row.split("here)")[1])[1].replace(",", "")) > 50
 
 
-def test_a_build_goes_on_and_ends_with_what_to_do_next(tmp_path: Path, synrep: Synrep, small_recipe: None) -> None:
+def test_build_prints_the_next_command_and_can_be_repeated(tmp_path: Path, synrep: Synrep, small_recipe: None) -> None:
     words = ("data", "build", "small", "--data", tmp_path, "--workers", "1")
     code, shown, error = synrep(*words)
     assert (code, error) == (0, "")
@@ -79,11 +79,11 @@ def test_shares_are_finished_by_the_last(tmp_path: Path, synrep: Synrep, small_r
     assert "other shares are missing" in first and "640 images" in last
 
 
-def test_a_dataset_is_checked_and_drawn_again(small_dataset: Path, synrep: Synrep, small_recipe: None) -> None:
+def test_dataset_is_checked_and_a_sample_regenerated(small_dataset: Path, synrep: Synrep, small_recipe: None) -> None:
     code, shown, error = synrep("data", "check", small_dataset, "--sample", 8, "--workers", 1)
     assert (code, error) == (0, "")
-    assert "8 images drawn again: 8 equal in every bit" in shown
-    assert shown.splitlines()[-1].endswith(f"160 rows, 4 files, revision {RECIPE.revision}: no error")
+    assert "8 images regenerated: 8 bit-identical" in shown
+    assert shown.splitlines()[-1].endswith(f"160 rows, 4 files, revision {RECIPE.revision}: no errors")
 
 
 def test_a_changed_shard_is_found_and_the_exit_code_says_so(
@@ -95,7 +95,7 @@ def test_a_changed_shard_is_found_and_the_exit_code_says_so(
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     answer = synrep("data", "check", folder, "--workers", 1)
-    assert_one_line(answer, f"{folder} has errors")
+    assert_one_line(answer, f"{folder} has ", "(listed above); build or download it again")
     assert f"error: {schema.shard_name('train', 0, 1)}: sha256" in answer[1]
 
 
@@ -121,14 +121,14 @@ def test_alignment_lists_the_worst_captions_and_the_sheet_shows_them(
     assert (code, error) == (0, "")
     listed = re.findall(r"^ *(\d+\.\d\d)  (.+)$", shown, re.MULTILINE)
     assert len(listed) == 3 and [float(score) for score, _ in listed] == sorted(float(score) for score, _ in listed)
-    rows = contact_sheet.worst(folder, 3)
+    rows = contact_sheet.worst_rows(folder, 3)
     assert [row[schema.CAPTION] for row in rows] == [caption for _, caption in listed]
     assert synrep("data", "contact-sheet", folder, "--out", tmp_path / "worst.png", "--worst", "--rows", 3)[0] == 0
     with Image.open(tmp_path / "worst.png") as picture:
-        assert picture.tobytes() == contact_sheet.sheet(rows).tobytes()
+        assert picture.tobytes() == contact_sheet.render(rows).tobytes()
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "imagefolder"])
 def test_a_dataset_is_exported(layout: str, small_dataset: Path, tmp_path: Path, synrep: Synrep) -> None:
     code, shown, _ = synrep("data", "export", small_dataset, "--to", layout, "--out", tmp_path / "out")
-    assert code == 0 and "160 captions; 0 left out" in shown
+    assert code == 0 and "160 captions; 0 skipped" in shown

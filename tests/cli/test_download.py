@@ -1,4 +1,4 @@
-"""`synrep data download` of the datasets of the evaluations, from a Hub on this machine."""
+"""`synrep data download` of evaluation datasets, from a fake Hub on this machine."""
 
 import os
 import subprocess
@@ -49,13 +49,13 @@ def download(hub, tmp_path, *words, token=None):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_all_that_can_be_had_is_fetched_and_the_rest_is_told(hub, tmp_path):
+def test_all_available_datasets_are_downloaded_and_the_others_reported(hub, tmp_path):
     hub.repo("mteb/wds_imagenet1k").gated = True
     del hub.repos["datasets", "mteb/dtd"]
     hub.fail("resolve/09ffe9bc.*README", CUT, 40)  # cars: the connection is cut, also when tried again
     code, shown, error = download(hub, tmp_path, "--all-evaluations")
     failed = {"mteb/wds_imagenet1k", "mteb/dtd", "mteb/StanfordCars"}
-    assert_one_line((code, shown, error), f"3 of {len(ROWS)} datasets could not be downloaded, run again for these;")
+    assert_one_line((code, shown, error), f"3 of {len(ROWS)} datasets could not be downloaded, run again to retry;")
     assert "imagenet: dataset mteb/wds_imagenet1k is gated; ask for access on http" in error
     assert "/datasets/mteb/wds_imagenet1k, then run `hf auth login`" in error
     assert "dtd-mteb: dataset mteb/dtd does not exist" in error
@@ -119,11 +119,11 @@ def test_a_gated_dataset_asks_for_a_token(hub, tmp_path):
     assert not (tmp_path / "mirror" / "mteb" / "cifar10" / "README.md").exists()
 
 
-def test_what_is_on_no_hub_is_said(synrep: Synrep, tmp_path, monkeypatch):
+def test_datasets_that_are_not_on_the_hub(synrep: Synrep, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path))
     words = ("data", "download")
-    assert synrep(*words, "digits") == (0, "digits comes with scikit-learn; there is nothing to download\n", "")
+    assert synrep(*words, "digits") == (0, "digits is part of scikit-learn; nothing to download\n", "")
     assert_one_line(synrep(*words, "scenes-shape"), "run `synrep data build toy scenes-evaluation`")
     assert_one_line(
         synrep(*words, "flowers"), "flowers wants in originals/flowers/: flowers-102/setid.mat", "robots.ox"
@@ -135,19 +135,19 @@ def test_what_is_on_no_hub_is_said(synrep: Synrep, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        ([], "wanted a dataset or --all-evaluations, and not both"),
-        (["cifar10", "--all-evaluations"], "wanted a dataset or --all-evaluations, and not both"),
+        ([], "expected either a dataset or --all-evaluations"),
+        (["cifar10", "--all-evaluations"], "expected either a dataset or --all-evaluations"),
         (["cifar11"], "unknown dataset 'cifar11'; choose one of: aircraft, "),
-        (["cifar10", "--revision", "main"], "cifar10 has its own in the catalogue"),
+        (["cifar10", "--revision", "main"], "cifar10 has a pinned revision"),
         (["org/name"], "Missing option '--revision'"),
         (["cifar10"], "HF_HUB_OFFLINE=1 keeps everything off the network"),
-        (["--all-evaluations"], "HF_HUB_OFFLINE keeps everything off the network; unset it to download"),
+        (["--all-evaluations"], "HF_HUB_OFFLINE=1 disables network access; unset it to download"),
     ],
 )
-def test_what_cannot_be_downloaded_is_one_line(synrep: Synrep, tmp_path, words, told):
+def test_download_errors_are_one_line(synrep: Synrep, tmp_path, words, message):
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     answer = synrep("data", "download", *words, "--data", tmp_path)
-    assert_one_line(answer, told)
-    assert answer[2].count("HF_HUB_OFFLINE=1") <= 1  # one reason is told once
+    assert_one_line(answer, message)
+    assert answer[2].count("HF_HUB_OFFLINE=1") <= 1  # the same reason is printed once

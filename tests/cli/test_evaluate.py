@@ -70,14 +70,14 @@ def test_two_models_are_compared_on_the_same_samples(machine: Path, synrep: Synr
     differences = shown.split("paired differences")[1]
     (row,) = [line for line in differences.splitlines() if "top1_k20_T0.07" in line]
     assert "not significant" not in row
-    assert_one_line(synrep("evaluate", "--compare", good, *words), "--compare wants two models, found 1")
+    assert_one_line(synrep("evaluate", "--compare", good, *words), "--compare needs two models, found 1")
 
 
-def test_what_is_not_here_is_counted_or_when_asked_for_an_error(machine: Path, synrep: Synrep) -> None:
+def test_missing_dataset_is_skipped_or_an_error_if_requested(machine: Path, synrep: Synrep) -> None:
     folder = pixels(machine / "a")
     code, shown, _ = synrep("evaluate", folder, "--evaluation", "few_shot", "--out", machine / "out")
     assert code == 0
-    assert "not measured, not on this machine: few_shot on scenes-shape, few_shot on scenes-kinds" in shown
+    assert "skipped, not on this machine: few_shot on scenes-shape, few_shot on scenes-kinds" in shown
     words = ("evaluate", folder, "--evaluation", "knn", "--datasets", "digits,cifar100", "--out", machine / "out")
     code, shown, error = synrep(*words)
     assert_one_line((code, shown, error), "knn on cifar100", "run `synrep data download cifar100`")

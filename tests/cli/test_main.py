@@ -131,15 +131,15 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ),
         ("data build toy nosuch", ["recipe 'nosuch'"]),
         ("data build toy-1000k", ["unknown variant '1000k' of recipe toy", "choose captions (10k, 100k, 1m, full, or"]),
-        ("data build toy --share 3", ["wanted --share RANK/WORLD_SIZE", "0/8", "found '3'"]),
-        ("data build toy --share 8/8", ["wanted --share RANK/WORLD_SIZE", "found '8/8'"]),
+        ("data build toy --share 3", ["expected --share RANK/WORLD_SIZE", "0/8", "found '3'"]),
+        ("data build toy --share 8/8", ["expected --share RANK/WORLD_SIZE", "found '8/8'"]),
         ("data build toy --executor moon", ["--executor", "'local', 'slurm', 'ray'"]),
         ("data build toy --executor-arg partition=gpu", ["--executor-arg is for a cluster"]),
         ("data build toy --share 0/2 --workers 2", ["--workers is for a whole build"]),
-        ("data build toy --share 0/2 --executor slurm", ["--share is what slurm itself does"]),
+        ("data build toy --share 0/2 --executor slurm", ["--share is for local builds"]),
         (
             "data build toy --executor slurm --executor-arg partition",
-            ["wanted --executor-arg NAME=VALUE", "'partition'"],
+            ["expected --executor-arg NAME=VALUE", "'partition'"],
         ),
         ("data build cc3m-10k", ["captions of cc3m are not prepared", "run `synrep data captions cc3m`"]),
         ("data estimate cc4m", ["recipe 'cc4m'", "choose one of"]),
@@ -248,13 +248,15 @@ def test_tables_are_written_printed_and_checked(records: Path, synrep: Synrep) -
     assert_one_line(synrep("tables", "--records", records, "--out", out, "--check"), "missing: linear_probe.synrep.md")
 
 
-def test_tables_of_what_is_no_more_are_told_and_removed(records: Path, synrep: Synrep) -> None:
+def test_outdated_tables_are_reported_and_removed(records: Path, synrep: Synrep) -> None:
     out = records.parent / "tables"
     words = ("tables", "--records", records, "--out", out)
     assert synrep(*words)[0] == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     shutil.copytree(out / "smoke", out / "gone")
-    assert_one_line(synrep(*words, "--check"), f"{out / 'gone'}: no record is of that comparison; run `synrep tables")
+    assert_one_line(
+        synrep(*words, "--check"), f"{out / 'gone'}: no record belongs to this comparison; run `synrep tables"
+    )
     (out / "smoke/knn.dino.md").write_bytes((out / "smoke/linear_probe.synrep.md").read_bytes())
     assert_one_line(synrep(*words, "--check"), "extra: knn.dino.md")
     assert synrep(*words)[::2] == (0, "")
@@ -265,7 +267,9 @@ def test_tables_of_what_is_no_more_are_told_and_removed(records: Path, synrep: S
     code, _, error = synrep(*words)
     assert (code, error.count("\n")) == (0, 1) and error.endswith(f"move them away: {out / 'mine'}\n")
     assert len(list((out / "mine").iterdir())) == 1 + len(list((out / "smoke").iterdir()))
-    assert_one_line(synrep(*words, "--check"), f"{out / 'mine'}: no record is of that comparison", "or move it away")
+    assert_one_line(
+        synrep(*words, "--check"), f"{out / 'mine'}: no record belongs to this comparison", "or move it away"
+    )
 
 
 def test_no_comparison_takes_the_place_of_the_paper_s_tables(records: Path, synrep: Synrep) -> None:
@@ -513,7 +517,7 @@ if "SLOW_FROM" in os.environ:
 """Two short runs, which take a second a step from the step in $SLOW_FROM: a signal always comes before the end."""
 
 
-def test_a_stopped_run_goes_on_from_the_line_it_printed(
+def test_interrupted_run_resumes_with_the_printed_command(
     synrep: Synrep,
     small_dataset: Path,
     small_data: CaptionImageDataset,
@@ -533,13 +537,13 @@ def test_a_stopped_run_goes_on_from_the_line_it_printed(
         wait_for_step(reached + 20, folder, child)
         stop(child)
         _, error = child.communicate()
-        assert_one_line((child.returncode, "", error), "interrupted; the state is kept, go on with: synrep run")
+        assert_one_line((child.returncode, "", error), "interrupted; progress is saved, resume with: synrep run")
         assert not (folder / "model.json").exists()
         with safe_open(folder / "state.safetensors", "pt") as state:
             before, reached = reached, int(state.metadata()["step"])
         assert before + 20 <= reached < steps
         wait_for_empty_group(child.pid)
-        words = shlex.split(error.partition("go on with: ")[2])
+        words = shlex.split(error.partition("resume with: ")[2])
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path / "plug-ins")])
     code, shown, error = synrep(*words[1:])
     assert (code, error) == (0, "")

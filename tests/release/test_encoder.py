@@ -366,7 +366,7 @@ def test_a_dry_run_writes_the_folder_and_opens_no_connection(run, hub, synrep, t
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     code, said, error = synrep("push-model", run, "--repo", REPO, "--to", tmp_path / "to")
-    assert code == 0 and "without --to it goes to me/pair" in said, error
+    assert code == 0 and "run again without --to to upload to me/pair" in said, error
     assert sorted(path.name for path in (tmp_path / "to").iterdir()) == sorted(encoder.FILES) and hub.requests == []
     loaded = timm.create_model(f"local-dir:{tmp_path / 'to'}", pretrained=True).eval()
     probe = tiny_models.noise(2, 16)
@@ -385,7 +385,7 @@ def test_without_records_there_are_no_scores_and_records_asked_for_must_be_there
     assert "Not measured." in (tmp_path / "to/README.md").read_text()
     (tmp_path / "empty").mkdir()
     line = refused(moved, REPO, "--records", tmp_path / "empty")
-    assert "has no record of the encoder of test/clip/1/0; name another folder or evaluate the run" in line
+    assert "has no record of the encoder of test/clip/1/0; give another --records or evaluate the run" in line
 
 
 # What is refused

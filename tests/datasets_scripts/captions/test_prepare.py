@@ -983,7 +983,7 @@ def test_hub_dataset_and_local_folder_are_distinguished(tmp_path, synrep, hub, m
 def test_an_option_that_would_be_ignored_is_refused(tmp_path, synrep):
     path = cc3m(tmp_path / "list.tsv", ["a dog"])
     answer = synrep("data", "captions", "cc3m", "--origin", path, "--column", "title", "--data", tmp_path)
-    assert_one_line(answer, "wanted no --column for cc3m, whose captions are in caption; found title")
+    assert_one_line(answer, "--column is not for cc3m, whose captions are in caption; leave it out")
     answer = synrep("data", "captions", path, "--origin", path, "--column", "caption", "--data", tmp_path)
     assert_one_line(answer, "--origin is for one of", "leave it out")
     assert not (tmp_path / "captions").exists()

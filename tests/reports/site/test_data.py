@@ -417,7 +417,7 @@ def test_the_records_may_be_elsewhere(tmp_path: Path) -> None:
     where = folder(tmp_path, few())
     site(where, tmp_path, records_url="https://example.org/records/")
     assert data((tmp_path / "index.html").read_text())["url"] == "https://example.org/records"
-    with pytest.raises(UserError, match="--records-url wants an address of http"):
+    with pytest.raises(UserError, match="--records-url must be an http"):
         site(where, tmp_path, records_url="javascript:alert(1)")
 
 
