@@ -1,7 +1,7 @@
-"""A frozen model -> evaluations -> records. A dataset that is measured stays measured; the rest is tried again.
+"""Evaluation of a frozen model: runs evaluations and writes records. Finished datasets are reused, failed ones retried.
 
-Below the output folder: `records/<model>/<evaluation>.<preset>.json`, written after each dataset, and for each dataset
-`predictions/<model>/<evaluation>.<preset>/<dataset>.parquet`, from which its scores can be made again.
+Below the output folder: `records/<model>/<evaluation>.<preset>.json`, written after each dataset, and per dataset
+`predictions/<model>/<evaluation>.<preset>/<dataset>.parquet`, from which its scores can be recomputed.
 """
 
 import time
@@ -22,107 +22,106 @@ from benchmark.records.schema import Measured, NotMeasured, Predictions, sha256_
 
 
 class Failures(UserError):
-    """Some measurements of a model failed; the others are recorded."""
+    """Some evaluations of a model failed; the others are recorded."""
 
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """A model to be measured, and where the outcome goes."""
+    """A model to evaluate, its origin, and the output folder."""
 
     model: FrozenModel
     origin: Experiment | Pretrained
+    """Declaration of the model: an experiment of this project, or a pretrained model."""
     seed: int
     out: Path
+    """Output folder."""
     device: str
-    """In words, such as `cpu` or `NVIDIA H100`."""
+    """Human-readable device name, such as `cpu` or `NVIDIA H100`."""
     content_sha256: str | None = None
-    """Of the dataset that it was trained on."""
+    """Content hash of the training dataset."""
     training_diagnostics: Mapping[str, Any] = field(default_factory=dict)
-    """What its training saw of itself; see `benchmark.training.diagnostics.record_fields`."""
+    """Diagnostics of the training run; see `benchmark.training.diagnostics.record_fields`."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Spent before, such as on training."""
+    """Seconds of earlier stages, such as `train`."""
 
     @property
     def key(self) -> str:
-        """Its folder below `records/` and `predictions/`."""
+        """The model's folder below `records/` and `predictions/`."""
         return create.record_key(self.origin, self.seed)
 
     @property
     def title(self) -> str:
-        """The model and the layer that is read, for people."""
+        """Human-readable name of the model and the evaluated layer."""
         return f"{self.key}, layer {self.model.metadata['layer']}"
 
 
-def run_evaluations(
-    measured: EvaluationRun, evaluations: Sequence[tuple[str, Evaluation]], progress: NamedProgress
-) -> None:
-    """Every dataset of every evaluation that is not measured yet, a record after each.
+def run_evaluations(run: EvaluationRun, evaluations: Sequence[tuple[str, Evaluation]], progress: NamedProgress) -> None:
+    """Run each evaluation on its unfinished datasets, and write the record after each dataset.
 
     Raises:
-        Failures: some datasets failed; told when the others are done.
+        Failures: some datasets failed; raised after the others are done.
     """
     failures: list[str] = []
     total = sum(len(evaluation.datasets) for _, evaluation in evaluations)
     done = 0
     for name, evaluation in evaluations:
-        record = _RecordBuilder(measured, name, evaluation)
-        skipped = evaluation.skip(measured.model)
+        record = _RecordBuilder(run, name, evaluation)
+        skipped = evaluation.skip(run.model)
         for dataset in evaluation.datasets:
-            progress(f"{measured.key} evaluation", done, total, f"{name} {dataset}")
+            progress(f"{run.key} evaluation", done, total, f"{name} {dataset}")
             done += 1
             if skipped:
                 record.update({dataset: skipped})
-            elif not record.is_complete(dataset) and (failure := record.measure(dataset)):
-                failures.append(f"{name} on {dataset}: {failure}")
+            elif not record.is_complete(dataset) and (error := record.measure(dataset)):
+                failures.append(f"{name} on {dataset}: {error}")
         record.write()
-    progress(f"{measured.key} evaluation", total, total, "")
+    progress(f"{run.key} evaluation", total, total, "")
     if failures:
-        raise Failures(f"{len(failures)} of {total} measurements failed: {'; '.join(failures)}")
+        raise Failures(f"{len(failures)} of {total} evaluations failed: {'; '.join(failures)}")
 
 
 class _RecordBuilder:
-    """The record of one evaluation as it grows."""
+    """Builder of the record of one evaluation, dataset by dataset."""
 
-    def __init__(self, measured: EvaluationRun, name: str, evaluation: Evaluation) -> None:
-        self._measured, self._name, self._evaluation = measured, name, evaluation
+    def __init__(self, run: EvaluationRun, name: str, evaluation: Evaluation) -> None:
+        self._run, self._name, self._evaluation = run, name, evaluation
         self._results: dict[str, Any] = {}
-        self._seconds = dict(measured.seconds)
+        self._seconds = dict(run.seconds)
         self._files: dict[str, Predictions] = {}
-        self._folder = measured.out / "predictions" / measured.key / f"{name}.{evaluation.preset}"
-        path = store.record_path(measured.out / "records", measured.key, name, evaluation.preset)
+        self._folder = run.out / "predictions" / run.key / f"{name}.{evaluation.preset}"
+        path = store.record_path(run.out / "records", run.key, name, evaluation.preset)
         if path.exists():
             stored = store.read(path)
-            known = {fact: getattr(stored.model, fact) for fact in measured.model.metadata}
-            if sha256_of(known) == sha256_of(
-                measured.model.metadata
-            ) and stored.evaluation.protocol == create.protocol_hash(evaluation):
+            metadata = {name: getattr(stored.model, name) for name in run.model.metadata}
+            same_model = sha256_of(metadata) == sha256_of(run.model.metadata)
+            if same_model and stored.evaluation.protocol == create.protocol_hash(evaluation):
                 self._results |= stored.results
                 self._seconds |= stored.seconds
         self._changed = not path.exists()
 
     def is_complete(self, dataset: str) -> bool:
-        """Whether the dataset is measured, with its predictions, at the revision that is on this machine if any is."""
+        """Return whether the dataset is measured, with intact predictions, at its local revision if it is present."""
         result = self._results.get(dataset)
         if not isinstance(result, Measured) or result.predictions is None:
             return False
         path = self._folder / result.predictions.file
-        whole = path.is_file() and file_sha256(path) == result.predictions.sha256
-        return whole and result.dataset.revision == (present(dataset) or result.dataset.revision)
+        intact = path.is_file() and file_sha256(path) == result.predictions.sha256
+        return intact and result.dataset.revision == (present(dataset) or result.dataset.revision)
 
     def update(self, scores: Mapping[str, DatasetScores | Skipped]) -> None:
-        """Take results over; what was skipped for the same reason before is no change."""
+        """Add results; a dataset skipped for the same reason as before does not change the record."""
         for dataset, result in scores.items():
             stored = self._results.get(dataset)
-            known = Skipped(stored.skipped, stored.code) if isinstance(stored, NotMeasured) else None
-            if result != known:
+            previous = Skipped(stored.skipped, stored.code) if isinstance(stored, NotMeasured) else None
+            if result != previous:
                 self._results[dataset] = result
                 self._changed = True
 
     def measure(self, dataset: str) -> str | None:
-        """Measure one dataset and write the record; the reason where that failed."""
+        """Evaluate one dataset and write the record. Return the error message if it failed."""
         started = time.monotonic()
         try:
-            scores = replace(self._evaluation, datasets=(dataset,))(self._measured.model)
+            scores = replace(self._evaluation, datasets=(dataset,))(self._run.model)
         except UserError as error:
             self.update({dataset: Skipped(str(error), SkipCode.FAILED)})
             return str(error)
@@ -134,24 +133,24 @@ class _RecordBuilder:
         return None
 
     def write(self) -> None:
-        """Write the record, where it changed."""
+        """Write the record if it changed."""
         if not self._changed:
             return
-        measured = self._measured
+        run = self._run
         record = create.from_scores(
             dict(sorted(self._results.items())),
-            origin=measured.origin,
-            seed=measured.seed,
+            origin=run.origin,
+            seed=run.seed,
             name=self._name,
             evaluation=self._evaluation,
-            metadata=measured.model.metadata,
-            content_sha256=measured.content_sha256,
-            training_diagnostics=measured.training_diagnostics,
-            environment=environment.environment(measured.device),
+            metadata=run.model.metadata,
+            content_sha256=run.content_sha256,
+            training_diagnostics=run.training_diagnostics,
+            environment=environment.environment(run.device),
             seconds=self._seconds,
             predictions=self._files,
         )
-        store.write(record, measured.out / "records")
+        store.write(record, run.out / "records")
         self._results, self._files = dict(record.results), {}
         self._changed = False
 

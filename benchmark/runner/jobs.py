@@ -1,7 +1,7 @@
-"""Experiments -> training -> evaluations -> records. Finished work is skipped, so a run that was stopped goes on.
+"""Jobs: train experiments, evaluate the models, write records. Finished work is skipped, so jobs can be resumed.
 
-Runs of different (experiment, seed) are independent; on a CPU several go side by side, each in a process with one
-thread, so that the numbers do not depend on the number of cores (and small matrices gain nothing from more).
+Jobs of different (experiment, seed) are independent and run in parallel worker processes, each with one CPU thread, so
+that results do not depend on the number of cores (small matrices would not profit from more threads).
 
 Below the output folder: `train/<name>/<version>/<seed>/` (see `benchmark.training.loop`), `features/`, and what
 `benchmark.runner.evaluate` writes.
@@ -38,10 +38,12 @@ from benchmark.training.loop import SIGNALS
 from benchmark.transforms.evaluation import EvaluationTransform
 
 ExecutionOptions = tuple[int | None, bool]
-"""Views at once, deterministic: see `benchmark.training.execution.ExecutionConfig`."""
+"""(micro_batch_size, deterministic) of `benchmark.training.execution.ExecutionConfig`."""
 MAX_REPORTED = 3
-"""Failed runs, and reasons, that the last line names: it is one line."""
+"""Maximum failed jobs, and maximum reasons, in the one-line error message."""
 DEFAULTS: ExecutionOptions = (None, False)
+ProgressQueue = SimpleQueue[tuple[str, int, int, str]]
+"""Progress updates from the workers: name, done, total, note."""
 
 
 @dataclass(frozen=True)
@@ -53,36 +55,43 @@ class Job:
 
     @property
     def label(self) -> str:
-        """How progress names it."""
+        """Name in progress displays and errors."""
         return f"{self.experiment.name} seed {self.seed}"
 
     @property
     def key(self) -> str:
-        """Its folder below `train/`, `records/` and `predictions/`."""
+        """Folder below `train/`, `records/` and `predictions/`."""
         return create.record_key(self.experiment, self.seed)
 
 
 def run_jobs(
-    jobs: Sequence[Job], out: Path, processes: int, progress: NamedProgress, knobs: ExecutionOptions = DEFAULTS
+    jobs: Sequence[Job], out: Path, processes: int, progress: NamedProgress, options: ExecutionOptions = DEFAULTS
 ) -> None:
-    """Train and evaluate `jobs`, `processes` at a time. A job that fails does not stop the others.
+    """Train and evaluate `jobs` in parallel worker processes. A failed job does not stop the others.
+
+    Args:
+        jobs: what to run.
+        out: output folder.
+        processes: number of worker processes.
+        progress: progress callback of all jobs.
+        options: execution options of each job.
 
     Raises:
-        UserError: some jobs failed; told when the others are done.
-        KeyboardInterrupt: passed on, after the states of the runs in flight are saved; at once if there is a second.
+        UserError: some jobs failed; raised after the others are done.
+        KeyboardInterrupt: re-raised after active jobs have saved their states; a second one kills the workers.
     """
     context = multiprocessing.get_context("spawn")
-    queue: SimpleQueue[tuple[str, int, int, str]] = context.SimpleQueue()
+    queue: ProgressQueue = context.SimpleQueue()
     stop = context.Event()
     failures: dict[str, str] = {}
     devices = context.SimpleQueue()
-    for number in range(processes):
-        devices.put(number)
-    start = (queue, stop, devices, processes)
-    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=start) as pool:
+    for index in range(processes):
+        devices.put(index)
+    arguments = (queue, stop, devices, processes)
+    with ProcessPoolExecutor(processes, context, initializer=_init_worker, initargs=arguments) as pool:
         try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # workers are born with it: signals are for the parent
-            pending = {pool.submit(_run_job, job, out, knobs): job for job in jobs}
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited by workers: only the parent handles signals
+            pending = {pool.submit(_run_job, job, out, options): job for job in jobs}
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             while pending:
                 done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -97,134 +106,147 @@ def run_jobs(
         except BaseException as error:
             stop.set()
             if isinstance(error, BrokenProcessPool):
-                hint = "run again to go on, with fewer --jobs"
-                raise UserError(f"a worker process died, perhaps of lack of memory; {hint}") from None
+                hint = "run again with fewer --jobs to resume"
+                raise UserError(f"a worker process died, possibly out of memory; {hint}") from None
             raise
         finally:
-            _end(pool)
-    _raise(failures, len(jobs))
+            _shut_down(pool)
+    _raise_if_failed(failures, len(jobs))
 
 
-def _raise(failures: dict[str, str], count: int) -> None:
-    if failures:
-        names, reasons = list(failures), list(dict.fromkeys(failures.values()))
-        shown = ", ".join(names[:MAX_REPORTED]) + (
-            f" and {len(names) - MAX_REPORTED} more" if len(names) > MAX_REPORTED else ""
-        )
-        others = f"; and {len(reasons) - MAX_REPORTED} other reasons" if len(reasons) > MAX_REPORTED else ""
-        raise UserError(
-            f"{len(failures)} of {count} runs failed ({shown}): {'; '.join(reasons[:MAX_REPORTED])}{others}"
-        )
+def _raise_if_failed(failures: dict[str, str], count: int) -> None:
+    if not failures:
+        return
+    names, reasons = list(failures), list(dict.fromkeys(failures.values()))
+    more_names = f" and {len(names) - MAX_REPORTED} more" if len(names) > MAX_REPORTED else ""
+    more_reasons = f"; and {len(reasons) - MAX_REPORTED} other reasons" if len(reasons) > MAX_REPORTED else ""
+    raise UserError(
+        f"{len(failures)} of {count} runs failed ({', '.join(names[:MAX_REPORTED])}{more_names}): "
+        f"{'; '.join(reasons[:MAX_REPORTED])}{more_reasons}"
+    )
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
-    """Wait until the workers have saved and left; a second interrupt kills them, and their last states stand."""
+def _shut_down(pool: ProcessPoolExecutor) -> None:
+    """Wait until the workers have saved and exited. A second interrupt kills them; their last saved states remain."""
     try:
         pool.shutdown(wait=True, cancel_futures=True)
     except KeyboardInterrupt:
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a third changes nothing: this process is about to end
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # ignore a third one: this process is about to exit
         for worker in multiprocessing.active_children():
             worker.kill()
         raise
 
 
-_queue: "SimpleQueue[tuple[str, int, int, str]]"
-_stop: "Event"
+_queue: ProgressQueue
+_stop: Event
 _processes: int
 
 
-def _start(
-    queue: "SimpleQueue[tuple[str, int, int, str]]", stop: "Event", devices: "SimpleQueue[int]", processes: int
-) -> None:
-    """Give a worker process its line to the parent, and a GPU where there are some."""
+def _init_worker(queue: ProgressQueue, stop: Event, devices: SimpleQueue[int], processes: int) -> None:
+    """Initialize a worker process: connection to the parent, GPU if there is one, one CPU thread."""
     global _queue, _stop, _processes
     _queue, _stop, _processes = queue, stop, processes
     if torch.cuda.is_available():
         torch.cuda.set_device(devices.get() % torch.cuda.device_count())
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     threadpool_limits(1)
 
 
-def _leave_with_parent() -> None:
-    """End a worker process whose parent was killed, lest it trains beside the next try; its last state stands."""
+def _exit_with_parent() -> None:
+    """Exit a worker whose parent was killed, so that it does not compete with the next run; its last state remains."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _run_job(job: Job, out: Path, knobs: ExecutionOptions) -> None:
-    train_and_evaluate(job, out, default_execution(*knobs, processes=_processes), _report, _stop.is_set)
+def _run_job(job: Job, out: Path, options: ExecutionOptions) -> None:
+    train_and_evaluate(job, out, default_execution(*options, processes=_processes), _send_progress, _stop.is_set)
 
 
-def _report(name: str, done: int, total: int, note: str) -> None:
+def _send_progress(name: str, done: int, total: int, note: str) -> None:
     if _stop.is_set():
         raise KeyboardInterrupt
     _queue.put((name, done, total, note))
 
 
 def default_parallel_jobs() -> int:
-    """Runs side by side: one on each GPU; without one, on each of up to four cores."""
+    """Return the default number of parallel jobs: one per GPU, or without GPUs one per core, at most four."""
     return torch.cuda.device_count() or min(os.cpu_count() or 1, 4)
 
 
 def run_distributed(
-    jobs: Sequence[Job], out: Path, progress: NamedProgress, knobs: ExecutionOptions = DEFAULTS
+    jobs: Sequence[Job], out: Path, progress: NamedProgress, options: ExecutionOptions = DEFAULTS
 ) -> None:
-    """Train `jobs`, each in turn, by all processes that a launcher started; then the first evaluates them alone.
+    """Train each job on all processes started by torchrun or accelerate, then evaluate them on rank 0.
 
     A job that diverges does not stop the others.
 
     Raises:
-        UserError: some jobs diverged; told when the others are done. Or one cannot begin, or another process ended.
-        KeyboardInterrupt: the processes were told to end; the state is saved.
+        UserError: some jobs diverged (raised after the others are done), a job cannot start, or a process exited.
+        KeyboardInterrupt: a signal asked the processes to stop; the state is saved first.
     """
-    told = threading.Event()
-    before = {number: signal.signal(number, lambda *_: told.set()) for number in SIGNALS}
+    stop = threading.Event()
+    handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in SIGNALS}
     with distributed.process_group() as device:
-        first, world = distributed.rank() == 0, distributed.world_size()
-        hardware = default_execution(*knobs, processes=min(world, max(torch.cuda.device_count(), 1)))
+        main, world = distributed.rank() == 0, distributed.world_size()
+        execution = default_execution(*options, processes=min(world, max(torch.cuda.device_count(), 1)))
         folders, failures = {}, {}
         for job in jobs:
             try:
-                folders[job] = train_job(job, out, hardware, progress if first else _silent, told.is_set)
+                folders[job] = train_job(job, out, execution, progress if main else _ignore_progress, stop.is_set)
             except diagnostics.NonFiniteLoss as error:
                 failures[job.label] = str(error)
-    for number, handler in before.items():
+    for number, handler in handlers.items():
         signal.signal(number, handler)
-    for job, folder in folders.items() if first else ():
+    for job, folder in folders.items() if main else ():
         evaluate(job, folder, out, device, progress)
-    _raise(failures, len(jobs))
+    _raise_if_failed(failures, len(jobs))
 
 
-def _silent(*_: object) -> None:
-    """A progress to nobody."""
+def _ignore_progress(*_: object) -> None:
+    """Discard a progress update."""
 
 
 def train_and_evaluate(
-    job: Job, out: Path, hardware: ExecutionConfig, progress: NamedProgress, stop: Callable[[], bool] = lambda: False
+    job: Job, out: Path, execution: ExecutionConfig, progress: NamedProgress, stop: Callable[[], bool] = lambda: False
 ) -> None:
-    """Bring one job to its end: weights below `out/train`, a record per evaluation below `out/records`.
+    """Run one job: write weights below `out/train` and a record per evaluation below `out/records`.
+
+    Args:
+        job: what to run.
+        out: output folder.
+        execution: device and execution settings.
+        progress: progress callback.
+        stop: asked after each training step whether to stop.
 
     Raises:
-        UserError: a dataset is missing, a folder belongs to another configuration, the loss is not finite, ...
+        UserError: a dataset is missing, a folder is of another configuration, the loss is not finite, ...
     """
-    evaluate(job, train_job(job, out, hardware, progress, stop), out, hardware.device, progress)
+    evaluate(job, train_job(job, out, execution, progress, stop), out, execution.device, progress)
 
 
 def train_job(
-    job: Job, out: Path, hardware: ExecutionConfig, progress: NamedProgress, stop: Callable[[], bool]
+    job: Job, out: Path, execution: ExecutionConfig, progress: NamedProgress, stop: Callable[[], bool]
 ) -> Path:
-    """Train one job; returns its folder."""
+    """Train one job and return its folder.
+
+    Args:
+        job: what to train.
+        out: output folder.
+        execution: device and execution settings.
+        progress: progress callback.
+        stop: asked after each step whether to stop.
+    """
     experiment = job.experiment
     folder = out / "train" / job.key
     data_folder = dataset_folder(experiment.dataset, experiment.revision)
     total = experiment.schedule.steps * experiment.schedule.batch_views
 
-    def trained(views: int, loss: float, rate: float, note: str) -> None:
-        words = [f"loss {loss:.3f}", f"{rate:,.0f} views/s", note]
-        progress(job.label, views, total, ", ".join(filter(None, words)))
+    def on_step(views: int, loss: float, rate: float, note: str) -> None:
+        parts = [f"loss {loss:.3f}", f"{rate:,.0f} views/s", note]
+        progress(job.label, views, total, ", ".join(filter(None, parts)))
 
     loop.train(
         experiment,
@@ -232,15 +254,23 @@ def train_job(
         CaptionImageDataset(data_folder, experiment.revision),
         folder,
         fingerprint=create.fingerprint(experiment),
-        on_step=trained,
-        hardware=hardware,
+        on_step=on_step,
+        execution=execution,
         stop=stop,
     )
     return folder
 
 
 def evaluate(job: Job, folder: Path, out: Path, device: torch.device, progress: NamedProgress) -> None:
-    """The default preset of every evaluation on the trained run in `folder`, as far as its records are not there."""
+    """Evaluate the trained run in `folder` with the default preset of every evaluation; existing results are reused.
+
+    Args:
+        job: the trained job.
+        folder: folder of its weights.
+        out: output folder.
+        device: where the encoder runs.
+        progress: progress callback.
+    """
     experiment, card = job.experiment, checkpoint.read_card(folder)
     trained, weights_sha256 = loop.load_trained(experiment, job.seed, folder, device)
     model = FrozenEncoder(
@@ -250,7 +280,7 @@ def evaluate(job: Job, folder: Path, out: Path, device: torch.device, progress: 
         store=out / "features" / experiment.name / str(experiment.version),
         device=device,
     )
-    measured = EvaluationRun(
+    run = EvaluationRun(
         model,
         experiment,
         job.seed,
@@ -260,4 +290,4 @@ def evaluate(job: Job, folder: Path, out: Path, device: torch.device, progress: 
         training_diagnostics=diagnostics.record_fields(card),
         seconds={"train": card["seconds"]},
     )
-    run_evaluations(measured, evaluations.select_evaluations((), None, ()), progress)
+    run_evaluations(run, evaluations.select_evaluations((), None, ()), progress)

@@ -1,11 +1,11 @@
-"""A run's files: its state while it goes on, its weights and their card when it is finished.
+"""Checkpoints of a run's folder: the training state during the run, the weights and their card at the end.
 
-    state.safetensors            weights, optimiser moments and step, replaced as the run goes on
-    states/<step>.safetensors    earlier states to go back to: the newest `MAX_TO_KEEP`, a tenth of the schedule apart
-    model.safetensors            the trained weights
-    model.json                   what they are; written last, so that its existence means the run is finished
+    state.safetensors            weights, optimizer moments and step, overwritten during training
+    states/<step>.safetensors    earlier states: the newest `MAX_TO_KEEP`, at least a tenth of the schedule apart
+    model.safetensors            trained weights
+    model.json                   the run's card (metadata); written last, so it exists only for finished runs
 
-To go back before a loss that left its course, remove the states after it: a run goes on from the newest that is left.
+To roll back to before a loss divergence, delete the newer states: a run resumes from the newest one present.
 """
 
 import json
@@ -22,74 +22,101 @@ from torch import Tensor, nn
 from benchmark.errors import UserError
 from benchmark.files import atomic_replace, file_sha256, write_bytes, write_json
 
-STATE, STATES, WEIGHTS, CARD = "state.safetensors", "states", "model.safetensors", "model.json"
+LATEST, HISTORY_DIR, WEIGHTS, CARD = "state.safetensors", "states", "model.safetensors", "model.json"
 MAX_TO_KEEP = 3
+"""Maximum number of earlier states."""
 MIN_STEP_FRACTION = 0.1
-"""Share of the schedule between two states that are kept."""
+"""Minimum distance between two earlier states, as a fraction of the schedule."""
 REQUIRED = {"content_sha256", "fingerprint", "seconds", "weights_sha256"}
-"""What is read of a card."""
+"""Fields that a card must have."""
 
 
 def save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, steps: int, facts: Mapping[str, str]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    steps: int,
+    metadata: Mapping[str, str],
 ) -> None:
-    """Replace the state; `facts` are kept with it, and so is an older state now and then."""
+    """Write the latest state, and copy it to the earlier states every `MIN_STEP_FRACTION` of the schedule.
+
+    Args:
+        folder: folder of the run.
+        model: the model after `step` steps.
+        optimizer: its optimizer.
+        step: number of steps done.
+        steps: number of steps of the whole schedule.
+        metadata: further strings to store in the file's header.
+    """
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
-    _write(folder / STATE, tensors, {"step": str(step), **facts})
-    kept = _kept(folder)
-    if step - (int(kept[-1].stem) if kept else 0) < MIN_STEP_FRACTION * steps:
+    _write(folder / LATEST, tensors, {"step": str(step), **metadata})
+    earlier = _earlier_states(folder)
+    if step - (int(earlier[-1].stem) if earlier else 0) < MIN_STEP_FRACTION * steps:
         return
-    with atomic_replace(folder / STATES / f"{step:09d}.safetensors") as temporary:
-        shutil.copyfile(folder / STATE, temporary)
-    for old in _kept(folder)[:-MAX_TO_KEEP]:
+    with atomic_replace(folder / HISTORY_DIR / f"{step:09d}.safetensors") as temporary:
+        shutil.copyfile(folder / LATEST, temporary)
+    for old in _earlier_states(folder)[:-MAX_TO_KEEP]:
         old.unlink()
 
 
 def load(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str, device: torch.device
 ) -> dict[str, str]:
-    """Load the newest state into model and optimiser; returns its facts and `step`, nothing where there is no state.
+    """Load the newest state into model and optimizer.
+
+    Args:
+        folder: folder of the run.
+        model: model to load into.
+        optimizer: optimizer to load into.
+        fingerprint: fingerprint that the state must have.
+        device: device to load tensors to.
+
+    Returns:
+        The metadata given to `save`, and `step`; empty if there is no state.
 
     Raises:
-        UserError: the state is damaged, or of another configuration.
+        UserError: the state is damaged or of another configuration.
     """
-    path = next((path for path in (folder / STATE, *reversed(_kept(folder))) if path.exists()), None)
+    path = next((path for path in (folder / LATEST, *reversed(_earlier_states(folder))) if path.exists()), None)
     if path is None:
         return {}
-    facts, tensors = read(path, device)
-    check_fingerprint(path, facts.get("fingerprint", "none"), fingerprint)
-    model.load_state_dict(_below("model", tensors))
+    metadata, tensors = read(path, device)
+    check_fingerprint(path, metadata.get("fingerprint", "none"), fingerprint)
+    model.load_state_dict(_with_prefix("model", tensors))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _below("optimizer", tensors).items():
+    for name, tensor in _with_prefix("optimizer", tensors).items():
         index, moment = int(name.split("/")[0]), name.split("/")[1]
-        like = parameters[index] if tensor.ndim else tensor  # laid out so, a fused optimiser takes it
+        like = (
+            parameters[index] if tensor.ndim else tensor
+        )  # a fused optimizer needs the memory layout of the parameter
         state.setdefault(index, {})[moment] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    return facts
+    return metadata
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what a kill left half-written."""
-    for left in (*folder.glob(".*.tmp"), *folder.glob(f"{STATES}/.*.tmp")):
-        left.unlink(missing_ok=True)
+    """Remove the temporary files of interrupted writes."""
+    for path in (*folder.glob(".*.tmp"), *folder.glob(f"{HISTORY_DIR}/.*.tmp")):
+        path.unlink(missing_ok=True)
 
 
 def finish(folder: Path, model: nn.Module, card: Mapping[str, Any]) -> None:
-    """Write weights and card, and remove the states."""
+    """Write weights and card, then remove all states."""
     _write(folder / WEIGHTS, model.state_dict())
     write_json(folder / CARD, {**card, "weights_sha256": file_sha256(folder / WEIGHTS)})
-    (folder / STATE).unlink(missing_ok=True)
-    shutil.rmtree(folder / STATES, ignore_errors=True)
+    (folder / LATEST).unlink(missing_ok=True)
+    shutil.rmtree(folder / HISTORY_DIR, ignore_errors=True)
 
 
-def finished(folder: Path, fingerprint: str) -> bool:
-    """Whether the run in `folder` is finished.
+def is_finished(folder: Path, fingerprint: str) -> bool:
+    """Return whether the run in `folder` is finished.
 
     Raises:
-        UserError: it belongs to another configuration.
+        UserError: the run is of another configuration.
     """
     if not (folder / CARD).exists():
         return False
@@ -98,76 +125,75 @@ def finished(folder: Path, fingerprint: str) -> bool:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """`model.json` of a finished run.
+    """Return the content of a finished run's `model.json`.
 
     Raises:
-        UserError: absent or malformed.
+        UserError: the file is missing or malformed.
     """
     path = folder / CARD
     try:
         card = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not the card of a finished run ({error}); remove it and run again") from None
+        raise UserError(f"{path} is not a valid model.json ({error}); remove it and run again") from None
     if not isinstance(card, dict) or (missing := REQUIRED - card.keys()):
-        found = "no object" if not isinstance(card, dict) else f"no {', '.join(sorted(missing))}"
-        raise UserError(f"{path} is not the card of a finished run ({found} in it); remove it and run again")
+        reason = f"missing {', '.join(sorted(missing))}" if isinstance(card, dict) else "not a JSON object"
+        raise UserError(f"{path} is not a valid model.json ({reason}); remove it and run again")
     return card
 
 
 def read_weights(folder: Path, device: torch.device) -> tuple[dict[str, Tensor], str]:
-    """The weights of a finished run, and their SHA-256.
+    """Return the weights of a finished run and their SHA-256.
 
     Raises:
-        UserError: they are missing, damaged, or not those of the card.
+        UserError: the weights are missing or damaged, or their hash differs from the card's.
     """
     card, path = read_card(folder), folder / WEIGHTS
     _, tensors = read(path, device)
     found = file_sha256(path)
     if found != card["weights_sha256"]:
         raise UserError(
-            f"{path} has sha256 {found[:12]}, its card says {card['weights_sha256'][:12]}; "
-            f"remove {folder} and run again"
+            f"{path} has sha256 {found[:12]}, {CARD} has {card['weights_sha256'][:12]}; remove {folder} and run again"
         )
     return tensors, found
 
 
-def check_fingerprint(path: Path, found: str, wanted: str) -> None:
-    """Refuse files of another configuration.
+def check_fingerprint(path: Path, found: str, expected: str) -> None:
+    """Raise if a file is of another configuration.
 
     Raises:
-        UserError: the fingerprints differ; shows both.
+        UserError: the fingerprints differ; the message has both.
     """
-    if found != wanted:
+    if found != expected:
         raise UserError(
-            f"{path} belongs to another configuration: fingerprint {found[:12]}, wanted {wanted[:12]}; "
+            f"{path} is of another configuration: fingerprint {found[:12]}, expected {expected[:12]}; "
             "choose another --out or raise the experiment's version"
         )
 
 
 def read(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a file.
+    """Return metadata and tensors of a safetensors file.
 
     Raises:
-        UserError: it is not whole.
+        UserError: the file is missing or damaged.
     """
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        older = f"{path} to go on from an older state, or " if _kept(path.parent) else ""
-        hint = f"remove {older}{path.parent} to start again"
+        earlier = f"{path} to resume from an earlier state, or " if _earlier_states(path.parent) else ""
+        hint = f"remove {earlier}{path.parent} to start again"
         raise UserError(f"{path} is not a readable checkpoint ({error}); {hint}") from None
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write `tensors` atomically; not by `save_file`, which leaves a temporary file of its own when it is killed."""
+    """Write `tensors` atomically. `save_file` is not used: it leaves a temporary file when killed."""
     write_bytes(path, safetensors.torch.save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata))
 
 
-def _kept(folder: Path) -> list[Path]:
-    """Older states, the oldest first."""
-    return sorted((folder / STATES).glob("[0-9]*.safetensors"))
+def _earlier_states(folder: Path) -> list[Path]:
+    """Return the earlier states, oldest first."""
+    return sorted((folder / HISTORY_DIR).glob("[0-9]*.safetensors"))
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}

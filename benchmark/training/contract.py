@@ -1,4 +1,4 @@
-"""What every method must keep; run by `synrep check-method` on one method and by the tests on all of them."""
+"""Contract checks for methods: run by `synrep check-method` on one method and by the tests on all of them."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,11 @@ CAPTIONS = 6
 
 
 def toy_batch(method: Method, seed: int = 0) -> Batch:
-    """A batch as the method samples it: each caption a flat colour of its own, under noise."""
+    """Return a batch as the method samples it, in which each caption has its own flat color, plus noise."""
     generator = torch.Generator().manual_seed(seed)
     sampling = method.sampling
-    colours = torch.randn(CAPTIONS, 3, 1, 1, generator=torch.Generator().manual_seed(99))
-    images = colours.repeat_interleave(sampling.views, 0).expand(-1, -1, 16, 16)
+    colors = torch.randn(CAPTIONS, 3, 1, 1, generator=torch.Generator().manual_seed(99))
+    images = colors.repeat_interleave(sampling.views, 0).expand(-1, -1, 16, 16)
     captions = torch.arange(CAPTIONS)
     return Batch(
         images_V3HW=images + 0.3 * torch.randn(images.shape, generator=generator),
@@ -29,28 +29,27 @@ def toy_batch(method: Method, seed: int = 0) -> Batch:
 
 
 def build(method: Method, seed: int = 0) -> Model:
-    """The method's model around a very small ViT."""
+    """Build the method's model around a very small ViT."""
     torch.manual_seed(seed)
     return method.build(build_vit(ENCODER))
 
 
-def _require(kept: bool, what: str) -> None:
-    if not kept:
-        raise UserError(f"the method breaks the contract: {what}")
+def _require(condition: bool, violation: str) -> None:
+    if not condition:
+        raise UserError(f"the method breaks the contract: {violation}")
 
 
 def check_is_seeded(method: Method) -> None:
-    """The same seed gives the same weights."""
+    """Check that the same seed gives the same initial weights."""
     first, second = build(method).state_dict(), build(method).state_dict()
-    _require(
-        all(torch.equal(first[n], second[n]) for n in first), "build() draws weights that torch's seed does not fix"
-    )
+    same = all(torch.equal(first[name], second[name]) for name in first)
+    _require(same, "build() initializes weights that torch's seed does not fix")
 
 
 def check_learns(method: Method) -> None:
-    """The loss is a finite scalar, reaches the encoder, and falls on a batch seen again and again.
+    """Check that the loss is a finite scalar, has gradients in the encoder, and falls on a repeated batch.
 
-    Without `after_step` between steps: what moving averages make of the same batch stands still.
+    `after_step` is not called between steps, so that targets made by moving averages are constant.
     """
     if method.optimizer is None:
         return
@@ -77,19 +76,22 @@ def check_learns(method: Method) -> None:
 
 @torch.no_grad()
 def check_rows_are_independent(method: Method) -> None:
-    """In eval mode an image's features do not depend on the others in the batch."""
+    """Check that in eval mode the features of an image do not depend on the rest of the batch."""
     model = build(method).eval()
     images = toy_batch(method).images_V3HW
     together, alone = model.encode_images(images), torch.cat([model.encode_images(i[None]) for i in images])
     _require(together.shape == (len(images), ENCODER.width), f"features have shape {tuple(together.shape)}")
     _require(torch.allclose(together, alone, atol=1e-5), "features of an image depend on the rest of the batch")
     first = next(iter(model.image_layers(images).values()))
-    _require(torch.allclose(together, first, atol=1e-5), "evaluations see another layer than encode_images() gives")
+    _require(
+        torch.allclose(together, first, atol=1e-5),
+        "image_layers() has another first layer than encode_images() returns",
+    )
 
 
 @torch.no_grad()
 def check_joint_space(method: Method) -> None:
-    """A model with a text tower embeds images and texts as unit vectors of one space."""
+    """Check that a model with a text tower embeds images and texts as unit vectors of one space."""
     model = build(method).eval()
     if not isinstance(model, ImageTextModel):
         return
@@ -102,8 +104,8 @@ def check_joint_space(method: Method) -> None:
 
 CHECKS: dict[str, Callable[[Method], None]] = {
     "weights are seeded": check_is_seeded,
-    "the loss is finite, reaches the encoder and falls": check_learns,
+    "the loss is finite, has gradients in the encoder, and falls": check_learns,
     "features do not depend on the batch": check_rows_are_independent,
     "images and texts share a space of unit vectors": check_joint_space,
 }
-"""Name -> check; a check raises UserError where the contract is broken."""
+"""Checks by name. A check raises UserError if the method breaks the contract."""

@@ -1,11 +1,11 @@
-"""What an experiment costs before it is started: views, steps, parameters, arithmetic, GPU-hours, disk.
+"""Cost estimates of experiments before they start: views, steps, parameters, FLOP, GPU-hours, disk space.
 
-Arithmetic is counted by PyTorch's FLOP counter on a method's own loss, forward and backward, so that momentum copies,
-text towers and decoders are in it. Counted is a batch of two captions through ViTs of one and two blocks: every further
-block costs as much. What grows with the square of a batch (similarities) is therefore left out: of ViT-B/16 in batches
-of 8,256 views they are 0.01 %. Evaluations are left out too.
+FLOP are counted by PyTorch's FLOP counter on a method's own loss, forward and backward, including momentum copies, text
+towers and decoders. Counted are batches of two captions through ViTs of one and of two blocks; the difference is the
+cost of each further block. Terms that grow with the square of the batch (similarities) are therefore left out; for
+ViT-B/16 in batches of 8,256 views they are 0.01 %. Evaluations are left out too.
 
-GPU-hours are that arithmetic over a card's dense bf16 peak times `ASSUMED_MFU`, assuming that data loading is not the
+GPU-hours are FLOP divided by a GPU's dense bf16 peak times `ASSUMED_MFU`, assuming that data loading is not the
 bottleneck.
 """
 
@@ -27,115 +27,121 @@ from benchmark.mirror import dataset_folder
 from benchmark.nn.encoders import build_vit
 from benchmark.training import checkpoint
 
-CARDS = ("A100", "H100")
-"""Whose hours a plan shows."""
+PLANNED_GPUS = ("A100", "H100")
+"""GPUs for which a plan shows hours."""
 ASSUMED_MFU = 0.35
-"""Of the peak that training reaches: an assumption, about what compiled ViTs do; not measured here."""
+"""Model FLOPs utilization (fraction of peak). An assumption, typical for compiled ViTs; not measured here."""
 FLOAT_BYTES = 4
-CAPTIONS = 2
-"""Of the batch that is counted: the fewest that repel each other."""
+COUNTED_CAPTIONS = 2
+"""Captions of the counted batch: the minimum for a contrastive loss."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a method with an encoder."""
+    """Size and compute of a method with an encoder."""
 
     parameters: int
-    """That are trained."""
-    values: int
-    """Of a checkpoint: with momentum copies and running statistics."""
+    """Trainable parameters."""
+    state_values: int
+    """Values in the state dict, including momentum copies and running statistics."""
     flops: float
-    """Per view, forward and backward; zero where nothing is trained."""
+    """FLOP per view, forward and backward. Zero if nothing is trained."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One row of a plan: an experiment and how many of its seeds are run."""
+    """One row of a plan: an experiment and the number of its seeds to run."""
 
     experiment: Experiment
     seeds: int
 
     @property
     def views(self) -> int:
-        """Of one seed; none where nothing is trained."""
+        """Views seen by one seed. Zero if nothing is trained."""
         schedule = self.experiment.schedule
         return schedule.steps * schedule.batch_views if self.experiment.settings.optimizer else 0
 
     @property
     def cost(self) -> Cost:
-        """Of its method."""
+        """Cost per view of the experiment's method."""
         return cost_per_view(self.experiment.settings, self.experiment.encoder)
 
     @property
     def flops(self) -> float:
-        """Of all seeds."""
+        """FLOP of all seeds."""
         return self.cost.flops * self.views * self.seeds
 
     @property
-    def kept_bytes(self) -> int:
-        """Of the weights of all seeds, when they are trained."""
-        return self.cost.values * FLOAT_BYTES * self.seeds
+    def weights_bytes(self) -> int:
+        """Disk space for the final weights of all seeds."""
+        return self.cost.state_values * FLOAT_BYTES * self.seeds
 
     @property
     def state_bytes(self) -> int:
-        """Of the states of one seed while it is trained: weights and two moments, with those to go back to."""
-        return (self.cost.values + 2 * self.cost.parameters) * FLOAT_BYTES * (1 + checkpoint.MAX_TO_KEEP)
+        """Disk space for the latest and earlier states of one seed: weights and two optimizer moments each."""
+        return (self.cost.state_values + 2 * self.cost.parameters) * FLOAT_BYTES * (1 + checkpoint.MAX_TO_KEEP)
 
 
 @functools.lru_cache(maxsize=256)
 def cost_per_view(method: Method, encoder: ViTConfig) -> Cost:
-    """Parameters and arithmetic of `method` with `encoder`; takes seconds for the larger ones."""
+    """Count parameters and FLOP of `method` with `encoder`; takes seconds for large encoders."""
     with torch.device("meta"):
         model = method.build(build_vit(encoder))
-    parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
-    values = sum(each.numel() for each in model.state_dict().values())
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    state_values = sum(tensor.numel() for tensor in model.state_dict().values())
     if method.optimizer is None:
-        return Cost(0, values, 0.0)
-    one, two = (_flops(method, replace(encoder, depth=depth)) for depth in (1, 2))
-    return Cost(parameters, values, one + (encoder.depth - 1) * (two - one))
+        return Cost(0, state_values, 0.0)
+    one, two = (_count_flops(method, replace(encoder, depth=depth)) for depth in (1, 2))
+    return Cost(parameters, state_values, one + (encoder.depth - 1) * (two - one))
 
 
-def _flops(method: Method, encoder: ViTConfig) -> float:
-    """Per view, counted; the weights are zeros, since drawing them would take longer than the pass."""
+def _count_flops(method: Method, encoder: ViTConfig) -> float:
+    """Return the FLOP per view. Weights are zeros, since random initialization would take longer than the pass."""
     sampling = method.sampling
     with torch.device("meta"):
         model = method.build(build_vit(encoder))
     model.to_empty(device="cpu")
     for tensor in model.state_dict().values():
         tensor.zero_()
-    views = CAPTIONS * sampling.views
-    rows = torch.arange(CAPTIONS).repeat_interleave(sampling.views)
+    views = COUNTED_CAPTIONS * sampling.views
+    rows = torch.arange(COUNTED_CAPTIONS).repeat_interleave(sampling.views)
     batch = Batch(
         images_V3HW=torch.zeros(views, 3, encoder.image_size, encoder.image_size),
         caption_ids_V=rows,
         image_ids_V=torch.arange(views) // sampling.crops,
-        texts=["a caption"] * CAPTIONS if sampling.text else [],
+        texts=["a caption"] * COUNTED_CAPTIONS if sampling.text else [],
         text_index_V=rows if sampling.text else torch.empty(0, dtype=torch.long),
     )
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # others are not counted on a CPU
+    # The counter ignores other attention backends on a CPU.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.loss(batch)["loss"].backward()
     return float(counter.get_total_flops()) / views
 
 
 def local_status(experiment: Experiment) -> tuple[str, Path | None]:
-    """Whether an experiment's dataset is on this machine, in a word or two, and its folder."""
+    """Return the local state of an experiment's dataset (yes, no, unfinished, another revision) and its folder."""
     try:
         folder = dataset_folder(experiment.dataset, experiment.revision)
     except UserError:
         return "no", None
     try:
-        same = schema.read_manifest(folder).revision == experiment.revision
+        matches = schema.read_manifest(folder).revision == experiment.revision
     except UserError:
         return "unfinished", None
-    return ("yes", folder) if same else ("another revision", None)
+    return ("yes", folder) if matches else ("another revision", None)
 
 
 def format_plan(runs: Sequence[Run], expected_bytes: Callable[[str], int | None]) -> str:
-    """The plan as a table with its totals; `expected_bytes` of a dataset's repo that is not here, None: not known."""
-    heads = ("experiment", "dataset", "here", "seeds", "views", "steps", "batch", "M trained", "GFLOP/view", *_hours())
+    """Return the plan as a text table with totals.
+
+    `expected_bytes` returns the size of a dataset (by repo) that is not on this machine, or None if it is unknown.
+    """
+    hours = [f"{gpu} h" for gpu in PLANNED_GPUS]
+    header = ("experiment", "dataset", "here", "seeds", "views", "steps", "batch", "M trained", "GFLOP/view", *hours)
     rows = [_row(run) for run in runs]
+    alignment = ["left"] * 3 + ["right"] * (len(header) - 3)
     return "\n".join(
-        [tabulate(rows, heads, disable_numparse=True, colalign=_alignment(heads)), "", *_totals(runs, expected_bytes)]
+        [tabulate(rows, header, disable_numparse=True, colalign=alignment), "", *_totals(runs, expected_bytes)]
     )
 
 
@@ -151,47 +157,39 @@ def _row(run: Run) -> tuple[str, ...]:
         f"{experiment.schedule.batch_views:,}",
         f"{run.cost.parameters / 1e6:,.1f}",
         f"{run.cost.flops / 1e9:,.2f}",
-        *(f"{gpu_hours(run.flops, card):,.3f}" for card in CARDS),
+        *(f"{gpu_hours(run.flops, gpu):,.3f}" for gpu in PLANNED_GPUS),
     )
 
 
-def _hours() -> list[str]:
-    return [f"{card} h" for card in CARDS]
-
-
-def _alignment(heads: Sequence[str]) -> list[str]:
-    return ["left"] * 3 + ["right"] * (len(heads) - 3)
-
-
-def gpu_hours(flops: float, card: str) -> float:
-    """Hours of one card."""
-    return flops / (GPUS[card].peak_flops * ASSUMED_MFU) / 3600
+def gpu_hours(flops: float, gpu: str) -> float:
+    """Return the hours that one GPU takes for `flops`."""
+    return flops / (GPUS[gpu].peak_flops * ASSUMED_MFU) / 3600
 
 
 def _totals(runs: Sequence[Run], expected_bytes: Callable[[str], int | None]) -> list[str]:
     seeds, views = sum(run.seeds for run in runs), sum(run.views * run.seeds for run in runs)
-    flops, kept = sum(run.flops for run in runs), sum(run.kept_bytes for run in runs)
-    hours = ", ".join(f"{gpu_hours(flops, card):,.2f} {card}-hours" for card in CARDS)
+    flops, weights = sum(run.flops for run in runs), sum(run.weights_bytes for run in runs)
+    hours = ", ".join(f"{gpu_hours(flops, gpu):,.2f} {gpu}-hours" for gpu in PLANNED_GPUS)
     state = max((run.state_bytes for run in runs), default=0)
     sizes: dict[str, int | None] = {}
     missing: list[str] = []
     for run in runs:
-        repo, (word, folder) = run.experiment.dataset, local_status(run.experiment)
+        repo, (status, folder) = run.experiment.dataset, local_status(run.experiment)
         if repo not in sizes:
-            sizes[repo] = _bytes(folder) if folder else expected_bytes(repo)
-            missing += [] if word == "yes" else [repo.rpartition("/")[2]]
+            sizes[repo] = _folder_bytes(folder) if folder else expected_bytes(repo)
+            missing += [] if status == "yes" else [repo.rpartition("/")[2]]
     known = sum(size for size in sizes.values() if size is not None)
     unknown = sum(size is None for size in sizes.values())
     lines = [
         f"{seeds:,} runs, {views:,} views, {flops:.3g} FLOP: {hours}",
-        f"(at {ASSUMED_MFU:.0%} of the dense bf16 peak, which is an assumption; without evaluations)",
-        f"checkpoints: {kept / 1e9:,.2f} GB in the end, up to {state / 1e9:,.2f} GB more for each run in flight",
+        f"(assuming {ASSUMED_MFU:.0%} of the dense bf16 peak; without evaluations)",
+        f"checkpoints: {weights / 1e9:,.2f} GB of final weights, plus up to {state / 1e9:,.2f} GB per active run",
         f"datasets: {len(sizes)}, {known / 1e9:,.2f} GB" + (f" and {unknown} of unknown size" if unknown else ""),
     ]
     if missing:
-        lines.append(f"not here: {len(missing)} of them; to build them: synrep data build {' '.join(missing)}")
+        lines.append(f"missing datasets: {len(missing)}; to build them: synrep data build {' '.join(missing)}")
     return lines
 
 
-def _bytes(folder: Path) -> int:
+def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,8 +1,8 @@
-"""Where a training run's scalars go. In the run's folder:
+"""Loggers of a training run's scalars, in the run's folder.
 
-metrics.jsonl          a line per logged step: what everything else is drawn from
-tensorboard/           the same as event files, where `tensorboard` is installed (their names hold the host's name)
-wandb/                 the same for Weights & Biases, where `wandb` is installed and WANDB_PROJECT is set
+metrics.jsonl          one line per logged step; the file that reports read
+tensorboard/           the same as event files, if `tensorboard` is installed (file names contain the host name)
+wandb/                 the same for Weights & Biases, if `wandb` is installed and WANDB_PROJECT is set
 """
 
 import importlib
@@ -23,39 +23,39 @@ METRICS, TENSORBOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb"
 
 
 class MetricsLogger:
-    """Where a run's scalars go; in a process other than the first it does nothing.
+    """Logger of a run's scalars. Only rank 0 writes.
 
-    A resumed run is exact, so what was logged after the step it goes on from is logged again: those lines are
-    dropped here, hidden from TensorBoard, and not taken a second time by W&B.
+    A resumed run repeats the steps after its checkpoint exactly and logs them again. Their earlier values are removed
+    from metrics.jsonl and hidden in TensorBoard; W&B ignores the repeated ones.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Go on in `folder` after `step`.
+        """Start or resume logging in `folder` after `step`.
 
         Raises:
-            UserError: metrics.jsonl is damaged, or a service that the environment asks for refuses.
+            UserError: metrics.jsonl is damaged, or W&B is configured but fails to start.
         """
         self._path = folder / METRICS
         self._writer: Any = None
         self._run: Any = None
         if distributed.rank() != 0:
             return
-        write_bytes(self._path, "".join(_lines(self._path, step)).encode())
-        with self._writing():
-            self._writer = _tensorboard(folder / TENSORBOARD, step)
-        self._run = _wandb(folder)
+        write_bytes(self._path, "".join(_lines_until(self._path, step)).encode())
+        with self._friendly_errors():
+            self._writer = _open_tensorboard(folder / TENSORBOARD, step)
+        self._run = _open_wandb(folder)
 
     def write(self, step: int, views: int, scalars: Mapping[str, float]) -> None:
-        """Add what was measured at `step`, after `views` views; what is not finite is null in the file.
+        """Log the scalars of `step`, after `views` views; values that are not finite become null in the file.
 
         Raises:
-            UserError: the disk is full.
+            UserError: the file cannot be written, for example because the disk is full.
         """
         if distributed.rank() != 0:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         line = json.dumps({"step": step, "views": views, **finite}, allow_nan=False)
-        with self._writing():
+        with self._friendly_errors():
             with self._path.open("a") as file:
                 file.write(line + "\n")
             if self._writer is not None:
@@ -65,8 +65,8 @@ class MetricsLogger:
             self._run.log({"views": views, **scalars}, step=step)
 
     def close(self) -> None:
-        """Bring everything to the disk, and tell W&B that this is the end."""
-        with self._writing():
+        """Flush all files and finish the W&B run."""
+        with self._friendly_errors():
             if self._writer is not None:
                 self._writer.close()
         if self._run is not None:
@@ -74,25 +74,25 @@ class MetricsLogger:
         self._writer = self._run = None
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _friendly_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            raise UserError(f"cannot write {self._path}: {reason}; free some space and run again to go on") from None
+            raise UserError(f"cannot write {self._path}: {reason}; free some space and run again to resume") from None
 
 
-def _lines(path: Path, step: int) -> list[str]:
-    """The lines of metrics.jsonl up to `step`; a last one without an end was cut off by a kill."""
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Return the lines of metrics.jsonl up to `step`, without a last line that was cut off by a kill."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     try:
         return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it, or the folder to start again") from None
+        raise UserError(f"{path} is damaged ({error}); remove it, or its folder to start again") from None
 
 
-def _tensorboard(folder: Path, step: int) -> Any:
-    """A writer of event files that hides events after `step` which are there already; None without the package."""
+def _open_tensorboard(folder: Path, step: int) -> Any:
+    """Return a SummaryWriter that hides existing events after `step`, or None if tensorboard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
@@ -100,28 +100,28 @@ def _tensorboard(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
-def _wandb(folder: Path) -> Any:
-    """The run at W&B, the same one when training goes on; None without the package or a project.
+def _open_wandb(folder: Path) -> Any:
+    """Start or resume the W&B run of `folder`; return None if wandb is not installed or WANDB_PROJECT is not set.
 
-    Mode, entity and key are W&B's own environment variables; nothing of them is written here.
+    Mode, entity and key come from W&B's own environment variables and are not written to disk.
     """
     project = os.environ.get("WANDB_PROJECT")
     if not project or importlib.util.find_spec("wandb") is None:
         return None
-    name = folder / WANDB / "id"
-    if not name.exists():
-        write_bytes(name, uuid.uuid4().hex.encode())
+    id_file = folder / WANDB / "id"
+    if not id_file.exists():
+        write_bytes(id_file, uuid.uuid4().hex.encode())
     try:
         wandb = importlib.import_module("wandb")
-        # A step that W&B has already is not taken again: what it would get is equal.
+        # W&B ignores steps that it already has; their repeated values are equal.
         return wandb.init(
             project=project,
             dir=str(folder),
-            id=name.read_text(),
+            id=id_file.read_text(),
             name="/".join(folder.parts[-4:]),
             resume="allow",
-            settings={"silent": True, "console": "off"},  # the terminal is the progress display's
+            settings={"silent": True, "console": "off"},  # the terminal belongs to the progress display
         )
-    except Exception as error:  # whatever W&B raises over keys, modes, networks
+    except Exception as error:  # wandb.init raises many types for bad keys, modes and networks
         hint = "run `wandb login`, set WANDB_MODE=offline, or unset WANDB_PROJECT"
-        raise UserError(f"WANDB_PROJECT is {project}, but W&B refuses ({error!s:.200}); {hint}") from None
+        raise UserError(f"WANDB_PROJECT is set ({project}), but W&B failed to start: {error!s:.200}; {hint}") from None

@@ -1,7 +1,8 @@
-"""The only training loop. A step depends on experiment, seed, step and the state before it: a resumed run is exact.
+"""The training loop of all methods.
 
-One process or many do the same step (`benchmark.nn.distributed`); the first of them writes the files of the run's
-folder (`benchmark.training.checkpoint`, `benchmark.training.diagnostics`).
+A step depends only on experiment, seed, step and the state before it, so that a resumed run is exact. One or many
+processes compute the same step (`benchmark.nn.distributed`); rank 0 writes the files of the run's folder
+(`benchmark.training.checkpoint`, `benchmark.training.loggers`).
 """
 
 import contextlib
@@ -25,28 +26,28 @@ from benchmark.training.dataset import CaptionImageDataset
 from benchmark.training.execution import ExecutionConfig
 
 StepCallback = Callable[[int, float, float, str], None]
-"""Told views seen, loss, views per second, and what people should worry about."""
+"""Progress callback: (views seen, loss, views per second, notes such as warnings)."""
 
 ON_CPU = ExecutionConfig()
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PREFETCH_BYTES = 2**33
-"""Bytes of batches that workers may hold ready, two each."""
+"""Maximum bytes of prefetched batches; each worker prefetches two."""
 LOG_EVERY = 10
 """Steps between lines of metrics.jsonl."""
 SAVE_INTERVAL_FACTOR = 20
-"""Times as long as a save took is trained before the next one: it costs at most a twentieth."""
+"""Minimum time between two saves, as a multiple of the duration of a save: saving costs at most a twentieth."""
 HEALTH_EVERY = 50
-"""Steps between looks at the features of a batch, which cost an encoder's forward pass of at most 512 views."""
+"""Steps between computations of feature health, each a forward pass of the encoder on at most 512 views."""
 
 
 def build_model(experiment: Experiment, seed: int) -> Model:
-    """The model before its first step; `seed` decides its weights."""
+    """Build the untrained model; `seed` determines its weights."""
     torch.manual_seed(seed)
     return experiment.settings.build(build_vit(experiment.encoder))
 
 
 def learning_rate(optimizer: AdamW, batch_views: int, step: int, steps: int) -> float:
-    """Linear warm-up from zero, then half a cosine to zero; the peak scales linearly with the batch."""
+    """Return the learning rate: linear warm-up, then cosine decay to zero; the peak scales with the batch size."""
     peak = optimizer.base_lr * batch_views / optimizer.base_views
     warmup = optimizer.warmup * steps
     if step < warmup:
@@ -55,7 +56,7 @@ def learning_rate(optimizer: AdamW, batch_views: int, step: int, steps: int) -> 
 
 
 def weight_decay(optimizer: AdamW, step: int, steps: int) -> float:
-    """Constant, or half a cosine to the final value over the whole schedule."""
+    """Return the weight decay: constant, or a cosine from initial to final value over the whole schedule."""
     if optimizer.final_weight_decay is None:
         return optimizer.weight_decay
     change = optimizer.weight_decay - optimizer.final_weight_decay
@@ -70,25 +71,36 @@ def train(
     *,
     fingerprint: str,
     on_step: StepCallback,
-    hardware: ExecutionConfig = ON_CPU,
+    execution: ExecutionConfig = ON_CPU,
     stop: Callable[[], bool] = lambda: False,
     save_seconds: float = 30.0,
 ) -> None:
-    """Train `experiment` into `folder`, going on from its last state; returns at once if it is finished.
+    """Train `experiment` into `folder`. Resumes from the newest checkpoint; a finished run returns at once.
+
+    Args:
+        experiment: what to train.
+        seed: seed of weights, batches and augmentations.
+        data: the experiment's dataset.
+        folder: folder of the run.
+        fingerprint: hash of the experiment's declaration, stored in checkpoints.
+        on_step: progress callback, called every `LOG_EVERY` steps.
+        execution: device and execution settings.
+        stop: asked after each step whether to stop.
+        save_seconds: minimum seconds between two saves.
 
     Raises:
-        UserError: the folder belongs to another configuration, or the loss is not finite, or memory is short.
-        KeyboardInterrupt: where `stop()` became true, or `on_step` raised it, between two steps: the state is saved.
+        UserError: the folder is of another configuration, the loss is not finite, or memory is exhausted.
+        KeyboardInterrupt: `stop()` returned True, or `on_step` raised it; the state is saved first.
     """
-    if distributed.any_rank(checkpoint.finished(folder, fingerprint)):
+    if distributed.any_rank(checkpoint.is_finished(folder, fingerprint)):
         return
-    model = build_model(experiment, seed).to(hardware.device)
+    model = build_model(experiment, seed).to(execution.device)
     card = {"experiment": experiment.name, "seed": seed, "fingerprint": fingerprint, "seconds": 0.0, "views": 0}
     card["content_sha256"] = data.manifest.content_sha256
     if experiment.settings.optimizer is not None:
         with _reporting_dead_workers():
-            run = Trainer(experiment, seed, model, data, folder, fingerprint, hardware)
-            _loop(run, on_step, stop, save_seconds)
+            run = Trainer(experiment, seed, model, data, folder, fingerprint, execution)
+            _run_steps(run, on_step, stop, save_seconds)
         views = experiment.schedule.steps * experiment.schedule.batch_views
         card |= {"seconds": run.seconds, "views": views, "health": run.final_feature_health(), **run.spikes.card()}
     if distributed.rank() == 0:
@@ -96,76 +108,78 @@ def train(
     distributed.barrier()
 
 
-def _loop(run: "Trainer", on_step: StepCallback, stop: Callable[[], bool], save_seconds: float) -> None:
+def _run_steps(run: "Trainer", on_step: StepCallback, stop: Callable[[], bool], save_seconds: float) -> None:
+    """Do the remaining steps, with logging, progress and checkpoints."""
     batch_views, steps = run.experiment.schedule.batch_views, len(run.batches)
-    saved = logged = ticked = time.monotonic()
-    saving, done = 0.0, run.step
-    note = ""
+    saved_at = logged_at = timed_at = time.monotonic()
+    save_duration, logged_step = 0.0, run.step
+    health_note = ""
     run.model.train()
     try:
         for raw in run.remaining_batches():
-            with run.hardware.oom_guard(len(raw.caption_ids_V)):
-                batch = raw.views_on(run.hardware.device)
+            with run.execution.oom_guard(len(raw.caption_ids_V)):
+                batch = raw.render_on(run.execution.device)
                 scalars, stopped = run.train_step(batch, stop())
             now = time.monotonic()
-            run.seconds += now - ticked
-            ticked = now
+            run.seconds += now - timed_at
+            timed_at = now
             if run.step % LOG_EVERY == 0 or run.step == steps:
-                rate = (run.step - done) * batch_views / max(now - logged, 1e-9)
-                looked = run.feature_health(batch) if run.step % HEALTH_EVERY == 0 else {}
-                if looked:
-                    note = diagnostics.collapse_warning(looked) or f"rank {looked['rank']:.0f}"
-                run.log.write(run.step, run.step * batch_views, scalars | {"views_per_second": rate} | looked)
-                notes = ", ".join(filter(None, (note, run.spikes.note)))
+                rate = (run.step - logged_step) * batch_views / max(now - logged_at, 1e-9)
+                health = run.feature_health(batch) if run.step % HEALTH_EVERY == 0 else {}
+                if health:
+                    health_note = diagnostics.collapse_warning(health) or f"rank {health['rank']:.0f}"
+                run.logger.write(run.step, run.step * batch_views, scalars | {"views_per_second": rate} | health)
+                notes = ", ".join(filter(None, (health_note, run.spikes.note)))
                 try:
                     on_step(run.step * batch_views, scalars["loss"], rate, notes)
                 except KeyboardInterrupt:
                     run.save()
                     raise
-                logged, done = now, run.step
-            if stopped or now - saved > max(save_seconds, SAVE_INTERVAL_FACTOR * saving):
+                logged_at, logged_step = now, run.step
+            if stopped or now - saved_at > max(save_seconds, SAVE_INTERVAL_FACTOR * save_duration):
                 run.save()
-                saved = time.monotonic()
-                saving = saved - now
+                saved_at = time.monotonic()
+                save_duration = saved_at - now
             if stopped:
                 raise KeyboardInterrupt
     finally:
-        run.log.close()
+        run.logger.close()
 
 
 @contextlib.contextmanager
 def _reporting_dead_workers() -> Iterator[None]:
-    """Say in one line that a worker of the data loader died.
+    """Turn the death of a data-loader worker into a user error.
 
-    Torch raises it in the handler of a signal, so wherever this process is then.
+    Torch raises it in a signal handler, so it can appear anywhere in the enclosed code.
     """
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise UserError(f"a process that reads images died, perhaps of lack of memory: {error}; run again") from None
+        raise UserError(f"a data-loader worker died, possibly out of memory: {error}; run again") from None
 
 
-def _batches(batches: BatchDataset, start: int, hardware: ExecutionConfig) -> Iterator[RawBatch]:
+def _load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig) -> Iterator[RawBatch]:
+    """Yield the raw batches from step `start` on."""
     loader = DataLoader(
         batches,
         batch_size=None,
         sampler=range(start, len(batches)),
-        num_workers=min(hardware.workers, max(1, PREFETCH_BYTES // (2 * batches.bytes))) if hardware.workers else 0,
-        pin_memory=hardware.gpu,
+        num_workers=min(execution.workers, max(1, PREFETCH_BYTES // (2 * batches.bytes))) if execution.workers else 0,
+        pin_memory=execution.gpu,
     )
     try:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # workers are born with it: signals are not for them
-        read = iter(loader)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited: workers must ignore signals
+        iterator = iter(loader)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        yield from read
-    except UserError as error:  # of a worker: torch puts the traceback into the message
+        yield from iterator
+    except UserError as error:  # raised in a worker: torch adds the traceback to the message
         raise UserError(str(error).rpartition("UserError: ")[2]) from None
 
 
 def _optimizer(model: Model, settings: AdamW) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices and larger, not on biases, norms and scalars."""
+    """Create AdamW with weight decay on weights of two or more dimensions, not on biases, norms and scalars."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "decays": True, "weight_decay": settings.weight_decay},
@@ -175,7 +189,7 @@ def _optimizer(model: Model, settings: AdamW) -> torch.optim.AdamW:
 
 
 class Trainer:
-    """What changes from step to step."""
+    """State of a run that changes from step to step: model, optimizer, step count, spikes, log."""
 
     def __init__(
         self,
@@ -185,40 +199,58 @@ class Trainer:
         data: CaptionImageDataset,
         folder: Path,
         fingerprint: str,
-        hardware: ExecutionConfig,
+        execution: ExecutionConfig,
     ) -> None:
-        settings, schedule = experiment.settings, experiment.schedule
-        assert settings.optimizer is not None
-        self.experiment, self.seed, self.folder, self.hardware = experiment, seed, folder, hardware
-        self.model, self.settings = model, settings.optimizer
-        self.optimizer = _optimizer(model, settings.optimizer)
-        share = (distributed.rank(), distributed.world_size())
-        self.batches = BatchDataset(data, settings.sampling, schedule, experiment.encoder.image_size, seed, *share)
-        self.fingerprint = fingerprint
-        if distributed.rank() == 0:
-            checkpoint.remove_partial_files(folder)
-        hardware.prepare(model)
-        facts = checkpoint.load(folder, model, self.optimizer, fingerprint, hardware.device)
-        self.step = int(facts.get("step", 0))
-        self.seconds = float(facts.get("seconds", 0.0))
-        """Time spent in training, earlier tries counted in."""
-        self.spikes = diagnostics.SpikeDetector(f"{experiment.name} seed {seed}", json.loads(facts.get("spikes", "{}")))
-        self.log = loggers.MetricsLogger(folder, self.step)
-        distributed.require_equal_across_ranks(
-            self.step, f"the step that {folder} goes on from", "name an --out that all nodes see"
-        )
-        distributed.broadcast_weights(model)
-        model.micro_batch_size = hardware.micro_batch_size
+        """Load the newest checkpoint of `folder`, if any.
 
-    def remaining_batches(self) -> Iterator[RawBatch]:
-        """The batches that are left."""
-        return _batches(self.batches, self.step, self.hardware)
-
-    def train_step(self, batch: Batch, stop: bool = False) -> tuple[dict[str, float], bool]:
-        """One optimiser step; returns the logged scalars, means over processes, and whether any is told to stop.
+        Args:
+            experiment: what to train; its method must have an optimizer.
+            seed: seed of weights, batches and augmentations.
+            model: the untrained model, on the device.
+            data: the experiment's dataset.
+            folder: folder of the run.
+            fingerprint: hash of the experiment's declaration.
+            execution: device and execution settings.
 
         Raises:
-            Diverged: loss or gradient are not finite; weights are those before the step.
+            UserError: the folder is of another configuration, or the dataset does not suit the experiment.
+        """
+        settings, schedule = experiment.settings, experiment.schedule
+        assert settings.optimizer is not None
+        self.experiment, self.seed, self.folder, self.execution = experiment, seed, folder, execution
+        self.model, self.settings = model, settings.optimizer
+        self.optimizer = _optimizer(model, settings.optimizer)
+        rank, world = distributed.rank(), distributed.world_size()
+        self.batches = BatchDataset(data, settings.sampling, schedule, experiment.encoder.image_size, seed, rank, world)
+        self.fingerprint = fingerprint
+        if rank == 0:
+            checkpoint.remove_partial_files(folder)
+        execution.prepare(model)
+        metadata = checkpoint.load(folder, model, self.optimizer, fingerprint, execution.device)
+        self.step = int(metadata.get("step", 0))
+        self.seconds = float(metadata.get("seconds", 0.0))
+        """Training time in seconds, including that before a resume."""
+        spikes = json.loads(metadata.get("spikes", "{}"))
+        self.spikes = diagnostics.SpikeDetector(f"{experiment.name} seed {seed}", spikes)
+        self.logger = loggers.MetricsLogger(folder, self.step)
+        distributed.require_equal_across_ranks(
+            self.step, f"the step from which {folder} resumes", "choose an --out on a file system that all nodes share"
+        )
+        distributed.broadcast_weights(model)
+        model.micro_batch_size = execution.micro_batch_size
+
+    def remaining_batches(self) -> Iterator[RawBatch]:
+        """Yield the batches of the remaining steps."""
+        return _load_batches(self.batches, self.step, self.execution)
+
+    def train_step(self, batch: Batch, stop: bool = False) -> tuple[dict[str, float], bool]:
+        """Do one optimizer step.
+
+        Returns:
+            The scalars to log, averaged over processes, and whether any process was given `stop`.
+
+        Raises:
+            NonFiniteLoss: the loss or the gradient norm is not finite; the weights are unchanged.
         """
         steps, batch_views = len(self.batches), self.experiment.schedule.batch_views
         torch.manual_seed(step_seed(self.seed, self.step))
@@ -228,14 +260,14 @@ class Trainer:
             if group["decays"]:
                 group["weight_decay"] = weight_decay(self.settings, self.step, steps)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.hardware.autocast():
+        with self.execution.autocast():
             losses = self.model.loss(batch)
             losses["loss"].backward()
         distributed.average_gradients(self.model)
-        limit = self.settings.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_((p for p in self.model.parameters() if p.grad is not None), limit)
-        told = [*(value.detach().float() for value in losses.values()), norm.float(), norm.new_tensor(stop).float()]
-        *values, stopping = distributed.all_reduce_mean(torch.stack(told)).tolist()
+        max_norm = self.settings.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_((p for p in self.model.parameters() if p.grad is not None), max_norm)
+        logged = [*(value.detach().float() for value in losses.values()), norm.float(), norm.new_tensor(stop).float()]
+        *values, stopping = distributed.all_reduce_mean(torch.stack(logged)).tolist()
         scalars = dict(zip((*losses, "gradient_norm"), values, strict=True))
         self.spikes.check(self.step, scalars["loss"], scalars["gradient_norm"], lr)
         self.optimizer.step()
@@ -245,31 +277,31 @@ class Trainer:
 
     @torch.no_grad()
     def feature_health(self, batch: Batch) -> dict[str, float]:
-        """How the encoder's features of a batch are doing, the first of all its rows."""
-        rows = slice(0, diagnostics.ROWS)
-        with self.hardware.autocast():
+        """Compute feature health on the first rows of a batch, over all processes."""
+        rows = slice(0, diagnostics.MAX_ROWS)
+        with self.execution.autocast():
             features_BD = self.model.encode_images(batch.images_V3HW[rows])
         return diagnostics.health(
             distributed.all_gather(features_BD), distributed.all_gather(batch.caption_ids_V[rows])
         )
 
     def final_feature_health(self) -> dict[str, float]:
-        """The same when all is done, of the last batch."""
-        return self.feature_health(self.batches[len(self.batches) - 1].views_on(self.hardware.device))
+        """Compute feature health after training, on the last batch."""
+        return self.feature_health(self.batches[len(self.batches) - 1].render_on(self.execution.device))
 
     def save(self) -> None:
-        """Replace the state."""
+        """Save the state, replacing the latest one."""
         if distributed.rank() == 0:
-            facts = {"fingerprint": self.fingerprint, "seconds": str(self.seconds)}
-            facts["spikes"] = json.dumps(self.spikes.state())
-            checkpoint.save(self.folder, self.model, self.optimizer, self.step, len(self.batches), facts)
+            metadata = {"fingerprint": self.fingerprint, "seconds": str(self.seconds)}
+            metadata["spikes"] = json.dumps(self.spikes.state())
+            checkpoint.save(self.folder, self.model, self.optimizer, self.step, len(self.batches), metadata)
 
 
 def load_trained(experiment: Experiment, seed: int, folder: Path, device: torch.device) -> tuple[Model, str]:
-    """The trained model of a finished run, in eval mode, and the SHA-256 of its weights.
+    """Load the model of a finished run, in eval mode, and the SHA-256 of its weights file.
 
     Raises:
-        UserError: the weights are missing, damaged or of another model.
+        UserError: the weights are missing or damaged, or their hash differs from the card's.
     """
     tensors, sha256 = checkpoint.read_weights(folder, device)
     model = build_model(experiment, seed).to(device)

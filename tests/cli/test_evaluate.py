@@ -97,7 +97,7 @@ def test_a_damaged_dataset_hides_no_other_score(machine: Path, synrep: Synrep) -
         write_split(sets / "data", split, [png(np.zeros((4, 4, 3), np.uint8))] * 16, columns)
     write_manifest(sets, "synrep-bench/scenes-objects", {"train": 16, "test": 16})
     code, shown, error = synrep("evaluate", folder, "--evaluation", "knn", "--out", machine / "out")
-    assert_one_line((code, shown, error), "measurements failed: knn on scenes-shape", "no file")
+    assert_one_line((code, shown, error), "evaluations failed: knn on scenes-shape", "no file")
     assert "top1_k20_T0.07" in shown
 
 

@@ -79,7 +79,7 @@ def test_damaged_run_raises_a_user_error(folder) -> None:
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-4] + bytes(4))
-    with pytest.raises(UserError, match=r"has sha256 .* its card says"):
+    with pytest.raises(UserError, match=r"has sha256 .*, model.json has"):
         load(str(folder))
     weights.write_bytes(content[:100])
     with pytest.raises(UserError, match="not a readable checkpoint"):
@@ -89,8 +89,8 @@ def test_damaged_run_raises_a_user_error(folder) -> None:
     with pytest.raises(UserError, match=r"expected an integer seed in .*model.json, found None"):
         load(str(folder))
     (folder / "model.json").write_text("{")
-    with pytest.raises(UserError, match="not the card of a finished run"):
+    with pytest.raises(UserError, match=r"not a valid model\.json"):
         load(str(folder))
     (folder / "model.json").unlink()
-    with pytest.raises(UserError, match="not the card of a finished run"):
+    with pytest.raises(UserError, match=r"not a valid model\.json"):
         load(f"run:{folder}")

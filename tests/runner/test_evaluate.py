@@ -1,4 +1,4 @@
-"""Measuring a frozen model: what is written, what is not measured again, what is chosen, what a failure does."""
+"""Evaluating a frozen model: records, reuse of results, selection, and failures."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ FACTS = {"weights_sha256": "a" * 64, "layer": "cls", "transform": {"mean": (0.5,
 MODEL = Pretrained("timm:tiny", "tiny", {"architecture": "tiny"})
 
 
-class Subject:
+class FakeModel:
     embeds_texts = True
     sees_images = True
 
@@ -31,17 +31,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class Coin(Evaluation):
-    """Counts heads; `log` says what was measured."""
+    """Evaluation that counts heads; `LOG` lists the measured datasets."""
 
     version: ClassVar[int] = 1
     preset: str = "fair"
     datasets: tuple[str, ...] = ("one", "two", "three")
     knob: int = 1
 
-    def skip(self, subject: Any) -> Skipped | None:
-        return None if subject.embeds_texts else Skipped("no text tower", SkipCode.NO_TEXT_TOWER)
+    def skip(self, model: Any) -> Skipped | None:
+        return None if model.embeds_texts else Skipped("no text tower", SkipCode.NO_TEXT_TOWER)
 
-    def __call__(self, subject: Any, seed: int = 0) -> dict[str, Any]:
+    def __call__(self, model: Any, seed: int = 0) -> dict[str, Any]:
         found = {}
         for dataset in self.datasets:
             answer = LOG.append(dataset) or ANSWERS.get(dataset, np.array([1, 0, 1, 1]))
@@ -74,8 +74,8 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmark.runner.evaluate.present", lambda dataset: "r")
 
 
-def run(out: Path, evaluation: Evaluation = COIN, model: Subject | None = None) -> None:
-    measured = EvaluationRun(model or Subject(), MODEL, 0, out, "cpu")
+def run(out: Path, evaluation: Evaluation = COIN, model: FakeModel | None = None) -> None:
+    measured = EvaluationRun(model or FakeModel(), MODEL, 0, out, "cpu")
     run_evaluations(measured, [("coin", evaluation)], lambda *_: None)
 
 
@@ -103,7 +103,7 @@ def _columns(path: Path) -> tuple[list[str], list[Any]]:
     return table.column_names, table.columns
 
 
-def test_what_is_measured_stays_and_what_was_missing_is_tried_again(tmp_path: Path) -> None:
+def test_measured_datasets_are_reused_and_missing_ones_retried(tmp_path: Path) -> None:
     ANSWERS["two"] = np.array([])
     run(tmp_path)
     first = stored(tmp_path)
@@ -120,7 +120,7 @@ def test_what_is_measured_stays_and_what_was_missing_is_tried_again(tmp_path: Pa
     assert (tmp_path / "records/pretrained/tiny/1/0/coin.fair.json").stat().st_mtime_ns == before
 
 
-def test_a_dataset_asked_for_alone_joins_the_record(tmp_path: Path) -> None:
+def test_a_dataset_evaluated_alone_is_added_to_the_record(tmp_path: Path) -> None:
     run(tmp_path, replace(COIN, datasets=("two",)))
     run(tmp_path, replace(COIN, datasets=("one",)))
     assert list(stored(tmp_path).results) == ["one", "two"]
@@ -130,21 +130,21 @@ def test_a_dataset_asked_for_alone_joins_the_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"model": Subject(weights_sha256="9" * 64)},
-        {"model": Subject(layer="pooled")},
-        {"model": Subject(transform={"size": 8})},
-        {"model": Subject(precision="bfloat16")},
+        {"model": FakeModel(weights_sha256="9" * 64)},
+        {"model": FakeModel(layer="pooled")},
+        {"model": FakeModel(transform={"size": 8})},
+        {"model": FakeModel(precision="bfloat16")},
         {"evaluation": replace(COIN, knob=2)},
     ],
 )
-def test_another_model_or_protocol_is_measured_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_another_model_or_protocol_is_measured_again(tmp_path: Path, change: dict[str, Any]) -> None:
     run(tmp_path)
     LOG.clear()
     run(tmp_path, **change)
     assert LOG == ["one", "two", "three"]
 
 
-def test_a_dataset_that_changed_on_this_machine_is_measured_anew(
+def test_a_dataset_that_changed_on_this_machine_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path)
@@ -154,7 +154,7 @@ def test_a_dataset_that_changed_on_this_machine_is_measured_anew(
     assert LOG == ["one"]  # "three" is not here any more: what was measured stays
 
 
-def test_predictions_that_are_gone_or_changed_are_made_again(tmp_path: Path) -> None:
+def test_missing_or_changed_predictions_are_recomputed(tmp_path: Path) -> None:
     run(tmp_path)
     folder = tmp_path / "predictions/pretrained/tiny/1/0/coin.fair"
     (folder / "one.parquet").unlink()
@@ -174,9 +174,9 @@ def test_each_result_keeps_the_environment_it_was_measured_in(tmp_path: Path, mo
     assert devices == {"one": "cpu", "two": "another device", "three": "another device"}
 
 
-def test_a_failure_is_told_at_the_end_and_stops_no_other_dataset(tmp_path: Path) -> None:
+def test_a_failure_is_raised_at_the_end_and_stops_no_other_dataset(tmp_path: Path) -> None:
     ANSWERS["one"] = UserError("row 3 is broken; get it again")
-    with pytest.raises(UserError, match=r"^1 of 3 measurements failed: coin on one: row 3 is broken; get it again$"):
+    with pytest.raises(UserError, match=r"^1 of 3 evaluations failed: coin on one: row 3 is broken; get it again$"):
         run(tmp_path)
     record = stored(tmp_path)
     assert isinstance(record.results["one"], NotMeasured)
@@ -184,7 +184,7 @@ def test_a_failure_is_told_at_the_end_and_stops_no_other_dataset(tmp_path: Path)
     assert all(isinstance(record.results[name], Measured) for name in ("two", "three"))
 
 
-def test_an_interrupt_loses_no_dataset_that_was_done(tmp_path: Path) -> None:
+def test_an_interrupt_keeps_finished_datasets(tmp_path: Path) -> None:
     ANSWERS["three"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
@@ -195,17 +195,17 @@ def test_an_interrupt_loses_no_dataset_that_was_done(tmp_path: Path) -> None:
     assert LOG == ["three"]
 
 
-def test_a_model_that_cannot_be_measured_says_why_everywhere(tmp_path: Path) -> None:
-    subject = Subject()
-    subject.embeds_texts = False
-    run(tmp_path, model=subject)
+def test_a_skipped_evaluation_records_its_reason_for_every_dataset(tmp_path: Path) -> None:
+    model = FakeModel()
+    model.embeds_texts = False
+    run(tmp_path, model=model)
     assert LOG == []
     assert {part.skipped for part in stored(tmp_path).results.values() if isinstance(part, NotMeasured)} == {
         "no text tower"
     }
 
 
-# What is chosen
+# Selection
 
 
 def test_without_a_choice_every_evaluation_in_its_default_preset() -> None:
@@ -236,17 +236,17 @@ def test_names_that_do_not_exist_list_those_that_do() -> None:
 
 
 @pytest.mark.parametrize("name", plugins.names("benchmark.evaluations"))
-def test_presets_have_names_of_their_own(name: str) -> None:
+def test_presets_have_unique_names(name: str) -> None:
     evaluations = plugins.load("benchmark.evaluations", name, "evaluation").EVALUATIONS
     assert len({evaluation.preset for evaluation in evaluations}) == len(evaluations)
     assert len({create.protocol_hash(evaluation) for evaluation in evaluations}) == len(evaluations)
 
 
-def test_what_training_saw_goes_into_the_record_of_a_run_of_ours(tmp_path: Path) -> None:
+def test_training_diagnostics_are_in_the_record_of_an_experiment(tmp_path: Path) -> None:
     seen = {"health": {"rank": 3.5}, "spikes": 1, "worst_spike": 40}
     declared = runs.experiment("simclr")
-    subject = Subject()
-    measured = EvaluationRun(subject, declared, 0, tmp_path, "cpu", content_sha256="c" * 64, training_diagnostics=seen)
+    model = FakeModel()
+    measured = EvaluationRun(model, declared, 0, tmp_path, "cpu", content_sha256="c" * 64, training_diagnostics=seen)
     run_evaluations(measured, [("coin", COIN)], lambda *_: None)
     (path,) = (tmp_path / "records").rglob("*.json")
     training = store.read(path).training

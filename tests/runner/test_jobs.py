@@ -1,4 +1,4 @@
-"""From experiments to records: what is written, what is skipped, and what happens when something fails."""
+"""Jobs from experiments to records: files, skipped work, and failures."""
 
 import hashlib
 import multiprocessing
@@ -38,10 +38,10 @@ NOWHERE = Job(experiment("mae", revision="0" * 40), 0)
 
 
 def silent(*_: object) -> None:
-    """A report to nobody."""
+    """Discard a progress update."""
 
 
-def bring_to_end(job: Job, out: Path) -> None:
+def run_job(job: Job, out: Path) -> None:
     jobs.train_and_evaluate(job, out, ExecutionConfig(), silent)
 
 
@@ -72,7 +72,7 @@ def machine(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 def finished(machine: Path) -> Path:
     """The output folder of two jobs, done one after the other in this process; copy it before changing it."""
     for job in (SIMCLR, CLIP):
-        bring_to_end(job, machine / "finished")
+        run_job(job, machine / "finished")
     return machine / "finished"
 
 
@@ -86,7 +86,7 @@ def test_the_evaluations_of_these_tests_are_all_there_are() -> None:
     assert sorted(WITH_TEXTS + ON_DIGITS) == EVALUATIONS
 
 
-# What is written
+# Files
 
 
 @pytest.mark.parametrize("job", [SIMCLR, CLIP], ids=lambda job: job.label)
@@ -108,7 +108,7 @@ def test_every_evaluation_of_a_job_has_its_record(job: Job, finished: Path, smal
     assert len(store.read_all(finished / "records")) == 2 * len(EVALUATIONS)
 
 
-def test_what_can_be_measured_here_is_and_the_rest_says_why(finished: Path) -> None:
+def test_present_datasets_are_measured_and_others_have_a_reason(finished: Path) -> None:
     probe = record(finished, SIMCLR, "linear_probe")
     digits = probe.results["digits"]
     assert isinstance(digits, Measured)
@@ -142,15 +142,15 @@ def test_predictions_are_those_of_the_record(job: Job, finished: Path) -> None:
         assert {key: score.value for key, score in digits.scores.items()} == pytest.approx(values)
 
 
-# What is skipped
+# Skipped work
 
 
 def test_finished_work_is_not_done_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = times(copied)
     monkeypatch.setattr(jobs.FrozenEncoder, "_encode_rows", lambda *_: pytest.fail("encoded again"))
-    monkeypatch.setattr(loop, "_loop", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "_run_steps", lambda *_: pytest.fail("trained again"))
     for job in (SIMCLR, CLIP):
-        bring_to_end(job, copied)
+        run_job(job, copied)
     assert times(copied) == before
 
 
@@ -159,9 +159,7 @@ def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
     return {name for name, when in after.items() if before.get(name) != when and not name.startswith("features/")}
 
 
-def test_a_dataset_that_has_come_is_measured_and_nothing_else_is_done(
-    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_new_dataset_is_measured(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n = 6
     columns: dict[str, list[Any]] = {
         "true_caption": [f"a red circle left of number {row}" for row in range(n)],
@@ -176,7 +174,7 @@ def test_a_dataset_that_has_come_is_measured_and_nothing_else_is_done(
     monkeypatch.chdir(tmp_path)
     before = times(copied)
     for job in (SIMCLR, CLIP):
-        bring_to_end(job, copied)
+        run_job(job, copied)
     after = times(copied)
     # Without a text tower the new set cannot be measured either: that record stays as it is.
     place = f"{CLIP.key}/aro.synrep-strict"
@@ -186,7 +184,7 @@ def test_a_dataset_that_has_come_is_measured_and_nothing_else_is_done(
     assert isinstance(relation, Measured)
     assert relation.dataset.n == n
     assert "scenes-order" in skipped(found)
-    bring_to_end(CLIP, copied)
+    run_job(CLIP, copied)
     assert times(copied) == after
 
 
@@ -194,7 +192,7 @@ def test_another_protocol_is_measured_again(copied: Path, monkeypatch: pytest.Mo
     before = times(copied)
     other = replace(few_shot.EVALUATIONS[0], episodes=20)
     monkeypatch.setattr(few_shot, "EVALUATIONS", (other,))
-    bring_to_end(SIMCLR, copied)
+    run_job(SIMCLR, copied)
     place = f"{SIMCLR.key}/few_shot.{other.preset}"
     assert changed(before, times(copied)) == {f"records/{place}.json", f"predictions/{place}/digits.parquet"}
     found = record(copied, SIMCLR, "few_shot")
@@ -206,7 +204,7 @@ def test_the_record_of_other_weights_is_replaced(copied: Path) -> None:
     stale = record(copied, SIMCLR, "linear_probe")
     fake = stale.model_copy(update={"model": stale.model.model_copy(update={"weights_sha256": "0" * 64})})
     store.write(fake, copied / "records")
-    bring_to_end(SIMCLR, copied)
+    run_job(SIMCLR, copied)
     assert record(copied, SIMCLR, "linear_probe").model == stale.model
 
 
@@ -214,7 +212,7 @@ def test_the_folder_of_another_configuration_is_refused(copied: Path) -> None:
     other = replace(SIMCLR.experiment, settings=replace(SIMCLR.experiment.settings, temperature=0.5))  # type: ignore[call-arg]
     before = times(copied)
     with pytest.raises(UserError) as refused:
-        bring_to_end(Job(other, SIMCLR.seed), copied)
+        run_job(Job(other, SIMCLR.seed), copied)
     for declared in (SIMCLR.experiment, other):
         assert create.fingerprint(declared)[:12] in str(refused.value)
     assert times(copied) == before
@@ -224,11 +222,11 @@ def test_the_folder_of_another_configuration_is_refused(copied: Path) -> None:
 
 
 def test_processes_change_no_number_and_a_failure_stops_no_other_job(finished: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int, str]] = []
+    updates: list[tuple[str, int, int, str]] = []
     with pytest.raises(
-        UserError, match=r"^1 of 3 runs failed \(test/mae seed 0\): .* wanted 0{12}; build or"
+        UserError, match=r"^1 of 3 runs failed \(test/mae seed 0\): .* expected 0{12}; build or"
     ) as failed:
-        jobs.run_jobs([NOWHERE, SIMCLR, CLIP], tmp_path, 2, lambda *words: told.append(words))
+        jobs.run_jobs([NOWHERE, SIMCLR, CLIP], tmp_path, 2, lambda *words: updates.append(words))
     assert "\n" not in str(failed.value)
     for job in (SIMCLR, CLIP):
         for name in EVALUATIONS:
@@ -241,15 +239,15 @@ def test_processes_change_no_number_and_a_failure_stops_no_other_job(finished: P
     assert [path.name for path in (tmp_path / "records" / "test").iterdir()].count("mae") == 0
     for job in (SIMCLR, CLIP):
         views = job.experiment.schedule.views
-        assert (job.label, views, views) in [(name, done, total) for name, done, total, _ in told]
+        assert (job.label, views, views) in [(name, done, total) for name, done, total, _ in updates]
         total = sum(len(evaluation.datasets) for _, evaluation in evaluations.select_evaluations((), None, ()))
-        assert (f"{job.key} evaluation", total, total, "") in told
+        assert (f"{job.key} evaluation", total, total, "") in updates
 
 
 def test_a_worker_that_is_killed_ends_the_run_at_once_and_the_others_keep_their_state(
     machine: Path, tmp_path: Path
 ) -> None:
-    """As the kernel does when memory runs out."""
+    """The kernel does so when memory runs out."""
     work = [Job(experiment("simclr", steps=100_000), seed) for seed in (0, 1, 2)]
     running = [tmp_path / "train" / job.key for job in work[:2]]
 
@@ -259,7 +257,7 @@ def test_a_worker_that_is_killed_ends_the_run_at_once_and_the_others_keep_their_
         os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
-    with pytest.raises(UserError, match=r"^a worker process died, .*; run again to go on"):
+    with pytest.raises(UserError, match=r"^a worker process died, .*; run again with fewer --jobs to resume"):
         jobs.run_jobs(work, tmp_path, 2, silent)
     assert multiprocessing.active_children() == []
     assert any((folder / "state.safetensors").exists() for folder in running)
@@ -267,7 +265,7 @@ def test_a_worker_that_is_killed_ends_the_run_at_once_and_the_others_keep_their_
 
 def test_a_second_interrupt_kills_the_workers() -> None:
     class Pool:
-        """One whose workers do not leave when asked to."""
+        """Pool whose workers do not exit when asked to."""
 
         def shutdown(self, **_: bool) -> None:
             raise KeyboardInterrupt
@@ -275,15 +273,15 @@ def test_a_second_interrupt_kills_the_workers() -> None:
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
     worker.start()
     with pytest.raises(KeyboardInterrupt):
-        jobs._end(Pool())  # type: ignore[arg-type]
+        jobs._shut_down(Pool())  # type: ignore[arg-type]
     signal.pthread_sigmask(signal.SIG_UNBLOCK, jobs.SIGNALS)
     worker.join()
     assert worker.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_the_workers_of_a_killed_parent_leave(machine: Path, tmp_path: Path) -> None:
-    """Else they would train beside the next try."""
+def test_the_workers_of_a_killed_parent_exit(machine: Path, tmp_path: Path) -> None:
+    """They would compete with the next run otherwise."""
     job = Job(experiment("simclr", steps=100_000), 0)
     parent = os.fork()
     if parent == 0:
@@ -303,7 +301,7 @@ def test_the_workers_of_a_killed_parent_leave(machine: Path, tmp_path: Path) -> 
 
 
 def runs(process: str) -> bool:
-    """Whether a process is there, and no zombie that waits for somebody to read its status."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

@@ -69,9 +69,9 @@ def run(
 ) -> loop.Trainer:
     """The loop's own run, before its first step."""
     declared = experiment(setting, batch_views)
-    hardware = ExecutionConfig(setting.device, slices, setting.workers)
+    execution = ExecutionConfig(setting.device, slices, setting.workers)
     model = loop.build_model(declared, 0).to(setting.device).train()
-    return loop.Trainer(declared, 0, model, data, folder, create.fingerprint(declared), hardware)
+    return loop.Trainer(declared, 0, model, data, folder, create.fingerprint(declared), execution)
 
 
 def gap(setting: Setting, data: CaptionImageDataset, folder: Path) -> tuple[float, float]:
@@ -79,10 +79,10 @@ def gap(setting: Setting, data: CaptionImageDataset, folder: Path) -> tuple[floa
     small = run(setting, data, folder, 8 * VIEWS)
     reference: Model = loop.build_model(small.experiment, 0).train()
     raw = small.batches[0]
-    with small.hardware.autocast():
-        there = small.model.loss(raw.views_on(setting.device))["loss"].float().cpu()
-        features = small.model.encode_images(raw.views_on(setting.device).images_V3HW).float().cpu()
-    batch = raw.views_on(torch.device("cpu"))
+    with small.execution.autocast():
+        there = small.model.loss(raw.render_on(setting.device))["loss"].float().cpu()
+        features = small.model.encode_images(raw.render_on(setting.device).images_V3HW).float().cpu()
+    batch = raw.render_on(torch.device("cpu"))
     here = reference.loss(batch)["loss"]
     cosine = F.cosine_similarity(features, reference.encode_images(batch.images_V3HW)).min()
     return abs(float(there / here) - 1), 1 - float(cosine)
@@ -97,7 +97,7 @@ def ours(
     steps = STEPS if slices is None else 3
 
     def step() -> None:
-        one.train_step(next(batches).views_on(setting.device))
+        one.train_step(next(batches).render_on(setting.device))
 
     for _ in range(WARM_UP if slices is None else 1):
         step()
@@ -108,11 +108,11 @@ def reading(setting: Setting, data: CaptionImageDataset, folder: Path, batch_vie
     """Views per second of the input alone: read and decoded by the workers, augmented on the device."""
     batches = run(setting, data, folder, batch_views).remaining_batches()
     for _ in range(WARM_UP):
-        next(batches).views_on(setting.device)
+        next(batches).render_on(setting.device)
 
     def several() -> None:
         for _ in range(STEPS // 2):
-            next(batches).views_on(setting.device)
+            next(batches).render_on(setting.device)
 
     return STEPS // 2 * batch_views / seconds(several, setting.device)
 

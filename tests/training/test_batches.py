@@ -1,4 +1,4 @@
-"""Batches: shared by several processes, raw on the way to the device, and what is refused."""
+"""Batches: sharing among processes, raw batches, and errors."""
 
 import pickle
 from collections.abc import Iterator
@@ -52,14 +52,14 @@ def same(first: Batch, second: Batch) -> bool:
 def test_the_shares_of_all_processes_are_the_batch_of_one(
     world: int, sampling: Sampling, small_data: CaptionImageDataset
 ) -> None:
-    """Bit for bit, in the order of ranks, whichever step."""
+    """Concatenated in rank order, they are bitwise equal, at any step."""
     whole = batches(small_data, sampling)
     shared = [batches(small_data, sampling, rank=rank, world=world) for rank in range(world)]
     for step in (0, 3):
-        wanted = whole[step].views_on(CPU)
+        wanted = whole[step].render_on(CPU)
         raw = [part[step] for part in shared]
         assert [len(part.images_B3HW) for part in raw] == [VIEWS // sampling.crops // world] * world
-        parts = [part.views_on(CPU) for part in raw]
+        parts = [part.render_on(CPU) for part in raw]
         for name in TENSORS:
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(wanted, name))
         assert [text for part in parts for text in part.texts] == wanted.texts
@@ -87,7 +87,7 @@ def test_a_batch_that_cannot_be_shared(world: int, multiple: int, small_data: Ca
 # Raw batches
 
 
-def test_a_raw_batch_holds_each_image_once_as_bytes(numbered_dataset: Path) -> None:
+def test_a_raw_batch_contains_each_image_once_as_uint8(numbered_dataset: Path) -> None:
     data = CaptionImageDataset(numbered_dataset, NUMBERED.revision)
     raw = batches(data)[2]
     assert raw.images_B3HW.shape == (36, 3, 16, 16) and raw.images_B3HW.dtype == torch.uint8
@@ -99,14 +99,14 @@ def test_a_raw_batch_holds_each_image_once_as_bytes(numbered_dataset: Path) -> N
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_raw_batch_can_be_sent_to_another_process(workers: int, small_data: CaptionImageDataset) -> None:
     made = batches(small_data)
-    wanted = [made[step].views_on(CPU) for step in range(STEPS)]
+    wanted = [made[step].render_on(CPU) for step in range(STEPS)]
     loaded = DataLoader(made, batch_size=None, sampler=range(STEPS), num_workers=workers)
-    assert all(same(raw.views_on(CPU), batch) for raw, batch in zip(loaded, wanted, strict=True))
-    assert same(pickle.loads(pickle.dumps(made[1])).views_on(CPU), wanted[1])
+    assert all(same(raw.render_on(CPU), batch) for raw, batch in zip(loaded, wanted, strict=True))
+    assert same(pickle.loads(pickle.dumps(made[1])).render_on(CPU), wanted[1])
 
 
 def test_all_of_a_raw_batch_is_pinned(small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There may be no GPU here: what asks for pinned memory gets a copy instead, and is counted."""
+    """Without a GPU, pinning is replaced by a counted copy."""
     pinned: list[Tensor] = []
 
     def pin(values: Tensor) -> Tensor:
@@ -117,23 +117,23 @@ def test_all_of_a_raw_batch_is_pinned(small_data: CaptionImageDataset, monkeypat
     monkeypatch.setattr(Tensor, "pin_memory", pin)
     found = raw.pin_memory()
     assert {id(values) for values in tensors(found)} == {id(values) for values in pinned}
-    assert same(found.views_on(CPU), raw.views_on(CPU))
+    assert same(found.render_on(CPU), raw.render_on(CPU))
 
 
 def test_everything_of_a_batch_goes_to_the_device(small_data: CaptionImageDataset) -> None:
-    batch = batches(small_data)[1].views_on(torch.device("meta"))
+    batch = batches(small_data)[1].render_on(torch.device("meta"))
     assert {getattr(batch, name).device.type for name in (*TENSORS, "text_index_V")} == {"meta"}
 
 
-# Crops of their own
+# Augmentations per crop
 
 
 def test_crop_c_is_made_by_augmentation_c(small_data: CaptionImageDataset) -> None:
-    """The first crop in colour, the second grey, the third in two colours: both stay apart in the batch."""
+    """The first crop is in color, the second gray, the third solarized."""
     plain = Augmentation(scale=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
     further = (replace(plain, grayscale=1.0), replace(plain, solarize=1.0))
     sampling = Sampling(images=2, crops=3, augmentation=plain, further=further)
-    batch = batches(small_data, sampling)[0].views_on(CPU)
+    batch = batches(small_data, sampling)[0].render_on(CPU)
     images = batch.images_V3HW * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
     colourful = (images.amax(1) - images.amin(1)).amax((1, 2)) > 0.05
     inverted = images.amax((1, 2, 3)) < 0.51
@@ -143,10 +143,10 @@ def test_crop_c_is_made_by_augmentation_c(small_data: CaptionImageDataset) -> No
 
 def test_a_batch_is_its_images_and_its_views(small_data: CaptionImageDataset) -> None:
     raw = batches(small_data)[1]
-    assert torch.equal(raw.views_on(CPU).images_V3HW, render_views(raw.images_B3HW, raw.views, SIZE))
+    assert torch.equal(raw.render_on(CPU).images_V3HW, render_views(raw.images_B3HW, raw.views, SIZE))
 
 
-# What is refused, in one line
+# Errors
 
 
 def refused(data: CaptionImageDataset, sampling: Sampling, views: int = VIEWS) -> str:
@@ -159,7 +159,7 @@ def refused(data: CaptionImageDataset, sampling: Sampling, views: int = VIEWS) -
 def test_a_dataset_with_one_image_per_caption(small_data: CaptionImageDataset) -> None:
     small_data.images_per_caption = 1
     found = refused(small_data, SAMPLING)
-    assert "wants 3 images per caption" in found and "has 1, as datasets of real images do" in found
+    assert "needs 3 images per caption" in found and "has 1 (datasets of real images have one)" in found
 
 
 @pytest.mark.parametrize("nothing", ["", "  \n", None])
@@ -168,7 +168,7 @@ def test_captions_without_text_for_a_method_with_text(nothing: Any, small_datase
     data.captions = list(data.captions)
     data.captions[7] = data.captions[90] = nothing
     found = refused(data, SAMPLING)
-    assert "wants text" in found and f"none for 2 of its {CAPTIONS} captions (the first is row 7)" in found
+    assert f"needs text, but 2 of {CAPTIONS} captions of" in found and "are empty (first: row 7)" in found
     batches(data, replace(SAMPLING, text=False))
 
 
@@ -179,7 +179,7 @@ def test_more_augmentations_than_crops(small_data: CaptionImageDataset) -> None:
 # Read by workers
 
 
-def test_the_order_of_an_epoch_is_drawn_once_and_does_not_travel(
+def test_the_order_of_an_epoch_is_cached_and_not_pickled(
     small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = batches(small_data)
@@ -193,7 +193,7 @@ def test_the_order_of_an_epoch_is_drawn_once_and_does_not_travel(
     assert pickle.loads(pickle.dumps(found))._order is None
 
 
-def test_a_batch_knows_its_bytes(small_data: CaptionImageDataset) -> None:
+def test_bytes_is_the_size_of_a_raw_batch(small_data: CaptionImageDataset) -> None:
     found = batches(small_data)
     assert found.bytes == found[0].images_B3HW.nbytes
     assert batches(small_data, rank=1, world=2).bytes == found.bytes // 2

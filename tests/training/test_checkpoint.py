@@ -1,4 +1,4 @@
-"""Older states to go back to."""
+"""Earlier states, and resuming from them."""
 
 import itertools
 import types
@@ -23,18 +23,18 @@ def saved(folder: Path, step: int, steps: int = 100) -> None:
 
 
 def states(folder: Path) -> list[int]:
-    return [int(path.stem) for path in checkpoint._kept(folder)]
+    return [int(path.stem) for path in checkpoint._earlier_states(folder)]
 
 
 def test_the_newest_three_are_kept_a_tenth_of_the_schedule_apart(tmp_path: Path) -> None:
     for step in (3, 9, 10, 15, 19, 20, 21, 35, 44, 45, 60):
         saved(tmp_path, step)
     assert states(tmp_path) == [35, 45, 60]
-    facts, _ = checkpoint.read(tmp_path / checkpoint.STATE, CPU)
+    facts, _ = checkpoint.read(tmp_path / checkpoint.LATEST, CPU)
     assert facts == {"step": "60", "fingerprint": "a"}
 
 
-def test_a_run_goes_on_from_the_newest_state_that_is_left(
+def test_a_run_resumes_from_the_newest_state_present(
     small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_INTERVAL_FACTOR", 0)
@@ -43,19 +43,19 @@ def test_a_run_goes_on_from_the_newest_state_that_is_left(
     run = tmp_path / "run"
     interrupted(declared, small_data, run, step=30, save_seconds=0.0)
     assert states(run)[-1] >= 24
-    (run / checkpoint.STATE).write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"remove .*state\.safetensors to go on from an older state, or"):
+    (run / checkpoint.LATEST).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"remove .*state\.safetensors to resume from an earlier state, or"):
         train_here(declared, small_data, run)
-    (run / checkpoint.STATE).unlink()
-    first = checkpoint._kept(run)[-1]
-    told: list[int] = []
-    assert train_here(declared, small_data, run, on_step=lambda views, *_: told.append(views)) == undisturbed
-    assert told[0] // 24 > int(first.stem), "it did not go on from there"
+    (run / checkpoint.LATEST).unlink()
+    first = checkpoint._earlier_states(run)[-1]
+    views_seen: list[int] = []
+    assert train_here(declared, small_data, run, on_step=lambda views, *_: views_seen.append(views)) == undisturbed
+    assert views_seen[0] // 24 > int(first.stem), "it did not resume from there"
     assert [line["step"] for line in metrics(run)] == [10, 20, 30, 40]
-    assert not (run / checkpoint.STATES).exists(), "a finished run keeps no states"
+    assert not (run / checkpoint.HISTORY_DIR).exists(), "a finished run keeps no states"
 
 
-def test_what_a_kill_left_half_written_is_removed(small_data: CaptionImageDataset, tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_run_are_removed(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     for name in (".state.safetensors.1.a.tmp", "states/.000000010.safetensors.1.a.tmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -63,8 +63,8 @@ def test_what_a_kill_left_half_written_is_removed(small_data: CaptionImageDatase
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_moments_lie_as_their_parameters(tmp_path: Path) -> None:
-    """A fused optimiser pairs them by memory, and weights that are channels_last would move by others' moments."""
+def test_moments_have_the_memory_layout_of_their_parameters(tmp_path: Path) -> None:
+    """A fused optimizer pairs them by memory offset: channels_last weights would get the moments of other weights."""
 
     def made() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
         model = torch.nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
@@ -84,7 +84,7 @@ def test_moments_lie_as_their_parameters(tmp_path: Path) -> None:
             assert torch.equal(moment, optimizer.state[mine][name])
 
 
-def test_saving_takes_a_twentieth_of_the_time_at_most(
+def test_saving_takes_at_most_a_twentieth_of_the_time(
     small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock that ticks when it is read; saving takes 3 ticks, a step one."""

@@ -105,31 +105,31 @@ def test_fine_method_passes_every_check():
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (Unseeded, "draws weights that torch's seed does not fix"),
+        (Unseeded, "initializes weights that torch's seed does not fix"),
         (NotFinite, "the loss is not finite"),
         (Vector, "must return a scalar named 'loss'"),
         (Nameless, "must return a scalar named 'loss'"),
         (Detached, "no gradient reaches the encoder"),
         (Growing, r"does not fall on a repeated batch \(\d"),
         (Mixing, "depend on the rest of the batch"),
-        (Elsewhere, "evaluations see another layer"),
+        (Elsewhere, "image_layers.. has another first layer"),
         (Wide, r"features have shape \(12, 64\)"),
         (Joint, "embedded images are not unit vectors"),
         (Narrow, "widths differ: images 32, texts 16"),
     ],
 )
-def test_broken_method_is_told_what_it_breaks(model, reason):
+def test_a_broken_method_fails_with_the_violated_rule(model, reason):
     with pytest.raises(UserError, match=f"the method breaks the contract: .*{reason}"):
         for check in contract.CHECKS.values():
             check(Plain(model=model))
 
 
-def test_method_without_optimiser_need_not_learn():
+def test_a_method_without_optimizer_need_not_learn():
     contract.check_learns(replace(Plain(), optimizer=None, model=NotFinite))
 
 
 @pytest.mark.parametrize(("images", "crops", "text"), [(1, 1, False), (2, 1, True), (1, 2, False), (3, 2, True)])
-def test_toy_batch_is_as_the_method_samples(images, crops, text):
+def test_the_toy_batch_follows_the_methods_sampling(images, crops, text):
     batch = contract.toy_batch(replace(Plain(), sampling=Sampling(images, crops, text)))
     count = contract.CAPTIONS * images * crops
     assert batch.images_V3HW.shape == (count, 3, 16, 16)

@@ -25,7 +25,7 @@ from datasets_scripts.text_to_image import GeneratedImage
 from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, Numbers, numbers, read_number
 
 WHOLE = Augmentation(scale=(1.0, 1.0), flip=0.5, jitter=0.0, grayscale=0.0, blur=0.5)
-"""Leaves a flat image as it is."""
+"""Augmentation that does not change a flat image."""
 CPU = torch.device("cpu")
 SAMPLING = Sampling(images=3, crops=2, text=True, augmentation=WHOLE)
 VIEWS = 48
@@ -45,10 +45,10 @@ def copy(numbered_dataset, tmp_path):
 
 
 class Made(BatchDataset):
-    """Batches whose views are made at once, on the CPU."""
+    """Batches whose views are rendered immediately, on the CPU."""
 
     def __getitem__(self, step):
-        return super().__getitem__(step).views_on(CPU)
+        return super().__getitem__(step).render_on(CPU)
 
 
 def batches(data, sampling=SAMPLING, seed=0, steps=4 * PER_EPOCH, views=VIEWS, **share):
@@ -56,7 +56,7 @@ def batches(data, sampling=SAMPLING, seed=0, steps=4 * PER_EPOCH, views=VIEWS, *
 
 
 def read(batch):
-    """(number of the caption, index of the image) that each view shows."""
+    """Return the (caption number, image index) that each view shows."""
     pixels_V3 = (batch.images_V3HW * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]).mean((2, 3))
     return [read_number(pixels) for pixels in (255 * pixels_V3).tolist()]
 
@@ -94,7 +94,7 @@ def test_views_of_a_caption_are_adjacent_and_crops_of_an_image_within_them(data)
 
 
 @pytest.mark.parametrize(("images", "crops"), [(1, 1), (1, 2), (2, 1), (4, 1), (4, 2)], ids=str)
-def test_ids_say_what_is_the_same_image(data, images, crops):
+def test_ids_identify_equal_images(data, images, crops):
     batch = batches(data, replace(SAMPLING, images=images, crops=crops))[0]
     shown = read(batch)
     assert len(set(batch.image_ids_V.tolist())) == len(set(shown)) == VIEWS // crops
@@ -128,13 +128,13 @@ def test_captions_and_ids_are_those_of_the_recipe_across_files(data):
     assert data.caption_ids.tolist() == [caption.caption_id for caption in numbers()]
 
 
-def test_image_is_read_by_its_place_in_any_order(data):
+def test_images_are_read_by_row_and_index_in_any_order(data):
     places = [(row, index) for row in range(CAPTIONS) for index in range(IMAGES)]
     for row, index in np.random.default_rng(0).permutation(places):
         assert read_number(data.image(row, index).mean((0, 1))) == (row, index)
 
 
-def test_image_is_what_parquet_holds(small_data, small_dataset):
+def test_an_image_equals_the_one_in_parquet(small_data, small_dataset):
     rows = pq.read_table(small_dataset / "data")[schema.IMAGES].to_pylist()
     for row in (0, 63, 64, CAPTIONS - 1):
         for index in range(IMAGES):
@@ -155,7 +155,7 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(numbered_dataset, data):
     assert not same(batches(data, replace(SAMPLING, augmentation=SIMCLR), seed=1)[7], wanted)
 
 
-def test_length_of_the_schedule_does_not_move_batches(data):
+def test_the_length_of_the_schedule_does_not_change_batches(data):
     assert same(batches(data, steps=10)[7], batches(data, steps=70)[7])
 
 
@@ -171,7 +171,7 @@ def test_batches_do_not_depend_on_workers_nor_on_where_one_starts(data, workers)
 
 @dataclass(frozen=True)
 class Failing(Numbers):
-    """Draws no image 1 of captions below 100, and none at all of captions 30 to 39."""
+    """Text-to-image model that fails for image 1 of captions below 100, and for all images of captions 30 to 39."""
 
     def __call__(self, captions, seeds, guidance):
         for place, drawn in enumerate(super().__call__(captions, seeds, guidance)):
@@ -186,7 +186,7 @@ def failing(tmp_path_factory):
     return CaptionImageDataset(build(recipe, tmp_path_factory.mktemp("data"), [""], lambda *_: None), recipe.revision)
 
 
-def test_images_that_could_not_be_drawn_are_never_seen_and_the_others_as_often_as_wanted(failing):
+def test_failed_images_are_never_sampled_and_the_others_as_often_as_requested(failing):
     some = batches(failing, views=36, sampling=replace(SAMPLING, crops=1))
     for step in range(some.steps_per_epoch):
         batch = some[step]
@@ -197,7 +197,7 @@ def test_images_that_could_not_be_drawn_are_never_seen_and_the_others_as_often_a
             assert len(set(shown[start : start + 3])) == 3
 
 
-def test_a_caption_with_fewer_images_than_wanted_shows_some_twice(failing):
+def test_a_caption_with_too_few_images_repeats_some(failing):
     four = batches(failing, views=48, sampling=replace(SAMPLING, images=4, crops=1))
     for step in range(3):
         for number, indices in itertools.groupby(read(four[step]), lambda view: view[0]):
@@ -233,13 +233,13 @@ def test_orders_differ_between_seeds(data):
     assert batches(data, seed=0).rows(0).tolist() != batches(data, seed=1).rows(0).tolist()
 
 
-def test_images_are_drawn_without_replacement_and_all_alike(data):
+def test_images_are_sampled_uniformly_without_replacement(data):
     """Over many epochs, each of the l images and each pair of them is seen equally often."""
     all_batches = batches(data, replace(SAMPLING, images=2, crops=1))
     singles, pairs = collections.Counter(), collections.Counter()
     for epoch in range(100):
         for row in range(0, CAPTIONS, 5):
-            drawn = all_batches.images_of(epoch * all_batches.steps_per_epoch, row).tolist()
+            drawn = all_batches.sample_images(epoch * all_batches.steps_per_epoch, row).tolist()
             assert len(set(drawn)) == 2
             singles.update(drawn)
             pairs[tuple(sorted(drawn))] += 1
@@ -248,36 +248,36 @@ def test_images_are_drawn_without_replacement_and_all_alike(data):
     assert chisquare([*singles.values()]).pvalue > 1e-3
 
 
-def test_captions_draw_their_images_independently(data):
+def test_captions_sample_their_images_independently(data):
     all_batches = batches(data, replace(SAMPLING, images=1, crops=1))
-    drawn = [int(all_batches.images_of(0, row)[0]) for row in range(CAPTIONS)]
+    drawn = [int(all_batches.sample_images(0, row)[0]) for row in range(CAPTIONS)]
     assert chisquare([*collections.Counter(drawn).values()]).pvalue > 1e-3
-    again = [int(all_batches.images_of(all_batches.steps_per_epoch, row)[0]) for row in range(CAPTIONS)]
+    again = [int(all_batches.sample_images(all_batches.steps_per_epoch, row)[0]) for row in range(CAPTIONS)]
     both = collections.Counter(zip(drawn, again))
     assert len(both) == IMAGES**2 and max(both.values()) < CAPTIONS / 5
 
 
 def test_images_depend_on_the_caption_id_not_on_its_row(data):
     all_batches = batches(data)
-    wanted = {int(data.caption_ids[row]): all_batches.images_of(3, row).tolist() for row in range(CAPTIONS)}
+    wanted = {int(data.caption_ids[row]): all_batches.sample_images(3, row).tolist() for row in range(CAPTIONS)}
     data.caption_ids = data.caption_ids[::-1]
     for row in range(CAPTIONS):
-        assert all_batches.images_of(3, row).tolist() == wanted[int(data.caption_ids[row])]
+        assert all_batches.sample_images(3, row).tolist() == wanted[int(data.caption_ids[row])]
 
 
-def test_all_images_of_a_caption_when_as_many_are_wanted(data):
+def test_all_images_of_a_caption_can_be_sampled(data):
     all_batches = batches(data, Sampling(images=IMAGES, augmentation=WHOLE))
-    assert sorted(all_batches.images_of(3, 7).tolist()) == list(range(IMAGES))
+    assert sorted(all_batches.sample_images(3, 7).tolist()) == list(range(IMAGES))
 
 
-def test_crops_of_an_image_are_augmented_apart(small_data):
+def test_crops_of_an_image_are_augmented_differently(small_data):
     sampling = Sampling(images=1, crops=2)
     batch = Made(small_data, sampling, Schedule(48, 24), 16, 0)[0]
     first, second = batch.images_V3HW[0::2], batch.images_V3HW[1::2]
     assert ((first - second).abs().mean((1, 2, 3)) > 0.05).all()
 
 
-def test_every_step_of_every_seed_is_augmented_anew(data, monkeypatch):
+def test_every_step_of_every_seed_has_its_own_augmentations(data, monkeypatch):
     def noise(count, height, width, augmentations, generator):
         return torch.rand(count * len(augmentations), generator=generator)
 
@@ -289,8 +289,8 @@ def test_every_step_of_every_seed_is_augmented_anew(data, monkeypatch):
     assert all(map(torch.equal, first, again))
 
 
-def test_generators_are_keyed_apart():
-    """Orders and images, seeds and epochs, caption ids of either sign: never the same stream."""
+def test_generators_of_different_keys_differ():
+    """Shuffles and image samples, seeds, epochs, and caption ids of either sign never have the same stream."""
     keys = [(s, e, c) for s in (0, 1, 2) for e in (0, 1, 2) for c in (None, 0, 1, -1, 2**63 - 1, -(2**63))]
     assert len({keyed_rng(*key).random() for key in keys}) == len(keys)
     assert keyed_rng(1, 2, 3).random() == keyed_rng(1, 2, 3).random()
@@ -298,7 +298,7 @@ def test_generators_are_keyed_apart():
     assert len(seeds) == 9000 and max(seeds) < 2**63
 
 
-# What can be wrong
+# Errors
 
 
 def test_unfinished_dataset(copy):
@@ -347,7 +347,7 @@ def test_missing_or_truncated_index_is_named(copy, length):
 
 def test_index_of_another_file_is_refused(copy):
     shutil.copy(copy / schema.index_name("train", 0), copy / schema.index_name("train", 2))
-    with pytest.raises(UserError, match=r"train-00002-of-00003\.parquet has 32 rows, its index 64"):
+    with pytest.raises(UserError, match=r"train-00002-of-00003\.parquet has 32 rows, its index has 64"):
         CaptionImageDataset(copy, NUMBERED.revision)
 
 
@@ -368,12 +368,12 @@ def test_damaged_image_is_named_by_file_row_and_image(copy, what):
 
 
 def test_more_images_than_a_caption_has(data):
-    with pytest.raises(UserError, match=r"wants 5 images per caption, synrep-bench/numbered has 4"):
+    with pytest.raises(UserError, match=r"needs 5 images per caption, synrep-bench/numbered has 4"):
         batches(data, Sampling(images=5), views=50)
 
 
-def test_fewer_captions_than_a_batch_wants(data):
-    with pytest.raises(UserError, match=r"numbered has 160 captions, a batch wants 161; use a smaller batch"):
+def test_fewer_captions_than_a_batch_needs(data):
+    with pytest.raises(UserError, match=r"numbered has 160 captions, a batch needs 161; use a smaller batch"):
         batches(data, Sampling(), views=161)
     assert len(batches(data, Sampling(), views=160, steps=3)) == 3
 

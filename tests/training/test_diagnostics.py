@@ -1,4 +1,4 @@
-"""The log of a run, its guard against spikes, and what it says of features, each against an oracle of its own."""
+"""Loggers, spike detector and feature health, each against an independent oracle."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from benchmark.training import diagnostics
 from benchmark.training.diagnostics import SpikeDetector, health
 from benchmark.training.loggers import MetricsLogger
 
-# The log
+# Loggers
 
 
 def lines(folder):
@@ -25,7 +25,7 @@ def lines(folder):
 
 
 def shown(folder, name="loss"):
-    """(step, value) of what TensorBoard shows."""
+    """Return the (step, value) pairs that TensorBoard shows."""
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     return [(event.step, round(event.value, 3)) for event in events.Scalars(name)]
 
@@ -64,11 +64,11 @@ def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path):
 @pytest.mark.parametrize("damage", ["no json\n", "[1]\n", '{"views": 3}\n', '{"step": "x"}\n'])
 def test_a_damaged_file_is_one_line(tmp_path, damage):
     (tmp_path / "metrics.jsonl").write_text(damage)
-    with pytest.raises(UserError, match=r"metrics.jsonl is damaged .*; remove it, or the folder to start again"):
+    with pytest.raises(UserError, match=r"metrics.jsonl is damaged .*; remove it, or its folder to start again"):
         MetricsLogger(tmp_path, 10)
 
 
-def test_what_is_not_finite_is_null_as_in_any_json(tmp_path):
+def test_non_finite_values_are_null_in_json(tmp_path):
     log = MetricsLogger(tmp_path, 0)
     log.write(10, 240, {"loss": 1.0, "other": math.nan})
     log.close()
@@ -97,7 +97,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 
 
 class Service:
-    """Stands for the package `wandb`."""
+    """Fake of the package `wandb`."""
 
     def __init__(self, refuses: str = "") -> None:
         self.refuses, self.starts, self.steps, self.ends = refuses, [], [], 0
@@ -129,7 +129,7 @@ def wandb(monkeypatch):
     return installed
 
 
-def test_wandb_gets_what_the_file_gets_and_is_the_same_run_when_it_goes_on(tmp_path, wandb):
+def test_wandb_gets_the_same_values_and_resumes_the_same_run(tmp_path, wandb):
     service = wandb(Service())
     folder = tmp_path / "train/smoke/simclr/1/0"
     logged(folder, 0, 20).close()
@@ -146,15 +146,17 @@ def test_wandb_gets_what_the_file_gets_and_is_the_same_run_when_it_goes_on(tmp_p
     assert b"secret-key" not in written
 
 
-def test_wandb_is_asked_for_by_the_environment_alone(tmp_path, wandb):
+def test_wandb_is_enabled_only_by_the_environment(tmp_path, wandb):
     service = wandb(Service(), project="")
     logged(tmp_path, 0, 10).close()
     assert service.starts == [] and not (tmp_path / "wandb").exists()
 
 
-def test_a_service_that_refuses_is_one_line(tmp_path, wandb):
+def test_a_wandb_failure_is_one_line(tmp_path, wandb):
     wandb(Service(refuses="no key\nconfigured"))
-    with pytest.raises(UserError, match=r"WANDB_PROJECT is synrep, but W&B refuses \(no key configured\); run `wandb"):
+    with pytest.raises(
+        UserError, match=r"WANDB_PROJECT is set \(synrep\), but W&B failed to start: no key configured; run `wandb"
+    ):
         MetricsLogger(tmp_path, 0)
 
 
@@ -184,7 +186,7 @@ def test_a_loss_that_is_not_finite_is_one_line(loss):
 
 
 def test_a_gradient_that_is_not_finite_is_one_line():
-    with pytest.raises(UserError, match="the gradient's norm is inf at step 5 "):
+    with pytest.raises(UserError, match="the gradient norm is inf at step 5 "):
         SpikeDetector("run").check(5, 1.0, math.inf, 0.1)
 
 
@@ -198,12 +200,12 @@ def test_spikes_are_counted_and_the_highest_is_named():
     assert fed(losses).card()["worst_spike"] == 1510
 
 
-def test_noise_a_falling_loss_and_a_low_one_are_no_spikes():
+def test_noise_and_falling_or_low_losses_are_not_spikes():
     for losses in (noisy(2000), [8 * math.exp(-i / 50) for i in range(500)], [*noisy(100), *[0.0] * 5], [2.0] * 300):
         assert fed(losses).card() == {"spikes": 0} and fed(losses).note == ""
 
 
-def test_the_border_is_ten_deviations_or_ten_per_cent():
+def test_the_threshold_is_ten_deviations_or_ten_percent():
     """Losses of 1, 2 and 3: median 2, deviation 1."""
     course = [1.0, 2.0, 3.0] * 33
     assert fed([*course, 11.9]).count == 0 and fed([*course, 12.1]).count == 1
@@ -211,12 +213,12 @@ def test_the_border_is_ten_deviations_or_ten_per_cent():
     assert fed([0.0] * 50 + [0.1]).count == 1
 
 
-def test_the_first_losses_are_no_course():
-    assert fed([1.0] * (diagnostics.FEWEST - 1) + [100.0]).count == 0
-    assert fed([1.0] * diagnostics.FEWEST + [100.0]).count == 1
+def test_the_first_losses_are_never_spikes():
+    assert fed([1.0] * (diagnostics.MIN_LOSSES - 1) + [100.0]).count == 0
+    assert fed([1.0] * diagnostics.MIN_LOSSES + [100.0]).count == 1
 
 
-def test_a_level_that_stays_is_no_spike_for_ever():
+def test_a_lasting_new_level_is_a_spike_only_at_first():
     spikes = fed([*noisy(200), *noisy(400, level=4.0)])
     assert 0 < spikes.count <= diagnostics.WINDOW // 2 + 1
 
@@ -234,7 +236,7 @@ def test_a_resumed_count_is_exact():
     assert len(whole.state()["losses"]) == diagnostics.WINDOW
 
 
-# Features
+# Feature health
 
 
 def gaussian(rows, width, seed=0, dtype=torch.float32):
@@ -242,7 +244,7 @@ def gaussian(rows, width, seed=0, dtype=torch.float32):
 
 
 def naive(features, labels):
-    """All four by loops, in float64."""
+    """Compute all four metrics by loops, in float64."""
     rows = [np.asarray(row, np.float64) for row in features]
     unit = [row / np.linalg.norm(row) for row in rows]
     values = np.linalg.svd(np.array(rows), compute_uv=False)
@@ -264,14 +266,14 @@ def naive(features, labels):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_health_is_what_loops_say(dtype, tolerance):
+def test_health_equals_a_loop_implementation(dtype, tolerance):
     features, labels = gaussian(24, 7, dtype=dtype) * 3 + 1, torch.tensor([0, 0, 0, 1, 1, 1, 2, 3] * 3)
     found = health(features, labels)
     assert found == pytest.approx(naive(features.tolist(), labels.tolist()), rel=tolerance)
 
 
 def test_collapsed_features():
-    """All rows one: rank 1, uniformity 0, alignment 0, no spread."""
+    """Equal rows have rank 1, uniformity 0, alignment 0 and spread 0."""
     found = health(gaussian(1, 16).expand(32, -1), torch.arange(32) // 2)
     assert found == pytest.approx({"rank": 1, "uniformity": 0, "alignment": 0, "spread": 0}, abs=2e-3)
     assert diagnostics.collapse_warning(found) == "features have collapsed, their effective rank is 1.0"
@@ -300,7 +302,7 @@ def test_two_clusters_are_two_directions():
     assert pulled["uniformity"] == pytest.approx(wanted, rel=1e-5)
 
 
-def test_scale_moves_nothing():
+def test_health_does_not_depend_on_scale():
     features, labels = gaussian(20, 6), torch.arange(20) // 2
     assert health(features * 1e4, labels) == pytest.approx(health(features, labels), rel=1e-5)
 
@@ -310,27 +312,27 @@ def test_without_a_second_view_there_is_no_alignment():
     assert set(health(gaussian(1, 4), torch.arange(1))) == {"rank", "spread"}
 
 
-def test_half_precision_is_seen_in_full_and_a_batch_only_in_part():
+def test_half_precision_is_converted_and_only_the_first_rows_are_used():
     features, labels = gaussian(600, 8), torch.arange(600) // 6
-    cut = health(features[: diagnostics.ROWS], labels[: diagnostics.ROWS])
+    cut = health(features[: diagnostics.MAX_ROWS], labels[: diagnostics.MAX_ROWS])
     assert health(features, labels) == cut
     assert health(features.bfloat16(), labels) == health(features.bfloat16().float(), labels)
     assert health(features.bfloat16(), labels) == pytest.approx(cut, rel=0.02)
 
 
-def test_features_without_a_value_have_no_health():
+def test_non_finite_or_no_features_have_no_health():
     features = gaussian(4, 3)
     features[1, 1] = math.nan
     assert health(features, torch.arange(4)) == {} == health(features[:0], torch.arange(0))
     assert diagnostics.collapse_warning({}) == ""
 
 
-def test_no_gradient_goes_through():
+def test_health_needs_no_gradient():
     features = gaussian(6, 3).requires_grad_()
     assert all(isinstance(value, float) for value in health(features * 2, torch.arange(6) // 2).values())
 
 
-def test_the_record_gets_what_the_card_has():
+def test_the_record_gets_the_diagnostics_of_the_card():
     card = {"fingerprint": "x", "health": {"rank": 3.0}, "spikes": 2, "worst_spike": 20}
     assert diagnostics.record_fields(card) == {"health": {"rank": 3.0}, "spikes": 2, "worst_spike": 20}
     assert diagnostics.record_fields({"fingerprint": "x"}) == {} == diagnostics.record_fields({})

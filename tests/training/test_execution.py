@@ -1,4 +1,4 @@
-"""The knobs of a machine, and what is said when it is too small."""
+"""Execution settings, and errors when memory is exhausted."""
 
 import functools
 from collections.abc import Callable
@@ -41,9 +41,9 @@ def test_a_gpu_computes_in_bfloat16_and_compiles_every_block() -> None:
 
 
 @pytest.mark.parametrize(("given", "half"), [(None, 12), (7, 3), (1, None)])
-def test_out_of_memory_is_one_line_that_names_the_knob(given: int | None, half: int | None) -> None:
-    hint = f"give --micro-batch {half}, which changes no result, or " if half else ""
-    line = rf"cpu is out of memory with {given or BATCH} of 24 views at once; {hint}use more processes for a run"
+def test_out_of_memory_is_one_line_that_names_the_option(given: int | None, half: int | None) -> None:
+    hint = rf"pass --micro-batch {half} \(results do not change\), " if half else ""
+    line = rf"cpu is out of memory with {given or BATCH} of 24 views per forward pass; {hint}use more processes per run"
     with pytest.raises(UserError, match=line) as said, ExecutionConfig(micro_batch_size=given).oom_guard(BATCH):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     assert "\n" not in str(said.value)
@@ -67,26 +67,26 @@ def test_out_of_memory_within_a_run_keeps_the_weights_before_the_step(
         patch.setattr(Model, "encode_images", greedy)
         train_here(declared, small_data, tmp_path / "run", save_seconds=0.0)
     assert (
-        train_here(declared, small_data, tmp_path / "run", hardware=ExecutionConfig(micro_batch_size=None))
+        train_here(declared, small_data, tmp_path / "run", execution=ExecutionConfig(micro_batch_size=None))
         == undisturbed
     )
 
 
 @pytest.mark.parametrize("place", ["views", "step"])
-def test_memory_may_end_anywhere_in_a_step(
+def test_memory_may_run_out_anywhere_in_a_step(
     place: str, small_data: CaptionImageDataset, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ended(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError
 
-    owner, name = {"views": (RawBatch, "views_on"), "step": (torch.optim.AdamW, "step")}[place]
+    owner, name = {"views": (RawBatch, "render_on"), "step": (torch.optim.AdamW, "step")}[place]
     monkeypatch.setattr(owner, name, ended)
     with pytest.raises(UserError, match="out of memory"):
         train_here(experiment("simclr"), small_data, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["stablerep", "mae", "stablerep_plus"])
-def test_views_at_once_change_memory_not_results(method: str, small_data: CaptionImageDataset, tmp_path) -> None:
+def test_micro_batches_change_memory_not_results(method: str, small_data: CaptionImageDataset, tmp_path) -> None:
     """Negatives, batch statistics and masks are those of the whole batch."""
     declared = experiment(method, steps=10)
     train_here(declared, small_data, tmp_path / "whole")
@@ -100,11 +100,9 @@ def test_views_at_once_change_memory_not_results(method: str, small_data: Captio
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block, "forward", counted)
-        train_here(
-            declared, small_data, tmp_path / "forward_in_microbatches", hardware=ExecutionConfig(micro_batch_size=5)
-        )
+        train_here(declared, small_data, tmp_path / "micro", execution=ExecutionConfig(micro_batch_size=5))
     assert max(seen[:-1]) == 5
-    first, second = metrics(tmp_path / "whole")[0], metrics(tmp_path / "forward_in_microbatches")[0]
+    first, second = metrics(tmp_path / "whole")[0], metrics(tmp_path / "micro")[0]
     for name in ("loss", "gradient_norm"):
         assert first[name] == pytest.approx(second[name], rel=1e-3)
 
@@ -114,7 +112,7 @@ def test_views_at_once_change_memory_not_results(method: str, small_data: Captio
 def test_compiled_blocks_compute_the_same(
     method: str, small_data: CaptionImageDataset, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Traced as for a GPU, within slices, momentum copies and text towers; run without a compiler of C++."""
+    """Blocks are traced as on a GPU, within micro-batches, momentum copies and text towers, without a C++ compiler."""
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., Any]:
@@ -127,20 +125,20 @@ def test_compiled_blocks_compute_the_same(
     for compiling in (lambda function: function, compiled):
         monkeypatch.setattr(torch, "compile", compiling)
         here = ExecutionConfig(micro_batch_size=7)
-        train_here(experiment(method, steps=3), small_data, tmp_path / str(len(found)), hardware=here)
+        train_here(experiment(method, steps=3), small_data, tmp_path / str(len(found)), execution=here)
         found.append(metrics(tmp_path / str(len(found)))[-1])
     assert graphs
     assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-4)
     assert found[0]["gradient_norm"] == pytest.approx(found[1]["gradient_norm"], rel=1e-2)
 
 
-def test_a_deterministic_run_says_so_to_torch(small_data: CaptionImageDataset, tmp_path) -> None:
+def test_a_deterministic_run_enables_deterministic_algorithms(small_data: CaptionImageDataset, tmp_path) -> None:
     try:
         first = train_here(
             experiment("stablerep_plus", steps=5),
             small_data,
             tmp_path / "a",
-            hardware=ExecutionConfig(deterministic=True),
+            execution=ExecutionConfig(deterministic=True),
         )
         assert torch.are_deterministic_algorithms_enabled()
     finally:

@@ -1,4 +1,4 @@
-"""The training loop: its schedule, its exact resume, and what it refuses."""
+"""The training loop: schedule, exact resume, and errors."""
 
 import json
 import math
@@ -39,7 +39,7 @@ OPTIMIZER = AdamW(base_lr=2e-4, base_views=512, weight_decay=0.1, betas=(0.9, 0.
 
 
 class Stop:
-    """A report that interrupts at some step, as a user would."""
+    """Progress callback that interrupts at a step, as a user would."""
 
     def __init__(self, step: int) -> None:
         self.views = step * BATCH
@@ -55,7 +55,7 @@ def interrupted(declared: Experiment, data: CaptionImageDataset, folder: Path, s
 
 
 def names(folder: Path) -> set[str]:
-    """Of the files of a run, but for TensorBoard's and older states."""
+    """Return the names of a run's files, except TensorBoard's and earlier states."""
     return {path.name for path in folder.iterdir()} - {"tensorboard", "states"}
 
 
@@ -80,7 +80,7 @@ def test_without_warm_up_it_begins_at_the_peak() -> None:
     assert loop.learning_rate(replace(OPTIMIZER, warmup=0.0), 512, 0, 100) == pytest.approx(2e-4)
 
 
-def test_weight_decay_stays_or_goes_by_half_a_cosine() -> None:
+def test_weight_decay_is_constant_or_follows_half_a_cosine() -> None:
     assert loop.weight_decay(OPTIMIZER, 70, 100) == 0.1
     rising = replace(OPTIMIZER, weight_decay=0.04, final_weight_decay=0.4)
     expected = {0: 0.04, 25: 0.04 + 0.36 * (1 - math.sqrt(0.5)) / 2, 50: 0.22, 100: 0.4}
@@ -89,7 +89,7 @@ def test_weight_decay_stays_or_goes_by_half_a_cosine() -> None:
 
 @dataclass(frozen=True)
 class Sum(Method):
-    """Its loss is a multiple of one weight's sum, to some power, so that its gradient is known."""
+    """Method whose loss is a power of a multiple of one weight's sum, so that its gradient is known."""
 
     sampling: Sampling = Sampling()
     optimizer: AdamW = AdamW(base_lr=1.0, base_views=BATCH, weight_decay=0.0, betas=(0.0, 0.0), warmup=0.0)
@@ -169,7 +169,7 @@ def test_weight_decay_falls_on_matrices_and_nothing_else(method: str) -> None:
         assert "logit_scale" in names_free
 
 
-def test_frozen_parameters_are_not_optimised() -> None:
+def test_frozen_parameters_are_not_optimized() -> None:
     model = loop.build_model(experiment("simclr"), 0)
     model.vit.requires_grad_(False)
     params = [p for group in loop._optimizer(model, OPTIMIZER).param_groups for p in group["params"]]
@@ -180,7 +180,7 @@ def test_frozen_parameters_are_not_optimised() -> None:
 
 
 class Flat(CaptionImageDataset):
-    """As many captions and images as a smoke run wants, all of them one black image."""
+    """Dataset with as many captions and images as a smoke run needs; all images are black."""
 
     def __init__(self) -> None:
         self.captions = [f"number {number}" for number in range(240)]
@@ -201,7 +201,7 @@ def test_every_trained_smoke_experiment_sees_the_same_views(
 ) -> None:
     monkeypatch.setattr(Flat, "manifest", type("Manifest", (), {"repo": "flat"}), raising=False)
     batches = BatchDataset(Flat(), declared.settings.sampling, declared.schedule, 8, seed=0)
-    assert len(batches[0].views_on(CPU).images_V3HW) * len(batches) == declared.schedule.views == smoke.SCHEDULE.views
+    assert len(batches[0].render_on(CPU).images_V3HW) * len(batches) == declared.schedule.views == smoke.SCHEDULE.views
 
 
 def test_the_loop_shows_the_model_every_view_of_the_schedule(
@@ -236,20 +236,20 @@ def test_without_an_optimizer_nothing_is_trained(small_data: CaptionImageDataset
     assert all(torch.equal(first[name], tensor) for name, tensor in load_file(tmp_path / "model.safetensors").items())
 
 
-# What is written
+# Files
 
 
 def test_a_finished_run_is_weights_a_card_and_metrics(small_data: CaptionImageDataset, tmp_path: Path) -> None:
-    told: list[tuple[float, ...]] = []
+    reported: list[tuple[float, ...]] = []
     declared = experiment("stablerep", steps=45)
-    train_here(declared, small_data, tmp_path, save_seconds=0.0, on_step=lambda *words: told.append(words))
+    train_here(declared, small_data, tmp_path, save_seconds=0.0, on_step=lambda *words: reported.append(words))
     assert names(tmp_path) == {"model.safetensors", "model.json", "metrics.jsonl"}
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [10, 20, 30, 40, 45]
     assert [line["views"] for line in lines] == [step * BATCH for step in (10, 20, 30, 40, 45)]
     assert all(math.isfinite(line["loss"]) and line["views_per_second"] > 0 for line in lines)
     assert len({line["loss"] for line in lines}) == len(lines)
-    assert told == [(line["views"], line["loss"], line["views_per_second"], "") for line in lines]
+    assert reported == [(line["views"], line["loss"], line["views_per_second"], "") for line in lines]
 
 
 def test_seeds_and_settings_decide_the_weights(small_data: CaptionImageDataset, tmp_path: Path) -> None:
@@ -270,31 +270,31 @@ def test_the_number_of_workers_changes_nothing(method: str, small_dataset: Path,
             declared,
             CaptionImageDataset(small_dataset, RECIPE.revision),
             tmp_path / str(workers),
-            hardware=ExecutionConfig(workers=workers),
+            execution=ExecutionConfig(workers=workers),
         )
         for workers in (0, 2)
     ]
     assert runs[0] == runs[1]
 
 
-def test_an_error_in_a_worker_reads_as_one_without(small_dataset: Path, tmp_path: Path) -> None:
+def test_an_error_in_a_worker_has_the_same_message(small_dataset: Path, tmp_path: Path) -> None:
     class Damaged(CaptionImageDataset):
         def image(self, row: int, index: int) -> np.ndarray:
             raise UserError(f"row {row} does not decode")
 
     data = Damaged(small_dataset, RECIPE.revision)
     with pytest.raises(UserError, match=r"^row \d+ does not decode$"):
-        train_here(experiment("simclr"), data, tmp_path, hardware=ExecutionConfig(workers=1))
+        train_here(experiment("simclr"), data, tmp_path, execution=ExecutionConfig(workers=1))
 
 
 def readers() -> list[psutil.Process]:
-    """The workers that read and decode: forks of this process."""
+    """Return the data-loader workers, which are forks of this process."""
     here = psutil.Process()
     return [child for child in here.children() if child.cmdline() == here.cmdline()]
 
 
 def test_signals_are_not_for_the_workers(small_dataset: Path, tmp_path: Path) -> None:
-    """A launcher signals whole groups of processes; the state must be saved although workers got it too."""
+    """Launchers signal whole process groups; the state must be saved although workers receive the signal too."""
     asked = []
 
     def stop() -> bool:
@@ -307,7 +307,7 @@ def test_signals_are_not_for_the_workers(small_dataset: Path, tmp_path: Path) ->
 
     data = CaptionImageDataset(small_dataset, RECIPE.revision)
     with pytest.raises(KeyboardInterrupt):
-        train_here(experiment("simclr"), data, tmp_path, hardware=ExecutionConfig(workers=2), stop=stop)
+        train_here(experiment("simclr"), data, tmp_path, execution=ExecutionConfig(workers=2), stop=stop)
     assert (tmp_path / "state.safetensors").exists()
 
 
@@ -322,19 +322,19 @@ def test_a_worker_that_is_killed_is_one_line(small_dataset: Path, tmp_path: Path
         return False
 
     data = CaptionImageDataset(small_dataset, RECIPE.revision)
-    with pytest.raises(UserError, match="a process that reads images died, perhaps of lack of memory"):
-        train_here(experiment("simclr", steps=400), data, tmp_path, hardware=ExecutionConfig(workers=2), stop=stop)
+    with pytest.raises(UserError, match="a data-loader worker died, possibly out of memory"):
+        train_here(experiment("simclr", steps=400), data, tmp_path, execution=ExecutionConfig(workers=2), stop=stop)
 
 
 def test_the_death_of_a_worker_is_one_line_wherever_it_is_noticed(
     small_data: CaptionImageDataset, tmp_path: Path
 ) -> None:
-    """Torch tells of it in the handler of a signal: in the middle of a step, of a save, of anything."""
+    """Torch raises it in a signal handler, possibly in the middle of a step or a save."""
 
     def stop() -> bool:
         raise RuntimeError("DataLoader worker (pid 17) is killed by signal: Killed.")
 
-    with pytest.raises(UserError, match=r"a process that reads images died, .* \(pid 17\) is killed .*; run again"):
+    with pytest.raises(UserError, match=r"a data-loader worker died, .* \(pid 17\) is killed .*; run again"):
         train_here(experiment("simclr"), small_data, tmp_path, stop=stop)
 
 
@@ -413,10 +413,10 @@ def test_an_interrupt_keeps_the_state(small_data: CaptionImageDataset, tmp_path:
     assert weights == undisturbed
 
 
-def test_an_interrupt_inside_a_step_does_not_spoil_the_state(
+def test_an_interrupt_inside_a_step_does_not_corrupt_the_state(
     small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights already stepped, step not yet counted: this must not become the state."""
+    """A state with updated weights but an old step count must not be saved."""
     declared = experiment("stablerep", steps=20)
     undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
     calls = []
@@ -432,7 +432,7 @@ def test_an_interrupt_inside_a_step_does_not_spoil_the_state(
     assert train_here(declared, small_data, tmp_path / "run") == undisturbed
 
 
-def test_time_spent_is_added_up_over_tries(small_data: CaptionImageDataset, tmp_path: Path) -> None:
+def test_training_time_is_summed_over_resumes(small_data: CaptionImageDataset, tmp_path: Path) -> None:
     declared = experiment("simclr")
     interrupted(declared, small_data, tmp_path, step=30)
     with checkpoint.safe_open(tmp_path / "state.safetensors", "pt") as state:
@@ -441,7 +441,7 @@ def test_time_spent_is_added_up_over_tries(small_data: CaptionImageDataset, tmp_
     assert checkpoint.read_card(tmp_path)["seconds"] > earlier > 0
 
 
-# What is refused
+# Errors
 
 
 def test_the_state_of_another_configuration_is_refused(small_data: CaptionImageDataset, tmp_path: Path) -> None:
@@ -478,7 +478,7 @@ def test_a_truncated_state_is_one_line(content: bytes | None, small_data: Captio
 
 @dataclass(frozen=True)
 class Breaks(Method):
-    """Its loss is not finite from step five on."""
+    """Method whose loss is not finite from step five on."""
 
     sampling: Sampling = Sampling(crops=2)
     optimizer: AdamW = AdamW(base_lr=1e-3, base_views=BATCH, weight_decay=0.0, betas=(0.9, 0.98), warmup=0.5)
@@ -539,13 +539,13 @@ def test_the_loaded_model_is_the_trained_one(small_data: CaptionImageDataset, tm
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": "a"}', "\xff"])
 def test_a_malformed_card_is_one_line(content: str, small_data: CaptionImageDataset, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(UserError, match=r"model\.json is not the card of a finished run .*; remove it and run again"):
+    with pytest.raises(UserError, match=r"model\.json is not a valid model\.json .*; remove it and run again"):
         train_here(experiment("untrained"), small_data, tmp_path)
 
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """No file can grow beyond `size` bytes: what a full disk looks like, without one."""
+    """Limit file sizes to `size` bytes, which simulates a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -583,7 +583,7 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(small_data: CaptionImageD
             train_here(experiment(method), small_data, tmp_path / "file" / "run")
 
 
-# What is watched
+# Diagnostics
 
 
 def test_health_and_spikes_are_in_the_card_and_the_log(
@@ -599,7 +599,9 @@ def test_health_and_spikes_are_in_the_card_and_the_log(
     assert card["spikes"] == 0
 
 
-def test_a_collapse_is_told(small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collapse_is_reported(
+    small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "HEALTH_EVERY", 10)
     encode = Model.encode_images
     monkeypatch.setattr(Model, "encode_images", lambda model, images: 0 * encode(model, images) + 1)
@@ -612,7 +614,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(
     small_data: CaptionImageDataset, tmp_path: Path
 ) -> None:
     declared = experiment("simclr", settings=Sum(height=0.0, power=0.5))
-    with pytest.raises(UserError, match=r"the gradient's norm is nan at step 0 "):
+    with pytest.raises(UserError, match=r"the gradient norm is nan at step 0 "):
         train_here(declared, small_data, tmp_path)
 
 
@@ -648,7 +650,7 @@ def changes(value: Any) -> Iterator[Any]:
     elif isinstance(value, str):
         yield f"{value}x"
     else:
-        assert value is None, f"a setting of a kind that this test does not know: {value!r}"
+        assert value is None, f"a setting of an unknown type: {value!r}"
 
 
 @pytest.mark.parametrize("method", plugins.names("baselines"))
@@ -660,8 +662,8 @@ def test_the_fingerprint_sees_every_setting_but_the_list_of_seeds(method: str) -
     assert len(prints) == len(variants) + 1 > 20
 
 
-def test_the_environment_of_a_state_is_no_secret(small_data: CaptionImageDataset, tmp_path: Path) -> None:
-    """Nothing of this machine is in the card: no path, no host name."""
+def test_the_card_reveals_nothing_about_this_machine(small_data: CaptionImageDataset, tmp_path: Path) -> None:
+    """The card contains no path and no host name of this machine."""
     train_here(experiment("untrained"), small_data, tmp_path)
     card = json.loads((tmp_path / "model.json").read_text())
     assert set(card) == {"experiment", "seed", "fingerprint", "seconds", "weights_sha256", "views", "content_sha256"}
