@@ -209,7 +209,7 @@ def test_an_underscore_means_private(path: str) -> None:
 @pytest.mark.parametrize(
     ("line", "private"),
     [
-        ("from benchmark.experiments._scales import SIZES", True),
+        ("from benchmark.experiments._scales import SCALES", True),
         ("from benchmark.experiments import _scales", True),
         ("from benchmark.nn.heads import _hidden", True),
         ("from benchmark.nn.heads import MLP", False),

@@ -21,7 +21,7 @@ import torch
 from benchmark import experiments, plugins
 from benchmark.evaluations import few_shot
 from benchmark.evaluations.datasets.splits import keyed_bits
-from benchmark.experiments._scales import SIZES
+from benchmark.experiments._scales import SCALES
 from benchmark.interfaces import Skipped
 from benchmark.records import create
 from benchmark.training.batches import keyed_rng, step_seed
@@ -40,7 +40,7 @@ def fingerprints() -> dict[str, str]:
     """Every official run at every size, where no captions are prepared; of a size one hash over all its runs."""
     found = {f"{run.name} v{run.version}": create.fingerprint(run) for run in experiments.find("smoke")}
     for file in ("main", "language", "ablations"):
-        for size in SIZES:
+        for size in SCALES:
             for run in experiments.find(f"{file}-{size}"):
                 found[f"{run.name} v{run.version}"] = create.fingerprint(run)
     return found

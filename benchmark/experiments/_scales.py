@@ -1,8 +1,8 @@
-"""The sizes at which every experiment is declared: the same comparisons on a laptop, on one GPU, on a cluster.
+"""The sizes at which every experiment is declared: the same comparisons on a laptop, one GPU, or a cluster.
 
-A size says how much data, which encoder, how large a batch, how many views. Within a comparison every trained method
-sees the same number of views, so that the compute is equal. An experiment is called
-`<file>-<size>-<comparison>/<row>`; what stands before the slash is one comparison and becomes one folder of tables.
+A size determines the data, the encoder, the batch size and the number of views. Within a comparison, every trained
+method sees the same number of views, so that compute is equal. Experiments are named
+`<file>-<size>-<comparison>/<row>`; the part before the slash identifies a comparison and becomes one folder of tables.
 """
 
 from collections.abc import Mapping
@@ -15,70 +15,73 @@ from datasets_scripts import recipe
 from datasets_scripts.recipe import Recipe
 
 VERSION = 1
-"""Of every experiment that is declared by size."""
+"""Version of every experiment that is declared by size."""
 UNKNOWN_REVISION = "its-captions-are-not-prepared"
-"""The revision of a dataset whose captions are not on this machine: it is the hash of a recipe and its captions."""
+"""Placeholder if captions are not on this machine: a dataset's revision is the hash of its recipe and captions."""
 
 
 def tiny(method: Method) -> Method:
-    """A method as it runs in the embedded world: its `tiny()`, in which strong crops keep the object and its side.
+    """Return a method's settings for the toy world: its `tiny()`, with crops that keep the objects and no flips.
 
-    A larger smallest crop, since an object must stay in the picture, and no flip, since captions speak of left and
-    right; augmentations without colour jitter stay as they are.
+    Strong augmentations (those with color jitter) get a larger minimum crop scale, since an object must stay in the
+    image, and no flip, since captions mention left and right. Other augmentations are unchanged.
     """
     settings = method.tiny()
     sampling = settings.sampling
     first, *further = (
-        replace(each, scale=(0.6, 1.0), flip=0.0) if each.jitter > 0 else each
-        for each in (sampling.augmentation, *sampling.further)
+        replace(augmentation, scale=(0.6, 1.0), flip=0.0) if augmentation.jitter > 0 else augmentation
+        for augmentation in (sampling.augmentation, *sampling.further)
     )
     return replace(settings, sampling=replace(sampling, augmentation=first, further=tuple(further)))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the experiments of one size are."""
+    """Data, encoder, batch and schedule of the experiments of one size."""
 
     name: str
     images: int
-    """Of a dataset with one image per caption: the budget of images where that is held fixed."""
+    """Number of images of a dataset with one image per caption; the image budget in comparisons that fix it."""
     captions: int | None
-    """Of a dataset; None: all that its recipe has."""
+    """Number of captions of a dataset. None: all captions of its recipe."""
     encoder: ViTConfig
     large_encoder: ViTConfig
-    """For the ablation of the encoder's size."""
+    """Larger encoder of the ablation of encoder size."""
     batch_views: int
     divisible_batch_views: int
-    """That methods of 1 to 6, 8 or 10 views per caption fill, on as many processes as the size is meant for."""
+    """Batch divisible by 1 to 6, 8 and 10 views per caption, on the number of processes intended for the size."""
     views: int | Mapping[str, tuple[int, int, int]]
-    """Of the shortest of three schedules, which the others multiply; or of all three, by corpus, as in the paper."""
+    """Views of the shortest of three schedules (the others are multiples), or of all three schedules by corpus."""
     caption_counts: tuple[int, ...]
-    """Captions, where their number is what is studied."""
+    """Numbers of captions in comparisons that vary them."""
     toy_world: str = ""
-    """The recipe that stands in for every corpus."""
+    """Recipe that replaces every corpus. Empty: none."""
 
     def corpora(self, *names: str) -> tuple[str, ...]:
-        """The corpora that an experiment is about; one where a world stands in for them."""
+        """Return the corpora of an experiment, or one if the toy world replaces them."""
         return ("scenes",) if self.toy_world else names
 
     def dataset(
         self, corpus: str, captions: int | None = None, images: int | None = None, guidance: str = ""
     ) -> Recipe:
-        """Synthetic images of a corpus; captions are else as many as the size says, the others as the recipe says."""
+        """Return the recipe of a corpus's synthetic images.
+
+        By default, the number of captions is that of this size; images per caption and guidance are the recipe's.
+        """
         return self._recipe(self.toy_world or corpus, captions, f"l{images}" if images else "", guidance)
 
     def real(self, corpus: str, captions: int | None = None) -> Recipe:
-        """Real images of a corpus, one for each caption."""
+        """Return the recipe of a corpus's real images, one per caption."""
         return self._recipe(f"{self.toy_world or corpus}-real", captions)
 
-    def _recipe(self, base: str, captions: int | None, *words: str) -> Recipe:
+    def _recipe(self, base: str, captions: int | None, *suffixes: str) -> Recipe:
         count = captions or self.captions
-        return _below_a_root("-".join(filter(None, (base, schema.count_word(count) if count else "", *words))))
+        return _find_recipe("-".join(filter(None, (base, schema.count_word(count) if count else "", *suffixes))))
 
-    def schedule(self, corpus: str, times: int = 1, even: bool = False) -> Schedule:
-        """One of the three schedules; `even`: in batches that methods of 1 to 6, 8 or 10 views per caption fill."""
+    def schedule(self, corpus: str, times: int = 1, divisible: bool = False) -> Schedule:
+        """Return schedule number `times` of three (1 to 3), with `divisible_batch_views` if `divisible`."""
         views = self.views * times if isinstance(self.views, int) else self.views[corpus][times - 1]
-        return Schedule(views, self.divisible_batch_views if even else self.batch_views)
+        return Schedule(views, self.divisible_batch_views if divisible else self.batch_views)
 
     def experiment(
         self,
@@ -88,7 +91,15 @@ class Scale:
         schedule: Schedule,
         encoder: ViTConfig | None = None,
     ) -> Experiment:
-        """One run, called `<file>-<size>-<comparison>/<method>-<row>`; `method` as its paper has it, or changed."""
+        """Declare one experiment.
+
+        Args:
+            name: `<file>-<size>-<comparison>/<method>-<row>`.
+            method: the method with its paper's settings, or with changed ones.
+            data: recipe of its dataset.
+            schedule: views and batch.
+            encoder: the encoder. None: that of this size.
+        """
         return Experiment(
             name=name,
             version=VERSION,
@@ -102,13 +113,13 @@ class Scale:
         )
 
 
-def _below_a_root(name: str) -> Recipe:
-    """The recipe where its captions are prepared, of the folders that are searched for datasets; else in the first."""
-    found = [recipe.find(name, root) for root in mirror.roots()]
-    return next((each for each in found if _declared(each)), found[0])
+def _find_recipe(name: str) -> Recipe:
+    """Return the recipe with the first dataset root that has its prepared captions, else with the first root."""
+    candidates = [recipe.find(name, root) for root in mirror.roots()]
+    return next((candidate for candidate in candidates if _has_revision(candidate)), candidates[0])
 
 
-def _declared(data: Recipe) -> bool:
+def _has_revision(data: Recipe) -> bool:
     try:
         return bool(data.revision)
     except UserError:
@@ -116,16 +127,16 @@ def _declared(data: Recipe) -> bool:
 
 
 def _revision(data: Recipe) -> str:
-    """Of a recipe; where its captions are not prepared, of the dataset that was built of it or downloaded."""
-    if _declared(data):
+    """Return the revision of a recipe or, if its captions are not prepared, of its local dataset."""
+    if _has_revision(data):
         return data.revision
     try:
         manifest = schema.read_manifest(mirror.dataset_folder(data.repo, UNKNOWN_REVISION))
     except UserError:
         return UNKNOWN_REVISION
-    same = [data.name, data.version, data.images_per_caption, list(data.guidance), data.seed]
+    declared = [data.name, data.version, data.images_per_caption, list(data.guidance), data.seed]
     stored = [manifest.recipe.get(key) for key in ("name", "version", "images_per_caption", "guidance", "seed")]
-    return manifest.revision if stored == same else UNKNOWN_REVISION
+    return manifest.revision if stored == declared else UNKNOWN_REVISION
 
 
 _BASE = ViTConfig()
@@ -134,16 +145,16 @@ _SMALL = ViTConfig(width=384, heads=6)
 
 
 def _epochs(captions: int, *counts: int) -> tuple[int, int, int]:
-    """Views of three schedules of StableRep: six images of every caption in each epoch."""
+    """Return the views of three StableRep schedules, given in epochs of six images per caption."""
     short, middle, long = (captions * 6 * count for count in counts)
     return short, middle, long
 
 
 _CC12M = _epochs(8_300_000, 15, 31, 46)
 
-SIZES = {
-    size.name: size
-    for size in (
+SCALES = {
+    scale.name: scale
+    for scale in (
         Scale(
             name="smoke",
             images=2_000,
@@ -201,7 +212,7 @@ SIZES = {
                 # The released README's 15, 31, 46 and 13, 27, 40 epochs over captions: the paper's 35, 70, 105.
                 "cc12m": _CC12M,
                 "redcaps": _epochs(10_500_000, 13, 27, 40),
-                # Not published for these: CC3M as many epochs of two views as the paper's 35, LAION as CC12M.
+                # Not published: for CC3M, as many epochs of two views as the paper's 35; for LAION, those of CC12M.
                 "cc3m": (70 * 2_700_000, 140 * 2_700_000, 210 * 2_700_000),
                 "laion-50m": _CC12M,
             },
@@ -209,4 +220,4 @@ SIZES = {
         ),
     )
 }
-"""Name -> size; the names of datasets' sizes, and `smoke`, which is the embedded world."""
+"""Scales by name: `smoke`, which is the toy world, and the sizes of datasets."""

@@ -1,10 +1,10 @@
-"""The experiments of the StableRep paper that read captions (arXiv 2306.00984, Figures 5 and 6), at every size.
+"""The experiments of the StableRep paper that train on captions (arXiv 2306.00984, Figures 5 and 6), at every size.
 
-`captions`: StableRep+ on synthetic and CLIP on real images of LAION, by the number of captions; two images per caption,
-both of which are seen. How long the paper trains there is not published: here as long as on CC12M, whatever the number,
-so that only the captions differ.
+`captions`: StableRep+ on synthetic and CLIP on real images of LAION, for different numbers of captions, with two images
+per caption, both in the batch. The paper's schedule is not published; here it is that of CC12M for every number, so
+that only the captions differ.
 
-`guidance`: CLIP on CC12M with one synthetic image per caption, by the guidance it was drawn at, and on real images.
+`guidance`: CLIP on CC12M with one synthetic image per caption, for different guidance scales, and on real images.
 """
 
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ from benchmark.schema import count_word
 GUIDANCE = (1, 2, 3, 4, 6, 8, 10)
 
 
-def _experiments(size: Scale) -> Iterator[Experiment]:
+def _experiments(scale: Scale) -> Iterator[Experiment]:
     sampling = stablerep_plus.METHOD.sampling
     pairs = replace(stablerep_plus.METHOD, sampling=replace(sampling, images=2))
-    comparison, schedule = f"language-{size.name}-captions", size.schedule("laion-50m")
-    for count in size.caption_counts:
+    comparison, schedule = f"language-{scale.name}-captions", scale.schedule("laion-50m")
+    for count in scale.caption_counts:
         word = count_word(count)
-        synthetic = size.dataset("laion-50m", captions=count, images=2)
-        yield size.experiment(f"{comparison}/stablerep_plus-{word}", pairs, synthetic, schedule)
-        yield size.experiment(f"{comparison}/clip-{word}", clip.METHOD, size.real("laion-50m", count), schedule)
+        synthetic = scale.dataset("laion-50m", captions=count, images=2)
+        yield scale.experiment(f"{comparison}/stablerep_plus-{word}", pairs, synthetic, schedule)
+        yield scale.experiment(f"{comparison}/clip-{word}", clip.METHOD, scale.real("laion-50m", count), schedule)
 
-    comparison, schedule = f"language-{size.name}-guidance", size.schedule("cc12m")
-    yield size.experiment(f"{comparison}/clip-real", clip.METHOD, size.real("cc12m"), schedule)
+    comparison, schedule = f"language-{scale.name}-guidance", scale.schedule("cc12m")
+    yield scale.experiment(f"{comparison}/clip-real", clip.METHOD, scale.real("cc12m"), schedule)
     for value in GUIDANCE:
-        data = size.dataset("cc12m", images=1, guidance=f"w{value}")
-        yield size.experiment(f"{comparison}/clip-w{value}", clip.METHOD, data, schedule)
+        data = scale.dataset("cc12m", images=1, guidance=f"w{value}")
+        yield scale.experiment(f"{comparison}/clip-w{value}", clip.METHOD, data, schedule)
 
 
 EXPERIMENTS = _experiments

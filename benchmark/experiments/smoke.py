@@ -1,17 +1,17 @@
-"""Every method at its smallest honest size: on a CPU, in minutes, on the toy dataset of the embedded world.
+"""Every method at the smallest meaningful size: on a CPU, in minutes, on the built-in toy dataset.
 
-A comparison under equal compute: every trained method sees the same number of views through the same ViT. The
-methods' `tiny()` gives narrow heads; strong augmentations keep objects in the picture, on their side (`_sizes.tiny`).
+Compute is equal: every trained method sees the same number of views through the same ViT. The methods' `tiny()` has
+narrow heads; strong augmentations keep objects in the image and do not flip (`_scales.tiny`).
 """
 
 from benchmark import plugins
-from benchmark.experiments._scales import SIZES, tiny
+from benchmark.experiments._scales import SCALES, tiny
 from benchmark.interfaces import Experiment, Method, Schedule
 from datasets_scripts import toy
 
 VERSION = 2
 SCHEDULE = Schedule(views=18_000, batch_views=120)
-"""So that three seeds of every method, and their evaluations, take a quarter of an hour on two cores."""
+"""Chosen so that three seeds of every method and their evaluations take about 15 minutes on two cores."""
 SEEDS = (0, 1, 2)
 
 
@@ -25,7 +25,7 @@ def _experiment(name: str) -> Experiment:
         dataset=toy.TOY.repo,
         revision=toy.TOY.revision,
         schedule=SCHEDULE,
-        encoder=SIZES["smoke"].encoder,
+        encoder=SCALES["smoke"].encoder,
         seeds=SEEDS,
     )
 

@@ -161,9 +161,9 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("run nosuch", ["experiment 'nosuch'", "choose one of: ablations, language, main, smoke"]),
         (
             "run main",
-            ["experiment main has a size, found 'none'", "main-smoke, main-10k, main-100k, main-1m, main-full"],
+            ["experiment main needs a size, found 'none'", "main-smoke, main-10k, main-100k, main-1m, main-full"],
         ),
-        ("run main-11k", ["experiment main has a size, found '11k'", "choose one of: main-smoke"]),
+        ("run main-11k", ["experiment main needs a size, found '11k'", "choose one of: main-smoke"]),
         ("run smoke-10k", ["experiment 'smoke-10k'", "choose one of: ablations, language, main, smoke"]),
         ("run ablations-smoke-x", ["comparison of experiment ablations-smoke 'ablations-smoke-x'", "-smoke-images, "]),
         ("run main-10k --only mae", ["method of experiment main-10k 'mae'", "choose one of"]),

@@ -1,4 +1,4 @@
-"""Every official experiment at every size: that it can be run, that it compares what it says, and at equal compute."""
+"""Every official experiment at every size: it can be run, and compares what it should, at equal compute."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 from benchmark import plugins, schema
 from benchmark.errors import UserError
 from benchmark.experiments import _scales, find, smoke
-from benchmark.experiments._scales import SIZES, UNKNOWN_REVISION
+from benchmark.experiments._scales import SCALES, UNKNOWN_REVISION
 from benchmark.interfaces import Experiment, Method
 from benchmark.nn.encoders import build_vit
 from benchmark.records import create
@@ -21,7 +21,7 @@ from datasets_scripts.generation.real_images import RealImages
 from datasets_scripts.recipe import Recipe
 
 FILES = ("ablations", "language", "main")
-EVERY = [f"{file}-{size}" for file in FILES for size in SIZES]
+EVERY = [f"{file}-{size}" for file in FILES for size in SCALES]
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_real_and_synthetic_differ_in_the_dataset_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_revision_is_the_recipes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if every caption list were prepared."""
+    """Every caption list counts as prepared."""
     monkeypatch.setattr(PreparedCaptions, "version", property(lambda self: f"{self.source.name} {self.count}"))
     monkeypatch.setattr(RealImages, "name", property(lambda self: "real images of some tars"))
     declared = find(name)
@@ -115,7 +115,7 @@ def test_the_revision_is_the_recipes(name: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_fingerprints_are_those_of_another_call_and_tell_runs_apart(name: str) -> None:
+def test_fingerprints_are_reproducible_and_unique(name: str) -> None:
     once, again = find(name), find(name)
     assert [create.fingerprint(each) for each in once] == [create.fingerprint(each) for each in again]
     assert len({create.fingerprint(each) for each in once}) == len(once)
@@ -133,7 +133,7 @@ def test_the_processes_that_a_size_is_meant_for_share_its_batches(size: str, pro
 
 def test_methods_of_the_main_tables() -> None:
     expected = {"simclr-real", "simclr-syn", "clip-real", "clip-syn", "stablerep-syn"}
-    for size in SIZES:
+    for size in SCALES:
         groups = comparisons(find(f"main-{size}"))
         corpora = ("scenes",) if size == "smoke" else ("cc12m", "redcaps")
         assert list(groups) == [f"main-{size}-{corpus}-{times}x" for corpus in corpora for times in (1, 2, 3)]
@@ -156,18 +156,18 @@ def test_longer_schedules_are_multiples_where_nothing_is_published() -> None:
         assert [count / views[0] for count in views] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SCALES)
 def test_images_per_caption_are_varied_at_a_fixed_number_of_images(size: str) -> None:
     rows = find(f"ablations-{size}-images")
     data = [recipe_of(row) for row in rows]
     assert [each.images_per_caption for each in data] == [1, 2, 4, 8, 10]
-    assert {each.images_per_caption * each.captions.expected_count for each in data} == {SIZES[size].images}
+    assert {each.images_per_caption * each.captions.expected_count for each in data} == {SCALES[size].images}
     assert [row.method for row in rows] == ["simclr", *["stablerep"] * 4]
     assert [row.settings.sampling.images for row in rows] == [1, 2, 4, 6, 6]
     assert [row.settings.sampling.views for row in rows] == [2, 2, 4, 6, 6]
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SCALES)
 def test_positives_are_varied_in_a_fixed_batch_of_one_dataset(size: str) -> None:
     rows = find(f"ablations-{size}-positives")
     assert [row.settings.sampling.images for row in rows] == [2, 4, 6, 8, 10]
@@ -176,7 +176,7 @@ def test_positives_are_varied_in_a_fixed_batch_of_one_dataset(size: str) -> None
     assert recipe_of(rows[0]).images_per_caption == 10
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SCALES)
 def test_guidance_and_encoders_are_varied_alone(size: str) -> None:
     rows = find(f"ablations-{size}-guidance")
     assert [recipe_of(row).guidance for row in rows] == [recipe.GUIDANCE[key] for key in ("small", "large", "mixed")]
@@ -200,7 +200,7 @@ def test_figure_3_has_five_methods_on_two_corpora() -> None:
         assert guidance == dict.fromkeys(("simclr", "byol", "mocov3", "dino"), (8.0,)) | {"mae": (6.0,)}
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SCALES)
 def test_captions_are_counted_alike_for_both_methods(size: str) -> None:
     rows = find(f"language-{size}-captions")
     counts = {
@@ -233,8 +233,8 @@ def test_methods_are_their_papers_but_for_what_is_studied(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", plugins.names("baselines"))
-def test_strong_crops_keep_the_object_in_the_embedded_world(name: str) -> None:
-    """Also the second, third, ... crop of a method; others stay as they are, and so does everything else."""
+def test_strong_crops_keep_the_object_in_the_toy_world(name: str) -> None:
+    """All strong crops of a method are changed; weak ones and all other settings are not."""
     method: Method = plugins.load("baselines", name, "method").METHOD
     own, made = method.tiny(), _scales.tiny(method)
     pairs = list(zip(own.sampling.augmentations, made.sampling.augmentations, strict=True))
@@ -252,7 +252,7 @@ def test_asymmetric_methods_are_among_those_tried() -> None:
     assert all(len(each) == 1 and each[0].jitter > 0 for each in further.values())
 
 
-# Captions that are not here
+# Missing captions
 
 
 def test_without_captions_a_revision_says_so_and_the_toy_worlds_are_known() -> None:
@@ -261,7 +261,7 @@ def test_without_captions_a_revision_says_so_and_the_toy_worlds_are_known() -> N
 
 
 def test_captions_are_found_in_the_local_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where `data/` lacks them."""
+    """Captions that `data/` lacks are found in $SYNREP_DATA."""
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path / "mirror"))
     version = property(lambda self: "mirrored" if self.root == tmp_path / "mirror" else self._read_report()["sha256"])
     monkeypatch.setattr(PreparedCaptions, "version", version)
@@ -287,20 +287,20 @@ def test_a_dataset_that_is_here_without_its_captions_has_its_own_revision(tmp_pa
     assert write(guidance=[8.0, 10.0]) == write(images_per_caption=4) == write(version=2) == UNKNOWN_REVISION
 
 
-# Names that are none
+# Unknown names
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("nosuch", "unknown experiment 'nosuch'; choose one of: ablations, language, main, smoke"),
-        ("main", "experiment main has a size, found 'none'; choose one of: main-smoke, main-10k, "),
-        ("main-", "experiment main has a size, found 'none'"),
-        ("main-2k", "experiment main has a size, found '2k'"),
+        ("main", "experiment main needs a size, found 'none'; choose one of: main-smoke, main-10k, "),
+        ("main-", "experiment main needs a size, found 'none'"),
+        ("main-2k", "experiment main needs a size, found '2k'"),
         ("mainly-10k", "unknown experiment 'mainly-10k'"),
         ("smoke-10k", "unknown experiment 'smoke-10k'"),
         ("main-10k-cc3m-1x", "unknown comparison of experiment main-10k 'main-10k-cc3m-1x'; choose one of: "),
-        ("_sizes", "unknown experiment '_sizes'"),
+        ("_scales", "unknown experiment '_scales'"),
     ],
 )  # fmt: skip
 def test_an_unknown_experiment_is_one_line_with_the_choices(name: str, said: str) -> None:
