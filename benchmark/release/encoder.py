@@ -1,10 +1,10 @@
-"""A trained encoder goes to the Hub as a model of timm, and is compared with what was sent.
+"""Release of a trained encoder on the Hugging Face Hub as a timm model; uploaded files are read back and compared.
 
 The folder of a release:
 
-    config.json          timm's: architecture, arguments, and how images reach it; under `synrep` which run it is
-    model.safetensors    the ViT by timm's names; heads, text towers and teachers stay behind
-    README.md            see `benchmark.release.model_card`
+    config.json          timm's configuration: architecture, arguments, transform; the run's identity under `synrep`
+    model.safetensors    ViT weights under timm's names, without heads, text towers and teachers
+    README.md            model card, see `benchmark.release.model_card`
 """
 
 import json
@@ -33,11 +33,11 @@ from benchmark.transforms.evaluation import EvaluationTransform
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FILES = (CONFIG, WEIGHTS, CARD)
 LAYER = "cls"
-"""What timm gives of it: the CLS token after the final norm."""
-OWN = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", CARD}
-"""Files of a repository that holds no model yet."""
+"""Layer that timm outputs: the CLS token after the final norm."""
+BOILERPLATE = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", CARD}
+"""Files that may exist in a repository without a model."""
 TOLERANCE = 1e-5
-"""Between features of timm and of the run, which are those of one network."""
+"""Maximum absolute difference between features computed by timm and by the run's own model."""
 
 ARCHITECTURES = {
     (16, 192, 12, 3): "vit_tiny_patch16_224",
@@ -47,27 +47,27 @@ ARCHITECTURES = {
     (32, 768, 12, 12): "vit_base_patch32_224",
     (16, 1024, 24, 16): "vit_large_patch16_224",
 }
-"""Patch, width, depth, heads -> timm's name of that size at 224 pixels."""
-BASE = "vit_base_patch16_224"
-"""Of every other size, with what differs as arguments."""
+"""timm's name (at 224 pixels) by (patch, width, depth, heads)."""
+DEFAULT_ARCHITECTURE = "vit_base_patch16_224"
+"""Architecture for all other sizes, whose dimensions are passed as arguments."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """A finished run, and what was measured of it."""
+    """A finished run and its records."""
 
     experiment: Experiment
     seed: int
     model: Model
     weights_sha256: str
-    """Of the run's own file, with all that was trained; by it records name the run."""
+    """SHA-256 of the run's weights file, including heads; records identify the run by it."""
     card: Mapping[str, Any]
-    """`model.json` of the run."""
+    """Content of the run's `model.json`."""
     records: tuple[Record, ...] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Which run it is, as its configuration on the Hub says."""
+        """Identity of the run, stored in config.json on the Hub."""
         return {
             "experiment": self.experiment.name,
             "version": self.experiment.version,
@@ -78,71 +78,80 @@ class Release:
 
 
 def require_finished(folder: Path) -> None:
-    """Refuse a folder that is no finished run.
+    """Raise if `folder` is not a finished run.
 
     Raises:
-        UserError: it is not there, or its training did not end.
+        UserError: the folder does not exist, or its training is not finished.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no run {folder}; wanted the folder .../train/<name>/<version>/<seed> of a run")
+        raise UserError(f"run {folder} does not exist; pass the folder .../train/<name>/<version>/<seed> of a run")
     if not (folder / "model.json").is_file():
-        raise UserError(f"{folder} is not a finished run: it has no model.json; `synrep run` again goes on with it")
+        raise UserError(f"{folder} is not a finished run (no model.json); repeat its `synrep run` to resume it")
 
 
 def records_beside(folder: Path, experiment: Experiment, seed: int) -> Path | None:
-    """Where `synrep run` put the records of the run in `folder`; None where the folder was moved from there."""
-    place = Path("train") / create.record_key(experiment, seed)
+    """Return the records folder that `synrep run` writes for the run in `folder`, or None if the run was moved."""
+    expected = Path("train") / create.record_key(experiment, seed)
     folder = folder.resolve()
-    if folder.parts[-len(place.parts) :] != place.parts:
+    if folder.parts[-len(expected.parts) :] != expected.parts:
         return None
-    return folder.parents[len(place.parts) - 1] / "records"
+    return folder.parents[len(expected.parts) - 1] / "records"
 
 
 def records_of(
     experiment: Experiment, seed: int, model: Model, weights_sha256: str, folder: Path
 ) -> tuple[Record, ...]:
-    """The records of a run below `folder` that its encoder alone can repeat, or none where none is there.
+    """Return the records of a run below `folder` that its released encoder can reproduce.
+
+    Args:
+        experiment: the run's declaration.
+        seed: the run's seed.
+        model: the trained model.
+        weights_sha256: SHA-256 of the run's weights file.
+        folder: folder of records.
 
     Raises:
-        UserError: a record at the run's place is of another model or layer, or of an unknown protocol.
+        UserError: a record is of another declaration, model or layer, or of an unknown preset.
     """
-    place = folder / create.record_key(experiment, seed)
-    found = store.read_all(place) if place.is_dir() else []
+    run_folder = folder / create.record_key(experiment, seed)
+    records = store.read_all(run_folder) if run_folder.is_dir() else []
     transform = EvaluationTransform(experiment.encoder.image_size)
-    alone = FrozenEncoder(Model(model.vit), transform=transform, weights_sha256=weights_sha256)
+    encoder = FrozenEncoder(Model(model.vit), transform=transform, weights_sha256=weights_sha256)
     kept = []
-    for record in found:
+    for record in records:
         name, preset = record.evaluation.name, record.evaluation.preset
-        what = f"the record of {name} ({preset}) in {place}"
-        if record.experiment.fingerprint != (wanted := create.fingerprint(experiment)):
-            theirs = record.experiment.fingerprint[:12]
-            raise UserError(f"{what} is of another declaration: {theirs}, wanted {wanted[:12]}; name other --records")
-        if (theirs := record.model.weights_sha256) != weights_sha256:
-            both = f"weights {theirs[:12]}, the run has {weights_sha256[:12]}"
-            raise UserError(f"{what} is of another model: {both}; evaluate this run again or name other --records")
+        subject = f"the record of {name} ({preset}) in {run_folder}"
+        if (found := record.experiment.fingerprint) != (expected := create.fingerprint(experiment)):
+            hashes = f"fingerprint {found[:12]}, expected {expected[:12]}"
+            raise UserError(f"{subject} is of another declaration: {hashes}; pass other --records")
+        if (found := record.model.weights_sha256) != weights_sha256:
+            hashes = f"weights {found[:12]}, expected {weights_sha256[:12]}"
+            raise UserError(f"{subject} is of another model: {hashes}; evaluate this run again or pass other --records")
         if record.model.layer != LAYER:
-            raise UserError(f"{what} is of layer {record.model.layer}, what is pushed gives {LAYER}; name others")
-        if preset not in (known := evaluations.presets(name)):
-            raise UserError(f"{what} is of a preset that {name} has not; it has: {', '.join(known)}")
-        if known[preset].skip(alone) is None:  # the text tower stays behind, and its scores with it
+            raise UserError(f"{subject} is of layer {record.model.layer}, expected {LAYER}; pass other --records")
+        presets = evaluations.presets(name)
+        if preset not in presets:
+            choices = ", ".join(presets)
+            raise UserError(f"{subject} is of an unknown preset, expected one of: {choices}; pass other --records")
+        if presets[preset].skip(encoder) is None:  # scores that need the text tower are left out
             kept.append(record)
     return tuple(kept)
 
 
 def stage(release: Release, repo: str, folder: Path) -> None:
-    """Write the release into `folder`, and see that timm makes the same features of it.
+    """Write the release into `folder` and verify that timm computes the same features from it.
 
     Raises:
-        UserError: nothing was trained, the folder holds other files, or the encoder is not a plain ViT of timm.
+        UserError: the experiment has no training, the folder has other files, or the encoder is not a plain timm ViT.
     """
     if release.experiment.settings.optimizer is None:
-        raise UserError(f"{release.experiment.name} is not trained: there is nothing to publish; name a trained run")
+        raise UserError(f"{release.experiment.name} has no training; pass the folder of a trained run")
     if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir() if path.name not in FILES)):
-        raise UserError(f"{folder} holds {others[0]}, which is not of a release; name an empty or a new folder")
+        raise UserError(f"{folder} contains {others[0]}, which is not part of a release; pass an empty or new folder")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in release.model.vit.state_dict().items()}
     write_bytes(folder / WEIGHTS, safetensors.torch.save(state, {"format": "pt"}))
     size = release.experiment.encoder.image_size
-    configuration = {**config(release.experiment.encoder), "synrep": release.identity}
+    configuration = {**timm_config(release.experiment.encoder), "synrep": release.identity}
     write_json(folder / CONFIG, configuration)
     text = model_card.card(
         repo,
@@ -150,15 +159,18 @@ def stage(release: Release, repo: str, folder: Path) -> None:
         release.seed,
         run=release.card,
         records=release.records,
-        hashes={"of the run, with its heads": release.weights_sha256, "of this encoder": file_sha256(folder / WEIGHTS)},
+        hashes={
+            "of the run, including heads": release.weights_sha256,
+            "of this encoder": file_sha256(folder / WEIGHTS),
+        },
         parameters=sum(tensor.numel() for tensor in state.values()),
     )
     write_bytes(folder / CARD, text.encode())
     _require_equal(release.model, folder, size)
 
 
-def config(encoder: ViTConfig) -> dict[str, Any]:
-    """timm's configuration of an encoder, with the transform by which it is evaluated here."""
+def timm_config(encoder: ViTConfig) -> dict[str, Any]:
+    """Return timm's configuration of an encoder, with the transform of its evaluations."""
     architecture = ARCHITECTURES.get((encoder.patch, encoder.width, encoder.depth, encoder.heads))
     arguments: dict[str, Any] = {} if encoder.image_size == 224 else {"img_size": encoder.image_size}
     if architecture is None:
@@ -166,7 +178,7 @@ def config(encoder: ViTConfig) -> dict[str, Any]:
         arguments |= {**sizes, "num_heads": encoder.heads}
     transform = EvaluationTransform(encoder.image_size)
     return {
-        "architecture": architecture or BASE,
+        "architecture": architecture or DEFAULT_ARCHITECTURE,
         "num_classes": 0,
         "num_features": encoder.width,
         "global_pool": "token",
@@ -188,65 +200,70 @@ def config(encoder: ViTConfig) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _require_equal(model: Model, folder: Path, size: int) -> None:
-    """What timm loads gives the features that were evaluated."""
+    """Raise if timm loads the release with other features than the evaluated ones."""
     probe_B3HW = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     try:
         loaded: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
         features_BD = loaded.eval()(probe_B3HW)
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"this encoder is not a plain ViT of timm, which is all that can be pushed: {error}") from None
-    wanted_BD = model.cpu().eval().image_layers(probe_B3HW)[LAYER]
-    if (worst := float((features_BD - wanted_BD).abs().max())) > TOLERANCE:
-        raise UserError(f"timm gives other features than the run, by up to {worst:.2g}; nothing is pushed, log it")
+        raise UserError(f"the encoder is not a plain timm ViT, the only kind that can be released: {error}") from None
+    expected_BD = model.cpu().eval().image_layers(probe_B3HW)[LAYER]
+    if (difference := float((features_BD - expected_BD).abs().max())) > TOLERANCE:
+        raise UserError(
+            f"timm computes other features than the run, by up to {difference:.2g}, expected at most {TOLERANCE:g}; "
+            "nothing was uploaded; please report this bug"
+        )
 
 
 def push(release: Release, repo: str, *, private: bool, log: LogLine) -> str:
-    """Upload the release as `repo` in one commit and read it back; unchanged, it makes no commit.
+    """Upload the release to `repo` in one commit and read it back; an unchanged release makes no commit.
 
     Returns:
         The commit.
 
     Raises:
-        UserError: the repository holds another model, the Hub refuses or cannot be reached, or what it holds
-            afterwards is something else.
+        UserError: the repository has another model, the Hub refuses or cannot be reached, or the files read back
+            differ from those sent.
     """
-    place = Repository.open(repo, "model", writes=True)
-    with tempfile.TemporaryDirectory() as temporary, place.friendly_errors():
+    repository = Repository.open(repo, "model", writes=True)
+    with tempfile.TemporaryDirectory() as temporary, repository.friendly_errors():
         folder = Path(temporary) / "release"
         stage(release, repo, folder)
-        place.create(private=private)
-        head = place.commit()
-        _require_same(place, head, release)
+        repository.create(private=private)
+        head = repository.commit()
+        _require_same_experiment(repository, head, release)
         log(f"uploading to {repo}")
         message = f"{create.record_key(release.experiment, release.seed)} of SynRep-Bench"
-        return place.write({name: folder / name for name in FILES}, message, head)
+        return repository.write({name: folder / name for name in FILES}, message, head)
 
 
-def _require_same(place: Repository, head: str, release: Release) -> None:
-    """The repository is empty, or holds this run or an older version of its experiment."""
-    repo, files = place.name, place.files(head).keys() - OWN
+def _require_same_experiment(repository: Repository, head: str, release: Release) -> None:
+    """Raise unless the repository is empty, or has this run or an older version of its experiment."""
+    repo, files = repository.name, repository.files(head).keys() - BOILERPLATE
     if not files:
         return
     hint = "choose another --repo"
     if CONFIG not in files or not files <= set(FILES):
-        raise UserError(f"{repo} holds other files than a release ({', '.join(sorted(files)[:5])}); {hint}")
+        raise UserError(
+            f"{repo} contains files that are not part of a release ({', '.join(sorted(files)[:5])}); {hint}"
+        )
     with tempfile.TemporaryDirectory() as temporary:
-        held = _json(place.fetch(CONFIG, head, Path(temporary)))
-    held, mine = held.get("synrep", {}) if isinstance(held, dict) else {}, release.identity
-    if not isinstance(held, dict) or not held:
-        raise UserError(f"{repo} holds a model that is no release of SynRep-Bench; {hint}")
-    found = f"{held.get('experiment')} version {held.get('version')} seed {held.get('seed')}"
-    wanted = f"{mine['experiment']} version {mine['version']} seed {mine['seed']}"
-    if (held.get("experiment"), held.get("seed")) != (mine["experiment"], mine["seed"]):
-        raise UserError(f"{repo} holds {found}, wanted to push {wanted}; {hint}")
-    if not isinstance(held.get("version"), int) or held["version"] > mine["version"]:
-        raise UserError(f"{repo} holds {found}, which is newer than {wanted}; {hint}")
-    if held["version"] == mine["version"] and held.get("fingerprint") != mine["fingerprint"]:
-        raise UserError(f"{repo} holds {found} of another declaration; raise the experiment's version or {hint}")
+        remote = _read_json(repository.fetch(CONFIG, head, Path(temporary)))
+    remote, local = remote.get("synrep", {}) if isinstance(remote, dict) else {}, release.identity
+    if not isinstance(remote, dict) or not remote:
+        raise UserError(f"{repo} contains a model that is not a release of SynRep-Bench; {hint}")
+    found = f"{remote.get('experiment')} version {remote.get('version')} seed {remote.get('seed')}"
+    expected = f"{local['experiment']} version {local['version']} seed {local['seed']}"
+    if (remote.get("experiment"), remote.get("seed")) != (local["experiment"], local["seed"]):
+        raise UserError(f"{repo} contains {found}, expected {expected} or an older version; {hint}")
+    if not isinstance(remote.get("version"), int) or remote["version"] > local["version"]:
+        raise UserError(f"{repo} contains {found}, which is newer than {expected}; {hint}")
+    if remote["version"] == local["version"] and remote.get("fingerprint") != local["fingerprint"]:
+        raise UserError(f"{repo} contains {found} of another declaration; raise the experiment's version or {hint}")
 
 
-def _json(path: Path) -> object:
-    """What a file holds; None where that is no JSON."""
+def _read_json(path: Path) -> object:
+    """Return the content of a JSON file, or None if it is not JSON."""
     try:
         return json.loads(path.read_text())
     except ValueError:

@@ -1,6 +1,6 @@
-"""The card of a released encoder: what it is, how to load it, its scores, its limits and its terms.
+"""The model card of a released encoder: description, loading, training, scores, limits and license.
 
-Scores stand twice: in the YAML's `model-index`, which the Hub reads, and as a table with n and intervals.
+Scores appear twice: in the YAML's `model-index`, which the Hub reads, and as a table with n and intervals.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ from benchmark.transforms.evaluation import EvaluationTransform
 
 TAGS = ("timm", "image-feature-extraction", "synrep-bench")
 TASK = "image-classification"
-"""What all evaluations of an encoder alone come down to."""
-TERMS = ("license", "license_name", "license_link")
+"""Task type on the Hub of all evaluations that need no text tower."""
+LICENSE_FIELDS = ("license", "license_name", "license_link")
 
 
 def card(
@@ -34,20 +34,20 @@ def card(
     hashes: Mapping[str, str],
     parameters: int,
 ) -> str:
-    """The card as Markdown with YAML.
+    """Return the card as Markdown with a YAML header.
 
     Args:
-        repo: where it goes on the Hub.
-        experiment: what was declared.
-        seed: of the run.
-        run: its `model.json`.
-        records: of this run, and of no other.
-        hashes: which weights -> SHA-256.
-        parameters: how many the encoder has.
+        repo: ORG/NAME of the model on the Hub.
+        experiment: the run's declaration.
+        seed: the run's seed.
+        run: content of the run's `model.json`.
+        records: records of this run only.
+        hashes: SHA-256 by description of the weights.
+        parameters: number of parameters of the encoder.
     """
-    terms = licence(experiment)
+    license_data = license_fields(experiment)
     fields = ModelCardData(
-        **terms,
+        **license_data,
         library_name="timm",
         pipeline_tag="image-feature-extraction",
         tags=[*TAGS, experiment.method],
@@ -56,21 +56,21 @@ def card(
         eval_results=eval_results(records) or None,
     )
     parts = (
-        _what(repo, experiment, parameters),
+        _description(repo, experiment, parameters),
         _loading(repo, experiment),
         _training(experiment, seed, run, hashes),
         _scores(records),
         _limits(experiment, run),
-        _terms(experiment, terms),
+        _license(experiment, license_data),
     )
     return f"---\n{fields.to_yaml()}\n---\n" + "\n".join(parts)
 
 
-def licence(experiment: Experiment) -> dict[str, Any]:
-    """The YAML about terms: those of the training data by its own card, or a link to them where it is not here.
+def license_fields(experiment: Experiment) -> dict[str, Any]:
+    """Return the YAML license fields: those of the training dataset's card, or a link if it is not on this machine.
 
     Raises:
-        UserError: the card of the dataset on this machine cannot be read.
+        UserError: the local card of the dataset cannot be read.
     """
     link = f"https://huggingface.co/datasets/{experiment.dataset}"
     unknown = {"license": "other", "license_name": "terms-of-its-training-data", "license_link": link}
@@ -83,15 +83,17 @@ def licence(experiment: Experiment) -> dict[str, Any]:
         return unknown
     try:
         fields = DatasetCard.load(path, ignore_metadata_errors=True).data.to_dict()
-    except Exception as error:  # of the parser of YAML, which is another package's
-        raise UserError(f"{path} is not the card of a dataset ({error!s:.200}); build or download it again") from None
-    return {name: fields[name] for name in TERMS if name in fields} if "license" in fields else unknown
+    except Exception as error:  # whatever the YAML parser raises
+        raise UserError(
+            f"{path} is not a valid dataset card ({error!s:.200}); rebuild or download the dataset again"
+        ) from None
+    return {name: fields[name] for name in LICENSE_FIELDS if name in fields} if "license" in fields else unknown
 
 
 def eval_results(records: Sequence[Record]) -> list[EvalResult]:
-    """Every score of every dataset, as the Hub's `model-index` takes them; fractions of one.
+    """Return every score of every dataset in the Hub's `model-index` format, as fractions of one.
 
-    The index joins what has one dataset, revision and split, so a metric's own name says all of its protocol.
+    The Hub merges entries of one dataset, revision and split, so the metric's name includes the protocol.
     """
     return [
         EvalResult(
@@ -112,21 +114,22 @@ def eval_results(records: Sequence[Record]) -> list[EvalResult]:
     ]
 
 
-def _what(repo: str, experiment: Experiment, parameters: int) -> str:
-    size = experiment.encoder
-    pixels = f"{size.image_size} x {size.image_size}"
+def _description(repo: str, experiment: Experiment, parameters: int) -> str:
+    vit = experiment.encoder
+    pixels = f"{vit.image_size} x {vit.image_size}"
     return f"""# {cards.escape(repo)}
 
 An image encoder, trained by SynRep-Bench: method **{cards.escape(experiment.method)}**, dataset
-{cards.escape(experiment.dataset)}. It is a ViT of {parameters:,} parameters: patches of {size.patch} pixels, width
-{size.width}, depth {size.depth}, {size.heads} heads, images of {pixels} pixels. Its output is the CLS token after the
-final norm, {size.width} numbers per image; there is no classifier and no text tower.
+{cards.escape(experiment.dataset)}. It is a ViT of {parameters:,} parameters: patches of {vit.patch} pixels, width
+{vit.width}, depth {vit.depth}, {vit.heads} heads, images of {pixels} pixels. Its output is the CLS token after the
+final norm, {vit.width} numbers per image; there is no classifier and no text tower.
 """
 
 
 def _loading(repo: str, experiment: Experiment) -> str:
     transform = EvaluationTransform(experiment.encoder.image_size)
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (transform.mean, transform.std))
+    pixels = round(transform.size * transform.zoom)
     return f"""## Loading
 
 ```python
@@ -138,10 +141,10 @@ transform = timm.data.create_transform(**data, is_training=False)
 features = model(transform(image).unsqueeze(0))  # of a PIL image in RGB: (1, {experiment.encoder.width})
 ```
 
-`forward_features` gives all tokens. An image's short side becomes {round(transform.size * transform.zoom)} pixels
-({transform.interpolation}), the centre is cut out, RGB in [0, 1] is normalised by mean ({mean}) and deviation ({std}).
+`forward_features` returns all tokens. An image's short side is resized to {pixels} pixels ({transform.interpolation}),
+the center is cropped, and RGB in [0, 1] is normalized by mean ({mean}) and standard deviation ({std}).
 
-To measure it again: `synrep evaluate hub:{repo}@<commit>`. Give the commit that you use.
+To reproduce the scores: `synrep evaluate hub:{repo}@<commit>`, with the commit that you use.
 """
 
 
@@ -152,16 +155,16 @@ def _training(experiment: Experiment, seed: int, run: Mapping[str, Any], hashes:
         ("method", cards.escape(experiment.method)),
         ("dataset", f"{cards.escape(experiment.dataset)} at revision {cards.code(experiment.revision)}"),
         ("sha256 of the dataset's rows", cards.code(str(run["content_sha256"]))),
-        ("views of a caption", f"{sampling.views} ({sampling.images} x {sampling.crops}: images, crops of each)"),
+        ("views per caption", f"{sampling.views} ({sampling.images} images x {sampling.crops} crops)"),
         ("views seen", f"{schedule.steps * schedule.batch_views:,}"),
-        ("views in a batch", f"{schedule.batch_views:,}"),
+        ("views per batch", f"{schedule.batch_views:,}"),
         ("fingerprint of the declaration", f"`{create.fingerprint(experiment)}`"),
         *((f"sha256 of the weights {cards.escape(which)}", f"`{sha256}`") for which, sha256 in hashes.items()),
     ]
-    seen = diagnostics.record_fields(run)
-    rows += [(f"{cards.escape(name)} at the end", f"{value:.4g}") for name, value in seen.get("health", {}).items()]
-    if "spikes" in seen:
-        rows.append(("spikes of the loss", str(seen["spikes"])))
+    recorded = diagnostics.record_fields(run)
+    rows += [(f"{cards.escape(name)} at the end", f"{value:.4g}") for name, value in recorded.get("health", {}).items()]
+    if "spikes" in recorded:
+        rows.append(("loss spikes", str(recorded["spikes"])))
     return f"## Training\n\n{cards.table(('', ''), *rows)}\n"
 
 
@@ -173,43 +176,43 @@ def _scores(records: Sequence[Record]) -> str:
             if isinstance(result, NotMeasured):
                 missing.append(f"{name} on {dataset}")
                 continue
-            where = f"{result.dataset.repo} at {result.dataset.revision}, {result.dataset.split}"
+            source = f"{result.dataset.repo} at {result.dataset.revision}, {result.dataset.split}"
             for metric, score in result.scores.items():
-                shown = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+                percent = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
                 chance = f"{100 * result.chance:.1f}" if metric == result.main else ""
-                words = [*map(cards.escape, (name, preset, dataset, where, metric))]
-                rows.append((*words, shown, chance, f"{score.n:,}"))
+                labels = [*map(cards.escape, (name, preset, dataset, source, metric))]
+                rows.append((*labels, percent, chance, f"{score.n:,}"))
     if not rows:
         return "## Scores\n\nNot measured.\n"
-    heads = ("evaluation", "preset", "dataset", "read from", "score", "percent [95 %]", "chance", "n")
-    rest = f"\nNot measured: {cards.escape(', '.join(missing))}.\n" if missing else ""
+    header = ("evaluation", "preset", "dataset", "source", "score", "percent [95 %]", "chance", "n")
+    footer = f"\nNot measured: {cards.escape(', '.join(missing))}.\n" if missing else ""
     return f"""## Scores
 
-Of the frozen encoder, layer `cls`; the preset names the protocol. Intervals are over the samples of a test set, not
-over seeds: this is one seed.
+Scores of the frozen encoder, layer `cls`; the preset names the protocol. Intervals are over the samples of a test set,
+not over seeds: this is one seed.
 
-{cards.table(heads, *rows)}
-{rest}"""
+{cards.table(header, *rows)}
+{footer}"""
 
 
 def _limits(experiment: Experiment, run: Mapping[str, Any]) -> str:
     collapsed = diagnostics.collapse_warning(run.get("health", {}))
-    warning = f"- **Its {cards.escape(collapsed)}**: it can hardly tell images apart.\n" if collapsed else ""
+    warning = f"- **Its {cards.escape(collapsed)}**: it hardly distinguishes images.\n" if collapsed else ""
     return f"""## Limits
 
-{warning}- It was trained on {cards.escape(experiment.dataset)} alone. Images generated from captions show what the
-  captions name as the text-to-image model draws it, with the biases and omissions of both; so may these features.
-- It was measured on what the table above names and on nothing else. Nothing was done to make it fair or safe, and it
-  was not made for decisions about persons.
-- It is one seed of one experiment, for comparing methods and datasets under equal compute.
+{warning}- It was trained on {cards.escape(experiment.dataset)} only. Images generated from captions have the biases and
+  omissions of the captions and of the text-to-image model; the features may have them too.
+- It was evaluated only on the datasets in the table above. Nothing was done to make it fair or safe, and it is not
+  intended for decisions about people.
+- It is one seed of one experiment, meant for comparing methods and datasets under equal compute.
 """
 
 
-def _terms(experiment: Experiment, terms: Mapping[str, Any]) -> str:
-    kind = " ".join(str(terms[name]) for name in ("license", "license_name") if name in terms)
-    link = f" ({cards.link(str(terms['license_link']))})" if "license_link" in terms else ""
-    return f"""## Terms
+def _license(experiment: Experiment, license_data: Mapping[str, Any]) -> str:
+    name = " ".join(str(license_data[field]) for field in ("license", "license_name") if field in license_data)
+    link = f" ({cards.link(str(license_data['license_link']))})" if "license_link" in license_data else ""
+    return f"""## License
 
-The weights are computed from {cards.escape(experiment.dataset)} and are given under its terms:
-{cards.escape(kind)}{link}.
+The weights are derived from {cards.escape(experiment.dataset)} and are released under its terms:
+{cards.escape(name)}{link}.
 """

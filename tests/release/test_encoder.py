@@ -1,4 +1,4 @@
-"""A run's encoder on a Hub of this machine: what goes there, what timm makes of it, what is refused."""
+"""Release of a run's encoder to a local fake Hub: files, features in timm, and errors."""
 
 import json
 import re
@@ -36,7 +36,7 @@ __all__ = ["synrep"]
 
 ROOT = Path(__file__).parents[2]
 PAIR = runs.experiment("clip", steps=2)
-"""It has all that is to stay behind: a text tower, projections, a temperature."""
+"""Experiment whose model has parts that are not released: a text tower, projections, a temperature."""
 REPO = "me/pair"
 CIFAR = DatasetIdentity("org/cifar", "rev-1", "test", 100, "b" * 64)
 PROBE = ("linear_probe", "synclr")
@@ -63,7 +63,7 @@ def write_record(folder, experiment, weights_sha256, scores, protocol=PROBE, see
 
 
 def finish(out, data, experiment=PAIR, seed=0):
-    """The folder of a trained run below `out`, with two records of it."""
+    """Train a run below `out`, write records of it, and return its folder."""
     folder = out / "train" / create.record_key(experiment, seed)
     runs.train_here(experiment, data, folder, seed)
     sha256 = json.loads((folder / "model.json").read_text())["weights_sha256"]
@@ -87,7 +87,7 @@ def finished(small_dataset, tmp_path_factory):
 
 @pytest.fixture
 def run(finished, small_dataset, tmp_path, monkeypatch):
-    """A copy of the finished run, of a declared experiment, whose dataset is on this machine."""
+    """Copy of the finished run of a declared experiment, with its dataset on this machine."""
     monkeypatch.setattr(smoke, "EXPERIMENTS", (PAIR,))
     monkeypatch.setenv("SYNREP_DATA", str(small_dataset.parents[1]))
     out = shutil.copytree(finished.parents[4], tmp_path / "out")
@@ -96,7 +96,7 @@ def run(finished, small_dataset, tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A Hub for the client in this process, which has a token for it."""
+    """Fake Hub for the client in this process, which has a token for it."""
     with Hub(tmp_path / "hub", xet=False) as hub:
         changes = {"ENDPOINT": hub.address, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
         address = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.address)
@@ -112,7 +112,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pushed(synrep):
-    """Pushes; returns the commit."""
+    """Function that pushes and returns the commit."""
 
     def push(run, *words):
         code, said, error = synrep("push-model", run, "--repo", *(words or (REPO,)))
@@ -124,7 +124,7 @@ def pushed(synrep):
 
 @pytest.fixture
 def refused(synrep):
-    """Tries to push; returns the one line that says why not."""
+    """Function that tries to push and returns the one-line error."""
 
     def push(run, *words):
         answer = synrep("push-model", run, "--repo", *(words or (REPO,)))
@@ -153,7 +153,7 @@ def features_of(run, probe_B3HW):
         return model.encode_images(probe_B3HW)
 
 
-# What is released
+# Contents of a release
 
 PUSHES = """
 import sys
@@ -176,8 +176,8 @@ print(json.dumps([features, data, tiny.described(f"hub:{pinned}")]))
 """
 
 
-def test_timm_and_the_benchmark_load_from_the_hub_what_the_run_gives(run, tmp_path):
-    """By the unmodified clients, each in a process of its own; by Xet, where the other tests take plain LFS."""
+def test_timm_and_the_benchmark_load_the_runs_features_from_the_hub(run, tmp_path):
+    """Unmodified clients run in their own processes, with Xet; the other tests use plain LFS."""
     with Hub(tmp_path / "hub") as hub:
         command = [sys.executable, "-c", PUSHES, "push-model", str(run), "--repo", REPO]
         ran = subprocess.run(
@@ -198,7 +198,7 @@ def test_timm_and_the_benchmark_load_from_the_hub_what_the_run_gives(run, tmp_pa
     assert answer["facts"]["transform"] == json.loads(json.dumps(subject.metadata["transform"]))
 
 
-def test_exactly_three_files_go_in_one_commit(run, hub, pushed, tmp_path):
+def test_exactly_three_files_are_uploaded_in_one_commit(run, hub, pushed, tmp_path):
     commit = pushed(run)
     there = hub.repo(REPO, "models")
     assert set(there.revisions[commit]) == {".gitattributes", *encoder.FILES}
@@ -209,7 +209,7 @@ def test_exactly_three_files_go_in_one_commit(run, hub, pushed, tmp_path):
     assert pushed(run) == commit and len(there.messages) == 2, "again: no commit"
 
 
-def test_the_weights_are_the_encoder_s_and_no_others(run, tmp_path):
+def test_only_the_weights_of_the_encoder_are_released(run, tmp_path):
     weights = load_file(staged(run, tmp_path / "to") / "model.safetensors")
     model, _ = loop.load_trained(PAIR, 0, run, torch.device("cpu"))
     wanted = {name.removeprefix("vit.") for name in model.state_dict() if name.startswith("vit.")}
@@ -227,10 +227,10 @@ def test_the_weights_are_the_encoder_s_and_no_others(run, tmp_path):
         (ViTConfig(heads=6), "vit_base_patch16_224", {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 6}),
     ],
 )
-def test_timm_builds_the_encoder_of_any_size_by_its_own_name_where_it_has_one(size, architecture, arguments):
+def test_timm_builds_the_encoder_of_any_size_by_name_if_there_is_one(size, architecture, arguments):
     from benchmark.nn.encoders import build_vit
 
-    found = encoder.config(size)
+    found = encoder.timm_config(size)
     assert (found["architecture"], found["model_args"]) == (architecture, arguments)
     with torch.device("meta"):
         ours = build_vit(size)
@@ -240,7 +240,7 @@ def test_timm_builds_the_encoder_of_any_size_by_its_own_name_where_it_has_one(si
     assert theirs.num_features == found["num_features"]
 
 
-def test_every_size_that_has_a_name_is_built_by_it():
+def test_every_named_size_is_built_by_its_name():
     from benchmark.nn.encoders import build_vit
 
     for (patch, width, depth, heads), name in encoder.ARCHITECTURES.items():
@@ -250,20 +250,20 @@ def test_every_size_that_has_a_name_is_built_by_it():
         assert shapes[0] == shapes[1] and ours.blocks[0].attn.num_heads == theirs.blocks[0].attn.num_heads
 
 
-def test_an_encoder_that_timm_would_compute_otherwise_is_not_pushed(run, tmp_path):
+def test_an_encoder_that_timm_computes_differently_is_not_pushed(run, tmp_path):
     ready = opened(run)
-    ready.model.vit.norm.eps = 0.1  # no weight says so
-    with pytest.raises(UserError, match="timm gives other features than the run, by up to"):
+    ready.model.vit.norm.eps = 0.1  # not stored in any weight
+    with pytest.raises(UserError, match="timm computes other features than the run, by up to"):
         encoder.stage(ready, REPO, tmp_path / "to")
     ready.model.vit.extra = torch.nn.Linear(2, 2)
-    with pytest.raises(UserError, match=r"not a plain ViT of timm, .*extra\.weight"):
+    with pytest.raises(UserError, match=r"not a plain timm ViT, .*extra\.weight"):
         encoder.stage(ready, REPO, tmp_path / "to")
 
 
-# The card
+# Model card
 
 
-def test_the_card_says_what_it_is_and_the_hub_s_own_reader_reads_its_scores(run, tmp_path):
+def test_the_hub_client_reads_the_scores_of_the_card(run, tmp_path):
     folder = staged(run, tmp_path / "to")
     card, sha256 = ModelCard.load(folder / "README.md"), opened(run).weights_sha256
     data = card.data
@@ -295,16 +295,16 @@ def test_scores_of_another_model_are_refused(run, tmp_path):
         opened(run)
     shutil.rmtree(records)
     write_record(records, replace(PAIR, schedule=replace(PAIR.schedule, views=240)), "f" * 64, {"cifar10": scored()})
-    with pytest.raises(UserError, match=r"the record of linear_probe .* is of another declaration: "):
+    with pytest.raises(UserError, match=r"the record of linear_probe .* is of another declaration: fingerprint "):
         opened(run)
     shutil.rmtree(records)
     card = json.loads((run / "model.json").read_text())
     write_record(records, PAIR, card["weights_sha256"], {"cifar10": scored()}, layer="pooled")
-    with pytest.raises(UserError, match="is of layer pooled, what is pushed gives cls"):
+    with pytest.raises(UserError, match="is of layer pooled, expected cls"):
         opened(run)
 
 
-def test_names_cannot_write_the_card(run, tmp_path):
+def test_names_are_escaped_in_the_card(run, tmp_path):
     evil = "x](https://evil) | <b>\n# y"
     identity = DatasetIdentity(evil, f"{evil}`", evil, 100, "b" * 64)
     card = json.loads((run / "model.json").read_text())
@@ -322,8 +322,8 @@ def test_names_cannot_write_the_card(run, tmp_path):
     assert result.dataset_type == evil
 
 
-def test_terms_are_those_of_the_dataset_by_its_own_card(run, tmp_path, monkeypatch):
-    assert model_card.licence(PAIR) == {"license": "apache-2.0"}
+def test_the_license_is_that_of_the_datasets_card(run, tmp_path, monkeypatch):
+    assert model_card.license_fields(PAIR) == {"license": "apache-2.0"}
     elsewhere = tmp_path / "data" / PAIR.dataset
     elsewhere.mkdir(parents=True)
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path / "data"))
@@ -333,33 +333,33 @@ def test_terms_are_those_of_the_dataset_by_its_own_card(run, tmp_path, monkeypat
         "license_name": "terms-of-its-training-data",
         "license_link": f"https://huggingface.co/datasets/{PAIR.dataset}",
     }
-    assert model_card.licence(PAIR) == unknown
+    assert model_card.license_fields(PAIR) == unknown
     manifest = {"repo": PAIR.dataset, "revision": PAIR.revision, "rows": {}, "images_per_row": 1, "files": {}}
     (elsewhere / "dataset.json").write_text(json.dumps(manifest | {"recipe": {}}))
     terms = {"license": "other", "license_name": "non-commercial", "license_link": "https://example.org/terms"}
     fields = "\n".join(f"{name}: {value}" for name, value in terms.items())
     (elsewhere / "README.md").write_text(f"---\n{fields}\ntags: [x]\n---\n# x\n")
-    assert model_card.licence(PAIR) == terms
+    assert model_card.license_fields(PAIR) == terms
     text = ModelCard.load(staged(run, tmp_path / "to") / "README.md").text
     assert "other non\\-commercial (<https://example.org/terms>)" in text
     (elsewhere / "dataset.json").write_text(json.dumps(manifest | {"recipe": {}, "revision": "another"}))
-    assert model_card.licence(PAIR) == unknown, "the terms of another revision may be others"
+    assert model_card.license_fields(PAIR) == unknown, "another revision may have other terms"
     (elsewhere / "dataset.json").write_text(json.dumps(manifest | {"recipe": {}}))
     (elsewhere / "README.md").write_text("---\n[: x\n---\n")
-    with pytest.raises(UserError, match="is not the card of a dataset"):
-        model_card.licence(PAIR)
+    with pytest.raises(UserError, match="is not a valid dataset card"):
+        model_card.license_fields(PAIR)
 
 
-def test_what_training_saw_is_on_the_card(run, tmp_path):
+def test_training_diagnostics_are_on_the_card(run, tmp_path):
     seen = {"health": {"rank": 1.25, "uniformity": -0.5}, "spikes": 3}
     ready = replace(opened(run), card={**opened(run).card, **seen}, records=())
     encoder.stage(ready, REPO, tmp_path / "to")
     text = (tmp_path / "to/README.md").read_text()
-    assert "| rank at the end | 1.25 |" in text and "| spikes of the loss | 3 |" in text
+    assert "| rank at the end | 1.25 |" in text and "| loss spikes | 3 |" in text
     assert "have collapsed" in text and "Not measured." in text
 
 
-# To a folder
+# Local folder
 
 
 def test_a_dry_run_writes_the_folder_and_opens_no_connection(run, hub, synrep, tmp_path, monkeypatch):
@@ -373,11 +373,11 @@ def test_a_dry_run_writes_the_folder_and_opens_no_connection(run, hub, synrep, t
     tiny_models.close(loaded(probe), features_of(run, probe), 1e-6)
     staged(run, tmp_path / "to")
     (tmp_path / "to/mine.txt").write_text("x")
-    with pytest.raises(UserError, match=r"holds mine\.txt, which is not of a release"):
+    with pytest.raises(UserError, match=r"contains mine\.txt, which is not part of a release"):
         staged(run, tmp_path / "to")
 
 
-def test_without_records_there_are_no_scores_and_records_asked_for_must_be_there(run, synrep, refused, tmp_path):
+def test_without_records_there_are_no_scores_and_given_records_must_exist(run, synrep, refused, tmp_path):
     moved = shutil.copytree(run, tmp_path / "moved")
     assert encoder.records_beside(run, PAIR, 0) == run.parents[4] / "records"
     assert encoder.records_beside(moved, PAIR, 0) is None
@@ -388,17 +388,17 @@ def test_without_records_there_are_no_scores_and_records_asked_for_must_be_there
     assert "has no record of the encoder of test/clip/1/0; give another --records or evaluate the run" in line
 
 
-# What is refused
+# Errors
 
 
-def test_what_is_no_finished_run_is_one_line(run, tmp_path):
-    with pytest.raises(UserError, match=r"there is no run .*; wanted the folder"):
+def test_an_unfinished_run_is_one_line(run, tmp_path):
+    with pytest.raises(UserError, match=r"run .* does not exist; pass the folder"):
         encoder.require_finished(tmp_path / "none")
     (run / "model.json").unlink()
-    with pytest.raises(UserError, match=r"is not a finished run: it has no model.json; `synrep run` again"):
+    with pytest.raises(UserError, match=r"is not a finished run \(no model.json\); repeat its `synrep run`"):
         encoder.require_finished(run)
     untrained = replace(PAIR, settings=replace(PAIR.settings, optimizer=None))
-    with pytest.raises(UserError, match="is not trained: there is nothing to publish"):
+    with pytest.raises(UserError, match="has no training; pass the folder of a trained run"):
         encoder.stage(encoder.Release(untrained, 0, torch.nn.Identity(), "a" * 64, {}), REPO, tmp_path / "to")
 
 
@@ -406,7 +406,7 @@ NO_NAMES = ["pair", "a/b/c", "../x", "me/..", "me/a--b", "me/x y", "-/x", "me-/x
 
 
 @pytest.mark.parametrize("name", [*NO_NAMES, "me/" + "x" * 97])
-def test_what_is_no_name_on_the_hub_is_one_line(name):
+def test_an_invalid_repository_name_is_one_line(name):
     with pytest.raises(UserError, match="wanted the model's name on the Hub as ORG/NAME") as raised:
         hub_client.require_name(name, "model")
     assert "\n" not in str(raised.value)
@@ -431,13 +431,13 @@ def test_a_client_that_cannot_write_is_one_line(run, hub, refused, monkeypatch, 
     assert refused(run).startswith(said) and hub.repos == {}
 
 
-def test_a_name_of_others_is_one_line(run, hub, refused):
+def test_a_repository_without_write_access_is_one_line(run, hub, refused):
     line = refused(run, "others/pair")
     assert line.startswith("this token has no write access to model others/pair")
 
 
 @pytest.mark.parametrize(("status", "said"), [(503, "the Hub answers 503"), (CUT, "the Hub cannot be reached")])
-def test_a_hub_that_stays_away_is_one_line(run, hub, refused, status, said):
+def test_an_unreachable_hub_is_one_line(run, hub, refused, status, said):
     hub.fail("POST .*/commit/", status, 10**6, Retry_After="0")
     assert refused(run).startswith(said)
 
@@ -446,7 +446,7 @@ def config_at(hub):
     return json.loads(hub.read(REPO, "config.json", "main", "models"))
 
 
-def test_only_the_same_run_or_a_newer_version_takes_the_place_of_a_model(
+def test_only_the_same_run_or_a_newer_version_replaces_a_model(
     run, hub, pushed, refused, tmp_path, small_data, monkeypatch
 ):
     newer = replace(PAIR, version=2)
@@ -454,16 +454,18 @@ def test_only_the_same_run_or_a_newer_version_takes_the_place_of_a_model(
     other = finish(tmp_path / "other", small_data, PAIR, seed=1)
     pushed(run)
     line = refused(other)
-    assert line.startswith("me/pair holds test/clip version 1 seed 0, wanted to push test/clip version 1 seed 1")
+    assert line.startswith("me/pair contains test/clip version 1 seed 0, expected test/clip version 1 seed 1")
     monkeypatch.setattr(smoke, "EXPERIMENTS", (PAIR, newer))
     pushed(after)
     assert config_at(hub)["synrep"]["version"] == 2
     line = refused(run)
-    assert line.startswith("me/pair holds test/clip version 2 seed 0, which is newer than test/clip version 1 seed 0")
+    assert line.startswith(
+        "me/pair contains test/clip version 2 seed 0, which is newer than test/clip version 1 seed 0"
+    )
     assert config_at(hub)["synrep"]["version"] == 2 and len(hub.repo(REPO, "models").messages) == 3
 
 
-def test_a_declaration_that_changed_without_a_new_version_does_not_take_the_place(run, hub, refused, tmp_path):
+def test_a_changed_declaration_without_a_new_version_does_not_replace_a_model(run, hub, refused, tmp_path):
     made = staged(run, tmp_path / "made")
     config = json.loads((made / "config.json").read_text())
     config["synrep"]["fingerprint"] = "0" * 64
@@ -472,17 +474,17 @@ def test_a_declaration_that_changed_without_a_new_version_does_not_take_the_plac
     assert "of another declaration; raise the experiment's version" in refused(run)
 
 
-def test_models_and_files_of_others_are_left_alone(run, hub, pushed, refused, tmp_path):
+def test_other_models_and_files_are_not_overwritten(run, hub, pushed, refused, tmp_path):
     foreign = tmp_path / "foreign"
     tiny_models.timm_repo(foreign)
     hub.put(REPO, foreign)
-    assert refused(run).startswith("me/pair holds a model that is no release of SynRep-Bench")
+    assert refused(run).startswith("me/pair contains a model that is not a release of SynRep-Bench")
     (foreign / "config.json").write_text("{")
     hub.put(REPO, foreign)
-    assert refused(run).startswith("me/pair holds a model that is no release of SynRep-Bench")
+    assert refused(run).startswith("me/pair contains a model that is not a release of SynRep-Bench")
     (foreign / "config.json").unlink()
     hub.put("me/files", foreign)
-    assert refused(run, "me/files").startswith("me/files holds other files than a release (model.saf")
+    assert refused(run, "me/files").startswith("me/files contains files that are not part of a release (model.saf")
     (foreign / "model.safetensors").unlink()
     (foreign / "README.md").write_text("---\nlicense: mit\n---\nsoon")
     hub.put("me/empty", foreign)
@@ -494,13 +496,13 @@ def test_models_and_files_of_others_are_left_alone(run, hub, pushed, refused, tm
 
 
 @pytest.mark.parametrize("name", encoder.FILES)
-def test_a_hub_that_holds_something_else_afterwards_is_found_out(run, hub, refused, name):
+def test_a_corrupted_upload_is_detected(run, hub, refused, name):
     hub.corrupt = name
     line = refused(run)
     assert line.startswith(f"{name} in model {REPO} at ") and "is not what was sent; run again" in line
 
 
-def test_a_repository_that_moves_on_meanwhile_is_not_overwritten(run, hub, refused, tmp_path):
+def test_a_repository_changed_meanwhile_is_not_overwritten(run, hub, refused, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/README.md").write_text("of somebody else")
 
@@ -513,8 +515,8 @@ def test_a_repository_that_moves_on_meanwhile_is_not_overwritten(run, hub, refus
     assert hub.repo(REPO, "models").messages == ["initial commit", "put"]
 
 
-def test_the_transform_on_the_hub_is_the_one_of_the_evaluations(run, tmp_path):
-    """By the pixels: what timm makes of an image is what the benchmark makes of it."""
+def test_the_transform_on_the_hub_is_that_of_the_evaluations(run, tmp_path):
+    """timm and the benchmark compute the same pixels from an image."""
     from PIL import Image
 
     model = timm.create_model(f"local-dir:{staged(run, tmp_path / 'to')}", pretrained=True)
