@@ -127,6 +127,7 @@ def executed(synrep: Synrep, hub: Hub, tmp_path: Path) -> Callable[..., dict[str
     return call
 
 
+@pytest.mark.slow
 def test_the_three_ways_of_the_readme(
     checkout: Path,
     hub: Hub,
@@ -155,6 +156,7 @@ def test_the_three_ways_of_the_readme(
     assert (checkout / "site/index.html").read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_the_commands_about_results(checkout: Path, hub: Hub, executed: Callable[..., dict[str, str]]) -> None:
     """As they stand, for somebody whose colleague has pushed records before."""
     push = "synrep results push me/records"

@@ -32,6 +32,8 @@ from datasets_scripts.captions import prepare
 from tests.fixtures import small_datasets
 from tests.fixtures.runs import experiment, train_here
 
+pytestmark = pytest.mark.slow
+
 FILE = Path(__file__).with_name("pins.json")
 ROWS = "A dog on a beach.\thttps://example.org/1\n  A  cat\thttps://example.org/2\nA dog on a beach.\thttps://example.org/3\n"
 

@@ -51,6 +51,7 @@ def evaluate(out: Path, **how: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_workers_and_kills_move_no_score(mirror: Path, tmp_path: Path) -> None:
     one = evaluate(tmp_path / "one", workers=1)
     assert len(one) >= 14

@@ -92,6 +92,7 @@ def test_paired_interval_is_significant_where_separate_intervals_overlap(tmp_pat
     assert 2 * half < 0.02 < 2 * 1.96 * np.sqrt(0.24 / 2000)
 
 
+@pytest.mark.slow
 def test_interval_covers_the_true_difference_about_95_percent_of_the_time(tmp_path: Path) -> None:
     inside = 0
     for seed in range(60):

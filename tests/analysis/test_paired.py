@@ -71,6 +71,7 @@ def test_seeds_widen_the_interval_as_in_welch_s_t_test(tmp_path: Path) -> None:
     assert (found.low, found.high) == (pytest.approx(expected.low, abs=1e-6), pytest.approx(expected.high, abs=1e-6))
 
 
+@pytest.mark.slow
 def test_interval_covers_the_true_difference_about_95_percent_of_the_time(tmp_path: Path) -> None:
     """Two models with three seeds and a true difference of 0.02; episodes and seeds are resampled each time."""
     generator = np.random.default_rng(3)

@@ -31,6 +31,7 @@ def test_the_paper_and_its_baselines_are_there():
     assert "untrained" in NAMES
 
 
+@pytest.mark.slow
 @each
 @pytest.mark.parametrize("check", contract.CHECKS)
 def test_keeps_the_contract(name, check):
@@ -56,6 +57,7 @@ def test_is_a_frozen_declaration_whose_defaults_are_the_method(name):
     assert inspect.signature(type(method)).parameters.keys() == {field.name for field in fields(method)}
 
 
+@pytest.mark.slow
 @each
 def test_tiny_keeps_what_the_method_is(name):
     """Narrower, another learning rate and momentum, fewer hidden patches where there are few; all else stays."""
@@ -275,6 +277,7 @@ def test_half_precision_changes_little(name):
     assert found[2:] == pytest.approx(found[:2], rel=0.02)
 
 
+@pytest.mark.slow
 @each
 def test_a_run_that_is_killed_goes_on_exactly(name):
     """All that decides the next step is in the state: momentum copies, centres, how far the schedule is."""
@@ -311,6 +314,7 @@ def test_what_is_trained_gets_a_gradient_in_every_step(name):
     assert [key for key, p in model.named_parameters() if not p.requires_grad and p.grad is not None] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["byol", "dino", "mocov3", "simclr", "slip", "stablerep", "supcon"])
 def test_views_of_a_caption_end_up_close_and_captions_apart(name):
     """On pictures not seen before, and without collapse: captions are at least as far from each other as at first."""

@@ -10,6 +10,8 @@ from benchmark.nn.losses import clip_loss
 from benchmark.training import contract
 from tests.fixtures.toy_training import trained
 
+pytestmark = pytest.mark.slow
+
 CLIP = clip.METHOD.tiny()
 PLUS = stablerep_plus.METHOD.tiny()
 

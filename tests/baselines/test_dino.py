@@ -187,6 +187,7 @@ def test_the_student_is_evaluated():
     assert torch.equal(model.eval().encode_images(images), model.vit(images))
 
 
+@pytest.mark.slow
 def test_prototypes_are_not_all_one_nor_all_alike():
     """Neither collapse: after training the teacher chooses sharply on an image, and differently on others."""
     model = trained(METHOD, steps=100, lr=5e-4)

@@ -115,6 +115,7 @@ def test_the_predictor_belongs_to_queries_only(model):
     assert torch.equal(model.keys(views().images_V3HW), wanted)
 
 
+@pytest.mark.slow
 def test_loss_falls_on_pictures_not_seen_before():
     model, batch = trained(METHOD), contract.toy_batch(METHOD, seed=1000)
     with torch.no_grad():

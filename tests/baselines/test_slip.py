@@ -38,6 +38,7 @@ def test_the_first_crop_is_weak_and_the_others_are_strong():
     assert slip.METHOD.sampling.text and slip.METHOD.sampling.views == 3
 
 
+@pytest.mark.slow
 def test_texts_meet_the_weak_crop_only(model):
     wanted = model.loss(views())
     torch.testing.assert_close(model.loss(changed([1, 2]))["text_loss"], wanted["text_loss"])
@@ -92,6 +93,7 @@ def test_the_loss_is_the_sum_with_its_scale(scale):
     torch.testing.assert_close(values["loss"], values["text_loss"] + scale * values["image_loss"])
 
 
+@pytest.mark.slow
 def test_both_losses_fall():
     model, batch = trained(METHOD, steps=20), contract.toy_batch(METHOD, seed=1000)
     with torch.no_grad():

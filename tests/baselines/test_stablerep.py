@@ -69,6 +69,7 @@ def test_temperature_counts(method):
     assert loss(method) != loss(replace(method, temperature=0.2))
 
 
+@pytest.mark.slow
 def test_stablerep_brings_images_of_a_caption_together():
     """From near collapse, log(N - 1), towards the infimum, log(m - 1), on pictures it has not seen."""
     model = trained(STABLEREP)

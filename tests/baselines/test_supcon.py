@@ -61,6 +61,7 @@ def test_image_ids_have_no_part():
     assert (model.loss(replace(batch, caption_ids_V=batch.image_ids_V))["loss"] - wanted).abs() > 0.1
 
 
+@pytest.mark.slow
 def test_loss_falls_towards_its_infimum():
     model, batch = trained(METHOD), contract.toy_batch(METHOD, seed=1000)
     with torch.no_grad():

@@ -57,12 +57,14 @@ def test_the_estimate_is_the_arithmetic_of_the_paper(synrep: Synrep, tmp_path: P
     assert float(a100[4].strip("$").replace(",", "")) == pytest.approx(2.5 * hours, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_estimate_can_measure_this_machine(synrep: Synrep) -> None:
     code, shown, _ = synrep("data", "estimate", "toy", "--probe")
     (row,) = [line for line in shown.splitlines() if "(measured here)" in line]
     assert code == 0 and float(re.search(r"([\d,.]+) ", row.split("here)")[1])[1].replace(",", "")) > 50
 
 
+@pytest.mark.slow
 def test_build_prints_the_next_command_and_can_be_repeated(tmp_path: Path, synrep: Synrep, small_recipe: None) -> None:
     words = ("data", "build", "small", "--data", tmp_path, "--workers", "1")
     code, shown, error = synrep(*words)
@@ -73,6 +75,7 @@ def test_build_prints_the_next_command_and_can_be_repeated(tmp_path: Path, synre
     assert synrep(*words)[0] == 0
 
 
+@pytest.mark.slow
 def test_shares_are_finished_by_the_last(tmp_path: Path, synrep: Synrep, small_recipe: None) -> None:
     _, first, _ = synrep("data", "build", "small", "--data", tmp_path, "--share", "1/2")
     _, last, _ = synrep("data", "build", "small", "--data", tmp_path, "--share", "0/2")
@@ -99,6 +102,7 @@ def test_a_changed_shard_is_found_and_the_exit_code_says_so(
     assert f"error: {schema.shard_name('train', 0, 1)}: sha256" in answer[1]
 
 
+@pytest.mark.slow
 def test_a_sheet_shows_captions_and_their_images(small_dataset: Path, tmp_path: Path, synrep: Synrep) -> None:
     out = tmp_path / "sheet.png"
     assert synrep("data", "contact-sheet", small_dataset, "--out", out, "--rows", 5) == (0, f"{out}\n", "")
@@ -111,6 +115,7 @@ def test_a_sheet_shows_captions_and_their_images(small_dataset: Path, tmp_path: 
     assert_one_line(answer, "alignment.parquet is missing; run `synrep data check")
 
 
+@pytest.mark.slow
 def test_alignment_lists_the_worst_captions_and_the_sheet_shows_them(
     small_dataset: Path, tmp_path: Path, synrep: Synrep, weights: str
 ) -> None:

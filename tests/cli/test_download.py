@@ -13,6 +13,8 @@ from tests.cli.test_main import Synrep, assert_one_line, synrep
 from tests.fixtures import evaluation_sets
 from tests.fixtures.fake_hub import CUT, Hub
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["synrep"]
 
 SYNREP = Path(sys.executable).with_name("synrep")

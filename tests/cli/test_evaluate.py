@@ -11,6 +11,8 @@ from benchmark.evaluations.datasets.splits import open_split
 from tests.cli.test_main import Synrep, assert_one_line, synrep
 from tests.fixtures.doubles import png, write_manifest, write_split
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["synrep"]
 
 

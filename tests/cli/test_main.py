@@ -231,6 +231,7 @@ def records(tmp_path: Path) -> Path:
     return tmp_path / "records"
 
 
+@pytest.mark.slow
 def test_tables_are_written_printed_and_checked(records: Path, synrep: Synrep) -> None:
     out = records.parent / "tables"
     code, shown, _ = synrep("tables", "--records", records, "--out", out)
@@ -248,6 +249,7 @@ def test_tables_are_written_printed_and_checked(records: Path, synrep: Synrep) -
     assert_one_line(synrep("tables", "--records", records, "--out", out, "--check"), "missing: linear_probe.synrep.md")
 
 
+@pytest.mark.slow
 def test_outdated_tables_are_reported_and_removed(records: Path, synrep: Synrep) -> None:
     out = records.parent / "tables"
     words = ("tables", "--records", records, "--out", out)
@@ -281,6 +283,7 @@ def test_no_comparison_takes_the_place_of_the_paper_s_tables(records: Path, synr
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_tables_are_printed_whatever_the_locale_says(records: Path) -> None:
     words = ("tables", "--records", records, "--out", records.parent / "tables")
     settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
@@ -289,6 +292,7 @@ def test_tables_are_printed_whatever_the_locale_says(records: Path) -> None:
     assert "70.0 ± " in ran.stdout.decode()
 
 
+@pytest.mark.slow
 def test_published_numbers_are_in_the_tables_of_any_records(records: Path, synrep: Synrep) -> None:
     """They come with the package, wherever the records are: `make demo` shows them too."""
     words = ("tables", "--records", records, "--out", records.parent / "tables")
@@ -327,6 +331,7 @@ def test_a_folder_without_records_is_one_line(tmp_path: Path, synrep: Synrep) ->
 # Nowhere to write
 
 
+@pytest.mark.slow
 def test_a_file_in_the_place_of_a_folder_is_one_line(records: Path, synrep: Synrep) -> None:
     (records.parent / "file").write_text("mine")
     words = ("tables", "--records", records, "--out", records.parent / "file")
@@ -334,6 +339,7 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(records: Path, synrep: Synr
     assert (records.parent / "file").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_leaves_no_table_half_written(
     records: Path, synrep: Synrep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +353,7 @@ def test_a_disk_that_fills_leaves_no_table_half_written(
     assert [path for path in out.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_output_that_cannot_be_written_is_one_line(records: Path) -> None:
     with Path("/dev/full").open("w") as full:
@@ -425,6 +432,7 @@ def with_plug_in(name: str, source: str, tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{REPOSITORY}"}
 
 
+@pytest.mark.slow
 def test_one_file_makes_a_method(tmp_path: Path) -> None:
     env = with_plug_in("toy", TOY, tmp_path)
     script = """
@@ -480,6 +488,7 @@ _generator = torch.Generator()
 # What it would cost
 
 
+@pytest.mark.slow
 def test_a_plan_starts_nothing_and_says_what_is_missing(
     synrep: Synrep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -517,6 +526,7 @@ if "SLOW_FROM" in os.environ:
 """Two short runs, which take a second a step from the step in $SLOW_FROM: a signal always comes before the end."""
 
 
+@pytest.mark.slow
 def test_interrupted_run_resumes_with_the_printed_command(
     synrep: Synrep,
     small_dataset: Path,
@@ -586,6 +596,7 @@ def wait_for_empty_group(group: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command() -> None:
     """As launchers start it."""
     command = [sys.executable, "-m", "benchmark.cli", "run", "no-such-experiment"]

@@ -29,6 +29,8 @@ from tests.fixtures import tiny_diffusion
 from tests.fixtures.fake_hub import Hub
 from tests.fixtures.tiny_diffusion import SIDE
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 2
 CAPTIONS = 70
 """Two units, the second of 6."""

@@ -129,6 +129,7 @@ def test_synclr_matches_scikit_learn_end_to_end(toy):
     assert scores.scores["top1"].value == (model.predict(scale.transform(x_test)) == y_test).mean()
 
 
+@pytest.mark.slow
 def test_ssl_transfer_matches_the_loop_of_the_paper(toy):
     """Raw features, scikit-learn's defaults, one warm-started model; the first best penalty is selected."""
     scores = measure(noisy_labels(), TOY["ssl-transfer"])
@@ -174,6 +175,7 @@ def test_an_official_validation_split_is_used_for_selection_and_refit(toy, monke
     assert "official validation split of 40 images" in scores.details["selection"]
 
 
+@pytest.mark.slow
 def test_selection_never_sees_the_test_split(toy, monkeypatch):
     """Changing the test labels changes neither the selection nor the predictions."""
     for preset in ("synclr", "ssl-transfer", "clip", "stablerep-clean"):
@@ -307,6 +309,7 @@ def test_skip_without_a_network(toy):
 # Several classes per image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", LOGISTIC)
 def test_multi_label_images_are_fitted_per_class(monkeypatch, preset):
     generator = np.random.default_rng(0)

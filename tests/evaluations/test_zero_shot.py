@@ -378,6 +378,7 @@ def test_ties_are_wrong_and_worsen_the_rank(copies):
     assert set(ranks[scores.predictions["label"] == label_of[names[2]]]) == {6}
 
 
+@pytest.mark.slow
 def test_imagenet_classes_with_equal_names_are_wrong_for_every_model(tmp_path, monkeypatch):
     evaluation_sets.mirror_of(["imagenet"], monkeypatch, tmp_path, test=1, train=1)
     code_of = dict(zip(IMAGENET, np.random.default_rng(0).standard_normal((1000, 64)).astype(np.float32)))

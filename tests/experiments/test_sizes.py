@@ -176,6 +176,7 @@ def test_positives_are_varied_in_a_fixed_batch_of_one_dataset(size: str) -> None
     assert recipe_of(rows[0]).images_per_caption == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SCALES)
 def test_guidance_and_encoders_are_varied_alone(size: str) -> None:
     rows = find(f"ablations-{size}-guidance")
@@ -212,6 +213,7 @@ def test_captions_are_counted_alike_for_both_methods(size: str) -> None:
     assert len(counts["clip"]) == (5 if size == "full" else 3)
 
 
+@pytest.mark.slow
 def test_the_papers_encoders_at_full_size() -> None:
     base, large = (row.encoder for row in find("ablations-full-encoder"))
     millions = [sum(p.numel() for p in build_vit(each).parameters()) / 1e6 for each in (base, large)]

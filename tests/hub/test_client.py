@@ -7,6 +7,8 @@ import pytest
 
 from tests.fixtures.fake_hub import Hub
 
+pytestmark = pytest.mark.slow
+
 DATASETS = """
 import datasets, numpy, os
 from PIL import Image

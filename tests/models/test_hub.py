@@ -50,6 +50,7 @@ def lines(hub: Hub, home: Path, *specs: str, **env: str) -> list[str]:
     return ran.stdout.splitlines()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_pinned_revisions_are_downloaded_once_and_then_read_from_the_cache(hub, tmp_path) -> None:
     vit, pair, other = hub.models

@@ -18,6 +18,8 @@ from benchmark.models import load
 from benchmark.models.loading import frozen
 from tests.fixtures import tiny_models
 
+pytestmark = pytest.mark.slow
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ARGS = argparse.Namespace(
     model="base", add_language=False, csv_path="/scratch/somebody/cc12m.csv", folder_list=["a", "b", "c"], n_img=6,

@@ -14,6 +14,8 @@ from benchmark.records import create
 from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures import runs, tiny_models
 
+pytestmark = pytest.mark.slow
+
 PAIR = runs.experiment("clip", steps=2)
 
 

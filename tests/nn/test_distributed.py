@@ -19,6 +19,8 @@ from benchmark.training import checkpoint
 from benchmark.training.dataset import CaptionImageDataset
 from tests.fixtures import distributed_training, runs
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TRAINED = [
     name

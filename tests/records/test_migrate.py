@@ -15,6 +15,8 @@ from benchmark.records.schema import Measured, NotMeasured
 from benchmark.submission.validate import find_problems
 from tests.cli.test_main import Synrep, assert_one_line, synrep
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["synrep"]
 
 ROOT = Path(__file__).parents[2] / "results"

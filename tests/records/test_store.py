@@ -435,6 +435,7 @@ def modified(value: Any) -> Any:
     return [*value, 1] if isinstance(value, list) else {"more": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_checksum_detects_a_change_of_any_field(path: Path, tmp_path: Path) -> None:
     content = json.loads(path.read_text())

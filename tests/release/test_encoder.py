@@ -32,6 +32,8 @@ from tests.cli.test_main import assert_one_line, synrep
 from tests.fixtures import runs, tiny_models
 from tests.fixtures.fake_hub import CUT, Hub
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["synrep"]
 
 ROOT = Path(__file__).parents[2]

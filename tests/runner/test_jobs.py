@@ -28,6 +28,8 @@ from benchmark.training.execution import ExecutionConfig
 from tests.fixtures.doubles import write_scenes
 from tests.fixtures.runs import experiment
 
+pytestmark = pytest.mark.slow
+
 EVALUATIONS = plugins.names("benchmark.evaluations")
 WITH_TEXTS = ("aro", "fairface", "retrieval", "sugarcrepe", "zero_shot")
 """Evaluations that need a text tower."""

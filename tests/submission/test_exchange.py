@@ -24,6 +24,8 @@ from tests.fixtures.fake_hub import CUT, Hub
 from tests.release.test_encoder import hub
 from tests.submission.test_submit import OF_ONE, ONE, falsify_score, model, tree, write
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["hub", "synrep"]
 
 REPO = "me/records"

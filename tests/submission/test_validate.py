@@ -20,6 +20,8 @@ from benchmark.records.schema import sha256_of
 from benchmark.submission.validate import find_problems
 from tests.cli.test_main import Synrep, assert_one_line, synrep
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["synrep"]
 
 ROOT = Path(__file__).parents[2] / "results"
@@ -412,7 +414,7 @@ def test_command_prints_and_counts_problems(folder: Path, synrep: Synrep) -> Non
     forge(folder, lambda c: score(c, 0.9, "scenes-order", "micro"), CAPTIONS)
     code, shown, error = synrep("validate", folder / "records")
     assert (code, len(shown.splitlines())) == (2, 3), "the score of one record, the score and its high end of the other"
-    assert error.startswith(f"synrep: 3 problems in {folder / 'records'}; ")
+    assert error.startswith(f"synrep: 3 problems in {folder / 'records'} (listed above); ")
     assert_one_line((code, "", error), "3 problems")
     assert_one_line(synrep("validate", folder / "nothing"), "no records in")
 

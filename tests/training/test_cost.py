@@ -48,6 +48,7 @@ def test_flops_equal_a_count_by_hand(name: str) -> None:
     assert cost_per_view(method(name), SMALL).flops == pytest.approx(by_hand, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_vit_base_has_its_published_flops_and_parameters() -> None:
     """17.6 G multiply-adds at 224 pixels with its head left out; 85.8 M parameters."""
     found = cost_per_view(plugins.load("baselines", "simclr", "method").METHOD, ViTConfig())
@@ -56,6 +57,7 @@ def test_vit_base_has_its_published_flops_and_parameters() -> None:
     assert found.parameters - 20_988_160 == pytest.approx(85.8e6, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["byol", "mocov3"])
 def test_a_momentum_copy_costs_its_forward_pass(name: str) -> None:
     """A third more than the same network without one; heads aside, which differ."""
@@ -64,6 +66,7 @@ def test_a_momentum_copy_costs_its_forward_pass(name: str) -> None:
     assert share == pytest.approx(4 / 3, abs=0.05)
 
 
+@pytest.mark.slow
 def test_text_towers_and_decoders_are_counted() -> None:
     plain, clip, mae = (cost_per_view(method(name), SMALL) for name in ("simclr", "clip", "mae"))
     text = 2 * (2 * 32 * 64 * 12 * 64 + 4 * 32**2 * 64)  # two blocks of width 64 over 32 tokens, forward
@@ -74,6 +77,7 @@ def test_text_towers_and_decoders_are_counted() -> None:
     assert clip.parameters > plain.parameters + 49_408 * 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", plugins.names("baselines"))
 def test_depth_goes_in_a_straight_line(name: str) -> None:
     """Counted at one and two blocks, the third costs as much: against the count at full depth."""
@@ -92,6 +96,7 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
     assert found.state_values == sum(t.numel() for t in model.state_dict().values())
 
 
+@pytest.mark.slow
 def test_disk_is_what_a_run_leaves(small_data, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     declared = experiment("stablerep")
     train_here(declared, small_data, tmp_path)

@@ -24,6 +24,8 @@ from datasets_scripts.building.build import build
 from datasets_scripts.text_to_image import GeneratedImage
 from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, Numbers, numbers, read_number
 
+pytestmark = pytest.mark.slow
+
 WHOLE = Augmentation(scale=(1.0, 1.0), flip=0.5, jitter=0.0, grayscale=0.0, blur=0.5)
 """Augmentation that does not change a flat image."""
 CPU = torch.device("cpu")

@@ -49,6 +49,7 @@ def test_out_of_memory_is_one_line_that_names_the_option(given: int | None, half
     assert "\n" not in str(said.value)
 
 
+@pytest.mark.slow
 def test_out_of_memory_within_a_run_keeps_the_weights_before_the_step(
     small_data: CaptionImageDataset, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +86,7 @@ def test_memory_may_run_out_anywhere_in_a_step(
         train_here(experiment("simclr"), small_data, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["stablerep", "mae", "stablerep_plus"])
 def test_micro_batches_change_memory_not_results(method: str, small_data: CaptionImageDataset, tmp_path) -> None:
     """Negatives, batch statistics and masks are those of the whole batch."""
@@ -107,6 +109,7 @@ def test_micro_batches_change_memory_not_results(method: str, small_data: Captio
         assert first[name] == pytest.approx(second[name], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["stablerep_plus", "mae", "dino"])
 @pytest.mark.filterwarnings("ignore:.*pin_memory")
 def test_compiled_blocks_compute_the_same(
@@ -132,6 +135,7 @@ def test_compiled_blocks_compute_the_same(
     assert found[0]["gradient_norm"] == pytest.approx(found[1]["gradient_norm"], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_deterministic_run_enables_deterministic_algorithms(small_data: CaptionImageDataset, tmp_path) -> None:
     try:
         first = train_here(

@@ -34,6 +34,8 @@ from tests.fixtures import killed_training
 from tests.fixtures.runs import BATCH, STEPS, experiment, metrics, train_here
 from tests.fixtures.small_datasets import RECIPE
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 OPTIMIZER = AdamW(base_lr=2e-4, base_views=512, weight_decay=0.1, betas=(0.9, 0.98), warmup=0.1)
 

@@ -34,6 +34,8 @@ from tests.fixtures import c2pa_certificate
 from tests.fixtures import killed_build as example
 from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, Listed, Numbers, captions
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 SHARDS = 3
 """Files of the numbered dataset: 64, 64 and 32 captions."""
@@ -213,7 +215,6 @@ def kill(process, victim):
         wait_until(lambda: not any(map(alive, workers)))
 
 
-@pytest.mark.slow
 def test_a_build_killed_twenty_times_gives_the_same_bytes_and_draws_no_unit_twice_that_stands(thousand, tmp_path):
     """SIGKILL of the build or of a worker, while units are drawn or written; only units in flight are drawn again.
 

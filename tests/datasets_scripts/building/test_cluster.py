@@ -51,6 +51,7 @@ def slurm(tmp_path, monkeypatch):
 SETTINGS = {"partition": "gpu", "time": "1:00:00", "tasks_per_job": "2", "gpus_per_task": "1", "account": "vision"}
 
 
+@pytest.mark.slow
 def test_slurm_draws_and_finishes_the_same_dataset(slurm, numbered_dataset, tmp_path):
     said = cluster.submit(NUMBERED, tmp_path / "data", "slurm", SETTINGS, None)
     folder = tmp_path / "data" / NUMBERED.repo
@@ -61,6 +62,7 @@ def test_slurm_draws_and_finishes_the_same_dataset(slurm, numbered_dataset, tmp_
     assert set(submitted) == {"numbered", "numbered-finish"}
 
 
+@pytest.mark.slow
 def test_settings_reach_sbatch(slurm, tmp_path):
     cluster.submit(NUMBERED, tmp_path / "data", "slurm", SETTINGS, None)
     (script,) = [path.read_text() for path in slurm.iterdir() if path.name == "numbered.0"]
@@ -70,6 +72,7 @@ def test_settings_reach_sbatch(slurm, tmp_path):
     assert f"source {sys.prefix}/bin/activate" in script
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_drawn_again_and_a_finished_dataset_is_not_submitted(slurm, numbered_dataset, tmp_path):
     list(build.generate_share(build.start(NUMBERED, tmp_path / "data"), None, 1, 3))
     first = tmp_path / "data" / NUMBERED.repo / schema.shard_name("train", 1, 3)

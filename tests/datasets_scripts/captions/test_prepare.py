@@ -583,6 +583,7 @@ def test_a_damaged_file_is_refused(tmp_path, name):
     refused(source, path, tmp_path, rf"{name}.*(download it again|rename it to \.csv)")
 
 
+@pytest.mark.slow
 def test_damage_in_the_middle_is_not_reported_as_full_disk(tmp_path):
     """The captions before the damage have already been written."""
     good = redcaps(

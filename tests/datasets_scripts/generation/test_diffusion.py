@@ -15,6 +15,8 @@ from datasets_scripts.text_to_image import Cost
 from tests.fixtures import tiny_diffusion
 from tests.fixtures.tiny_diffusion import SIDE
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 CAPTIONS = ["a cat"] * 3 + ["a dog on a mat"] * 3 + ["a cat"]
 SEEDS = [2**64 - 1, 7, 2**63, 11, 5, 6, 12]

@@ -100,6 +100,7 @@ def test_captions_are_read_from_tars_with_image_locations(tars):
         assert Image.open(io.BytesIO(content)).format in {"JPEG", "PNG"}
 
 
+@pytest.mark.slow
 def test_each_caption_has_its_own_image_at_the_stored_size(built):
     data = CaptionImageDataset(built, recipe.find("cc3m-real", built.parents[1]).revision)
     assert (len(data), data.images_per_caption) == (5, 1)
@@ -111,12 +112,14 @@ def test_each_caption_has_its_own_image_at_the_stored_size(built):
         assert np.abs(middle - wanted).max() < 12, text
 
 
+@pytest.mark.slow
 def test_images_are_center_cropped_with_their_aspect_ratio(built):
     """From 300 x 200 to 256 x 256: 50 pixels are cropped on each side, including the black border of 37."""
     data = CaptionImageDataset(built, recipe.find("cc3m-real", built.parents[1]).revision)
     assert data.image(0, 0)[128, :, 0].min() > 120
 
 
+@pytest.mark.slow
 def test_real_images_have_no_mark_and_the_card_says_real(built):
     data = CaptionImageDataset(built, schema.read_manifest(built).revision)
     for row in range(len(data)):
@@ -129,17 +132,19 @@ def test_real_images_have_no_mark_and_the_card_says_real(built):
     assert provenance.is_synthetic(recipe.find("toy-real").declaration())
 
 
+@pytest.mark.slow
 def test_check_finds_a_mark_on_a_real_image(tars):
     prepare(tars)
     chosen = recipe.find("cc3m-real", tars)
     marked = replace(chosen, text_to_image=replace(chosen.text_to_image, iptc_source_type=provenance.TRAINED))
     found = audit.check(build.build(marked, tars, [""], silent), silent)
     assert {finding.rule for finding in found if finding.error} == {"mark"}
-    assert "says that it is synthetic, but it is a real image" in found[0].text
+    assert "its XMP marks it as synthetic, but it is a real image" in found[0].text
     again = audit.sample(tars / chosen.repo, chosen, 5, silent)
     assert {finding.rule for finding in again.findings} == {"source type"}
 
 
+@pytest.mark.slow
 def test_check_finds_missing_marks_of_images_declared_synthetic(built, monkeypatch):
     assert [finding for finding in audit.check(built, silent) if finding.error] == []
     sampled = audit.sample(built, recipe.find("cc3m-real", built.parents[1]), 5, silent)
@@ -178,6 +183,7 @@ def test_revision_covers_the_image_bytes(tars):
     assert chosen.revision != before
 
 
+@pytest.mark.slow
 def test_undecodable_image_is_null_with_its_status(tmp_path):
     files = {"a.jpg": picture((200, 9, 9)), "a.txt": b"good", "b.jpg": b"no image", "b.txt": b"bad"}
     tar(folder(tmp_path) / "0.tar", files)
@@ -221,7 +227,7 @@ def test_invalid_uses_of_real_images_are_one_line(tars):
     prepare(tars)
     with pytest.raises(UserError, match="a caption has only one real image; remove -l"):
         list(recipe.find("cc3m-real-l2", tars).text_to_image(["a red thing"] * 2, [0, 1], [0.0, 0.0]))
-    with pytest.raises(UserError, match="C2PA signatures say that an image is synthetic"):
+    with pytest.raises(UserError, match="C2PA signatures are for synthetic images"):
         build.start(recipe.find("cc3m-real", tars), tars, provenance.C2PA(tars, tars))
 
 

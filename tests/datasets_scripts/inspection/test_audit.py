@@ -28,6 +28,8 @@ from datasets_scripts.scenes import evaluation_sets
 from datasets_scripts.text_to_image import GeneratedImage
 from tests.fixtures.small_datasets import NUMBERED, RECIPE, Listed, Numbers
 
+pytestmark = pytest.mark.slow
+
 
 def silent(done, total, note=""):
     pass

@@ -100,6 +100,7 @@ def test_a_tar_per_file_with_the_bytes_as_they_are(tars, numbered_dataset):
         assert content == [image["bytes"] for row in rows for image in row[schema.IMAGES]]
 
 
+@pytest.mark.slow
 def test_imagefolder_has_every_image_with_its_own_caption(images, stored, tmp_path):
     rows = datasets.load_dataset("imagefolder", data_dir=str(images), split="train", cache_dir=str(tmp_path))
     assert len(rows) == CAPTIONS * IMAGES
@@ -152,6 +153,7 @@ def _made(path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["webdataset", "imagefolder"])
 def test_a_caption_with_an_image_that_could_not_be_drawn_is_left_out(failing, tmp_path, to):
     left = {f"number {n}" for n in range(CAPTIONS) if n % 10 == 7}

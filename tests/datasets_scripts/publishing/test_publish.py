@@ -24,6 +24,8 @@ from datasets_scripts.publishing import card, publish
 from datasets_scripts.text_to_image import Terms
 from tests.fixtures.fake_hub import CUT, Hub
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 REPO = "synrep-bench/made-up"
 TERMS = (Terms("captions: made up", "other", "Free.", "https://example.org"),)

@@ -18,6 +18,8 @@ from datasets_scripts.recipe import image_seed
 from datasets_scripts.scenes import evaluation_sets, grammar, renderer
 from tests.fixtures import seen_scenes
 
+pytestmark = pytest.mark.slow
+
 TRAIN, TEST, GROUP, ARO = 90, 60, 6, 150
 """Rows of the small copies under test."""
 NOUNS = {*grammar.SHAPES, "wall", "grass", "sand", "water", "sky"}

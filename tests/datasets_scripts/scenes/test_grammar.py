@@ -92,6 +92,7 @@ def test_invalid_caption_is_refused_with_an_example(sentence):
         renderer.render(sentence, 0)
 
 
+@pytest.mark.slow
 def test_caption_is_true_of_its_image(world):
     """Every word is measured from the image, for all objects, textures and backgrounds."""
     wrong = [
@@ -198,6 +199,7 @@ def test_each_word_of_the_caption_changes_the_image():
     assert len(texts) == 1 + 2 * (1 + 7 + 3 + 7) + 3 + 5 and set(shown.values()) == {1}
 
 
+@pytest.mark.slow
 def test_renders_500_images_per_second():
     """Processor time, best of three."""
     captions = [grammar.scene(int(i)).caption for i in np.random.default_rng(0).integers(0, grammar.CAPTIONS, 150)]
@@ -270,6 +272,7 @@ def test_guidance_reduces_the_spread_of_factors():
     assert spread == sorted(spread, reverse=True)
 
 
+@pytest.mark.slow
 def test_a_caption_is_true_at_every_guidance():
     rng = np.random.default_rng(5)
     for number, index in enumerate(rng.choice(grammar.CAPTIONS, 120, replace=False)):

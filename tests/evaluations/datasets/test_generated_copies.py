@@ -64,6 +64,7 @@ def test_knn_reads_every_dataset(copies, monkeypatch, name):
     assert next(iter(found.scores.values())).value > 3 * found.chance or name.startswith("scenes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluation", few_shot.EVALUATIONS, ids=lambda evaluation: evaluation.preset)
 @pytest.mark.parametrize("name", ["digits", "dtd", "eurosat", "cifar10"])
 def test_few_shot_reads_all_splits(copies, monkeypatch, evaluation, name):

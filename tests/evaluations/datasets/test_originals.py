@@ -12,6 +12,8 @@ from benchmark.evaluations.datasets.splits import open_split
 from tests.fixtures import evaluation_sets
 from tests.fixtures.evaluation_sets import CATALOGUE, classes_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):

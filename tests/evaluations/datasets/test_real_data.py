@@ -35,6 +35,7 @@ def measured(scores: Mapping[str, Any], name: str) -> DatasetScores:
     return found
 
 
+@pytest.mark.slow
 def test_pixels_of_real_digits() -> None:
     """Published results on the whole set: linear models 95 to 97 %, nearest neighbors 97 to 99 %."""
     subject = pixels(1)

@@ -66,6 +66,7 @@ def test_network_access_is_blocked():
         socket.create_connection(("localhost", 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "split"), SPLITS)
 def test_splits_match_the_catalog(copies, name, split):
     row, images = shrunk(CATALOGUE[name]), open_split(name, split)
@@ -98,6 +99,7 @@ def test_images_and_labels_are_aligned(copies, name):
         assert images.columns["label_index"] == classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in COPIED if CATALOGUE[name].labels and CATALOGUE[name].train])
 def test_classes_of_a_copy_can_be_learned_from_pixels(copies, name):
     parts = {}

@@ -141,6 +141,7 @@ def test_an_image_with_too_few_captions_is_an_error(mine):
         open_split("flickr30k", "test")
 
 
+@pytest.mark.slow
 def test_tars_that_the_hub_converted_to_parquet_are_read(mine):
     root = mine("imagenet")
     folder, row = root / "mteb" / "wds_imagenet1k", shrunk(CATALOGUE["imagenet"])
@@ -158,6 +159,7 @@ def test_tars_that_the_hub_converted_to_parquet_are_read(mine):
         before.read(934)
 
 
+@pytest.mark.slow
 def test_index_files_are_small(mine):
     kept = mine("imagenet") / "mteb" / "wds_imagenet1k" / ".cache" / "synrep" / "train" / "0.tar.json"
     open_split("imagenet", "train")

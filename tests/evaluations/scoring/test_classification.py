@@ -147,6 +147,7 @@ def test_multi_label_images_are_scored_by_mean_average_precision():
     assert constant.chance == pytest.approx(target.mean())
 
 
+@pytest.mark.slow
 def test_the_interval_of_mean_average_precision_covers_the_truth():
     truth = values(SEVERAL.name, prediction_columns(*_task_and_logits(20_000, 99)))["map11"]
     inside = 0

@@ -58,6 +58,7 @@ def compare(evaluation: Evaluation, dataset: str, first: Answers, second: Answer
         assert found[score] == pytest.approx(variance, rel=rel), score
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "preset", "dataset", "first", "second"), CASES)
 def test_the_variance_of_a_difference_matches_a_bootstrap(
     name: str, preset: str, dataset: str, first: str, second: str
@@ -96,6 +97,7 @@ def test_captions_of_one_image_are_one_cluster_of_any_size() -> None:
     compare(presets("retrieval")["karpathy"], "flickr30k", answers(), answers())
 
 
+@pytest.mark.slow
 def test_the_variance_of_mean_average_precision_matches_a_bootstrap() -> None:
     generator = np.random.default_rng(3)
     truth = {f"label_{k}": generator.random(300) < 0.3 for k in range(3)}

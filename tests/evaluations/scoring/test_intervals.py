@@ -51,6 +51,7 @@ TRUTHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRUTHS)
 def test_extremes_cover_the_truly_worst_and_best(monkeypatch, name):
     """Simulated from known shares, the interval covers the truly worst, or of the mirrored shares the truly best."""

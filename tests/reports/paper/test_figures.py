@@ -18,6 +18,8 @@ from benchmark.reports.published import plot
 from tests.fixtures.paper_records import NUMBERS, SMOKE, report_inputs, run
 from tests.reports.published.test_rows import HEAD, build, rows
 
+pytestmark = pytest.mark.slow
+
 FIGURES = ("figure_2", "figure_3", "figure_5", "figure_6")
 
 

@@ -19,6 +19,8 @@ from benchmark.reports.published.numbers import Fact
 from tests.fixtures.paper_records import FACTS, SMOKE, report_inputs, run
 from tests.reports.published.test_rows import rows
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 NAMES = plugins.names("benchmark.reports.paper")
 

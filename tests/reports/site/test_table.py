@@ -6,6 +6,8 @@ import pytest
 
 from tests.reports.site.conftest import Visit
 
+pytestmark = pytest.mark.slow
+
 Open = Callable[..., Visit]
 DIGITS = "linear_probe.synrep.1."
 

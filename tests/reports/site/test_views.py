@@ -12,6 +12,8 @@ from tests.fixtures.many_records import records
 from tests.fixtures.site_records import HOSTILE, made
 from tests.reports.site.conftest import Visit
 
+pytestmark = pytest.mark.slow
+
 Open = Callable[..., Visit]
 CID = "#/model/smoke/cid/1"
 
@@ -272,7 +274,6 @@ def test_axe_finds_nothing_on_a_phone(visit: Open) -> None:
 # Speed
 
 
-@pytest.mark.slow
 def test_ten_thousand_records_are_a_small_page(browser: Browser, tmp_path: Path) -> None:
     found = records(10_000)
     page = made(found, PairedComparisons())  # no difference is known
