@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.nn.encoders import TextTower
-from benchmark.nn.image_text import ImageTextModel
+from benchmark.nn.image_text import JointEmbeddingModel
 from benchmark.sampling import WEAK, Sampling
 
 
@@ -39,7 +39,7 @@ class CLIP(Method):
         return replace(self, joint=64, text=TextTower(width=64, depth=2, heads=2, context=32), optimizer=optimizer)
 
 
-class CLIPModel(ImageTextModel):
+class CLIPModel(JointEmbeddingModel):
     """Image and caption attract, all other pairs of the batch repel."""
 
     def __init__(self, vit: VisionTransformer, method: CLIP) -> None:

@@ -55,8 +55,8 @@ class MoCoV3Model(Model):
         self.method = method
         vit.patch_embed.requires_grad_(False)
         width, hidden, output = vit.embed_dim, method.hidden, method.output
-        self.projector = MLP((width, hidden, hidden, output), plain=True)
-        self.predictor = MLP((output, hidden, output), plain=True)
+        self.projector = MLP((width, hidden, hidden, output), bias=False, last_bn=True)
+        self.predictor = MLP((output, hidden, output), bias=False, last_bn=True)
         self.key_vit, self.key_projector = ema_copy(vit), ema_copy(self.projector)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

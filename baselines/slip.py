@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.nn.encoders import TextTower
 from benchmark.nn.heads import ProjectionHead
-from benchmark.nn.image_text import ImageTextModel
+from benchmark.nn.image_text import JointEmbeddingModel
 from benchmark.nn.losses import multi_positive
 from benchmark.sampling import SIMCLR, WEAK, Sampling
 
@@ -47,7 +47,7 @@ class SLIP(Method):
         return replace(self, hidden=256, output=64, joint=64, text=text, optimizer=optimizer)
 
 
-class SLIPModel(ImageTextModel):
+class SLIPModel(JointEmbeddingModel):
     """Of three adjacent crops, the first meets the caption, and the others each other."""
 
     def __init__(self, vit: VisionTransformer, method: SLIP) -> None:

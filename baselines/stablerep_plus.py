@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.nn.encoders import TextTower
 from benchmark.nn.heads import ProjectionHead
-from benchmark.nn.image_text import ImageTextModel
+from benchmark.nn.image_text import JointEmbeddingModel
 from benchmark.nn.losses import multi_positive
 from benchmark.sampling import Sampling
 
@@ -44,7 +44,7 @@ class StableRepPlus(Method):
         return replace(self, hidden=256, output=64, joint=64, text=text, optimizer=optimizer)
 
 
-class StableRepPlusModel(ImageTextModel):
+class StableRepPlusModel(JointEmbeddingModel):
     """Images of one caption attract one another, and the caption."""
 
     def __init__(self, vit: VisionTransformer, method: StableRepPlus) -> None:

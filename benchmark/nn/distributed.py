@@ -1,8 +1,10 @@
-"""Several processes as one: a batch's rows are spread over them in order, losses see the rows of all.
+"""Data-parallel primitives: the rows of a batch are split over processes in rank order, and losses see all rows.
 
-Under `torchrun` or `accelerate launch` each process has its share of every batch. A loss is the mean over a process's
-own rows against everybody's columns; gathering sums its gradient over processes, and gradients of parameters are
-averaged, so the step is that of one process with the whole batch. With one process nothing is sent.
+Under `torchrun` or `accelerate launch`, each process computes its shard of every batch. A loss is the mean over the
+local rows against the columns of all processes. `all_gather` sums its gradient over processes and parameter gradients
+are averaged, so a step equals that of one process with the whole batch. A single process does not communicate.
+
+Shapes: N local rows, D features.
 """
 
 import contextlib
@@ -18,28 +20,28 @@ from torch import Tensor
 from benchmark.errors import UserError
 
 COMMUNICATION_ERROR_WORDS = ("gloo", "nccl", "connection", "socket", "tcpstore")
-"""Words by which an error of torch is one of communication."""
+"""Words, in lower case, that mark a RuntimeError of torch as a communication error."""
 TIMEOUT = datetime.timedelta(minutes=10)
-"""How long a process waits for the others before it gives up."""
+"""Maximum wait for the other processes in a collective operation."""
 
 
 def launched_world_size() -> int:
-    """Number of processes that a launcher started together with this one."""
+    """Return the number of processes that the launcher started, 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[torch.device]:
-    """Join the processes that a launcher started; gives the device of this one.
+    """Join the processes that a launcher started, and yield the device of this process.
 
     Raises:
-        UserError: another process ended, so this one cannot go on.
+        UserError: this machine has fewer GPUs than processes, or the connection to another process is lost.
     """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
-        if local >= (there := torch.cuda.device_count()):
-            raise UserError(f"wanted a GPU for each process, found {there}; start {there} processes on this machine")
+        if local_rank >= (gpus := torch.cuda.device_count()):
+            raise UserError(f"expected one GPU per process, found {gpus} on this machine; use --nproc-per-node {gpus}")
         torch.cuda.set_device(device)
     try:
         if launched_world_size() > 1:
@@ -50,85 +52,88 @@ def process_group() -> Iterator[torch.device]:
             word in str(error).lower() for word in COMMUNICATION_ERROR_WORDS
         ):
             raise
-        place = f"process {os.environ.get('RANK', '0')} of {launched_world_size()}"
-        raise UserError(f"{place} lost the others; the one that ended says why; run again to go on") from None
+        process = f"process {os.environ.get('RANK', '0')} of {launched_world_size()}"
+        raise UserError(
+            f"{process} lost its connection to another process; see the error of that process, "
+            "then run the same command again to resume"
+        ) from None
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of the processes this is, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def all_gather(rows_ND: Tensor) -> Tensor:
-    """Rows of all processes, in the order of their ranks; the gradient of a row is summed over processes."""
+    """Return the rows of all processes in rank order; the gradient of a row is summed over processes."""
     if world_size() == 1:
         return rows_ND
-    gathered: Tensor = _Gather.apply(rows_ND)
+    gathered: Tensor = _AllGather.apply(rows_ND)
     return gathered
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """Sum over processes, element by element; so is the gradient."""
+    """Return the elementwise sum over processes; the gradient is summed as well."""
     if world_size() == 1:
         return values
-    summed: Tensor = _Total.apply(values)
+    summed: Tensor = _AllReduceSum.apply(values)
     return summed
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:
-    """Mean over processes, element by element."""
+    """Return the elementwise mean over processes."""
     return all_reduce_sum(values) / world_size()
 
 
 def local_rows(rows: Tensor) -> Tensor:
-    """This process's share of rows that every process has all of."""
+    """Return the shard of this process, given rows that are equal in every process."""
     return rows.chunk(world_size())[rank()]
 
 
 def rank_shard_of_uniform(count: int, width: int) -> Tensor:
-    """Uniform random numbers (count, width): of those that one process would draw for all rows, this one's share."""
+    """Return uniform random numbers (count, width): this process's shard of what one process draws for all rows."""
     return local_rows(torch.rand(count * world_size(), width))
 
 
 def any_rank(condition: bool) -> bool:
-    """Whether it holds in any process; all get the same answer at the same step."""
+    """Return whether `condition` is true in any process; all processes get the same answer."""
     if world_size() == 1:
         return condition
-    held = torch.tensor(float(condition), device=_device())
-    dist.all_reduce(held)
-    return bool(held > 0)
+    count = torch.tensor(float(condition), device=_device())
+    dist.all_reduce(count)
+    return bool(count > 0)
 
 
 def require_equal_across_ranks(value: int, what: str, hint: str) -> None:
-    """Refuse to go on where processes differ.
+    """Check that `value` is the same in every process; the error calls it `what`.
 
     Raises:
-        UserError: `what` has other values in other processes.
+        UserError: `value` differs between processes.
     """
     if world_size() == 1:
         return
     values = [torch.empty((), dtype=torch.long, device=_device()) for _ in range(world_size())]
     dist.all_gather(values, torch.tensor(value, device=_device()))
-    if len(found := sorted({int(each) for each in values})) > 1:
+    if len(found := sorted({int(value) for value in values})) > 1:
         raise UserError(f"{what} differs between processes: {', '.join(map(str, found))}; {hint}")
 
 
 def barrier() -> None:
-    """Until all processes are here."""
+    """Wait until all processes get here."""
     if world_size() > 1:
         dist.all_reduce(torch.zeros((), device=_device()))
 
 
 @torch.no_grad()
 def broadcast_weights(model: torch.nn.Module) -> None:
-    """Give every process the weights and buffers of the first."""
+    """Copy the weights and buffers of rank 0 to all processes."""
     if world_size() > 1:
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, 0)
@@ -140,20 +145,20 @@ def _device() -> torch.device:
 
 @torch.no_grad()
 def average_gradients(model: torch.nn.Module) -> None:
-    """Replace every gradient by its mean over processes, in one message for each dtype."""
+    """Replace each gradient by its mean over processes, with one all-reduce per dtype."""
     if world_size() == 1:
         return
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
-        mine = [gradient for gradient in gradients if gradient.dtype == dtype]
-        flat = torch.cat([gradient.flatten() for gradient in mine])
+        bucket = [gradient for gradient in gradients if gradient.dtype == dtype]
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
         dist.all_reduce(flat)
         flat /= world_size()
-        for gradient, averaged in zip(mine, flat.split([gradient.numel() for gradient in mine]), strict=True):
+        for gradient, averaged in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
             gradient.copy_(averaged.view_as(gradient))
 
 
-class _Gather(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_ND: Tensor) -> Tensor:
         ctx.rows = len(rows_ND)
@@ -168,7 +173,7 @@ class _Gather(torch.autograd.Function):
         return summed[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
-class _Total(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
         del ctx

@@ -1,6 +1,6 @@
-"""Encoders that methods share: the ViT (timm) and the text tower (open_clip).
+"""Encoders shared by the methods: the ViT (timm) and the text tower (open_clip).
 
-Shapes: V views, T texts, L tokens, D features.
+Shapes: T texts, D features.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from benchmark.interfaces import ViTConfig
 
 
 def build_vit(encoder: ViTConfig) -> VisionTransformer:
-    """A plain timm ViT without a classifier; its output is the CLS token after the final norm."""
+    """Build a plain timm ViT without a classifier; its output is the CLS token after the final norm."""
     return VisionTransformer(
         img_size=encoder.image_size,
         patch_size=encoder.patch,
@@ -29,16 +29,17 @@ def build_vit(encoder: ViTConfig) -> VisionTransformer:
 
 @dataclass(frozen=True)
 class TextTower:
-    """Size of a CLIP text transformer; the defaults are those of CLIP ViT-B."""
+    """Size of a CLIP text transformer. The defaults are those of CLIP ViT-B."""
 
     width: int = 512
     depth: int = 12
     heads: int = 8
     context: int = 77
+    """Maximum number of tokens, start and end included."""
 
 
 class TextEncoder(nn.Module):
-    """CLIP's causal text transformer with its BPE tokenizer; output at the end-of-text token, linearly projected."""
+    """CLIP's causal text transformer with its BPE tokenizer; returns the linearly projected end-of-text token."""
 
     def __init__(self, tower: TextTower, output: int) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class TextEncoder(nn.Module):
         )
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings (T, output), not normalised; text beyond the context is cut off."""
+        """Return unnormalized embeddings (T, output); texts are truncated to the context length."""
         device = self.transformer.token_embedding.weight.device
         embeddings_TD: Tensor = self.transformer(self.tokenizer(list(texts)).to(device))
         return embeddings_TD

@@ -1,7 +1,7 @@
-"""The losses, as pure functions. All compute in float32 whatever comes in, under autocast too, and keep no state.
+"""Losses as pure functions, computed in float32 for inputs of any precision, also under autocast.
 
-With several processes a loss is the mean over this process's rows against the columns of all
-(`benchmark.nn.distributed`); no matrix of all rows by all columns is ever kept.
+With several processes, a loss is the mean over the local rows against the columns of all processes
+(`benchmark.nn.distributed`). The matrix of all rows by all columns is never held in memory.
 
 Shapes: N rows, M columns, T texts, D features.
 """
@@ -20,29 +20,29 @@ from benchmark.nn.distributed import all_gather, all_reduce_mean, rank
 P = ParamSpec("P")
 
 CHUNK = {"cpu": 2**22, "cuda": 2**25}
-"""Similarities that are in memory at a time: on a CPU as many as its caches hold, on a GPU enough to keep it busy."""
+"""Maximum number of similarities in memory at a time: few enough for a CPU's caches, enough to keep a GPU busy."""
 
 
 def in_float32(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Switch autocast off inside a loss."""
+    """Decorate a loss to run with autocast disabled."""
 
     @functools.wraps(loss)
-    def computed(*tensors: P.args, **settings: P.kwargs) -> Tensor:
-        first = tensors[0]
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        first = args[0]
         assert isinstance(first, Tensor)
         with torch.autocast(first.device.type, enabled=False):
-            return loss(*tensors, **settings)
+            return loss(*args, **kwargs)
 
-    return computed
+    return wrapper
 
 
 @in_float32
 def multi_positive(features_ND: Tensor, labels_N: Tensor, temperature: float) -> Tensor:
-    """Multi-positive contrastive loss (StableRep, arXiv 2306.00984, equation 2): a scalar.
+    """Return the multi-positive contrastive loss (StableRep, arXiv 2306.00984, equation 2), a scalar.
 
-    Every row is an anchor; its target is uniform over the other rows with its label, its candidates are all other
-    rows. Labels alone decide: caption ids make it StableRep's, image ids with two crops make it SimCLR's NT-Xent.
-    Equals SupCon's L_out. A row without a positive adds zero but counts in the mean, as in the released code.
+    Each row is an anchor. Its candidates are all other rows; its target is uniform over those with the same label.
+    Labels define the positives: caption ids give StableRep's loss, image ids with two crops SimCLR's NT-Xent. The
+    loss equals SupCon's L_out. A row without a positive adds zero but counts in the mean, as in the released code.
     """
     z_ND = F.normalize(features_ND.float(), dim=1)
     scale = z_ND.new_tensor(1 / temperature)
@@ -50,23 +50,23 @@ def multi_positive(features_ND: Tensor, labels_N: Tensor, temperature: float) ->
 
 
 @in_float32
-def clip_loss(images_ND: Tensor, texts_TD: Tensor, text_of_N: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric image-text contrastive loss with several images per text: the mean of both directions, a scalar.
+def clip_loss(images_ND: Tensor, texts_TD: Tensor, text_index_N: Tensor, scale: Tensor) -> Tensor:
+    """Return the symmetric image-text contrastive loss, the mean of both directions, a scalar.
 
-    An image's target is its one text; a text's target is uniform over its images (StableRep+; with one image per
-    text it is CLIP's loss). `scale` is the inverse temperature; `text_of_N` counts this process's texts.
+    An image's target is its text; a text's target is uniform over its images, one or several (StableRep+). With one
+    image per text this is CLIP's loss. `scale` is the inverse temperature; `text_index_N` indexes the local texts.
     """
     z_ND, t_TD = F.normalize(images_ND.float(), dim=1), F.normalize(texts_TD.float(), dim=1)
     texts_T = torch.arange(len(t_TD), device=t_TD.device) + rank() * len(t_TD)
-    text_of_N = text_of_N + rank() * len(t_TD)
-    to_texts = _contrastive(z_ND, all_gather(t_TD), text_of_N, all_gather(texts_T), scale.float())
-    to_images = _contrastive(t_TD, all_gather(z_ND), texts_T, all_gather(text_of_N), scale.float())
+    text_index_N = text_index_N + rank() * len(t_TD)
+    to_texts = _contrastive(z_ND, all_gather(t_TD), text_index_N, all_gather(texts_T), scale.float())
+    to_images = _contrastive(t_TD, all_gather(z_ND), texts_T, all_gather(text_index_N), scale.float())
     return (to_texts + to_images) / 2
 
 
 @in_float32
 def info_nce(queries_ND: Tensor, keys_ND: Tensor, temperature: float) -> Tensor:
-    """InfoNCE of each query with the key of its row against the keys of all other rows: a scalar."""
+    """Return the InfoNCE loss, a scalar: the positive is the key of the query's row, the negatives all other keys."""
     q_ND, k_ND = F.normalize(queries_ND.float(), dim=1), F.normalize(keys_ND.float(), dim=1)
     rows_N = torch.arange(len(q_ND), device=q_ND.device) + rank() * len(q_ND)
     return _contrastive(q_ND, all_gather(k_ND), rows_N, all_gather(rows_N), q_ND.new_tensor(1 / temperature))
@@ -74,9 +74,9 @@ def info_nce(queries_ND: Tensor, keys_ND: Tensor, temperature: float) -> Tensor:
 
 @in_float32
 def masked_patch_mse(predicted_NPD: Tensor, target_NPD: Tensor, masked_NP: Tensor) -> Tensor:
-    """Mean squared error of each row over its masked patches only (MAE, arXiv 2111.06377): (N,).
+    """Return the mean squared error of each row over its masked patches (MAE, arXiv 2111.06377), (N,).
 
-    The target is normalised per patch (zero mean, unit variance), MAE's better variant. P patches, D pixel values.
+    The target is normalized per patch (zero mean, unit variance), MAE's better variant. P patches, D pixel values.
     """
     target_NPD = target_NPD.float()
     variance_NP1, mean_NP1 = torch.var_mean(target_NPD, dim=2, keepdim=True)
@@ -94,9 +94,16 @@ def _contrastive(
 ) -> Tensor:
     """Return the mean over rows of the cross-entropy between softmax(scale * row . columns) and uniform positives.
 
-    Positives are the columns with the row's label; column `self_offset + i` is no candidate of row i. The
-    cross-entropy is the log-partition minus the mean similarity of positives, and the latter is one product with the
-    sum of their vectors.
+    The cross-entropy is the log-partition minus the mean similarity of the positives, and the latter is one product
+    with the sum of their vectors.
+
+    Args:
+        rows_ND: Anchors, unit vectors.
+        columns_MD: Candidates, unit vectors.
+        labels_N: Labels of the rows; the positives of a row are the columns with its label.
+        labels_M: Labels of the columns.
+        scale: Inverse temperature, a scalar.
+        self_offset: Column `self_offset + i` is row i itself and no candidate of it. None: all columns are candidates.
     """
     classes_C, class_of_M, count_C = labels_M.unique(return_inverse=True, return_counts=True)
     sum_CD = columns_MD.new_zeros(len(classes_C), columns_MD.shape[1]).index_add(0, class_of_M, columns_MD)
@@ -112,32 +119,42 @@ def _contrastive(
 
 
 class _LogPartition(torch.autograd.Function):
-    """Weighted sum over rows of log sum_j exp(scale * row . column_j), j not self_offset.
+    """Weighted sum over rows i of log sum_j exp(scale * row_i . column_j), where j is not self_offset + i.
 
-    The gradient of a chunk of rows is taken while its similarities are there: as much arithmetic as with the whole
-    matrix, and the memory of a chunk.
+    The forward pass also computes the gradient of each chunk of rows while its similarities are in memory. This takes
+    as much arithmetic as the whole matrix, but the memory of one chunk. R rows of a chunk.
     """
 
     @staticmethod
     def forward(
         ctx: Any, rows_ND: Tensor, columns_MD: Tensor, scale: Tensor, weight_N: Tensor, self_offset: int | None
     ) -> Tensor:
+        """Return the sum, a scalar.
+
+        Args:
+            ctx: Context of the backward pass.
+            rows_ND: Rows, float32.
+            columns_MD: Columns, float32.
+            scale: Inverse temperature, a scalar.
+            weight_N: Weights of the rows in the sum.
+            self_offset: Column `self_offset + i` is left out for row i. None: no column is left out.
+        """
         size = max(1, CHUNK.get(rows_ND.device.type, CHUNK["cuda"]) // len(columns_MD))
         needed = any(ctx.needs_input_grad)
         total = rows_ND.new_zeros(())
         d_rows_ND, d_columns_MD = torch.empty_like(rows_ND), torch.zeros_like(columns_MD)
         for start in range(0, len(rows_ND), size):
-            mine = slice(start, start + size)
-            scaled_RD = rows_ND[mine] * scale
+            chunk = slice(start, start + size)
+            scaled_RD = rows_ND[chunk] * scale
             s_RM = scaled_RD @ columns_MD.T
             if self_offset is not None:
                 s_RM.diagonal(self_offset + start).fill_(-torch.inf)
-            top_R1 = s_RM.amax(1, keepdim=True)
-            sum_R1 = s_RM.sub_(top_R1).exp_().sum(1, keepdim=True)
-            total += (weight_N[mine] * (top_R1 + sum_R1.log())[:, 0]).sum()
+            max_R1 = s_RM.amax(1, keepdim=True)
+            sum_R1 = s_RM.sub_(max_R1).exp_().sum(1, keepdim=True)
+            total += (weight_N[chunk] * (max_R1 + sum_R1.log())[:, 0]).sum()
             if needed:
-                share_R1 = weight_N[mine, None] / sum_R1
-                torch.mm(s_RM, columns_MD, out=d_rows_ND[mine]).mul_(share_R1 * scale)
+                share_R1 = weight_N[chunk, None] / sum_R1
+                torch.mm(s_RM, columns_MD, out=d_rows_ND[chunk]).mul_(share_R1 * scale)
                 if ctx.needs_input_grad[1]:
                     d_columns_MD.addmm_(s_RM.T, scaled_RD * share_R1)
         if needed:
@@ -152,30 +169,35 @@ class _LogPartition(torch.autograd.Function):
 
 
 def swap_view_pairs(rows_ND: Tensor) -> Tensor:
-    """Each row replaced by the other of its pair; rows 2 i and 2 i + 1 are a pair, such as two crops of an image."""
+    """Return the rows with 2 i and 2 i + 1 swapped; they are a pair, such as two crops of an image."""
     return rows_ND.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 
 @in_float32
 def byol_loss(predicted_ND: Tensor, target_ND: Tensor) -> Tensor:
-    """Mean squared distance between unit vectors, 2 - 2 cos (BYOL, arXiv 2006.07733, equation 2): a scalar."""
+    """Return the mean squared distance of unit vectors, 2 - 2 cos (BYOL, arXiv 2006.07733, equation 2), a scalar."""
     p_ND, t_ND = F.normalize(predicted_ND.float(), dim=1), F.normalize(target_ND.float(), dim=1)
     return 2 - 2 * (p_ND * t_ND).sum(1).mean()
 
 
 @in_float32
 def dino_loss(
-    student_NK: Tensor, teacher_NK: Tensor, centre_K: Tensor, student_temperature: float, teacher_temperature: Tensor
+    student_NK: Tensor, teacher_NK: Tensor, center_K: Tensor, student_temperature: float, teacher_temperature: Tensor
 ) -> Tensor:
-    """Cross-entropy of the student with the centred, sharpened teacher (DINO, arXiv 2104.14294): of each row, (N,).
+    """Return the cross-entropy of the student and the centered, sharpened teacher (DINO, arXiv 2104.14294), (N,).
 
-    K prototypes. The centre is taken off the teacher only, and no gradient goes to the teacher.
+    Args:
+        student_NK: Scores of the student for K prototypes.
+        teacher_NK: Scores of the teacher; they get no gradient.
+        center_K: Running mean of the teacher's scores, subtracted from the teacher only.
+        student_temperature: Softmax temperature of the student.
+        teacher_temperature: Softmax temperature of the teacher, a scalar; a lower one sharpens the target.
     """
-    target_NK = F.softmax((teacher_NK.detach().float() - centre_K) / teacher_temperature, dim=1)
+    target_NK = F.softmax((teacher_NK.detach().float() - center_K) / teacher_temperature, dim=1)
     return -(target_NK * F.log_softmax(student_NK.float() / student_temperature, dim=1)).sum(1)
 
 
 @torch.no_grad()
 def global_mean(rows_ND: Tensor) -> Tensor:
-    """Mean over the rows of all processes, (D,)."""
+    """Return the mean over the rows of all processes, (D,), without gradient."""
     return all_reduce_mean(rows_ND.float().mean(0))

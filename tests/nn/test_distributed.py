@@ -1,4 +1,4 @@
-"""Two processes do the step of one, and when one of them ends the others say so."""
+"""Two processes compute the step of one, and report an error when one of them is killed."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ TRAINED = [
 
 
 def launch(dataset: Path, out: Path, *methods: str, **environment: str) -> subprocess.Popen[str]:
-    """Two processes of `tests.fixtures.distributed_training`."""
+    """Launch two processes of `tests.fixtures.distributed_training`."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "tests.fixtures.distributed_training", str(out), *methods]
     variables = os.environ | {"SYNREP_DATA": str(dataset.parents[1]), "OMP_NUM_THREADS": "1"} | environment
@@ -38,22 +38,22 @@ def launch(dataset: Path, out: Path, *methods: str, **environment: str) -> subpr
     return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True)
 
 
-def forked(dataset: Path, out: Path, *methods: str, **environment: str) -> tuple[int, str]:
-    """Exit code and errors of the same two processes without a launcher."""
+def run_forked(dataset: Path, out: Path, *methods: str, **environment: str) -> tuple[int, str]:
+    """Return exit code and errors of the same two processes, without a launcher."""
     out.mkdir(parents=True, exist_ok=True)
     variables = {"SYNREP_DATA": str(dataset.parents[1])} | environment
     code = distributed_training.forked(out, list(methods), out / "errors.txt", variables)
     return code, (out / "errors.txt").read_text()
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and errors; the time limit of each test finds what hangs."""
+def wait_for(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Return exit code and errors; the time limit of each test catches a process that hangs."""
     _, errors = process.communicate()
     return process.returncode, errors
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes of a launcher, by their rank."""
+    """Return the processes of a launcher, sorted by rank."""
     found = [
         child
         for child in psutil.Process(process.pid).children()
@@ -63,29 +63,29 @@ def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def shared(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """First steps of all methods, done by two processes."""
-    out = tmp_path_factory.mktemp("together")
-    code, errors = forked(small_dataset, out, *TRAINED)
+def first_steps(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the first step of each method, computed by two processes."""
+    out = tmp_path_factory.mktemp("distributed")
+    code, errors = run_forked(small_dataset, out, *TRAINED)
     assert code == 0, errors
     return out
 
 
 @pytest.mark.parametrize("method", TRAINED)
-def test_two_processes_do_the_step_of_one(method: str, shared: Path, small_data: CaptionImageDataset) -> None:
-    """Losses, gradients, batch statistics and moving averages, whatever the method."""
-    found = torch.load(shared / f"gradients-{method}.pt")
-    wanted = distributed_training.first_step(method, small_data)
-    for there, here in zip(found, wanted):
-        assert there.keys() == here.keys()
-    largest = max(gradient.abs().max() for gradient in wanted[1].values())
-    for there, here, scale in zip(found, wanted, (1, largest, 1)):
-        for name, value in here.items():
-            torch.testing.assert_close(there[name] / scale, value / scale, rtol=1e-9, atol=1e-9, msg=name)
+def test_two_processes_compute_the_step_of_one(method: str, first_steps: Path, small_data: CaptionImageDataset) -> None:
+    """Losses, gradients, batch statistics and moving averages are equal, for every method."""
+    found = torch.load(first_steps / f"gradients-{method}.pt")
+    expected = distributed_training.first_step(method, small_data)
+    for ours, theirs in zip(found, expected):
+        assert ours.keys() == theirs.keys()
+    largest = max(gradient.abs().max() for gradient in expected[1].values())
+    for ours, theirs, scale in zip(found, expected, (1, largest, 1)):
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name] / scale, value / scale, rtol=1e-9, atol=1e-9, msg=name)
 
 
-def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(small_dataset: Path, tmp_path: Path) -> None:
-    """Its weights are, bit for bit, those of two processes that nobody disturbed."""
+def test_killed_process_stops_the_others_and_the_next_run_resumes(small_dataset: Path, tmp_path: Path) -> None:
+    """The final weights equal, bit for bit, those of an undisturbed run of two processes."""
     for out, kills in (("undisturbed", 0), ("killed", 1)):
         for _ in range(kills):
             run = launch(small_dataset, tmp_path / out, "stablerep", STEPS="30", SLOW_FROM="4")
@@ -93,59 +93,59 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(small
             for _ in range(4):
                 run.stdout.readline()
             workers(run)[1].kill()
-            code, errors = ended(run)
+            code, errors = wait_for(run)
             assert code != 0
-            assert "process 0: UserError('process 0 of 2 lost the others" in errors
-        code, errors = forked(small_dataset, tmp_path / out, "stablerep", STEPS="30")
+            assert "process 0: UserError('process 0 of 2 lost its connection to another process" in errors
+        code, errors = run_forked(small_dataset, tmp_path / out, "stablerep", STEPS="30")
         assert code == 0, errors
     weights = [path.read_bytes() for path in sorted(tmp_path.rglob("model.safetensors"))]
     assert len(weights) == 2
     assert weights[0] == weights[1]
 
 
-def test_a_run_goes_on_with_another_number_of_processes(
+def test_run_resumes_with_another_number_of_processes(
     small_dataset: Path, small_data: CaptionImageDataset, tmp_path: Path
 ) -> None:
-    """The steps are those of one process, but for the order of sums."""
-    declared = runs.experiment("stablerep", 30)
-    runs.train_here(declared, small_data, tmp_path / "undisturbed")
-    folder = tmp_path / "train" / jobs.Job(declared, 0).key
-    asked = iter([False] * 14 + [True])
+    """The steps equal those of one process, up to the order of summation."""
+    experiment = runs.experiment("stablerep", 30)
+    runs.train_here(experiment, small_data, tmp_path / "undisturbed")
+    folder = tmp_path / "train" / jobs.Job(experiment, 0).key
+    stops = iter([False] * 14 + [True])
     with pytest.raises(KeyboardInterrupt):
-        runs.train_here(declared, small_data, folder, stop=lambda: next(asked))
-    code, errors = forked(small_dataset, tmp_path, "stablerep", STEPS="30")
+        runs.train_here(experiment, small_data, folder, stop=lambda: next(stops))
+    code, errors = run_forked(small_dataset, tmp_path, "stablerep", STEPS="30")
     assert code == 0, errors
     found, wanted = runs.metrics(folder), runs.metrics(tmp_path / "undisturbed")
     assert [line["step"] for line in found] == [10, *range(16, 31)]
     assert found[5]["step"] == wanted[1]["step"] == 20
     assert found[5]["loss"] == pytest.approx(wanted[1]["loss"], rel=1e-3)
-    assert checkpoint.read_card(folder)["fingerprint"] == create.fingerprint(declared)
+    assert checkpoint.read_card(folder)["fingerprint"] == create.fingerprint(experiment)
 
 
-def test_sigterm_saves_and_ends_all(small_dataset: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_stops_all_processes(small_dataset: Path, tmp_path: Path) -> None:
     run = launch(small_dataset, tmp_path, "simclr", STEPS="100000")
     assert run.stdout
     for _ in range(5):
         run.stdout.readline()
     run.send_signal(signal.SIGTERM)
-    code, errors = ended(run)
+    code, errors = wait_for(run)
     assert code != 0
     assert list(tmp_path.rglob("state.safetensors")), errors
     assert not list(tmp_path.rglob("model.json"))
 
 
-def test_a_run_that_diverges_does_not_stop_the_others(small_dataset: Path, tmp_path: Path) -> None:
-    """Also one that is not trained at all, and two that are, in one go."""
-    code, errors = forked(small_dataset, tmp_path, "untrained", "simclr", "mae", STEPS="4", DIVERGES="simclr")
+def test_diverging_run_does_not_stop_other_runs(small_dataset: Path, tmp_path: Path) -> None:
+    """One process group handles an untrained run and two trained ones, one of which diverges."""
+    code, errors = run_forked(small_dataset, tmp_path, "untrained", "simclr", "mae", STEPS="4", DIVERGES="simclr")
     assert code != 0
     assert errors.count("1 of 3 runs failed (test/simclr seed 0): test/simclr seed 0: the loss is nan at step 2") == 2
     finished = {path.parts[-4] for path in tmp_path.rglob("model.json")}
     assert finished == {"untrained", "mae"}
-    code, errors = forked(small_dataset, tmp_path, "untrained", "simclr", "mae", STEPS="4")
+    code, errors = run_forked(small_dataset, tmp_path, "untrained", "simclr", "mae", STEPS="4")
     assert code == 0, errors
 
 
-def test_one_process_sends_nothing() -> None:
+def test_single_process_does_not_communicate() -> None:
     rows = torch.randn(3, 2, requires_grad=True)
     assert distributed.all_gather(rows) is rows
     assert distributed.all_reduce_sum(rows) is rows
@@ -153,8 +153,11 @@ def test_one_process_sends_nothing() -> None:
     assert (distributed.world_size(), distributed.rank(), distributed.any_rank(True)) == (1, 0, True)
 
 
-def test_errors_that_are_not_of_communication_pass() -> None:
+def test_only_communication_errors_become_user_errors() -> None:
     with pytest.raises(RuntimeError, match="shape"), distributed.process_group():
         raise RuntimeError("wrong shape")
-    with pytest.raises(UserError, match="process 0 of 1 lost the others"), distributed.process_group():
+    with (
+        pytest.raises(UserError, match="process 0 of 1 lost its connection to another process"),
+        distributed.process_group(),
+    ):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")

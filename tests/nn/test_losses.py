@@ -25,12 +25,12 @@ def rows(count=8, width=6, seed=0, dtype=torch.float64):
 
 @pytest.fixture(autouse=True)
 def double(monkeypatch):
-    """The losses compute in float32; identities are checked in float64, with the cast taken out."""
+    """Replace the cast to float32 by one to float64, in which identities are checked."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
-def naive(features, labels, temperature):
-    """Equation 2 of the paper, as loops: p uniform over the positives, q softmax over all others, cross-entropy."""
+def naive_multi_positive(features, labels, temperature):
+    """Compute equation 2 of the paper with loops: p is uniform over the positives, q the softmax over all others."""
     z = [row / row.norm() for row in features]
     total = 0.0
     for a in range(len(z)):
@@ -44,24 +44,26 @@ def naive(features, labels, temperature):
 
 @pytest.mark.parametrize("temperature", [0.07, 0.1, 1.0])
 @pytest.mark.parametrize("labels", [LABELS, torch.arange(4).repeat_interleave(2), torch.tensor([5] * 8)], ids=str)
-def test_multi_positive_is_the_papers_double_loop(labels, temperature):
+def test_multi_positive_matches_double_loop(labels, temperature):
     found = multi_positive(rows(), labels, temperature)
-    torch.testing.assert_close(found.item(), naive(rows(), labels.tolist(), temperature), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        found.item(), naive_multi_positive(rows(), labels.tolist(), temperature), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_equals_supcons_l_out():
-    """Khosla et al. 2020, equation 2: the mean over positives stands outside the logarithm."""
+    """In Khosla et al. 2020, equation 2, the mean over positives is outside the logarithm."""
     z = F.normalize(rows(), dim=1)
     logits = z @ z.T / 0.1
-    itself = torch.eye(len(z), dtype=torch.bool)
-    log_prob = logits - torch.logsumexp(logits.masked_fill(itself, -torch.inf), 1, keepdim=True)
-    positive = (LABELS[:, None] == LABELS) & ~itself
+    diagonal = torch.eye(len(z), dtype=torch.bool)
+    log_prob = logits - torch.logsumexp(logits.masked_fill(diagonal, -torch.inf), 1, keepdim=True)
+    positive = (LABELS[:, None] == LABELS) & ~diagonal
     l_out = -(log_prob * positive).sum(1) / positive.sum(1)
     torch.testing.assert_close(multi_positive(rows(), LABELS, 0.1), l_out.mean(), rtol=1e-12, atol=1e-12)
 
 
 def test_two_views_are_nt_xent():
-    """Chen et al. 2020: the partner's index is the class among all others."""
+    """In Chen et al. 2020, the class is the index of the other view, among all other rows."""
     z = F.normalize(rows(), dim=1)
     logits = (z @ z.T / 0.5).masked_fill(torch.eye(8, dtype=torch.bool), -torch.inf)
     partner = torch.arange(8) ^ 1
@@ -86,7 +88,7 @@ def test_perfect_simplex_has_its_closed_form(captions, images, temperature):
 
 
 def test_infimum_is_the_logarithm_of_the_other_positives():
-    """Reached at low temperature, never passed."""
+    """The loss reaches it at low temperature and is never below it."""
     labels = torch.arange(5).repeat_interleave(6)
     simplex = (torch.eye(5, dtype=torch.float64) - 1 / 5).repeat_interleave(6, 0)
     assert multi_positive(simplex, labels, 0.01).item() == pytest.approx(math.log(5), abs=1e-9)
@@ -95,27 +97,26 @@ def test_infimum_is_the_logarithm_of_the_other_positives():
 
 
 def test_an_anchor_is_neither_its_own_positive_nor_its_own_candidate():
-    """Lengthening a row changes nothing; with two identical pairs far apart the loss goes to zero, as it could not
-    if the anchor stood among the candidates (then its infimum were log 2)."""
+    """With orthogonal pairs of equal rows the loss is zero; if the anchor were a candidate, it would be log 2."""
     z = torch.eye(4, dtype=torch.float64).repeat_interleave(2, 0)
     assert multi_positive(z, torch.arange(8) // 2, 0.02).item() == pytest.approx(0.0, abs=1e-9)
     assert multi_positive(rows(2), torch.tensor([0, 0]), 0.1).item() == pytest.approx(0.0, abs=1e-12)
-    assert naive(z, [0] * 8, 0.1) == pytest.approx(multi_positive(z, torch.zeros(8), 0.1).item())
+    assert naive_multi_positive(z, [0] * 8, 0.1) == pytest.approx(multi_positive(z, torch.zeros(8), 0.1).item())
 
 
-def test_length_of_features_is_of_no_account():
+def test_norm_of_features_does_not_matter():
     scaled = rows() * torch.linspace(0.1, 9, 8, dtype=torch.float64)[:, None]
     torch.testing.assert_close(multi_positive(scaled, LABELS, 0.1), multi_positive(rows(), LABELS, 0.1))
 
 
-def test_order_of_rows_and_names_of_labels_are_of_no_account():
+def test_order_of_rows_and_values_of_labels_do_not_matter():
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
     wanted = multi_positive(rows(), LABELS, 0.1)
     torch.testing.assert_close(multi_positive(rows()[order], LABELS[order], 0.1), wanted)
     torch.testing.assert_close(multi_positive(rows(), 2**62 - LABELS, 0.1), wanted)
 
 
-def test_only_labels_decide_who_attracts_whom():
+def test_labels_alone_define_the_positives():
     assert multi_positive(rows(), LABELS, 0.1) != multi_positive(rows(), LABELS.roll(1), 0.1)
     kept = multi_positive(rows(), LABELS, 0.1)
     multi_positive(rows(), LABELS.roll(1), 0.1)
@@ -125,7 +126,7 @@ def test_only_labels_decide_who_attracts_whom():
 def test_row_without_a_positive_adds_zero_but_counts():
     alone = torch.tensor([0, 0, 1, 1, 2, 2, 3, 4])
     found = multi_positive(rows(), alone, 0.1).item()
-    assert found == pytest.approx(naive(rows(), alone.tolist(), 0.1), abs=1e-10)
+    assert found == pytest.approx(naive_multi_positive(rows(), alone.tolist(), 0.1), abs=1e-10)
     assert multi_positive(rows(), torch.arange(8), 0.1).item() == 0.0
     leaf = rows().requires_grad_()
     multi_positive(leaf, torch.arange(8), 0.1).backward()
@@ -138,8 +139,8 @@ def test_gradients_of_multi_positive(labels):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_comes_in_and_float32_goes_on(monkeypatch, dtype):
-    """Logits of up to 100 would lose all but two digits; equal to the float32 loss of the rounded features."""
+def test_half_precision_inputs_are_computed_in_float32(monkeypatch, dtype):
+    """The loss equals the float32 loss of the rounded features."""
     monkeypatch.undo()
     halves, texts, own = rows(dtype=torch.float32).to(dtype), rows(4, seed=1, dtype=torch.float32).to(dtype), LABELS % 4
     scale = torch.tensor(100.0, dtype=dtype)
@@ -162,50 +163,50 @@ def test_large_features_stay_finite(monkeypatch):
     assert multi_positive(large, LABELS, 0.01).isfinite()
 
 
-def naive_image_text(images, texts, text_of, scale):
+def naive_clip_loss(images, texts, text_index, scale):
     z, t = [row / row.norm() for row in images], [row / row.norm() for row in texts]
     logits = [[scale * float(a @ b) for b in t] for a in z]
-    i2t = sum(math.log(sum(math.exp(value) for value in row)) - row[own] for row, own in zip(logits, text_of)) / len(z)
+    i2t = sum(math.log(sum(map(math.exp, row))) - row[own] for row, own in zip(logits, text_index)) / len(z)
     t2i = 0.0
     for b in range(len(t)):
         column = [row[b] for row in logits]
-        mine = [column[a] for a in range(len(z)) if text_of[a] == b]
-        normaliser = math.log(sum(math.exp(value) for value in column))
-        t2i += sum(normaliser - value for value in mine) / len(mine)
+        mine = [column[a] for a in range(len(z)) if text_index[a] == b]
+        log_partition = math.log(sum(math.exp(value) for value in column))
+        t2i += sum(log_partition - value for value in mine) / len(mine)
     return (i2t + t2i / len(t)) / 2
 
 
-@pytest.mark.parametrize("text_of", [[0, 0, 1, 1, 2, 2, 3, 3], [3, 1, 0, 2, 0, 0, 1, 3]], ids=str)
+@pytest.mark.parametrize("text_index", [[0, 0, 1, 1, 2, 2, 3, 3], [3, 1, 0, 2, 0, 0, 1, 3]], ids=str)
 @pytest.mark.parametrize("scale", [1.0, 14.3])
-def test_image_text_is_a_double_loop(text_of, scale):
-    found = clip_loss(rows(), rows(4, seed=1), torch.tensor(text_of), torch.tensor(scale))
-    assert found.item() == pytest.approx(naive_image_text(rows(), rows(4, seed=1), text_of, scale), abs=1e-6)
+def test_clip_loss_matches_double_loop(text_index, scale):
+    found = clip_loss(rows(), rows(4, seed=1), torch.tensor(text_index), torch.tensor(scale))
+    assert found.item() == pytest.approx(naive_clip_loss(rows(), rows(4, seed=1), text_index, scale), abs=1e-6)
 
 
-def test_one_image_per_text_is_clips_loss():
+def test_clip_loss_with_one_image_per_text_is_that_of_open_clip():
     images, texts, scale = F.normalize(rows(), dim=1), F.normalize(rows(seed=1), dim=1), torch.tensor(20.0).double()
     found = clip_loss(rows(), rows(seed=1), torch.arange(8), scale)
     torch.testing.assert_close(found, open_clip.ClipLoss()(images, texts, scale), rtol=1e-10, atol=1e-10)
 
 
-def test_image_text_infimum_is_that_of_a_text_with_several_images():
-    """A text's target is uniform over its m images: half of log m remains."""
+def test_clip_loss_infimum_with_several_images_per_text():
+    """The target of a text is uniform over its m images, so that log(m) / 2 remains."""
     texts = torch.eye(4, dtype=torch.float64)
     found = clip_loss(texts.repeat_interleave(6, 0), texts, torch.arange(4).repeat_interleave(6), torch.tensor(100.0))
     assert found.item() == pytest.approx(math.log(6) / 2, abs=1e-9)
 
 
-def test_image_text_follows_the_pairs_not_the_places():
+def test_clip_loss_depends_on_pairs_not_on_positions():
     order = torch.tensor([2, 0, 3, 1])
-    text_of = torch.arange(4).repeat_interleave(2)
+    text_index = torch.arange(4).repeat_interleave(2)
     scale = torch.tensor(10.0)
-    wanted = clip_loss(rows(), rows(4, seed=1), text_of, scale)
-    moved = clip_loss(rows(), rows(4, seed=1)[order], order.argsort()[text_of], scale)
+    wanted = clip_loss(rows(), rows(4, seed=1), text_index, scale)
+    moved = clip_loss(rows(), rows(4, seed=1)[order], order.argsort()[text_index], scale)
     torch.testing.assert_close(moved, wanted)
-    assert clip_loss(rows(), rows(4, seed=1)[order], text_of, scale) != wanted
+    assert clip_loss(rows(), rows(4, seed=1)[order], text_index, scale) != wanted
 
 
-def test_gradients_of_image_text():
+def test_gradients_of_clip_loss():
     def loss(images, texts, scale):
         return clip_loss(images, texts, torch.arange(4).repeat_interleave(2), scale)
 
@@ -214,12 +215,12 @@ def test_gradients_of_image_text():
 
 
 def pixels(seed=0):
-    """Three images of five patches with seven values, two, one and three of them hidden."""
+    """Return predictions, targets and mask of three images, each of five patches of seven values."""
     masked = torch.tensor([[1, 0, 0, 1, 0], [0, 0, 1, 0, 0], [1, 1, 0, 0, 1]], dtype=torch.bool)
     return rows(15, 7, seed).view(3, 5, 7), rows(15, 7, seed + 1).view(3, 5, 7), masked
 
 
-def test_masked_pixels_is_the_mean_over_the_hidden_patches_of_each_row():
+def test_masked_patch_mse_is_the_mean_over_the_masked_patches_of_each_row():
     predicted, target, masked = pixels()
     errors = [[], [], []]
     for image, patch in masked.nonzero().tolist():
@@ -231,8 +232,8 @@ def test_masked_pixels_is_the_mean_over_the_hidden_patches_of_each_row():
     torch.testing.assert_close(masked_patch_mse(predicted, target, masked), means)
 
 
-def test_visible_patches_are_not_scored():
-    """Neither what is painted on them nor what they are reaches the loss; hidden ones do."""
+def test_masked_patch_mse_ignores_visible_patches():
+    """Predictions and targets of visible patches do not change the loss; those of masked patches do."""
     predicted, target, masked = pixels()
     other_predicted, other_target, _ = pixels(seed=5)
     visible = ~masked[..., None]
@@ -245,14 +246,14 @@ def test_visible_patches_are_not_scored():
         assert masked_patch_mse(moved, target, masked).mean() != wanted
 
 
-def test_gradient_reaches_hidden_patches_only():
+def test_only_masked_patches_get_a_gradient():
     predicted, target, masked = pixels()
     predicted.requires_grad_()
     masked_patch_mse(predicted, target, masked).mean().backward()
     assert torch.equal(predicted.grad.abs().sum(2) > 0, masked)
 
 
-def test_target_is_normalised_per_patch():
+def test_target_is_normalized_per_patch():
     predicted, target, masked = pixels()
     wanted = masked_patch_mse(predicted, target, masked).mean()
     brighter = target * torch.rand(3, 5, 1).double().add(0.5) + torch.rand(3, 5, 1).double()
@@ -261,80 +262,80 @@ def test_target_is_normalised_per_patch():
     assert flat.item() == 0.0, "a flat patch must not divide by zero"
 
 
-def test_the_other_view_is_the_other_of_its_pair():
+def test_swap_view_pairs_swaps_adjacent_rows():
     assert swap_view_pairs(torch.arange(6)[:, None]).flatten().tolist() == [1, 0, 3, 2, 5, 4]
     assert torch.equal(swap_view_pairs(swap_view_pairs(rows())), rows())
 
 
-def test_regression_is_the_squared_distance_of_unit_vectors():
-    """BYOL's equation 2, as loops."""
+def test_byol_loss_is_the_squared_distance_of_unit_vectors():
+    """The loss equals BYOL's equation 2, computed with loops."""
     total = 0.0
     for p, t in zip(rows(), rows(seed=1)):
         total += sum(float((a - b) ** 2) for a, b in zip(p / p.norm(), t / t.norm()))
     assert byol_loss(rows(), rows(seed=1)).item() == pytest.approx(total / 8, abs=1e-10)
 
 
-def test_regression_goes_from_zero_to_four_whatever_the_lengths():
+def test_byol_loss_ranges_from_zero_to_four_for_any_norms():
     assert byol_loss(rows(), 5 * rows()).item() == pytest.approx(0, abs=1e-12)
     assert byol_loss(rows(), -0.1 * rows()).item() == pytest.approx(4, abs=1e-12)
 
 
-def naive_distillation(student, teacher, centre, student_temperature, teacher_temperature):
+def naive_dino_loss(student, teacher, center, student_temperature, teacher_temperature):
     losses = []
     for s, t in zip(student.tolist(), teacher.tolist()):
-        wanted = [math.exp((value - c) / teacher_temperature) for value, c in zip(t, centre.tolist())]
+        wanted = [math.exp((value - c) / teacher_temperature) for value, c in zip(t, center.tolist())]
         found = [math.exp(value / student_temperature) for value in s]
         losses.append(-sum(w / sum(wanted) * math.log(f / sum(found)) for w, f in zip(wanted, found)))
     return losses
 
 
 @pytest.mark.parametrize("teacher_temperature", [0.04, 0.07, 1.0])
-def test_distillation_is_a_double_loop(teacher_temperature):
-    """DINO's algorithm 1, row by row."""
-    student, teacher, centre = rows().tanh(), rows(seed=1).tanh(), rows(1, seed=2)[0] / 3
-    found = dino_loss(student, teacher, centre, 0.1, torch.tensor(teacher_temperature))
-    wanted = naive_distillation(student, teacher, centre, 0.1, torch.tensor(teacher_temperature).item())
+def test_dino_loss_matches_double_loop(teacher_temperature):
+    """The loss equals DINO's algorithm 1, row by row."""
+    student, teacher, center = rows().tanh(), rows(seed=1).tanh(), rows(1, seed=2)[0] / 3
+    found = dino_loss(student, teacher, center, 0.1, torch.tensor(teacher_temperature))
+    wanted = naive_dino_loss(student, teacher, center, 0.1, torch.tensor(teacher_temperature).item())
     assert found.tolist() == pytest.approx(wanted, abs=1e-9)
 
 
-def test_the_centre_is_taken_off_the_teacher_only():
-    student, teacher, centre = rows(), rows(seed=1), rows(1, seed=2)[0]
-    wanted = dino_loss(student, teacher - centre, torch.zeros(6), 0.1, torch.tensor(0.07))
-    torch.testing.assert_close(dino_loss(student, teacher, centre, 0.1, torch.tensor(0.07)), wanted)
-    both = dino_loss(student - centre, teacher - centre, torch.zeros(6), 0.1, torch.tensor(0.07))
+def test_center_is_subtracted_from_the_teacher_only():
+    student, teacher, center = rows(), rows(seed=1), rows(1, seed=2)[0]
+    wanted = dino_loss(student, teacher - center, torch.zeros(6), 0.1, torch.tensor(0.07))
+    torch.testing.assert_close(dino_loss(student, teacher, center, 0.1, torch.tensor(0.07)), wanted)
+    both = dino_loss(student - center, teacher - center, torch.zeros(6), 0.1, torch.tensor(0.07))
     assert not torch.allclose(both, wanted)
 
 
-def test_a_student_that_knows_its_teacher_is_left_with_the_teachers_entropy():
-    """The least that a cross-entropy can be."""
-    teacher, centre = rows(), rows(1, seed=2)[0]
-    target = F.softmax((teacher - centre) / 0.07, dim=1)
-    best = dino_loss(0.1 / 0.07 * (teacher - centre), teacher, centre, 0.1, torch.tensor(0.07, dtype=torch.float64))
+def test_minimum_of_dino_loss_is_the_entropy_of_the_teacher():
+    """A student that matches its teacher has the minimal cross-entropy."""
+    teacher, center = rows(), rows(1, seed=2)[0]
+    target = F.softmax((teacher - center) / 0.07, dim=1)
+    best = dino_loss(0.1 / 0.07 * (teacher - center), teacher, center, 0.1, torch.tensor(0.07, dtype=torch.float64))
     torch.testing.assert_close(best, -(target * target.log()).sum(1))
     for seed in range(5):
-        assert (dino_loss(rows(seed=seed), teacher, centre, 0.1, torch.tensor(0.07)) >= best).all()
+        assert (dino_loss(rows(seed=seed), teacher, center, 0.1, torch.tensor(0.07)) >= best).all()
 
 
-def test_no_gradient_goes_to_the_teacher_or_its_centre():
-    student, teacher, centre = rows().requires_grad_(), rows(seed=1).requires_grad_(), rows(1)[0]
-    dino_loss(student, teacher, centre, 0.1, torch.tensor(0.07)).mean().backward()
+def test_teacher_and_center_get_no_gradient():
+    student, teacher, center = rows().requires_grad_(), rows(seed=1).requires_grad_(), rows(1)[0]
+    dino_loss(student, teacher, center, 0.1, torch.tensor(0.07)).mean().backward()
     assert teacher.grad is None and student.grad.abs().sum() > 0
 
 
-def test_gradients_of_regression_and_distillation():
-    teacher, centre, temperature = rows(seed=1), rows(1, seed=2)[0], torch.tensor(0.5)
+def test_gradients_of_byol_and_dino_loss():
+    teacher, center, temperature = rows(seed=1), rows(1, seed=2)[0], torch.tensor(0.5)
     assert torch.autograd.gradcheck(lambda p: byol_loss(p, teacher), rows().requires_grad_())
-    assert torch.autograd.gradcheck(lambda s: dino_loss(s, teacher, centre, 0.5, temperature), rows().requires_grad_())
+    assert torch.autograd.gradcheck(lambda s: dino_loss(s, teacher, center, 0.5, temperature), rows().requires_grad_())
 
 
-def test_mean_row_is_the_mean_and_carries_no_gradient():
+def test_global_mean_is_the_mean_and_carries_no_gradient():
     leaf = rows().requires_grad_()
     torch.testing.assert_close(global_mean(leaf), rows().mean(0))
     assert not global_mean(leaf).requires_grad
 
 
-def test_contrast_is_a_double_loop():
-    """InfoNCE: among the keys of the batch, one's own; no other row is a positive, one's own key no negative."""
+def test_info_nce_matches_double_loop():
+    """The positive of a query is the key of its row, the negatives are all other keys of the batch."""
     q, k = [[row / row.norm() for row in rows(seed=seed)] for seed in (0, 1)]
     total = 0.0
     for i in range(8):
