@@ -1,4 +1,4 @@
-"""How an image reaches a frozen network.
+"""Image preprocessing of frozen networks.
 
 Shapes: HW pixels.
 """
@@ -16,32 +16,34 @@ from benchmark.transforms.augmentations import MEAN, STD, random_crops
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """How images reach a frozen network; all of it is part of the features' key.
+    """Preprocessing of uint8 RGB images (H, W, 3) for a frozen network: resize, center crop, normalize.
 
-    uint8 RGB (H, W, 3): its short side is resized to `zoom` times `size`, the centre is cut out and normalised.
+    All fields are part of the key of stored features.
     """
 
     size: int
+    """Side of the network's input in pixels."""
     zoom: float = 1.0
+    """Short side of the resized image, before the center crop, as a multiple of `size`."""
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
 
     def __call__(self, image_HW3: np.ndarray) -> Tensor:
-        """Normalised float32 (3, size, size)."""
+        """Return the image as normalized float32 (3, size, size)."""
         image, short = torch.tensor(image_HW3).permute(2, 0, 1), round(self.size * self.zoom)
         if self.zoom != 1 or image.shape[1:] != (self.size, self.size):
             image = tv.resize(image, [short], InterpolationMode(self.interpolation), antialias=True)
             image = tv.center_crop(image, [self.size, self.size])
-        return self._normalised(image)
+        return self._normalize(image)
 
     def random_view(self, image_HW3: np.ndarray, generator: torch.Generator) -> Tensor:
-        """A crop of 8 to 100 % of the area, bilinear, flipped half of the time: the usual training view of a probe."""
+        """Return a random view to train a probe: a bilinear crop of 8 to 100 % of the area, flipped half the time."""
         image, (rows, columns) = torch.tensor(image_HW3).permute(2, 0, 1), image_HW3.shape[:2]
         top, left, height, width = (int(side) for side in random_crops(1, rows, columns, (0.08, 1.0), generator))
         image = tv.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
-        return self._normalised(image.flip(2) if torch.rand((), generator=generator) < 0.5 else image)
+        return self._normalize(image.flip(2) if torch.rand((), generator=generator) < 0.5 else image)
 
-    def _normalised(self, image_3HW: Tensor) -> Tensor:
-        mean_311, std_311 = (torch.tensor(part).view(3, 1, 1) for part in (self.mean, self.std))
+    def _normalize(self, image_3HW: Tensor) -> Tensor:
+        mean_311, std_311 = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (image_3HW.float() / 255 - mean_311) / std_311

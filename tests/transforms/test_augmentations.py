@@ -11,13 +11,13 @@ from torchvision.transforms.v2 import functional as tv
 from benchmark.sampling import SIMCLR, WEAK, Augmentation
 from benchmark.transforms import augmentations as aug
 from benchmark.transforms import color
-from benchmark.transforms.augmentations import MEAN, STD, normalise, random_crops, render_views, sample_view_params
+from benchmark.transforms.augmentations import MEAN, STD, normalize, random_crops, render_views, sample_view_params
 from benchmark.transforms.evaluation import EvaluationTransform
 from tests.fixtures.pictures import pictures as images
 from tests.fixtures.pictures import uint8
 
 NOTHING = Augmentation(scale=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
-"""Of a square image of the view's size, half of the crops are the whole image; see `whole`."""
+"""Settings without any change; after `whole(monkeypatch)`, the crop is the whole image."""
 
 
 def generator(seed=0):
@@ -25,25 +25,25 @@ def generator(seed=0):
 
 
 def augment(pictures, settings, size, generator):
-    """One view of each picture."""
+    """Return one view of each picture."""
     return render_views(pictures, sample_view_params(len(pictures), *pictures.shape[2:], (settings,), generator), size)  # type: ignore[call-arg]
 
 
-def denormalise(views):
+def denormalize(views):
     return views * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
 
 
-# Every step equals torchvision's on the same parameters
+# Every step equals torchvision's with the same parameters
 
 
-def test_normalise_is_torchvisions():
-    torch.testing.assert_close(normalise(images()), tv.normalize(images(), list(MEAN), list(STD)))
+def test_normalize_matches_torchvision():
+    torch.testing.assert_close(normalize(images()), tv.normalize(images(), list(MEAN), list(STD)))
     assert (MEAN, STD) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (40, 70), (70, 40), (20, 24), (32, 32)])
 @pytest.mark.parametrize(("zoom", "interpolation"), [(1.0, "bicubic"), (256 / 224, "bilinear")])
-def test_evaluation_transform_is_torchvisions(shape, zoom, interpolation):
+def test_evaluation_transform_matches_torchvision(shape, zoom, interpolation):
     picture, mean, std = uint8(1, *shape)[0], (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
     found = EvaluationTransform(32, zoom, interpolation, mean, std)(picture.permute(1, 2, 0).numpy())
     wanted = tv.resize(picture, [round(32 * zoom)], InterpolationMode(interpolation), antialias=True)
@@ -52,13 +52,13 @@ def test_evaluation_transform_is_torchvisions(shape, zoom, interpolation):
     torch.testing.assert_close(found, wanted)
 
 
-def test_evaluation_transform_leaves_the_right_size_alone():
+def test_evaluation_transform_does_not_resize_an_image_of_the_right_size():
     picture = uint8(1, 32, 32)[0]
-    found = denormalise(EvaluationTransform(32)(picture.permute(1, 2, 0).numpy()))
+    found = denormalize(EvaluationTransform(32)(picture.permute(1, 2, 0).numpy()))
     torch.testing.assert_close(found * 255, picture.float(), rtol=0, atol=1e-3)
 
 
-def test_a_random_view_is_torchvisions_crop_and_flip(monkeypatch):
+def test_random_view_matches_crop_and_flip_of_torchvision(monkeypatch):
     picture = uint8(1, 40, 60)[0]
     box = [torch.tensor([value]) for value in (3, 5, 20, 30)]
     monkeypatch.setattr("benchmark.transforms.evaluation.random_crops", lambda *_: box)
@@ -72,22 +72,22 @@ def test_a_random_view_is_torchvisions_crop_and_flip(monkeypatch):
     assert 8 < sum(seen) < 32
 
 
-def test_random_views_cover_a_twelfth_to_all_of_the_image():
+def test_random_views_cover_8_to_100_percent_of_the_image():
     spread = np.linspace(0, 255, 64).astype(np.uint8)
     picture = np.repeat(np.broadcast_to(spread, (64, 64))[..., None], 3, 2)
     widths = []
     for seed in range(200):
-        view = denormalise(EvaluationTransform(16).random_view(picture, torch.Generator().manual_seed(seed)))
+        view = denormalize(EvaluationTransform(16).random_view(picture, torch.Generator().manual_seed(seed)))
         widths.append(float(view[0].max() - view[0].min()))
     assert min(widths) < 0.4
     assert max(widths) > 0.9
 
 
-# The whole chain
+# The whole pipeline
 
 
 def whole(monkeypatch):
-    """Take the randomness out of the crop: always the whole image."""
+    """Make every crop the whole image."""
     monkeypatch.setattr(
         aug,
         "random_crops",
@@ -97,43 +97,43 @@ def whole(monkeypatch):
     )
 
 
-def test_nothing_asked_for_is_nothing_done(monkeypatch):
+def test_empty_settings_change_nothing(monkeypatch):
     whole(monkeypatch)
     pictures = uint8()
-    torch.testing.assert_close(denormalise(augment(pictures, NOTHING, 48, generator())), pictures / 255)
+    torch.testing.assert_close(denormalize(augment(pictures, NOTHING, 48, generator())), pictures / 255)
 
 
 def test_flip_mirrors_left_and_right(monkeypatch):
     whole(monkeypatch)
     pictures = uint8()
-    found = denormalise(augment(pictures, replace(NOTHING, flip=1.0), 48, generator()))
+    found = denormalize(augment(pictures, replace(NOTHING, flip=1.0), 48, generator()))
     torch.testing.assert_close(found, tv.horizontal_flip(pictures / 255))
 
 
-def test_flip_comes_after_the_crop():
-    """The same place is shown, mirrored."""
+def test_flip_is_applied_after_the_crop():
+    """A flipped view shows the same crop, mirrored."""
     pictures, settings = uint8(20, 48, 60), replace(NOTHING, scale=(0.1, 0.5), flip=0.5)
     views = augment(pictures, settings, 24, generator())
-    drawn = generator()
-    boxes = torch.stack(random_crops(20, 48, 60, settings.scale, drawn), 1).tolist()
-    flipped = torch.rand(20, generator=drawn) < 0.5
+    same_draws = generator()
+    boxes = torch.stack(random_crops(20, 48, 60, settings.scale, same_draws), 1).tolist()
+    flipped = torch.rand(20, generator=same_draws) < 0.5
     assert 5 < flipped.sum() < 15
     for view, picture, box, flip in zip(views, pictures / 255, boxes, flipped):
         wanted = tv.resized_crop(picture, *box, [24, 24], InterpolationMode.BILINEAR, antialias=True)
-        wanted = normalise(tv.horizontal_flip(wanted) if flip else wanted)
+        wanted = normalize(tv.horizontal_flip(wanted) if flip else wanted)
         torch.testing.assert_close(view, wanted, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (48, 80), (80, 48)])
-def test_downsampling_comes_before_the_crop_and_keeps_the_aspect(shape):
-    """Short side to a quarter or a half and back, then the same crop as without it."""
+def test_downsampling_is_applied_before_the_crop_and_keeps_the_aspect_ratio(shape):
+    """The short side is resized to a quarter or a half and back; the crop is the same as without it."""
     settings = replace(NOTHING, scale=(0.3, 0.8), downsample=1.0)
     pictures = uint8(60, *shape)
     found = augment(pictures, settings, 24, generator())
-    drawn = generator()
-    top, left, height, width = random_crops(60, *shape, settings.scale, drawn)  # type: ignore[call-arg]
-    torch.rand(60, generator=drawn)  # all are chosen
-    which = torch.randint(2, (60,), generator=drawn)
+    same_draws = generator()
+    top, left, height, width = random_crops(60, *shape, settings.scale, same_draws)  # type: ignore[call-arg]
+    torch.rand(60, generator=same_draws)  # all are chosen
+    which = torch.randint(2, (60,), generator=same_draws)
     assert 15 < which.sum() < 45
     for number in range(60):
         small = [side // (4, 2)[which[number]] for side in shape]
@@ -141,29 +141,29 @@ def test_downsampling_comes_before_the_crop_and_keeps_the_aspect(shape):
         wanted = tv.resize(wanted, list(shape), InterpolationMode.BILINEAR, antialias=True)
         box = (int(top[number]), int(left[number]), int(height[number]), int(width[number]))
         wanted = tv.resized_crop(wanted, *box, [24, 24], InterpolationMode.BILINEAR, antialias=True)
-        torch.testing.assert_close(found[number], normalise(wanted), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found[number], normalize(wanted), rtol=1e-3, atol=1e-4)
 
 
-def test_jitter_draws_factors_and_orders_apart_for_every_view(monkeypatch):
-    """One flat colour for all views: what comes out is torchvision's for some order, and views differ."""
+def test_jitter_samples_factors_and_order_of_each_view_independently(monkeypatch):
+    """All 600 views of one picture differ, and each position in the order has each change equally often."""
     whole(monkeypatch)
-    monkeypatch.setitem(aug.AT_ONCE, "cpu", 600 * 48**2)
+    monkeypatch.setitem(aug.CHUNK_PIXELS, "cpu", 600 * 48**2)
     seen = []
     for name in ("brightness", "contrast", "saturation", "hue"):
         function = getattr(color, name)
 
-        def spied(views, factors, name=name, function=function):
+        def spy(views, factors, name=name, function=function):
             seen.append((name, len(views), factors))
             return function(views, factors)
 
-        monkeypatch.setattr(color, name, spied)
+        monkeypatch.setattr(color, name, spy)
     views = augment(uint8(1).expand(600, -1, -1, -1), replace(NOTHING, jitter=1.0), 48, generator())
     assert len({tuple(view.flatten()[:9].tolist()) for view in views}) == 600
-    turns = [seen[start : start + 4] for start in range(0, 16, 4)]
-    for turn in turns:  # at each of four turns, each of four steps meets about a quarter of the views
-        assert {name for name, *_ in turn} == {"brightness", "contrast", "saturation", "hue"}
-        assert sum(count for _, count, _ in turn) == 600
-        assert all(110 < count < 190 for _, count, _ in turn)
+    positions = [seen[start : start + 4] for start in range(0, 16, 4)]
+    for position in positions:  # at each position, each change applies to about a quarter of the views
+        assert {name for name, *_ in position} == {"brightness", "contrast", "saturation", "hue"}
+        assert sum(count for _, count, _ in position) == 600
+        assert all(110 < count < 190 for _, count, _ in position)
     for name, low, high in (
         ("brightness", 0.6, 1.4),
         ("contrast", 0.6, 1.4),
@@ -176,28 +176,28 @@ def test_jitter_draws_factors_and_orders_apart_for_every_view(monkeypatch):
 
 
 @pytest.mark.parametrize("step", ["flip", "jitter", "grayscale", "blur", "downsample", "solarize"])
-def test_each_step_meets_its_share_of_views(monkeypatch, step):
+def test_each_step_is_applied_with_its_probability(monkeypatch, step):
     whole(monkeypatch)
     pictures = uint8(1).expand(1000, -1, -1, -1)
-    still = augment(pictures, NOTHING, 48, generator())
+    unchanged = augment(pictures, NOTHING, 48, generator())
     settings = replace(NOTHING, blur_sigma=(1.0, 2.0), **{step: 0.3})
-    moved = (augment(pictures, settings, 48, generator()) - still).abs().amax((1, 2, 3)) > 1e-3
-    assert 0.25 < moved.float().mean() < 0.35
+    changed = (augment(pictures, settings, 48, generator()) - unchanged).abs().amax((1, 2, 3)) > 1e-3
+    assert 0.25 < changed.float().mean() < 0.35
 
 
 def test_blur_scales_with_the_view(monkeypatch):
     whole(monkeypatch)
-    drawn = []
+    sigmas = []
     taps = aug.blur_taps
-    monkeypatch.setattr(aug, "blur_taps", lambda sigma, size: drawn.append(sigma) or taps(sigma, size))
+    monkeypatch.setattr(aug, "blur_taps", lambda sigma, size: sigmas.append(sigma) or taps(sigma, size))
     augment(uint8(500), replace(NOTHING, blur=1.0), 56, generator())
-    (sigma,) = drawn
+    (sigma,) = sigmas
     assert 0.1 / 4 <= sigma.min() < 0.04 and 0.48 < sigma.max() <= 2.0 / 4
 
 
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 1.0), (0.6, 1.0)])
 @pytest.mark.parametrize("shape", [(64, 64), (48, 90)])
-def test_crops_are_distributed_as_torchvisions(scale, shape):
+def test_distribution_of_crops_matches_torchvision(scale, shape):
     count = 3000
     top, left, height, width = random_crops(count, *shape, scale, generator(1))  # type: ignore[call-arg]
     torch.manual_seed(2)
@@ -212,12 +212,12 @@ def test_crops_are_distributed_as_torchvisions(scale, shape):
         (left, wanted[:, 1]),
     ):
         assert ks_2samp(found.numpy(), reference.numpy()).pvalue > 1e-3
-    correlations = [np.corrcoef(*places)[0, 1] for places in ((top, left), (wanted[:, 0], wanted[:, 1]))]
+    correlations = [np.corrcoef(*pair)[0, 1] for pair in ((top, left), (wanted[:, 0], wanted[:, 1]))]
     assert abs(correlations[0] - correlations[1]) < 0.1
 
 
 @pytest.mark.parametrize("shape", [(10, 100), (100, 10)])
-def test_where_no_crop_fits_the_largest_in_the_middle_is_taken(shape):
+def test_fallback_crop_is_the_largest_centered_one(shape):
     found = torch.stack(random_crops(5, *shape, (0.9, 1.0), generator()), 1)  # type: ignore[call-arg]
     wanted = RandomResizedCrop.get_params(torch.zeros(3, *shape), [0.9, 1.0], [3 / 4, 4 / 3])
     assert found.tolist() == [list(wanted)] * 5
@@ -247,15 +247,15 @@ def test_images_are_not_changed_in_place():
 @pytest.mark.parametrize(
     "settings", [SIMCLR, WEAK, replace(SIMCLR, hue=0.5, downsample=0.5)], ids=["simclr", "weak", "strong"]
 )
-def test_views_are_finite_pictures_of_the_wanted_size(settings):
+def test_views_are_finite_and_have_the_requested_size(settings):
     views = augment(uint8(64, 40, 56), settings, 32, generator())
     assert views.shape == (64, 3, 32, 32) and views.dtype == torch.float32
-    assert denormalise(views).min() > -1e-4 and denormalise(views).max() < 1 + 1e-4
+    assert denormalize(views).min() > -1e-4 and denormalize(views).max() < 1 + 1e-4
     assert views.isfinite().all()
 
 
-def test_defaults_are_the_papers():
-    """Dossier of StableRep, 1.5: strong is SimCLR's, weak is CLIP's."""
+def test_defaults_are_those_of_the_papers():
+    """StableRep's strong augmentation is SimCLR's, its weak one is CLIP's."""
     assert (SIMCLR.scale, SIMCLR.flip, SIMCLR.jitter, SIMCLR.grayscale, SIMCLR.blur) == (
         (0.08, 1.0),
         0.5,

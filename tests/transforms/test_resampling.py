@@ -1,4 +1,4 @@
-"""Sums of rows equal torchvision's resizing and blurring."""
+"""Weighted sums of rows equal torchvision's resizing and blurring."""
 
 import math
 
@@ -11,8 +11,8 @@ from benchmark.transforms.resampling import Taps, blur_taps, resize_taps
 from tests.fixtures.pictures import pictures
 
 
-def along(picture_13HW: torch.Tensor, rows: Taps, columns: Taps) -> torch.Tensor:
-    """The picture with its rows and columns made anew."""
+def resample(picture_13HW: torch.Tensor, rows: Taps, columns: Taps) -> torch.Tensor:
+    """Apply taps to the rows and the columns of a picture."""
     channels = picture_13HW[0]
     tall = torch.cat([rows(channel[None]) for channel in channels])
     return torch.cat([columns(channel.mT[None]).mT for channel in tall])[None]
@@ -20,7 +20,7 @@ def along(picture_13HW: torch.Tensor, rows: Taps, columns: Taps) -> torch.Tensor
 
 @pytest.mark.parametrize("shape", [(48, 48), (40, 64), (64, 33)])
 @pytest.mark.parametrize("size", [8, 32, 80])
-def test_crop_and_resize_are_torchvisions(shape: tuple[int, int], size: int) -> None:
+def test_crop_and_resize_match_torchvision(shape: tuple[int, int], size: int) -> None:
     boxes = [(0, 0, *shape), (3, 5, 20, 17), (11, 2, 7, 29), (shape[0] - 9, shape[1] - 4, 9, 4), (1, 1, 1, 1)]
     picture = pictures(1, *shape)
     for top, left, height, width in boxes:
@@ -29,29 +29,29 @@ def test_crop_and_resize_are_torchvisions(shape: tuple[int, int], size: int) -> 
         wanted = tv.resized_crop(
             picture, top, left, height, width, [size, size], InterpolationMode.BILINEAR, antialias=True
         )
-        torch.testing.assert_close(along(picture, rows, columns), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(resample(picture, rows, columns), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_images_are_resized_and_flipped_apart() -> None:
+def test_images_are_resized_and_flipped_independently() -> None:
     starts, lengths = torch.tensor([0, 5, 20]), torch.tensor([48, 30, 9])
     flipped = torch.tensor([False, True, False])
     several = pictures(3)[:, 0]
     taps = resize_taps(starts, lengths, 48, 32)
-    found = taps.flipped(flipped)(several)
+    found = taps.flip(flipped)(several)
     for row in range(3):
         one = resize_taps(starts[row : row + 1], lengths[row : row + 1], 48, 32)(several[row : row + 1])[0]
         assert torch.equal(found[row], one.flip(0) if flipped[row] else one)
-    assert torch.equal(taps.of(slice(1, 3), skipped=5)(several[1:, 5:]), taps(several)[1:])
+    assert torch.equal(taps.select(slice(1, 3), first_row=5)(several[1:, 5:]), taps(several)[1:])
 
 
 @pytest.mark.parametrize(("sigma", "size"), [(0.1, 32), (0.5, 32), (1.3, 224), (2.0, 224), (0.2, 8)])
-def test_blur_is_torchvisions_gaussian(sigma: float, size: int) -> None:
+def test_blur_matches_gaussian_blur_of_torchvision(sigma: float, size: int) -> None:
     taps = blur_taps(torch.tensor([sigma]), size)
     radius = min(size - 1, 2 * math.ceil(2 * size / 224) + 1)
     picture = pictures(1, size, size)
     wanted = tv.gaussian_blur(picture, [2 * radius + 1, 2 * radius + 1], [sigma, sigma])
-    torch.testing.assert_close(along(picture, taps, taps), wanted, rtol=1e-4, atol=1e-5)
-    assert radius >= 2.5 * sigma, "the kernel cuts its Gaussian off"
+    torch.testing.assert_close(resample(picture, taps, taps), wanted, rtol=1e-4, atol=1e-5)
+    assert radius >= 2.5 * sigma, "the kernel truncates its Gaussian"
 
 
 def test_weights_add_up_to_one_and_point_into_the_image() -> None:

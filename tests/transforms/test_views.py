@@ -1,4 +1,4 @@
-"""Views are drawn first and made afterwards: what is drawn decides all, whichever way and wherever they are made."""
+"""View parameters are sampled first, then rendered; rendering is deterministic, for any chunk size and device."""
 
 import pickle
 from collections.abc import Callable
@@ -17,20 +17,20 @@ from tests.fixtures.pictures import uint8
 
 EVERYTHING = replace(SIMCLR, jitter=0.7, downsample=0.4, solarize=0.4)
 SECOND = replace(SIMCLR, scale=(0.3, 0.6), blur=0.1, solarize=0.2, grayscale=0.9)
-"""Differs from the first as the second augmentation of BYOL does, and more."""
+"""Augmentation that differs from the first one as BYOL's second one does, and more."""
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def differ(first: ViewParams, second: ViewParams) -> list[str]:
+def changed_fields(first: ViewParams, second: ViewParams) -> list[str]:
     pairs = ((f.name, getattr(first, f.name), getattr(second, f.name)) for f in fields(ViewParams))
     return [name for name, one, other in pairs if not torch.equal(one, other)]
 
 
-def by_torchvision(picture_3HW: Tensor, view: ViewParams, size: int) -> Tensor:
-    """The view that is `view[0]`, step by step."""
+def render_with_torchvision(picture_3HW: Tensor, view: ViewParams, size: int) -> Tensor:
+    """Render one view with torchvision, step by step."""
     bilinear, (height, width) = InterpolationMode.BILINEAR, picture_3HW.shape[1:]
     image = picture_3HW / 255
     if small := int(view.downsample_to_V):
@@ -52,28 +52,28 @@ def by_torchvision(picture_3HW: Tensor, view: ViewParams, size: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("shape", "size"), [((48, 48), 32), ((40, 56), 24), ((64, 50), 80)])
-def test_views_are_torchvisions_of_what_was_drawn(shape: tuple[int, int], size: int) -> None:
-    """Every view, made by another library, one at a time, from the same drawn parameters; 2 by 2 crops of 30 images."""
+def test_views_match_torchvision_with_the_same_parameters(shape: tuple[int, int], size: int) -> None:
+    """Two crops of each of 30 images are compared, one at a time, with torchvision's from the same parameters."""
     pictures = uint8(30, *shape)
     views = sample_view_params(30, *shape, (EVERYTHING, SECOND), generator())
     found = render_views(pictures, views, size)
     assert min(v.sum() for v in (views.downsample_to_V > 0, views.flipped_V, ~views.jitter_V, views.solarized_V)) > 6
     for row in range(60):
-        wanted = by_torchvision(pictures[row // 2], views[row : row + 1], size)
+        wanted = render_with_torchvision(pictures[row // 2], views[row : row + 1], size)
         torch.testing.assert_close(found[row], wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_drawing_is_that_of_recorded_numbers() -> None:
-    """Found by the code of the first records, where drawing and making were one: what the seeds of records mean."""
-    drawn = sample_view_params(6, 40, 56, (replace(SIMCLR, downsample=0.3),), generator(5))
-    assert drawn.box_V4[:3].tolist() == [[12, 21, 22, 23], [5, 18, 23, 19], [22, 5, 14, 18]]
-    assert drawn.downsample_to_V.tolist() == [0, 0, 10, 0, 0, 20]
-    assert drawn.flipped_V.int().tolist() == [0, 0, 0, 1, 0, 1]
-    assert drawn.order_V4[:2].tolist() == [[1, 0, 3, 2], [3, 2, 0, 1]]
-    assert drawn.factor_V4[0].tolist() == pytest.approx([0.7090, 0.9007, 1.0746, 0.0624], abs=1e-4)
-    assert drawn.grayscale_V.int().tolist() == [0, 0, 0, 0, 0, 1]
-    assert drawn.sigma_V.tolist() == pytest.approx([0, 0, 0.3459, 0, 0.7983, 0], abs=1e-4)
-    pixels = render_views(uint8(6, 40, 56), drawn, 24).reshape(6, -1)[:, [100, 700, 1300]]
+def test_sampling_matches_that_of_recorded_results() -> None:
+    """The expected values are from the code of the first records, so that their seeds keep their meaning."""
+    params = sample_view_params(6, 40, 56, (replace(SIMCLR, downsample=0.3),), generator(5))
+    assert params.box_V4[:3].tolist() == [[12, 21, 22, 23], [5, 18, 23, 19], [22, 5, 14, 18]]
+    assert params.downsample_to_V.tolist() == [0, 0, 10, 0, 0, 20]
+    assert params.flipped_V.int().tolist() == [0, 0, 0, 1, 0, 1]
+    assert params.order_V4[:2].tolist() == [[1, 0, 3, 2], [3, 2, 0, 1]]
+    assert params.factor_V4[0].tolist() == pytest.approx([0.7090, 0.9007, 1.0746, 0.0624], abs=1e-4)
+    assert params.grayscale_V.int().tolist() == [0, 0, 0, 0, 0, 1]
+    assert params.sigma_V.tolist() == pytest.approx([0, 0, 0.3459, 0, 0.7983, 0], abs=1e-4)
+    pixels = render_views(uint8(6, 40, 56), params, 24).reshape(6, -1)[:, [100, 700, 1300]]
     wanted = [
         [-0.25887, -0.53713, -0.28127],
         [1.60459, 1.76987, 1.88674],
@@ -85,13 +85,13 @@ def test_drawing_is_that_of_recorded_numbers() -> None:
     torch.testing.assert_close(pixels, torch.tensor(wanted), rtol=0, atol=2e-5)
 
 
-def test_solarizing_moves_no_other_draw() -> None:
-    """It is drawn last, so that settings without it keep their numbers."""
+def test_solarization_does_not_change_the_other_parameters() -> None:
+    """It is sampled last, so that settings without it keep their parameters."""
     without, with_it = (sample_view_params(50, 48, 48, (replace(SIMCLR, solarize=p),), generator()) for p in (0.0, 0.5))
-    assert differ(without, with_it) == ["solarized_V"]
+    assert changed_fields(without, with_it) == ["solarized_V"]
 
 
-def test_solarizing_is_as_frequent_as_torchvisions() -> None:
+def test_solarization_is_as_frequent_as_in_torchvision() -> None:
     share = sample_view_params(4000, 48, 48, (replace(SIMCLR, solarize=0.2),), generator()).solarized_V.float().mean()
     torch.manual_seed(0)
     white, transform = torch.ones(3, 2, 2), RandomSolarize(0.5, p=0.2)
@@ -102,54 +102,54 @@ def test_solarizing_is_as_frequent_as_torchvisions() -> None:
 # One augmentation for each crop
 
 
-def test_crop_c_of_every_image_is_made_by_augmentation_c() -> None:
-    """Augmentations that leave their mark in what is drawn."""
-    marks = [replace(WEAK, flip=1.0), replace(WEAK, grayscale=1.0), replace(WEAK, solarize=1.0)]
-    views = sample_view_params(40, 48, 48, marks, generator())
+def test_crop_c_of_each_image_uses_augmentation_c() -> None:
+    """Each augmentation is recognized by a different parameter."""
+    augmentations = [replace(WEAK, flip=1.0), replace(WEAK, grayscale=1.0), replace(WEAK, solarize=1.0)]
+    views = sample_view_params(40, 48, 48, augmentations, generator())
     assert len(views) == 120
     for name, crop in (("flipped_V", 0), ("grayscale_V", 1), ("solarized_V", 2)):
         assert getattr(views, name).nonzero()[:, 0].tolist() == list(range(crop, 120, 3))
 
 
-def test_crops_of_different_augmentations_are_drawn_apart_one_augmentation_after_the_other() -> None:
+def test_different_augmentations_are_sampled_one_after_the_other() -> None:
     views = sample_view_params(40, 48, 60, (EVERYTHING, SECOND), generator())
-    drawn = generator()
+    same_draws = generator()
     for crop, augmentation in enumerate((EVERYTHING, SECOND)):
-        alone = sample_view_params(40, 48, 60, (augmentation,), drawn)
-        assert not differ(ViewParams(*(getattr(views, f.name)[crop::2] for f in fields(ViewParams))), alone)
+        alone = sample_view_params(40, 48, 60, (augmentation,), same_draws)
+        assert not changed_fields(ViewParams(*(getattr(views, f.name)[crop::2] for f in fields(ViewParams))), alone)
 
 
-def test_equal_augmentations_are_one_draw() -> None:
-    """As many views at once, so that the numbers of two crops did not move when crops could differ."""
-    assert not differ(
+def test_equal_augmentations_are_sampled_at_once() -> None:
+    """Two equal crops of 20 images have the parameters of one crop of 40 images, as in the first records."""
+    assert not changed_fields(
         sample_view_params(20, 48, 48, (SIMCLR, Augmentation()), generator()),
         sample_view_params(40, 48, 48, (SIMCLR,), generator()),
     )
 
 
-# However they are made
+# Rendering
 
 
-def test_several_views_of_an_image_are_those_of_its_copies() -> None:
+def test_several_views_of_an_image_equal_views_of_its_copies() -> None:
     pictures, views = uint8(8), sample_view_params(8, 48, 48, (EVERYTHING,) * 3, generator())
     assert torch.equal(render_views(pictures, views, 32), render_views(pictures.repeat_interleave(3, 0), views, 32))
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 5, 11])
+@pytest.mark.parametrize("chunk", [1, 2, 5, 11])
 @pytest.mark.parametrize("size", [32, 33])
-def test_how_many_are_made_at_once_changes_nothing(at_once: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a bit: neither neighbours nor the memory layout may show."""
+def test_chunk_size_does_not_change_views(chunk: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views are bitwise equal for any chunk size and memory layout."""
     pictures, views = uint8(12, 40, 56), sample_view_params(12, 40, 56, (EVERYTHING,) * 2, generator())
-    monkeypatch.setitem(aug.AT_ONCE, "cpu", 24 * size**2)
-    together = render_views(pictures, views, size)
-    monkeypatch.setitem(aug.AT_ONCE, "cpu", at_once * size**2)
-    assert torch.equal(render_views(pictures, views, size), together)
-    last = pictures.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(render_views(last, views, size), together)
+    monkeypatch.setitem(aug.CHUNK_PIXELS, "cpu", 24 * size**2)
+    whole = render_views(pictures, views, size)
+    monkeypatch.setitem(aug.CHUNK_PIXELS, "cpu", chunk * size**2)
+    assert torch.equal(render_views(pictures, views, size), whole)
+    channels_last = pictures.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(render_views(channels_last, views, size), whole)
 
 
 @pytest.mark.parametrize("change", [lambda views: views, lambda views: pickle.loads(pickle.dumps(views))])
-def test_rows_of_views_make_their_part(change: Callable[[ViewParams], ViewParams]) -> None:
+def test_slices_of_parameters_render_slices_of_views(change: Callable[[ViewParams], ViewParams]) -> None:
     pictures, views = uint8(12), sample_view_params(12, 48, 48, (EVERYTHING,) * 2, generator())
     whole = render_views(pictures, views, 32)
     part = change(views[6:16])
@@ -157,18 +157,18 @@ def test_rows_of_views_make_their_part(change: Callable[[ViewParams], ViewParams
     assert torch.equal(render_views(pictures[3:8], part, 32), whole[6:16])
 
 
-def test_all_is_made_where_the_images_are() -> None:
-    """The "meta" device computes shapes alone and refuses tensors of another device, as a GPU would."""
+def test_views_are_rendered_on_the_device_of_the_images() -> None:
+    """The "meta" device computes only shapes and rejects tensors of another device, as a GPU does."""
     meta = torch.device("meta")
     views = sample_view_params(40, 48, 60, (EVERYTHING, SECOND), generator())
-    made = render_views(uint8(40, 48, 60).to(meta), views, 32)
-    assert made.device == meta and made.shape == (80, 3, 32, 32) and made.dtype == torch.float32
+    rendered = render_views(uint8(40, 48, 60).to(meta), views, 32)
+    assert rendered.device == meta and rendered.shape == (80, 3, 32, 32) and rendered.dtype == torch.float32
     assert all(getattr(views.to(meta), f.name).device == meta for f in fields(ViewParams))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_makes_the_same_views() -> None:
+def test_gpu_renders_the_same_views() -> None:
     pictures, views = uint8(100, 256, 256), sample_view_params(100, 256, 256, (EVERYTHING, SECOND), generator())
     found = render_views(pictures.cuda(), views, 224).cpu()
     torch.testing.assert_close(found, render_views(pictures, views, 224), rtol=1e-3, atol=1e-4)
@@ -176,7 +176,7 @@ def test_a_gpu_makes_the_same_views() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_is_never_waited_for() -> None:
+def test_rendering_does_not_synchronize_with_the_gpu() -> None:
     pictures, views = (
         uint8(100, 256, 256).cuda(),
         sample_view_params(100, 256, 256, (EVERYTHING, SECOND), generator()).pin_memory(),
