@@ -1,11 +1,11 @@
-"""BYOL: each view predicts what a slowly moving copy of the network makes of the other view; nothing repels.
+"""BYOL: each view predicts the output of a momentum copy of the network for the other view, without negatives.
 
 Grill et al. Bootstrap Your Own Latent. NeurIPS 2020, arXiv 2006.07733. Loss, heads (4096 wide, 256 out), target
 momentum (0.996 rising to 1, as for 1000 epochs) and augmentations are the paper's.
 
-Departures: the optimiser is AdamW as for BYOL with a ViT-B in the MoCo v3 study (Chen, Xie, He, arXiv 2104.02057: 1e-4
+Departures: the optimizer is AdamW as for BYOL with a ViT-B in the MoCo v3 study (Chen, Xie, He, arXiv 2104.02057: 1e-4
 for 256 images, which are 512 views; weight decay 0.03, 40 of 300 epochs of warm-up), not LARS, which is for
-convolutional networks; the heads' last layers have biases; the crop is resized bilinearly.
+convolutional networks; the last layers of the heads have biases; crops are resized bilinearly.
 """
 
 from dataclasses import dataclass, replace
@@ -32,22 +32,22 @@ class BYOL(Method):
     sampling: Sampling = Sampling(crops=2, augmentation=FIRST, further=(SECOND,))
     optimizer: AdamW = AdamW(base_lr=1e-4, base_views=512, weight_decay=0.03, betas=(0.9, 0.999), warmup=40 / 300)
     momentum: float = 0.996
-    """Of the target at the start; it rises to one."""
+    """Momentum of the target network at the start. It rises to one."""
     hidden: int = 4096
     output: int = 256
 
     def build(self, vit: VisionTransformer) -> Model:
-        """ViT, projector and predictor; targets of the first two."""
+        """Return the ViT, projector and predictor, with target copies of the first two."""
         return BYOLModel(vit, self)
 
     def tiny(self) -> Self:
-        """Narrow heads, a learning rate for short runs, and a target that keeps up with them."""
+        """Return a variant with narrow heads, and a learning rate and target momentum for short runs."""
         optimizer = replace(self.optimizer, base_lr=3e-3, base_views=240)
         return replace(self, momentum=0.9, hidden=256, output=64, optimizer=optimizer)
 
 
 class BYOLModel(Model):
-    """Online network and its target; pairs of views are adjacent."""
+    """Online network and target network. The two views of an image are adjacent."""
 
     def __init__(self, vit: VisionTransformer, method: BYOL) -> None:
         super().__init__(vit)
@@ -57,17 +57,17 @@ class BYOLModel(Model):
         self.target_vit, self.target_projector = ema_copy(vit), ema_copy(self.projector)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Squared distance between prediction and target of the other view, summed over both directions."""
+        """Return the squared distance of predictions to the targets of the other view, summed over both directions."""
         predicted_VD = self.predictor(self.projector(self.encode_images(batch.images_V3HW), 2), 2)
         return {"loss": 2 * byol_loss(predicted_VD, swap_view_pairs(self.targets(batch.images_V3HW)))}
 
     @torch.no_grad()
     def targets(self, images_V3HW: Tensor) -> Tensor:
-        """What the target network makes of each view, (V, output)."""
+        """Return the projections of the target network, (V, output)."""
         return self.target_projector(self.forward_in_microbatches(self.target_vit, images_V3HW), 2)
 
     def after_step(self, progress: float) -> None:
-        """The target follows."""
+        """Update the target network."""
         momentum = cosine_momentum(self.method.momentum, progress)
         ema_update_(self.target_vit, self.vit, momentum)
         ema_update_(self.target_projector, self.projector, momentum)

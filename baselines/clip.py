@@ -1,8 +1,8 @@
-"""CLIP: an image and its caption are each other's positives.
+"""CLIP: an image and its caption are a positive pair.
 
 Radford et al. Learning Transferable Visual Models From Natural Language Supervision. ICML 2021, arXiv 2103.00020.
 Defaults: the CC12M and RedCaps baselines by the same group (LaCLIP, arXiv 2305.20088: weak crop, learning rate 1e-3 at
-8,192, weight decay 0.5, one epoch of 35 warm-up), which are StableRep's as far as is known.
+8,192, weight decay 0.5, one epoch of 35 warm-up), which are StableRep's as far as published.
 
 Departures: the cosine ends at zero, not at 1e-5.
 """
@@ -30,24 +30,24 @@ class CLIP(Method):
     """Width of the joint image-text space."""
 
     def build(self, vit: VisionTransformer) -> Model:
-        """ViT and text tower."""
+        """Return the ViT and a text tower."""
         return CLIPModel(vit, self)
 
     def tiny(self) -> Self:
-        """A narrow text tower, and a learning rate for batches of a few hundred views."""
+        """Return a variant with a narrow text tower and a learning rate for batches of a few hundred views."""
         optimizer = replace(self.optimizer, base_lr=1e-3, base_views=240)
         return replace(self, joint=64, text=TextTower(width=64, depth=2, heads=2, context=32), optimizer=optimizer)
 
 
 class CLIPModel(JointEmbeddingModel):
-    """Image and caption attract, all other pairs of the batch repel."""
+    """Model whose positives are an image and its caption; all other pairs of the batch are negatives."""
 
     def __init__(self, vit: VisionTransformer, method: CLIP) -> None:
         super().__init__(vit)
         self.add_text_tower(method.text, method.joint)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean of both directions."""
+        """Return the contrastive loss, the mean of both directions, and the inverse temperature."""
         features_VD = self.encode_images(batch.images_V3HW)
         loss = self.image_text_loss(features_VD, batch.texts, batch.text_index_V)
         return {"loss": loss, "logit_scale": self.logit_scale.exp()}

@@ -1,15 +1,15 @@
-"""DINO: a student learns its teacher's choice among prototypes on the other view; the teacher follows the student.
+"""DINO: a student predicts the prototypes that its momentum teacher assigns to the other view.
 
 Caron et al. Emerging Properties in Self-Supervised Vision Transformers. ICCV 2021, arXiv 2104.14294. Defaults: the
 released code's (5e-4 for 256 images, which are 512 views; weight decay 0.04 to 0.4, clipping at 3, teacher momentum
-0.996 to 1, centre momentum 0.9, weight-normalised last layer) with the teacher's temperature of the 300-epoch ViT run:
+0.996 to 1, center momentum 0.9, weight-normalized last layer) with the teacher's temperature of the 300-epoch ViT run:
 0.04 to 0.07 over 30 epochs, 10 epochs of warm-up, last layer frozen for one.
 
 Departures: two global crops and no local ones, so that a view costs the same for all methods, with the wider range of
-scales that the code advises then (from 0.14); the student is evaluated, not the teacher; no stochastic depth; gradients
-are clipped together, not each parameter's by itself; the temperature rises by steps, not by epochs; the learning rate
-ends at zero, not at 1e-6; frozen prototypes have a gradient of zero, which AdamW counts, not none; the crop is resized
-bilinearly.
+scales that the code then recommends (from 0.14); the student is evaluated, not the teacher; no stochastic depth; the
+global gradient norm is clipped, not that of each parameter; the temperature rises per step, not per epoch; the learning
+rate ends at zero, not at 1e-6; frozen prototypes have a gradient of zero, which AdamW counts, not None; crops are
+resized bilinearly.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ SECOND = replace(FIRST, blur=0.1, solarize=0.2)
 
 @dataclass(frozen=True)
 class DINO(Method):
-    """Hyper-parameters of DINO; what lasts for some epochs is a share of the schedule."""
+    """Hyper-parameters of DINO. Durations are shares of the schedule."""
 
     sampling: Sampling = Sampling(crops=2, augmentation=FIRST, further=(SECOND,))
     optimizer: AdamW = AdamW(
@@ -48,26 +48,26 @@ class DINO(Method):
     bottleneck: int = 256
     student_temperature: float = 0.1
     teacher_temperatures: tuple[float, float] = (0.04, 0.07)
-    """At the start, and after `temperature_warmup`; linear between."""
+    """Temperatures of the teacher at the start and after `temperature_warmup`, linear in between."""
     temperature_warmup: float = 30 / 300
     momentum: float = 0.996
-    """Of the teacher at the start; it rises to one."""
+    """Momentum of the teacher at the start. It rises to one."""
     centre_momentum: float = 0.9
     frozen: float = 1 / 300
-    """How long the prototypes of the student stay as they are."""
+    """Share of the schedule during which the prototypes of the student are frozen."""
 
     def build(self, vit: VisionTransformer) -> Model:
-        """ViT and head, and a teacher of both."""
+        """Return the ViT and head, with teacher copies of both."""
         return DINOModel(vit, self)
 
     def tiny(self) -> Self:
-        """A narrow head, few prototypes, a learning rate for short runs, and a teacher that keeps up with them."""
+        """Return a variant with a narrow head and few prototypes, and with settings for short runs."""
         optimizer = replace(self.optimizer, base_lr=1e-3, base_views=240)
         return replace(self, momentum=0.9, prototypes=256, hidden=256, bottleneck=64, optimizer=optimizer)
 
 
 class DINOModel(Model):
-    """Student and teacher; pairs of views are adjacent."""
+    """Student and teacher. The two views of an image are adjacent."""
 
     centre: Tensor
     batch_centre: Tensor
@@ -83,34 +83,34 @@ class DINOModel(Model):
         self.register_buffer("progress", torch.zeros(()))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy of the student on each view with the teacher on the other."""
-        teacher_VD = self.teach(batch.images_V3HW)
+        """Return the mean cross-entropy of the student on each view and the teacher on the other view."""
+        teacher_VD = self.encode_with_teacher(batch.images_V3HW)
         losses_V = self.forward_in_microbatches(
             self.cross_entropy, self.encode_images(batch.images_V3HW), swap_view_pairs(teacher_VD)
         )
         return {"loss": losses_V.mean()}
 
     @torch.no_grad()
-    def teach(self, images_V3HW: Tensor) -> Tensor:
-        """Unit vectors (V, bottleneck) of the teacher; keeps what the centre needs of them."""
+    def encode_with_teacher(self, images_V3HW: Tensor) -> Tensor:
+        """Return unit vectors (V, bottleneck) of the teacher, and store their mean scores to update the center."""
         teacher_VD: Tensor = self.teacher_head(self.forward_in_microbatches(self.teacher_vit, images_V3HW))
-        self.batch_centre = self.teacher_head.scores(global_mean(teacher_VD))  # the mean of all scores: they are linear
+        self.batch_centre = self.teacher_head.scores(global_mean(teacher_VD))  # scores are linear
         return teacher_VD
 
     def cross_entropy(self, features_VD: Tensor, teacher_VD: Tensor) -> Tensor:
-        """Of each row, (V,): student's features before its head, teacher's after."""
+        """Return the loss of each row, (V,), from the student's features and the teacher's unit vectors."""
         student_VK = self.head.scores(self.head(features_VD), self.progress < self.method.frozen)
         teacher_VK = self.teacher_head.scores(teacher_VD)
         temperatures = self.method.student_temperature, self.teacher_temperature()
         return dino_loss(student_VK, teacher_VK, self.centre, *temperatures)
 
     def teacher_temperature(self) -> Tensor:
-        """Of the coming step."""
+        """Return the teacher's temperature in the next step, a scalar."""
         start, end = self.method.teacher_temperatures
         return start + (end - start) * (self.progress / self.method.temperature_warmup).clamp(max=1)
 
     def after_step(self, progress: float) -> None:
-        """Teacher and centre follow; the next step's temperature and freezing depend on `progress`."""
+        """Update teacher and center, and store `progress` for the temperature and the freezing of the next step."""
         momentum = cosine_momentum(self.method.momentum, progress)
         ema_update_(self.teacher_vit, self.vit, momentum)
         ema_update_(self.teacher_head, self.head, momentum)

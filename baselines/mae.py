@@ -1,9 +1,9 @@
-"""MAE: most patches are hidden, and a light decoder paints them from the rest.
+"""MAE: most patches are masked, and a light decoder reconstructs them from the visible ones.
 
 He et al. Masked Autoencoders Are Scalable Vision Learners. CVPR 2022, arXiv 2111.06377. Defaults: its ViT-B
-pre-training (75 % hidden, pixels normalised per patch, decoder of 8 blocks and width 512).
+pre-training (75 % masked, pixels normalized per patch, decoder of 8 blocks and width 512).
 
-Departures: positional embeddings are learned; the crop is resized bilinearly.
+Departures: positional embeddings are learned; crops are resized bilinearly.
 """
 
 from dataclasses import dataclass, replace
@@ -28,22 +28,26 @@ class MAE(Method):
     sampling: Sampling = Sampling(augmentation=CROP_AND_FLIP)
     optimizer: AdamW = AdamW(base_lr=1.5e-4, base_views=256, weight_decay=0.05, betas=(0.9, 0.95), warmup=0.05)
     hidden_share: float = 0.75
+    """Share of masked patches."""
     width: int = 512
+    """Width of the decoder."""
     depth: int = 8
+    """Number of decoder blocks."""
     heads: int = 16
+    """Number of attention heads in the decoder."""
 
     def build(self, vit: VisionTransformer) -> Model:
-        """ViT and decoder."""
+        """Return the ViT and a decoder."""
         return MAEModel(vit, self)
 
     def tiny(self) -> Self:
-        """A decoder of one narrow block, half of the few patches hidden, and a learning rate for short runs."""
+        """Return a variant with a narrow one-block decoder, half the patches masked, and settings for short runs."""
         optimizer = replace(self.optimizer, base_lr=1.5e-3)
         return replace(self, hidden_share=0.5, width=64, depth=1, heads=4, optimizer=optimizer)
 
 
 class MAEModel(Model):
-    """The encoder sees the visible patches only; P patches, K of them visible."""
+    """Masked autoencoder, whose encoder processes the visible patches only. P patches, K of them visible."""
 
     def __init__(self, vit: VisionTransformer, method: MAE) -> None:
         super().__init__(vit)
@@ -59,27 +63,28 @@ class MAEModel(Model):
         nn.init.normal_(self.position, std=0.02)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Squared error of the hidden patches, in normalised pixels."""
+        """Return the mean squared error over the masked patches, in normalized pixels."""
         images = batch.images_V3HW
-        return {"loss": self.forward_in_microbatches(self.error, images, self.mask(len(images))).mean()}
+        masked_VP = self.random_mask(len(images))
+        return {"loss": self.forward_in_microbatches(self.reconstruction_error, images, masked_VP).mean()}
 
-    def error(self, images_V3HW: Tensor, masked_VP: Tensor) -> Tensor:
-        """Of each view, (V,)."""
-        return masked_patch_mse(self.paint(images_V3HW, masked_VP), self.patches(images_V3HW), masked_VP)
+    def reconstruction_error(self, images_V3HW: Tensor, masked_VP: Tensor) -> Tensor:
+        """Return the mean squared error of each view, (V,)."""
+        return masked_patch_mse(self.reconstruct(images_V3HW, masked_VP), self.patchify(images_V3HW), masked_VP)
 
-    def mask(self, count: int) -> Tensor:
-        """True for hidden patches, (V, P): the same number in every view, drawn uniformly."""
+    def random_mask(self, count: int) -> Tensor:
+        """Return a uniformly random mask (V, P), True for masked patches; their number is the same in every view."""
         patches = self.vit.patch_embed.num_patches
-        hidden = int(patches * self.method.hidden_share)
+        masked = int(patches * self.method.hidden_share)
         noise_VP = rank_shard_of_uniform(count, patches).to(self.mask_token.device)
-        return noise_VP.argsort(1).argsort(1) < hidden
+        return noise_VP.argsort(1).argsort(1) < masked
 
-    def patches(self, images_V3HW: Tensor) -> Tensor:
-        """Pixels of each patch, (V, P, 3 * patch**2)."""
+    def patchify(self, images_V3HW: Tensor) -> Tensor:
+        """Return the pixels of each patch, (V, P, 3 * patch**2)."""
         return nn.functional.unfold(images_V3HW, self.patch, stride=self.patch).mT
 
-    def paint(self, images_V3HW: Tensor, masked_VP: Tensor) -> Tensor:
-        """Predicted pixels of all patches from the visible ones."""
+    def reconstruct(self, images_V3HW: Tensor, masked_VP: Tensor) -> Tensor:
+        """Predict the pixels of all patches, (V, P, 3 * patch**2), from the visible ones."""
         vit, count = self.vit, len(images_V3HW)
         assert vit.pos_embed is not None and vit.cls_token is not None
         tokens_VPD = vit.patch_embed(images_V3HW) + vit.pos_embed[:, 1:]

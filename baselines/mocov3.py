@@ -1,11 +1,11 @@
-"""MoCo v3: each view's query finds, among the keys of the batch, the key of the other view.
+"""MoCo v3: InfoNCE between the query of a view and the keys of the batch; the key of the other view is the positive.
 
 Chen, Xie, He. An Empirical Study of Training Self-Supervised Vision Transformers. ICCV 2021, arXiv 2104.02057.
 Defaults: the released ViT-B run (300 epochs, 40 of them warm-up; 1.5e-4 for 256 images, which are 512 views; weight
 decay 0.1, temperature 0.2, momentum 0.99 rising to 1, a frozen patch projection, BYOL's augmentations).
 
-Departures: positional embeddings are learned and the patch projection starts as timm's, as in all methods here; biases
-and norms do not decay.
+Departures: positional embeddings are learned and the patch projection is initialized as in timm, as in all methods
+here; biases and norms have no weight decay.
 """
 
 from dataclasses import dataclass, replace
@@ -33,22 +33,22 @@ class MoCoV3(Method):
     optimizer: AdamW = AdamW(base_lr=1.5e-4, base_views=512, weight_decay=0.1, betas=(0.9, 0.999), warmup=40 / 300)
     temperature: float = 0.2
     momentum: float = 0.99
-    """Of the keys' encoder at the start; it rises to one."""
+    """Momentum of the key encoder at the start. It rises to one."""
     hidden: int = 4096
     output: int = 256
 
     def build(self, vit: VisionTransformer) -> Model:
-        """ViT, projector and predictor; momentum copies of the first two."""
+        """Return the ViT, projector and predictor, with momentum copies of the first two."""
         return MoCoV3Model(vit, self)
 
     def tiny(self) -> Self:
-        """Narrow heads, a learning rate for short runs, and a momentum encoder that keeps up with them."""
+        """Return a variant with narrow heads, and a learning rate and momentum for short runs."""
         optimizer = replace(self.optimizer, base_lr=3e-3, base_views=240)
         return replace(self, momentum=0.9, hidden=256, output=64, optimizer=optimizer)
 
 
 class MoCoV3Model(Model):
-    """Encoder of queries and, following it, encoder of keys; pairs of views are adjacent."""
+    """Query encoder and its momentum copy, the key encoder. The two views of an image are adjacent."""
 
     def __init__(self, vit: VisionTransformer, method: MoCoV3) -> None:
         super().__init__(vit)
@@ -60,7 +60,7 @@ class MoCoV3Model(Model):
         self.key_vit, self.key_projector = ema_copy(vit), ema_copy(self.projector)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """InfoNCE of first views with second views and the reverse, times twice the temperature."""
+        """Return InfoNCE of first with second views plus the reverse, times twice the temperature."""
         queries_VD = self.predictor(self.projector(self.encode_images(batch.images_V3HW), 2), 2)
         keys_VD = self.keys(batch.images_V3HW)
         first = info_nce(queries_VD[0::2], keys_VD[1::2], self.method.temperature)
@@ -69,11 +69,11 @@ class MoCoV3Model(Model):
 
     @torch.no_grad()
     def keys(self, images_V3HW: Tensor) -> Tensor:
-        """What the momentum encoder makes of each view, (V, output)."""
+        """Return the projections of the key encoder, (V, output)."""
         return self.key_projector(self.forward_in_microbatches(self.key_vit, images_V3HW), 2)
 
     def after_step(self, progress: float) -> None:
-        """The encoder of keys follows."""
+        """Update the key encoder."""
         momentum = cosine_momentum(self.method.momentum, progress)
         ema_update_(self.key_vit, self.vit, momentum)
         ema_update_(self.key_projector, self.projector, momentum)

@@ -1,7 +1,7 @@
-"""SimCLR: two crops of one image are each other's positives; the caption plays no part.
+"""SimCLR: two crops of one image are a positive pair; captions are not used.
 
 Chen, Kornblith, Norouzi, Hinton. A Simple Framework for Contrastive Learning of Visual Representations. ICML 2020,
-arXiv 2002.05709; with the head, temperature and optimiser of StableRep's released code, whose SimCLR baseline this is.
+arXiv 2002.05709. Head, temperature and optimizer are those of the SimCLR baseline in StableRep's released code.
 
 Departures: labels are image ids rather than positions in the batch.
 """
@@ -29,16 +29,16 @@ class SimCLR(Method):
     output: int = 256
 
     def build(self, vit: VisionTransformer) -> Model:
-        """ViT and projection head."""
+        """Return the ViT and a projection head."""
         return SimCLRModel(vit, self)
 
     def tiny(self) -> Self:
-        """A narrow head, and a learning rate for batches of a few hundred views."""
+        """Return a variant with a narrow head and a learning rate for batches of a few hundred views."""
         return replace(self, hidden=256, output=64, optimizer=replace(self.optimizer, base_lr=3e-3, base_views=240))
 
 
 class SimCLRModel(Model):
-    """Crops of one image attract, all others repel."""
+    """Model whose positives are crops of one image; all other views are negatives."""
 
     def __init__(self, vit: VisionTransformer, method: SimCLR) -> None:
         super().__init__(vit)
@@ -46,7 +46,7 @@ class SimCLRModel(Model):
         self.head = ProjectionHead(vit.embed_dim, method.hidden, method.output)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """NT-Xent: the multi-positive loss with image ids as labels."""
+        """Return NT-Xent: the multi-positive loss with image ids as labels."""
         projected_VD = self.head(self.encode_images(batch.images_V3HW), self.method.sampling.views)
         return {"loss": multi_positive(projected_VD, batch.image_ids_V, self.method.temperature)}
 

@@ -37,18 +37,18 @@ class SLIP(Method):
     """Width of the joint image-text space."""
 
     def build(self, vit: VisionTransformer) -> Model:
-        """ViT, projection head, text tower."""
+        """Return the ViT, a projection head and a text tower."""
         return SLIPModel(vit, self)
 
     def tiny(self) -> Self:
-        """A narrow head and text tower, and a learning rate for batches of a few hundred views."""
+        """Return a variant with a narrow head and text tower and a learning rate for batches of a few hundred views."""
         optimizer = replace(self.optimizer, base_lr=3e-3, base_views=240)
         text = TextTower(width=64, depth=2, heads=2, context=32)
         return replace(self, hidden=256, output=64, joint=64, text=text, optimizer=optimizer)
 
 
 class SLIPModel(JointEmbeddingModel):
-    """Of three adjacent crops, the first meets the caption, and the others each other."""
+    """Model with three adjacent crops per image: CLIP's loss on the first, SimCLR's loss on the other two."""
 
     def __init__(self, vit: VisionTransformer, method: SLIP) -> None:
         super().__init__(vit)
@@ -57,7 +57,7 @@ class SLIPModel(JointEmbeddingModel):
         self.add_text_tower(method.text, method.joint)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The sum of both losses, and each of them."""
+        """Return the weighted sum of both losses, and each of them."""
         features_BCD = self.encode_images(batch.images_V3HW).unflatten(0, (-1, 3))
         weak_BD, strong_VD = features_BCD[:, 0], features_BCD[:, 1:].flatten(0, 1)
         text = self.image_text_loss(weak_BD, batch.texts, batch.text_index_V[::3])

@@ -1,11 +1,11 @@
-"""StableRep: several synthetic images of one caption are each other's positives.
+"""StableRep: all synthetic images of one caption are positives of one another.
 
 Tian, Fan, Isola, Chang, Krishnan. StableRep: Synthetic Images from Text-to-Image Models Make Strong Visual
 Representation Learners. NeurIPS 2023, arXiv 2306.00984. Defaults: CC12M and RedCaps runs of the released code
 (six of ten images per caption, 8,192 views a step).
 
-Departures: no random down-sampling (the released runs have models with and without; set `augmentation.downsample`
-to 0.05 for it); labels are caption ids rather than positions in the batch.
+Departures: no random downsampling (some released models use it; set `augmentation.downsample` to 0.05 for it); labels
+are caption ids rather than positions in the batch.
 """
 
 from dataclasses import dataclass, replace
@@ -31,16 +31,16 @@ class StableRep(Method):
     output: int = 256
 
     def build(self, vit: VisionTransformer) -> Model:
-        """ViT and projection head."""
+        """Return the ViT and a projection head."""
         return StableRepModel(vit, self)
 
     def tiny(self) -> Self:
-        """A narrow head, and a learning rate for batches of a few hundred views."""
+        """Return a variant with a narrow head and a learning rate for batches of a few hundred views."""
         return replace(self, hidden=256, output=64, optimizer=replace(self.optimizer, base_lr=3e-3, base_views=240))
 
 
 class StableRepModel(Model):
-    """Images of one caption attract, all others repel."""
+    """Model whose positives are images of one caption; all other images are negatives."""
 
     def __init__(self, vit: VisionTransformer, method: StableRep) -> None:
         super().__init__(vit)
@@ -48,7 +48,7 @@ class StableRepModel(Model):
         self.head = ProjectionHead(vit.embed_dim, method.hidden, method.output)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Multi-positive loss with caption ids as labels."""
+        """Return the multi-positive loss with caption ids as labels."""
         projected_VD = self.head(self.encode_images(batch.images_V3HW), self.method.sampling.views)
         return {"loss": multi_positive(projected_VD, batch.caption_ids_V, self.method.temperature)}
 

@@ -1,7 +1,7 @@
-"""StableRep+: StableRep with its captions as a second signal.
+"""StableRep+: StableRep with an additional image-text loss.
 
 Tian et al., NeurIPS 2023, arXiv 2306.00984, section 3.3 ("StableRep++" in the released README): the multi-positive
-image loss plus half the sum of both directions of an image-text loss, in which a caption owns all of its images.
+image loss plus half the sum of both directions of an image-text loss, in which all images of a caption are positives.
 
 Departures: as in StableRep.
 """
@@ -34,18 +34,18 @@ class StableRepPlus(Method):
     """Width of the joint image-text space."""
 
     def build(self, vit: VisionTransformer) -> Model:
-        """ViT, projection head, text tower."""
+        """Return the ViT, a projection head and a text tower."""
         return StableRepPlusModel(vit, self)
 
     def tiny(self) -> Self:
-        """A narrow head and text tower, and a learning rate for batches of a few hundred views."""
+        """Return a variant with a narrow head and text tower and a learning rate for batches of a few hundred views."""
         optimizer = replace(self.optimizer, base_lr=3e-3, base_views=240)
         text = TextTower(width=64, depth=2, heads=2, context=32)
         return replace(self, hidden=256, output=64, joint=64, text=text, optimizer=optimizer)
 
 
 class StableRepPlusModel(JointEmbeddingModel):
-    """Images of one caption attract one another, and the caption."""
+    """Model whose positives of an image are its caption and the other images of this caption."""
 
     def __init__(self, vit: VisionTransformer, method: StableRepPlus) -> None:
         super().__init__(vit)
@@ -54,7 +54,7 @@ class StableRepPlusModel(JointEmbeddingModel):
         self.add_text_tower(method.text, method.joint)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The sum of both losses, and each of them."""
+        """Return the sum of both losses, and each of them."""
         features_VD = self.encode_images(batch.images_V3HW)
         projected_VD = self.head(features_VD, self.method.sampling.views)
         image = multi_positive(projected_VD, batch.caption_ids_V, self.method.temperature)

@@ -1,4 +1,4 @@
-"""The encoder as it was initialised: what the architecture alone gives, and the floor of every table."""
+"""Untrained: the randomly initialized encoder, the lower reference of every table."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -11,17 +11,17 @@ from benchmark.sampling import Sampling
 
 @dataclass(frozen=True)
 class Untrained(Method):
-    """Nothing to set."""
+    """Method without hyper-parameters and without training."""
 
     sampling: Sampling = Sampling()
     optimizer: None = None
 
     def build(self, vit: VisionTransformer) -> Model:
-        """The ViT alone."""
+        """Return a model that consists of the ViT only."""
         return Model(vit)
 
     def tiny(self) -> Self:
-        """Itself."""
+        """Return this method, as it has no sizes to reduce."""
         return self
 
 

@@ -21,10 +21,10 @@ from tests.fixtures.toy_training import distances, trained
 NAMES = plugins.names("baselines")
 METHODS: dict[str, Any] = {name: plugins.load("baselines", name, "method").METHOD for name in NAMES}
 
-each = pytest.mark.parametrize("name", NAMES)
+each_method = pytest.mark.parametrize("name", NAMES)
 
 
-def test_the_paper_and_its_baselines_are_there():
+def test_all_baselines_are_found():
     assert {"stablerep", "stablerep_plus", "simclr", "clip", "supcon", "mae", "byol", "mocov3", "dino", "slip"} <= set(
         NAMES
     )
@@ -32,14 +32,14 @@ def test_the_paper_and_its_baselines_are_there():
 
 
 @pytest.mark.slow
-@each
+@each_method
 @pytest.mark.parametrize("check", contract.CHECKS)
-def test_keeps_the_contract(name, check):
+def test_method_satisfies_the_contract(name, check):
     contract.CHECKS[check](METHODS[name].tiny())
 
 
-@each
-def test_is_one_short_file_with_its_paper(name):
+@each_method
+def test_method_is_one_short_file_that_cites_its_paper(name):
     source = (Path(baselines.__path__[0]) / f"{name}.py").read_text()
     assert len(source.splitlines()) <= 150
     assert "import baselines" not in source and "from baselines" not in source
@@ -48,8 +48,8 @@ def test_is_one_short_file_with_its_paper(name):
         assert "arXiv" in module.__doc__ and "Departures:" in module.__doc__
 
 
-@each
-def test_is_a_frozen_declaration_whose_defaults_are_the_method(name):
+@each_method
+def test_method_is_a_frozen_dataclass_and_equals_its_defaults(name):
     method = METHODS[name]
     with pytest.raises(FrozenInstanceError):
         method.sampling = Sampling()
@@ -58,18 +58,18 @@ def test_is_a_frozen_declaration_whose_defaults_are_the_method(name):
 
 
 @pytest.mark.slow
-@each
-def test_tiny_keeps_what_the_method_is(name):
-    """Narrower, another learning rate and momentum, fewer hidden patches where there are few; all else stays."""
+@each_method
+def test_tiny_changes_only_sizes_and_settings_of_short_runs(name):
+    """The tiny variant differs in widths, learning rate, momentum and the share of masked patches only."""
     method, tiny = METHODS[name], METHODS[name].tiny()
     changed = {field.name for field in fields(method) if getattr(method, field.name) != getattr(tiny, field.name)}
     assert type(tiny) is type(method)
-    narrower = {"hidden", "output", "text", "joint", "width", "depth", "heads", "bottleneck", "prototypes"}
-    assert changed <= narrower | {"optimizer", "momentum", "hidden_share"}
+    sizes = {"hidden", "output", "text", "joint", "width", "depth", "heads", "bottleneck", "prototypes"}
+    assert changed <= sizes | {"optimizer", "momentum", "hidden_share"}
     if method.optimizer:
         assert replace(tiny.optimizer, base_lr=0, base_views=0) == replace(method.optimizer, base_lr=0, base_views=0)
-    sizes = [sum(p.numel() for p in contract.build(m).parameters()) for m in (tiny, method)]
-    assert sizes[0] < sizes[1] / 4 or method.optimizer is None
+    counts = [sum(p.numel() for p in contract.build(m).parameters()) for m in (tiny, method)]
+    assert counts[0] < counts[1] / 4 or method.optimizer is None
 
 
 BYOL = (
@@ -91,20 +91,20 @@ PAPER = {
         Sampling(crops=3, text=True, augmentation=WEAK, further=(SIMCLR, SIMCLR)), 2e-3, 0.1, (0.9, 0.98), 1 / 25,
     ),
 }  # fmt: skip
-"""Sampling, learning rate at 8,192 views a step, weight decay, betas, share of warm-up.
+"""Sampling, learning rate at 8,192 views per step, weight decay, betas, warm-up share.
 
-StableRep: dossier, 1.4 and 1.6 (README command of the released code; 0.5 of 15 epochs of warm-up). SimCLR: the same
-code with one image and two crops (1.3). CLIP: LaCLIP's command (1.6). MAE: its paper's table 8, 800 epochs.
+StableRep: README command of the released code; 0.5 of 15 epochs of warm-up. SimCLR: the same code with one image and
+two crops. CLIP: LaCLIP's command. MAE: its paper's table 8, 800 epochs.
 SupCon: as StableRep. MoCo v3: released command (ViT-B, 4,096 images of two views: 1.5e-4 x 16). BYOL: the same study's,
 1e-4 x 16. DINO: main_dino.py, 5e-4 x 16. SLIP: released command (3e-3 at 4,096 images of three views, so x 2/3).
 """
 
 OTHER = {"mocov3": {"temperature": 0.2}, "dino": {"hidden": 2048}}
-"""Settings in which a method is not as the others."""
+"""Settings in which a method differs from the others."""
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_defaults_are_the_papers(name):
+def test_defaults_are_those_of_the_paper(name):
     sampling, lr, decay, betas, warmup = PAPER[name]
     method = METHODS[name]
     assert method.optimizer.base_lr * 8192 / method.optimizer.base_views == pytest.approx(lr)
@@ -122,8 +122,8 @@ def test_defaults_are_the_papers(name):
         assert getattr(method, setting, value) == OTHER.get(name, {}).get(setting, value)  # type: ignore[attr-defined]
 
 
-def test_mae_defaults_are_the_papers():
-    """arXiv 2111.06377: 75 % hidden, decoder of eight blocks of width 512, crops of at least a fifth and flips only."""
+def test_mae_defaults_are_those_of_the_paper():
+    """arXiv 2111.06377 masks 75 %, has a decoder of 8 blocks of width 512, and only crops (from 20 %) and flips."""
     mae = METHODS["mae"]
     assert (mae.hidden_share, mae.width, mae.depth, mae.heads) == (0.75, 512, 8, 16)
     augmentation = mae.sampling.augmentation
@@ -133,12 +133,12 @@ def test_mae_defaults_are_the_papers():
 
 
 @pytest.mark.parametrize(("name", "momentum"), [("byol", 0.996), ("mocov3", 0.99), ("dino", 0.996)])
-def test_momentum_is_the_papers(name, momentum):
+def test_momentum_is_that_of_the_paper(name, momentum):
     assert METHODS[name].momentum == momentum
 
 
-def test_dino_defaults_are_the_papers():
-    """main_dino.py; temperature of the 300-epoch run."""
+def test_dino_defaults_are_those_of_the_released_code():
+    """They are the defaults of main_dino.py, with the temperature of the 300-epoch run."""
     dino = METHODS["dino"]
     assert (dino.prototypes, dino.hidden, dino.bottleneck) == (65536, 2048, 256)
     assert (dino.student_temperature, dino.teacher_temperatures, dino.centre_momentum) == (0.1, (0.04, 0.07), 0.9)
@@ -149,11 +149,11 @@ def test_dino_defaults_are_the_papers():
     }
 
 
-def test_slip_weighs_both_losses_alike():
+def test_slip_weights_both_losses_equally():
     assert METHODS["slip"].scale == 1.0
 
 
-def test_contrastive_methods_share_simclrs_augmentation():
+def test_contrastive_methods_use_the_augmentation_of_simclr():
     assert {name for name in NAMES if METHODS[name].sampling.augmentation == SIMCLR} >= {
         "stablerep",
         "stablerep_plus",
@@ -183,12 +183,12 @@ PARAMETERS = {
     "slip": VIT_B + HEAD + TEXT + 768 * 512 + 1,
     "untrained": VIT_B,
 }
-"""Momentum copies counted in."""
+"""Number of parameters of each method at full size, with momentum copies."""
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_full_size_is_the_papers_vit_b16(name):
-    """Built without memory; the released key names, so that released weights load below `vit.`."""
+def test_full_size_model_is_a_vit_b16(name):
+    """The keys below `vit.` are those of timm, so that released weights can be loaded."""
     with torch.device("meta"):
         model = METHODS[name].build(build_vit(ViTConfig()))
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
@@ -200,30 +200,30 @@ def test_full_size_is_the_papers_vit_b16(name):
     assert len(keys) == 152 - 2  # timm's keys without the classifier's two
 
 
-@each
-def test_features_are_the_encoders_cls_token_whatever_the_method(name):
-    """Every method is compared by the same features: nothing of its head comes in."""
+@each_method
+def test_features_are_the_cls_token_of_the_encoder(name):
+    """All methods are compared by the same features, without their heads."""
     model = contract.build(METHODS[name].tiny()).eval()
     images = contract.toy_batch(METHODS[name]).images_V3HW
     torch.testing.assert_close(model.encode_images(images), model.vit.forward_features(images)[:, 0])
 
 
-@each
+@each_method
 def test_methods_start_from_the_same_encoder(name):
-    """With one seed, all methods train the same initial ViT: what differs is the method."""
+    """With the same seed, all methods train the same initial ViT."""
     wanted = contract.build(METHODS["untrained"], seed=3).vit.state_dict()
     found = contract.build(METHODS[name].tiny(), seed=3).vit.state_dict()
     assert all(torch.equal(wanted[key], found[key]) for key in wanted)
 
 
-@each
-def test_order_of_captions_in_the_batch_is_of_no_account(name):
+@each_method
+def test_order_of_captions_in_the_batch_does_not_matter(name):
     method = METHODS[name].tiny()
-    if method.optimizer is None or name == "mae":  # MAE draws masks by place in the batch
-        pytest.skip("draws by place, or nothing")
+    if method.optimizer is None or name == "mae":  # MAE's masks depend on the position in the batch
+        pytest.skip("depends on the order of the batch, or is not trained")
     batch = contract.toy_batch(method)
     views = method.sampling.views
-    turned = replace(
+    rolled = replace(
         batch,
         images_V3HW=batch.images_V3HW.roll(views, 0),
         caption_ids_V=batch.caption_ids_V.roll(views),
@@ -231,15 +231,15 @@ def test_order_of_captions_in_the_batch_is_of_no_account(name):
         texts=batch.texts[-1:] + batch.texts[:-1],
     )
     model = contract.build(method).train()
-    torch.testing.assert_close(model.loss(turned)["loss"], model.loss(batch)["loss"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.loss(rolled)["loss"], model.loss(batch)["loss"], rtol=1e-4, atol=1e-5)
 
 
-@each
-def test_a_batch_in_slices_gives_the_same_loss_and_gradients(name):
-    """And no network sees more than a slice: momentum encoders and text towers neither."""
+@each_method
+def test_micro_batches_do_not_change_loss_and_gradients(name):
+    """No network gets more than a micro-batch, momentum encoders and text towers included."""
     method = METHODS[name].tiny()
     if method.optimizer is None:
-        pytest.skip("nothing is trained")
+        pytest.skip("is not trained")
     found, seen = [], []
     for size in (None, 5):
         model = contract.build(method).train()
@@ -257,12 +257,12 @@ def test_a_batch_in_slices_gives_the_same_loss_and_gradients(name):
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-5)
 
 
-@each
-def test_half_precision_changes_little(name):
-    """As networks compute on a GPU; what the model keeps stays in float32."""
+@each_method
+def test_bfloat16_autocast_changes_little(name):
+    """Networks compute in bfloat16, as on a GPU; the state of the model stays in float32."""
     method = METHODS[name].tiny()
     if method.optimizer is None:
-        pytest.skip("nothing is trained")
+        pytest.skip("is not trained")
     found = []
     for half in (False, True):
         model = contract.build(method).train()
@@ -278,19 +278,19 @@ def test_half_precision_changes_little(name):
 
 
 @pytest.mark.slow
-@each
-def test_a_run_that_is_killed_goes_on_exactly(name):
-    """All that decides the next step is in the state: momentum copies, centres, how far the schedule is."""
+@each_method
+def test_state_dict_is_enough_to_resume_exactly(name):
+    """It contains everything that the next step depends on: momentum copies, centers, progress of the schedule."""
     method = METHODS[name].tiny()
     if method.optimizer is None:
-        pytest.skip("nothing is trained")
+        pytest.skip("is not trained")
     torch.manual_seed(0)
-    whole = contract.build(method).train()
-    half = contract.build(method, seed=1).train()
+    uninterrupted = contract.build(method).train()
+    resumed = contract.build(method, seed=1).train()
     for step in range(4):
         if step == 2:
-            half.load_state_dict(whole.state_dict())
-        for model in (whole, half)[: 1 + (step >= 2)]:
+            resumed.load_state_dict(uninterrupted.state_dict())
+        for model in (uninterrupted, resumed)[: 1 + (step >= 2)]:
             torch.manual_seed(step)
             model.zero_grad()
             model.loss(contract.toy_batch(method, seed=step))["loss"].backward()
@@ -299,15 +299,15 @@ def test_a_run_that_is_killed_goes_on_exactly(name):
                     if p.grad is not None:
                         p.sub_(0.1 * p.grad)
             model.after_step((step + 1) / 40)
-    assert all(torch.equal(half.state_dict()[key], value) for key, value in whole.state_dict().items())
+    assert all(torch.equal(resumed.state_dict()[key], value) for key, value in uninterrupted.state_dict().items())
 
 
-@each
-def test_what_is_trained_gets_a_gradient_in_every_step(name):
-    """Zero where it is frozen, but not None: processes average what they have, and a resumed optimiser has it all."""
+@each_method
+def test_trainable_parameters_get_a_gradient_in_every_step(name):
+    """Gradients of frozen prototypes are zero, not None: processes average them, the optimizer keeps their state."""
     method = METHODS[name].tiny()
     if method.optimizer is None:
-        pytest.skip("nothing is trained")
+        pytest.skip("is not trained")
     model = contract.build(method).train()
     model.loss(contract.toy_batch(method))["loss"].backward()
     assert [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
@@ -316,8 +316,8 @@ def test_what_is_trained_gets_a_gradient_in_every_step(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["byol", "dino", "mocov3", "simclr", "slip", "stablerep", "supcon"])
-def test_views_of_a_caption_end_up_close_and_captions_apart(name):
-    """On pictures not seen before, and without collapse: captions are at least as far from each other as at first."""
+def test_training_brings_views_of_a_caption_together_without_collapse(name):
+    """On held-out images, views of a caption get closer, and captions are further apart than before training."""
     method = METHODS[name].tiny()
     model = trained(method, steps=100, lr=5e-4) if name == "dino" else trained(method)
     (near, far), (near_before, far_before) = distances(model, method), distances(contract.build(method), method)
@@ -325,11 +325,11 @@ def test_views_of_a_caption_end_up_close_and_captions_apart(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if hasattr(METHODS[name], "joint")])
-def test_inverse_temperature_starts_at_clips_and_stays_between_1_and_100(name):
+def test_inverse_temperature_starts_as_in_clip_and_is_clamped_to_1_and_100(name):
     model = contract.build(METHODS[name].tiny())
     assert model.logit_scale.exp().item() == pytest.approx(1 / 0.07)
     assert model.logit_scale.requires_grad
-    for moved, kept in ((7.0, math.log(100)), (-1.0, 0.0), (2.0, 2.0)):
-        model.logit_scale.data.fill_(moved)
+    for value, clamped in ((7.0, math.log(100)), (-1.0, 0.0), (2.0, 2.0)):
+        model.logit_scale.data.fill_(value)
         model.after_step(0.5)
-        assert model.logit_scale.item() == pytest.approx(kept)
+        assert model.logit_scale.item() == pytest.approx(clamped)

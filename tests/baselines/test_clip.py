@@ -1,4 +1,4 @@
-"""CLIP, and StableRep+ with it: which text belongs to which image is all that they learn from texts."""
+"""CLIP and StableRep+: their image-text loss depends on which text belongs to which image."""
 
 from dataclasses import replace
 
@@ -17,8 +17,8 @@ PLUS = stablerep_plus.METHOD.tiny()
 
 
 @pytest.fixture(scope="module", params=[CLIP, PLUS], ids=["clip", "stablerep_plus"])
-def pair(request):
-    """A trained model and a batch it has not seen."""
+def setup(request):
+    """Method, trained model and held-out batch."""
     method = request.param
     return method, trained(method), contract.toy_batch(method, seed=1000)
 
@@ -28,8 +28,8 @@ def text_loss(method, values):
 
 
 @torch.no_grad()
-def test_wrong_pairs_raise_the_loss_of_a_trained_model(pair):
-    method, model, batch = pair
+def test_wrong_pairs_increase_the_loss_of_a_trained_model(setup):
+    method, model, batch = setup
     right = text_loss(method, model.loss(batch))
     texts = text_loss(method, model.loss(replace(batch, texts=batch.texts[1:] + batch.texts[:1])))
     images = text_loss(method, model.loss(replace(batch, text_index_V=batch.text_index_V.roll(method.sampling.views))))
@@ -37,17 +37,17 @@ def test_wrong_pairs_raise_the_loss_of_a_trained_model(pair):
 
 
 @torch.no_grad()
-def test_texts_and_pairs_moved_together_change_nothing(pair):
-    _, model, batch = pair
+def test_order_of_texts_does_not_matter(setup):
+    _, model, batch = setup
     order = torch.randperm(len(batch.texts), generator=torch.Generator().manual_seed(0))
     moved = replace(batch, texts=[batch.texts[i] for i in order], text_index_V=order.argsort()[batch.text_index_V])
     torch.testing.assert_close(model.loss(moved)["loss"], model.loss(batch)["loss"], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_the_space_of_evaluation_is_the_space_of_training(pair):
-    """A trained model's nearest text to an image is its caption; and the loss can be made from what evaluation sees."""
-    method, model, batch = pair
+def test_evaluation_uses_the_embedding_space_of_training(setup):
+    """The nearest text of an image is its caption, and the loss can be computed from the embeddings of evaluation."""
+    method, model, batch = setup
     model.eval()
     nearest = []
     for seed in range(2000, 2010):
@@ -62,7 +62,7 @@ def test_the_space_of_evaluation_is_the_space_of_training(pair):
 
 
 def test_stablerep_plus_adds_both_losses_with_weight_one():
-    """Dossier, 1.3: image loss + (i2t + t2i) / 2."""
+    """The loss is image loss + (i2t + t2i) / 2."""
     model, batch = contract.build(PLUS).train(), contract.toy_batch(PLUS)
     values = model.loss(batch)
     torch.testing.assert_close(values["loss"], values["image_loss"] + values["text_loss"])
@@ -73,8 +73,8 @@ def test_stablerep_plus_adds_both_losses_with_weight_one():
     torch.testing.assert_close(values["text_loss"], wanted)
 
 
-def test_image_loss_of_stablerep_plus_is_stablereps():
-    """With the same weights; texts have no part in it."""
+def test_image_loss_of_stablerep_plus_is_that_of_stablerep():
+    """With the same weights the losses are equal, for any texts."""
     plus, plain = contract.build(PLUS).train(), contract.build(stablerep.METHOD.tiny()).train()
     plain.load_state_dict({key: value for key, value in plus.state_dict().items() if key in plain.state_dict()})
     batch = contract.toy_batch(PLUS)
@@ -82,14 +82,14 @@ def test_image_loss_of_stablerep_plus_is_stablereps():
     torch.testing.assert_close(found, plain.loss(batch)["loss"])
 
 
-def test_captions_not_images_are_stablerep_plus_labels():
+def test_labels_of_stablerep_plus_are_caption_ids():
     model, batch = contract.build(PLUS).train(), contract.toy_batch(PLUS)
     wanted = model.loss(batch)["image_loss"]
     torch.testing.assert_close(model.loss(replace(batch, image_ids_V=batch.image_ids_V.flip(0)))["image_loss"], wanted)
     assert model.loss(replace(batch, caption_ids_V=batch.caption_ids_V.roll(1)))["image_loss"] != wanted
 
 
-def test_projections_are_plain_matrices():
+def test_projections_have_no_bias():
     for method in (CLIP, PLUS):
         model = contract.build(method)
         assert model.image_projection.bias is None

@@ -1,4 +1,4 @@
-"""DINO: the student learns the centred, sharpened choice of the teacher on the other view."""
+"""DINO: the student predicts the centered, sharpened output of the teacher for the other view."""
 
 import math
 
@@ -15,18 +15,18 @@ TEACHER = ("teacher_vit", "teacher_head")
 
 @pytest.fixture
 def model():
-    """In the midst of a run: centre, temperature and teacher are not where they began."""
-    return running(3)
+    """Model after some steps: center, temperature and teacher differ from their initial values."""
+    return after_steps(3)
 
 
-def running(steps, of=10):
+def after_steps(steps, total=10):
     model = contract.build(METHOD).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     for step in range(steps):
         optimizer.zero_grad()
         model.loss(contract.toy_batch(METHOD, seed=step))["loss"].backward()
         optimizer.step()
-        model.after_step((step + 1) / of)
+        model.after_step((step + 1) / total)
     return model
 
 
@@ -35,7 +35,7 @@ def views(seed=50):
 
 
 def scores(vit, head, images):
-    """Logits (V, prototypes), by hand: cosines of the bottleneck with each prototype."""
+    """Compute logits (V, prototypes): cosine similarities of the bottleneck to each prototype."""
     z, prototypes = head.layers(vit(images)).double(), head.prototypes.double()
     return (z / z.norm(dim=1, keepdim=True)) @ (prototypes / prototypes.norm(dim=1, keepdim=True)).T
 
@@ -47,7 +47,7 @@ def softmax(row):
 
 @torch.no_grad()
 def test_loss_is_algorithm_1(model):
-    """H(t1, s2) / 2 + H(t2, s1) / 2 as loops; a view is never compared with itself."""
+    """The loss is H(t1, s2) / 2 + H(t2, s1) / 2, computed with loops; a view is never compared with itself."""
     student = scores(model.vit, model.head, views().images_V3HW)
     teacher = scores(model.teacher_vit, model.teacher_head, views().images_V3HW) - model.centre
     assert model.progress.item() == pytest.approx(0.3) and model.centre.abs().sum() > 0
@@ -60,22 +60,22 @@ def test_loss_is_algorithm_1(model):
     assert model.loss(views())["loss"].item() == pytest.approx(total, abs=1e-5)
 
 
-def test_a_student_view_is_never_paired_with_the_teachers_same_view(model, monkeypatch):
-    """The student's pixels of second views reach the loss by way of the teacher's first views, and not their own."""
+def test_views_of_the_student_are_paired_with_the_other_views_of_the_teacher(model, monkeypatch):
+    """The arguments of `cross_entropy` are the student's features and the teacher's output for the other views."""
     seen = []
-    entropy = model.cross_entropy
-    monkeypatch.setattr(model, "cross_entropy", lambda s, t: seen.append((s, t)) or entropy(s, t))
+    cross_entropy = model.cross_entropy
+    monkeypatch.setattr(model, "cross_entropy", lambda s, t: seen.append((s, t)) or cross_entropy(s, t))
     model.loss(views())
     student, teacher = seen[0]
     torch.testing.assert_close(student, model.vit(views().images_V3HW))
-    taught = model.teach(views().images_V3HW)
-    torch.testing.assert_close(teacher, taught[torch.arange(12) ^ 1])
-    assert not torch.allclose(teacher, taught)
+    unswapped = model.encode_with_teacher(views().images_V3HW)
+    torch.testing.assert_close(teacher, unswapped[torch.arange(12) ^ 1])
+    assert not torch.allclose(teacher, unswapped)
 
 
-def test_no_gradient_goes_to_the_teacher(model):
+def test_teacher_gets_no_gradient(model):
     model.loss(views())["loss"].backward()
-    assert not model.teach(views().images_V3HW).requires_grad
+    assert not model.encode_with_teacher(views().images_V3HW).requires_grad
     for name, p in model.named_parameters():
         assert p.requires_grad == (not name.startswith(TEACHER)) and (p.grad is None) == name.startswith(TEACHER), name
     for part in (model.vit.blocks, model.head):
@@ -83,27 +83,27 @@ def test_no_gradient_goes_to_the_teacher(model):
 
 
 @torch.no_grad()
-def test_the_centre_is_the_moving_average_of_what_the_teacher_says(model):
-    """c <- 0.9 c + 0.1 mean(teacher); of the teacher before it follows, as the released code."""
+def test_center_is_the_moving_average_of_the_output_of_the_teacher(model):
+    """The update is c <- 0.9 c + 0.1 mean(teacher), of the teacher before its own update, as in the released code."""
     before = model.centre.double().clone()
     outputs = scores(model.teacher_vit, model.teacher_head, views().images_V3HW)
     model.loss(views())
-    assert torch.equal(model.centre.double(), before), "the loss used the centre before this batch"
+    assert torch.equal(model.centre.double(), before), "the loss must use the center before this batch"
     model.after_step(0.4)
     torch.testing.assert_close(model.centre.double(), 0.9 * before + 0.1 * outputs.mean(0), rtol=1e-4, atol=1e-6)
 
 
-def test_the_centre_begins_at_zero():
+def test_center_starts_at_zero():
     assert contract.build(METHOD).centre.eq(0).all() and contract.build(METHOD).centre.shape == (METHOD.prototypes,)
 
 
 @torch.no_grad()
-def test_the_teacher_is_sharper_than_the_student(model):
-    """Of the same scores: entropy at 0.04 to 0.07 is lower than at 0.1."""
-    given = torch.randn(5, METHOD.prototypes) / 8
+def test_teacher_is_sharper_than_the_student(model):
+    """For equal scores, the entropy at a temperature of 0.04 to 0.07 is lower than at 0.1."""
+    logits = torch.randn(5, METHOD.prototypes) / 8
 
     def entropy(temperature):
-        p = torch.softmax(given / temperature, 1)
+        p = torch.softmax(logits / temperature, 1)
         return -(p * p.log()).sum(1).mean()
 
     assert entropy(model.teacher_temperature()) < entropy(METHOD.student_temperature) - 0.5
@@ -112,7 +112,7 @@ def test_the_teacher_is_sharper_than_the_student(model):
 @pytest.mark.parametrize(
     ("progress", "temperature"), [(0.0, 0.04), (0.025, 0.0475), (0.05, 0.055), (0.1, 0.07), (0.5, 0.07), (1.0, 0.07)]
 )
-def test_the_teachers_temperature_rises_over_the_first_tenth(progress, temperature):
+def test_temperature_of_the_teacher_rises_over_the_first_tenth_of_the_schedule(progress, temperature):
     model = contract.build(METHOD)
     assert model.teacher_temperature().item() == pytest.approx(0.04)
     model.after_step(progress)
@@ -123,12 +123,12 @@ def directions(model):
     return torch.nn.functional.normalize(model.head.prototypes.detach().double(), dim=1)
 
 
-def test_prototypes_are_frozen_for_one_epoch_of_300_and_then_free():
-    """With AdamW and weight decay: directions, which are all that counts, stay; the gradient is zero, not None."""
+def test_prototypes_are_frozen_for_one_epoch_of_300():
+    """Their directions do not change, with AdamW and weight decay too; the gradient is zero, not None."""
     model = contract.build(METHOD).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.4)
     before, head = directions(model), model.head.layers[0].weight.detach().clone()
-    for step in range(4):  # of 900: three of them are the first epoch
+    for step in range(4):  # out of 900; the first three are the first epoch
         optimizer.zero_grad()
         model.loss(contract.toy_batch(METHOD, seed=step))["loss"].backward()
         assert model.head.prototypes.grad is not None
@@ -143,8 +143,8 @@ def test_prototypes_are_frozen_for_one_epoch_of_300_and_then_free():
 
 
 @torch.no_grad()
-def test_the_norm_of_prototypes_is_fixed(model):
-    """Weight normalisation with g = 1: their length has no part, in student and teacher."""
+def test_norm_of_prototypes_does_not_matter(model):
+    """The last layer has weight normalization with g = 1, in student and teacher."""
     wanted = model.loss(views())["loss"]
     for head in (model.head, model.teacher_head):
         head.prototypes.mul_(torch.linspace(0.5, 3, METHOD.prototypes)[:, None])
@@ -152,47 +152,47 @@ def test_the_norm_of_prototypes_is_fixed(model):
 
 
 @pytest.mark.parametrize(("progress", "momentum"), [(0.0, 0.9), (0.5, 0.95), (1.0, 1.0)])
-def test_the_teacher_lags_with_a_momentum_that_rises_to_one(model, progress, momentum):
+def test_teacher_is_updated_with_a_momentum_that_rises_to_one(model, progress, momentum):
     before = {key: p.clone() for key, p in model.named_parameters() if key.startswith(TEACHER)}
     model.after_step(progress)
     now = dict(model.named_parameters())
     assert len(before) == sum(1 for _ in model.vit.parameters()) + sum(1 for _ in model.head.parameters())
     for key, old in before.items():
-        mine = now[key.removeprefix("teacher_")]
-        torch.testing.assert_close(now[key], momentum * old + (1 - momentum) * mine, rtol=1e-5, atol=1e-7)
+        student = now[key.removeprefix("teacher_")]
+        torch.testing.assert_close(now[key], momentum * old + (1 - momentum) * student, rtol=1e-5, atol=1e-7)
     assert any(not torch.equal(now[key], old) for key, old in before.items()) == (momentum < 1)
 
 
 @pytest.mark.parametrize("done", [0, 1, 3])
-def test_a_state_in_the_midst_of_a_run_is_all_there_is(done):
-    """Frozen, warming up, or neither: the next step of a model that loads it is the same, and so is the one after."""
-    model, other = running(done, of=25), contract.build(METHOD, seed=5).train()
+def test_state_dict_is_enough_to_resume_in_each_phase(done):
+    """After loading it, the next two steps are equal: with frozen prototypes, in the warm-up, and after both."""
+    model, other = after_steps(done, total=25), contract.build(METHOD, seed=5).train()
     other.load_state_dict(model.state_dict())
     assert {"centre", "progress"} <= model.state_dict().keys()
     for step in range(done, done + 2):
         found = []
-        for each in (model, other):
-            each.zero_grad()
-            loss = each.loss(views())["loss"]
+        for one in (model, other):
+            one.zero_grad()
+            loss = one.loss(views())["loss"]
             loss.backward()
-            found.append((loss, each.head.prototypes.grad.clone()))
-            each.after_step((step + 1) / 25)
+            found.append((loss, one.head.prototypes.grad.clone()))
+            one.after_step((step + 1) / 25)
         assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
-def test_the_student_is_evaluated():
-    model = running(3)
+def test_features_are_those_of_the_student():
+    model = after_steps(3)
     images = views().images_V3HW
     assert not torch.allclose(model.vit(images), model.teacher_vit(images))
     assert torch.equal(model.eval().encode_images(images), model.vit(images))
 
 
 @pytest.mark.slow
-def test_prototypes_are_not_all_one_nor_all_alike():
-    """Neither collapse: after training the teacher chooses sharply on an image, and differently on others."""
+def test_training_does_not_collapse():
+    """The output of the trained teacher is sharp for each image, and differs between images."""
     model = trained(METHOD, steps=100, lr=5e-4)
     with torch.no_grad():
         logits = (scores(model.teacher_vit, model.teacher_head, views().images_V3HW) - model.centre) / 0.07
     p = torch.softmax(logits, 1)
-    each, overall = -(p * p.log()).sum(1).mean(), -(p.mean(0) * p.mean(0).log()).sum()
-    assert each < 0.7 * math.log(METHOD.prototypes) and overall - each > 0.8
+    per_image, overall = -(p * p.log()).sum(1).mean(), -(p.mean(0) * p.mean(0).log()).sum()
+    assert per_image < 0.7 * math.log(METHOD.prototypes) and overall - per_image > 0.8

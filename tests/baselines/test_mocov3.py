@@ -1,4 +1,4 @@
-"""MoCo v3: a query's key is that of the other view, its negatives the other keys of the batch."""
+"""MoCo v3: the positive of a query is the key of the other view, its negatives are the other keys of the batch."""
 
 import math
 
@@ -15,7 +15,7 @@ COPIES = ("key_vit", "key_projector")
 
 @pytest.fixture
 def model():
-    """Its encoder of keys lags behind: they differ."""
+    """Model whose query and key encoders differ."""
     model = contract.build(METHOD).train()
     with torch.no_grad():
         for p in (*model.vit.parameters(), *model.projector.parameters()):
@@ -34,11 +34,11 @@ def unit(rows):
 
 @torch.no_grad()
 def test_loss_is_algorithm_1(model):
-    """ctr(q1, k2) + ctr(q2, k1), each 2 tau times the cross-entropy over the keys of the other views."""
+    """The loss is ctr(q1, k2) + ctr(q2, k1), each 2 tau times the cross-entropy over the keys of the other views."""
     total = 0.0
     for one, other in ((0, 1), (1, 0)):
-        mine, others = views().images_V3HW[one::2], views().images_V3HW[other::2]
-        q = unit(model.predictor.layers(model.projector.layers(model.vit(mine))))
+        own, others = views().images_V3HW[one::2], views().images_V3HW[other::2]
+        q = unit(model.predictor.layers(model.projector.layers(model.vit(own))))
         k = unit(model.key_projector.layers(model.key_vit(others)))
         for i in range(len(q)):
             scores = [math.exp(float(q[i] @ k[j]) / 0.2) for j in range(len(k))]
@@ -47,11 +47,11 @@ def test_loss_is_algorithm_1(model):
 
 
 @pytest.mark.parametrize("captions", [2, 6])
-def test_negatives_are_the_keys_of_the_batch_and_no_others(model, monkeypatch, captions):
-    """With all alike, the loss counts the candidates: as many as captions in the batch, after any number of steps."""
-    alike = torch.ones(2 * captions, 8)
-    monkeypatch.setattr(model, "encode_images", lambda images: alike)
-    monkeypatch.setattr(model, "keys", lambda images: alike)
+def test_negatives_are_the_keys_of_the_batch_only(model, monkeypatch, captions):
+    """If all rows are equal, the loss is the logarithm of the number of candidates, the captions of the batch."""
+    equal_rows = torch.ones(2 * captions, 8)
+    monkeypatch.setattr(model, "encode_images", lambda images: equal_rows)
+    monkeypatch.setattr(model, "keys", lambda images: equal_rows)
     model.projector.forward = model.predictor.forward = lambda rows, slots: rows
     for _ in range(3):
         loss = model.loss(views())["loss"].item()
@@ -60,19 +60,19 @@ def test_negatives_are_the_keys_of_the_batch_and_no_others(model, monkeypatch, c
     assert not [key for key in model.state_dict() if "queue" in key]
 
 
-def test_each_query_finds_the_other_view(model, monkeypatch):
-    """A number for each view: the loss vanishes where keys, turned within pairs, are the queries."""
-    numbers = torch.nn.functional.one_hot(torch.arange(12), 12).float()
-    monkeypatch.setattr(model, "encode_images", lambda images: numbers)
+def test_positive_of_a_query_is_the_key_of_the_other_view(model, monkeypatch):
+    """Networks are replaced by ones that return a unit vector per view; the loss is minimal if pairs are swapped."""
+    unit_vectors = torch.nn.functional.one_hot(torch.arange(12), 12).float()
+    monkeypatch.setattr(model, "encode_images", lambda images: unit_vectors)
     model.projector.forward = model.predictor.forward = lambda rows, slots: rows
-    monkeypatch.setattr(model, "keys", lambda images: numbers[torch.arange(12) ^ 1])
+    monkeypatch.setattr(model, "keys", lambda images: unit_vectors[torch.arange(12) ^ 1])
     found = model.loss(views())["loss"].item()
     assert found == pytest.approx(2 * 2 * 0.2 * math.log(1 + 5 * math.exp(-1 / 0.2)), abs=1e-5)
-    monkeypatch.setattr(model, "keys", lambda images: numbers)
+    monkeypatch.setattr(model, "keys", lambda images: unit_vectors)
     assert model.loss(views())["loss"].item() == pytest.approx(2 * 2 * 0.2 * math.log(6), abs=1e-5)
 
 
-def test_keys_carry_no_gradient_and_queries_do(model):
+def test_only_the_query_encoder_gets_a_gradient(model):
     model.loss(views())["loss"].backward()
     assert not model.keys(views().images_V3HW).requires_grad
     for name, p in model.named_parameters():
@@ -82,17 +82,17 @@ def test_keys_carry_no_gradient_and_queries_do(model):
         assert any(p.grad.abs().sum() > 0 for p in part.parameters())
 
 
-def test_the_patch_projection_stays_as_it_began():
+def test_patch_projection_is_frozen():
     start, model = contract.build(METHOD), trained(METHOD, steps=5)
     for part in ("vit", "key_vit"):
         now, before = getattr(model, part).state_dict(), start.vit.state_dict()
-        moved = {key for key in before if not torch.equal(now[key], before[key])}
-        assert not {key for key in moved if key.startswith("patch_embed")}
-        assert {"cls_token", "pos_embed", "blocks.0.attn.qkv.weight", "norm.weight"} <= moved
+        changed = {key for key in before if not torch.equal(now[key], before[key])}
+        assert not {key for key in changed if key.startswith("patch_embed")}
+        assert {"cls_token", "pos_embed", "blocks.0.attn.qkv.weight", "norm.weight"} <= changed
 
 
 @pytest.mark.parametrize(("progress", "momentum"), [(0.0, 0.9), (0.5, 0.95), (1.0, 1.0)])
-def test_the_encoder_of_keys_lags_with_a_momentum_that_rises_to_one(model, progress, momentum):
+def test_key_encoder_is_updated_with_a_momentum_that_rises_to_one(model, progress, momentum):
     before = {key: p.clone() for key, p in model.named_parameters() if key.startswith(COPIES)}
     with torch.no_grad():
         for p in model.parameters():
@@ -102,12 +102,12 @@ def test_the_encoder_of_keys_lags_with_a_momentum_that_rises_to_one(model, progr
     now = dict(model.named_parameters())
     assert len(before) == sum(1 for _ in model.vit.parameters()) + sum(1 for _ in model.projector.parameters())
     for key, old in before.items():
-        mine = now[key.removeprefix("key_")]
-        torch.testing.assert_close(now[key], momentum * old + (1 - momentum) * mine, rtol=1e-5, atol=1e-6)
+        query = now[key.removeprefix("key_")]
+        torch.testing.assert_close(now[key], momentum * old + (1 - momentum) * query, rtol=1e-5, atol=1e-6)
 
 
-def test_the_predictor_belongs_to_queries_only(model):
-    """The released code: the momentum encoder has a projector, no predictor."""
+def test_predictor_is_applied_to_queries_only(model):
+    """As in the released code, the momentum encoder has a projector, but no predictor."""
     wanted = model.keys(views().images_V3HW)
     with torch.no_grad():
         for p in model.predictor.parameters():
@@ -116,7 +116,7 @@ def test_the_predictor_belongs_to_queries_only(model):
 
 
 @pytest.mark.slow
-def test_loss_falls_on_pictures_not_seen_before():
+def test_loss_falls_on_held_out_images():
     model, batch = trained(METHOD), contract.toy_batch(METHOD, seed=1000)
     with torch.no_grad():
         assert model.loss(batch)["loss"] < contract.build(METHOD).train().loss(batch)["loss"] / 5

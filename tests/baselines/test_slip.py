@@ -1,4 +1,4 @@
-"""SLIP: texts meet the weak crop, and the strong crops each other."""
+"""SLIP: CLIP's loss on the weak crop, SimCLR's loss on the strong crops."""
 
 from dataclasses import replace
 
@@ -25,42 +25,42 @@ def views():
     return contract.toy_batch(METHOD)
 
 
-def changed(crops):
-    """The batch with other pixels in these crops of each image."""
+def with_changed(crops):
+    """Return the batch with other pixels in these crops of each image."""
     images = views().images_V3HW.clone()
     for crop in crops:
         images[crop::3] += torch.randn(images[crop::3].shape, generator=torch.Generator().manual_seed(7))
     return replace(views(), images_V3HW=images)
 
 
-def test_the_first_crop_is_weak_and_the_others_are_strong():
+def test_first_crop_is_weak_and_the_others_are_strong():
     assert slip.METHOD.sampling.augmentations == (WEAK, SIMCLR, SIMCLR)
     assert slip.METHOD.sampling.text and slip.METHOD.sampling.views == 3
 
 
 @pytest.mark.slow
-def test_texts_meet_the_weak_crop_only(model):
+def test_text_loss_depends_on_the_weak_crop_only(model):
     wanted = model.loss(views())
-    torch.testing.assert_close(model.loss(changed([1, 2]))["text_loss"], wanted["text_loss"])
-    assert (model.loss(changed([0]))["text_loss"] - wanted["text_loss"]).abs() > 1e-3
-    assert (model.loss(changed([1, 2]))["image_loss"] - wanted["image_loss"]).abs() > 1e-3
+    torch.testing.assert_close(model.loss(with_changed([1, 2]))["text_loss"], wanted["text_loss"])
+    assert (model.loss(with_changed([0]))["text_loss"] - wanted["text_loss"]).abs() > 1e-3
+    assert (model.loss(with_changed([1, 2]))["image_loss"] - wanted["image_loss"]).abs() > 1e-3
 
 
-def test_simclr_sees_the_strong_crops_only(model):
+def test_image_loss_depends_on_the_strong_crops_only(model):
     wanted = model.loss(views())
-    torch.testing.assert_close(model.loss(changed([0]))["image_loss"], wanted["image_loss"])
+    torch.testing.assert_close(model.loss(with_changed([0]))["image_loss"], wanted["image_loss"])
     for crop in (1, 2):
-        assert (model.loss(changed([crop]))["image_loss"] - wanted["image_loss"]).abs() > 1e-3
+        assert (model.loss(with_changed([crop]))["image_loss"] - wanted["image_loss"]).abs() > 1e-3
 
 
-def test_texts_have_no_part_in_the_image_loss(model):
+def test_image_loss_does_not_depend_on_texts(model):
     wanted, found = model.loss(views()), model.loss(replace(views(), texts=views().texts[::-1]))
     torch.testing.assert_close(found["image_loss"], wanted["image_loss"])
     assert found["text_loss"] != wanted["text_loss"]
 
 
 def test_both_losses_are_those_of_clip_and_simclr(model):
-    """With the same weights, on the crops that are theirs."""
+    """With the same weights, the losses on the respective crops are equal."""
     batch, values = views(), model.loss(views())
     parts = {"clip": contract.build(clip.METHOD.tiny()), "simclr": contract.build(simclr.METHOD.tiny())}
     for part in parts.values():
@@ -74,13 +74,13 @@ def test_both_losses_are_those_of_clip_and_simclr(model):
     torch.testing.assert_close(values["image_loss"], parts["simclr"].loss(pairs)["loss"])
 
 
-def test_losses_follow_their_definitions_with_several_images_of_a_caption():
-    """Two images of a caption, three crops each: a text owns both weak crops, an image its two strong ones."""
+def test_losses_with_several_images_per_caption():
+    """With two images per caption, a text has two weak crops as positives, and a strong crop has one positive."""
     method = replace(METHOD, sampling=replace(METHOD.sampling, images=2))
     model, batch = contract.build(method).train(), contract.toy_batch(method)
     values, features = model.loss(batch), model.vit(batch.images_V3HW)
-    text_of = torch.arange(6).repeat_interleave(2)
-    text = clip_loss(model.image_projection(features[::3]), model.text(batch.texts), text_of, torch.tensor(1 / 0.07))
+    text_index = torch.arange(6).repeat_interleave(2)
+    text = clip_loss(model.image_projection(features[::3]), model.text(batch.texts), text_index, torch.tensor(1 / 0.07))
     strong = features.unflatten(0, (12, 3))[:, 1:]
     image = multi_positive(model.head(strong.flatten(0, 1), 2), torch.arange(12).repeat_interleave(2), 0.1)
     torch.testing.assert_close(values["text_loss"], text)
@@ -88,7 +88,7 @@ def test_losses_follow_their_definitions_with_several_images_of_a_caption():
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
-def test_the_loss_is_the_sum_with_its_scale(scale):
+def test_loss_is_the_weighted_sum(scale):
     values = contract.build(replace(METHOD, scale=scale)).train().loss(views())
     torch.testing.assert_close(values["loss"], values["text_loss"] + scale * values["image_loss"])
 

@@ -1,4 +1,4 @@
-"""StableRep and SimCLR: the same loss, told by other labels what belongs together."""
+"""StableRep and SimCLR: the same loss with different labels."""
 
 import math
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tests.fixtures.toy_training import trained
 STABLEREP = stablerep.METHOD.tiny()
 SIMCLR = simclr.METHOD.tiny()
 BOTH = Sampling(images=2, crops=2)
-"""Four views per caption, with which captions and images are different labels."""
+"""Sampling of four views per caption, for which caption ids and image ids are different labels."""
 
 
 def loss(method, **changes):
@@ -29,27 +29,27 @@ def shuffled(ids):
     return ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))]
 
 
-def test_stablerep_goes_by_captions():
+def test_labels_of_stablerep_are_caption_ids():
     batch = contract.toy_batch(replace(STABLEREP, sampling=BOTH))
     assert loss(STABLEREP, image_ids_V=shuffled(batch.image_ids_V)) == loss(STABLEREP)
     assert loss(STABLEREP, caption_ids_V=shuffled(batch.caption_ids_V)) != loss(STABLEREP)
 
 
-def test_simclr_goes_by_images():
+def test_labels_of_simclr_are_image_ids():
     batch = contract.toy_batch(replace(SIMCLR, sampling=BOTH))
     assert loss(SIMCLR, caption_ids_V=shuffled(batch.caption_ids_V)) == loss(SIMCLR)
     assert loss(SIMCLR, image_ids_V=shuffled(batch.image_ids_V)) != loss(SIMCLR)
 
 
-def test_they_differ_in_nothing_but_the_labels():
-    """SimCLR told that images are captions is StableRep."""
+def test_simclr_and_stablerep_differ_only_in_their_labels():
+    """SimCLR with caption ids as image ids is StableRep."""
     batch = contract.toy_batch(replace(STABLEREP, sampling=BOTH))
     assert loss(SIMCLR, image_ids_V=batch.caption_ids_V) == loss(STABLEREP)
     assert loss(SIMCLR) != loss(STABLEREP)
 
 
-def test_real_caption_ids_will_do_as_labels():
-    """64 bits, either sign, in any place of the batch."""
+def test_labels_can_be_any_64_bit_integers():
+    """Caption ids have 64 bits and a sign."""
     batch = contract.toy_batch(replace(STABLEREP, sampling=BOTH))
     large = batch.caption_ids_V * 2**60 - 2**62
     assert loss(STABLEREP, caption_ids_V=large) == loss(STABLEREP)
@@ -65,13 +65,13 @@ def test_loss_is_the_multi_positive_loss_of_the_projected_views(method):
 
 
 @pytest.mark.parametrize("method", [STABLEREP, SIMCLR])
-def test_temperature_counts(method):
+def test_loss_depends_on_the_temperature(method):
     assert loss(method) != loss(replace(method, temperature=0.2))
 
 
 @pytest.mark.slow
 def test_stablerep_brings_images_of_a_caption_together():
-    """From near collapse, log(N - 1), towards the infimum, log(m - 1), on pictures it has not seen."""
+    """On held-out images, the loss falls from near collapse, log(N - 1), towards the infimum, log(m - 1)."""
     model = trained(STABLEREP)
     batch = contract.toy_batch(STABLEREP, seed=1000)
     with torch.no_grad():
