@@ -48,8 +48,8 @@ def _load_release(run: Path, records: Path | None) -> "Release":
     assert isinstance(loaded.origin, Experiment)
     experiment, seed = loaded.origin, loaded.seed
     model, sha256 = loop.load_trained(experiment, seed, run, torch.device("cpu"))
-    folder = records or encoder.records_beside(run, experiment, seed)
-    found = encoder.records_of(experiment, seed, model, sha256, folder) if folder else ()
+    folder = records or encoder.default_records_folder(run, experiment, seed)
+    found = encoder.find_records(experiment, seed, model, sha256, folder) if folder else ()
     if records and not found:
         key = create.record_key(experiment, seed)
         raise UserError(f"{records} has no record of the encoder of {key}; give another --records or evaluate the run")

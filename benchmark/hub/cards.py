@@ -1,4 +1,4 @@
-"""Markdown of the cards that the Hub shows: whatever a text holds, it is shown as it is."""
+"""Markdown for repository cards on the Hub; special characters in texts are escaped."""
 
 import re
 import string
@@ -13,18 +13,18 @@ def escape(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Return `text` in backticks, on one line, as it may stand in a cell of a table."""
+    """Return `text` as inline code on one line, which is valid in a table cell."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     shown = " ".join(text.split()).replace("|", "\\|")
     return f"{fence} {shown} {fence}" if "`" in text else f"`{shown}`"
 
 
 def link(address: str) -> str:
-    """Return an address to click on, or its text where it is none."""
+    """Return a link if `address` is an https URL, otherwise its escaped text."""
     return f"<{address}>" if re.fullmatch(r"https://[^\s<>]+", address) else escape(address)
 
 
 def table(*rows: Sequence[str]) -> str:
-    """Return a table of cells that are Markdown already; the first row is the header."""
+    """Return a Markdown table; the cells must be Markdown, and the first row is the header."""
     head, *rest = rows
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rest))

@@ -89,7 +89,7 @@ def require_finished(folder: Path) -> None:
         raise UserError(f"{folder} is not a finished run (no model.json); repeat its `synrep run` to resume it")
 
 
-def records_beside(folder: Path, experiment: Experiment, seed: int) -> Path | None:
+def default_records_folder(folder: Path, experiment: Experiment, seed: int) -> Path | None:
     """Return the records folder that `synrep run` writes for the run in `folder`, or None if the run was moved."""
     expected = Path("train") / create.record_key(experiment, seed)
     folder = folder.resolve()
@@ -98,7 +98,7 @@ def records_beside(folder: Path, experiment: Experiment, seed: int) -> Path | No
     return folder.parents[len(expected.parts) - 1] / "records"
 
 
-def records_of(
+def find_records(
     experiment: Experiment, seed: int, model: Model, weights_sha256: str, folder: Path
 ) -> tuple[Record, ...]:
     """Return the records of a run below `folder` that its released encoder can reproduce.

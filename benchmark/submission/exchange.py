@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from benchmark.errors import UserError
 from benchmark.files import write_bytes
-from benchmark.hub.client import MAY_BE_ANYWHERE, Files, Repository, matches_local
+from benchmark.hub.client import IGNORED_FILES, Files, Repository, matches_local
 from benchmark.hub.errors import RevisionConflict
 from benchmark.progress import LogLine
 from benchmark.records import predictions, store, table
@@ -124,7 +124,7 @@ def _push(repository: Repository, bundles: Sequence[RecordBundle], folder: Path,
 
 
 def _is_managed(path: str) -> bool:
-    return path in {*MAY_BE_ANYWHERE, TABLE, CARD} or path.startswith((f"{bundle.RECORDS}/", f"{bundle.PREDICTIONS}/"))
+    return path in {*IGNORED_FILES, TABLE, CARD} or path.startswith((f"{bundle.RECORDS}/", f"{bundle.PREDICTIONS}/"))
 
 
 def _conflicts(remote: _Snapshot, bundles: Sequence[RecordBundle], folder: Path) -> Iterator[str]:

@@ -58,7 +58,7 @@ def test_all_available_datasets_are_downloaded_and_the_others_reported(hub, tmp_
     code, shown, error = download(hub, tmp_path, "--all-evaluations")
     failed = {"mteb/wds_imagenet1k", "mteb/dtd", "mteb/StanfordCars"}
     assert_one_line((code, shown, error), f"3 of {len(ROWS)} datasets could not be downloaded, run again to retry;")
-    assert "imagenet: dataset mteb/wds_imagenet1k is gated; ask for access on http" in error
+    assert "imagenet: dataset mteb/wds_imagenet1k is gated; request access on http" in error
     assert "/datasets/mteb/wds_imagenet1k, then run `hf auth login`" in error
     assert "dtd-mteb: dataset mteb/dtd does not exist" in error
     assert "cars: the Hub cannot be reached" in error
@@ -117,7 +117,7 @@ def test_only_the_files_that_are_read_are_fetched(hub, tmp_path):
 def test_a_gated_dataset_asks_for_a_token(hub, tmp_path):
     hub.repo("mteb/cifar10").gated = True
     answer = download(hub, tmp_path, "cifar10")
-    assert_one_line(answer, "dataset mteb/cifar10 is gated; ask for access", "`hf auth login` or set HF_TOKEN")
+    assert_one_line(answer, "dataset mteb/cifar10 is gated; request access", "`hf auth login` or set HF_TOKEN")
     assert not (tmp_path / "mirror" / "mteb" / "cifar10" / "README.md").exists()
 
 
@@ -144,7 +144,7 @@ def test_datasets_that_are_not_on_the_hub(synrep: Synrep, tmp_path, monkeypatch)
         (["cifar11"], "unknown dataset 'cifar11'; choose one of: aircraft, "),
         (["cifar10", "--revision", "main"], "cifar10 has a pinned revision"),
         (["org/name"], "Missing option '--revision'"),
-        (["cifar10"], "HF_HUB_OFFLINE=1 keeps everything off the network"),
+        (["cifar10"], "HF_HUB_OFFLINE=1 disables access to"),
         (["--all-evaluations"], "HF_HUB_OFFLINE=1 disables network access; unset it to download"),
     ],
 )

@@ -85,7 +85,7 @@ def test_pinned_revisions_are_downloaded_once_and_then_read_from_the_cache(hub, 
     said = answers[4:]
     for line, reason in zip(
         said,
-        ["it does not exist on the Hub", "it has no revision", "it is gated; ask for access",
+        ["it does not exist on the Hub", "it has no revision", "it is gated; request access",
          "the Hub cannot be reached", "Invalid pretrained tag"],
         strict=True,
     ):  # fmt: skip

@@ -140,7 +140,7 @@ def refused(synrep):
 def opened(run, records=None):
     model, sha256 = loop.load_trained(PAIR, 0, run, torch.device("cpu"))
     card = json.loads((run / "model.json").read_text())
-    found = encoder.records_of(PAIR, 0, model, sha256, records or run.parents[4] / "records")
+    found = encoder.find_records(PAIR, 0, model, sha256, records or run.parents[4] / "records")
     return encoder.Release(PAIR, 0, model, sha256, card, found)
 
 
@@ -381,8 +381,8 @@ def test_a_dry_run_writes_the_folder_and_opens_no_connection(run, hub, synrep, t
 
 def test_without_records_there_are_no_scores_and_given_records_must_exist(run, synrep, refused, tmp_path):
     moved = shutil.copytree(run, tmp_path / "moved")
-    assert encoder.records_beside(run, PAIR, 0) == run.parents[4] / "records"
-    assert encoder.records_beside(moved, PAIR, 0) is None
+    assert encoder.default_records_folder(run, PAIR, 0) == run.parents[4] / "records"
+    assert encoder.default_records_folder(moved, PAIR, 0) is None
     assert synrep("push-model", moved, "--repo", REPO, "--to", tmp_path / "to")[0] == 0
     assert "Not measured." in (tmp_path / "to/README.md").read_text()
     (tmp_path / "empty").mkdir()
@@ -409,7 +409,7 @@ NO_NAMES = ["pair", "a/b/c", "../x", "me/..", "me/a--b", "me/x y", "-/x", "me-/x
 
 @pytest.mark.parametrize("name", [*NO_NAMES, "me/" + "x" * 97])
 def test_an_invalid_repository_name_is_one_line(name):
-    with pytest.raises(UserError, match="wanted the model's name on the Hub as ORG/NAME") as raised:
+    with pytest.raises(UserError, match="expected the model's name on the Hub as ORG/NAME") as raised:
         hub_client.require_name(name, "model")
     assert "\n" not in str(raised.value)
 
@@ -418,7 +418,7 @@ def test_an_invalid_repository_name_is_one_line(name):
     ("how", "said"),
     [
         ({"HF_TOKEN": None}, "writing to model me/pair needs a token; run `hf auth login` or set HF_TOKEN"),
-        ({"HF_HUB_OFFLINE": True}, "HF_HUB_OFFLINE=1 keeps everything off the network"),
+        ({"HF_HUB_OFFLINE": True}, "HF_HUB_OFFLINE=1 disables access to"),
         ({"HF_TOKEN": "hf_wrong"}, "the Hub rejected this token"),
     ],
 )
@@ -438,7 +438,9 @@ def test_a_repository_without_write_access_is_one_line(run, hub, refused):
     assert line.startswith("this token has no write access to model others/pair")
 
 
-@pytest.mark.parametrize(("status", "said"), [(503, "the Hub answers 503"), (CUT, "the Hub cannot be reached")])
+@pytest.mark.parametrize(
+    ("status", "said"), [(503, "the Hub returned HTTP status 503"), (CUT, "the Hub cannot be reached")]
+)
 def test_an_unreachable_hub_is_one_line(run, hub, refused, status, said):
     hub.fail("POST .*/commit/", status, 10**6, Retry_After="0")
     assert refused(run).startswith(said)
@@ -492,7 +494,7 @@ def test_other_models_and_files_are_not_overwritten(run, hub, pushed, refused, t
     hub.put("me/empty", foreign)
     pushed(run, "me/empty")
     hub.put("me/open", foreign)
-    assert "is to be private, but it exists and is public" in refused(run, "me/open", "--private")
+    assert "to be private, but it exists and is public" in refused(run, "me/open", "--private")
     pushed(run, "me/closed", "--private")
     assert hub.repo("me/closed", "models").private
 
@@ -501,7 +503,7 @@ def test_other_models_and_files_are_not_overwritten(run, hub, pushed, refused, t
 def test_a_corrupted_upload_is_detected(run, hub, refused, name):
     hub.corrupt = name
     line = refused(run)
-    assert line.startswith(f"{name} in model {REPO} at ") and "is not what was sent; run again" in line
+    assert line.startswith(f"{name} in model {REPO} at ") and "differs from the uploaded file; run again" in line
 
 
 def test_a_repository_changed_meanwhile_is_not_overwritten(run, hub, refused, tmp_path):
@@ -513,7 +515,7 @@ def test_a_repository_changed_meanwhile_is_not_overwritten(run, hub, refused, tm
             hub.put(REPO, tmp_path / "other")
 
     hub.before = before
-    assert "was changed by somebody else meanwhile" in refused(run)
+    assert "was changed by somebody else in the meantime" in refused(run)
     assert hub.repo(REPO, "models").messages == ["initial commit", "put"]
 
 

@@ -269,7 +269,7 @@ def test_unrelated_repository_is_not_changed(hub, said, here, tmp_path):
     assert len(hub.repo("me/images").messages) == 2
     said("push", "me/empty", "--results", here)
     (line,) = said("push", "me/empty", "--private", "--results", here, fails=True)
-    assert "is to be private, but it exists and is public" in line
+    assert "to be private, but it exists and is public" in line
     said("push", "me/closed", "--private", "--results", here)
     assert hub.repo("me/closed").private
 
@@ -300,7 +300,7 @@ def test_concurrent_commit_is_merged(hub, said, here, tmp_path):
 
 def test_repeated_concurrent_commits_raise_a_user_error(hub, said, here, tmp_path):
     races(hub, tmp_path, 2)
-    assert said("push", REPO, "--results", here, fails=True)[-1].endswith("by somebody else meanwhile; run again")
+    assert said("push", REPO, "--results", here, fails=True)[-1].endswith("by somebody else in the meantime; run again")
     assert hub.repo(REPO).messages == ["initial commit", "race", "race"]
     assert not parts(here).keys() & held(hub).keys()
 
@@ -309,7 +309,7 @@ def test_repeated_concurrent_commits_raise_a_user_error(hub, said, here, tmp_pat
 def test_corrupted_upload_is_detected(hub, said, here, name):
     hub.corrupt = f"^{re.escape(name)}$"
     lines = said("push", REPO, "--results", here, fails=True)
-    assert lines[-1].startswith(f"{name} in dataset {REPO} at ") and "is not what was sent" in lines[-1]
+    assert lines[-1].startswith(f"{name} in dataset {REPO} at ") and "differs from the uploaded file" in lines[-1]
 
 
 # Pull
@@ -424,7 +424,7 @@ def test_interrupted_pull_resumes(hub, pushed, said, here, tmp_path, monkeypatch
     monkeypatch.setattr(exchange, "THREADS", 1)
     hub.fail("GET .*/resolve/.*two.*parquet", 404, 1)
     back = tmp_path / "back"
-    assert "the Hub answers 404" in said("pull", REPO, "--results", back, fails=True)[-1]
+    assert "the Hub returned HTTP status 404" in said("pull", REPO, "--results", back, fails=True)[-1]
     entered = tree(back)
     assert {ONE, OF_ONE} <= entered.keys() and entered.items() < parts(here).items()
     for path in entered:
@@ -452,7 +452,7 @@ def test_pull_of_an_older_revision(hub, pushed, said, here, tmp_path):
     said("pull", REPO, "--revision", pushed, "--results", tmp_path / "old")
     assert tree(tmp_path / "old") == wanted
     (line,) = said("pull", REPO, "--revision", "v9", "--results", tmp_path / "new", fails=True)
-    assert line == f"dataset {REPO} has no revision v9, or no longer; its page lists those that it has"
+    assert line == f"dataset {REPO} has no revision v9; its page on the Hub lists the available ones"
 
 
 def test_repository_without_records_raises_a_user_error(hub, said, tmp_path):
@@ -469,7 +469,7 @@ def test_repository_without_records_raises_a_user_error(hub, said, tmp_path):
 @pytest.mark.parametrize(
     ("how", "line"),
     [
-        ({"HF_HUB_OFFLINE": True}, "HF_HUB_OFFLINE=1 keeps everything off the network; unset it"),
+        ({"HF_HUB_OFFLINE": True}, "HF_HUB_OFFLINE=1 disables access to"),
         ({"HF_TOKEN": "hf_wrong"}, "the Hub rejected this token; run `hf auth login` or set HF_TOKEN"),
     ],
 )
@@ -492,7 +492,7 @@ def test_push_needs_a_token_with_write_permission(hub, here, said, monkeypatch):
 @pytest.mark.parametrize("word", ["push", "pull"])
 def test_invalid_repository_names(hub, here, said, word, name):
     (line,) = said(word, name, "--results", here, fails=True)
-    assert line.startswith("wanted the dataset's name on the Hub as ORG/NAME") and hub.requests == []
+    assert line.startswith("expected the dataset's name on the Hub as ORG/NAME") and hub.requests == []
 
 
 @pytest.mark.parametrize(
@@ -500,8 +500,8 @@ def test_invalid_repository_names(hub, here, said, word, name):
     [
         (401, "this token has no write access"),
         (403, "this token has no write access"),
-        (404, "the Hub answers 404 for dataset"),
-        (503, "the Hub answers 503 for dataset"),
+        (404, "the Hub returned HTTP status 404 for dataset"),
+        (503, "the Hub returned HTTP status 503 for dataset"),
         (CUT, "the Hub cannot be reached for dataset"),
     ],
 )
@@ -520,7 +520,7 @@ def test_errors_of_the_hub_are_one_line(hub, pushed, here, said, tmp_path, monke
 
 def test_missing_repository_is_one_line(hub, said, tmp_path):
     (line,) = said("pull", "me/none", "--results", tmp_path, fails=True)
-    assert line.startswith("dataset me/none does not exist on the Hub, or this token may not see it; check the name")
+    assert line.startswith("dataset me/none does not exist on the Hub, or this token cannot access it; check the name")
 
 
 # The leaderboard Space
@@ -607,13 +607,13 @@ def test_corrupted_upload_of_a_site_is_detected(hub, site, name):
         hub.corrupt = name if "/commit/" in request.path else "(?!)"
 
     hub.before = before
-    with pytest.raises(UserError, match=f"{name} in space {PLACE} at .* is not what was sent"):
+    with pytest.raises(UserError, match=f"{name} in space {PLACE} at .* differs from the uploaded file"):
         space.publish_space(site, PLACE, quiet)
 
 
 @pytest.mark.parametrize(
     ("status", "line"),
-    [(403, "no write access to space"), (503, "answers 503"), (CUT, "cannot be reached"), (412, "by")],
+    [(403, "no write access to space"), (503, "returned HTTP status 503"), (CUT, "cannot be reached"), (412, "by")],
 )
 def test_errors_of_the_hub_while_publishing_are_one_line(hub, site, status, line):
     hub.fail("POST .*/commit/", status, 10**6, Retry_After="0")
@@ -623,7 +623,7 @@ def test_errors_of_the_hub_while_publishing_are_one_line(hub, site, status, line
 
 
 def test_publish_needs_the_network_and_a_token(hub, site, monkeypatch):
-    with pytest.raises(UserError, match="wanted the space's name on the Hub as ORG/NAME, found 'board'"):
+    with pytest.raises(UserError, match="expected the space's name on the Hub as ORG/NAME, found 'board'"):
         space.publish_space(site, "board", quiet)
     with pytest.raises(UserError, match="no write access to space others/board"):
         space.publish_space(site, "others/board", quiet)

@@ -8,7 +8,7 @@ from huggingface_hub import SpaceCardData
 
 from benchmark.errors import UserError
 from benchmark.files import write_bytes
-from benchmark.hub.client import MAY_BE_ANYWHERE, READ_LIMIT, Files, Repository, matches_local
+from benchmark.hub.client import IGNORED_FILES, READ_LIMIT, Files, Repository, matches_local
 
 CARD, PAGE = "README.md", "index.html"
 MARK = "<!-- written by synrep site -->"
@@ -42,7 +42,7 @@ def publish_space(folder: Path, repo: str, log: Callable[[str], None]) -> str:
         changed = {
             path: file for path, file in files.items() if path not in remote or not matches_local(remote[path], file)
         }
-        deleted = sorted(path for path in remote if path not in files and path not in MAY_BE_ANYWHERE)
+        deleted = sorted(path for path in remote if path not in files and path not in IGNORED_FILES)
         if not changed and not deleted:
             log(f"{space} is up to date; nothing to do")
             return head
@@ -81,7 +81,7 @@ def _space_card() -> str:
 
 def _require_overwritable(space: Repository, head: str, remote: Files) -> None:
     """Raise a UserError unless the Space is new or was written by `synrep site`."""
-    files = sorted(remote.keys() - MAY_BE_ANYWHERE)
+    files = sorted(remote.keys() - IGNORED_FILES)
     if not files or space.is_untouched(head):
         return
     if CARD in files and remote[CARD].size < READ_LIMIT:

@@ -895,16 +895,16 @@ def hub_error(kind):
     [
         (
             errors.GatedRepoError,
-            r"dataset org/name is gated; ask for access on .*/datasets/org/name, then .*`hf auth login`",
+            r"dataset org/name is gated; request access on .*/datasets/org/name, then .*`hf auth login`",
         ),
         (errors.RepositoryNotFoundError, r"dataset org/name does not exist on the Hub"),
         (errors.RevisionNotFoundError, r"dataset org/name has no revision"),
-        (errors.HFValidationError, r"dataset org/name is no name on the Hub"),
+        (errors.HFValidationError, r"dataset org/name is not a valid name on the Hub"),
         (
             errors.OfflineModeIsEnabled,
             r"dataset org/name is not in the cache and HF_HUB_OFFLINE is set; unset it, or give a local",
         ),
-        (errors.LocalEntryNotFoundError, r"dataset org/name is not in the cache and the Hub does not answer"),
+        (errors.LocalEntryNotFoundError, r"dataset org/name is not in the cache and the Hub cannot be reached"),
         (errors.HTTPError, r"the Hub cannot be reached for dataset org/name"),
         (ConnectionError, r"the Hub cannot be reached for dataset org/name"),
     ],
