@@ -1,7 +1,7 @@
-"""Files that are whole or absent (written under a temporary name, synced, then renamed), and their checksums.
+"""Atomic file writes (write to a temporary name, sync, rename) and SHA-256 checksums.
 
-Hashes that are recorded are of one of two JSON texts: `sha256_json` here, with spaces after separators, for ids, keys
-and revisions; `benchmark.records.schema.canonical_json`, without, for records.
+Recorded hashes use one of two JSON serializations. `sha256_json` here has spaces after separators and is used for ids,
+keys and revisions; `benchmark.records.schema.canonical_json` has none and is used for records.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from benchmark.errors import UserError
 
 @contextlib.contextmanager
 def atomic_replace(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path`, on failure it is removed.
+    """Yield a temporary path in the folder of `path`; on success rename it to `path`, on failure remove it.
 
     Raises:
-        UserError: the disk is full, or the folder may not be written; nothing is left behind.
+        UserError: the file cannot be written, for example because the disk is full; no partial file remains.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -45,16 +45,16 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys and a final newline, atomically; NaN is refused."""
+    """Write `value` as indented JSON with sorted keys and a final newline, atomically; NaN raises ValueError."""
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; large files are read in parts."""
+    """Return the SHA-256 of a file, in hexadecimal, without reading the whole file into memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """SHA-256 of `value` as JSON with sorted keys, in hexadecimal."""
+    """Return the SHA-256 of `value` as JSON with sorted keys, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

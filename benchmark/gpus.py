@@ -1,16 +1,16 @@
-"""Graphics cards: how fast they are at most, and what an hour of one costs."""
+"""GPU models: peak throughput and price per hour."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class GPU:
-    """A card in its SXM form."""
+    """A GPU model in the SXM form factor."""
 
     peak_flops: float
-    """Dense peak in FLOP/s: bf16, or fp16 for the V100 (NVIDIA's data sheets)."""
+    """Dense peak throughput in FLOP/s: bf16, or fp16 for the V100 (NVIDIA's data sheets)."""
     dollars_per_hour: float | None = None
-    """Price of Hugging Face Jobs, 2026-08; None if the card is not offered there."""
+    """Price of Hugging Face Jobs in 2026-08; None if the GPU is not offered there."""
 
 
 GPUS = {

@@ -1,4 +1,4 @@
-"""The joints of the benchmark. Read this file first.
+"""Core interfaces of the benchmark. Read this file first.
 
     dataset --Sampling--> Batch --Method.build().loss--> checkpoint --Network.image_layers--> Evaluation --> Scores
 
@@ -22,37 +22,37 @@ from benchmark.sampling import Sampling
 
 @dataclass(frozen=True)
 class AdamW:
-    """Optimiser settings of a method; the peak learning rate is `base_lr * batch_views / base_views`."""
+    """Optimizer settings of a method; the peak learning rate is `base_lr * batch_views / base_views`."""
 
     base_lr: float
     base_views: int
     weight_decay: float
     betas: tuple[float, float]
     warmup: float
-    """Share of the schedule spent in linear warm-up, before the half-cosine to zero."""
+    """Fraction of the schedule with linear warm-up; a half-cosine decay to zero follows."""
     final_weight_decay: float | None = None
-    """Reached by half a cosine from `weight_decay`; None: it stays."""
+    """Weight decay at the end of a half-cosine schedule from `weight_decay`. None keeps it constant."""
     clip_norm: float | None = None
-    """Of the gradient over all parameters; None: it is not clipped."""
+    """Maximum global gradient norm. None disables clipping."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much is trained, in views seen: the same Schedule is the same compute for every method."""
+    """Training length in views seen, so that equal schedules give every method the same compute."""
 
     views: int
     batch_views: int
 
     @property
     def steps(self) -> int:
-        """Optimiser steps."""
+        """Number of optimizer steps."""
         return self.views // self.batch_views
 
     def captions_per_batch(self, sampling: Sampling) -> int:
-        """Captions in a batch.
+        """Return the number of captions in a batch.
 
         Raises:
-            UserError: the batch does not hold a whole number of captions.
+            UserError: the views of a batch are not a whole number of captions.
         """
         captions, rest = divmod(self.batch_views, sampling.views)
         if rest:
@@ -63,7 +63,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """A plain ViT; the defaults are ViT-B/16 at 224 pixels."""
+    """Architecture of a plain ViT; the defaults are ViT-B/16 at 224 pixels."""
 
     image_size: int = 224
     patch: int = 16
@@ -74,36 +74,36 @@ class ViTConfig:
 
 @dataclass
 class Batch:
-    """What a training step sees. Views of a caption are adjacent, crops of an image adjacent within them."""
+    """Input of a training step. Views of a caption are adjacent, and within them crops of an image."""
 
     images_V3HW: Tensor
     caption_ids_V: Tensor
     image_ids_V: Tensor
     texts: list[str] = field(default_factory=list)
-    """The captions of the batch, one each; empty unless the method asked for text."""
+    """Captions of the batch, each once; empty unless `Sampling.text` is set."""
     text_index_V: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    """Row of `texts` that each view belongs to."""
+    """Index in `texts` of the caption of each view."""
 
 
 class Model(nn.Module):
-    """A network in training: it knows its own loss, and how to encode an image afterwards."""
+    """A network in training, with its loss and the image encoder to evaluate."""
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
         self.vit = vit
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars to log; the one named `loss` is minimised."""
+        """Return scalars to log; the one named `loss` is minimized."""
         raise NotImplementedError
 
     micro_batch_size: int | None = None
-    """How many rows a network sees at a time in training, so that a batch fits a device; None: all of them."""
+    """Maximum number of rows in a forward pass during training, to save memory. None disables micro-batching."""
 
     def forward_in_microbatches(self, network: Callable[..., Tensor], *rows: Any) -> Tensor:
-        """`network(*rows)`, row by row independent, in slices of `micro_batch_size`.
+        """Return `network(*rows)`, computed in slices of `micro_batch_size`; rows must be independent of each other.
 
-        A slice's activations are computed again in the backward pass, so memory is that of one slice, while a loss
-        sees the whole batch: cached gradients (Gao et al., arXiv 2101.06983) by checkpoints.
+        Activations are recomputed in the backward pass, so memory is that of one slice, while the loss sees the whole
+        batch: gradient caching (Gao et al., arXiv 2101.06983) by activation checkpointing.
         """
         count = -(-len(rows[0]) // (self.micro_batch_size or len(rows[0])))
         if count == 1:
@@ -115,11 +115,11 @@ class Model(nn.Module):
         return torch.cat([checkpoint(network, *part, use_reentrant=False) for part in slices])
 
     def encode_images(self, images_B3HW: Tensor) -> Tensor:
-        """CLS token after the final norm (B, D); in eval mode a row does not depend on the others."""
+        """Return the CLS tokens after the final norm (B, D); in eval mode, rows do not depend on each other."""
         return self.forward_in_microbatches(self.vit, images_B3HW)
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        """As `ImageEncoder`: CLS token, mean of the patch tokens, and the joint space if there is one."""
+        """Return the CLS token, the mean of the patch tokens and any joint embedding; see `ImageEncoder`."""
         tokens_BLD = self.vit.forward_features(images_B3HW)
         layers = {"cls": tokens_BLD[:, 0], "pooled": tokens_BLD[:, self.vit.num_prefix_tokens :].mean(dim=1)}
         if isinstance(self, ImageTextModel):
@@ -127,61 +127,61 @@ class Model(nn.Module):
         return layers
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimiser step, for clamps and moving averages; `progress` is the share of steps done."""
+        """Update clamps and moving averages after an optimizer step; `progress` is the fraction of steps done."""
 
 
 EMBEDDING = "embedding"
-"""The layer that lies in the joint space of images and texts."""
+"""Name of the layer in the joint space of images and texts."""
 
 
 class ImageEncoder(Protocol):
-    """What evaluations need of an image encoder. `Model` is one; `benchmark.models` wraps those of others."""
+    """Protocol of an image encoder under evaluation. `Model` is one; `benchmark.models` wraps pretrained ones."""
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        """Layer -> values (B, D), all of one pass; the first layer is the one that evaluations read.
+        """Return the features of each layer (B, D) from one forward pass; evaluations read the first layer by default.
 
-        `cls`: CLS token after the final norm. `pooled`: mean of the patch tokens. `output`: what else the network takes
-        for its representation, before any projection. `embedding`: unit vectors of the joint space.
+        `cls`: CLS token after the final norm. `pooled`: mean of the patch tokens. `output`: another representation that
+        the network outputs, before any projection. `embedding`: unit vectors in the joint space.
         """
         ...
 
 
 @runtime_checkable
 class ImageTextModel(Protocol):
-    """A `Model` with a joint space."""
+    """A `Model` with a joint space of images and texts."""
 
     def project_images(self, features_BD: Tensor) -> Tensor:
-        """Unit vectors (B, D)."""
+        """Project image features to unit vectors in the joint space (B, D)."""
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (T, D)."""
+        """Embed texts as unit vectors in the joint space (T, D)."""
         ...
 
 
 @dataclass(frozen=True)
 class Method:
-    """Hyper-parameters of one way to train an encoder; `baselines/<name>.py` defines `METHOD`, an instance.
+    """Hyperparameters of a training method; `baselines/<name>.py` defines `METHOD`, an instance.
 
     The defaults of a subclass are its paper's settings.
     """
 
     sampling: Sampling
     optimizer: AdamW | None
-    """None: nothing is trained."""
+    """Optimizer settings. None disables training."""
 
     def build(self, vit: VisionTransformer) -> Model:
-        """The model around `vit` (without a classifier); draws its own weights from torch's global generator."""
+        """Build the model around `vit` (without a classifier); weights are drawn from torch's global generator."""
         raise NotImplementedError
 
     def tiny(self) -> Self:
-        """A copy that trains on a CPU, for tests, `synrep check-method` and the smoke experiments."""
+        """Return a copy that trains on a CPU, for tests, `synrep check-method` and the smoke experiments."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One official run. Says nothing about hardware or paths."""
+    """Declaration of an official run, independent of hardware and paths."""
 
     name: str
     version: int
@@ -196,19 +196,19 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model that was trained elsewhere; an `Experiment` is what was trained here."""
+    """A model that was trained elsewhere; models trained by this package have an `Experiment` instead."""
 
     source: str
-    """As on the command line, such as `timm:vit_base_patch16_224.dino`."""
+    """Model name on the command line, such as `timm:vit_base_patch16_224.dino`."""
     slug: str
-    """The source as a name of folders and of table rows."""
+    """Source name in folder names and table rows."""
     encoder: Mapping[str, Any]
     """Architecture and image size."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number with its sample size and 95 % interval; all as fractions of one."""
+    """A score with its sample size and 95 % interval; all but `n` are fractions of one."""
 
     value: float
     n: int
@@ -218,50 +218,50 @@ class Score:
 
 @dataclass(frozen=True)
 class DatasetIdentity:
-    """Exactly what was measured on."""
+    """Exact identity of the evaluated data."""
 
     repo: str
     revision: str
     split: str
     n: int
     ids_sha256: str
-    """Over the ids and labels in order: two copies with another split or label order differ here."""
+    """SHA-256 over the ids and labels in order; copies with another split or label order differ here."""
 
 
 @dataclass(frozen=True)
 class DatasetScores:
-    """The scores of one model on one dataset; the first score is the one that tables show."""
+    """Scores of a model on a dataset; tables show the first one."""
 
     dataset: DatasetIdentity
     scores: Mapping[str, Score]
     chance: float
     per_class: Mapping[str, Score] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What it takes to repeat it: selection rule and chosen value, solver, ties, prompts' hash."""
+    """Details needed to repeat the measurement: selection rule and chosen value, solver, ties, prompts' hash."""
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Columns of equal length, a row per sample, kept beside the record; dependent rows share a value of `unit`."""
+    """Columns with a row per sample, stored in a file next to the record; dependent rows share a value of `unit`."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A dataset that could not be measured, and why; the reason is shown in the table."""
+    """Result of a dataset that could not be measured; tables show the reason."""
 
     reason: str
     code: SkipCode
 
 
 Scores = Mapping[str, DatasetScores | Skipped]
-"""Dataset name (as in the catalogue) -> what came out."""
+"""Dataset name (as in the catalog) -> its scores, or why it was skipped."""
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """One split of an evaluation dataset: N images still encoded, and its columns."""
+class LabeledImages:
+    """Split of an evaluation dataset: N images, decoded on read, and its columns."""
 
     name: str
     identity: DatasetIdentity
     read: Callable[[int], np.ndarray]
-    """Row -> uint8 RGB (H, W, 3); safe to call from several threads."""
+    """Function from row to uint8 RGB image (H, W, 3); thread-safe."""
     columns: Mapping[str, list[Any]]
     """Column name -> N values (labels, captions)."""
 
@@ -271,74 +271,75 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How an image becomes S x S pixels, S the network's size: short side to `zoom` S, then the centre."""
+    """Resize and center crop to the network's S x S pixels: the short side becomes `zoom` * S pixels."""
 
     zoom: float = 1.0
     interpolation: str = "bicubic"
 
 
 class FrozenModel(Protocol):
-    """A frozen encoder under evaluation, as `benchmark.models.loading.frozen.FrozenEncoder` gives it."""
+    """Protocol of a frozen model under evaluation, implemented by `benchmark.models.loading.frozen.FrozenEncoder`."""
 
     embeds_texts: bool
+    """True if the model has a text tower."""
     sees_images: bool
-    """False for stored features without a network."""
+    """True if the model can encode images; False for stored features."""
     metadata: Mapping[str, Any]
-    """`weights_sha256`, `layer`, `transform`, `precision`, `tile`: what a record says of it."""
+    """Fields of the model in a record: `weights_sha256`, `layer`, `transform`, `precision`, `tile`."""
 
-    def features(self, images: LabelledImages, geometry: Geometry = Geometry()) -> np.ndarray:
-        """Encoder features (N, D), float32."""
+    def features(self, images: LabeledImages, geometry: Geometry = Geometry()) -> np.ndarray:
+        """Return encoder features (N, D), float32."""
         ...
 
-    def random_views(self, images: LabelledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """Features (M, D) of a random crop and flip of each row, by `epoch`, `seed` and row; never stored."""
+    def random_views(self, images: LabeledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+        """Return features (M, D) of a random crop and flip of each row, from `epoch`, `seed` and row; never stored."""
         ...
 
-    def image_embeddings(self, images: LabelledImages) -> np.ndarray:
-        """Unit vectors (N, D) in the joint space."""
+    def image_embeddings(self, images: LabeledImages) -> np.ndarray:
+        """Return unit vectors (N, D) in the joint space."""
         ...
 
     def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors (T, D) in the joint space; every distinct text is encoded once."""
+        """Return unit vectors (T, D) in the joint space; every distinct text is encoded once."""
         ...
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One protocol of an evaluation; `benchmark/evaluations/<name>.py` defines `EVALUATIONS`, the default one first.
+    """Evaluation protocol; `benchmark/evaluations/<name>.py` defines `EVALUATIONS`, the default protocol first.
 
-    `version` is bumped whenever a change moves numbers.
+    `version` is incremented whenever a change affects scores.
     """
 
     version: ClassVar[int]
     preset: str
-    """Where the protocol comes from, as tables name it."""
+    """Name of the protocol's source in tables."""
     datasets: tuple[str, ...]
 
     def skip(self, model: FrozenModel) -> Skipped | None:  # noqa: ARG002
-        """Why this model cannot be evaluated; None: it can, as every encoder of images."""
+        """Return why this model cannot be evaluated; None, the default, if it can."""
         return None
 
     def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:
-        """Measure `model` on every dataset; a missing dataset is `Skipped` with its reason."""
+        """Evaluate `model` on every dataset; a missing dataset is `Skipped` with its reason."""
         raise NotImplementedError
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """The scores of `predictions`, by name: what `__call__` gave, without the model; also of resampled rows."""
+        """Recompute the scores of `__call__` from `predictions`, without the model; rows may be resampled."""
         raise NotImplementedError
 
     def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
-        """`values` with n and intervals, as `__call__` gave them."""
+        """Recompute the scores of `__call__` with sample sizes and intervals from `predictions`."""
         raise NotImplementedError
 
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
-        """What a model that knows nothing gets of the main score."""
+        """Return the main score of random guessing."""
         raise NotImplementedError
 
     def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """How far each row moves each score (N,), to first order, for the significance of a paired difference.
+        """Return the first-order influence of each row on each score (N,), for the significance of paired differences.
 
-        A score that has no such values, such as a minimum over classes, is left out: `weighted_values` has it.
+        Scores without influence values, such as a minimum over classes, are omitted; `weighted_values` has them.
         """
         raise NotImplementedError
 
@@ -348,16 +349,16 @@ class Evaluation:
         predictions: Mapping[str, np.ndarray],  # noqa: ARG002
         weight_RN: np.ndarray,  # noqa: ARG002
     ) -> dict[str, np.ndarray]:
-        """The scores that `influence` leaves out, under each row of weights (R,)."""
+        """Return the scores that `influence` omits (R,), one for each row of sample weights."""
         return {}
 
 
 @dataclass(frozen=True)
 class ImageTextEvaluation(Evaluation):
-    """A protocol that compares images with texts in a joint space."""
+    """Evaluation protocol that compares images with texts in a joint space."""
 
     def skip(self, model: FrozenModel) -> Skipped | None:
-        """A reason where there is no text tower."""
+        """Return the reason if the model has no text tower."""
         if model.embeds_texts:
             return None
         return Skipped("no text tower, so images cannot be compared with texts", SkipCode.NO_TEXT_TOWER)

@@ -1,6 +1,6 @@
-"""Where datasets lie on this machine: `org/name` is the folder `data/org/name`, or `$SYNREP_DATA/org/name`.
+"""Look-up of dataset folders: dataset `org/name` is in `data/org/name` or in `$SYNREP_DATA/org/name`.
 
-Datasets that are on no Hub lie as their authors' archives unpack: `originals/flowers`.
+Datasets that are not on the Hub are the unpacked archives of their authors, in `originals/<name>`.
 """
 
 import os
@@ -9,22 +9,22 @@ from pathlib import Path
 from benchmark.errors import MissingDataset
 
 BUILT = "synrep-bench/"
-"""Of datasets that a recipe of this package builds, by their own name."""
+"""Organization of the datasets that recipes of this package build."""
 ORIGINALS = "originals"
-"""Instead of an organisation: the folder of the files that are fetched by hand."""
+"""Folder of the datasets that are downloaded by hand, in place of an organization."""
 
 
 def roots() -> list[Path]:
-    """Folders that are searched: `data/`, where builds go, then `$SYNREP_DATA`, the local mirror of the Hub."""
+    """Return the folders to search: `data/`, the output folder of builds, then `$SYNREP_DATA`, a mirror of the Hub."""
     mirror = os.environ.get("SYNREP_DATA")
     return [Path("data"), *([Path(mirror)] if mirror else [])]
 
 
 def dataset_folder(repo: str, revision: str, hint: str = "") -> Path:
-    """The folder that holds `repo`.
+    """Return the local folder of the dataset `repo`.
 
     Raises:
-        MissingDataset: nowhere on this machine; the message ends with `hint`, or says how to get it.
+        MissingDataset: the dataset is not on this machine; the message ends with `hint`, or says how to get it.
     """
     for root in roots():
         if (root / repo).is_dir():
@@ -39,5 +39,5 @@ def _hint(repo: str, revision: str) -> str:
     if name != repo:
         return f"build it with `synrep data build {name}`"
     if repo.startswith(f"{ORIGINALS}/"):
-        return "its files are fetched by hand: `synrep data download --all-evaluations` says which and from where"
+        return "download its files by hand: `synrep data download --all-evaluations` lists them and their sources"
     return f"run `synrep data download {repo} --revision {revision}`"

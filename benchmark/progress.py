@@ -1,10 +1,10 @@
-"""How long work tells about itself: callbacks that its caller passes."""
+"""Types of the callbacks through which long-running functions report progress."""
 
 from collections.abc import Callable
 
 LogLine = Callable[[str], None]
-"""Takes one line for the user."""
+"""Callback for a log line: (line)."""
 Progress = Callable[[int, int, str], None]
-"""Takes how much is done, how much there is, and a note, which may be empty."""
+"""Progress callback: (done, total, note); the note may be empty."""
 NamedProgress = Callable[[str, int, int, str], None]
-"""`Progress` of one of several pieces of work: takes its name first."""
+"""Progress callback of one of several tasks: (task, done, total, note)."""

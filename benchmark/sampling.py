@@ -1,4 +1,4 @@
-"""How a caption becomes views: images drawn from those it has, crops of each, and how a crop is made."""
+"""Settings that turn a caption into training views: images per caption, crops per image, and augmentations."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from benchmark.errors import UserError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How one view is made from an image; the defaults are SimCLR's as StableRep uses them.
+    """Random augmentation that turns an image into one view; the defaults are SimCLR's as StableRep uses them.
 
     Probabilities are per view. `blur_sigma` is in pixels of a 224-pixel view and scales with the view;
     `downsample_to` are short sides as a fraction of the image, drawn uniformly.
@@ -34,28 +34,45 @@ WEAK = Augmentation(scale=(0.5, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a caption becomes views: `images` of its l images, `crops` of each, with or without its text."""
+    """Number of images per caption and of crops per image in a batch, their augmentations, and whether texts are read.
+
+    The field names are part of recorded hashes; code reads `images_per_caption` and `crops_per_image`.
+    """
 
     images: int = 1
     crops: int = 1
     text: bool = False
+    """True if batches include the captions."""
     augmentation: Augmentation = SIMCLR
     further: tuple[Augmentation, ...] = ()
-    """Of the second, third, ... crop of an image, where they are not made as the first one is."""
+    """Augmentations of the second and later crops of an image. Empty: all crops use `augmentation`."""
+
+    @property
+    def images_per_caption(self) -> int:
+        """Number of images that a batch samples from those of a caption."""
+        return self.images
+
+    @property
+    def crops_per_image(self) -> int:
+        """Number of views made from each sampled image."""
+        return self.crops
 
     @property
     def views(self) -> int:
-        """Views per caption."""
+        """Number of views per caption."""
         return self.images * self.crops
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:
-        """One for each crop of an image.
+        """The augmentation of each crop of an image.
 
         Raises:
-            UserError: there are more or fewer.
+            UserError: the number of augmentations differs from the number of crops.
         """
         every = (self.augmentation, *(self.further or (self.augmentation,) * (self.crops - 1)))
         if len(every) != self.crops:
-            raise UserError(f"{self.crops} crops per image, {len(every)} augmentations; give one for each crop, or one")
+            raise UserError(
+                f"expected one augmentation, or one for each of the {self.crops} crops per image, found {len(every)}; "
+                "change `further` or `crops`"
+            )
         return every

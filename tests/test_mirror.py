@@ -68,7 +68,9 @@ def test_missing_scenes_are_built_by_the_command_named(machine, name):
 
 
 def test_originals_lie_beside_the_mirror_and_are_not_on_the_hub(machine, monkeypatch):
-    with pytest.raises(MissingDataset, match=r"originals/flowers is neither.*fetched by hand: `synrep data download -"):
+    with pytest.raises(
+        MissingDataset, match=r"originals/flowers is neither.*download its files by hand: `synrep data download -"
+    ):
         dataset_folder("originals/flowers", "")
     monkeypatch.setenv("SYNREP_DATA", str(machine / "hub"))
     made = make(machine / "hub", "originals/flowers")

@@ -24,7 +24,7 @@ def test_a_shard_holds_whole_units():
 
 
 def test_missing_manifest_says_that_the_build_did_not_end(tmp_path):
-    with pytest.raises(UserError, match=r"dataset\.json is missing: the dataset was not built to its end"):
+    with pytest.raises(UserError, match=r"dataset\.json is missing: the dataset build did not finish"):
         schema.read_manifest(tmp_path)
 
 

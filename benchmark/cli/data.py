@@ -251,7 +251,7 @@ def check(
         findings = audit.check(folder, functools.partial(display.update, "check"), workers)
         if sample:
             chosen = recipe.find(str(manifest.recipe["name"]), root)
-            again = audit.sample(folder, chosen, sample, functools.partial(display.update, "regenerate"))
+            again = audit.regenerate_sample(folder, chosen, sample, functools.partial(display.update, "regenerate"))
             findings += again.findings
             print(
                 f"{again.images:,} images regenerated: {again.equal:,} bit-identical, largest difference "

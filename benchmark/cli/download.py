@@ -7,7 +7,7 @@ from huggingface_hub import constants
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets import originals
 from benchmark.evaluations.datasets.catalog import DATASETS, FILES, PACKAGE, dataset
-from benchmark.evaluations.datasets.splits import present
+from benchmark.evaluations.datasets.splits import local_revision
 from benchmark.progress import LogLine
 from datasets_scripts.publishing import publish
 
@@ -26,7 +26,7 @@ def download_evaluation(name: str, root: Path, log: LogLine) -> None:
     elif not row.revision:
         raise UserError(f"{name} is not on the Hub but built locally: run `synrep data build toy scenes-evaluation`")
     else:
-        if constants.HF_HUB_OFFLINE and present(name):
+        if constants.HF_HUB_OFFLINE and local_revision(name):
             log(f"{name} is on this machine; its checksums were not verified, as HF_HUB_OFFLINE is set")
             return
         log(str(publish.download(row.repo, row.revision, root, log, row.files)))

@@ -68,7 +68,7 @@ def _evaluate_model(
     from benchmark.cli.display import Display
     from benchmark.interfaces import Experiment
     from benchmark.models import load
-    from benchmark.runner.evaluate import EvaluationRun, Failures, run_evaluations
+    from benchmark.runner.evaluate import EvaluationFailures, EvaluationRun, run_evaluations
     from benchmark.training import diagnostics
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -87,7 +87,7 @@ def _evaluate_model(
     try:
         with Display() as display:
             run_evaluations(run, chosen, display.update)
-    except Failures as error:
+    except EvaluationFailures as error:
         failures.append(str(error))
     return run
 

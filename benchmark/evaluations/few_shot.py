@@ -37,7 +37,7 @@ from benchmark.interfaces import (
     DatasetScores,
     Evaluation,
     FrozenModel,
-    LabelledImages,
+    LabeledImages,
     Score,
     Scores,
     Skipped,
@@ -86,7 +86,7 @@ class FewShot(Evaluation):
         """Return the influence of each episode on the accuracy."""
         return {"accuracy": mean_influence(predictions["accuracy"])}
 
-    def splits(self, name: str) -> list[LabelledImages]:
+    def splits(self, name: str) -> list[LabeledImages]:
         """Open the splits to sample from, in the order in which the rows of episodes index them."""
         row = dataset(name)
         if row.train is None:
@@ -94,7 +94,7 @@ class FewShot(Evaluation):
         val = ["val"] if self.merged and row.val else []
         return [open_split(name, split) for split in ("train", *val, "test")]
 
-    def sample_episodes(self, splits: Sequence[LabelledImages], seed: int) -> Episodes | Skipped:
+    def sample_episodes(self, splits: Sequence[LabeledImages], seed: int) -> Episodes | Skipped:
         """Return the episodes of `seed`, which are independent of the model; `Skipped` if there are too few images."""
         labels = np.array([label for images in splits for label in images.columns["label"]])
         classes, class_of_N = np.unique(labels, return_inverse=True)

@@ -31,7 +31,7 @@ from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.scoring.cosines import unique_rows
 from benchmark.evaluations.scoring.influence import weighted_mean_influence
 from benchmark.evaluations.scoring.intervals import LEVEL, for_each_dataset
-from benchmark.interfaces import DatasetScores, FrozenModel, ImageTextEvaluation, LabelledImages, Score, Scores
+from benchmark.interfaces import DatasetScores, FrozenModel, ImageTextEvaluation, LabeledImages, Score, Scores
 
 CUTS = (1, 5, 10)
 CHUNK = 256
@@ -72,7 +72,7 @@ class Retrieval(ImageTextEvaluation):
         six = {name: weighted_mean_influence(hit_T, weight_T) for name, (hit_T, weight_T) in _hits(predictions).items()}
         return {"mean_recall": np.mean(list(six.values()), axis=0), **six}
 
-    def _measure(self, model: FrozenModel, images: LabelledImages) -> DatasetScores:
+    def _measure(self, model: FrozenModel, images: LabeledImages) -> DatasetScores:
         texts, image_T = _flatten_captions(images)
         images_ND, texts_TD = model.image_embeddings(images), model.text_embeddings(texts)
         columns = {
@@ -94,7 +94,7 @@ class Retrieval(ImageTextEvaluation):
         )
 
 
-def _flatten_captions(images: LabelledImages) -> tuple[list[str], np.ndarray]:
+def _flatten_captions(images: LabeledImages) -> tuple[list[str], np.ndarray]:
     """Return all captions, and the index of the image of each (T,)."""
     row = catalog_row(images.name)
     captions = (

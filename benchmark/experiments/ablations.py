@@ -44,7 +44,9 @@ def _experiments(scale: Scale) -> Iterator[Experiment]:
 def _vary_images(scale: Scale) -> Iterator[Experiment]:
     schedule = scale.schedule("cc3m", divisible=True)
     for images in IMAGES:
-        method = simclr.METHOD if images == 1 else _with_images(min(images, stablerep.METHOD.sampling.images))
+        method = (
+            simclr.METHOD if images == 1 else _with_images(min(images, stablerep.METHOD.sampling.images_per_caption))
+        )
         name = f"ablations-{scale.name}-images/{'simclr' if images == 1 else 'stablerep'}-l{images}"
         data = scale.dataset("cc3m", captions=scale.images // images, images=images)
         yield scale.experiment(name, method, data, schedule)

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from benchmark.errors import UserError
 from benchmark.files import file_sha256
-from benchmark.interfaces import EMBEDDING, Geometry, LabelledImages, Pretrained
+from benchmark.interfaces import EMBEDDING, Geometry, LabeledImages, Pretrained
 from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, slug
 
 CARD, TEXTS = "features.json", "texts.parquet"
@@ -58,7 +58,7 @@ class FeatureFiles:
             "precision": str(next(iter(features.values()))[1]),
         }
 
-    def features(self, images: LabelledImages, geometry: Geometry = Geometry()) -> np.ndarray:
+    def features(self, images: LabeledImages, geometry: Geometry = Geometry()) -> np.ndarray:
         """Return the features (N, D), float32.
 
         Raises:
@@ -66,7 +66,7 @@ class FeatureFiles:
         """
         return self._read(images, "", geometry)
 
-    def image_embeddings(self, images: LabelledImages) -> np.ndarray:
+    def image_embeddings(self, images: LabeledImages) -> np.ndarray:
         """Return unit vectors (N, E), float32.
 
         Raises:
@@ -88,7 +88,7 @@ class FeatureFiles:
             )
         return embeddings_TE[[rows[text] for text in texts]]
 
-    def random_views(self, images: LabelledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+    def random_views(self, images: LabeledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
         """Raise an error: random views need a network.
 
         Raises:
@@ -99,7 +99,7 @@ class FeatureFiles:
             f"random views need a network, but {self._folder} contains features only; choose a preset without them"
         )
 
-    def _read(self, images: LabelledImages, suffix: str, geometry: Geometry) -> np.ndarray:
+    def _read(self, images: LabeledImages, suffix: str, geometry: Geometry) -> np.ndarray:
         stored = Geometry(self._transform["zoom"], self._transform["interpolation"])
         if geometry != stored:
             raise UserError(

@@ -155,7 +155,10 @@ def _training(experiment: Experiment, seed: int, run: Mapping[str, Any], hashes:
         ("method", cards.escape(experiment.method)),
         ("dataset", f"{cards.escape(experiment.dataset)} at revision {cards.code(experiment.revision)}"),
         ("sha256 of the dataset's rows", cards.code(str(run["content_sha256"]))),
-        ("views per caption", f"{sampling.views} ({sampling.images} images x {sampling.crops} crops)"),
+        (
+            "views per caption",
+            f"{sampling.views} ({sampling.images_per_caption} images x {sampling.crops_per_image} crops)",
+        ),
         ("views seen", f"{schedule.steps * schedule.batch_views:,}"),
         ("views per batch", f"{schedule.batch_views:,}"),
         ("fingerprint of the declaration", f"`{create.fingerprint(experiment)}`"),

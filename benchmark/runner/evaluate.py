@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import SkipCode, UserError
-from benchmark.evaluations.datasets.splits import present
+from benchmark.evaluations.datasets.splits import local_revision
 from benchmark.files import file_sha256
 from benchmark.interfaces import DatasetScores, Evaluation, Experiment, FrozenModel, Pretrained, Skipped
 from benchmark.progress import NamedProgress
@@ -21,7 +21,7 @@ from benchmark.records import create, environment, predictions, store
 from benchmark.records.schema import Measured, NotMeasured, Predictions, sha256_of
 
 
-class Failures(UserError):
+class EvaluationFailures(UserError):
     """Some evaluations of a model failed; the others are recorded."""
 
 
@@ -59,7 +59,7 @@ def run_evaluations(run: EvaluationRun, evaluations: Sequence[tuple[str, Evaluat
     """Run each evaluation on its unfinished datasets, and write the record after each dataset.
 
     Raises:
-        Failures: some datasets failed; raised after the others are done.
+        EvaluationFailures: some datasets failed; raised after the others are done.
     """
     failures: list[str] = []
     total = sum(len(evaluation.datasets) for _, evaluation in evaluations)
@@ -77,7 +77,7 @@ def run_evaluations(run: EvaluationRun, evaluations: Sequence[tuple[str, Evaluat
         record.write()
     progress(f"{run.key} evaluation", total, total, "")
     if failures:
-        raise Failures(f"{len(failures)} of {total} evaluations failed: {'; '.join(failures)}")
+        raise EvaluationFailures(f"{len(failures)} of {total} evaluations failed: {'; '.join(failures)}")
 
 
 class _RecordBuilder:
@@ -106,7 +106,7 @@ class _RecordBuilder:
             return False
         path = self._folder / result.predictions.file
         intact = path.is_file() and file_sha256(path) == result.predictions.sha256
-        return intact and result.dataset.revision == (present(dataset) or result.dataset.revision)
+        return intact and result.dataset.revision == (local_revision(dataset) or result.dataset.revision)
 
     def update(self, scores: Mapping[str, DatasetScores | Skipped]) -> None:
         """Add results; a dataset skipped for the same reason as before does not change the record."""

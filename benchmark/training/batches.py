@@ -103,7 +103,7 @@ class BatchDataset(Dataset[RawBatch]):
         """Approximate size of a raw batch, in bytes."""
         row = int(self._usable[0])
         image_bytes = self.data.image(row, int(self.data.available_images(row)[0])).nbytes
-        return image_bytes * self.sampling.images * (self._local.stop - self._local.start)
+        return image_bytes * self.sampling.images_per_caption * (self._local.stop - self._local.start)
 
     def _check(self, world: int) -> None:
         data, sampling = self.data, self.sampling
@@ -112,10 +112,10 @@ class BatchDataset(Dataset[RawBatch]):
                 f"a batch of {self.captions * sampling.views} views has {self.captions} captions, which {world} "
                 f"processes cannot share equally; use a multiple of {world * sampling.views} views, or fewer processes"
             )
-        if sampling.images > data.images_per_caption:
+        if sampling.images_per_caption > data.images_per_caption:
             real = " (datasets of real images have one)" if data.images_per_caption == 1 else ""
             raise UserError(
-                f"the method needs {sampling.images} images per caption, {data.manifest.repo} has "
+                f"the method needs {sampling.images_per_caption} images per caption, {data.manifest.repo} has "
                 f"{data.images_per_caption}{real}; use a dataset with more images per caption, or a method with fewer"
             )
         if len(self._usable) < self.captions:
@@ -147,7 +147,7 @@ class BatchDataset(Dataset[RawBatch]):
         """
         rng = keyed_rng(self.seed, step // self.steps_per_epoch, int(self.data.caption_ids[row]))
         shuffled = rng.permutation(self.data.available_images(row))
-        return np.resize(shuffled, self.sampling.images)
+        return np.resize(shuffled, self.sampling.images_per_caption)
 
     def __getitem__(self, step: int) -> RawBatch:
         rows = self.rows(step)[self._local]
@@ -160,7 +160,7 @@ class BatchDataset(Dataset[RawBatch]):
             views=self._sample_views(step, *images_B3HW.shape[2:]),
             size=self.size,
             caption_ids_V=torch.from_numpy(self.data.caption_ids[rows]).repeat_interleave(views),
-            image_ids_V=image_ids_B.repeat_interleave(self.sampling.crops),
+            image_ids_V=image_ids_B.repeat_interleave(self.sampling.crops_per_image),
             texts=[self.data.captions[row] for row in rows] if self.sampling.text else [],
             text_index_V=torch.arange(len(rows) if self.sampling.text else 0).repeat_interleave(views),
         )
@@ -168,7 +168,9 @@ class BatchDataset(Dataset[RawBatch]):
     def _sample_views(self, step: int, height: int, width: int) -> ViewParams:
         """Sample the views of the whole batch, so that they do not depend on `world`, and return this process's."""
         generator = torch.Generator().manual_seed(step_seed(self.seed, step))
-        views = sample_view_params(self.captions * self.sampling.images, height, width, self._augmentations, generator)
+        views = sample_view_params(
+            self.captions * self.sampling.images_per_caption, height, width, self._augmentations, generator
+        )
         return views[self._local.start * self.sampling.views : self._local.stop * self.sampling.views]
 
 

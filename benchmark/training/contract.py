@@ -22,7 +22,7 @@ def toy_batch(method: Method, seed: int = 0) -> Batch:
     return Batch(
         images_V3HW=images + 0.3 * torch.randn(images.shape, generator=generator),
         caption_ids_V=captions.repeat_interleave(sampling.views),
-        image_ids_V=torch.arange(CAPTIONS * sampling.images).repeat_interleave(sampling.crops),
+        image_ids_V=torch.arange(CAPTIONS * sampling.images_per_caption).repeat_interleave(sampling.crops_per_image),
         texts=[f"a picture of number {c}" for c in range(CAPTIONS)] if sampling.text else [],
         text_index_V=captions.repeat_interleave(sampling.views) if sampling.text else torch.empty(0, dtype=torch.long),
     )

@@ -108,7 +108,7 @@ def _count_flops(method: Method, encoder: ViTConfig) -> float:
     batch = Batch(
         images_V3HW=torch.zeros(views, 3, encoder.image_size, encoder.image_size),
         caption_ids_V=rows,
-        image_ids_V=torch.arange(views) // sampling.crops,
+        image_ids_V=torch.arange(views) // sampling.crops_per_image,
         texts=["a caption"] * COUNTED_CAPTIONS if sampling.text else [],
         text_index_V=rows if sampling.text else torch.empty(0, dtype=torch.long),
     )

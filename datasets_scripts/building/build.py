@@ -107,14 +107,14 @@ class BuildJob:
         """Return the numbers of the units in a shard."""
         return range(shard * self.shard_units, min((shard + 1) * self.shard_units, self.units))
 
-    def done(self, unit: int) -> bool:
+    def is_done(self, unit: int) -> bool:
         """Return whether a unit is finished, as a separate file or as part of its shard."""
-        return shards.Units(self.folder).done(unit) or self.shards.done(unit // self.shard_units)
+        return shards.Units(self.folder).is_done(unit) or self.shards.is_done(unit // self.shard_units)
 
     def finished_units(self, shard: int) -> int:
         """Return the number of finished units in a shard."""
         units = self.units_in_shard(shard)
-        return len(units) if self.shards.done(shard) else sum(map(shards.Units(self.folder).done, units))
+        return len(units) if self.shards.is_done(shard) else sum(map(shards.Units(self.folder).is_done, units))
 
     def read_captions(self, unit: int) -> list[Caption]:
         """Read the captions of a unit."""
@@ -206,7 +206,7 @@ def generate_share(job: BuildJob, data: Any, rank: int, world_size: int) -> Iter
     with ThreadPoolExecutor(1) as writer:
         writing: Future[None] | None = None
         for unit in range(first, last):
-            if job.done(unit) or (job.folder / schema.MANIFEST).exists():
+            if job.is_done(unit) or (job.folder / schema.MANIFEST).exists():
                 continue
             captions = job.read_captions(unit)
             table, facts = yield from generate.generate(job.recipe, job.revision, captions, job.c2pa)
@@ -229,9 +229,9 @@ def assemble(job: BuildJob, units: range) -> bool:
             return True
         for shard in overlapping:
             members = job.units_in_shard(shard)
-            if not job.shards.done(shard) and all(map(store.done, members)):
+            if not job.shards.is_done(shard) and all(map(store.is_done, members)):
                 job.shards.assemble(shard, members, constants)
-        return all(map(job.shards.done, overlapping))
+        return all(map(job.shards.is_done, overlapping))
 
 
 def finish(job: BuildJob) -> Path | None:

@@ -44,7 +44,7 @@ COLUMNS = pa.schema(
 def encode(image_HW3: np.ndarray, iptc_source_type: str) -> bytes:
     """Return a uint8 RGB image as JPEG bytes, marked as synthetic in XMP unless it is `provenance.NOT_SYNTHETIC`."""
     buffer = io.BytesIO()
-    mark = {"xmp": provenance.xmp(iptc_source_type)} if iptc_source_type else {}
+    mark = {"xmp": provenance.xmp_packet(iptc_source_type)} if iptc_source_type else {}
     Image.fromarray(image_HW3).save(buffer, "JPEG", quality=JPEG_QUALITY, **mark)
     return buffer.getvalue()
 

@@ -31,7 +31,7 @@ def is_synthetic(recipe: Mapping[str, Any]) -> bool:
     return not str(recipe.get("text_to_image", "")).startswith(REAL_PREFIX)
 
 
-def xmp(iptc_source_type: str) -> bytes:
+def xmp_packet(iptc_source_type: str) -> bytes:
     """Return the XMP packet with an image's digital source type."""
     return (
         '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'

@@ -113,7 +113,7 @@ class Units:
     def _paths(self, unit: int) -> tuple[Path, Path]:
         return self.folder / f"{unit:07d}.parquet", self.folder / f"{unit:07d}.json"
 
-    def done(self, unit: int) -> bool:
+    def is_done(self, unit: int) -> bool:
         """Return True if the unit is done."""
         return all(path.exists() for path in self._paths(unit))
 
@@ -164,7 +164,7 @@ class Shards:
     def _sidecar(self, shard: int) -> Path:
         return self.folder / BUILD / "shards" / f"{shard:05d}.json"
 
-    def done(self, shard: int) -> bool:
+    def is_done(self, shard: int) -> bool:
         """Return True if the shard is done."""
         return all(path.exists() for path in self._paths(shard))
 

@@ -235,7 +235,7 @@ class Sample:
     findings: list[Finding]
 
 
-def sample(folder: Path, recipe: Recipe, count: int, progress: Progress, seed: int = 0) -> Sample:
+def regenerate_sample(folder: Path, recipe: Recipe, count: int, progress: Progress, seed: int = 0) -> Sample:
     """Regenerate the images of randomly chosen captions and compare them with the stored ones.
 
     Args:

@@ -91,7 +91,7 @@ def test_images_can_be_reproduced_from_caption_seed_and_guidance(built):
 def test_dataset_passes_its_audit_and_regeneration(built):
     _, recipe, folder = built
     assert [str(finding) for finding in audit.check(folder, lambda *_: None) if finding.error] == []
-    assert audit.sample(folder, recipe, 8, lambda *_: None).findings == []
+    assert audit.regenerate_sample(folder, recipe, 8, lambda *_: None).findings == []
 
 
 def test_dataset_is_published_downloaded_and_batched(built, tmp_path):

@@ -14,7 +14,7 @@ from benchmark.evaluations.datasets.splits import IMAGE_SHA256
 from benchmark.evaluations.scoring import captions
 from benchmark.evaluations.scoring.aro_symmetric import SYMMETRIC
 from benchmark.evaluations.scoring.captions import distinct_crops, pre_caption
-from benchmark.interfaces import DatasetIdentity, LabelledImages
+from benchmark.interfaces import DatasetIdentity, LabeledImages
 from tests.evaluations.test_aro import OFFICIAL, STRICT, N, measure, write_order, write_relation
 from tests.fixtures.doubles import Double, constant, noise, numbered
 
@@ -28,7 +28,7 @@ def fake(monkeypatch, name, columns, sizes=(8, 8)):
         return numbered(units[row], size=sizes[0])
 
     columns = {**columns, IMAGE_SHA256: [f"{unit:064x}" for unit in units]}
-    images = LabelledImages(name, DatasetIdentity("repo", "r1", "test", n, f"{name}"), read, columns)
+    images = LabeledImages(name, DatasetIdentity("repo", "r1", "test", n, f"{name}"), read, columns)
     monkeypatch.setattr(captions, "open_split", lambda opened, split: {name: images}[opened])
     return images
 

@@ -10,7 +10,7 @@ from benchmark.evaluations import linear_probe
 from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.linear_probe import EVALUATIONS, Standardizer, stratified_split
-from benchmark.interfaces import DatasetIdentity, DatasetScores, LabelledImages, Skipped
+from benchmark.interfaces import DatasetIdentity, DatasetScores, LabeledImages, Skipped
 from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
 
 KINDS = ["a", "b", "c", "d"]
@@ -321,7 +321,7 @@ def test_multi_label_images_are_fitted_per_class(monkeypatch, preset):
     names = [[f"c{k}" for k in np.flatnonzero(labels)] for labels in target]
     parts = {"train": slice(0, 200), "test": slice(200, 300)}
     images = {
-        name: LabelledImages(
+        name: LabeledImages(
             "several",
             DatasetIdentity("o/s", "r", name, len(names[part]), name),
             lambda row: np.zeros((1, 1, 3), np.uint8),

@@ -8,7 +8,7 @@ from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.datasets.splits import IMAGE_SHA256
 from benchmark.evaluations.scoring import captions
 from benchmark.evaluations.sugarcrepe import EVALUATIONS
-from benchmark.interfaces import DatasetIdentity, DatasetScores, LabelledImages
+from benchmark.interfaces import DatasetIdentity, DatasetScores, LabeledImages
 from tests.fixtures.doubles import Double, constant, noise, number_of, numbered
 
 (CREPE,) = EVALUATIONS
@@ -26,7 +26,7 @@ def rows(monkeypatch):
         "type": TYPES,
     }
     identity = DatasetIdentity("repo", "r1", "test", N, "ids")
-    images = LabelledImages("sugarcrepe", identity, lambda row: numbered(row // 2), columns)
+    images = LabeledImages("sugarcrepe", identity, lambda row: numbered(row // 2), columns)
     monkeypatch.setattr(captions, "open_split", lambda name, split: images)
 
 

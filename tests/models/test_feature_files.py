@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.interfaces import DatasetIdentity, Geometry, LabelledImages
+from benchmark.interfaces import DatasetIdentity, Geometry, LabeledImages
 from benchmark.models import load
 
 RNG = np.random.default_rng(0)
@@ -20,11 +20,11 @@ TEXTS = {"a cat": [1.0, 2.0, 2.0, 0.0], "a dog": [0.0, 0.0, 3.0, 4.0]}
 CARD = {"name": "mine", "layer": "cls", "transform": {"zoom": 1.0, "interpolation": "bicubic", "mean": [0, 0, 0]}}
 
 
-def images(split: str = "test", n: int = 5, name: str = "cifar10") -> LabelledImages:
+def images(split: str = "test", n: int = 5, name: str = "cifar10") -> LabeledImages:
     def read(row: int) -> np.ndarray:
         raise AssertionError("no image is read")
 
-    return LabelledImages(name, DatasetIdentity("org/x", "r", split, n, "0" * 64), read, {})
+    return LabeledImages(name, DatasetIdentity("org/x", "r", split, n, "0" * 64), read, {})
 
 
 @pytest.fixture

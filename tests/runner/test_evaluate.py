@@ -71,7 +71,7 @@ COIN = Coin()
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     LOG.clear()
     ANSWERS.clear()
-    monkeypatch.setattr("benchmark.runner.evaluate.present", lambda dataset: "r")
+    monkeypatch.setattr("benchmark.runner.evaluate.local_revision", lambda dataset: "r")
 
 
 def run(out: Path, evaluation: Evaluation = COIN, model: FakeModel | None = None) -> None:
@@ -149,7 +149,7 @@ def test_a_dataset_that_changed_on_this_machine_is_measured_again(
 ) -> None:
     run(tmp_path)
     LOG.clear()
-    monkeypatch.setattr("benchmark.runner.evaluate.present", {"one": "r2", "two": "r"}.get)
+    monkeypatch.setattr("benchmark.runner.evaluate.local_revision", {"one": "r2", "two": "r"}.get)
     run(tmp_path)
     assert LOG == ["one"]  # "three" is not here any more: what was measured stays
 

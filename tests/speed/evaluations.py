@@ -25,7 +25,7 @@ from benchmark.evaluations.knn import vote
 from benchmark.evaluations.scoring import captions
 from benchmark.evaluations.solvers.episodes import sample_episodes
 from benchmark.evaluations.solvers.prototypes import margins
-from benchmark.interfaces import DatasetIdentity, LabelledImages, ViTConfig
+from benchmark.interfaces import DatasetIdentity, LabeledImages, ViTConfig
 from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.nn.encoders import build_vit
 from benchmark.transforms.evaluation import EvaluationTransform
@@ -169,11 +169,11 @@ def encoder(store: Path | None = None) -> FrozenEncoder:
     return FrozenEncoder(model, transform=EvaluationTransform(64), weights_sha256="speed", store=store)
 
 
-def labelled(files: list[bytes], of_row: list[int], columns: dict[str, list[str]]) -> LabelledImages:
+def labelled(files: list[bytes], of_row: list[int], columns: dict[str, list[str]]) -> LabeledImages:
     def read(at: int) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(files[of_row[at]])).convert("RGB"))
 
-    return LabelledImages("speed", DatasetIdentity("speed", "r1", "test", len(of_row), "ids"), read, columns)
+    return LabeledImages("speed", DatasetIdentity("speed", "r1", "test", len(of_row), "ids"), read, columns)
 
 
 def order_captions(row: Row) -> str:

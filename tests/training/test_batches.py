@@ -173,7 +173,7 @@ def test_captions_without_text_for_a_method_with_text(nothing: Any, small_datase
 
 
 def test_more_augmentations_than_crops(small_data: CaptionImageDataset) -> None:
-    assert "2 crops per image, 3 augmentations" in refused(small_data, replace(SAMPLING, further=(WEAK, WEAK)))
+    assert "each of the 2 crops per image, found 3" in refused(small_data, replace(SAMPLING, further=(WEAK, WEAK)))
 
 
 # Read by workers

@@ -305,7 +305,7 @@ def test_generators_of_different_keys_differ():
 
 def test_unfinished_dataset(copy):
     (copy / schema.MANIFEST).unlink()
-    with pytest.raises(UserError, match=r"dataset\.json is missing: the dataset was not built to its end"):
+    with pytest.raises(UserError, match=r"dataset\.json is missing: the dataset build did not finish"):
         CaptionImageDataset(copy, NUMBERED.revision)
 
 

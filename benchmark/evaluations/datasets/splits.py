@@ -21,7 +21,7 @@ from benchmark.evaluations.datasets.originals import FILE_SIZE, OriginalSplit
 from benchmark.evaluations.datasets.parquet import ParquetSplit
 from benchmark.evaluations.datasets.tars import TarSplit
 from benchmark.files import sha256_json
-from benchmark.interfaces import DatasetIdentity, LabelledImages
+from benchmark.interfaces import DatasetIdentity, LabeledImages
 
 IMAGE_SHA256 = "image_sha256"
 """Column of datasets with captions: sha256 of the encoded image, which several rows may share."""
@@ -65,7 +65,7 @@ def keyed_bits(*parts: str) -> np.random.Philox:
     return np.random.Philox(key=int.from_bytes(digest[:16], "little"))
 
 
-def open_split(name: str, split: str) -> LabelledImages:
+def open_split(name: str, split: str) -> LabeledImages:
     """Open the `train`, `val` or `test` split of a dataset.
 
     Column `id` is the id of the image, or its row number. Datasets with labels have `label`, the class of each row (a
@@ -95,7 +95,7 @@ def open_split(name: str, split: str) -> LabelledImages:
     return _labeled_images(row, revision, part, columns, lambda at: _decode_image(source, at))
 
 
-def present(name: str) -> str | None:
+def local_revision(name: str) -> str | None:
     """Return the revision of a dataset on this machine; None if it is missing or part of a Python package."""
     row = dataset(name)
     try:
@@ -189,7 +189,7 @@ def _decode_image(source: SplitSource, row: int) -> np.ndarray:
 
 def _labeled_images(
     row: Dataset, revision: str, split: str, columns: dict[str, list[Any]], read: Callable[[int], np.ndarray]
-) -> LabelledImages:
+) -> LabeledImages:
     """Check the number of classes and return the split with its identity.
 
     Args:
@@ -213,7 +213,7 @@ def _labeled_images(
     values = [columns[column] for column in hashed if column in columns]
     ids_sha256 = sha256_json([columns["id"], *values])
     identity = DatasetIdentity(row.repo, revision, split, n, ids_sha256)
-    return LabelledImages(row.name, identity, read, columns)
+    return LabeledImages(row.name, identity, read, columns)
 
 
 def _missing_classes(row: Dataset, found: set[str]) -> str:
@@ -224,7 +224,7 @@ def _missing_classes(row: Dataset, found: set[str]) -> str:
     return f" (without an image: {', '.join(missing[:5])})" if missing else ""
 
 
-def _open_digits(row: Dataset, split: str) -> LabelledImages:
+def _open_digits(row: Dataset, split: str) -> LabeledImages:
     """Open a split of scikit-learn's 1,797 8 x 8 digits (Alpaydin and Kaynak, 1998); the split is fixed."""
     from sklearn.datasets import load_digits
 

@@ -22,7 +22,7 @@ from benchmark.evaluations.datasets.splits import IMAGE_SHA256, open_split
 from benchmark.evaluations.scoring import clusters
 from benchmark.evaluations.scoring.influence import macro_mean_influence, mean_influence
 from benchmark.files import sha256_json
-from benchmark.interfaces import DatasetIdentity, FrozenModel, LabelledImages, Score
+from benchmark.interfaces import DatasetIdentity, FrozenModel, LabeledImages, Score
 
 CHUNK = 1024
 """Rows per chunk, which bounds the memory at 1,024 x 3 x D float64."""
@@ -135,7 +135,7 @@ def pre_caption(caption: str, words: int = 30) -> str:
     return " ".join(caption.split(" ")[:words])
 
 
-def distinct_crops(images: LabelledImages, row: Dataset) -> tuple[LabelledImages, np.ndarray]:
+def distinct_crops(images: LabeledImages, row: Dataset) -> tuple[LabeledImages, np.ndarray]:
     """Return each distinct (image, box) once, cropped, and the index of each row's crop (N,).
 
     Raises:
@@ -152,11 +152,11 @@ def distinct_crops(images: LabelledImages, row: Dataset) -> tuple[LabelledImages
         n=len(index_of),
         ids_sha256=sha256_json(list(index_of)),
     )
-    crops = LabelledImages(images.name, identity, _crop_reader(images, row, first), {})
+    crops = LabeledImages(images.name, identity, _crop_reader(images, row, first), {})
     return crops, np.array([index_of[key] for key in keys])
 
 
-def _crop_reader(images: LabelledImages, row: Dataset, first: dict[int, int]) -> Callable[[int], np.ndarray]:
+def _crop_reader(images: LabeledImages, row: Dataset, first: dict[int, int]) -> Callable[[int], np.ndarray]:
     """Return a function that reads a crop by its index; `first` maps it to the first row that shows it."""
 
     def read(at: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from benchmark.evaluations.datasets.catalog import Dataset, dataset
 from benchmark.evaluations.datasets.splits import keyed_bits, open_split
 from benchmark.evaluations.scoring.influence import macro_mean_influence, mean_influence
 from benchmark.evaluations.scoring.intervals import by_group, macro_average, wilson
-from benchmark.interfaces import DatasetScores, Evaluation, LabelledImages, Score
+from benchmark.interfaces import DatasetScores, Evaluation, LabeledImages, Score
 
 RESAMPLINGS = 1000
 Z = NormalDist().inv_cdf(0.975)
@@ -31,9 +31,9 @@ class Task:
     """The train, validation (if the dataset has an official one) and test split, with labels as integers."""
 
     row: Dataset
-    train: LabelledImages
-    val: LabelledImages | None
-    test: LabelledImages
+    train: LabeledImages
+    val: LabeledImages | None
+    test: LabeledImages
 
     @property
     def multilabel(self) -> bool:
@@ -55,7 +55,7 @@ class Task:
             "ids_sha256": [part.ids_sha256 for part in parts],
         }
 
-    def target(self, images: LabelledImages) -> np.ndarray:
+    def target(self, images: LabeledImages) -> np.ndarray:
         """Return the class index of each image (N,), or for a multi-label task booleans (N, K).
 
         Raises:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.files import sha256_json, write_bytes, write_json
-from benchmark.interfaces import EMBEDDING, Geometry, ImageEncoder, LabelledImages
+from benchmark.interfaces import EMBEDDING, Geometry, ImageEncoder, LabeledImages
 from benchmark.transforms.evaluation import EvaluationTransform
 
 STORE_DTYPE = np.float16
@@ -99,7 +99,7 @@ class FrozenEncoder:
             "tile": TILE,
         }
 
-    def features(self, images: LabelledImages, geometry: Geometry = Geometry()) -> np.ndarray:
+    def features(self, images: LabeledImages, geometry: Geometry = Geometry()) -> np.ndarray:
         """Return the encoder features (N, D), float32.
 
         Raises:
@@ -107,7 +107,7 @@ class FrozenEncoder:
         """
         return self._load_or_compute(images, self._layer, geometry)
 
-    def image_embeddings(self, images: LabelledImages) -> np.ndarray:
+    def image_embeddings(self, images: LabeledImages) -> np.ndarray:
         """Return unit vectors (N, D) in the joint space, float32.
 
         Raises:
@@ -136,7 +136,7 @@ class FrozenEncoder:
             raise UserError("expected finite text embeddings, found NaN or infinite values; check the checkpoint")
         return embeddings_TD[[row_of[text] for text in texts]]
 
-    def random_views(self, images: LabelledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+    def random_views(self, images: LabeledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
         """Return features (M, D) of a random crop and flip of each row; they are never stored.
 
         The crop of an image depends on `epoch`, `seed` and row only.
@@ -153,7 +153,7 @@ class FrozenEncoder:
         if not self.embeds_texts:
             raise UserError(f"{type(self._module).__name__} has no text tower; zero-shot evaluations need one")
 
-    def _load_or_compute(self, images: LabelledImages, layer: str, geometry: Geometry) -> np.ndarray:
+    def _load_or_compute(self, images: LabeledImages, layer: str, geometry: Geometry) -> np.ndarray:
         transform = replace(self._transform, zoom=geometry.zoom, interpolation=geometry.interpolation)
         folder = self._folder(images, transform) if self._store else None
         parts = []
@@ -170,7 +170,7 @@ class FrozenEncoder:
             parts.append(values[layer])
         return np.concatenate(parts).astype(np.float32)
 
-    def _folder(self, images: LabelledImages, transform: EvaluationTransform) -> Path:
+    def _folder(self, images: LabeledImages, transform: EvaluationTransform) -> Path:
         dataset = asdict(images.identity)
         if "id" in images.columns:  # images are identified by their ids: other labels do not change the key
             ids = images.columns["id"]
@@ -189,7 +189,7 @@ class FrozenEncoder:
             raise UserError(f"expected features of {expected} in {folder}, found {found}; remove the folder")
         return folder
 
-    def _encode_rows(self, images: LabelledImages, rows: Sequence[int], load: Callable[[int], Tensor]) -> Layers:
+    def _encode_rows(self, images: LabeledImages, rows: Sequence[int], load: Callable[[int], Tensor]) -> Layers:
         """Return the features of these rows for all layers, in float16."""
         parts: dict[str, list[np.ndarray]] = {layer: [] for layer in self.layers}
         for images_B3HW in self._tiles(rows, load):

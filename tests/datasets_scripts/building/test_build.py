@@ -137,7 +137,7 @@ def test_interrupted_build_keeps_complete_shards_and_resumes(numbered_dataset, t
     work = building.start(recipe, tmp_path)
 
     def standing():
-        return [unit for unit in range(work.units) if work.done(unit)]
+        return [unit for unit in range(work.units) if work.is_done(unit)]
 
     def interrupt(done, total, note):
         if standing():  # a unit is written while the next one is drawn
@@ -147,7 +147,7 @@ def test_interrupted_build_keeps_complete_shards_and_resumes(numbered_dataset, t
         building.run(work, [""], interrupt)
     kept = standing()
     assert kept, "what was drawn is kept"
-    with pytest.raises(UserError, match="not built to its end"):
+    with pytest.raises(UserError, match="build did not finish"):
         schema.read_manifest(work.folder)
     assert files(build(recipe, tmp_path, [""], silent)) == files(numbered_dataset)
     assert all(drawn_units(log)[str(unit * schema.UNIT_CAPTIONS)] == 1 for unit in kept)
@@ -365,7 +365,7 @@ def test_a_rank_whose_workers_always_die_ends_the_build_with_one_line(tmp_path, 
     recipe = replace(NUMBERED, text_to_image=Fails(kind="dies", left=tmp_path / "left"))
     with pytest.raises(UserError, match=r"task 1 died 3 times \(SIGKILL.*task_00001\.log; run again"):
         build(recipe, tmp_path, [""], silent)
-    assert shards.Shards(tmp_path / NUMBERED.repo, "train", SHARDS).done(0), "what others drew is kept"
+    assert shards.Shards(tmp_path / NUMBERED.repo, "train", SHARDS).is_done(0), "what others drew is kept"
 
 
 def test_a_failing_model_is_one_line_that_names_the_log(tmp_path, small_shards, one_unit_tasks):
@@ -475,16 +475,16 @@ def test_a_damaged_unit_is_removed_and_drawn_again(numbered_dataset, tmp_path, s
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"0000001\.parquet is damaged and was removed; run the build again"):
         building.run_share(work, 0, 1, silent)
-    assert not store.done(1)
+    assert not store.is_done(1)
     assert files(build(NUMBERED, tmp_path, [""], silent)) == files(numbered_dataset)
 
 
 def test_a_shard_without_its_index_is_drawn_again(numbered_dataset, tmp_path, small_shards):
     work = building.start(NUMBERED, tmp_path)
     list(building.generate_share(work, None, 1, 3))
-    assert work.shards.done(1)
+    assert work.shards.is_done(1)
     (work.folder / schema.index_name("train", 1)).unlink()
-    assert not work.shards.done(1)
+    assert not work.shards.is_done(1)
     assert files(build(NUMBERED, tmp_path, [""], silent)) == files(numbered_dataset)
 
 

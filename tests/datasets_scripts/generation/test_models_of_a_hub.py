@@ -89,7 +89,7 @@ def test_unavailable_model_is_one_line(kind, online):
     said = {
         f"org/none@{GONE}": f"cannot load org/none at revision {GONE}: it does not exist on the Hub",
         f"org/model@{GONE}": f"cannot load org/model at revision {GONE}: it has no revision",
-        "org/gated@main": "cannot load org/gated at revision main: it is gated; ask for access on its page",
+        "org/gated@main": "cannot load org/gated at revision main: it is gated; request access on its page",
     }
     for model, words in said.items():
         assert online[f"{kind}@{model}"].startswith(words)

@@ -140,14 +140,14 @@ def test_check_finds_a_mark_on_a_real_image(tars):
     found = audit.check(build.build(marked, tars, [""], silent), silent)
     assert {finding.rule for finding in found if finding.error} == {"mark"}
     assert "its XMP marks it as synthetic, but it is a real image" in found[0].text
-    again = audit.sample(tars / chosen.repo, chosen, 5, silent)
+    again = audit.regenerate_sample(tars / chosen.repo, chosen, 5, silent)
     assert {finding.rule for finding in again.findings} == {"source type"}
 
 
 @pytest.mark.slow
 def test_check_finds_missing_marks_of_images_declared_synthetic(built, monkeypatch):
     assert [finding for finding in audit.check(built, silent) if finding.error] == []
-    sampled = audit.sample(built, recipe.find("cc3m-real", built.parents[1]), 5, silent)
+    sampled = audit.regenerate_sample(built, recipe.find("cc3m-real", built.parents[1]), 5, silent)
     assert (sampled.images, sampled.equal, sampled.findings) == (5, 5, [])
     monkeypatch.setattr(
         provenance, "REAL_PREFIX", "something else"

@@ -116,13 +116,13 @@ def test_unit_is_done_when_both_files_exist(tmp_path):
     store = shards.Units(tmp_path)
     table, known, _ = unit(NUMBERED, numbers()[:3])
     store.write(7, table, known)
-    assert store.done(7) and not store.done(6)
+    assert store.is_done(7) and not store.is_done(6)
     read, facts = store.read(7)
     assert read.to_pylist() == table.to_pylist() and facts == known
     for suffix in ("json", "parquet"):
         store.write(7, table, {})
         (store.folder / f"0000007.{suffix}").unlink()
-        assert not store.done(7)
+        assert not store.is_done(7)
         with pytest.raises(FileNotFoundError):
             store.read(7)
 

@@ -167,7 +167,7 @@ def at(index, value):
 
 
 FIRST = "data/train-00000-of-00003.parquet"
-XMP = provenance.xmp(provenance.ALGORITHMIC)
+XMP = provenance.xmp_packet(provenance.ALGORITHMIC)
 FAULTS = {
     "seed": (with_value(40, schema.SEEDS, at(2, 17)), f"{FIRST}: row 40, image 2: seed 17, the recipe has"),
     "guidance": (with_value(3, schema.GUIDANCE, at(1, 3.0)), f"{FIRST}: row 3, image 1: guidance 3.0, the recipe"),
@@ -188,7 +188,7 @@ FAULTS = {
     ),
     "mark": (with_image(2, 1, lambda content: jpeg(pixels(content))), "row 2, image 1: its XMP does not mark it"),
     "source type": (
-        with_image(2, 1, lambda content: jpeg(pixels(content), xmp=provenance.xmp(provenance.TRAINED))),
+        with_image(2, 1, lambda content: jpeg(pixels(content), xmp=provenance.xmp_packet(provenance.TRAINED))),
         "row 2, image 1: source type trainedAlgorithmicMedia, most images have algorithmicMedia; 1 ",
     ),
     "duplicate image": (
@@ -463,7 +463,7 @@ def test_a_finding_is_one_line_that_says_how_bad_it_is():
 
 def test_an_unfinished_folder_is_refused(folder):
     (folder / schema.MANIFEST).unlink()
-    with pytest.raises(UserError, match="not built to its end"):
+    with pytest.raises(UserError, match="build did not finish"):
         audit.check(folder, silent)
 
 
@@ -494,13 +494,13 @@ def test_faults_of_an_evaluation_set_are_found(evaluation, tmp_path):
 
 @pytest.mark.parametrize(("count", "images"), [(1, 4), (9, 12), (640, 640)])
 def test_regenerated_sample_is_equal(clean, count, images):
-    sample = audit.sample(clean, RECIPE, count, silent)
+    sample = audit.regenerate_sample(clean, RECIPE, count, silent)
     assert (sample.images, sample.equal, sample.largest, sample.mean) == (images, images, 0, 0)
     assert sample.findings == []
 
 
 def test_a_sample_has_the_failures_of_the_dataset(failing):
-    sample = audit.sample(failing, FAILING, 640, silent)
+    sample = audit.regenerate_sample(failing, FAILING, 640, silent)
     assert sample.equal == sample.images == 640 and sample.findings == []
 
 
@@ -509,7 +509,7 @@ def test_changed_image_is_found_by_regeneration(folder):
     plant(folder, with_value(31, schema.IMAGES, at(2, None)), shard=2)
     plant(folder, with_image(5, 0, lambda content: jpeg(pixels(content)[:32], xmp=XMP)), shard=2)
     plant(folder, with_image(6, 0, lambda content: content.replace(b"algorithmicM", b"elgorithmicM")), shard=2)
-    sample = audit.sample(folder, RECIPE, 640, silent)
+    sample = audit.regenerate_sample(folder, RECIPE, 640, silent)
     last = "data/train-00002-of-00003.parquet"
     assert [finding.text.split(": ")[:2] for finding in sample.findings] == [
         [FIRST, "row 20, image 1"],
@@ -530,7 +530,7 @@ def test_low_bits_may_differ(folder):
         return original["stored"]
 
     plant(folder, with_image(20, 1, change))
-    sample = audit.sample(folder, RECIPE, 640, silent)
+    sample = audit.regenerate_sample(folder, RECIPE, 640, silent)
     difference = np.abs(pixels(original["stored"]) - original["image"])
     assert sample.findings == [] and sample.equal == 639
     assert sample.largest == difference.max() and sample.mean == pytest.approx(difference.mean() / 640)
@@ -540,7 +540,7 @@ def test_other_captions_are_drawn_with_another_seed(clean, monkeypatch):
     drawn = []
     monkeypatch.setattr(audit, "_regenerate", lambda recipe, rows, _: drawn.append(rows) or [(True, 0, 0.0)])
     for seed in (0, 0, 1):
-        audit.sample(clean, RECIPE, 280, silent, seed)
+        audit.regenerate_sample(clean, RECIPE, 280, silent, seed)
     sizes = [len(rows) for rows in drawn]
     assert sizes == [64, 6] * 3, "as in work units"
     first, again, other = ({where for rows in drawn[k : k + 2] for where, _ in rows} for k in (0, 2, 4))
@@ -552,10 +552,10 @@ def test_other_captions_are_drawn_with_another_seed(clean, monkeypatch):
 
 def test_a_sample_of_another_recipe_is_refused(clean):
     with pytest.raises(UserError, match="use the recipe and captions that the dataset was built from"):
-        audit.sample(clean, replace(RECIPE, seed=1), 4, silent)
+        audit.regenerate_sample(clean, replace(RECIPE, seed=1), 4, silent)
     for count in (0, 641):
         with pytest.raises(UserError, match=f"a sample of 1 to 640 images, found {count}"):
-            audit.sample(clean, RECIPE, count, silent)
+            audit.regenerate_sample(clean, RECIPE, count, silent)
 
 
 # Alignment

@@ -328,7 +328,7 @@ def test_a_hub_that_stays_away_is_one_line_and_the_next_run_goes_on(hub, tmp_pat
     folder, home = made(tmp_path / "dataset"), tmp_path / "home"
     hub.fail("POST .*/commit/", 503, 10**6, Retry_After="0")
     line = refused(start(hub, "publish", folder, None, False, home=home))
-    assert line.startswith(f"the Hub answers 503 for dataset {REPO}, also after several tries; run again")
+    assert line.startswith(f"the Hub returned HTTP status 503 for dataset {REPO} after several attempts; run again")
     assert len(hub.lines("/commit/")) == (6 if hub.xet else 1)
     hub.faults.clear()
     hub.requests.clear()
@@ -362,7 +362,7 @@ def test_a_card_that_the_hub_refuses_is_one_line(lfs, tmp_path):
     manifest["files"][schema.CARD] = file_sha256(folder / schema.CARD)
     write_json(folder / schema.MANIFEST, manifest)
     line = refused(start(lfs, "publish", folder, None, False, home=home))
-    assert f"the Hub refuses the card of dataset {REPO}" in line and '"license" must be' in line
+    assert f"the Hub rejected the card of dataset {REPO}" in line and '"license" must be' in line
 
 
 def test_a_hub_out_of_reach_is_one_line(lfs, tmp_path):
@@ -394,12 +394,12 @@ def damaged(folder, how):
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("no manifest", "was not built to its end"),
+        ("no manifest", "build did not finish"),
         ("no file", "is missing; remove .* and build or download it again"),
         ("cut", "the manifest says"),
         ("changed", "the manifest says"),
         ("no card", "does not list README.md"),
-        ("outside", "outside of its folder"),
+        ("outside", "outside its folder"),
     ],
 )
 def test_a_folder_that_is_not_whole_is_not_published(tmp_path, how, says):

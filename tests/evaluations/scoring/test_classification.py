@@ -16,7 +16,7 @@ from benchmark.evaluations.scoring.classification import (
     score_predictions,
     values,
 )
-from benchmark.interfaces import DatasetIdentity, LabelledImages
+from benchmark.interfaces import DatasetIdentity, LabeledImages
 
 TOP1 = Dataset("top1-set", "org/a", "mit", labels=("kind",))
 BY_CLASS = dataclasses.replace(TOP1, name="class-set", metric="mean_per_class")
@@ -31,7 +31,7 @@ def _rows(monkeypatch):
 
 def images(split, labels):
     identity = DatasetIdentity("org/a", "r", split, len(labels), "i")
-    return LabelledImages("a", identity, lambda row: np.zeros((2, 2, 3), np.uint8), {"label": labels})
+    return LabeledImages("a", identity, lambda row: np.zeros((2, 2, 3), np.uint8), {"label": labels})
 
 
 def task(row, train, test):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmark.errors import UserError
-from benchmark.interfaces import DatasetIdentity, Geometry, LabelledImages
+from benchmark.interfaces import DatasetIdentity, Geometry, LabeledImages
 from benchmark.models.loading.frozen import SHARD, TILE, FrozenEncoder
 from benchmark.transforms.evaluation import EvaluationTransform
 
@@ -46,9 +46,9 @@ class Joint(Net):
         return nn.functional.normalize(torch.tensor([[len(text), len(set(text)), 1.0] for text in texts]), dim=1)
 
 
-def pictures(n=10, identity=IDENTITY, **columns) -> LabelledImages:
+def pictures(n=10, identity=IDENTITY, **columns) -> LabeledImages:
     content = np.random.default_rng(0).integers(0, 256, (n, 4, 4, 3), np.uint8)
-    return LabelledImages("set", dataclasses.replace(identity, n=n), lambda row: content[row], columns)
+    return LabeledImages("set", dataclasses.replace(identity, n=n), lambda row: content[row], columns)
 
 
 def encoder(network=None, store=None, **changes) -> FrozenEncoder:
