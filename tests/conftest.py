@@ -1,4 +1,4 @@
-"""One thread, no network, and two small datasets made by the real builder."""
+"""Shared fixtures: single-threaded, offline tests, and two small datasets built by the real builder."""
 
 import os
 
@@ -27,19 +27,19 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of `tests.fixtures.small_datasets.RECIPE`, built once; read it, never write to it."""
+    """Folder of `tests.fixtures.small_datasets.RECIPE`, built once; treat it as read-only."""
     return build(RECIPE, tmp_path_factory.mktemp("data"), [""], lambda *_: None)
 
 
 @pytest.fixture
 def small_data(small_dataset: Path) -> CaptionImageDataset:
-    """The small dataset, opened."""
+    """The small dataset, opened for training."""
     return CaptionImageDataset(small_dataset, RECIPE.revision)
 
 
 @pytest.fixture(scope="session")
 def numbered_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of `tests.fixtures.small_datasets.NUMBERED`, in three Parquet files; read it, never write to it."""
+    """Folder of `tests.fixtures.small_datasets.NUMBERED`, in three Parquet files; treat it as read-only."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "SHARD_CAPTIONS", 64)
         return build(NUMBERED, tmp_path_factory.mktemp("data"), [""], lambda *_: None)

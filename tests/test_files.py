@@ -9,14 +9,14 @@ from benchmark.errors import UserError
 from benchmark.files import atomic_replace, write_bytes, write_json
 
 
-def test_file_is_whole_under_its_name_and_alone(tmp_path):
+def test_write_creates_folders_and_leaves_no_temporary_file(tmp_path):
     path = tmp_path / "new" / "folder" / "file.bin"
     write_bytes(path, b"content")
     assert path.read_bytes() == b"content"
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_nothing_stands_under_the_name_before_all_is_written_and_synced(tmp_path, monkeypatch):
+def test_file_appears_only_after_it_is_written_and_synced(tmp_path, monkeypatch):
     path = tmp_path / "file.bin"
     synced = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
@@ -30,7 +30,7 @@ def test_nothing_stands_under_the_name_before_all_is_written_and_synced(tmp_path
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
-def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
+def test_failure_keeps_the_old_file_and_removes_the_temporary_file(tmp_path, error):
     path = tmp_path / "file.bin"
     write_bytes(path, b"old")
     with pytest.raises(type(error)), atomic_replace(path) as temporary:
@@ -39,20 +39,22 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
+def test_full_disk_is_a_one_line_user_error(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "file.bin"
     write_bytes(path, b"old")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"cannot write .*/file\.bin: No space left on device; free some space") as told:
+    with pytest.raises(
+        UserError, match=r"cannot write .*/file\.bin: No space left on device; free some space"
+    ) as raised:
         write_bytes(path, b"new")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_folder_that_is_a_file(tmp_path):
+def test_parent_that_is_a_file_is_a_user_error(tmp_path):
     (tmp_path / "folder").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*/folder/deep/file\.bin: .*choose another folder"):
         write_bytes(tmp_path / "folder" / "deep" / "file.bin", b"")
@@ -67,7 +69,7 @@ def test_two_writers_do_not_share_a_temporary_file(tmp_path):
     assert path.read_bytes() == b"first"  # the outer block ends last
 
 
-def test_json_is_the_same_for_the_same_value(tmp_path):
+def test_json_does_not_depend_on_key_order(tmp_path):
     path = tmp_path / "value.json"
     write_json(path, {"b": 1, "a": [0.1, "é"]})
     text = path.read_text()
@@ -77,7 +79,7 @@ def test_json_is_the_same_for_the_same_value(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"x": np.float64("nan")}])
-def test_json_without_nan(tmp_path, value):
+def test_json_rejects_nan_and_infinity(tmp_path, value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "value.json", value)
     assert list(tmp_path.iterdir()) == []

@@ -31,7 +31,7 @@ def test_mirror_is_searched_after_builds(machine, monkeypatch):
     assert len(roots()) == 2
 
 
-def test_empty_variable_is_no_mirror(machine, monkeypatch):
+def test_empty_variable_is_ignored(machine, monkeypatch):
     monkeypatch.setenv("SYNREP_DATA", "")
     make(machine, "org/name")
     assert len(roots()) == 1
@@ -39,7 +39,7 @@ def test_empty_variable_is_no_mirror(machine, monkeypatch):
         dataset_folder("org/name", "r")
 
 
-def test_a_file_is_no_dataset(machine):
+def test_a_file_is_not_a_dataset_folder(machine):
     (machine / "data" / "org").mkdir(parents=True)
     (machine / "data" / "org" / "name").write_text("")
     with pytest.raises(MissingDataset):
@@ -47,27 +47,27 @@ def test_a_file_is_no_dataset(machine):
 
 
 def test_missing_dataset_says_how_to_get_it(machine):
-    with pytest.raises(MissingDataset, match=r"org/name is neither in data/ nor in \$SYNREP_DATA") as told:
+    with pytest.raises(MissingDataset, match=r"org/name is neither in data/ nor in \$SYNREP_DATA") as raised:
         dataset_folder("org/name", "0123abc")
-    assert "`synrep data download org/name --revision 0123abc`" in str(told.value)
-    assert isinstance(told.value, UserError) and "\n" not in str(told.value)
+    assert "`synrep data download org/name --revision 0123abc`" in str(raised.value)
+    assert isinstance(raised.value, UserError) and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["scenes-toy-2k-l1", "scenes-toy-real", "cc12m-10k-w2", "cc3m-real-1m"])
-def test_missing_datasets_of_a_recipe_are_built_by_their_name(machine, name):
-    recipe.find(name)  # there is one
+def test_missing_datasets_of_a_recipe_name_the_build_command(machine, name):
+    recipe.find(name)  # the recipe exists
     with pytest.raises(MissingDataset, match=rf"build it with `synrep data build {name}`"):
         dataset_folder(f"synrep-bench/{name}", "r")
 
 
 @pytest.mark.parametrize("name", ["scenes-toy", "scenes-objects"])
-def test_missing_scenes_are_built_by_the_command_named(machine, name):
-    """One command for the training set and the evaluation sets: what is finished is kept."""
+def test_missing_scenes_name_the_build_command(machine, name):
+    """One command builds the training set and the evaluation sets; finished ones are kept."""
     with pytest.raises(MissingDataset, match=r"build it with `synrep data build toy scenes-evaluation`"):
         dataset_folder(f"synrep-bench/{name}", "r")
 
 
-def test_originals_lie_beside_the_mirror_and_are_not_on_the_hub(machine, monkeypatch):
+def test_originals_are_found_in_the_mirror_and_downloaded_by_hand(machine, monkeypatch):
     with pytest.raises(
         MissingDataset, match=r"originals/flowers is neither.*download its files by hand: `synrep data download -"
     ):
@@ -77,6 +77,6 @@ def test_originals_lie_beside_the_mirror_and_are_not_on_the_hub(machine, monkeyp
     assert dataset_folder("originals/flowers", "") == made
 
 
-def test_who_knows_better_says_how_to_get_it(machine):
+def test_a_given_hint_replaces_the_default_one(machine):
     with pytest.raises(MissingDataset, match=r"nor in \$SYNREP_DATA; ask Ann$"):
         dataset_folder("org/name", "r", "ask Ann")

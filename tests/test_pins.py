@@ -1,8 +1,8 @@
-"""What may move only on purpose: fingerprints, revisions, protocol hashes, seeds, and the weights of a short run.
+"""Pinned values: fingerprints, revisions, protocol hashes, seeds, and the weights of a short run.
 
-`tests/pins.json` holds them. A change that moves one of them raises a version and says so in CHANGELOG.md; then
-`python -m tests.test_pins` writes the file anew. Hashes are compared exactly. Weights are compared by two numbers for
-each method, within what processors may round differently.
+`tests/pins.json` contains them. A change to one of them needs a new version and an entry in CHANGELOG.md; then run
+`python -m tests.test_pins` to update the file. Hashes are compared exactly. Weights are compared by two numbers per
+method, up to rounding differences between processors.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ ROWS = "A dog on a beach.\thttps://example.org/1\n  A  cat\thttps://example.org/
 
 
 def fingerprints() -> dict[str, str]:
-    """Every official run at every size, where no captions are prepared; of a size one hash over all its runs."""
+    """Return the fingerprint of every official run at every scale, without prepared captions."""
     found = {f"{run.name} v{run.version}": create.fingerprint(run) for run in experiments.find("smoke")}
     for file in ("main", "language", "ablations"):
         for size in SCALES:
@@ -49,7 +49,7 @@ def fingerprints() -> dict[str, str]:
 
 
 def recipes() -> dict[str, Any]:
-    """The declaration of every recipe but its captions, and the whole revision of those of the toy world."""
+    """Return the declaration of every recipe without its captions, and the revision of the toy recipes."""
     found: dict[str, Any] = {}
     for name in recipe.names():
         for variant in ("", "-10k", "-25k-l4", "-full", "-mixed", "-1m-l2-w7.5"):
@@ -66,7 +66,7 @@ def recipes() -> dict[str, Any]:
 
 
 def prepared() -> dict[str, str]:
-    """Captions of a small list, and the revision of a recipe of them."""
+    """Return the hashes of a small prepared list of captions, and the revision of its recipe."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "list.tsv").write_text(ROWS)
@@ -76,7 +76,7 @@ def prepared() -> dict[str, str]:
 
 
 def protocols() -> dict[str, str]:
-    """The hash of every preset of every evaluation."""
+    """Return the protocol hash of every preset of every evaluation."""
     package = "benchmark.evaluations"
     return {
         f"{name} {evaluation.preset} v{evaluation.version}": create.protocol_hash(evaluation)
@@ -86,7 +86,7 @@ def protocols() -> dict[str, str]:
 
 
 def seeds() -> dict[str, Any]:
-    """What everything random is drawn from."""
+    """Return samples of all seeded random generators."""
     revision = "ab" * 20
     episodes = few_shot.episodes("digits", "ssl-transfer", 3)
     assert not isinstance(episodes, Skipped)
@@ -103,7 +103,7 @@ def seeds() -> dict[str, Any]:
 
 
 def weights(data: CaptionImageDataset, folder: Path) -> dict[str, list[float]]:
-    """Of each method after three steps: the mean size of a weight, and a fixed random projection of all of them."""
+    """Return the mean absolute weight and a fixed random projection of the weights of each method after three steps."""
     found = {}
     for name in plugins.names("baselines"):
         train_here(experiment(name, steps=3), data, folder / name)
@@ -117,7 +117,7 @@ def weights(data: CaptionImageDataset, folder: Path) -> dict[str, list[float]]:
 
 
 def open_small(root: Path) -> CaptionImageDataset:
-    """The small dataset, built below `root`."""
+    """Build the small dataset below `root` and open it."""
     return CaptionImageDataset(
         build(small_datasets.RECIPE, root, [""], lambda *_: None), small_datasets.RECIPE.revision
     )
@@ -129,14 +129,14 @@ def pins() -> dict[str, Any]:
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine without data."""
+    """Make no datasets available."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SYNREP_DATA", raising=False)
 
 
 @pytest.mark.usefixtures("nowhere")
 @pytest.mark.parametrize("pinned", [fingerprints, recipes, prepared, protocols, seeds])
-def test_what_is_pinned_has_not_moved(pinned: Callable[[], Any]) -> None:
+def test_pinned_values_are_unchanged(pinned: Callable[[], Any]) -> None:
     assert pinned() == pins()[pinned.__name__]
 
 
@@ -149,7 +149,7 @@ def test_a_short_run_of_every_method_gives_the_same_weights(small_data: CaptionI
 
 
 def main() -> None:
-    """Write the pins anew."""
+    """Update the pinned values."""
     torch.set_num_threads(1)
     os.environ.pop("SYNREP_DATA", None)
     with tempfile.TemporaryDirectory() as folder:

@@ -6,24 +6,24 @@ from benchmark import schema
 from benchmark.errors import UserError, unknown
 
 
-def test_manifest_comes_back_as_it_was_written(tmp_path):
+def test_manifest_round_trip(tmp_path):
     manifest = schema.Manifest("org/name", "abc", {"train": 3}, 4, {"README.md": "00"}, {"version": 1})
     (tmp_path / schema.MANIFEST).write_text(json.dumps(manifest.as_json()))
     assert schema.read_manifest(tmp_path) == manifest
 
 
-def test_names_sort_as_they_are_numbered():
+def test_file_names_sort_by_index():
     names = [schema.shard_name("train", index, 12_000) for index in range(12_000)]
     assert names == sorted(names) and names[3] == "data/train-00003-of-12000.parquet"
     assert schema.index_name("train", 3) == "index/train-00003.npy"
 
 
-def test_a_shard_holds_whole_units():
+def test_a_shard_contains_whole_units():
     assert schema.SHARD_CAPTIONS % schema.UNIT_CAPTIONS == 0
     assert (schema.UNIT_CAPTIONS, schema.SHARD_CAPTIONS) == (64, 2048)
 
 
-def test_missing_manifest_says_that_the_build_did_not_end(tmp_path):
+def test_missing_manifest_means_an_unfinished_build(tmp_path):
     with pytest.raises(UserError, match=r"dataset\.json is missing: the dataset build did not finish"):
         schema.read_manifest(tmp_path)
 
@@ -33,14 +33,14 @@ def test_errors_are_one_line_and_list_the_choices():
     assert str(unknown("method", "x", ["b", "a"])) == "unknown method 'x'; choose one of: a, b"
 
 
-def test_a_manifest_without_its_files_is_one_line(tmp_path):
+def test_a_malformed_manifest_is_a_user_error(tmp_path):
     broken = {"repo": "a/b", "revision": "1", "rows": {}, "images_per_row": 1, "files": None, "recipe": {}}
     (tmp_path / "dataset.json").write_text(json.dumps(broken))
     with pytest.raises(UserError, match="not a dataset manifest"):
         schema.read_manifest(tmp_path)
 
 
-def test_content_is_that_of_rows_and_indices_and_not_of_card_or_sheet():
+def test_content_hash_covers_data_and_index_files_only():
     files = {"README.md": "1", "sheet.png": "2", "data/a.parquet": "3", "index/a.npy": "4"}
     content = schema.Manifest("o/n", "r", {}, 1, files, {}).content_sha256
     for name in files:

@@ -1,4 +1,4 @@
-"""The unmodified clients against `tests.fixtures.fake_hub`, in processes of their own."""
+"""Tests of `tests.fixtures.fake_hub` with the unmodified clients, in separate processes."""
 
 import subprocess
 import sys
@@ -99,7 +99,7 @@ def test_datasets_are_pushed_loaded_and_streamed(hub, tmp_path):
     assert bool(hub.lines("xet-write-token")) is hub.xet and bool(hub.lines("xet-read-token")) is hub.xet
 
 
-def test_huggingface_hub_gets_what_the_hub_answers(hub, tmp_path):
+def test_huggingface_hub_client_works_with_the_fake_hub(hub, tmp_path):
     model = tmp_path / "model"
     (model / "unet").mkdir(parents=True)
     (model / "unet" / "weights.bin").write_bytes(b"weights")
@@ -126,7 +126,7 @@ def test_reading_needs_no_token_unless_the_repository_is_private(tmp_path):
             run(hub, code, tmp_path, token="hf_wrong")
 
 
-def test_faults_hold_as_often_as_they_are_asked_for(tmp_path):
+def test_faults_occur_the_given_number_of_times(tmp_path):
     code = "from huggingface_hub import HfApi; print(HfApi().whoami()['name'])"
     with Hub(tmp_path / "hub") as hub:
         hub.fail("whoami", 503)
@@ -139,7 +139,7 @@ def test_faults_hold_as_often_as_they_are_asked_for(tmp_path):
         assert len(hub.lines("GET /api/whoami-v2")) == 3
 
 
-def test_a_damaged_file_has_another_checksum(tmp_path):
+def test_a_corrupted_file_has_another_checksum(tmp_path):
     (tmp_path / "data").mkdir()
     for name in ("good.bin", "bad.bin"):
         (tmp_path / "data" / name).write_bytes(b"content")
