@@ -31,7 +31,7 @@ def main() -> NoReturn:
     """Run the command line and exit; a user error prints one line and exits with code 2."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if app(standalone_mode=False) == INTERRUPTED:
+        if app(prog_name="synrep", standalone_mode=False) == INTERRUPTED:
             raise KeyboardInterrupt
         sys.stdout.flush()
     except UserError as error:

@@ -157,7 +157,11 @@ def _reporting_dead_workers() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise UserError(f"a data-loader worker died, possibly out of memory: {error}; run again") from None
+        raise _dead_worker(str(error)) from None
+
+
+def _dead_worker(reason: str) -> UserError:
+    return UserError(f"a data-loader worker died, possibly out of memory: {reason}; run again")
 
 
 def _load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig) -> Iterator[RawBatch]:
@@ -174,8 +178,13 @@ def _load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig)
         iterator = iter(loader)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield from iterator
+        return
     except UserError as error:  # raised in a worker: torch adds the traceback to the message
         raise UserError(str(error).rpartition("UserError: ")[2]) from None
+    except (ConnectionError, EOFError) as error:  # a worker died while it handed over a batch
+        reason = str(error)
+    del iterator  # before torch notices the death in a signal handler, which may run after this function
+    raise _dead_worker(reason)
 
 
 def _optimizer(model: Model, settings: AdamW) -> torch.optim.AdamW:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.data import dataloader
 
 from benchmark import plugins
 from benchmark.errors import UserError
@@ -326,6 +327,19 @@ def test_a_worker_that_is_killed_is_one_line(small_dataset: Path, tmp_path: Path
     data = CaptionImageDataset(small_dataset, RECIPE.revision)
     with pytest.raises(UserError, match="a data-loader worker died, possibly out of memory"):
         train_here(experiment("simclr", steps=400), data, tmp_path, execution=ExecutionConfig(workers=2), stop=stop)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
+def test_the_death_of_a_worker_that_hands_over_a_batch_is_one_line(
+    error: type[Exception], small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(_loader: object) -> None:
+        raise error("connection reset")
+
+    monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter, "_get_data", get)
+    with pytest.raises(UserError, match="a data-loader worker died, possibly out of memory"):
+        train_here(experiment("simclr", steps=4), small_data, tmp_path, execution=ExecutionConfig(workers=2))
+    assert readers() == []
 
 
 def test_the_death_of_a_worker_is_one_line_wherever_it_is_noticed(
