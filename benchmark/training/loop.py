@@ -10,7 +10,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import torch
@@ -115,8 +115,8 @@ def _run_steps(run: "Trainer", on_step: StepCallback, stop: Callable[[], bool], 
     save_duration, logged_step = 0.0, run.step
     health_note = ""
     run.model.train()
-    try:
-        for raw in run.remaining_batches():
+    with contextlib.closing(run.logger), contextlib.closing(run.remaining_batches()) as batches:
+        for raw in batches:
             with run.execution.oom_guard(len(raw.caption_ids_V)):
                 batch = raw.render_on(run.execution.device)
                 scalars, stopped = run.train_step(batch, stop())
@@ -142,8 +142,6 @@ def _run_steps(run: "Trainer", on_step: StepCallback, stop: Callable[[], bool], 
                 save_duration = saved_at - now
             if stopped:
                 raise KeyboardInterrupt
-    finally:
-        run.logger.close()
 
 
 @contextlib.contextmanager
@@ -164,8 +162,8 @@ def _dead_worker(reason: str) -> UserError:
     return UserError(f"a data-loader worker died, possibly out of memory: {reason}; run again")
 
 
-def _load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig) -> Iterator[RawBatch]:
-    """Yield the raw batches from step `start` on."""
+def _load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig) -> Generator[RawBatch, None, None]:
+    """Yield the raw batches from step `start` on; closing the generator ends the workers."""
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -173,18 +171,19 @@ def _load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig)
         num_workers=min(execution.workers, max(1, PREFETCH_BYTES // (2 * batches.bytes))) if execution.workers else 0,
         pin_memory=execution.gpu,
     )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited: workers must ignore signals
+    iterator = iter(loader)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited: workers must ignore signals
-        iterator = iter(loader)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield from iterator
-        return
     except UserError as error:  # raised in a worker: torch adds the traceback to the message
         raise UserError(str(error).rpartition("UserError: ")[2]) from None
     except (ConnectionError, EOFError) as error:  # a worker died while it handed over a batch
-        reason = str(error)
-    del iterator  # before torch notices the death in a signal handler, which may run after this function
-    raise _dead_worker(reason)
+        raise _dead_worker(str(error)) from None
+    finally:
+        if loader.num_workers:
+            # A process that exits while workers are left, which ignore SIGTERM, waits for them forever.
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _optimizer(model: Model, settings: AdamW) -> torch.optim.AdamW:
@@ -248,7 +247,7 @@ class Trainer:
         distributed.broadcast_weights(model)
         model.micro_batch_size = execution.micro_batch_size
 
-    def remaining_batches(self) -> Iterator[RawBatch]:
+    def remaining_batches(self) -> Generator[RawBatch, None, None]:
         """Yield the batches of the remaining steps."""
         return _load_batches(self.batches, self.step, self.execution)
 

@@ -342,6 +342,22 @@ def test_the_death_of_a_worker_that_hands_over_a_batch_is_one_line(
     assert readers() == []
 
 
+def test_an_error_ends_the_workers_although_its_traceback_is_kept(
+    small_data: CaptionImageDataset, tmp_path: Path
+) -> None:
+    """They ignore SIGTERM, so the exit of a process that kept them would wait for them forever."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as kept:
+        train_here(
+            experiment("simclr", steps=40), small_data, tmp_path, execution=ExecutionConfig(workers=2), on_step=fail
+        )
+    assert readers() == []
+    assert kept.traceback
+
+
 def test_the_death_of_a_worker_is_one_line_wherever_it_is_noticed(
     small_data: CaptionImageDataset, tmp_path: Path
 ) -> None:
