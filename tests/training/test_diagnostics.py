@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from benchmark.errors import UserError
 from benchmark.nn import distributed
@@ -18,6 +19,12 @@ from benchmark.training.diagnostics import SpikeDetector, health
 from benchmark.training.loggers import MetricsLogger
 
 # Loggers
+
+
+@pytest.fixture(autouse=True)
+def _first_event_file(monkeypatch):
+    """Number event files from 0: TensorBoard sorts those of one second by name, number 10 before number 9."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 def lines(folder):
