@@ -153,7 +153,7 @@ def _reporting_dead_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not str(error).startswith("DataLoader worker (pid"):
             raise
         raise _dead_worker(str(error)) from None
 
@@ -179,6 +179,8 @@ def _load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig)
     except UserError as error:  # raised in a worker: torch adds the traceback to the message
         raise UserError(str(error).rpartition("UserError: ")[2]) from None
     except (ConnectionError, EOFError) as error:  # a worker died while it handed over a batch
+        if "in DataLoader worker process" in str(error):  # raised by the dataset
+            raise
         raise _dead_worker(str(error)) from None
     finally:
         if loader.num_workers:
