@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,13 +20,14 @@ from tests.release.test_encoder import finished, hub, pushed, run
 __all__ = ["finished", "hub", "pushed", "run", "synrep"]
 
 ROOT = Path(__file__).parents[1]
+FENCED = re.DOTALL | re.MULTILINE
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 MODELS = ("smoke/stablerep_plus/2/0", "smoke/clip/2/0", "smoke/clip/2/1")
 
 
 def shown(text: str) -> Iterator[str]:
     """The commands in a text's code blocks, without what explains them."""
-    blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, FENCED)
     for block in (block for language, block in blocks if language in {"", "sh", "bash"}):
         for line in block.replace("\\\n", " ").splitlines():
             command = re.split(r"\s+#|;", line.strip())[0]
@@ -176,3 +178,19 @@ def test_the_commands_about_results(checkout: Path, hub: Hub, executed: Callable
         path for path in hub.repo("me/records").revisions[hub.repo("me/records").refs["main"]] if "records/" in path
     ]
     assert len(there) == 8 * len(MODELS), "pushed"
+
+
+@pytest.mark.slow
+def test_the_types_of_the_examples_are_right(tmp_path: Path) -> None:
+    """Each Python block that begins with the path of its file, by the type checker of the project."""
+    files = []
+    for document in DOCUMENTS:
+        for number, block in enumerate(
+            re.findall(r"^```python\n(# \w+/.*?)^```", (ROOT / document).read_text(), FENCED)
+        ):
+            files.append(tmp_path / f"{Path(document).stem.lower()}_{number}.py")
+            files[-1].write_text(block)
+    assert len(files) >= 6
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), *map(str, files)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout

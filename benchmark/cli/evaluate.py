@@ -156,7 +156,7 @@ def _print_differences(runs: "list[EvaluationRun]", chosen: NamedEvaluations) ->
 
 
 def episodes(
-    dataset: Annotated[str, typer.Argument(help="A labelled dataset, such as cifar10.")],
+    dataset: Annotated[str, typer.Argument(help="A labeled dataset, such as cifar10.")],
     preset: Annotated[str, typer.Option(help="Protocol: ssl-transfer or lgssl.")] = "ssl-transfer",
     seed: Annotated[int, typer.Option(min=0, help="Seed for sampling the episodes.")] = 0,
     out: Annotated[Path, typer.Option(help="File to write (.npz).")] = Path("episodes.npz"),

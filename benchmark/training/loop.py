@@ -179,7 +179,7 @@ def _load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig)
     except UserError as error:  # raised in a worker: torch adds the traceback to the message
         raise UserError(str(error).rpartition("UserError: ")[2]) from None
     except (ConnectionError, EOFError) as error:  # a worker died while it handed over a batch
-        if "in DataLoader worker process" in str(error):  # raised by the dataset
+        if not loader.num_workers or "in DataLoader worker process" in str(error):  # raised by the dataset
             raise
         raise _dead_worker(str(error)) from None
     finally:

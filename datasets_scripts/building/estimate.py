@@ -25,7 +25,7 @@ HUB_DOLLARS = 12.0
 SHARE_OF_PEAK = {
     "V100": (0.30, "the StableRep paper, 2.2 s per image"),
     "A100": (0.33, "the StableRep paper, 0.8 s per image"),
-    "H200": (0.38, "expected from smaller batches, not measured"),
+    "H200": (0.38, "smaller batches, not measured"),
 }
 """GPU -> fraction of peak FLOP/s that batched 50-step sampling reaches, and the source; `--probe` measures it."""
 

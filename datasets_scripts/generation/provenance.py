@@ -94,7 +94,7 @@ def _load_signer(files: C2PA) -> tuple[Any, Any]:
         import c2pa
     except ImportError:
         raise UserError(
-            "C2PA signatures need the package c2pa-python; run `pip install 'synrep-bench[c2pa]'`"
+            "C2PA signatures need the package c2pa-python; run `pip install --editable '.[c2pa]'`"
         ) from None
     try:
         chain, key = files.certificates.read_bytes(), files.key.read_bytes()

@@ -435,7 +435,7 @@ def test_a_client_that_cannot_write_is_one_line(run, hub, refused, monkeypatch, 
 
 def test_a_repository_without_write_access_is_one_line(run, hub, refused):
     line = refused(run, "others/pair")
-    assert line.startswith("this token has no write access to model others/pair")
+    assert line.startswith("this token has no access to model others/pair")
 
 
 @pytest.mark.parametrize(

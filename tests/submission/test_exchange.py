@@ -482,7 +482,7 @@ def test_offline_mode_and_invalid_tokens(hub, here, said, monkeypatch, word, how
 
 def test_push_needs_a_token_with_write_permission(hub, here, said, monkeypatch):
     (line,) = said("push", "others/records", "--results", here, fails=True)
-    assert line.startswith("this token has no write access to dataset others/records")
+    assert line.startswith("this token has no access to dataset others/records")
     monkeypatch.delenv("HF_TOKEN")
     (line,) = said("push", REPO, "--results", here, fails=True)
     assert line == f"writing to dataset {REPO} needs a token; run `hf auth login` or set HF_TOKEN"
@@ -498,8 +498,8 @@ def test_invalid_repository_names(hub, here, said, word, name):
 @pytest.mark.parametrize(
     ("status", "line"),
     [
-        (401, "this token has no write access"),
-        (403, "this token has no write access"),
+        (401, "this token has no access"),
+        (403, "this token has no access"),
         (404, "the Hub returned HTTP status 404 for dataset"),
         (503, "the Hub returned HTTP status 503 for dataset"),
         (CUT, "the Hub cannot be reached for dataset"),
@@ -613,7 +613,7 @@ def test_corrupted_upload_of_a_site_is_detected(hub, site, name):
 
 @pytest.mark.parametrize(
     ("status", "line"),
-    [(403, "no write access to space"), (503, "returned HTTP status 503"), (CUT, "cannot be reached"), (412, "by")],
+    [(403, "no access to space"), (503, "returned HTTP status 503"), (CUT, "cannot be reached"), (412, "by")],
 )
 def test_errors_of_the_hub_while_publishing_are_one_line(hub, site, status, line):
     hub.fail("POST .*/commit/", status, 10**6, Retry_After="0")
@@ -625,7 +625,7 @@ def test_errors_of_the_hub_while_publishing_are_one_line(hub, site, status, line
 def test_publish_needs_the_network_and_a_token(hub, site, monkeypatch):
     with pytest.raises(UserError, match="expected the space's name on the Hub as ORG/NAME, found 'board'"):
         space.publish_space(site, "board", quiet)
-    with pytest.raises(UserError, match="no write access to space others/board"):
+    with pytest.raises(UserError, match="no access to space others/board"):
         space.publish_space(site, "others/board", quiet)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match="writing to space me/board needs a token"):

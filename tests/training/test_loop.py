@@ -342,16 +342,21 @@ def test_the_death_of_a_worker_that_hands_over_a_batch_is_one_line(
     assert readers() == []
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("error", [RuntimeError, EOFError, ConnectionResetError])
 def test_an_error_of_the_dataset_is_not_the_death_of_a_worker(
-    error: type[Exception], small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: type[Exception],
+    workers: int,
+    small_data: CaptionImageDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def read(*_: object) -> None:
         raise error("from the dataset")
 
     monkeypatch.setattr(loop.BatchDataset, "__getitem__", read)
     with pytest.raises(error, match="from the dataset"):
-        train_here(experiment("simclr", steps=4), small_data, tmp_path, execution=ExecutionConfig(workers=1))
+        train_here(experiment("simclr", steps=4), small_data, tmp_path, execution=ExecutionConfig(workers=workers))
 
 
 def test_an_error_ends_the_workers_although_its_traceback_is_kept(

@@ -343,7 +343,7 @@ def test_hub_refusals_are_one_line(lfs, tmp_path):
     clients = {
         "needs a token; run `hf auth login` or set HF_TOKEN": start(lfs, *go, home=home, token=None),
         "the Hub rejected this token": start(lfs, *go, home=home, token="hf_wrong"),
-        "this token has no write access to dataset somebody/else": start(lfs, *other, home=home),
+        "this token has no access to dataset somebody/else": start(lfs, *other, home=home),
         "set HF_HUB_DISABLE_XET=1": start(lfs, *go, home=home, HF_HUB_DISABLE_XET="0"),
         "HF_HUB_OFFLINE=1": start(lfs, *go, home=home, HF_HUB_OFFLINE="1"),
         "as ORG/NAME, found 'a/b/c'": start(lfs, "publish", folder, "a/b/c", False, home=home),
