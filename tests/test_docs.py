@@ -59,6 +59,7 @@ def parsed(words: list[str]) -> None:
         command.make_context("synrep", list(words), parent=context)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_in_a_code_block_has_the_words_that_the_command_line_knows(document: str) -> None:
     commands = list(shown((ROOT / document).read_text()))

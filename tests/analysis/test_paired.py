@@ -158,6 +158,7 @@ def groups(out: Path, method: str, seeds: Sequence[np.ndarray], label: np.ndarra
     return found
 
 
+@pytest.mark.slow
 def test_best_and_worst_class_use_a_paired_bootstrap(tmp_path: Path) -> None:
     """Compare with a bootstrap over single images, for two models with two seeds each."""
     generator = np.random.default_rng(8)

@@ -186,6 +186,7 @@ PARAMETERS = {
 """Number of parameters of each method at full size, with momentum copies."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_full_size_model_is_a_vit_b16(name):
     """The keys below `vit.` are those of timm, so that released weights can be loaded."""
@@ -234,6 +235,7 @@ def test_order_of_captions_in_the_batch_does_not_matter(name):
     torch.testing.assert_close(model.loss(rolled)["loss"], model.loss(batch)["loss"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @each_method
 def test_micro_batches_do_not_change_loss_and_gradients(name):
     """No network gets more than a micro-batch, momentum encoders and text towers included."""
@@ -257,6 +259,7 @@ def test_micro_batches_do_not_change_loss_and_gradients(name):
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @each_method
 def test_bfloat16_autocast_changes_little(name):
     """Networks compute in bfloat16, as on a GPU; the state of the model stays in float32."""

@@ -115,6 +115,7 @@ def test_loss_does_not_depend_on_caption_and_image_ids(model):
     torch.testing.assert_close(model.loss(replace(views(), image_ids_V=torch.zeros(12)))["loss"], wanted)
 
 
+@pytest.mark.slow
 def test_loss_falls_on_held_out_images():
     model, batch = trained(METHOD), contract.toy_batch(METHOD, seed=1000)
     with torch.no_grad():

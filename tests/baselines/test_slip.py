@@ -59,6 +59,7 @@ def test_image_loss_does_not_depend_on_texts(model):
     assert found["text_loss"] != wanted["text_loss"]
 
 
+@pytest.mark.slow
 def test_both_losses_are_those_of_clip_and_simclr(model):
     """With the same weights, the losses on the respective crops are equal."""
     batch, values = views(), model.loss(views())

@@ -82,6 +82,7 @@ def test_shares_are_finished_by_the_last(tmp_path: Path, synrep: Synrep, small_r
     assert "other shares are missing" in first and "640 images" in last
 
 
+@pytest.mark.slow
 def test_dataset_is_checked_and_a_sample_regenerated(small_dataset: Path, synrep: Synrep, small_recipe: None) -> None:
     code, shown, error = synrep("data", "check", small_dataset, "--sample", 8, "--workers", 1)
     assert (code, error) == (0, "")

@@ -69,6 +69,7 @@ def imported(error: str) -> set[str]:
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in error.splitlines() if "import time:" in line}
 
 
+@pytest.mark.slow
 def test_help_imports_no_heavy_package() -> None:
     ran = subprocess.run(
         [sys.executable, "-X", "importtime", SYNREP, "--help"], capture_output=True, text=True, check=True
@@ -78,6 +79,7 @@ def test_help_imports_no_heavy_package() -> None:
     assert all(command in ran.stdout for command in ("list", "run", "tables", "validate", "check-method", "data"))
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy() -> None:
     script = """
 import sys
@@ -192,6 +194,7 @@ def test_what_is_not_known_is_one_line_with_the_choices(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_script_itself_fails_in_one_line() -> None:
     ran = subprocess.run([SYNREP, "check-method", "nosuch"], capture_output=True, text=True, check=False)
     assert ran.stdout == ""
@@ -364,6 +367,7 @@ def test_output_that_cannot_be_written_is_one_line(records: Path) -> None:
 # Methods
 
 
+@pytest.mark.slow
 def test_check_says_what_it_checked(synrep: Synrep) -> None:
     code, shown, error = synrep("check-method", "stablerep")
     assert (code, error) == (0, "")

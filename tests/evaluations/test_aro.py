@@ -128,6 +128,7 @@ def test_the_true_caption_must_beat_all_four_false_ones(mirror):
         assert measure(subject, ORDER).scores["micro"].value == 0.0
 
 
+@pytest.mark.slow
 def test_noise_is_at_chance(mirror):
     write_relation(mirror)
     write_order(mirror)

@@ -68,6 +68,7 @@ def clouds(n, m, dimensions, classes, seed=0, offset=0.0):
     return train, labels, test, truth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.0, 2.0, 300.0])
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
 def test_predictions_match_a_reference_loop(offset, temperature):

@@ -66,6 +66,7 @@ def test_a_constant_encoder_is_never_above_chance(toy, preset):
     assert np.isfinite(scores.details.get("gradient", [0])).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_noise_is_at_chance_although_it_can_be_memorized(toy, preset):
     """256 dimensions can fit any labels of 360 images: a test row that leaks into training would be always correct."""
@@ -73,6 +74,7 @@ def test_noise_is_at_chance_although_it_can_be_memorized(toy, preset):
     assert scores.scores["top1"].value < 0.45
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_predictions_give_the_scores(toy, preset):
     scores = measure(noisy_labels(), TOY[preset])
@@ -212,6 +214,7 @@ def test_ties_select_the_stronger_penalty(toy):
     assert scores.details["chosen"] == min(ones)
 
 
+@pytest.mark.slow
 def test_a_constant_dimension_does_not_change_the_score(toy):
     alive, dead = noisy_labels(), noisy_labels()
     image = dead._image
@@ -221,6 +224,7 @@ def test_a_constant_dimension_does_not_change_the_score(toy):
     assert (Standardizer.fit(x_ND)(x_ND) == 0).all()
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_features_does_not_change_predictions(toy):
     plain, scaled = noisy_labels(), noisy_labels()
     image = scaled._image
@@ -228,6 +232,7 @@ def test_the_scale_of_the_features_does_not_change_predictions(toy):
     assert (measure(plain).predictions["prediction"] == measure(scaled).predictions["prediction"]).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_details_document_the_solver(toy):
     details = measure(noisy_labels()).details
     assert len(details["iterations"]) == len(details["gradient"]) == len(details["converged"]) == 46
@@ -245,6 +250,7 @@ def test_details_document_the_solver(toy):
 # StableRep's heads
 
 
+@pytest.mark.slow
 def test_stablerep_selects_head_and_epoch_on_the_test_split_and_records_it(toy):
     scores = measure(noisy_labels(), TOY["stablerep"])
     checks = scores.details["checks"]
@@ -257,6 +263,7 @@ def test_stablerep_selects_head_and_epoch_on_the_test_split_and_records_it(toy):
     assert scores.details["chosen"] == {"rate": rate, "epoch": first["epoch"]}
 
 
+@pytest.mark.slow
 def test_the_clean_variant_never_trains_on_validation_images(toy, monkeypatch):
     fitted = set()
     subject = noisy_labels()

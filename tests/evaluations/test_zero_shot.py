@@ -232,6 +232,7 @@ def answering(name, answer=lambda at: at) -> Double:
     return Double(image, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_perfect_model_scores_one(copies, name):
     subject = answering(name)

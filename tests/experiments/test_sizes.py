@@ -54,6 +54,7 @@ def test_names_are_unique_lower_case_and_say_file_size_and_method(name: str) -> 
     assert len(comparisons(declared)) == len({each.split("/")[0] for each in names})  # side by side
 
 
+@pytest.mark.slow
 def test_no_two_files_or_sizes_share_a_name() -> None:
     names = [each.name for name in (*EVERY, "smoke") for each in find(name)]
     assert len(set(names)) == len(names)

@@ -99,6 +99,7 @@ def registered(tmp_path, monkeypatch):
     return model
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_registered_model_has_its_weights_tokenizer_mean_and_std(registered) -> None:
     loaded = load("open_clip:tiny-native/plain")
@@ -114,6 +115,7 @@ def test_registered_model_has_its_weights_tokenizer_mean_and_std(registered) -> 
     assert load("open_clip:tiny-native/plain#embedding").origin.slug == "open_clip-tiny-native--plain--embedding"
 
 
+@pytest.mark.slow
 def test_wrong_activation_is_rejected_with_the_right_name(registered, tmp_path) -> None:
     with pytest.raises(UserError, match="trained with QuickGELU; use open_clip:tiny-native-quickgelu/quick"):
         load("open_clip:tiny-native/quick")

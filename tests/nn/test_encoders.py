@@ -21,6 +21,7 @@ def text():
     return TextEncoder(TextTower(width=32, depth=2, heads=2, context=12), 16).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "name", "parameters"),
     [

@@ -43,6 +43,7 @@ def same(first: Batch, second: Batch) -> bool:
 # Several processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize(
     "sampling",
@@ -87,6 +88,7 @@ def test_a_batch_that_cannot_be_shared(world: int, multiple: int, small_data: Ca
 # Raw batches
 
 
+@pytest.mark.slow
 def test_a_raw_batch_contains_each_image_once_as_uint8(numbered_dataset: Path) -> None:
     data = CaptionImageDataset(numbered_dataset, NUMBERED.revision)
     raw = batches(data)[2]
@@ -96,6 +98,7 @@ def test_a_raw_batch_contains_each_image_once_as_uint8(numbered_dataset: Path) -
     assert len(raw.views) == 72
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_raw_batch_can_be_sent_to_another_process(workers: int, small_data: CaptionImageDataset) -> None:
     made = batches(small_data)

@@ -88,6 +88,7 @@ def test_depth_goes_in_a_straight_line(name: str) -> None:
     assert cost_per_view(found, SMALL).flops == pytest.approx(cost._count_flops(found, SMALL), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip", "dino", "mocov3", "stablerep"])
 def test_parameters_are_those_of_the_model(name: str) -> None:
     model = method(name).build(build_vit(SMALL))

@@ -175,6 +175,7 @@ def test_jitter_samples_factors_and_order_of_each_view_independently(monkeypatch
         assert factors.std().item() == pytest.approx((high - low) / math.sqrt(12), rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["flip", "jitter", "grayscale", "blur", "downsample", "solarize"])
 def test_each_step_is_applied_with_its_probability(monkeypatch, step):
     whole(monkeypatch)
@@ -195,6 +196,7 @@ def test_blur_scales_with_the_view(monkeypatch):
     assert 0.1 / 4 <= sigma.min() < 0.04 and 0.48 < sigma.max() <= 2.0 / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 1.0), (0.6, 1.0)])
 @pytest.mark.parametrize("shape", [(64, 64), (48, 90)])
 def test_distribution_of_crops_matches_torchvision(scale, shape):

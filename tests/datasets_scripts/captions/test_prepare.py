@@ -679,6 +679,7 @@ def test_file_without_usable_rows_is_refused(tmp_path):
     refused(TABLE, parquet(tmp_path / "a.parquet", {"text": pa.array([], pa.string())}), tmp_path, r"0 rows \(none\)")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     """A limit of 100 kB per file, which the kernel reports like a full disk."""
     path = parquet(tmp_path / "a.parquet", {"text": [hashlib.sha256(b"%d" % n).hexdigest() for n in range(20_000)]})

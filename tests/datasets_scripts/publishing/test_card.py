@@ -137,6 +137,7 @@ def test_what_was_not_counted_is_not_shown():
     assert table(page, "<h1>")["not drawn"] == "0"
 
 
+@pytest.mark.slow
 def test_the_sheet_is_shown_where_there_is_one():
     assert '<img src="sheet.png"' in rendered(written())
     bare = schema.Manifest(**(MANIFEST.as_json() | {"files": {"README.md": ""}}))

@@ -72,6 +72,7 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_webdataset_has_every_image_with_its_own_caption(tars, stored, tmp_path):
     rows = datasets.load_dataset("webdataset", data_dir=str(tars), split="train", cache_dir=str(tmp_path))
     assert [row["txt"] for row in rows] == [*stored] and len(rows) == CAPTIONS
@@ -115,6 +116,7 @@ def test_imagefolder_has_every_image_with_its_own_caption(images, stored, tmp_pa
     assert len(seen) == CAPTIONS * IMAGES
 
 
+@pytest.mark.slow
 def test_one_root_is_a_dataset_of_its_own(images, tmp_path):
     rows = datasets.load_dataset("imagefolder", data_dir=str(images / "2"), split="train", cache_dir=str(tmp_path))
     assert sorted((number(row["image"]), row["caption"]) for row in rows) == sorted(
@@ -169,6 +171,7 @@ def test_a_caption_with_an_image_that_could_not_be_drawn_is_left_out(failing, tm
         assert f"number {number(image)[0]}" == row["txt" if to == "webdataset" else "caption"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["webdataset", "imagefolder"])
 def test_interrupted_export_resumes_to_the_same_bytes(numbered_dataset, tars, images, tmp_path, monkeypatch, to):
     monkeypatch.setattr(exporting, "MAX_FILES_PER_FOLDER", 50)
@@ -203,6 +206,7 @@ def test_interrupted_export_resumes_to_the_same_bytes(numbered_dataset, tars, im
     assert files(out) == whole
 
 
+@pytest.mark.slow
 def test_a_folder_of_something_else_is_refused(numbered_dataset, failing, tars, tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UserError, match="is not empty and not an export"):

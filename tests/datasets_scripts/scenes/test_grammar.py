@@ -48,6 +48,7 @@ def crowded():
     return pictures(captions, 4)
 
 
+@pytest.mark.slow
 def test_grammar_is_large_and_counted_exactly():
     kinds = 2 * 8 * 4 * 8
     assert kinds * 6 == grammar.SINGLES
@@ -104,6 +105,7 @@ def test_caption_is_true_of_its_image(world):
     assert not wrong
 
 
+@pytest.mark.slow
 def test_masks_match_the_visible_objects(world):
     """An object is brighter than its surroundings, exactly within its mask."""
     seen = [seen_scenes.visibility(r.image, r, number) for _, r in world for number in range(len(r.masks))]
@@ -118,6 +120,7 @@ def test_misplaced_mask_is_detected(world):
     assert np.mean([seen_scenes.visibility(r.image, r, 0) > 0.99 for r in moved]) < 0.1
 
 
+@pytest.mark.slow
 def test_objects_never_overlap(world, crowded):
     for said, rendering in world + crowded:
         if said.second:
@@ -256,6 +259,7 @@ def test_guidance_up_to_one_has_no_effect():
         assert renderer.render(caption, 11, guidance).image.tobytes() == renderer.render(caption, 11).image.tobytes()
 
 
+@pytest.mark.slow
 def test_guidance_reduces_the_spread_of_factors():
     """The spread of positions is w ** -0.5 of the full range, around the same center."""
     free, guided = factors(1.0), factors(4.0)

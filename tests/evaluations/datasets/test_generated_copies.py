@@ -52,6 +52,7 @@ def checked(evaluation: Evaluation, name: str, subject: Double) -> DatasetScores
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in knn.EVALUATIONS[0].datasets if name not in LARGE])
 def test_knn_reads_every_dataset(copies, monkeypatch, name):
     use(copies, monkeypatch, name)

@@ -84,6 +84,7 @@ def test_splits_match_the_catalog(copies, name, split):
         assert images.read(at).dtype == np.uint8 and images.read(at).shape[2] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CYCLIC_CLASSES)
 def test_images_and_labels_are_aligned(copies, name):
     """Compare the pixels and the class index of each row with those written."""
@@ -190,6 +191,7 @@ def test_the_real_cifar10_has_no_overlap(monkeypatch):
 # Parquet
 
 
+@pytest.mark.slow
 def test_concurrent_reads_match_sequential_reads(copies, monkeypatch):
     monkeypatch.setattr(parquet, "CACHE_BYTES", 1)
     for name in ("cars", "imagenet"):

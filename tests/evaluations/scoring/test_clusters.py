@@ -28,6 +28,7 @@ def test_macro_average_with_units_of_one_row_matches_intervals():
     assert (found.value, found.low, found.high) == pytest.approx((usual.value, usual.low, usual.high))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("within", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("value", [0.5, 0.9])
 def test_the_interval_has_its_nominal_coverage(within, value):

@@ -75,6 +75,7 @@ def margins(generator: np.random.Generator, shift: float) -> Answers:
     return columns | {"group": np.arange(600) % 5, "official": np.arange(600) % 5 < 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "preset", "dataset"), [("aro", "official", "aro-vg-relation"), ("sugarcrepe", "sugar-crepe", "sugarcrepe")]
 )
@@ -84,6 +85,7 @@ def test_rows_of_one_image_are_one_cluster(name: str, preset: str, dataset: str)
     compare(presets(name)[preset], dataset, first, second)
 
 
+@pytest.mark.slow
 def test_captions_of_one_image_are_one_cluster_of_any_size() -> None:
     generator = np.random.default_rng(2)
     captions_U = generator.integers(4, 7, 150)

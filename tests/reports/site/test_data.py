@@ -258,6 +258,7 @@ def stored(html: str) -> dict[Any, Any]:
     return every
 
 
+@pytest.mark.slow
 def test_every_score_of_every_record_is_on_the_page() -> None:
     found = records(8 * 3 * 8)
     expected, there = declared(found), stored(made(found).html)
