@@ -1,8 +1,8 @@
 """Migration of records from schema 3 to schema 4, into another folder.
 
 Schema 4 adds a code for the reason why a dataset was skipped and the split on which a probe's penalty was selected; a
-checksum replaces the seal. Measured values do not change. A predictions file is copied only if it has the SHA-256 in
-its record.
+checksum replaces the seal, whose SHA-256 is checked first. Measured values do not change. A predictions file is copied
+only if it has the SHA-256 in its record.
 """
 
 import json
@@ -66,11 +66,12 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"record {path}: expected a JSON object, found {type(content).__name__}; {hint}")
     version = content.get("schema_version")
+    sealed = {name: value for name, value in content.items() if name != "seal"}
+    seal = content.get("seal")
     if version == store.SCHEMA:
         store.read(path)
     elif version in store.MIGRATABLE:
-        content = {name: value for name, value in content.items() if name != "seal"}
-        content["schema_version"] = store.SCHEMA
+        content = {**sealed, "schema_version": store.SCHEMA}
         if isinstance(content.get("results"), dict):
             content["results"] = {name: _result(result) for name, result in content["results"].items()}
     else:
@@ -83,6 +84,8 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"record {path}: expected finite numbers, found NaN or one above 1e308; {hint}") from error
     store.parse_record(text, str(path), hint)
+    if version != store.SCHEMA and (not isinstance(seal, dict) or seal.get("sha256") != store.checksum(sealed)):
+        raise UserError(f"record {path}: the seal does not match, so the file was edited; {hint}")
     return content
 
 

@@ -1,5 +1,6 @@
 """Tests of the migration of records from schema 3 to schema 4."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -30,14 +31,22 @@ def old(tmp_path: Path) -> Path:
     for path in sorted((ROOT / "records" / MODEL).glob("*.json")):
         content: dict[str, Any] = json.loads(path.read_text())
         del content["checksum"]
-        content |= {"schema_version": 3, "seal": {"sha256": "0" * 64, "leaves": "0123"}}
+        content["schema_version"] = 3
         for result in content["results"].values():
             result.pop("code", None)
             result.get("details", {}).pop("selected_on", None)
         new = tmp_path / "records" / MODEL / path.name
         new.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps(content, indent=2, sort_keys=True))
+        write_sealed(new, content)
     return tmp_path
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write a record of schema 3; its seal is over the JSON of all else, without spaces."""
+    rest = {name: value for name, value in content.items() if name != "seal"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    rest["seal"] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "leaves": "0123"}
+    path.write_text(json.dumps(rest, indent=2, sort_keys=True))
 
 
 def test_measured_values_do_not_change(old: Path, tmp_path: Path) -> None:
@@ -67,7 +76,7 @@ def test_skip_reason_gets_its_code(old: Path, reason: str, code: str) -> None:
     path = old / "records" / MODEL / "knn.dino.json"
     content = json.loads(path.read_text())
     content["results"]["digits"] = {"skipped": reason}
-    path.write_text(json.dumps(content))
+    write_sealed(path, content)
     migrate.migrate(old / "records", old / "new")
     result = store.read(old / "new/records" / MODEL / "knn.dino.json").results["digits"]
     assert isinstance(result, NotMeasured) and (result.skipped, result.code) == (reason, code)
@@ -78,7 +87,7 @@ def test_split_of_a_selection_becomes_a_field(old: Path, words: str, split: str)
     path = old / "records" / MODEL / "linear_probe.synclr.json"
     content = json.loads(path.read_text())
     content["results"]["digits"]["details"]["selection"] = f"best on {words}; equal: the first"
-    path.write_text(json.dumps(content))
+    write_sealed(path, content)
     migrate.migrate(old / "records", old / "new")
     result = store.read(old / "new/records" / MODEL / "linear_probe.synclr.json").results["digits"]
     assert isinstance(result, Measured) and result.details["selected_on"] == split
@@ -107,6 +116,8 @@ def test_broken_records_and_predictions_are_rejected(old: Path) -> None:
     refused(old, "expected schema 3 or 4, found 1")
     path.write_text(whole.replace('"low": 0.', '"low": 1.', 1))
     refused(old, r"aro.synrep-strict.json: field")
+    path.write_text(re.sub('"created": "20..', '"created": "2031', whole))
+    refused(old, r"aro.synrep-strict.json: the seal does not match, so the file was edited; restore or remove")
     path.write_text(whole)
     file = old / "predictions" / MODEL / "aro.synrep-strict" / "scenes-order.parquet"
     shutil.copy(file.with_name("scenes-relation.parquet"), file)
