@@ -136,8 +136,8 @@ class PairedComparisons:
         if result.predictions is None or not (folder / result.predictions.file).is_file():
             return None
         columns = predictions.read(folder, result)
-        key = (record.evaluation.protocol, dataset, result.dataset.ids_sha256)
-        if self._samples.setdefault(key, sample_hash(columns)) != sample_hash(columns):
+        key, samples = (record.evaluation.protocol, dataset, result.dataset.ids_sha256), sample_hash(columns)
+        if self._samples.setdefault(key, samples) != samples:
             raise UserError(
                 f"{folder / result.predictions.file}: labels or samples differ from those of other models; evaluate "
                 "the model again"

@@ -4,21 +4,14 @@ Measured rows are the methods with a published number in this figure, from their
 run varies the guidance scale for this figure.
 """
 
-from collections.abc import Sequence
-
-from benchmark.reports.published.numbers import Published
 from benchmark.reports.published.plot import PaperFigure
 from benchmark.reports.published.rows import main_scores
-
-
-def _numbers(published: Sequence[Published]) -> list[Published]:
-    return [number for number in published if number.table.startswith("fig2")]
-
+from benchmark.reports.published.table import of_table
 
 TABLE = PaperFigure(
     title="Figure 2: accuracy against guidance",
     caption="Linear probe of models trained on synthetic images generated with guidance scale w, or on real images.",
-    numbers=_numbers,
+    numbers=of_table("fig2a", "fig2b"),
     experiment_globs=("ablations-*-real-*",),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape"),
     notes=("MAE: our sources have no number of the paper's panel b, so there is neither a row nor a panel.",),

@@ -1,17 +1,11 @@
 """Figure 3: five methods on real and on synthetic images, one image per caption."""
 
-from collections.abc import Sequence
-
-from benchmark.reports.published.numbers import Published
 from benchmark.reports.published.plot import Axis, PaperFigure
 from benchmark.reports.published.rows import Comparison, Row, main_scores
+from benchmark.reports.published.table import of_table
 
 OFFSETS = {"real": -0.1, "synthetic": 0.1}
 """Horizontal distance of a point from the tick of its method."""
-
-
-def _numbers(published: Sequence[Published]) -> list[Published]:
-    return [number for number in published if number.table.startswith("fig3")]
 
 
 def _axis(comparison: Comparison) -> Axis:
@@ -28,7 +22,7 @@ def _axis(comparison: Comparison) -> Axis:
 TABLE = PaperFigure(
     title="Figure 3: real or synthetic images",
     caption="Linear probe of models trained on the same number of real or synthetic images, one per caption.",
-    numbers=_numbers,
+    numbers=of_table("fig3"),
     experiment_globs=("ablations-*-real-*",),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),
     axis=_axis,
