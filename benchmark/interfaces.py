@@ -1,6 +1,6 @@
 """Core interfaces of the benchmark. Read this file first.
 
-    dataset --Sampling--> Batch --Method.build().loss--> checkpoint --Network.image_layers--> Evaluation --> Scores
+    dataset --Sampling--> Batch --Method.build().loss--> checkpoint --ImageEncoder.image_layers--> Evaluation --> Scores
 
 Shapes: V views in a batch, C captions, B images, T texts, D features, HW pixels.
 """

@@ -72,7 +72,7 @@ def _explain_one(error: BaseException, repository: str, revision: str) -> str | 
             hint = "check the name or run `hf auth login`"
             return f"{repository} does not exist on the Hub, or this token cannot access it; {hint}"
         case errors.HfHubHTTPError() if status in (401, 403):
-            return f"this token has no access to {repository}, or may only read it; use a token with that permission"
+            return f"this token has no access to {repository}, or may only read it; use a token with more permissions"
         case errors.HfHubHTTPError() if status == 412:
             return f"{repository} was changed by somebody else in the meantime; run again"
         case errors.HfHubHTTPError() if status == 429 or status >= 500:
