@@ -23,7 +23,7 @@ from scipy.special import ndtri, stdtrit
 
 from benchmark.errors import UserError
 from benchmark.evaluations import evaluation_for_record
-from benchmark.records import predictions
+from benchmark.records import predictions, store
 from benchmark.records.predictions import sample_hash
 from benchmark.records.schema import Measured, Record
 
@@ -132,7 +132,7 @@ class PairedComparisons:
         """Return the predictions of one record on a dataset; None if there is no file."""
         result = record.results[dataset]
         assert isinstance(result, Measured) and self._folder is not None
-        folder = self._folder / record.key / f"{record.evaluation.name}.{record.evaluation.preset}"
+        folder = self._folder / store.relative_path(record).with_suffix("")
         if result.predictions is None or not (folder / result.predictions.file).is_file():
             return None
         columns = predictions.read(folder, result)

@@ -36,6 +36,11 @@ def record_path(folder: Path, key: str, evaluation: str, preset: str) -> Path:
     return folder / key / f"{evaluation}.{preset}.json"
 
 
+def relative_path(record: Record) -> Path:
+    """Return the path of a record below a folder of records; without suffix, that of its folder of predictions."""
+    return record_path(Path(), record.key, record.evaluation.name, record.evaluation.preset)
+
+
 def write(record: Record, folder: Path) -> Path:
     """Write a record atomically below `folder` and return its path; an older record is replaced.
 
@@ -43,7 +48,7 @@ def write(record: Record, folder: Path) -> Path:
         UserError: the existing record has another declaration, or the file cannot be written.
     """
     experiment = record.experiment
-    path = record_path(folder, record.key, record.evaluation.name, record.evaluation.preset)
+    path = folder / relative_path(record)
     if path.exists() and (stored := read(path).experiment.fingerprint) != experiment.fingerprint:
         hint = "increase the experiment's version" if record.training else "give the model another name"
         raise UserError(

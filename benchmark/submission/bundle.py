@@ -66,7 +66,7 @@ def read_bundle(folder: Path, path: str) -> RecordBundle:
         record = store.read(file)
     except RecursionError:
         raise UserError(f"record {file}: the JSON is nested too deeply; remove the file") from None
-    name = f"{record.key}/{record.evaluation.name}.{record.evaluation.preset}"
+    name = store.relative_path(record).with_suffix("").as_posix()
     if path != f"{RECORDS}/{name}.json" or not RECORD_PATH.fullmatch(path):
         raise UserError(f"record {file}: expected path {RECORDS}/{name}.json; move it there or remove it")
     stored = [r.predictions for r in record.results.values() if isinstance(r, Measured) and r.predictions]

@@ -46,7 +46,7 @@ def find_problems(records: Path, declared_fingerprint: DeclaredFingerprint = lam
             yield str(error)
             used |= set((folder / path.relative_to(records).with_suffix("")).glob("*"))
     for path, record in found:
-        expected = relative_path(record)
+        expected = store.relative_path(record)
         if path != records / expected:
             yield f"{path}: expected this record at {records / expected}; move it there or remove it"
         answers = folder / expected.with_suffix("")
@@ -70,11 +70,6 @@ def counts(records: Path) -> str:
     n_predictions = len(list((records.parent / "predictions").rglob("*.parquet")))
     plural = "s" if n_records != 1 else ""
     return f"{n_records:,} valid record{plural}, scored again from {n_predictions:,} predictions files"
-
-
-def relative_path(record: Record) -> Path:
-    """Return the path of a record below a folder of records."""
-    return store.record_path(Path(), record.key, record.evaluation.name, record.evaluation.preset)
 
 
 def unexpected_files(folder: Path, suffixes: set[str], expected: set[Path] | None = None) -> Iterator[str]:
