@@ -1,0 +1,70 @@
+"""SHA-256 of large files that are read in parts, computed once and noted beside them.
+
+The note of a file is `.cache/verified/<name>.json` in its folder: [size, mtime in ns, SHA-256]. There is one note per
+file, written atomically, so any number of processes may write them. A note is trusted only while size and modification
+time are those of the file, and is not kept for a file that was modified moments ago, as another change could leave the
+same time. In a folder that cannot be written, a file is hashed once per process.
+"""
+
+import contextlib
+import json
+import stat
+import time
+from pathlib import Path
+
+from benchmark.errors import UserError
+from benchmark.files import file_sha256, write_json
+
+NOTES = ".cache/verified"
+"""Subfolder of a data folder with one note per verified file."""
+SETTLED_NS = 2_000_000_000
+"""Age of a modification from which a further one has another time on every file system, in ns."""
+
+_known: dict[Path, list[int | str]] = {}
+"""Absolute path -> the note of each file that this process hashed."""
+
+
+def verified_sha256(path: Path, folder: Path) -> str:
+    """Return the SHA-256 of a file inside `folder`, without reading it again while size and time are those of its note.
+
+    Raises:
+        UserError: the file is missing, not a regular file, or changes while it is read.
+    """
+    file, note = path.absolute(), folder / NOTES / f"{path.relative_to(folder)}.json"
+    state = file_state(path)
+    for known in (_known.get(file), _read(note)):
+        if known and known[:2] == state:
+            return str(known[2])
+    hashed_at = time.time_ns()
+    digest = file_sha256(path)
+    if file_state(path) != state:
+        raise UserError(f"{path} changed while it was read; wait until it is complete and run again")
+    if state[1] < hashed_at - SETTLED_NS:
+        _known[file] = [*state, digest]
+        with contextlib.suppress(UserError):  # a folder that cannot be written
+            write_json(note, _known[file])
+    return digest
+
+
+def file_state(path: Path) -> list[int]:
+    """Return size and modification time (ns) of a regular file; symbolic links are followed.
+
+    Raises:
+        UserError: the file is missing or is not a regular file; a pipe or a device might never end.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); restore or download it again") from None
+    if not stat.S_ISREG(state.st_mode):
+        raise UserError(f"{path} is not a regular file; replace it with the file itself")
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _read(note: Path) -> list[int | str] | None:
+    """Return a note, or None if there is no valid one."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        match json.loads(note.read_bytes()):
+            case [int(), int(), str()] as found:
+                return found
+    return None
