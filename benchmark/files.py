@@ -1,17 +1,18 @@
-"""Atomic file writes (write to a temporary name, sync, rename) and SHA-256 checksums.
+"""Atomic file writes (write to a temporary name, sync, rename), locks of files and SHA-256 checksums.
 
 Recorded hashes use one of two JSON serializations. `sha256_json` here has spaces after separators and is used for ids,
 keys and revisions; `benchmark.records.schema.canonical_json` has none and is used for records.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmark.errors import UserError
 
@@ -36,6 +37,41 @@ def atomic_replace(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the lock of `path`, a file or folder, while the block reads, changes and writes it; wait for other holders.
+
+    The lock is advisory: it only excludes others that call this function, also in this process. It is held on an empty
+    hidden file beside `path`, and the kernel releases it when the process ends, even if it is killed.
+
+    Raises:
+        UserError: the folder cannot be written, or its file system has no locks.
+    """
+    beside = path.with_name(f".{path.name}.lock")
+    try:
+        file = _open_locked(beside)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot lock {path}: {reason}; choose a folder on a local disk that can be written") from error
+    try:
+        yield
+    finally:
+        beside.unlink(missing_ok=True)
+        file.close()
+
+
+def _open_locked(path: Path) -> IO[bytes]:
+    """Return the locked file at `path`; the last holder removed the file that a waiting process has opened."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

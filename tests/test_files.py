@@ -1,12 +1,15 @@
 import errno
 import json
 import os
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.files import atomic_replace, write_bytes, write_json
+from benchmark.files import atomic_replace, lock, write_bytes, write_json
 
 
 def test_write_creates_folders_and_leaves_no_temporary_file(tmp_path):
@@ -83,3 +86,50 @@ def test_json_rejects_nan_and_infinity(tmp_path, value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "value.json", value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_change_is_lost_under_the_lock(tmp_path):
+    path = tmp_path / "new" / "list.json"
+
+    def add(number):
+        with lock(path):
+            numbers = json.loads(path.read_text()) if path.exists() else []
+            write_json(path, [*numbers, number])
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(json.loads(path.read_text())) == list(range(16))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_lock_is_released_after_a_failure(tmp_path):
+    path = tmp_path / "file.json"
+    with pytest.raises(KeyboardInterrupt), lock(path):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with lock(path):
+        pass
+
+
+def test_lock_of_a_killed_process_is_free(tmp_path):
+    path = tmp_path / "file.json"
+    holder = (
+        "import os, pathlib, sys; from benchmark.files import lock\nwith lock(pathlib.Path(sys.argv[1])): os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", holder, str(path)], check=False).returncode == 9
+    assert [left.name for left in tmp_path.iterdir()] == [".file.json.lock"]
+    with lock(path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_in_a_folder_that_cannot_be_created_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match=r"cannot lock .*file/record\.json: .*; choose a folder"),
+        lock(tmp_path / "file" / "record.json"),
+    ):
+        pass
