@@ -16,12 +16,17 @@ Evaluation sets use the same layout without an index: one row per image, with th
 """
 
 import json
+import re
+import stat
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from benchmark.errors import UserError
 from benchmark.files import sha256_json
+from benchmark.verified import verified_sha256
 
 UNIT_CAPTIONS = 64
 """Number of captions in a work unit, which is a Parquet row group."""
@@ -46,6 +51,11 @@ MANIFEST = "dataset.json"
 STATISTICS = "statistics.json"
 SHEET = "sheet.png"
 
+MAX_JSON_BYTES = 64 * 2**20
+"""Largest JSON file of a dataset that is read; the manifest of 100,000 shards is a third of it."""
+MAX_IMAGES_PER_ROW = 10_000
+"""Largest number of images of a caption in a manifest that is read."""
+
 
 def shard_name(split: str, index: int, total: int) -> str:
     """Return the path of a Parquet file inside the dataset folder."""
@@ -67,7 +77,7 @@ class Manifest:
     """Split -> number of rows."""
     images_per_row: int
     files: dict[str, str]
-    """Path inside the folder -> sha256."""
+    """Path inside the folder -> sha256. The card's is that of the published one, which people may edit afterwards."""
     recipe: dict[str, Any]
 
     @property
@@ -76,47 +86,138 @@ class Manifest:
         data = {name: digest for name, digest in self.files.items() if name.startswith(("data/", "index/"))}
         return sha256_json(data)
 
+    @property
+    def data_files(self) -> dict[str, str]:
+        """All files but the card: what may never change."""
+        return {name: digest for name, digest in self.files.items() if name != CARD}
+
     def as_json(self) -> dict[str, Any]:
         """Return the manifest as a JSON object."""
         return asdict(self)
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a dataset folder.
+def regular_size(path: Path) -> int:
+    """Return the size of a regular file in bytes; symbolic links are followed.
 
     Raises:
-        UserError: the manifest is missing (the build did not finish) or malformed.
+        OSError: there is no such file.
+        ValueError: it is not a regular file; a pipe or a device might never end.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError("not a regular file")
+    return state.st_size
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a dataset folder.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a regular file, larger than MAX_JSON_BYTES, nested too deeply, or not JSON.
+    """
+    if (size := regular_size(path)) > MAX_JSON_BYTES:
+        raise ValueError(f"{size:,} bytes, expected at most {MAX_JSON_BYTES:,}")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a dataset folder. Its file names do not leave the folder, whatever they are links to.
+
+    Raises:
+        UserError: the manifest is missing (the build did not finish), malformed, or lists a file outside of the folder.
     """
     path = folder / MANIFEST
     if not folder.is_dir():
         raise UserError(f"folder {folder} does not exist; pass the folder of a dataset ({path} is missing)")
     try:
-        manifest = Manifest(**json.loads(path.read_text()))
-        if not (isinstance(manifest.files, dict) and isinstance(manifest.rows, dict)):
-            raise TypeError("files and rows must be objects")
-        texts = (manifest.repo, manifest.revision, *manifest.files.values())
-        numbers = (manifest.images_per_row, *manifest.rows.values())
-        if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
-            raise TypeError("repo, revision and checksums must be strings, counts must be integers")
-        return manifest
+        manifest = Manifest(**read_json(path))
+        _check_types(manifest)
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: the dataset build did not finish; repeat its build command to resume it"
         ) from None
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a dataset manifest ({error}); remove the folder and build it again") from None
+    for name in manifest.files:
+        if not _stays_inside(name):
+            raise UserError(f"{path} lists {name}, which is outside its folder; do not use this dataset")
+    return manifest
 
 
-def file_in(folder: Path, name: str) -> Path:
-    """Return the path of a file that a manifest lists.
+def _check_types(manifest: Manifest) -> None:
+    """Raise an error if a field has another type or an impossible value.
 
     Raises:
-        UserError: the path is outside the folder.
+        TypeError: a field has another type.
+        ValueError: a count or the name of a split is impossible.
     """
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{folder / MANIFEST} lists {name}, which is outside its folder; do not use this dataset")
-    return path
+    if not all(isinstance(each, dict) for each in (manifest.files, manifest.rows, manifest.recipe)):
+        raise TypeError("files, rows and recipe must be objects")
+    texts = (manifest.repo, manifest.revision, *manifest.files.values())
+    numbers = (manifest.images_per_row, *manifest.rows.values())
+    if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
+        raise TypeError("repo, revision and checksums must be strings, counts must be integers")
+    if min(manifest.rows.values(), default=0) < 0 or not 0 < manifest.images_per_row <= MAX_IMAGES_PER_ROW:
+        raise ValueError(f"rows must not be negative, and images per row must be 1 to {MAX_IMAGES_PER_ROW:,}")
+    if bad := [split for split in manifest.rows if not re.fullmatch(r"[\w.-]+", split)]:
+        raise ValueError(f"{bad[0]!r} is not the name of a split")
+
+
+def _stays_inside(name: str) -> bool:
+    """Return whether the name of a file is a plain relative path; one name per file."""
+    path = PurePosixPath(name)
+    return (
+        path.as_posix() == name
+        and not path.is_absolute()
+        and not {"..", "."} & {*path.parts, name}
+        and "\0" not in name
+    )
+
+
+def verify_file(folder: Path, manifest: Manifest, name: str) -> None:
+    """Verify that a file is the one that the manifest lists; it is read once, and again if it changes.
+
+    Raises:
+        UserError: the manifest does not list it, or it is missing or has another content.
+    """
+    if name not in manifest.files:
+        raise UserError(f"{folder / MANIFEST} does not list {name}; build or download the dataset again")
+    if (found := verified_sha256(folder / name, folder)) != manifest.files[name]:
+        raise UserError(
+            f"{folder / name} has sha256 {found[:12]}, the manifest says {manifest.files[name][:12]}; "
+            "build or download the dataset again"
+        )
+
+
+def read_index(path: Path, images_per_row: int, parquet: Path, rows: int) -> np.ndarray:
+    """Return the byte offsets and lengths in an index, int64 (rows, images per row, 2), mapped and not read.
+
+    Every image lies inside its Parquet file, after the one before it; a null image has offset and length zero.
+
+    Raises:
+        UserError: the index is missing or damaged, or does not fit the Parquet file.
+    """
+    again = "build or download the dataset again"
+    try:
+        size = regular_size(parquet)
+        regular_size(path)
+        index = np.lib.format.open_memmap(path, mode="r")
+        if index.dtype != np.int64 or index.ndim != 3 or index.shape[1:] != (images_per_row, 2):
+            raise ValueError(f"{index.dtype} {index.shape}, expected int64 ({rows}, {images_per_row}, 2)")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is not a readable index ({error}); {again}") from None
+    if len(index) != rows:
+        raise UserError(f"{parquet} has {rows} rows, its index has {len(index)}; {again}")
+    here = index[..., 1] != 0
+    starts, lengths = index[here].T
+    inside = (lengths > 0).all() and (starts > 0).all() and (lengths <= size - starts).all()
+    if index[~here].any() or not inside or (starts[1:] - lengths[:-1] < starts[:-1]).any():
+        raise UserError(f"{path} has images that overlap or are outside of {parquet.name}; {again}")
+    return index
 
 
 def parse_count(word: str) -> int:

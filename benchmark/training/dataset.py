@@ -1,11 +1,13 @@
 """The dataset that training reads: captions in memory, single images read from disk by byte offset.
 
+Opening it checks names, sizes, shapes and offsets, and hashes nothing. A shard and its index are hashed when the first
+of their images is read, in the process that reads it, unless they were before (`benchmark.verified`).
+
 Shapes: l images per caption, HW pixels.
 """
 
 import io
 import os
-from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +24,10 @@ from benchmark.errors import UserError
 
 SPLIT = "train"
 _RGB = ImageReadMode.RGB
+_AGAIN = "build or download the dataset again"
+_CAPTIONS = pa.schema(
+    [pa.field(schema.CAPTION_ID, pa.int64(), nullable=False), pa.field(schema.CAPTION, pa.string(), nullable=False)]
+)
 
 
 class CaptionImageDataset:
@@ -39,37 +45,46 @@ class CaptionImageDataset:
                 "build or download that revision"
             )
         self.images_per_caption = self.manifest.images_per_row
-        self._files = sorted(folder / name for name in self.manifest.files if name.endswith(".parquet"))
-        self._index = [self._read_index(folder / schema.index_name(SPLIT, n)) for n in range(len(self._files))]
-        self._start = np.cumsum([0, *(len(index) for index in self._index)])
-        tables = [self._read_captions(path, index) for path, index in zip(self._files, self._index)]
+        self._folder = folder
+        self._names = self._shard_names()
+        self._files = [folder / shard for shard, _ in self._names]
+        tables = [_read_captions(path) for path in self._files]
+        self._index = [
+            schema.read_index(folder / index, self.images_per_caption, path, len(table))
+            for (_, index), path, table in zip(self._names, self._files, tables)
+        ]
+        self._start = np.cumsum([0, *map(len, tables)])
+        if (expected := self.manifest.rows[SPLIT]) != self._start[-1]:
+            raise UserError(f"{folder} has {self._start[-1]} captions, its manifest says {expected}; {_AGAIN}")
         self.caption_ids = np.concatenate([table[schema.CAPTION_ID].to_numpy() for table in tables])
         self.captions: list[str] = [text for table in tables for text in table[schema.CAPTION].to_pylist()]
-        self._open: OrderedDict[Path, BinaryIO] = OrderedDict()
+        self._open: dict[int, BinaryIO] = {}
+        for shard, index in enumerate(self._index):
+            if not index[..., 1].any():  # no image of it is ever read
+                self._verify(shard)
 
-    @staticmethod
-    def _read_index(path: Path) -> np.ndarray:
-        try:
-            offsets: np.ndarray = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} is not a readable index ({error}); rebuild or download it again") from None
-        return offsets
+    def _shard_names(self) -> list[tuple[str, str]]:
+        """Return the names of the Parquet file and the index of each shard; the manifest must list exactly these."""
+        listed = {name for name in self.manifest.files if name.startswith(("data/", "index/"))}
+        count = sum(name.startswith("data/") for name in listed)
+        names = [(schema.shard_name(SPLIT, n, count), schema.index_name(SPLIT, n)) for n in range(count)]
+        if not names or listed != {name for pair in names for name in pair} or [*self.manifest.rows] != [SPLIT]:
+            raise UserError(
+                f"{self._folder / schema.MANIFEST} does not list the Parquet files and indices of one split {SPLIT!r}; "
+                "use a dataset of captions, or build or download it again"
+            )
+        return names
 
-    @staticmethod
-    def _read_captions(path: Path, index: np.ndarray) -> pa.Table:
-        try:
-            table = pq.read_table(path, columns=[schema.CAPTION_ID, schema.CAPTION])
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is not readable Parquet ({error}); rebuild or download it again") from None
-        if len(table) != len(index):
-            raise UserError(f"{path} has {len(table)} rows, its index has {len(index)}; rebuild or download it again")
-        return table
+    def _verify(self, shard: int) -> None:
+        """Verify the content of a shard and its index."""
+        for name in self._names[shard]:
+            schema.verify_file(self._folder, self.manifest, name)
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_open": OrderedDict()}
+        return self.__dict__ | {"_open": {}}
 
     def rows_with_images(self) -> np.ndarray:
         """Return the rows with at least one image; generation can fail for all images of a caption."""
@@ -89,11 +104,11 @@ class CaptionImageDataset:
         """Return the encoded image `index` of a caption; empty if its generation failed."""
         shard, position = self._locate(row)
         offset, length = self._index[shard][position, index]
-        path = self._files[shard]
-        if path not in self._open:
-            self._open[path] = path.open("rb")
+        if shard not in self._open:
+            self._verify(shard)
+            self._open[shard] = self._files[shard].open("rb")
         # Not seek() and read(): forked workers share the file position.
-        return os.pread(self._open[path].fileno(), int(length), int(offset))
+        return os.pread(self._open[shard].fileno(), int(length), int(offset))
 
     def image(self, row: int, index: int) -> np.ndarray:
         """Return image `index` of a caption as uint8 RGB (H, W, 3).
@@ -111,3 +126,13 @@ class CaptionImageDataset:
             shard, position = self._locate(row)
             where = f"{self._files[shard]}: row {position}, image {index}"
             raise UserError(f"{where} does not decode ({error}); rebuild or download it again") from None
+
+
+def _read_captions(path: Path) -> pa.Table:
+    """Read the ids and texts of the captions in a Parquet file."""
+    try:
+        schema.regular_size(path)
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=_CAPTIONS.names).select(_CAPTIONS.names).cast(_CAPTIONS)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is not readable Parquet ({error}); {_AGAIN}") from None

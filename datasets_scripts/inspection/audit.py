@@ -5,7 +5,6 @@ Memory: eight bytes per image, for finding duplicates; everything else is read o
 
 import functools
 import io
-import json
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -43,7 +43,7 @@ TOLERANCE = 4.0
 
 Another batch size or GPU changes low bits; another seed changes everything.
 """
-UNLISTED = (schema.MANIFEST, schema.STARTED, schema.STATISTICS, "alignment.parquet", ".gitattributes")
+UNLISTED = (schema.CARD, schema.MANIFEST, schema.STARTED, schema.STATISTICS, "alignment.parquet", ".gitattributes")
 """Files that a dataset folder may contain although the manifest does not list them, besides `.cache/`."""
 
 
@@ -85,7 +85,7 @@ def split_of(parquet: str) -> str:
 
 
 def _check_recipe(folder: Path, manifest: schema.Manifest, findings: Findings) -> None:
-    if is_caption_dataset(manifest) and not manifest.recipe.get("guidance"):
+    if is_caption_dataset(manifest) and not _is_schedule(manifest.recipe.get("guidance")):
         raise UserError(
             f"{folder / schema.MANIFEST} has a recipe without guidance; build or download the dataset again"
         )
@@ -94,7 +94,7 @@ def _check_recipe(folder: Path, manifest: schema.Manifest, findings: Findings) -
             "revision", f"{schema.MANIFEST}: revision {manifest.revision[:12]}, the hash of its recipe is {found[:12]}"
         )
     try:
-        claimed = json.loads((folder / schema.STARTED).read_text())
+        claimed = schema.read_json(folder / schema.STARTED)
         equal = (claimed["revision"], claimed["recipe"]) == (manifest.revision, manifest.recipe)
     except (OSError, ValueError, TypeError, KeyError) as error:
         findings.add("recipe", f"{schema.STARTED}: cannot be read ({error})")
@@ -107,16 +107,22 @@ def _check_recipe(folder: Path, manifest: schema.Manifest, findings: Findings) -
         )
 
 
+def _is_schedule(guidance: Any) -> bool:
+    return isinstance(guidance, list) and bool(guidance) and all(isinstance(each, int | float) for each in guidance)
+
+
 def _check_files(folder: Path, manifest: schema.Manifest, findings: Findings) -> None:
-    expected = {schema.CARD}
+    expected: set[str] = set()
     for split in manifest.rows:
         count = max(1, sum(name.endswith(".parquet") and split_of(name) == split for name in manifest.files))
         expected |= {schema.shard_name(split, shard, count) for shard in range(count)}
         expected |= {schema.index_name(split, shard) for shard in range(count if is_caption_dataset(manifest) else 0)}
     for name in sorted(expected - set(manifest.files)):
         findings.add("files", f"{schema.MANIFEST}: does not list {name}")
-    for name, digest in sorted(manifest.files.items()):
-        path = schema.file_in(folder, name)
+    if not (folder / schema.CARD).is_file():
+        findings.add("files", f"{schema.CARD}: missing")
+    for name, digest in sorted(manifest.data_files.items()):
+        path = folder / name
         if not path.is_file():
             findings.add("files", f"{name}: missing")
         elif not name.endswith(".parquet") and (found := file_sha256(path)) != digest:
@@ -143,7 +149,10 @@ def _map_files(
 
 
 def _check_images(manifest: schema.Manifest, reports: list[FileReport], findings: Findings) -> None:
-    """Check rows and images across files: number of rows, equal sizes and source types, duplicate images."""
+    """Check rows and images across files: number of rows, equal sizes and source types, duplicate images.
+
+    Two seeds never generate the same image, but a real picture may be listed with several captions.
+    """
     for split, expected in manifest.rows.items():
         if (found := sum(report.rows for report in reports if split_of(report.name) == split)) != expected:
             findings.add("counts", f"split {split}: {found} rows, the manifest says {expected}")
@@ -157,7 +166,7 @@ def _check_images(manifest: schema.Manifest, reports: list[FileReport], findings
             findings.add(kind, f"{first}: {kind} {value}, most images have {most_common}; {count:,} images in total")
     for pair in _duplicates([np.frombuffer(report.digests, np.uint64) for report in reports]):
         original, copy = (_locate(reports, *divmod(position, manifest.images_per_row)) for position in pair)
-        findings.add("duplicate image", f"{copy}: same image as {original}")
+        findings.add("duplicate image", f"{copy}: same image as {original}", provenance.is_synthetic(manifest.recipe))
 
 
 def _check_captions(folder: Path, manifest: schema.Manifest, reports: list[FileReport], findings: Findings) -> None:
@@ -171,7 +180,7 @@ def _check_captions(folder: Path, manifest: schema.Manifest, reports: list[FileR
     if {"columns", "parquet"} & {rule for rule, _ in findings.counts}:
         return  # some rows were not counted
     try:
-        statistics = json.loads((folder / schema.STATISTICS).read_text())
+        statistics = schema.read_json(folder / schema.STATISTICS)
         counts = {name: statistics[name] for name in ("captions", "images", "bytes", "nsfw_scored", "nsfw_above_zero")}
         counts["failed"] = sum(statistics["failed"].values())
     except FileNotFoundError:

@@ -115,7 +115,7 @@ def examine_file(folder: Path, manifest: schema.Manifest, name: str, last: bool)
             for number, row in enumerate(rows_of(file)):
                 content = (row["image"] or {}).get("bytes")
                 report.digests.append(_examine_image(content, f"{name}: row {number}", report))
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, RecursionError) as error:
         report.findings.add("parquet", f"{name}: cannot be read ({' '.join(str(error).split())})")
     report.ids.extend([0] * (report.rows - len(report.ids)))
     report.digests.extend([0] * (report.rows * manifest.images_per_row - len(report.digests)))
@@ -169,7 +169,8 @@ def _examine_captions(
 
 def _read_offsets(folder: Path, index: str, shape: tuple[int, ...], findings: Findings) -> np.ndarray | None:
     try:
-        offsets: np.ndarray = np.load(folder / index)
+        schema.regular_size(folder / index)
+        offsets: np.ndarray = np.lib.format.open_memmap(folder / index, mode="r")
     except FileNotFoundError:
         return None  # reported as a missing file
     except (OSError, ValueError, EOFError) as error:

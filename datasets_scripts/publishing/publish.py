@@ -97,7 +97,7 @@ def verify_files(folder: Path, manifest: schema.Manifest, hint: str) -> None:
     if schema.CARD not in manifest.files:
         raise UserError(f"{folder / schema.MANIFEST} does not list {schema.CARD}; {hint}")
     for name, expected in sorted(manifest.files.items()):
-        path = schema.file_in(folder, name)
+        path = folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing; {hint}")
         if (found := file_sha256(path)) != expected:

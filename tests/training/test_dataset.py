@@ -1,11 +1,14 @@
 import collections
 import io
 import itertools
+import multiprocessing
+import os
 import pickle
 import shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -13,8 +16,9 @@ from PIL import Image
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 
-from benchmark import schema
+from benchmark import schema, verified
 from benchmark.errors import UserError
+from benchmark.files import file_sha256, write_json
 from benchmark.interfaces import Schedule
 from benchmark.sampling import SIMCLR, Augmentation, Sampling
 from benchmark.training.batches import BatchDataset, keyed_rng, step_seed
@@ -303,6 +307,13 @@ def test_generators_of_different_keys_differ():
 # Errors
 
 
+def relist(folder, *names, **changes):
+    """Write a manifest that fits what the files are now."""
+    manifest = schema.read_manifest(folder)
+    files = manifest.files | {name: file_sha256(folder / name) for name in names}
+    write_json(folder / schema.MANIFEST, replace(manifest, **{"files": files} | changes).as_json())
+
+
 def test_unfinished_dataset(copy):
     (copy / schema.MANIFEST).unlink()
     with pytest.raises(UserError, match=r"dataset\.json is missing: the dataset build did not finish"):
@@ -363,10 +374,170 @@ def test_damaged_image_is_named_by_file_row_and_image(copy, what):
         damaged = {"zeros": bytes(length), "not an image": b"x" * length, "cut off": image[:150] + bytes(length - 150)}
         file.seek(offset)
         file.write(damaged[what])
+    relist(copy, schema.shard_name("train", 1, 3))
     opened = CaptionImageDataset(copy, NUMBERED.revision)
     assert read_number(opened.image(70, 1).mean((0, 1))) == (70, 1)
     with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet: row 6, image 2 does not decode .* again"):
         opened.image(70, 2)
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def change_caption(path):
+    content = path.read_bytes()
+    assert b"number 70" in content
+    path.write_bytes(content.replace(b"number 70", b"number 07"))
+
+
+SHARD, INDEX = schema.shard_name("train", 1, 3), schema.index_name("train", 1)
+
+
+@pytest.mark.parametrize("damage", ["byte", "caption"])
+def test_a_changed_shard_is_found_when_it_is_first_read(copy, damage):
+    flip(copy / SHARD, 20_000) if damage == "byte" else change_caption(copy / SHARD)
+    opened = CaptionImageDataset(copy, NUMBERED.revision)
+    opened.image(0, 0)  # in another shard
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"00001-of-00003\.parquet has sha256 .*, the manifest says .* again"):
+            opened.image(70, 3)
+
+
+def test_a_changed_index_is_found_when_its_shard_is_first_read(copy):
+    index = np.load(copy / INDEX)
+    index[5:7, 0, 1] -= 1  # smaller images, inside the file and without overlap
+    np.save(copy / INDEX, index)
+    opened = CaptionImageDataset(copy, NUMBERED.revision)
+    with pytest.raises(UserError, match=r"train-00001\.npy has sha256 .*, the manifest says"):
+        opened.image(90, 0)
+
+
+def test_an_index_without_images_is_found_when_it_is_opened(copy):
+    """No image of it would ever be read."""
+    np.save(copy / INDEX, np.zeros_like(np.load(copy / INDEX)))
+    with pytest.raises(UserError, match=r"train-00001\.npy has sha256 .*, the manifest says"):
+        CaptionImageDataset(copy, NUMBERED.revision)
+
+
+def test_opening_hashes_nothing_and_a_shard_is_hashed_once(copy, monkeypatch):
+    for path in copy.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    hashed, real = [], file_sha256
+    monkeypatch.setattr(verified, "file_sha256", lambda path: (hashed.append(path), real(path))[1])
+    opened = CaptionImageDataset(copy, NUMBERED.revision)
+    opened.rows_with_images()
+    assert not hashed
+    for row in (70, 64, 127):
+        opened.image(row, 1)
+    pickle.loads(pickle.dumps(opened)).image(70, 1)
+    CaptionImageDataset(copy, NUMBERED.revision).image(70, 1)
+    assert hashed == [copy / SHARD, copy / INDEX]
+
+
+def damaged_index(index, how):
+    beyond = 10**15 if how == "length" else 2**63 - 1
+    if how == "reversed":
+        return index[::-1]
+    if how == "three images":
+        return index[:, :3]
+    if how == "int32":
+        return index.astype(np.int32)
+    if how == "overlap":
+        index[6, 1] = index[6, 0]
+    elif how == "before the start":
+        index[6, 1, 0] = -5
+    elif how == "null with an offset":
+        index[6, 1, 1] = 0
+    else:
+        index[6, 1, 1 if how == "length" else 0] = beyond
+    return index
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["reversed", "three images", "int32", "overlap", "before the start", "null with an offset", "length", "offset"],
+)
+def test_an_index_that_does_not_fit_is_refused_when_it_is_opened(copy, how):
+    np.save(copy / INDEX, damaged_index(np.load(copy / INDEX), how))
+    relist(copy, INDEX)
+    with pytest.raises(UserError, match=r"train-00001\.npy (is not a readable index|has images that overlap) .* again"):
+        CaptionImageDataset(copy, NUMBERED.revision)
+
+
+def test_an_index_of_more_rows_than_bytes(copy):
+    with (copy / INDEX).open("r+b") as file:
+        header = file.read(128)
+        file.seek(0)
+        file.write(header.replace(b"(64, 4, 2), }                      ", b"(1000000000000000, 4, 2), }        "))
+    with pytest.raises(UserError, match=r"train-00001\.npy is not a readable index"):
+        CaptionImageDataset(copy, NUMBERED.revision)
+
+
+@pytest.mark.parametrize("name", [SHARD, INDEX, schema.MANIFEST])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_only_regular_files_are_opened(copy, name, kind):
+    (copy / name).unlink()
+    os.mkfifo(copy / name) if kind == "pipe" else (copy / name).symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="not a regular file"):
+        CaptionImageDataset(copy, NUMBERED.revision)
+
+
+def test_a_shard_that_the_manifest_does_not_list(copy):
+    files = schema.read_manifest(copy).files
+    for missing in (SHARD, INDEX):
+        relist(copy, files={name: digest for name, digest in files.items() if name != missing})
+        with pytest.raises(UserError, match="does not list the Parquet files and indices of one split 'train'"):
+            CaptionImageDataset(copy, NUMBERED.revision)
+
+
+def test_fewer_captions_than_the_manifest_says(copy):
+    relist(copy, rows={"train": CAPTIONS + 1})
+    with pytest.raises(UserError, match="has 160 captions, its manifest says 161"):
+        CaptionImageDataset(copy, NUMBERED.revision)
+
+
+@pytest.mark.parametrize("columns", [["images"], ["caption_id"], ["null"], ["text id"]])
+def test_captions_of_other_columns_are_one_line(copy, columns):
+    table = pq.read_table(copy / SHARD)
+    if columns == ["null"]:
+        table = table.set_column(1, "caption", pa.array([None] * len(table), pa.string()))
+    elif columns == ["text id"]:
+        table = table.set_column(0, "caption_id", pa.array(["x"] * len(table)))
+    else:
+        table = table.select(columns)
+    pq.write_table(table, copy / SHARD)
+    with pytest.raises(UserError, match=r"00001-of-00003\.parquet is not readable Parquet"):
+        CaptionImageDataset(copy, NUMBERED.revision)
+
+
+def test_files_may_be_links_to_anywhere(copy, tmp_path):
+    """As in the cache of the Hub, with git-annex and with DVC."""
+    for number, path in enumerate(sorted(path for path in copy.rglob("*") if path.is_file())):
+        blob = tmp_path / "blobs" / str(number)
+        blob.parent.mkdir(exist_ok=True)
+        path.rename(blob)
+        path.symlink_to(blob)
+    opened = CaptionImageDataset(copy, NUMBERED.revision)
+    assert read_number(opened.image(70, 1).mean((0, 1))) == (70, 1)
+
+
+def read_in_process(folder, rows):
+    opened = CaptionImageDataset(folder, NUMBERED.revision)
+    return [read_number(opened.image(row, 1).mean((0, 1))) for row in rows]
+
+
+def test_two_processes_verify_the_same_shards(copy):
+    for path in copy.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    rows = [0, 70, 150, 71, 1]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        found = pool.starmap(read_in_process, [(copy, rows), (copy, rows[::-1])])
+    assert found == [[(row, 1) for row in rows], [(row, 1) for row in rows[::-1]]]
+    notes = {path.relative_to(copy / verified.NOTES).as_posix() for path in (copy / verified.NOTES).rglob("*.json")}
+    assert notes == {f"{name}.json" for name in schema.read_manifest(copy).files if name.startswith(("data", "index"))}
 
 
 def test_more_images_than_a_caption_has(data):

@@ -4,6 +4,7 @@ import copy
 import io
 import itertools
 import json
+import os
 import shutil
 from dataclasses import dataclass, replace
 
@@ -23,7 +24,8 @@ from datasets_scripts.generation import provenance, shards
 from datasets_scripts.generation.generate import COLUMNS, encode
 from datasets_scripts.inspection import alignment as aligning
 from datasets_scripts.inspection import audit, contact_sheet
-from datasets_scripts.recipe import Caption, image_seed
+from datasets_scripts.inspection.examine import strip_metadata
+from datasets_scripts.recipe import Caption, image_seed, revision_of
 from datasets_scripts.scenes import evaluation_sets
 from datasets_scripts.text_to_image import GeneratedImage
 from tests.fixtures.small_datasets import NUMBERED, RECIPE, Listed, Numbers
@@ -252,6 +254,27 @@ def test_duplicates_are_found_across_files_and_named_by_their_own(folder):
     ]
 
 
+def test_a_repeated_picture_is_a_warning_among_real_ones(folder):
+    """Two captions of one picture are in the source: no build can change that."""
+    manifest = schema.read_manifest(folder)
+    recipe = manifest.recipe | {"text_to_image": "real images of a source"}
+    revision = revision_of(recipe)
+
+    def change(rows):
+        for row in rows:
+            row[schema.SEEDS] = [image_seed(revision, row[schema.CAPTION_ID], k) for k in range(4)]
+            for image in row[schema.IMAGES]:
+                image["bytes"] = b"\xff\xd8" + strip_metadata(image["bytes"])
+        rows[30][schema.IMAGES][2]["bytes"] = rows[4][schema.IMAGES][3]["bytes"]
+
+    for shard in range(3):
+        plant(folder, change, shard=shard, constants={"recipe": recipe, "revision": revision})
+    repair(folder, recipe=recipe, revision=revision)
+    write_json(folder / schema.STARTED, {"recipe": recipe, "revision": revision})
+    told = found(folder)
+    assert {(rule, error) for rule, _, error in told} == {("duplicate image", False)} and len(told) == 3
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_an_offset_or_a_length_beside_its_image_is_found(folder, place):
     path = folder / schema.index_name("train", 1)
@@ -335,7 +358,7 @@ def test_what_is_no_parquet_is_found(folder):
     assert told["counts"] == "split train: 96 rows, the manifest says 160"
 
 
-@pytest.mark.parametrize("name", [schema.CARD, schema.SHEET, FIRST, "index/train-00001.npy"])
+@pytest.mark.parametrize("name", [schema.SHEET, FIRST, "index/train-00001.npy"])
 def test_another_checksum_is_found(folder, name):
     manifest = schema.read_manifest(folder)
     write_json(folder / schema.MANIFEST, replace(manifest, files=manifest.files | {name: "0" * 64}).as_json())
@@ -350,11 +373,32 @@ def test_a_missing_file_is_found(folder, name):
     assert found(folder) == [("files", f"{name}: missing", True)]
 
 
-@pytest.mark.parametrize("name", [schema.CARD, "index/train-00001.npy"])
-def test_a_file_that_the_manifest_does_not_list_is_found(folder, name):
+def test_a_file_that_the_manifest_does_not_list_is_found(folder):
+    name = schema.index_name("train", 1)
     (folder / name).unlink()
     repair(folder)
     assert found(folder) == [("files", f"dataset.json: does not list {name}", True)]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_edited_card_is_no_finding(folder, listed):
+    """Prose is not data, whether or not the manifest lists the card that was published."""
+    if not listed:
+        manifest = schema.read_manifest(folder)
+        write_json(folder / schema.MANIFEST, replace(manifest, files=manifest.data_files).as_json())
+    (folder / schema.CARD).write_text("Known issues: none.")
+    assert found(folder) == []
+
+
+def test_a_flipped_byte_is_found_although_a_note_says_it_was_verified(folder):
+    path = parquets(folder)[1]
+    os.utime(path, (1e9, 1e9))
+    schema.verify_file(folder, schema.read_manifest(folder), path.relative_to(folder).as_posix())
+    content = bytearray(path.read_bytes())
+    content[20_000] ^= 1
+    path.write_bytes(content)
+    os.utime(path, (1e9, 1e9))  # as a failing disk leaves it
+    assert "checksum" in [rule for rule, _, _ in found(folder)]
 
 
 def test_files_too_many_are_errors_where_they_may_be_read(folder):
