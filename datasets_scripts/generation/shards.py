@@ -221,7 +221,6 @@ class Shards:
 
 
 def write_manifest(folder: Path, manifest: schema.Manifest, card: str) -> None:
-    """Write the card, then the manifest with the card's hash. It is last: a folder with a manifest is complete."""
+    """Write the card, then the manifest. It is last: a folder with a manifest is complete."""
     write_bytes(folder / schema.CARD, card.encode())
-    manifest.files[schema.CARD] = file_sha256(folder / schema.CARD)
     write_json(folder / schema.MANIFEST, manifest.as_json())

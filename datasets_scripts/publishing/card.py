@@ -73,7 +73,7 @@ def card(
         _terms_section(terms) + (MARKED if synthetic else ""),
         _citation_section(manifest),
     )
-    return f"---\n{yaml}\n---\n" + "\n".join(parts)
+    return cards.generated(yaml, "\n".join(parts))
 
 
 def licence(repo: str, terms: Sequence[Terms]) -> dict[str, str]:
@@ -184,7 +184,7 @@ print(rows.features)  # images: List(Image())
 Give the commit that you use: later versions replace the files. Image bytes lie uncompressed and in one piece in
 `data/{split}-*.parquet`; `index/{split}-*.npy` has the offset and length of each, int64
 (rows, {manifest.images_per_row}, 2), for reading some images of a row from a local copy or by HTTP range.
-`{schema.MANIFEST}` has the SHA-256 of rows, indices, sheet and card.
+`{schema.MANIFEST}` has the SHA-256 of rows, indices and sheet.
 """
 
 

@@ -3,8 +3,11 @@
 Uploads use `HfApi.upload_folder`: resumable, with several commits for many files. Until the last commit, `main` is
 incomplete; therefore datasets are read at a pinned revision. The first commit deletes the files of an earlier version
 in `data/` and `index/`, so that `load_dataset` never mixes two versions.
+
+A card is prose: no checksum covers it, and text that people wrote, in the folder or on the Hub, is never overwritten.
 """
 
+import contextlib
 import hashlib
 import random
 import re
@@ -15,13 +18,15 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from huggingface_hub import HfFileSystem, snapshot_download
 
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, write_bytes, write_json
-from benchmark.hub.client import Repository, require_name
+from benchmark.hub import cards
+from benchmark.hub.client import READ_LIMIT, Repository, require_name
 from benchmark.progress import LogLine
 
 DELETE_PATTERNS = ["data/*", "index/*"]
@@ -50,12 +55,14 @@ def publish(folder: Path, repo: str | None, *, private: bool, log: LogLine) -> s
     manifest = schema.read_manifest(folder)
     repo = repo or manifest.repo
     require_name(repo, "dataset")
-    log(f"verifying the checksums of {len(manifest.files)} files in {folder}")
+    log(f"verifying the checksums of {len(manifest.data_files)} files in {folder}")
     verify_files(folder, manifest, f"remove {folder} and build or download it again")
+    _read_card(folder)
     repository = Repository.open(repo, "dataset", writes=True)
     with repository.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
-        staged = stage(folder, manifest, repo, Path(temporary))
         repository.create(private=private)
+        card = card_to_publish(folder, manifest, repository, log)
+        staged = stage(folder, replace(manifest, repo=repo, files=manifest.data_files), card, Path(temporary))
         log(f"uploading to {repo}")
         commit = repository.api.upload_folder(
             repo_id=repo,
@@ -66,37 +73,77 @@ def publish(folder: Path, repo: str | None, *, private: bool, log: LogLine) -> s
         ).oid
         log(f"reading back {repo} at {commit}")
         verify_upload(repository, staged, commit)
-    if "extra_gated_prompt:" in (folder / schema.CARD).read_text(encoding="utf-8"):
+    if "extra_gated_prompt:" in card:
         log("its terms require readers to agree: enable access requests in the settings of the dataset on the Hub")
     return commit
 
 
-def stage(folder: Path, manifest: schema.Manifest, repo: str, staged: Path) -> Path:
-    """Fill `staged` with links to the files to publish, and a card and a manifest that name `repo`; return `staged`."""
+def stage(folder: Path, manifest: schema.Manifest, card: str, staged: Path) -> Path:
+    """Fill `staged` with links to the files to publish, and with the card and the manifest; return `staged`."""
     optional = [name for name in OPTIONAL_FILES if (folder / name).is_file()]
     for name in [*manifest.files, *optional]:
         (staged / name).parent.mkdir(parents=True, exist_ok=True)
         (staged / name).symlink_to((folder / name).resolve())
-    files = dict(manifest.files)
-    if repo != manifest.repo:
-        old = re.compile(rf"(?<![\w.-]){re.escape(manifest.repo)}(?![\w-])")
-        card = old.sub(repo, (folder / schema.CARD).read_text(encoding="utf-8"))
-        (staged / schema.CARD).unlink()
-        write_bytes(staged / schema.CARD, card.encode())
-        files[schema.CARD] = file_sha256(staged / schema.CARD)
-    write_json(staged / schema.MANIFEST, replace(manifest, repo=repo, files=files).as_json())
+    write_bytes(staged / schema.CARD, card.encode())
+    write_json(staged / schema.MANIFEST, manifest.as_json())
     return staged
 
 
+def card_to_publish(folder: Path, manifest: schema.Manifest, repository: Repository, log: LogLine) -> str:
+    """Return the card of a folder, naming `repository`, with the text that people wrote in the card on the Hub.
+
+    Raises:
+        UserError: people wrote different texts in both cards.
+    """
+    local = _read_card(folder)
+    here = _written_by_people(local, manifest)
+    old = re.compile(rf"(?<![\w.-]){re.escape(manifest.repo)}(?![\w-])")
+    local = cards.change_generated(local, lambda part: old.sub(repository.name, part))
+    commit = repository.commit()
+    on_hub = repository.files(commit)
+    if schema.CARD not in on_hub:
+        return local
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in {schema.CARD, schema.MANIFEST} & on_hub.keys():
+            repository.fetch(name, commit, Path(temporary))
+        published, listed = _read_card(Path(temporary)), None
+        with contextlib.suppress(UserError):  # another kind of dataset
+            listed = schema.read_manifest(Path(temporary))
+    there = _written_by_people(published, listed)
+    if there <= here:
+        return local
+    if not here <= there:
+        raise UserError(
+            f"{folder / schema.CARD} and {schema.CARD} of {repository.name} on the Hub were both edited; copy what is "
+            "only on the Hub into the file of the folder and publish again"
+        )
+    log(f"{schema.CARD} was edited on the Hub: its text is kept, the marked parts are replaced")
+    return cards.merge(published, local)
+
+
+def _read_card(folder: Path) -> str:
+    path = folder / schema.CARD
+    try:
+        if schema.regular_size(path) > READ_LIMIT:
+            raise ValueError(f"it is larger than {READ_LIMIT:,} bytes")
+        return path.read_bytes().decode()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable card ({error}); write one or restore it") from None
+
+
+def _written_by_people(card: str, manifest: schema.Manifest | None) -> set[str]:
+    """Return the lines of a card that people wrote: none if it is the one that its manifest, of old, lists."""
+    unedited = manifest and manifest.files.get(schema.CARD) == hashlib.sha256(card.encode()).hexdigest()
+    return set() if unedited else cards.written_by_people(card)
+
+
 def verify_files(folder: Path, manifest: schema.Manifest, hint: str) -> None:
-    """Verify the checksum of every file that the manifest lists; `hint` ends the error message.
+    """Verify the checksum of every file that the manifest lists, except the card; `hint` ends the error message.
 
     Raises:
         UserError: a file is missing or differs.
     """
-    if schema.CARD not in manifest.files:
-        raise UserError(f"{folder / schema.MANIFEST} does not list {schema.CARD}; {hint}")
-    for name, expected in sorted(manifest.files.items()):
+    for name, expected in sorted(manifest.data_files.items()):
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing; {hint}")
@@ -115,7 +162,9 @@ def verify_upload(repository: Repository, folder: Path, commit: str) -> None:
     files = HfFileSystem(endpoint=api.endpoint, token=api.token)
     root, hint = f"datasets/{repo}@{commit}", "publish it again"
     unlisted = {
-        name: file_sha256(folder / name) for name in (*OPTIONAL_FILES, schema.MANIFEST) if (folder / name).is_file()
+        name: file_sha256(folder / name)
+        for name in (*OPTIONAL_FILES, schema.CARD, schema.MANIFEST)
+        if (folder / name).is_file()
     }
     for name, expected in sorted((manifest.files | unlisted).items()):
         if name not in uploaded:
@@ -141,8 +190,14 @@ def sample_image_locations(folder: Path, manifest: schema.Manifest, rng: random.
     found: list[tuple[str, int, int]] = []
     indices = [match for name in sorted(manifest.files) if (match := re.fullmatch(r"index/(.+)-(\d+)\.npy", name))]
     for match in rng.sample(indices, min(IMAGES_READ_BACK, len(indices))):
-        (parquet,) = (name for name in manifest.files if name.startswith(f"data/{match[1]}-{match[2]}-of-"))
-        images = np.load(folder / match[0]).reshape(-1, 2)
+        parquet = next((name for name in manifest.files if name.startswith(f"data/{match[1]}-{match[2]}-of-")), None)
+        if parquet is None:
+            raise UserError(f"{folder / schema.MANIFEST} lists {match[0]} without its Parquet file; build it again")
+        try:
+            rows = pq.read_metadata(folder / parquet).num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{folder / parquet} is not readable Parquet ({error}); build it again") from None
+        images = schema.read_index(folder / match[0], manifest.images_per_row, folder / parquet, rows).reshape(-1, 2)
         images = images[images[:, 1] > 0]
         count = min(len(images), -(-IMAGES_READ_BACK // len(indices)))
         found += [(parquet, int(start), int(length)) for start, length in images[rng.sample(range(len(images)), count)]]
@@ -181,7 +236,15 @@ def download(repo: str, revision: str, data: Path, log: LogLine, patterns: Seque
         if missing > (free := shutil.disk_usage(folder).free):
             raise UserError(f"{repo} needs {missing / 1e9:,.1f} GB more, {folder} has {free / 1e9:,.1f} GB; free some")
         log(f"downloading {repo} at {commit}: {missing / 1e9:,.1f} GB")
-        snapshot_download(repo, repo_type="dataset", revision=commit, local_dir=folder, allow_patterns=list(patterns))
+        edited = [schema.CARD] if (folder / schema.CARD).exists() else []  # people may have edited it
+        snapshot_download(
+            repo,
+            repo_type="dataset",
+            revision=commit,
+            local_dir=folder,
+            allow_patterns=list(patterns),
+            ignore_patterns=edited,
+        )
     hint = "remove it and download it again"
     if (folder / schema.MANIFEST).is_file():
         verify_files(folder, schema.read_manifest(folder), hint)

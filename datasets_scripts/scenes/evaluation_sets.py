@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from benchmark import schema
 from benchmark.files import file_sha256
+from benchmark.hub import cards
 from datasets_scripts.building.build import claim_folder
 from datasets_scripts.generation import provenance, shards
 from datasets_scripts.generation.generate import IMAGE, encode
@@ -228,20 +229,19 @@ def build(data: Path, progress: Callable[[int, int], None]) -> list[Path]:
 def _card(manifest: schema.Manifest) -> str:
     splits = "\n".join(f"  - split: {split}\n    path: data/{split}-*.parquet" for split in sorted(manifest.rows))
     counts = ", ".join(f"{count:,} rows in {split}" for split, count in sorted(manifest.rows.items()))
-    return f"""---
-configs:
+    yaml = f"""configs:
 - config_name: default
   data_files:
 {splits}
 license: apache-2.0
-tags: [synthetic]
----
-# {manifest.repo}
+tags: [synthetic]"""
+    text = f"""# {manifest.repo}
 
 A rendered evaluation set of `scenes`, SynRep-Bench's toy dataset: {counts}. Revision `{manifest.revision}`.
 
     datasets.load_dataset("{manifest.repo}")
 """
+    return cards.generated(yaml, text)
 
 
 def _columns(row: Row) -> pa.Schema:

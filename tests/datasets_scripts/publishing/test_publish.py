@@ -20,6 +20,7 @@ from PIL import Image
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, write_bytes, write_json
+from benchmark.hub import cards
 from datasets_scripts.publishing import card, publish
 from datasets_scripts.text_to_image import Terms
 from tests.fixtures.fake_hub import CUT, Hub
@@ -74,7 +75,8 @@ def write_manifest(folder, statistics):
     rows = {"train": ROWS * len(list(folder.glob("data/*")))}
     manifest = schema.Manifest(REPO, "ab" * 20, rows, IMAGES, {schema.SHEET: ""}, {"version": 1})
     write_bytes(folder / schema.CARD, card.card(manifest, statistics, TERMS, ["a caption"]).encode())
-    paths = [p for p in folder.rglob("*") if p.is_file() and p.name not in ("recipe.json", schema.STATISTICS)]
+    apart = ("recipe.json", schema.STATISTICS, schema.CARD)
+    paths = [p for p in folder.rglob("*") if p.is_file() and p.name not in apart]
     files = {p.relative_to(folder).as_posix(): file_sha256(p) for p in paths}
     write_json(folder / schema.MANIFEST, manifest.as_json() | {"files": files})
 
@@ -223,8 +225,7 @@ def test_a_killed_upload_sends_only_what_is_missing_by_lfs(lfs, tmp_path):
     lfs.requests.clear()
     finish(start(lfs, "publish", folder, None, False, home=home))
     rest = {line.split("/")[-1] for line in lfs.lines("^PUT")}
-    large = {hash for path, hash in schema.read_manifest(folder).files.items() if path != schema.CARD}
-    assert rest == large - sent and len(lfs.repo(REPO).messages) == 2
+    assert rest == {*schema.read_manifest(folder).files.values()} - sent and len(lfs.repo(REPO).messages) == 2
 
 
 def test_a_killed_upload_commits_only_what_is_missing_by_xet(tmp_path):
@@ -256,6 +257,93 @@ def test_under_another_name_card_and_manifest_say_so(lfs, tmp_path):
     assert lfs.repo("me/renamed").private
     _, lines = finish(start(lfs, "download", "me/renamed", "main", tmp_path / "data", home=home))
     assert lines[-1] == "all checksums match the manifest"
+
+
+ISSUES = "\n## Known issues\n\nSome hands have six fingers.\n"
+
+
+def edit(card):
+    card.write_bytes(card.read_bytes() + ISSUES.encode())
+
+
+def edit_on_hub(hub, repo, change=lambda text: text + ISSUES):
+    """Commit another card, as the page of the Hub does."""
+    text = change(hub.read(repo, schema.CARD).decode())
+    files = dict(hub.repo(repo).revisions[hub.repo(repo).refs["main"]])
+    return hub.repo(repo).commit(files | {schema.CARD: hub.keep(schema.CARD, text.encode())}, "Update README.md")
+
+
+def list_card(folder):
+    """Make a folder of an earlier version: no marks, and the manifest lists the card."""
+    text = (folder / schema.CARD).read_text()
+    for mark in (*cards.HEADER_MARKS, *cards.TEXT_MARKS):
+        text = text.replace(f"{mark}\n", "")
+    (folder / schema.CARD).write_text(text)
+    manifest = json.loads((folder / schema.MANIFEST).read_text())
+    manifest["files"][schema.CARD] = file_sha256(folder / schema.CARD)
+    write_json(folder / schema.MANIFEST, manifest)
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["now", "of an earlier version"])
+def test_an_edited_card_is_published_downloaded_and_kept(lfs, tmp_path, listed):
+    """Edited in the folder, then on the Hub, then in what was downloaded."""
+    folder, home = made(tmp_path / "dataset"), tmp_path / "home"
+    if listed:
+        list_card(folder)
+    edit(folder / schema.CARD)
+    finish(start(lfs, "publish", folder, None, False, home=home))
+    assert lfs.read(REPO, schema.CARD).decode().endswith(ISSUES)
+    commit = edit_on_hub(lfs, REPO, lambda text: text + "On the page.\n")
+    came, lines = finish(start(lfs, "download", REPO, commit, tmp_path / "data", home=home, token=None))
+    assert lines[-1] == "all checksums match the manifest"
+    card = Path(came) / schema.CARD
+    assert card.read_text().endswith(f"{ISSUES}On the page.\n")
+    edit(card)
+    edited = card.read_bytes()
+    finish(start(lfs, "download", REPO, commit, tmp_path / "data", home=home, token=None))
+    assert card.read_bytes() == edited
+
+
+def test_what_was_written_on_the_hub_is_kept_by_the_next_version(lfs, tmp_path):
+    folder, home = made(tmp_path / "old"), tmp_path / "home"
+    finish(start(lfs, "publish", folder, None, False, home=home))
+    edit_on_hub(lfs, REPO)
+    newer = made(tmp_path / "new", shards=2, version=1)
+    for _ in range(2):  # and by the one after
+        _, lines = finish(start(lfs, "publish", newer, None, False, home=home))
+        text = lfs.read(REPO, schema.CARD).decode()
+        assert text.endswith(ISSUES) and "| captions | 8 |" in text and "| captions | 12 |" not in text
+        assert "README.md was edited on the Hub: its text is kept, the marked parts are replaced" in lines
+    assert len(lfs.repo(REPO).messages) == 4, "the second time nothing has changed"
+
+
+def test_a_card_of_an_earlier_version_is_replaced_unless_it_was_edited(lfs, tmp_path):
+    folder, home = made(tmp_path / "old"), tmp_path / "home"
+    list_card(folder)
+    lfs.put(REPO, folder, kind="datasets")
+    lfs.put("me/edited", folder, kind="datasets")
+    edit_on_hub(lfs, "me/edited")
+    before = lfs.read("me/edited", schema.CARD)
+    newer = made(tmp_path / "new", shards=2, version=1)
+    finish(start(lfs, "publish", newer, None, False, home=home))
+    finish(start(lfs, "publish", newer, "me/edited", False, home=home))
+    assert lfs.read(REPO, schema.CARD) == (newer / schema.CARD).read_bytes()
+    assert lfs.read("me/edited", schema.CARD) == before
+
+
+def test_different_texts_here_and_there_are_refused_until_the_folder_has_both(lfs, tmp_path):
+    folder, home = made(tmp_path / "dataset"), tmp_path / "home"
+    finish(start(lfs, "publish", folder, None, False, home=home))
+    edit_on_hub(lfs, REPO)
+    before = published(lfs)
+    card = folder / schema.CARD
+    card.write_text(card.read_text() + "Of mine.\n")
+    line = refused(start(lfs, "publish", folder, None, False, home=home))
+    assert "were both edited; copy what is only on the Hub into the file of the folder" in line
+    assert published(lfs) == before
+    edit(card)
+    finish(start(lfs, "publish", folder, None, False, home=home))
+    assert lfs.read(REPO, schema.CARD) == card.read_bytes()
 
 
 def test_private_is_not_put_where_all_can_read(lfs, tmp_path):
@@ -358,9 +446,6 @@ def test_a_card_that_the_hub_refuses_is_one_line(lfs, tmp_path):
     folder, home = made(tmp_path / "dataset"), tmp_path / "home"
     text = (folder / schema.CARD).read_text().replace("license: other", "license: no such licence")
     (folder / schema.CARD).write_text(text)
-    manifest = json.loads((folder / schema.MANIFEST).read_text())
-    manifest["files"][schema.CARD] = file_sha256(folder / schema.CARD)
-    write_json(folder / schema.MANIFEST, manifest)
     line = refused(start(lfs, "publish", folder, None, False, home=home))
     assert f"the Hub rejected the card of dataset {REPO}" in line and '"license" must be' in line
 
@@ -384,10 +469,10 @@ def damaged(folder, how):
     elif how == "changed":
         data.write_bytes(data.read_bytes()[:-1] + b"!")
     elif how == "no card":
-        del manifest["files"][schema.CARD]
+        (folder / schema.CARD).unlink()
     else:
         manifest["files"]["../secret"] = "0"
-    if how in ("no card", "outside"):
+    if how == "outside":
         write_json(folder / schema.MANIFEST, manifest)
 
 
@@ -398,7 +483,7 @@ def damaged(folder, how):
         ("no file", "is missing; remove .* and build or download it again"),
         ("cut", "the manifest says"),
         ("changed", "the manifest says"),
-        ("no card", "does not list README.md"),
+        ("no card", r"README\.md is not a readable card"),
         ("outside", "outside its folder"),
     ],
 )
