@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.files import atomic_replace, lock, write_bytes, write_json
+from benchmark.files import atomic_replace, lock, remove_leftovers, write_bytes, write_json
 
 
 def test_write_creates_folders_and_leaves_no_temporary_file(tmp_path):
@@ -133,3 +133,19 @@ def test_lock_in_a_folder_that_cannot_be_created_is_a_user_error(tmp_path):
         lock(tmp_path / "file" / "record.json"),
     ):
         pass
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
+    killed = (
+        "import os, pathlib, sys; from benchmark.files import atomic_replace\n"
+        "with atomic_replace(pathlib.Path(sys.argv[1])) as path: path.write_bytes(b'half'), os._exit(9)"
+    )
+    for path in (tmp_path / "file.bin", tmp_path / "new" / "folder" / "name with\nlines"):
+        assert subprocess.run([sys.executable, "-c", killed, str(path)], check=False).returncode == 9
+    assert len(list(tmp_path.rglob(".*.tmp"))) == 2
+    others = [tmp_path / name for name in (".mine.tmp", ".file.bin.12.tmp", "file.bin.12.0123abcd.tmp", ".file.bin")]
+    for path in others:
+        path.write_bytes(b"")
+    remove_leftovers(tmp_path)
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.is_file()] == sorted(others)
+    remove_leftovers(tmp_path / "none")
