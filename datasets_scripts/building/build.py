@@ -8,7 +8,6 @@ any unit, and an interrupted build resumes where it stopped, with any number of 
 import contextlib
 import fcntl
 import functools
-import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -23,14 +22,14 @@ import pyarrow.parquet as pq
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.files import atomic_replace, file_sha256, write_json
+from benchmark.files import atomic_replace, file_sha256, lock, remove_leftovers, write_json
 from benchmark.progress import Progress
 from datasets_scripts.building.executor import Done, LocalExecutor
 from datasets_scripts.generation import generate, provenance, shards
 from datasets_scripts.generation.statistics import summary
 from datasets_scripts.inspection import contact_sheet
 from datasets_scripts.publishing import card
-from datasets_scripts.recipe import Caption, Recipe
+from datasets_scripts.recipe import Caption, CaptionSource, Recipe
 
 SPLIT = "train"
 TASK_UNITS = 4
@@ -40,26 +39,37 @@ TASK_UNITS = 4
 def claim_folder(folder: Path, revision: str, declaration: dict[str, Any], signed: bool = False) -> bool:
     """Mark `folder` as the build folder of this recipe; return True if the dataset is already complete.
 
+    A damaged mark is written again if the captions or the manifest in the folder are of this recipe.
+
     Raises:
         UserError: the folder contains another recipe or unknown files, or was started with a different `signed`.
     """
     marker = folder / schema.STARTED
     expected = {"revision": revision, "recipe": declaration} | ({"c2pa": True} if signed else {})
     if not marker.exists():
-        if any((folder / name).exists() for name in ("data", shards.BUILD, schema.MANIFEST)):
-            raise UserError(f"{folder} is not a build folder: no {schema.STARTED}; choose another folder or remove it")
-        write_json(marker, expected)
-        return False
+        with lock(marker):  # so that the first of several processes marks it
+            if not marker.exists():
+                if any((folder / name).exists() for name in ("data", shards.BUILD, schema.MANIFEST)):
+                    raise UserError(
+                        f"{folder} is not a build folder: no {schema.STARTED}; choose another folder or remove it"
+                    )
+                write_json(marker, expected)
     try:
-        found = json.loads(marker.read_bytes())
+        found = schema.read_json(marker)
         revisions = {str(found["revision"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{marker} is damaged ({error}); remove {folder} and build it again") from None
+        if revision not in _revisions_in(folder):
+            raise UserError(
+                f"{marker} is damaged ({error}), and nothing else in {folder} is known to be of this recipe; "
+                "restore it, or choose another folder"
+            ) from None
+        write_json(marker, expected)
+        found, revisions = expected, {revision}
     finished = (folder / schema.MANIFEST).exists()
     if finished:
         manifest = schema.read_manifest(folder)
         revisions.add(manifest.revision)
-        if missing := [name for name in manifest.files if not (folder / name).exists()]:
+        if missing := [name for name in manifest.data_files if not (folder / name).exists()]:
             raise UserError(f"{folder / missing[0]} is missing; remove {folder} and build it again, or download it")
     if other := revisions - {revision}:
         raise UserError(
@@ -70,6 +80,16 @@ def claim_folder(folder: Path, revision: str, declaration: dict[str, Any], signe
         state, hint = ("without", "leave --c2pa out") if signed else ("with", "give the same --c2pa")
         raise UserError(f"{folder} was started {state} C2PA signatures; {hint}, or choose another folder")
     return finished
+
+
+def _revisions_in(folder: Path) -> set[str]:
+    """Return the revisions that the captions of an unfinished build and the manifest of a finished one name."""
+    found = set()
+    with contextlib.suppress(pa.ArrowException, OSError):
+        found.add((pq.read_schema(_captions_path(folder)).metadata or {}).get(b"revision", b"").decode())
+    with contextlib.suppress(UserError):
+        found.add(schema.read_manifest(folder).revision)
+    return found
 
 
 @dataclass(frozen=True)
@@ -149,18 +169,25 @@ def start(recipe: Recipe, data: Path, c2pa: provenance.C2PA | None = None) -> Bu
     finished = claim_folder(folder, revision, recipe.declaration(), c2pa is not None)
     path = _captions_path(folder)
     if not finished and not path.exists():
-        columns = pa.schema({name: pa.string() for name in (schema.CAPTION, schema.SOURCE, schema.SOURCE_ID)})
-        columns = columns.with_metadata({"revision": revision})
-        with atomic_replace(path) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
-            for group in _batched(recipe.captions, schema.SHARD_CAPTIONS):
-                rows = [dict(zip(columns.names, (c.text, c.source, c.source_id))) for c in group]
-                writer.write_table(pa.Table.from_pylist(rows, columns))
+        with _assembly_lock(folder):  # the file itself is the lock of a build, and must not be replaced
+            if not path.exists() and not (folder / schema.MANIFEST).exists():
+                _write_captions(recipe.captions, revision, path)
     if (folder / schema.MANIFEST).exists():  # another process may have finished it since
         _clean_up(folder)
         return folder
     with _open_captions(folder, revision) as file:
         first = file.metadata.row_group(0).num_rows
         return BuildJob(recipe, folder, revision, file.metadata.num_rows, -(-first // schema.UNIT_CAPTIONS), c2pa)
+
+
+def _write_captions(captions: CaptionSource, revision: str, path: Path) -> None:
+    """Write all captions, a row group per shard."""
+    columns = pa.schema({name: pa.string() for name in (schema.CAPTION, schema.SOURCE, schema.SOURCE_ID)})
+    columns = columns.with_metadata({"revision": revision})
+    with atomic_replace(path) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
+        for group in _batched(captions, schema.SHARD_CAPTIONS):
+            rows = [dict(zip(columns.names, (c.text, c.source, c.source_id))) for c in group]
+            writer.write_table(pa.Table.from_pylist(rows, columns))
 
 
 def _captions_path(folder: Path) -> Path:
@@ -252,19 +279,15 @@ def finish(job: BuildJob) -> Path | None:
     return job.folder
 
 
-@contextlib.contextmanager
-def _assembly_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock for assembling this dataset; wait for other processes. The lock of a killed process is released."""
-    with (folder / schema.STARTED).open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _assembly_lock(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Return the lock for writing the captions, shards and manifest of this dataset; it waits for other processes."""
+    return lock(folder / schema.STARTED)
 
 
 def _clean_up(folder: Path) -> None:
     """Remove build and temporary files from the folder of a finished dataset."""
     shutil.rmtree(folder / shards.BUILD, ignore_errors=True)
-    for temporary in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
-        temporary.unlink(missing_ok=True)
+    remove_leftovers(folder)
 
 
 def _write_metadata(job: BuildJob) -> None:

@@ -132,7 +132,7 @@ class Units:
         """
         parquet, sidecar = self._paths(unit)
         content, text = parquet.read_bytes(), sidecar.read_bytes()
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             unit_statistics = json.loads(text)
             intact = unit_statistics.pop("sha256") == hashlib.sha256(content).hexdigest()
             if intact and is_complete(unit_statistics):
@@ -180,8 +180,8 @@ class Shards:
         Raises:
             UserError: the shard is damaged. It is removed, so that the next build generates it again.
         """
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            content: dict[str, Any] = json.loads(self._sidecar(shard).read_bytes())
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            content: dict[str, Any] = schema.read_json(self._sidecar(shard))
             intact = content["files"] == {name: file_sha256(self.folder / name) for name in self.names(shard)}
             if intact and all(map(is_complete, content["units"].values())):
                 return content

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -105,7 +106,7 @@ def test_manifest_counts_what_was_built(small_dataset):
     manifest = schema.read_manifest(small_dataset)
     assert (manifest.repo, manifest.revision) == ("synrep-bench/scenes-small", RECIPE.revision)
     assert (manifest.rows, manifest.images_per_row) == ({"train": CAPTIONS}, IMAGES)
-    assert set(files(small_dataset)) == {*manifest.files, "dataset.json", "recipe.json"}
+    assert set(files(small_dataset)) == {*manifest.files, "dataset.json", "recipe.json", "README.md"}
     assert "sheet.png" in manifest.files and "README.md" not in manifest.files
     assert {name: file_sha256(small_dataset / name) for name in manifest.files} == manifest.files
 
@@ -267,7 +268,7 @@ def test_folder_of_another_recipe_is_refused_with_both_revisions(small_dataset):
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "synrep-bench").write_text("a file where a folder should be")
-    with pytest.raises(UserError, match=r"cannot write .*recipe\.json.*free some space or choose another folder"):
+    with pytest.raises(UserError, match=r"cannot lock .*recipe\.json: Not a directory; choose a folder"):
         build(RECIPE, tmp_path, [""], silent)
 
 
@@ -300,6 +301,73 @@ def test_a_damaged_marker_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("")
     with pytest.raises(UserError, match="damaged"):
         claim_folder(tmp_path, "0" * 40, {})
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 100_000, b"\xff", b"null"])
+def test_a_damaged_marker_loses_no_unit(content, numbered_dataset, tmp_path, small_shards):
+    """The captions of the build say which recipe it is of."""
+    work = building.start(NUMBERED, tmp_path)
+    list(building.generate_share(work, None, 0, 3))
+    shard = work.folder / schema.shard_name("train", 0, 3)
+    before = shard.stat().st_ino
+    (work.folder / "recipe.json").write_bytes(content)
+    assert files(building.run_share(building.start(NUMBERED, tmp_path), 0, 1, silent)) == files(numbered_dataset)
+    assert shard.stat().st_ino == before
+    (work.folder / "recipe.json").write_bytes(content)
+    assert building.start(NUMBERED, tmp_path) == work.folder
+    assert files(work.folder) == files(numbered_dataset)
+
+
+def test_a_damaged_marker_of_another_recipe_is_not_replaced(tmp_path, small_shards):
+    work = building.start(NUMBERED, tmp_path)
+    (work.folder / "recipe.json").write_text("{")
+    with pytest.raises(UserError, match=r"recipe\.json is damaged .* restore it, or choose another folder"):
+        building.start(replace(NUMBERED, seed=1), tmp_path)
+    assert (work.folder / "recipe.json").read_text() == "{"
+
+
+def test_an_edited_or_missing_card_does_not_ask_for_a_build(small_dataset, tmp_path):
+    folder = shutil.copytree(small_dataset, tmp_path / RECIPE.repo)
+    (folder / schema.CARD).unlink()
+    assert building.start(RECIPE, tmp_path) == folder
+
+
+def test_two_builds_begun_at_once_share_one_marker_and_one_list(tmp_path, monkeypatch):
+    """Each writes only what is not there when it holds the lock, however slow the other one is."""
+    slow, inside = building.write_json, []
+
+    def meet(path, value):
+        inside.append(path)
+        if len(inside) == 1:
+            other = threading.Thread(target=building.claim_folder, args=(path.parent, "0" * 40, {}))
+            other.start()
+            others.append(other)
+            other.join(0.1)  # it waits for the lock
+        slow(path, value)
+
+    others = []
+    monkeypatch.setattr(building, "write_json", meet)
+    building.claim_folder(tmp_path, "0" * 40, {})
+    others[0].join()
+    assert len(inside) == 1
+
+
+def test_captions_are_written_once_by_builds_begun_at_once(tmp_path, monkeypatch):
+    """A second file in its place would be a second lock: both would draw everything."""
+    real, calls, others = building._write_captions, [], []
+
+    def write(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            others.append(threading.Thread(target=building.start, args=(NUMBERED, tmp_path)))
+            others[0].start()
+            others[0].join(0.1)  # it waits for the lock
+        real(*arguments)
+
+    monkeypatch.setattr(building, "_write_captions", write)
+    building.start(NUMBERED, tmp_path)
+    others[0].join()
+    assert len(calls) == 1
 
 
 # Workers

@@ -1,19 +1,23 @@
 """Exports, read back by `datasets` and as the released StableRep code reads: every image beside its own caption."""
 
 import csv
+import os
+import shutil
 import tarfile
+import threading
 from collections import Counter
 from dataclasses import dataclass, replace
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.files import write_json
+from benchmark.files import file_sha256, write_json
 from datasets_scripts.building.build import run_share, start
 from datasets_scripts.publishing import export as exporting
 from datasets_scripts.text_to_image import GeneratedImage
@@ -89,7 +93,8 @@ def test_webdataset_has_every_image_with_its_own_caption(tars, stored, tmp_path)
 
 def test_a_tar_per_file_with_the_bytes_as_they_are(tars, numbered_dataset):
     names = [f"train-{k:05d}-of-00003.tar" for k in range(3)]
-    assert sorted(path.name for path in tars.iterdir()) == [".export.json", *names]
+    markers = [f".train-{k:05d}-of-00003.done" for k in range(3)]
+    assert sorted(path.name for path in tars.iterdir()) == [".export.json", *markers, *names]
     for name in names:
         rows = pq.read_table(numbered_dataset / "data" / f"{name.removesuffix('tar')}parquet").to_pylist()
         with tarfile.open(tars / name) as tar:
@@ -180,7 +185,7 @@ def test_interrupted_export_resumes_to_the_same_bytes(numbered_dataset, tars, im
 
     def cut(*arguments):
         for row in real(*arguments):
-            rows.append(row)
+            rows.extend([row] if schema.IMAGES in row else [])
             if len(rows) == 100:
                 raise KeyboardInterrupt
             yield row
@@ -192,7 +197,8 @@ def test_interrupted_export_resumes_to_the_same_bytes(numbered_dataset, tars, im
     assert left.keys() < whole.keys() and not any(name.endswith(".tmp") for name in left)
     assert all(whole[name] == content for name, content in left.items())
     finished = {path: path.stat().st_mtime_ns for path in out.rglob("*00000-of-00003*")}
-    assert len(finished) == 1 and not list(out.rglob("*00001-of-00003*"))
+    assert len(finished) == len(list(out.rglob(".*00000-of-00003.done"))) + len(list(out.glob("*00000-of-00003.tar")))
+    assert finished and not list(out.rglob("*00001-of-00003*"))
 
     monkeypatch.setattr(exporting, "rows_of", real)
     told = []
@@ -238,3 +244,147 @@ def test_a_full_disk_is_one_line(numbered_dataset, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write .*: No space left on device; free some space"):
         exporting.export(numbered_dataset, "imagefolder", out, silent)
     assert not list(out.rglob(".*done"))
+
+
+# Power loss, damage and other processes
+
+
+def exported(dataset, to, out):
+    exporting.export(dataset, to, out, silent)
+    return files(out)
+
+
+@pytest.fixture
+def damaged(numbered_dataset, tmp_path):
+    """A dataset to damage."""
+    return shutil.copytree(numbered_dataset, tmp_path / "dataset")
+
+
+@pytest.mark.parametrize("to", ["webdataset", "imagefolder"])
+@pytest.mark.slow
+def test_everything_is_on_the_disk_before_its_marker_is(numbered_dataset, tmp_path, monkeypatch, to):
+    synced, out = set(), tmp_path / "out"
+    real_sync, real_write = os.fsync, exporting.write_json
+
+    def sync(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        real_sync(descriptor)
+
+    def write(path, value):
+        if path.suffix == ".done":
+            there = [file for file in out.rglob("*") if file.suffix in (".tar", ".jpg")]
+            assert there and {file.stat().st_ino for file in there} <= synced
+        real_write(path, value)
+
+    monkeypatch.setattr(exporting.os, "fsync", sync)
+    monkeypatch.setattr(exporting, "write_json", write)
+    exporting.export(numbered_dataset, to, out, silent)
+    assert len(list(out.glob(".*.done"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("to", "pattern"), [("webdataset", "*00001*.tar"), ("imagefolder", "2/*/*.jpg"), ("imagefolder", ".*00001*.done")]
+)
+@pytest.mark.parametrize("left", [0, 0.5, None], ids=["empty", "half", "none"])
+@pytest.mark.slow
+def test_what_a_marker_does_not_vouch_for_is_written_again(numbered_dataset, tmp_path, to, pattern, left):
+    whole = exported(numbered_dataset, to, tmp_path / "out")
+    path = sorted((tmp_path / "out").glob(pattern))[0]
+    content = path.read_bytes()
+    path.unlink() if left is None else path.write_bytes(content[: int(len(content) * left)])
+    assert exported(numbered_dataset, to, tmp_path / "out") == whole
+
+
+@pytest.mark.slow
+def test_an_export_of_an_earlier_version_is_completed(numbered_dataset, tmp_path):
+    """Its markers are empty, and tars have none."""
+    for to in ("webdataset", "imagefolder"):
+        whole = exported(numbered_dataset, to, tmp_path / to)
+        for marker in (tmp_path / to).glob(".*.done"):
+            marker.unlink() if to == "webdataset" else marker.write_bytes(b"")
+        assert exported(numbered_dataset, to, tmp_path / to) == whole
+
+
+@pytest.mark.parametrize("to", ["webdataset", "imagefolder"])
+@pytest.mark.slow
+def test_a_flipped_byte_is_not_exported(damaged, tmp_path, to):
+    path = damaged / schema.shard_name("train", 1, 3)
+    content = bytearray(path.read_bytes())
+    content[20_000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"00001-of-00003\.parquet has sha256 .*, the manifest says .* again"):
+        exporting.export(damaged, to, tmp_path / "out", silent)
+
+
+def relist(folder, name):
+    manifest = schema.read_manifest(folder)
+    files = manifest.files | {name: file_sha256(folder / name)}
+    write_json(folder / schema.MANIFEST, replace(manifest, files=files).as_json())
+
+
+def without_column(table):
+    return table.drop_columns([schema.STATUS])
+
+
+def without_images(table):
+    return table.set_column(table.schema.get_field_index(schema.IMAGES), schema.IMAGES, pa.nulls(len(table)))
+
+
+def without_captions(table):
+    return table.set_column(1, schema.CAPTION, pa.nulls(len(table), pa.string()))
+
+
+def with_numbers(table):
+    return table.set_column(table.schema.get_field_index(schema.STATUS), schema.STATUS, pa.array(range(len(table))))
+
+
+@pytest.mark.parametrize("change", [None, without_column, without_images, without_captions, with_numbers])
+@pytest.mark.parametrize("to", ["webdataset", "imagefolder"])
+@pytest.mark.slow
+def test_damaged_parquet_is_one_line(damaged, tmp_path, to, change):
+    name = schema.shard_name("train", 0, 3)
+    if change:
+        pq.write_table(change(pq.read_table(damaged / name)), damaged / name)
+    else:
+        (damaged / name).write_bytes(b"PAR1 and nothing else PAR1")
+    relist(damaged, name)
+    with pytest.raises(UserError, match=r"00000-of-00003\.parquet cannot be exported \(.*\); build or download"):
+        exporting.export(damaged, to, tmp_path / "out", silent)
+
+
+@pytest.mark.slow
+def test_files_of_a_killed_export_are_removed(numbered_dataset, tmp_path):
+    out = tmp_path / "out"
+    whole = exported(numbered_dataset, "imagefolder", out)
+    for name in (
+        ".captions.csv.123.0123abcd.tmp",
+        "0/.metadata.jsonl.123.0123abcd.tmp",
+        "..export.json.1.0123abcd.tmp",
+    ):
+        (out / name).write_text("half")
+    assert exported(numbered_dataset, "imagefolder", out) == whole
+    empty = tmp_path / "begun"
+    empty.mkdir()
+    (empty / "..export.json.1.0123abcd.tmp").write_text("killed while it claimed the folder")
+    assert exported(numbered_dataset, "imagefolder", empty) == whole
+
+
+@pytest.mark.slow
+def test_two_exports_at_once_result_in_one(numbered_dataset, tmp_path):
+    whole = exported(numbered_dataset, "webdataset", tmp_path / "alone")
+    out = tmp_path / "out"
+    threads = [
+        threading.Thread(target=exporting.export, args=(numbered_dataset, "webdataset", out, silent)) for _ in "12"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert files(out) == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"\xff"])
+def test_a_damaged_claim_is_one_line(numbered_dataset, tmp_path, content):
+    (tmp_path / ".export.json").write_bytes(content)
+    with pytest.raises(UserError, match="contains another export"):
+        exporting.export(numbered_dataset, "webdataset", tmp_path, silent)
