@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 from benchmark import plugins
 from benchmark.errors import UserError, unknown
 from benchmark.files import sha256_json
-from benchmark.schema import count_word, parse_count
+from benchmark.schema import MAX_IMAGES_PER_ROW, count_word, parse_count
 from datasets_scripts.text_to_image import Terms, TextToImage
 
 SIZES: dict[str, int | None] = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000, "full": None}
@@ -98,8 +98,11 @@ class Recipe:
             raise UserError(
                 f"expected a recipe name of letters, digits, dots, dashes and underscores, found {self.name!r}"
             )
-        if self.images_per_caption < 1 or not self.guidance:
-            raise UserError(f"recipe {self.name} needs at least one image per caption and at least one guidance value")
+        if not 1 <= self.images_per_caption <= MAX_IMAGES_PER_ROW or not self.guidance:
+            raise UserError(
+                f"recipe {self.name} needs at least one image per caption and at least one guidance value, "
+                f"and at most {MAX_IMAGES_PER_ROW:,} images per caption"
+            )
         object.__setattr__(self, "guidance", tuple(map(float, self.guidance)))  # 2 and 2.0 define the same recipe
 
     @property

@@ -8,6 +8,7 @@ Shapes: l images per caption, HW pixels.
 
 import io
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +24,8 @@ from benchmark import schema
 from benchmark.errors import UserError
 
 SPLIT = "train"
+OTHER_FILES = 512
+"""Number of files that a training process opens besides those of the dataset, at most."""
 _RGB = ImageReadMode.RGB
 _AGAIN = "build or download the dataset again"
 _CAPTIONS = pa.schema(
@@ -48,6 +51,7 @@ class CaptionImageDataset:
         self._folder = folder
         self._names = self._shard_names()
         self._files = [folder / shard for shard, _ in self._names]
+        _allow_open_files(2 * len(self._names) + OTHER_FILES)  # an index stays mapped, a Parquet file open
         tables = [_read_captions(path) for path in self._files]
         self._index = [
             schema.read_index(folder / index, self.images_per_caption, path, len(table))
@@ -126,6 +130,20 @@ class CaptionImageDataset:
             shard, position = self._locate(row)
             where = f"{self._files[shard]}: row {position}, image {index}"
             raise UserError(f"{where} does not decode ({error}); rebuild or download it again") from None
+
+
+def _allow_open_files(count: int) -> None:
+    """Allow this process and its workers to open `count` files; the usual limit is 1,024.
+
+    Raises:
+        UserError: the system allows fewer.
+    """
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY in (allowed, most) or count <= allowed:
+        return
+    if count > most:
+        raise UserError(f"training needs {count:,} open files, allowed are {most:,}; raise the limit (`ulimit -Hn`)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, most))
 
 
 def _read_captions(path: Path) -> pa.Table:

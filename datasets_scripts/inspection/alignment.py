@@ -25,7 +25,7 @@ from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import atomic_replace
 from benchmark.progress import Progress
-from datasets_scripts.inspection.examine import Row, is_caption_dataset, rows_of
+from datasets_scripts.inspection.examine import Row, is_caption_dataset, open_parquet, rows_of
 
 FILE = "alignment.parquet"
 COLUMNS = pa.schema({schema.CAPTION_ID: pa.int64(), "scores": pa.list_(pa.float32()), "model": pa.string()})
@@ -106,11 +106,12 @@ def _units(folder: Path, manifest: schema.Manifest) -> Iterator[list[Row]]:
     """Yield the rows of each work unit."""
     for name in sorted(name for name in manifest.files if name.endswith(".parquet")):
         rows: list[Row] = []
-        for row in rows_of(pq.ParquetFile(folder / name)):
-            rows.append(row)
-            if len(rows) == schema.UNIT_CAPTIONS:
-                yield rows
-                rows = []
+        with open_parquet(folder / name) as file:
+            for row in rows_of(file):
+                rows.append(row)
+                if len(rows) == schema.UNIT_CAPTIONS:
+                    yield rows
+                    rows = []
         if rows:
             yield rows
 

@@ -3,6 +3,7 @@
 A finding is an error if the file contradicts its recipe, and a warning if it agrees with it but looks wrong.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from benchmark import schema
+from benchmark.errors import UserError
 from benchmark.files import file_sha256
 from datasets_scripts.generation import provenance
 from datasets_scripts.generation.generate import COLUMNS
@@ -120,6 +122,21 @@ def examine_file(folder: Path, manifest: schema.Manifest, name: str, last: bool)
     report.ids.extend([0] * (report.rows - len(report.ids)))
     report.digests.extend([0] * (report.rows * manifest.images_per_row - len(report.digests)))
     return report
+
+
+@contextlib.contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; what its reader raises in the block becomes one line.
+
+    Raises:
+        UserError: the file is missing or damaged, or lacks a column or a value.
+    """
+    try:
+        schema.regular_size(path)
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); build or download the dataset again") from None
 
 
 def rows_of(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[Row]:
@@ -254,16 +271,22 @@ def strip_metadata(jpeg: bytes) -> bytes:
 
 
 def rows_at(folder: Path, manifest: schema.Manifest, numbers: list[int]) -> Iterator[tuple[str, Row]]:
-    """Yield rows of a dataset by ascending row numbers, each with its location (file and row inside it)."""
+    """Yield rows of a dataset by ascending row numbers, each with its location (file and row inside it).
+
+    Raises:
+        UserError: a file is missing or damaged, or the dataset has another number of rows than its manifest says.
+    """
     start = 0
     for name in sorted(name for name in manifest.files if name.endswith(".parquet")):
-        file = pq.ParquetFile(folder / name)
         first = start
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            selected = [number for number in numbers if start <= number < stop]
-            if selected:
-                table = file.read_row_group(group)
-                for number in selected:
-                    yield f"{name}: row {number - first}", table.slice(number - start, 1).to_pylist()[0]
-            start = stop
+        with open_parquet(folder / name) as file:
+            for group in range(file.num_row_groups):
+                stop = start + file.metadata.row_group(group).num_rows
+                selected = [number for number in numbers if start <= number < stop]
+                if selected:
+                    table = file.read_row_group(group)
+                    for number in selected:
+                        yield f"{name}: row {number - first}", table.slice(number - start, 1).to_pylist()[0]
+                start = stop
+    if start != (expected := sum(manifest.rows.values())):
+        raise UserError(f"{folder} has {start:,} rows, its manifest says {expected:,}; build or download it again")

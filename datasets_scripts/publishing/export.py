@@ -23,15 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from benchmark import schema
 from benchmark.errors import UserError, unknown
 from benchmark.files import atomic_replace, lock, remove_leftovers, write_json
 from benchmark.progress import Progress
 from datasets_scripts.generation.generate import COLUMNS
-from datasets_scripts.inspection.examine import Row, is_caption_dataset, rows_of
+from datasets_scripts.inspection.examine import Row, is_caption_dataset, open_parquet, rows_of
 from datasets_scripts.text_to_image import OK
 
 MAX_FILES_PER_FOLDER = 10_000
@@ -89,20 +86,15 @@ class _Dataset:
             UserError: the file is damaged or not the one in the manifest, or a row lacks a value.
         """
         schema.verify_file(self.folder, self.manifest, name)
-        path, images = self.folder / name, self.manifest.images_per_row
-        try:
-            with pq.ParquetFile(path) as file:
-                for number, row in enumerate(rows_of(file, columns)):
-                    needed = [
-                        row[name] for name in columns or COLUMNS.names if name in (*METADATA_COLUMNS, schema.IMAGES)
-                    ]
-                    if any(value is None or (isinstance(value, list) and len(value) != images) for value in needed):
-                        raise ValueError(f"row {number} lacks a value")
-                    if _is_complete(row) and not all(each and each["bytes"] for each in row.get(schema.IMAGES, ())):
-                        raise ValueError(f"row {number} lacks an image")
-                    yield row
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be exported ({error}); build or download the dataset again") from None
+        images = self.manifest.images_per_row
+        with open_parquet(self.folder / name) as file:
+            for number, row in enumerate(rows_of(file, columns)):
+                needed = [row[each] for each in columns or COLUMNS.names if each in (*METADATA_COLUMNS, schema.IMAGES)]
+                if any(value is None or (isinstance(value, list) and len(value) != images) for value in needed):
+                    raise ValueError(f"row {number} lacks a value")
+                if _is_complete(row) and not all(each and each["bytes"] for each in row.get(schema.IMAGES, ())):
+                    raise ValueError(f"row {number} lacks an image")
+                yield row
 
 
 @dataclass(frozen=True)

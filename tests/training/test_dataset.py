@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import resource
 import shutil
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from benchmark.errors import UserError
 from benchmark.files import file_sha256, write_json
 from benchmark.interfaces import Schedule
 from benchmark.sampling import SIMCLR, Augmentation, Sampling
+from benchmark.training import dataset
 from benchmark.training.batches import BatchDataset, keyed_rng, step_seed
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.transforms.augmentations import MEAN, STD
@@ -512,6 +514,21 @@ def test_captions_of_other_columns_are_one_line(copy, columns):
     pq.write_table(table, copy / SHARD)
     with pytest.raises(UserError, match=r"00001-of-00003\.parquet is not readable Parquet"):
         CaptionImageDataset(copy, NUMBERED.revision)
+
+
+def test_the_limit_of_open_files_is_raised(copy, monkeypatch):
+    """A dataset of 5,127 shards has ten times as many files as a process may usually open."""
+    monkeypatch.setattr(dataset, "OTHER_FILES", 10**9)
+    with pytest.raises(UserError, match="training needs 1,000,000,006 open files, allowed are"):
+        CaptionImageDataset(copy, NUMBERED.revision)
+    monkeypatch.undo()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        CaptionImageDataset(copy, NUMBERED.revision)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (6 + dataset.OTHER_FILES, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_files_may_be_links_to_anywhere(copy, tmp_path):

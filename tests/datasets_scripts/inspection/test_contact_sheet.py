@@ -1,4 +1,7 @@
 import io
+import os
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -6,6 +9,8 @@ import pytest
 from PIL import Image
 
 from benchmark import schema
+from benchmark.errors import UserError
+from benchmark.files import write_json
 from datasets_scripts.inspection import contact_sheet
 from tests.fixtures.small_datasets import read_number
 
@@ -118,3 +123,20 @@ def test_a_sheet_on_disk_is_the_picture(rows, tmp_path):
     with Image.open(tmp_path / "sheet.png") as picture:
         assert (np.asarray(picture) == np.asarray(contact_sheet.render(rows))).all()
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_a_damaged_file_and_a_wrong_number_of_rows_are_one_line(numbered_dataset, tmp_path):
+    folder = shutil.copytree(numbered_dataset, tmp_path / "copy")
+    manifest = schema.read_manifest(folder)
+    write_json(folder / schema.MANIFEST, replace(manifest, rows={"train": 10**12}).as_json())
+    with pytest.raises(UserError, match="has 160 rows, its manifest says 1,000,000,000,000"):
+        contact_sheet.random_rows(folder, 3, 0)
+    write_json(folder / schema.MANIFEST, manifest.as_json())
+    path = folder / schema.shard_name("train", 1, 3)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"00001-of-00003\.parquet cannot be read \(.*\); build or download"):
+        contact_sheet.random_rows(folder, 3, 0)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="not a regular file"):
+        contact_sheet.random_rows(folder, 3, 0)

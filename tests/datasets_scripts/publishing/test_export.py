@@ -348,7 +348,7 @@ def test_damaged_parquet_is_one_line(damaged, tmp_path, to, change):
     else:
         (damaged / name).write_bytes(b"PAR1 and nothing else PAR1")
     relist(damaged, name)
-    with pytest.raises(UserError, match=r"00000-of-00003\.parquet cannot be exported \(.*\); build or download"):
+    with pytest.raises(UserError, match=r"00000-of-00003\.parquet cannot be read \(.*\); build or download"):
         exporting.export(damaged, to, tmp_path / "out", silent)
 
 
