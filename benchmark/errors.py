@@ -4,7 +4,11 @@ A `UserError` is one line: what was expected, what was found and how to fix it.
 `synrep` prints it and exits with code 2.
 """
 
+import re
 from enum import StrEnum
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, overrides of the writing direction, and lone surrogates."""
 
 
 class SkipCode(StrEnum):
@@ -26,11 +30,16 @@ class UserError(Exception):
     """An error that the user can fix, such as a wrong name, path or file; shown on one line, without a traceback."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
 
 
 class MissingDataset(UserError):
     """A dataset that is not on this machine; an evaluation reports it as skipped, with this message as the reason."""
+
+
+def one_line(text: str) -> str:
+    """Return `text` on one line that a terminal or a page shows as it is: control characters become \\x1b, \\u202e."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
 
 
 def unknown(kind: str, name: str, choices: list[str]) -> UserError:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, one_line
 
 data = typer.Typer(help="Datasets: prepare captions, build, check, publish, download, export.", no_args_is_help=True)
 
@@ -59,8 +59,7 @@ def captions(
         if origin is not None:
             raise UserError(f"--origin is for one of {', '.join(known)}, found {source}; leave it out")
         if column is None:
-            choices = ", ".join(known)
-            raise UserError(f"{source} is not one of {choices}; for a file or Hub dataset, give its --column")
+            raise _unknown_source(source, list(known), root)
         chosen, location = sources.custom_source(Path(source).stem, column), source
         if chosen.name in known:
             raise UserError(
@@ -80,12 +79,28 @@ def captions(
     print(_count_line(out, counts))
 
 
+def _unknown_source(name: str, known: list[str], root: Path) -> UserError:
+    """Return the error for a name that is no source of captions, which may be that of a dataset."""
+    from datasets_scripts import recipe
+    from datasets_scripts.captions.prepare import PreparedCaptions
+
+    try:
+        found = recipe.find(name, root).captions
+    except UserError:
+        return UserError(f"{name} is not one of {', '.join(known)}; for a file or Hub dataset, give its --column")
+    if isinstance(found, PreparedCaptions):
+        return UserError(f"{name} is a dataset of captions of {found.source.name}; run `{found.command}`")
+    return UserError(f"{name} is a dataset whose captions need no preparation; run `synrep data build {name}`")
+
+
 def _count_line(out: Path, counts: dict[str, Any]) -> str:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts["dropped"].items() if count)
+    from datasets_scripts.captions.prepare import describe_dropped
+
     paper = counts["paper"]
     known = paper["after"] and paper["before"]
+    reasons = describe_dropped(counts["dropped"])
     comparison = f"; the paper has {paper['after']:,} of {paper['before']:,}" if known else ""
-    return f"{out}: {counts['kept']:,} captions of {counts['read']:,} rows, dropped: {reasons or 'none'}{comparison}"
+    return f"{out}: {counts['kept']:,} captions of {counts['read']:,} rows, dropped: {reasons}{comparison}"
 
 
 @data.command()
@@ -283,7 +298,7 @@ def _print_alignment(folder: Path, model: str, worst: int, progress: Any) -> Non
         f"below {found.chance:.2f}, the 95th percentile with a wrong caption. Captions with the lowest scores:"
     )
     for score, row in found.worst:
-        print(f"{score:6.2f}  {row[schema.CAPTION]}")
+        print(f"{score:6.2f}  {one_line(row[schema.CAPTION])}")
     print(f"next: synrep data contact-sheet {folder} --worst")
 
 

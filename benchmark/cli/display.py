@@ -17,10 +17,10 @@ class Display:
     def __init__(self) -> None:
         self._console = Console()
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:3.0f}%"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(),
         )
         self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)

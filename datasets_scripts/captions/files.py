@@ -7,30 +7,48 @@ The suffix of a file determines how it is read:
     .csv             with a header, quoted according to RFC 4180
     .parquet         columns selected by name
     .json, .zip      RedCaps: an object with a list of `annotations`, or a zip of such files
-    .tar             WebDataset: consecutive files of a pair, <key>.jpg and <key>.txt or <key>.json; the row id is the
-                     location of the image, <tar>:<offset>:<length>
+    .tar             WebDataset: <key>.jpg with <key>.txt or <key>.json; the row id is the location of the image,
+                     <tar>:<offset>:<length>
 
 Bytes that are not valid UTF-8 become lone surrogates (Python's "surrogateescape"), so an invalid row affects no other.
+A row without a usable caption is yielded as `Dropped`, with its reason. In JSON, a caption is a text, or the first of a
+list of texts.
 """
 
 import csv
 import itertools
 import json
+import lzma
+import shlex
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import BinaryIO, TextIO
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.errors import UserError
-from datasets_scripts.captions.sources import Source, sources
+from datasets_scripts.captions.sources import Source, is_hidden, sources
 
-Row = tuple[str, str | None]
-"""A caption as in the file, and the row id. The id is None if the row cannot be parsed."""
+MALFORMED, NOT_TEXT, NO_CAPTION = "malformed", "not text", "no caption"
+NO_IMAGE, REPEATED_NAME = "no image", "repeated name"
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row without a usable caption: its text, which may be empty, and the reason."""
+
+    text: str
+    reason: str
+
+
+Row = tuple[str, str] | Dropped
+"""A caption as in the file, and the row id; or a row to drop."""
 
 ANNOTATIONS = "annotations"
 SNIFF_BYTES, SNIFF_LINES = 1 << 20, 100
@@ -41,6 +59,21 @@ CSV_FIELD_LIMIT = 1 << 24
 """Maximum characters of a CSV field; a longer one means an unclosed quote. Python's default is 131,072."""
 BOM = b"\xef\xbb\xbf"
 """UTF-8 byte order mark, written by Windows programs."""
+TEXT_LIMIT = 1 << 24
+"""Bytes that are read of the caption or JSON of a pair. The longest caption has 1,000 characters."""
+SHOWN_NAMES, SHOWN_LENGTH = 20, 80
+"""Number and length of the names that an error message lists."""
+SIGNATURES = {
+    b"PAR1": (".parquet", "is a Parquet file; rename it to .parquet"),
+    b"PK\x03\x04": (".zip", "is a zip archive; unpack it"),
+    b"\x1f\x8b": (".gz", "is compressed with gzip; unpack it with `gunzip`"),
+    b"\x28\xb5\x2f\xfd": (".zst", "is compressed with Zstandard; unpack it with `unzstd`"),
+    b"\xfd7zXZ": (".xz", "is compressed with xz; unpack it with `unxz`"),
+    b"\xff\xfe": ("", "is UTF-16; convert it with `iconv --from-code UTF-16 --to-code UTF-8`"),
+    b"\xfe\xff": ("", "is UTF-16; convert it with `iconv --from-code UTF-16 --to-code UTF-8`"),
+    b"version https://git-lfs": ("", "is a pointer of Git LFS; replace it with `git lfs pull`"),
+}
+"""Beginning of a file -> the suffix that it belongs to, and what to do if the file has another one."""
 
 
 def read_rows(source: Source, files: Sequence[Path]) -> Iterator[Row]:
@@ -51,16 +84,29 @@ def read_rows(source: Source, files: Sequence[Path]) -> Iterator[Row]:
     """
     for path in files:
         try:
+            _check_signature(path)
             yield from _READERS[path.suffix.lower()](source, path)
+        except MemoryError as error:
+            raise UserError(f"not enough memory to read {path}; split it, or free some memory") from error
         except _READ_ERRORS as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot read {path} as {path.suffix} ({reason}); download it again") from error
 
 
 _READ_ERRORS = (
-    OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError, csv.Error, pa.ArrowException,
+    OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, csv.Error,
+    pa.ArrowException,
 )  # fmt: skip
 """Exceptions that the readers raise for damaged files. RuntimeError means an encrypted zip."""
+
+
+def _check_signature(path: Path) -> None:
+    """Raise UserError if a file begins like one of another kind than its suffix says."""
+    with path.open("rb") as file:
+        beginning = file.read(max(map(len, SIGNATURES)))
+    for signature, (suffix, advice) in SIGNATURES.items():
+        if beginning.startswith(signature) and path.suffix.lower() != suffix:
+            raise UserError(f"expected {path.suffix}, but {path} {advice}")
 
 
 def _select_columns(source: Source, where: str, columns: Sequence[str]) -> tuple[str, str | None]:
@@ -70,13 +116,21 @@ def _select_columns(source: Source, where: str, columns: Sequence[str]) -> tuple
         column = next((name for name in names if name in columns), None)
         if names and column is None:
             raise UserError(
-                f"{where}: expected a column {' or '.join(names)}, found {', '.join(columns) or 'nothing'}; name the "
-                "caption column: `synrep data captions FILE --column NAME`"
+                f"{where}: expected a column {' or '.join(names)}, found {_listed(columns)}; name the caption column: "
+                "`synrep data captions FILE --column NAME`"
             )
+        if columns.count(column) > 1:
+            raise UserError(f"{where}: expected one column {column}, found {columns.count(column)}; rename the others")
         selected.append(column)
     caption, row_id = selected
     assert caption is not None
     return caption, row_id
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return the first names, for an error message; "nothing" if there are none."""
+    first = [name[:SHOWN_LENGTH] for name in itertools.islice(names, SHOWN_NAMES + 1)]
+    return ", ".join([*first[:SHOWN_NAMES], "..."] if len(first) > SHOWN_NAMES else first) or "nothing"
 
 
 def _decode(content: bytes) -> str:
@@ -111,7 +165,7 @@ def _tsv(source: Source, path: Path) -> Iterator[Row]:
             if len(fields) == width:
                 yield fields[caption_index], "" if id_index is None else fields[id_index]
             else:
-                yield text, None
+                yield Dropped(text, MALFORMED)
 
 
 def _tsv_columns(source: Source, path: Path, file: BinaryIO) -> list[str]:
@@ -143,7 +197,8 @@ def _check_headerless(source: Source, path: Path, lines: list[bytes]) -> None:
         return
     others = [other.name for other in sources().values() if other.headerless and _has_layout(other, fields)]
     if others:
-        hint = f"this is the layout of {others[0]}: run `synrep data captions {others[0]} --origin {path}`"
+        command = shlex.join(["synrep", "data", "captions", others[0], "--origin", str(path)])
+        hint = f"this is the layout of {others[0]}: run `{command}`"
     else:
         hint = "if it is comma-separated, rename it to .csv, otherwise download it again"
     layout = " <tab> ".join(source.headerless)
@@ -173,7 +228,7 @@ def _csv(source: Source, path: Path) -> Iterator[Row]:
             if len(fields) == width:
                 yield fields[caption_index], "" if id_index is None else fields[id_index]
             else:
-                yield ",".join(fields), None
+                yield Dropped(",".join(fields), MALFORMED)
 
 
 def _csv_rows(file: TextIO) -> Iterator[list[str]]:
@@ -200,8 +255,11 @@ def _parquet(source: Source, path: Path) -> Iterator[Row]:
         if not _is_text(dtype.value_type if pa.types.is_dictionary(dtype) else dtype):
             texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
             raise UserError(
-                f"{path}: expected text in column {caption}, found {dtype}; the text columns are: {', '.join(texts)}"
+                f"{path}: expected text in column {caption}, found {str(dtype)[:SHOWN_LENGTH]}; the text columns are: "
+                f"{_listed(texts)}"
             )
+        if row_id is not None and pa.types.is_nested(file.schema_arrow.field(row_id).type):
+            raise UserError(f"{path}: expected text or numbers in column {row_id}, found lists or objects; flatten it")
         columns = [caption] if row_id is None else [caption, row_id]
         for batch in file.iter_batches(BATCH_ROWS, columns=columns):
             captions = _strings(batch.column(caption))
@@ -223,13 +281,16 @@ def _strings(column: pa.Array) -> list[str]:
 
 def _zip(source: Source, path: Path) -> Iterator[Row]:
     with zipfile.ZipFile(path) as archive:
-        # macOS adds this folder to the archives that it creates
-        names = [n for n in archive.namelist() if n.endswith(".json") and not n.startswith("__MACOSX/")]
-        if not names:
-            found = ", ".join(archive.namelist()[:5]) or "nothing"
+        members = [
+            member
+            for member in archive.infolist()
+            if member.filename.lower().endswith(".json") and not is_hidden(PurePosixPath(member.filename))
+        ]
+        if not members:
+            found = _listed(archive.namelist())
             raise UserError(f"{path}: expected {ANNOTATIONS}/<subreddit>_<year>.json in it, found {found}")
-        for name in sorted(names):
-            yield from _annotations(source, f"{path}: {name}", archive.read(name))
+        for member in sorted(members, key=lambda member: member.filename):
+            yield from _annotations(source, f"{path}: {member.filename}", archive.read(member))
 
 
 def _json(source: Source, path: Path) -> Iterator[Row]:
@@ -238,64 +299,148 @@ def _json(source: Source, path: Path) -> Iterator[Row]:
 
 def _annotations(source: Source, where: str, content: bytes) -> Iterator[Row]:
     try:
-        document = json.loads(_decode(content))
-    except json.JSONDecodeError as error:
+        document = _parse_json(content)
+    except ValueError as error:
         raise UserError(f"{where} is not valid JSON ({error}); download it again") from error
     entries = document.get(ANNOTATIONS) if isinstance(document, dict) else None
     if not isinstance(entries, list):
-        keys = ", ".join(document) if isinstance(document, dict) else type(document).__name__
+        keys = _listed(document) if isinstance(document, dict) else type(document).__name__
         raise UserError(
             f"{where}: expected a JSON object with a list of {ANNOTATIONS}, found {keys}; download it again"
         )
     if not entries:  # a subreddit without captions in that year
         return
-    first = entries[0]
-    caption, row_id = _select_columns(source, where, list(first) if isinstance(first, dict) else [type(first).__name__])
+    columns = dict.fromkeys(key for entry in entries if isinstance(entry, dict) for key in entry)
+    caption, row_id = _select_columns(source, where, list(columns))
     for entry in entries:
-        text = entry.get(caption, ()) if isinstance(entry, dict) else ()
-        if text is None or isinstance(text, str):
-            yield text or "", str(entry.get(row_id, ""))
-        else:
-            yield "", None  # do not store the entry itself: it names its author
+        yield _annotation(entry, caption, row_id)
+
+
+def _annotation(entry: Any, caption: str, row_id: str | None) -> Row:
+    """Return the row of an entry. A dropped one has no text: the entry names its author."""
+    if not isinstance(entry, dict) or caption not in entry:
+        return Dropped("", MALFORMED)
+    text, name = _json_text(entry[caption]), entry.get(row_id)
+    if isinstance(name, bool) or not isinstance(name, str | int | None):
+        return Dropped("", MALFORMED)
+    return text if isinstance(text, Dropped) else (text, "" if name is None else str(name))
+
+
+def _parse_json(content: bytes) -> Any:
+    """Return the value of a JSON document; a BOM is skipped.
+
+    Raises:
+        ValueError: the document is not valid JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(_decode(content.removeprefix(BOM)))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _json_text(value: Any) -> str | Dropped:
+    """Return a caption from JSON: a text, the first of a list of texts, or "" for null."""
+    first = value[0] if isinstance(value, list) and value and all(isinstance(text, str) for text in value) else value
+    return "" if first is None else first if isinstance(first, str) else Dropped("", NOT_TEXT)
 
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-"""Suffixes of images in a tar."""
+"""Suffixes of images in a tar, in order of preference."""
+TEXT_SUFFIXES = ("txt", "json")
+"""Suffixes of captions in a tar, in order of preference."""
+PAIRS = (
+    f"an image (.{', .'.join(IMAGE_SUFFIXES)}) and its caption (.{' or .'.join(TEXT_SUFFIXES)}) need the same name; if "
+    "several pairs of a tar have one name, each must be complete and consecutive (`tar --sort=name`)"
+)
+"""Advice for tars with rows that were dropped for `UNPAIRED`."""
+UNPAIRED = {NO_IMAGE, NO_CAPTION, REPEATED_NAME}
+
+Files = dict[str, tarfile.TarInfo]
+"""The files of a row in a tar, by suffix."""
 
 
 def _tar(source: Source, path: Path) -> Iterator[Row]:
     with tarfile.open(path, "r:") as archive:
-        members = (member for member in archive if member.isreg() and not Path(member.name).name.startswith("."))
-        for _, pair in itertools.groupby(members, lambda member: _split_key(member.name)[0]):
-            files = {_split_key(member.name)[1].lower(): member for member in pair}
-            image = next((files[suffix] for suffix in IMAGE_SUFFIXES if suffix in files), None)
-            location = f"{path.name}:{image.offset_data}:{image.size}" if image else None
-            yield _tar_caption(source, path, archive, files), location
+        members = (m for m in archive if m.isreg() and not m.issparse() and not is_hidden(PurePosixPath(m.name)))
+        for files in _group_files(members):
+            yield _tar_row(source, path.name, archive, files) if files else Dropped("", REPEATED_NAME)
+
+
+def _group_files(members: Iterable[tarfile.TarInfo]) -> list[Files]:
+    """Group members by name, in the order of their first one; an empty group is a pair that cannot be told.
+
+    The order of a tar does not matter if no file occurs twice. A name that is used for several pairs needs all files of
+    a pair next to each other.
+    """
+    parts: dict[str, list[list[tarfile.TarInfo]]] = {}
+    for key, consecutive in itertools.groupby(members, lambda member: _split_key(member.name)[0]):
+        parts.setdefault(key, []).append(list(consecutive))
+    rows: list[tuple[int, Files]] = []
+    for parts_of_key in parts.values():
+        whole = list(itertools.chain(*parts_of_key))
+        for part in [whole] if len(_split_rows(whole)) == 1 else parts_of_key:
+            rows += [(part[0].offset, files) for files in _split_rows(part)]
+    return [files for _, files in sorted(rows, key=lambda row: row[0])]
+
+
+def _split_rows(part: list[tarfile.TarInfo]) -> list[Files]:
+    """Split files of one name into rows: one row, or several if each is complete before a suffix occurs again.
+
+    Other files of one name cannot be assigned. They are as many empty rows as the most frequent suffix has files.
+    """
+    rows: list[Files] = [{}]
+    for member in part:
+        suffix = _split_key(member.name)[1]
+        if suffix in rows[-1]:
+            rows.append({})
+        rows[-1][suffix] = member
+    if len(rows) == 1 or all(_find(files, IMAGE_SUFFIXES) and _find(files, TEXT_SUFFIXES) for files in rows):
+        return rows
+    return [{}] * max(Counter(_split_key(member.name)[1] for member in part).values())
 
 
 def _split_key(name: str) -> tuple[str, str]:
-    """Split a member's name at the first dot of its file name: the key that a pair shares, and the suffix."""
+    """Split a member's name into the key that a pair shares, and the suffix in lower case.
+
+    The suffix of images and captions begins at the last dot, that of other files at the first one, as in WebDataset.
+    """
     folder, slash, file = name.rpartition("/")
-    stem, _, suffix = file.partition(".")
-    return folder + slash + stem, suffix
+    stem, _, suffix = file.rpartition(".")
+    if suffix.lower() not in (*IMAGE_SUFFIXES, *TEXT_SUFFIXES):
+        stem, _, suffix = file.partition(".")
+    return folder + slash + stem, suffix.lower()
 
 
-def _tar_caption(source: Source, path: Path, archive: tarfile.TarFile, files: dict[str, tarfile.TarInfo]) -> str:
-    """Return the caption of a pair, from its .txt or else its .json; empty if it has none."""
-    if member := files.get("txt") or files.get("json"):
-        content = archive.extractfile(member)
-        text = _decode(content.read()) if content else ""
-        if "txt" in files:
-            return text
-        try:
-            document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: {member.name} is not valid JSON ({error}); download it again") from error
-        names = [
-            name for name in (*source.caption_columns, "caption") if isinstance(document, dict) and name in document
-        ]
-        return str(document[names[0]] or "") if names else ""
-    return ""
+def _find(files: Files, suffixes: Sequence[str]) -> tarfile.TarInfo | None:
+    return next((files[suffix] for suffix in suffixes if suffix in files), None)
+
+
+def _tar_row(source: Source, tar: str, archive: tarfile.TarFile, files: Files) -> Row:
+    image, text = _find(files, IMAGE_SUFFIXES), _tar_caption(source, archive, files)
+    if image is None:
+        return Dropped(text if isinstance(text, str) else "", NO_IMAGE)
+    return text if isinstance(text, Dropped) else (text, f"{tar}:{image.offset_data}:{image.size}")
+
+
+def _tar_caption(source: Source, archive: tarfile.TarFile, files: Files) -> str | Dropped:
+    """Return the caption of a pair, from its .txt or else its .json."""
+    member = _find(files, TEXT_SUFFIXES)
+    file = archive.extractfile(member) if member else None
+    if file is None:
+        return Dropped("", NO_CAPTION)
+    content = file.read(TEXT_LIMIT)
+    return _decode(content.removeprefix(BOM)) if "txt" in files else _json_caption(source, content)
+
+
+def _json_caption(source: Source, content: bytes) -> str | Dropped:
+    """Return the caption in the JSON of a pair."""
+    try:
+        document = _parse_json(content)
+    except ValueError:
+        return Dropped("", MALFORMED)
+    names = (*source.caption_columns, "caption") if isinstance(document, dict) else ()
+    name = next((name for name in names if name in document), None)
+    return Dropped("", MALFORMED) if name is None else _json_text(document[name])
 
 
 _READERS: dict[str, Callable[[Source, Path], Iterator[Row]]] = {

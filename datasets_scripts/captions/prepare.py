@@ -18,6 +18,7 @@ contains a tab or a newline, so different rows are different lines. It is part o
 import hashlib
 import itertools
 import json
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,8 +33,18 @@ import pyarrow.parquet as pq
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.files import atomic_replace, write_json
-from datasets_scripts.captions.files import BATCH_ROWS, Row, escape_field, escape_surrogates, read_rows
+from benchmark.files import atomic_replace, lock, remove_leftovers, write_json
+from datasets_scripts.captions.files import (
+    BATCH_ROWS,
+    MALFORMED,
+    PAIRS,
+    UNPAIRED,
+    Dropped,
+    Row,
+    escape_field,
+    escape_surrogates,
+    read_rows,
+)
 from datasets_scripts.captions.sources import Source, describe_origin, hub_files, local_files, same_origin, sources
 from datasets_scripts.recipe import Caption, caption_id
 from datasets_scripts.text_to_image import Terms
@@ -47,8 +58,9 @@ HASH_DEFINITION = "sha256 of a line per caption: caption_id, caption, source, so
 MAX_LENGTH = 1000
 """Maximum characters of a caption. CLIP's text tower reads about 300; a longer text is not an intended caption."""
 
-EMPTY, TOO_LONG, NOT_UTF8, MALFORMED, DUPLICATE = "empty", "too long", "not UTF-8", "malformed", "duplicate"
+EMPTY, TOO_LONG, NOT_UTF8, DUPLICATE = "empty", "too long", "not UTF-8", "duplicate"
 REASONS = (EMPTY, TOO_LONG, NOT_UTF8, MALFORMED, DUPLICATE)
+"""Reasons that are always counted. The other reasons of `captions.files` are counted where they occur."""
 
 KEPT_COLUMNS = pa.schema(
     [
@@ -84,44 +96,67 @@ def prepare(source: Source, origin: Path | str, out: Path, progress: Callable[[i
         UserError: the origin does not exist, is damaged, does not have the layout of the source or has no usable row,
             or `out` has captions of another origin. The contents of `out` are then unchanged.
     """
-    before = _load_report(out)
     rule = {
         "source": source.name,
         "column": " or ".join(source.caption_columns),
         "normalisation": NORMALIZATION,
         "hashed": HASH_DEFINITION,
     }
-    up_to_date = before is not None and rule.items() <= before.items() and _is_complete(out, before)
+    before = _load_report(out)
     if before and isinstance(origin, str):
         if before["origin"].get("repo") != origin:  # checked before any download
             raise _origin_mismatch(out, before, origin)
-        if up_to_date:
+        if _is_up_to_date(out, before, rule):
             return before
     found = local_files(source, origin) if isinstance(origin, Path) else hub_files(source, origin)
-    if before and not same_origin(before["origin"], found.origin):
-        raise _origin_mismatch(out, before, describe_origin(found.origin))
-    if before and up_to_date:
+    if before := _find_same_origin(out, rule, found.origin):
         return before
-    with atomic_replace(out / CAPTIONS) as kept, atomic_replace(out / DROPPED) as dropped:
-        counts = _write_captions(source, read_rows(source, found.files), kept, dropped, progress)
-        if not counts["kept"]:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in counts["dropped"].items() if count)
-            raise UserError(f"no usable caption in {origin}: {counts['read']} rows ({reasons or 'none'})")
-        (out / REPORT).unlink(missing_ok=True)  # it describes files that are about to be replaced
-    paper = {"before": source.paper_before, "after": source.paper_after}
-    report: dict[str, Any] = {**rule, "origin": found.origin, **counts, "paper": paper}
-    write_json(out / REPORT, report)
+    with lock(out):
+        if before := _find_same_origin(out, rule, found.origin):  # another process has prepared them
+            return before
+        remove_leftovers(out)
+        with atomic_replace(out / CAPTIONS) as kept, atomic_replace(out / DROPPED) as dropped:
+            counts = _write_captions(source, read_rows(source, found.files), kept, dropped, progress)
+            if not counts["kept"]:
+                reasons = describe_dropped(counts["dropped"])
+                raise UserError(f"no usable caption in {origin}: {counts['read']} rows, dropped: {reasons}")
+            (out / REPORT).unlink(missing_ok=True)  # it describes files that are about to be replaced
+        paper = {"before": source.paper_before, "after": source.paper_after}
+        report: dict[str, Any] = {**rule, "origin": found.origin, **counts, "paper": paper}
+        write_json(out / REPORT, report)
     return report
+
+
+def describe_dropped(counts: dict[str, int]) -> str:
+    """Return the counts of `dropped` in captions.json as text, with advice for tars with unpaired files."""
+    text = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "none"
+    return f"{text} ({PAIRS})" if any(counts.get(reason) for reason in UNPAIRED) else text
+
+
+def _find_same_origin(out: Path, rule: dict[str, str], origin: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the contents of captions.json if `out` has the captions of this origin, complete and by the same rule.
+
+    Raises:
+        UserError: `out` has captions of another origin.
+    """
+    before = _load_report(out)
+    if before and not same_origin(before["origin"], origin):
+        raise _origin_mismatch(out, before, describe_origin(origin))
+    return before if before and _is_up_to_date(out, before, rule) else None
 
 
 def _load_report(folder: Path) -> dict[str, Any] | None:
     """Return the contents of captions.json; None if it is missing or malformed."""
     try:
         report: dict[str, Any] = json.loads((folder / REPORT).read_text())
-        describe_origin(report["origin"]), report["sha256"], report["kept"] + sum(report["dropped"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        describe_origin(report["origin"]), report["sha256"][:12], report["kept"] + sum(report["dropped"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return report
+
+
+def _is_up_to_date(folder: Path, report: dict[str, Any], rule: dict[str, str]) -> bool:
+    return rule.items() <= report.items() and _is_complete(folder, report)
 
 
 def _is_complete(folder: Path, report: dict[str, Any]) -> bool:
@@ -160,17 +195,13 @@ def _write_captions(
     ):
         while batch := list(itertools.islice(rows, BATCH_ROWS)):
             good, bad = _split_kept_dropped(batch, rows_read)
-            ids = np.fromiter((caption_id(text) for _, text, _ in good), np.int64, len(good))
+            ids = np.fromiter((caption_id(text) for _, _, text, _ in good), np.int64, len(good))
             new = seen.add(ids)
-            bad += [
-                (row, escape_surrogates(batch[row - rows_read][0]), DUPLICATE)
-                for (row, _, _), is_new in zip(good, new)
-                if not is_new
-            ]
+            bad += [(row, escape_surrogates(raw), DUPLICATE) for row, raw, _, _ in itertools.compress(good, ~new)]
             good = list(itertools.compress(good, new))
-            texts = [text for _, text, _ in good]
+            texts = [text for _, _, text, _ in good]
             names = [escape_field(source.name)] * len(good)
-            row_ids = [row_id if source.row_id else str(row) for row, _, row_id in good]
+            row_ids = [row_id if source.row_id else str(row) for row, _, _, row_id in good]
             if good:
                 table = pa.table([ids[new], texts, names, row_ids], schema=KEPT_COLUMNS)
                 kept.write_table(table)
@@ -185,16 +216,21 @@ def _write_captions(
     return {"read": rows_read, "kept": kept_count, "dropped": dict(dropped_counts), "sha256": digest.hexdigest()}
 
 
-def _split_kept_dropped(batch: list[Row], start: int) -> tuple[list[tuple[int, str, str]], list[tuple[int, str, str]]]:
-    """Split rows into usable ones (row, normalized text, row id) and others (row, original text, reason)."""
+def _split_kept_dropped(
+    batch: list[Row], start: int
+) -> tuple[list[tuple[int, str, str, str]], list[tuple[int, str, str]]]:
+    """Split rows into usable ones (row, original text, normalized text, row id) and others (row, text, reason)."""
     good, bad = [], []
-    for row, (raw, row_id) in enumerate(batch, start):
+    for number, row in enumerate(batch, start):
+        if isinstance(row, Dropped):
+            bad.append((number, escape_surrogates(row.text), row.reason))
+            continue
+        raw, row_id = row
         text = normalize(raw)
-        reason = _drop_reason(text) if row_id is not None else MALFORMED
-        if reason or row_id is None:
-            bad.append((row, escape_surrogates(raw), reason))
+        if reason := _drop_reason(text):
+            bad.append((number, escape_surrogates(raw), reason))
         else:
-            good.append((row, text, escape_field(row_id)))
+            good.append((number, raw, text, escape_field(row_id)))
     return good, bad
 
 
@@ -351,15 +387,16 @@ class PreparedCaptions:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise UserError(
                 f"{self.folder / CAPTIONS} does not match {REPORT} ({error}); remove {self.folder} and run "
-                f"`{self._command}` again"
+                f"`{self.command}` again"
             ) from error
 
     @property
-    def _command(self) -> str:
-        """Command that prepares these captions."""
+    def command(self) -> str:
+        """Command that prepares these captions in their data folder."""
         name = self.source.name
-        argument = name if name in sources() else f"FILE --column {self.source.caption_columns[0]}"
-        return f"synrep data captions {argument}"
+        words = [name] if name in sources() else ["FILE", "--column", self.source.caption_columns[0]]
+        folder = [] if self.root == type(self).root else ["--data", str(self.root)]
+        return shlex.join(["synrep", "data", "captions", *words, *folder])
 
     def _find_report(self) -> dict[str, Any] | None:
         """Return the contents of captions.json; None if not prepared, or with an older definition of the hash."""
@@ -371,5 +408,5 @@ class PreparedCaptions:
     def _read_report(self) -> dict[str, Any]:
         report = self._find_report()
         if report is None:
-            raise UserError(f"captions of {self.source.name} are not prepared in {self.folder}; run `{self._command}`")
+            raise UserError(f"captions of {self.source.name} are not prepared in {self.folder}; run `{self.command}`")
         return report

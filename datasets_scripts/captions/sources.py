@@ -3,7 +3,7 @@
 import fnmatch
 import importlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from benchmark import plugins
@@ -42,6 +42,13 @@ class Source:
     """Captions in the StableRep paper (arXiv 2306.00984), which has only those whose image could be downloaded."""
     paper_after: int | None = None
     """Captions in the StableRep paper after de-duplication."""
+
+    def __post_init__(self) -> None:
+        if self.name in {"", ".", ".."} or "/" in self.name:
+            raise UserError(
+                f"expected a name for the folder of the captions, found {self.name!r}; give the file or folder by its "
+                "name, such as ../birds"
+            )
 
 
 def custom_source(name: str, column: str) -> Source:
@@ -119,14 +126,23 @@ def local_files(source: Source, path: Path) -> SourceFiles:
     """
     if not path.exists():
         raise UserError(f"no file or folder {path}; expected captions of {source.name} ({_suffixes(source)})")
-    candidates = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    candidates = [path]
+    if path.is_dir():
+        candidates = sorted(f for f in path.rglob("*") if not f.is_dir() and not is_hidden(f.relative_to(path)))
     names = _select_files(source, str(path), [str(file) for file in candidates])
     files = tuple(Path(name) for name in names)
+    if irregular := [file for file in files if not file.is_file()]:
+        raise UserError(f"{irregular[0]} is not a regular file, or links to nothing; replace it with the file itself")
     try:
         digests = {str(file.relative_to(path.parent)): file_sha256(file) for file in files}
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     return SourceFiles(files, {"files": digests})
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Return True for hidden files and for those that macOS adds to folders and archives, such as ._a.jpg."""
+    return path.name.startswith(".") or path.parts[:1] == ("__MACOSX",)
 
 
 def hub_files(source: Source, repo: str) -> SourceFiles:
@@ -158,7 +174,7 @@ def _select_files(source: Source, where: str, names: list[str]) -> list[str]:
     """Return the names that have a suffix of the source; all must have the same suffix."""
     selected = [name for name in names if PurePosixPath(name).suffix.lower() in source.suffixes]
     if not selected:
-        found = ", ".join(PurePosixPath(name).name for name in names[:5]) or "nothing"
+        found = ", ".join(PurePosixPath(name).name[:80] for name in names[:5]) or "nothing"
         raise UserError(
             f"{where}: expected {_suffixes(source)} for captions of {source.name}, found {found}; for another table "
             "run `synrep data captions FILE --column NAME`"

@@ -25,6 +25,14 @@ def test_only_an_https_url_is_a_link():
     assert cards.link("https://a b") == r"https\:\/\/a b"
 
 
+@pytest.mark.parametrize("show", [cards.escape, cards.code])
+def test_control_characters_are_shown_as_escapes(show):
+    """ESC begins commands to a terminal, U+202E reverses the text that follows; U+200D joins the parts of an emoji."""
+    text = "esc \x1b[31mred\0 \u202eevil \x85 \udcff 👩‍👧 e\u0301"
+    (shown,) = (c for c in cells(cards.table((show(text), "b"))) if c != "b")
+    assert shown == "esc \\x1b[31mred\\x00 \\u202eevil \\udcff 👩‍👧 e\u0301"
+
+
 OLD, NEW = cards.generated("license: mit\n", "# one\n\ntext\n"), cards.generated("license: other\n", "# two\n")
 
 

@@ -1,24 +1,45 @@
 """The layout of each source is read; a file that is damaged, or has another layout, is one line."""
 
+import contextlib
 import csv
+import gzip
 import hashlib
 import json
+import os
 import resource
 import signal
+import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmark.errors import UserError
+from datasets_scripts.captions.files import Dropped, read_rows
 from datasets_scripts.captions.prepare import prepare
 from datasets_scripts.captions.sources import sources
+from datasets_scripts.cc3m import REAL_SOURCE as REAL
 from datasets_scripts.cc3m import SOURCE as CC3M
 from datasets_scripts.cc12m import SOURCE as CC12M
 from datasets_scripts.laion_50m import SOURCE as LAION
 from datasets_scripts.redcaps import SOURCE as REDCAPS
-from tests.fixtures.caption_files import ADDRESS, TABLE, cc3m, cc12m, dropped, kept, parquet, redcaps, refused, silent
+from tests.fixtures.caption_files import (
+    ADDRESS,
+    TABLE,
+    annotation,
+    cc3m,
+    cc12m,
+    dropped,
+    kept,
+    parquet,
+    redcaps,
+    refused,
+    silent,
+    tar,
+)
 
 ROOT = Path(__file__).parents[3]
 VALIDATION = ROOT.parent / "shared" / "data" / "cc3m" / "Validation_GCC-1.1.0-Validation.tsv"
@@ -288,8 +309,10 @@ def test_missing_or_unsupported_files_are_refused(tmp_path):
 
 
 def test_file_without_usable_rows_is_refused(tmp_path):
-    refused(CC3M, cc3m(tmp_path / "a.tsv", ["", " ", "x" * 2000]), tmp_path, r"3 rows \(2 empty, 1 too long\)")
-    refused(TABLE, parquet(tmp_path / "a.parquet", {"text": pa.array([], pa.string())}), tmp_path, r"0 rows \(none\)")
+    refused(CC3M, cc3m(tmp_path / "a.tsv", ["", " ", "x" * 2000]), tmp_path, r"3 rows, dropped: 2 empty, 1 too long$")
+    refused(
+        TABLE, parquet(tmp_path / "a.parquet", {"text": pa.array([], pa.string())}), tmp_path, r"0 rows, dropped: none$"
+    )
 
 
 @pytest.mark.slow
@@ -305,3 +328,318 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     prepare(TABLE, path, tmp_path / "out", silent)
+
+
+# Tars of pairs
+
+
+def read_tar(tmp_path, members):
+    """Prepare a tar of (name, content); return (caption, content of its image) of kept rows, and the dropped rows.
+
+    The image is the content of the tar at the recorded offset and length.
+    """
+    content = tar(tmp_path / "tars" / "0.tar", members).read_bytes()
+    prepare(REAL, tmp_path / "tars", tmp_path / "out", silent)
+    pairs = []
+    for text, location in kept(tmp_path / "out"):
+        _, offset, length = location.split(":")
+        pairs.append((text, content[int(offset) : int(offset) + int(length)]))
+    return pairs, [row[1:] for row in dropped(tmp_path / "out")]
+
+
+def pair(key, number, suffix="txt", image="jpg"):
+    return [(f"{key}.{image}", b"image %d" % number), (f"{key}.{suffix}", b"caption %d" % number)]
+
+
+def numbered(*numbers):
+    return [(f"caption {number}", b"image %d" % number) for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("value", "caption"),
+    [
+        ("a dog", "a dog"),
+        (["a dog", "two dogs"], "a dog"),
+        (None, "empty"),
+        ("", "empty"),
+        ({"en": "a dog"}, "not text"),
+        (float("nan"), "not text"),
+        (float("inf"), "not text"),
+        (0, "not text"),
+        (7, "not text"),
+        (False, "not text"),
+        ([], "not text"),
+        ([1, 2], "not text"),
+        (["a dog", None], "not text"),
+        ([["a dog"]], "not text"),
+    ],
+)
+def test_caption_in_json_is_a_text_or_the_first_of_a_list(tmp_path, value, caption):
+    """In tars and in RedCaps; every other value is a dropped row that names its reason."""
+    members = [*pair(0, 0), ("1.jpg", b"image 1"), ("1.json", json.dumps({"caption": value}).encode())]
+    pairs, lost = read_tar(tmp_path, members)
+    entries = [annotation(0, "caption 0"), annotation(1, value)]
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": entries}))
+    prepare(REDCAPS, tmp_path / "a.json", tmp_path / "redcaps", silent)
+    if caption == "a dog":
+        assert pairs == [*numbered(0), ("a dog", b"image 1")] and lost == []
+        assert kept(tmp_path / "redcaps")[1] == ("a dog", "t3_1")
+    else:
+        assert pairs == numbered(0) and lost == [("", caption)]
+        assert dropped(tmp_path / "redcaps") == [(1, "", caption)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"null",
+        b"[1]",
+        b'"a dog"',
+        b'{"text": "a dog"}',
+        b'{"a": ' + b"1" * 5000 + b"}",
+    ],
+    ids=lambda content: content[:16].decode(),
+)
+def test_one_bad_json_in_a_tar_is_one_dropped_row(tmp_path, content):
+    members = [*pair(0, 0), ("1.jpg", b"image 1"), ("1.json", content), *pair(2, 2)]
+    assert read_tar(tmp_path, members) == (numbered(0, 2), [("", "malformed")])
+
+
+def test_a_byte_order_mark_is_part_of_no_caption_and_no_json(tmp_path):
+    bom = b"\xef\xbb\xbf"
+    members = [
+        *(("0.jpg", b"image 0"), ("0.txt", bom + b"caption 0\r\n")),
+        *(("1.jpg", b"image 1"), ("1.json", bom + b'{"caption": "caption 1"}')),
+    ]
+    assert read_tar(tmp_path, members) == (numbered(0, 1), [])
+    (tmp_path / "a.json").write_bytes(bom + json.dumps({"annotations": [annotation(1, "a dog")]}).encode())
+    prepare(REDCAPS, tmp_path / "a.json", tmp_path / "redcaps", silent)
+    assert kept(tmp_path / "redcaps") == [("a dog", "t3_1")]
+
+
+ORDERS = {
+    "sorted": [0, 1, 2, 3, 4, 5],
+    "images first": [0, 2, 4, 1, 3, 5],
+    "captions first": [5, 3, 1, 4, 2, 0],
+    "one pair apart": [0, 2, 3, 1, 4, 5],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_pairs_are_found_in_any_order_of_a_tar(tmp_path, order):
+    members = [*pair("a/0", 0), *pair("a/1", 1), *pair("b/0", 2)]
+    pairs, lost = read_tar(tmp_path, [members[number] for number in order])
+    assert sorted(pairs) == numbered(0, 1, 2) and lost == []
+
+
+def test_text_has_priority_over_json_in_any_order(tmp_path):
+    files = {"0.jpg": b"image 0", "0.json": b'{"caption": "no"}', "1.jpg": b"image 1", "1.json": b'{"caption": "no"}'}
+    texts = {"0.txt": b"caption 0", "1.txt": b"caption 1"}
+    assert read_tar(tmp_path, [*files.items(), *texts.items()]) == (numbered(0, 1), [])
+
+
+def test_dots_in_names_and_suffixes_in_upper_case(tmp_path):
+    members = [
+        *pair("photo.v2.00", 0),
+        *pair("photo.v2.01", 1, image="JPEG"),
+        *pair("photo.v2.02", 2, "TXT", "PNG"),
+        *(("3.WebP", b"image 3"), ("3.JSON", b'{"caption": "caption 3"}'), ("3.features.npy", b"x"), ("3.cls", b"3")),
+    ]
+    assert read_tar(tmp_path, members) == (numbered(0, 1, 2, 3), [])
+
+
+def test_several_pairs_of_one_name_are_several_rows(tmp_path):
+    members = [*pair("same", 0), *pair("same", 1), *pair("other", 2), *reversed(pair("same", 3))]
+    assert read_tar(tmp_path, members) == (numbered(0, 1, 2, 3), [])
+
+
+@pytest.mark.parametrize("order", [[0, 2, 1, 3], [0, 2, 3, 1], [0, 1, 2], [0, 2, 1]])
+def test_files_of_one_name_that_cannot_be_assigned_are_dropped(tmp_path, order):
+    """An image never gets the caption of another one."""
+    members = [*pair("same", 0), *pair("same", 1)]
+    pairs, lost = read_tar(tmp_path, [*(members[number] for number in order), *pair("other", 2)])
+    assert pairs == numbered(2) and lost == [("", "repeated name")] * 2
+
+
+def test_an_incomplete_copy_of_a_name_drops_no_complete_pair(tmp_path):
+    members = [*pair("same", 0), *pair("other", 1), ("same.jpg", b"image 2")]
+    assert read_tar(tmp_path, members) == (numbered(0, 1), [("", "no caption")])
+
+
+def test_unpaired_files_and_unknown_suffixes_are_counted_with_advice(tmp_path):
+    members = [
+        *(("0.jpg", b"image 0"), ("0.text", b"caption 0")),
+        *(("1.gif", b"image 1"), ("1.txt", b"caption 1")),
+        *(("2.bmp", b"image 2"), ("2.caption", b"caption 2")),
+        *((".3.jpg", b"hidden"), ("__MACOSX/4.jpg", b"hidden"), ("._5.json", b"hidden")),
+    ]
+    message = refused(
+        REAL, tar(tmp_path / "0.tar", members), tmp_path, "3 rows, dropped: 1 no caption, 2 no image|2 no image, 1 no"
+    )
+    assert "(.jpg, .jpeg, .png, .webp)" in message and "(.txt or .json)" in message and "`tar --sort=name`" in message
+    assert read_tar(tmp_path, [*members, *pair(6, 6)]) == (
+        numbered(6),
+        [("", "no caption"), ("caption 1", "no image"), ("", "no image")],
+    )
+
+
+def test_sparse_and_linked_members_are_not_read(tmp_path):
+    """A sparse member claims a length that the tar does not have."""
+    path = tar(tmp_path / "0.tar", pair(0, 0))
+    with tarfile.open(path, "a") as archive:
+        for name, kind in (("1.jpg", tarfile.LNKTYPE), ("2.jpg", tarfile.SYMTYPE), ("3.jpg", tarfile.FIFOTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "0.jpg"
+            archive.addfile(link)
+    tar(path, [pair(number, number)[1] for number in (1, 2, 3)], "a")
+    prepare(REAL, path, tmp_path / "out", silent)
+    assert [text for text, _ in kept(tmp_path / "out")] == ["caption 0"]
+    assert [reason for _, _, reason in dropped(tmp_path / "out")] == ["no image"] * 3
+
+
+# Other files than their suffix says, and files that are none
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (gzip.compress(b"text\na dog\n"), r"is compressed with gzip; unpack it with `gunzip`"),
+        ("text\na dog\n".encode("utf-16"), r"is UTF-16; convert it with `iconv"),
+        (b"\xfe\xff\0t\0e", r"is UTF-16; convert it with `iconv"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"is a pointer of Git LFS; .*`git lfs pull`"),
+        (b"PK\x03\x04" + bytes(30), r"is a zip archive; unpack it"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".TSV", ".parquet", ".json", ".tar"])
+def test_a_file_of_another_kind_than_its_suffix_is_named(tmp_path, suffix, content, match):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    source = {".json": REDCAPS, ".tar": REAL}.get(suffix, TABLE)
+    refused(source, path, tmp_path, rf"expected {suffix}, but {path} {match}")
+
+
+def test_parquet_with_another_suffix_is_named(tmp_path):
+    path = parquet(tmp_path / "a.parquet", {"text": ["a dog"]}).rename(tmp_path / "a.csv")
+    refused(TABLE, path, tmp_path, r"a\.csv is a Parquet file; rename it to \.parquet")
+
+
+def test_files_that_are_not_regular_are_refused(tmp_path):
+    """Reading a pipe would wait for ever, and a broken link would be a missing part of the captions."""
+    folder = tmp_path / "laion"
+    folder.mkdir()
+    parquet(folder / "a.parquet", {"URL": ["u"], "TEXT": ["a dog"]})
+    os.mkfifo(folder / "b.parquet")
+    refused(LAION, folder, tmp_path, r"laion/b\.parquet is not a regular file")
+    refused(LAION, folder / "b.parquet", tmp_path, r"laion/b\.parquet is not a regular file")
+    (folder / "b.parquet").unlink()
+    (folder / "b.parquet").symlink_to(tmp_path / "none")
+    refused(LAION, folder, tmp_path, r"laion/b\.parquet is not a regular file, or links to nothing")
+
+
+def test_links_to_files_are_followed_and_hidden_files_are_not_read(tmp_path):
+    folder = tmp_path / "laion"
+    folder.mkdir()
+    (folder / "a.parquet").symlink_to(parquet(tmp_path / "blob", {"URL": ["u"], "TEXT": ["a dog"]}))
+    (folder / "._a.parquet").write_bytes(b"\0\5\x16\7")
+    prepare(LAION, folder, tmp_path / "out", silent)
+    assert kept(tmp_path / "out") == [("a dog", "u")]
+
+
+# Columns and values
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    columns = [pa.array(["a dog"]), pa.array(["a cat"])]
+    pq.write_table(pa.Table.from_arrays(columns, ["text", "text"]), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("text,text\na dog,a cat\n")
+    (tmp_path / "a.tsv").write_text("text\ttext\na dog\ta cat\n")
+    for suffix in ("parquet", "csv", "tsv"):
+        refused(TABLE, tmp_path / f"a.{suffix}", tmp_path, r"expected one column text, found 2; rename the others")
+
+
+def test_two_other_columns_of_one_name_do_not_matter(tmp_path):
+    columns = [pa.array(["a dog"]), pa.array([1]), pa.array([2])]
+    pq.write_table(pa.Table.from_arrays(columns, ["text", "n", "n"]), tmp_path / "a.parquet")
+    prepare(TABLE, tmp_path / "a.parquet", tmp_path / "out", silent)
+    assert kept(tmp_path / "out") == [("a dog", "0")]
+
+
+def test_row_ids_are_text_or_numbers(tmp_path):
+    entries = [{"caption": f"caption {n}", "image_id": value} for n, value in enumerate(["a", 7, None, [1], True, 1.5])]
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": [*entries, {"caption": "caption 6"}]}))
+    prepare(REDCAPS, tmp_path / "a.json", tmp_path / "out", silent)
+    assert kept(tmp_path / "out") == [(f"caption {n}", name) for n, name in ((0, "a"), (1, "7"), (2, ""), (6, ""))]
+    assert [reason for _, _, reason in dropped(tmp_path / "out")] == ["malformed"] * 3
+
+
+def test_row_ids_that_are_lists_are_refused(tmp_path):
+    path = parquet(tmp_path / "a.parquet", {"caption": ["a dog"], "image_id": [["a"]]})
+    refused(REDCAPS, path, tmp_path, r"expected text or numbers in column image_id, found lists or objects")
+
+
+def test_one_redcaps_entry_without_a_caption_drops_only_itself(tmp_path):
+    entries = ["no object", {"image_id": "t3_0"}, annotation(1, "a dog")]
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": entries}))
+    prepare(REDCAPS, tmp_path / "a.json", tmp_path / "out", silent)
+    assert kept(tmp_path / "out") == [("a dog", "t3_1")]
+    assert [reason for _, _, reason in dropped(tmp_path / "out")] == ["malformed"] * 2
+
+
+def test_redcaps_files_of_one_name_are_all_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(2):
+            content = json.dumps({"annotations": [annotation(number, f"caption {number}")]})
+            with pytest.warns(UserWarning, match="Duplicate name") if number else contextlib.nullcontext():
+                archive.writestr("annotations/A_2020.JSON", content)
+        archive.writestr("annotations/._A_2020.JSON", "bad")
+    prepare(REDCAPS, tmp_path / "a.zip", tmp_path / "out", silent)
+    assert kept(tmp_path / "out") == [("caption 0", "t3_0"), ("caption 1", "t3_1")]
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"annotations": ' + b"[" * 100_000, b"1" * 5000])
+def test_deep_or_long_json_is_one_line(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    refused(REDCAPS, tmp_path / "a.json", tmp_path, r"a\.json is not valid JSON \(.*\); download it again")
+
+
+def test_error_messages_show_no_control_characters_and_are_short(tmp_path):
+    (tmp_path / "a.csv").write_text(",".join(f"\x1b[31m\u202e{n}" + "x" * 1000 for n in range(1000)) + "\n")
+    message = refused(TABLE, tmp_path / "a.csv", tmp_path, r"found \\x1b\[31m\\u202e0x+, .*, \.\.\.; name the caption")
+    assert message.isprintable() and len(message) < 3000
+
+
+def test_too_little_memory_is_one_line(tmp_path, monkeypatch):
+    def fail(content):
+        raise MemoryError
+
+    monkeypatch.setattr("datasets_scripts.captions.files._parse_json", fail)
+    path = redcaps(tmp_path / "r.zip", {"pics_2019": ["a dog"]})
+    refused(REDCAPS, path, tmp_path, r"not enough memory to read .*r\.zip; split it, or free some memory")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.tsv", "a.json", "a.zip", "a.tar"])
+def test_a_changed_byte_is_read_or_one_line(tmp_path, name):
+    """Whatever the damage, there is no traceback."""
+    path = tmp_path / name
+    if name == "a.parquet":
+        parquet(path, {"text": ["a dog", "a cat"]})
+    elif name in {"a.csv", "a.tsv"}:
+        path.write_text('text\n"a dog"\n"a cat"\n')
+    elif name == "a.json":
+        path.write_text(json.dumps({"annotations": [annotation(0, "a dog")]}))
+    elif name == "a.zip":
+        redcaps(path, {"pics_2019": ["a dog"]})
+    else:
+        tar(path, [*pair(0, 0), *pair(1, 1, "json")])
+    source = {".zip": REDCAPS, ".json": REDCAPS, ".tar": REAL}.get(path.suffix, TABLE)
+    content, random = path.read_bytes(), np.random.default_rng(0)
+    for position in random.integers(0, len(content), 40):
+        damaged = bytearray(content)
+        damaged[position] ^= int(random.integers(1, 256))
+        path.write_bytes(damaged)
+        with contextlib.suppress(UserError):
+            for row in read_rows(source, [path]):
+                assert isinstance(row, Dropped) or all(isinstance(field, str) for field in row)

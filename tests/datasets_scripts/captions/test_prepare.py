@@ -1,5 +1,6 @@
 """Captions are normalized, identified and de-duplicated; subsets are nested; a repeated run changes nothing."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -175,7 +176,7 @@ def test_invalid_json_entries_drop_only_their_rows(tmp_path):
     assert dropped(tmp_path / "out") == [
         (0, "a d\\xf6g", "not UTF-8"),
         (1, "", "empty"),
-        (2, "", "malformed"),
+        (2, "", "not text"),
         (3, "half \\ud83d", "not UTF-8"),
         (6, "", "malformed"),
         (7, "", "malformed"),
@@ -254,7 +255,8 @@ def test_unprepared_captions_can_be_named_and_estimated_but_not_read(tmp_path):
     assert absent.folder == tmp_path / "captions" / "cc3m"
     for read in (len, list, lambda captions: captions.version):
         with pytest.raises(
-            UserError, match=r"captions of cc3m are not prepared in .*; run `synrep data captions cc3m`"
+            UserError,
+            match=rf"captions of cc3m are not prepared in .*; run `synrep data captions cc3m --data {tmp_path}`",
         ):
             read(absent)
 
@@ -302,7 +304,8 @@ def test_tampering_is_detected_also_in_subsets(prepared, what, count):
     path = prepared.folder / "captions.parquet"
     pq.write_table(TAMPERED[what](pq.read_table(path)), path)
     assert len(prepared) == 1000
-    hint = rf"captions\.parquet does not match .*; remove {prepared.folder} and run `synrep data captions cc3m` again$"
+    command = f"synrep data captions cc3m --data {prepared.root}"
+    hint = rf"captions\.parquet does not match .*; remove {prepared.folder} and run `{command}` again$"
     with pytest.raises(UserError, match=hint):
         list(prepared.take(count))
 
@@ -337,8 +340,11 @@ def test_captions_with_an_old_hash_definition_are_prepared_again(prepared, tmp_p
 
 
 def test_command_for_custom_source_names_file_and_column(tmp_path):
-    with pytest.raises(UserError, match="run `synrep data captions FILE --column text`"):
-        len(PreparedCaptions(TABLE, root=tmp_path))
+    folder = tmp_path / "two words"
+    with pytest.raises(UserError, match=rf"run `synrep data captions FILE --column text --data '{folder}'`"):
+        len(PreparedCaptions(TABLE, root=folder))
+    assert PreparedCaptions(TABLE).command == "synrep data captions FILE --column text"
+    assert PreparedCaptions(LAION).command == "synrep data captions laion"
 
 
 def test_truncated_captions_count_as_not_prepared(prepared):
@@ -452,3 +458,53 @@ def test_crash_between_files_counts_as_not_prepared(tmp_path, monkeypatch):
         prepare(custom_source("table", "title"), path, out, silent)
     with pytest.raises(UserError, match="not prepared"):
         len(PreparedCaptions(TABLE, root=tmp_path))
+
+
+def test_leftovers_of_a_killed_run_are_removed_by_the_next_one(tmp_path):
+    path, out = cc3m(tmp_path / "list.tsv", ["a dog"]), tmp_path / "captions" / "cc3m"
+    out.mkdir(parents=True)
+    for name in ("captions.parquet", "dropped.parquet"):
+        (out / f".{name}.1234.0123abcd.tmp").write_bytes(b"PAR1")
+    prepare(CC3M, path, out, silent)
+    assert sorted(file.name for file in out.iterdir()) == ["captions.json", "captions.parquet", "dropped.parquet"]
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_two_runs_at_once_prepare_once(tmp_path, monkeypatch):
+    """The second one has checked the folder before the first one has finished."""
+    out = tmp_path / "out"
+    path = cc3m(tmp_path / "list.tsv", ["a dog"])
+    first, progress = [], []
+
+    @contextlib.contextmanager
+    def lock_after_the_first(path):
+        monkeypatch.undo()
+        first.append(prepare(CC3M, tmp_path / "list.tsv", out, silent))
+        yield
+
+    monkeypatch.setattr("datasets_scripts.captions.prepare.lock", lock_after_the_first)
+    assert prepare(CC3M, path, out, progress.append) == first[0] and progress == []
+    for file in out.iterdir():
+        file.unlink()
+    other = cc3m(tmp_path / "other.tsv", ["a cat"])
+    monkeypatch.setattr("datasets_scripts.captions.prepare.lock", lock_after_the_first)
+    with pytest.raises(UserError, match=r"captions of another origin, list\.tsv"):
+        prepare(CC3M, other, out, silent)
+    assert kept(out) == [("a dog", ADDRESS.format(0))]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b"\xff",
+        b"null",
+        b'{"origin": {"files": {"a": "b"}}, "sha256": 1, "kept": 1, "dropped": {"a": 0}}',
+    ],
+    ids=["deep", "binary", "null", "number"],
+)
+def test_a_damaged_report_counts_as_not_prepared(prepared, tmp_path, content):
+    (prepared.folder / "captions.json").write_bytes(content)
+    with pytest.raises(UserError, match="not prepared"):
+        len(prepared)
+    assert prepare(CC3M, tmp_path / "list.tsv", prepared.folder, silent)["kept"] == 1000

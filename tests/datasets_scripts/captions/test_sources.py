@@ -6,6 +6,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
+from benchmark.errors import UserError
 from datasets_scripts.captions.prepare import PreparedCaptions, prepare
 from datasets_scripts.captions.sources import custom_source
 from datasets_scripts.cc3m import SOURCE as CC3M
@@ -13,7 +14,7 @@ from datasets_scripts.cc12m import SOURCE as CC12M
 from datasets_scripts.laion_50m import SOURCE as LAION
 from datasets_scripts.redcaps import SOURCE as REDCAPS
 from tests.cli.test_main import assert_one_line, synrep
-from tests.fixtures.caption_files import TABLE, assert_stays, cc3m, kept, parquet, refused, silent
+from tests.fixtures.caption_files import TABLE, assert_stays, cc3m, kept, parquet, refused, silent, tar
 
 __all__ = ["synrep"]
 
@@ -198,3 +199,43 @@ def test_an_option_that_would_be_ignored_is_refused(tmp_path, synrep):
     answer = synrep("data", "captions", path, "--origin", path, "--column", "caption", "--data", tmp_path)
     assert_one_line(answer, "--origin is for one of", "leave it out")
     assert not (tmp_path / "captions").exists()
+
+
+@pytest.mark.parametrize("name", [".", "..", "../..", "a/..", "/", "./"])
+def test_a_name_that_leaves_the_folder_of_captions_is_refused(tmp_path, synrep, monkeypatch, name):
+    folder = tmp_path / "a" / "b"
+    birds(tmp_path / "a", "a robin")
+    birds(folder, "a wren")
+    monkeypatch.chdir(folder)
+    answer = synrep("data", "captions", name, "--column", "text", "--data", "out")
+    assert_one_line(answer, "expected a name for the folder of the captions", "give the file or folder by its name")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "birds.csv", "birds.csv"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "/a"])
+def test_the_name_of_a_source_is_the_name_of_a_folder(name):
+    with pytest.raises(UserError, match="expected a name for the folder of the captions"):
+        custom_source(name, "text")
+
+
+def test_the_name_of_a_dataset_gives_the_name_of_its_captions(tmp_path, synrep):
+    folder = ("--data", tmp_path)
+    answer = synrep("data", "captions", "laion-50m", *folder)
+    assert_one_line(answer, "a dataset of captions of laion", f"run `synrep data captions laion --data {tmp_path}`")
+    assert_one_line(synrep("data", "captions", "cc3m-real-10k"), "run `synrep data captions cc3m-real`")
+    assert_one_line(synrep("data", "captions", "toy-10k"), "need no preparation; run `synrep data build toy-10k`")
+
+
+def test_dropped_rows_of_a_tar_are_printed_with_advice(tmp_path, synrep):
+    tar(tmp_path / "0.tar", [("0.jpg", b""), ("0.txt", b"a dog"), ("1.txt", b"a cat")])
+    code, out, _ = synrep("data", "captions", "cc3m-real", "--origin", tmp_path / "0.tar", "--data", tmp_path)
+    assert code == 0
+    assert "1 captions of 2 rows, dropped: 1 no image (an image (.jpg, .jpeg" in out and "`tar --sort=name`" in out
+
+
+def test_markup_in_a_file_name_is_text(tmp_path, synrep, monkeypatch):
+    """On a terminal, the progress bar has the name of the file."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    path = birds(tmp_path / "a", "a robin").rename(tmp_path / "[red]x.csv")
+    code, out, _ = synrep("data", "captions", path, "--column", "text", "--data", tmp_path)
+    assert code == 0 and "captions of [red]x" in out

@@ -91,7 +91,7 @@ def built(tars):
 
 def test_captions_are_read_from_tars_with_image_locations(tars):
     report = prepare(tars)
-    assert (report["kept"], report["dropped"]["duplicate"], report["dropped"]["malformed"]) == (5, 1, 1)
+    assert (report["kept"], report["dropped"]["duplicate"], report["dropped"]["no image"]) == (5, 1, 1)
     read = list(recipe.find("cc3m-real", tars).captions)
     assert [each.text for each in read] == [f"a {name} thing" for name in NAMES]
     for caption in read:
@@ -221,7 +221,7 @@ def test_tars_in_subfolders_are_refused(tars):
 
 def test_invalid_uses_of_real_images_are_one_line(tars):
     with pytest.raises(
-        UserError, match=r"captions of cc3m-real are not prepared .*run `synrep data captions cc3m-real`"
+        UserError, match=r"captions of cc3m-real are not prepared .*run `synrep data captions cc3m-real --data "
     ):
         recipe.find("cc3m-real", tars).revision  # noqa: B018
     prepare(tars)
