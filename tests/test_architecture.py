@@ -34,14 +34,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mirror": set(),
     "schema": set(),
     "hub": set(),
+    "images": set(),
     "interfaces": {"sampling"},
     "nn": {"interfaces"},
     "transforms": {"sampling"},
     "baselines": {"interfaces", "sampling", "nn"},
-    "datasets_scripts": {"schema", "hub"},
+    "datasets_scripts": {"schema", "hub", "images"},
     "records": {"interfaces"},
-    "training": {"nn", "transforms", "interfaces", "sampling", "schema", "mirror"},
-    "evaluations": {"records", "interfaces", "schema", "mirror"},
+    "training": {"nn", "transforms", "interfaces", "sampling", "schema", "images", "mirror"},
+    "evaluations": {"records", "interfaces", "schema", "images", "mirror"},
     "experiments": {"baselines", "datasets_scripts", "records", "interfaces", "schema", "mirror"},
     "analysis": {"evaluations", "records", "interfaces"},
     "models": {"experiments", "training", "transforms", "records", "nn", "hub", "interfaces", "mirror"},
@@ -282,6 +283,24 @@ def test_a_plug_in_declares_what_its_folder_is_for(folder: str, declares: set[st
     assert found
     for name in found:
         assert declares <= assigned(f"{folder}/{name}.py"), name
+
+
+OPENS_AN_IMAGE = re.compile(
+    r"Image\.(open|frombytes|frombuffer)\(|\.convert\(\"|\b(decode|read)_(jpeg|png|webp)\b|\bimread\b"
+)
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path != "benchmark/images.py"])
+def test_images_are_decoded_by_one_module(path: str) -> None:
+    assert OPENS_AN_IMAGE.findall((ROOT / path).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["Image.open(path)", 'image.convert("RGB")', "from torchvision.io import decode_jpeg", "cv2.imread(path)"]
+)
+def test_another_decoder_is_found(line: str) -> None:
+    assert OPENS_AN_IMAGE.search(line)
+    assert not OPENS_AN_IMAGE.search("decode_image(content), Image.fromarray(image_HW3)")
 
 
 # Names

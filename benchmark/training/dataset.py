@@ -6,27 +6,22 @@ of their images is read, in the process that reads it, unless they were before (
 Shapes: l images per caption, HW pixels.
 """
 
-import io
 import os
 import resource
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from PIL import Image, UnidentifiedImageError
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.images import DecodeError, decode_image_fast
 
 SPLIT = "train"
 OTHER_FILES = 512
 """Number of files that a training process opens besides those of the dataset, at most."""
-_RGB = ImageReadMode.RGB
 _AGAIN = "build or download the dataset again"
 _CAPTIONS = pa.schema(
     [pa.field(schema.CAPTION_ID, pa.int64(), nullable=False), pa.field(schema.CAPTION, pa.string(), nullable=False)]
@@ -120,13 +115,9 @@ class CaptionImageDataset:
         Raises:
             UserError: the bytes do not decode; the message has file, row and image.
         """
-        content = self.image_bytes(row, index)
-        with suppress(RuntimeError):  # not JPEG, or damaged: Pillow decodes the former and explains the latter
-            return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), _RGB).permute(1, 2, 0).numpy()
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            return decode_image_fast(self.image_bytes(row, index))
+        except DecodeError as error:
             shard, position = self._locate(row)
             where = f"{self._files[shard]}: row {position}, image {index}"
             raise UserError(f"{where} does not decode ({error}); rebuild or download it again") from None

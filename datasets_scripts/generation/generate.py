@@ -14,8 +14,9 @@ import pyarrow as pa
 from PIL import Image
 
 from benchmark import schema
+from benchmark.errors import UserError
 from datasets_scripts.generation import provenance
-from datasets_scripts.recipe import Caption, Recipe, image_guidance, image_seed
+from datasets_scripts.recipe import Caption, ReadsFiles, Recipe, image_guidance, image_seed
 from datasets_scripts.text_to_image import GeneratedImage, TextToImage
 
 JPEG_QUALITY = 90
@@ -68,7 +69,7 @@ def generate(
 
     Raises:
         RuntimeError: the model returned another number of images than captions.
-        UserError: an image cannot be signed.
+        UserError: an image cannot be signed, or the files that the recipe reads have been prepared anew.
     """
     start = time.perf_counter()
     count = recipe.images_per_caption
@@ -92,6 +93,8 @@ def generate(
         raise RuntimeError(
             f"expected {len(images)} images, one per prompt, from {recipe.text_to_image.name}; found {len(results)}"
         )
+    if isinstance(recipe.text_to_image, ReadsFiles) and recipe.revision != revision:
+        raise UserError(f"the captions of {recipe.name} were prepared again during its build; build it again")
     files = [None if future is None else future.result() for future in encoding]
     rows = []
     for number, caption in enumerate(captions):

@@ -5,25 +5,31 @@ tars (written by img2dataset, or pixparse's `cc3m-wds` and `cc12m-wds` on the Hu
 
     <data>/originals/<source>-wds/*.tar      <key>.jpg (.jpeg, .png, .webp), <key>.txt or <key>.json with a caption
 
-`synrep data captions cc3m-real` prepares their captions like all others and records the location of each image.
-`synrep data build cc3m-real-10k` converts the images: resize the short side to 256 pixels (bicubic), crop the center,
-encode as JPEG. They are not marked as synthetic. The revision covers the sha256 of every tar.
+`synrep data captions cc3m-real` prepares their captions like all others, and records the location of each image and the
+sha256 of every tar, which the revision covers. `synrep data build cc3m-real-10k` converts the images: decode
+(`benchmark.images`), resize the short side to 256 pixels (bicubic), crop the center, encode as JPEG. They are not
+marked as synthetic.
+
+A location is only valid in the tar from which it was read. Every process therefore compares the sha256 of a tar before
+it reads its first image. Size and time would not do: a second download can have both.
 """
 
 import functools
+import hashlib
 import io
+import os
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Self
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from benchmark import schema
 from benchmark.errors import UserError
-from datasets_scripts.captions.prepare import CAPTIONS, PreparedCaptions
+from benchmark.images import DecodeError, decode_image
+from datasets_scripts.captions.prepare import PreparedCaptions
 from datasets_scripts.captions.sources import Source
 from datasets_scripts.generation import provenance
 from datasets_scripts.recipe import Recipe, caption_id, revision_of
@@ -73,7 +79,8 @@ class RealImages:
                 f"{nested[0]} is in a subfolder; put all tars of {self.captions.source.name} into one folder"
             )
         tars = f"{provenance.REAL_PREFIX} of {len(files)} tars, hash {revision_of(files)}"
-        return f"{tars}, short side to {STORED_SIZE} pixels bicubic, centre"  # hashed: do not change
+        conversion = f"upright, alpha on white, 8 bits, short side to {STORED_SIZE} pixels bicubic, centre"
+        return f"{tars}, {conversion}"  # hashed: do not change
 
     @property
     def terms(self) -> tuple[Terms, ...]:
@@ -94,45 +101,75 @@ class RealImages:
         """Yield the image of each caption.
 
         Raises:
-            UserError: a caption occurs twice, or a tar has changed since its captions were prepared.
+            UserError: a caption occurs twice or is not prepared, or captions or a tar have changed since they were
+                prepared.
         """
         del seeds, guidance
         if len(set(captions)) < len(captions):
             raise UserError("a caption has only one real image; remove -l from the name of the dataset")
-        ids, locations = _image_locations(self.captions.folder / CAPTIONS)
+        ids, locations = _image_locations(self.captions, self.captions.version)
+        tars = {PurePosixPath(name).name: sha256 for name, sha256 in self.captions.origin["files"].items()}
         for caption in captions:
             row = int(np.searchsorted(ids, caption_id(caption)))
-            yield _decode_image(self._read_bytes(str(locations[row])))
+            if row == len(ids) or ids[row] != caption_id(caption):
+                raise UserError(f"caption {caption!r} is not in {self.captions.folder}; build the dataset again")
+            yield _convert(self._read_bytes(str(locations[row]), tars))
 
-    def _read_bytes(self, location: str) -> bytes:
-        """Return the bytes at a location `<tar>:<offset>:<length>`, as written by `captions.files`."""
+    def _read_bytes(self, location: str, tars: dict[str, str]) -> bytes:
+        """Return the bytes at a location `<tar>:<offset>:<length>`; `tars` has the sha256 of each tar.
+
+        Raises:
+            UserError: the tar cannot be read, or is not the one in which the location was found.
+        """
         name, offset, length = location.rsplit(":", 2)
         path = self.captions.root / str(self.captions.source.folder) / name
         try:
             with path.open("rb") as file:
+                found = _sha256(file)
                 file.seek(int(offset))
                 content = file.read(int(length))
         except OSError as error:
             reason = f"cannot read {path} ({error.strerror})"
             raise UserError(f"{reason}; put the tars from which the captions were prepared there") from error
-        if len(content) != int(length):
-            raise UserError(f"{path} is shorter than when its captions were prepared; download it again")
+        if found != tars[name]:
+            raise UserError(
+                f"{path} is not what its captions were read from: expected sha256 {tars[name][:12]}, found "
+                f"{found[:12]}; put that tar back, or remove {self.captions.folder} and prepare the captions again"
+            )
         return content
 
 
 @functools.lru_cache(maxsize=1)
-def _image_locations(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted ids of prepared captions, and the location of each one's image."""
-    table = pq.read_table(path, columns=[schema.CAPTION_ID, schema.SOURCE_ID])
-    ids = table[schema.CAPTION_ID].to_numpy()
+def _image_locations(captions: PreparedCaptions, version: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted ids (N) of `captions`, whose checksum is verified, and the location of each one's image.
+
+    `version` is that of the captions, so that captions prepared anew are read again.
+    """
+    del version
+    ids, locations = array("q"), []
+    for caption in captions:
+        ids.append(caption.caption_id)
+        locations.append(caption.source_id)
     order = np.argsort(ids)
-    return ids[order], table[schema.SOURCE_ID].to_numpy()[order]
+    return np.asarray(ids)[order], np.array(locations, object)[order]
 
 
-def _decode_image(content: bytes) -> GeneratedImage:
+_known_sha256: dict[tuple[int, ...], str] = {}
+"""SHA-256 of the files that this process has hashed, by identity, size and times; only the system sets ctime."""
+
+
+def _sha256(file: io.BufferedReader) -> str:
+    """Return the SHA-256 of an open file, which is read only once per process unless it changes."""
+    stat = os.fstat(file.fileno())
+    state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if state not in _known_sha256:
+        _known_sha256[state] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _known_sha256[state]
+
+
+def _convert(content: bytes) -> GeneratedImage:
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            fitted = ImageOps.fit(image.convert("RGB"), (STORED_SIZE, STORED_SIZE), Image.Resampling.BICUBIC)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        image = Image.fromarray(decode_image(content))
+    except DecodeError:
         return GeneratedImage(None, DAMAGED)
-    return GeneratedImage(np.asarray(fitted))
+    return GeneratedImage(np.asarray(ImageOps.fit(image, (STORED_SIZE, STORED_SIZE), Image.Resampling.BICUBIC)))

@@ -9,7 +9,6 @@ Figure 7 of StableRep (arXiv 2306.00984).
 
 import difflib
 import heapq
-import io
 import logging
 import textwrap
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from PIL import Image
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import atomic_replace
+from benchmark.images import DecodeError, decode_image
 from benchmark.progress import Progress
 from datasets_scripts.inspection.examine import Row, is_caption_dataset, open_parquet, rows_of
 
@@ -173,8 +173,8 @@ class _Scorer:
             texts_CD = self.model.encode_text(texts, normalize=True).float()
             images_BD = []
             for start in range(0, len(positions), self.batch):
-                content = [rows[r][schema.IMAGES][k]["bytes"] for r, k in positions[start : start + self.batch]]
-                images_B3HW = torch.stack([self.preprocess(Image.open(io.BytesIO(each))) for each in content])
+                batch = [_read_image(rows[r], k) for r, k in positions[start : start + self.batch]]
+                images_B3HW = torch.stack([self.preprocess(image) for image in batch])
                 images_BD.append(self.model.encode_image(images_B3HW.to(self.device), normalize=True).float())
             cosine_BC = torch.cat(images_BD) @ texts_CD.T if images_BD else texts_CD.new_zeros(0, len(rows))
         scores_BC = (100 * cosine_BC.clamp(0, 1)).cpu().numpy()
@@ -185,6 +185,17 @@ class _Scorer:
             if len(rows) > 1:
                 mismatched[r][k] = float(scores_C[(r + 1) % len(rows)])
         return matched, mismatched
+
+
+def _read_image(row: Row, index: int) -> Image.Image:
+    """Return an image of a row of a dataset."""
+    try:
+        return Image.fromarray(decode_image(row[schema.IMAGES][index]["bytes"]))
+    except DecodeError as error:
+        raise UserError(
+            f"image {index} of caption {row[schema.CAPTION]!r} does not decode ({error}); run `synrep data check`, "
+            "then build or download the dataset again"
+        ) from None
 
 
 def _has_tag(model: str, pretrained: str) -> bool:

@@ -4,7 +4,6 @@ Memory: eight bytes per image, for finding duplicates; everything else is read o
 """
 
 import functools
-import io
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import file_sha256
+from benchmark.images import DecodeError, decode_image
 from benchmark.progress import Progress
 from datasets_scripts.generation import provenance
 from datasets_scripts.generation.generate import encode
@@ -306,7 +305,12 @@ def _regenerate(recipe: Recipe, rows: list[tuple[str, Row]], findings: Findings)
         if strip_metadata(stored["bytes"]) == strip_metadata(new):
             yield True, 0, 0.0
             continue
-        old_HW3, new_HW3 = (np.asarray(Image.open(io.BytesIO(each))).astype(int) for each in (stored["bytes"], new))
+        try:
+            old_HW3, new_HW3 = (decode_image(each).astype(int) for each in (stored["bytes"], new))
+        except DecodeError as error:
+            findings.add("regenerated", f"{where}, image {k}: does not decode ({error})")
+            yield False, 255, 255.0
+            continue
         if old_HW3.shape != new_HW3.shape:
             text = f"shape {old_HW3.shape}, {new_HW3.shape} when regenerated"
             findings.add("regenerated", f"{where}, image {k}: {text}")

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import write_bytes
+from benchmark.images import DecodeError, decode_image
 from datasets_scripts.inspection import alignment
 from datasets_scripts.inspection.examine import Row, is_caption_dataset, rows_at
 
@@ -41,20 +42,25 @@ def render(rows: list[Row]) -> Image.Image:
         pen.multiline_text((GAP, top), caption, "black", font)
         for column, stored in enumerate(row[schema.IMAGES]):
             left = GAP + TEXT + column * step
-            if stored is None:
+            try:
+                if stored is None:
+                    raise DecodeError(row[schema.STATUS][column])
+                picture.paste(_thumbnail(stored["bytes"]), (left, top))
+            except DecodeError as error:
                 pen.rectangle((left, top, left + CELL - 1, top + CELL - 1), outline="grey")
                 pen.line((left, top, left + CELL - 1, top + CELL - 1), "grey")
-                pen.text((left + 4, top + 4), row[schema.STATUS][column], "black", font)
+                pen.text((left + 4, top + 4), str(error), "black", font)
                 continue
-            with Image.open(io.BytesIO(stored["bytes"])) as image:
-                thumbnail = image.convert("RGB")
-            scale = CELL / max(thumbnail.size)
-            size = round(thumbnail.width * scale), round(thumbnail.height * scale)
-            thumbnail = thumbnail.resize(size, Image.Resampling.BICUBIC)
-            picture.paste(thumbnail, (left, top))
             label = f"{row[schema.GUIDANCE][column]:g}"
             pen.text((left + 3, top + 1), label, "white", font, stroke_width=1, stroke_fill="black")
     return picture
+
+
+def _thumbnail(content: bytes) -> Image.Image:
+    image = Image.fromarray(decode_image(content))
+    scale = CELL / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def write(rows: list[Row], path: Path) -> None:

@@ -383,6 +383,43 @@ def test_damaged_image_is_named_by_file_row_and_image(copy, what):
         opened.image(70, 2)
 
 
+def replaced_image(copy, content):
+    """Write `content` in the place of an image, and its length in the index, and open the dataset."""
+    names = schema.index_name("train", 1), schema.shard_name("train", 1, 3)
+    index = np.load(copy / names[0])
+    assert len(content) <= index[6, 2, 1]
+    with (copy / names[1]).open("r+b") as file:
+        file.seek(index[6, 2, 0])
+        file.write(content)
+    index[6, 2, 1] = len(content)
+    np.save(copy / names[0], index)
+    manifest = schema.read_manifest(copy)
+    manifest.files.update({name: file_sha256(copy / name) for name in names})
+    write_json(copy / schema.MANIFEST, manifest.as_json())
+    return CaptionImageDataset(copy, NUMBERED.revision)
+
+
+@pytest.mark.parametrize(
+    ("format", "place", "pixels"),
+    [("PPM", b"8 8", b"90000 90000"), ("JPEG", b"\x08\0\x08\0\x08", b"\x08\xff\xdc\xff\xdc")],
+)
+def test_an_image_of_too_many_pixels_is_not_decoded(copy, format, place, pixels):
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, format)
+    content = buffer.getvalue()
+    assert content.count(place) == 1
+    with pytest.raises(UserError, match=r"row 6, image 2 does not decode \(.* pixels"):
+        replaced_image(copy, content.replace(place, pixels)).image(70, 2)
+
+
+def test_an_image_is_read_as_it_is_shown(copy):
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("L", (64, 32), 200).save(buffer, "JPEG", exif=exif)
+    assert replaced_image(copy, buffer.getvalue()).image(70, 2).shape == (64, 32, 3)
+
+
 def flip(path, at):
     content = bytearray(path.read_bytes())
     content[at] ^= 1

@@ -5,15 +5,11 @@ a score measured on other data looks like any other score.
 """
 
 import hashlib
-import io
 import itertools
-import re
-import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
 
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets.catalog import FILES, PACKAGE, TARS, Dataset, dataset, locate
@@ -21,6 +17,7 @@ from benchmark.evaluations.datasets.originals import FILE_SIZE, OriginalSplit
 from benchmark.evaluations.datasets.parquet import ParquetSplit
 from benchmark.evaluations.datasets.tars import TarSplit
 from benchmark.files import sha256_json
+from benchmark.images import DecodeError, decode_image
 from benchmark.interfaces import DatasetIdentity, LabeledImages
 
 IMAGE_SHA256 = "image_sha256"
@@ -92,7 +89,7 @@ def open_split(name: str, split: str) -> LabeledImages:
             raise UserError(f"{source.describe_row(few[0])} has {found} captions, expected {MIN_CAPTIONS} or more")
     if row.caption_choices or row.caption_list:
         columns[IMAGE_SHA256] = _image_hashes(source, columns.get("id") if row.kind == FILES else None)
-    return _labeled_images(row, revision, part, columns, lambda at: _decode_image(source, at))
+    return _labeled_images(row, revision, part, columns, lambda at: _read_image(source, at))
 
 
 def local_revision(name: str) -> str | None:
@@ -174,16 +171,13 @@ def _image_hashes(source: SplitSource, ids: list[str] | None = None) -> list[str
     return found
 
 
-def _decode_image(source: SplitSource, row: int) -> np.ndarray:
+def _read_image(source: SplitSource, row: int) -> np.ndarray:
     """Return the decoded image, uint8 RGB (H, W, 3)."""
-    content = source.image_bytes(row)
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = re.sub(r" <_io\S+ object at \w+>", "", str(error))
+        return decode_image(source.image_bytes(row))
+    except DecodeError as error:
         raise UserError(
-            f"{source.describe_row(row)}: the image cannot be read ({reason}); download or rebuild the dataset"
+            f"{source.describe_row(row)}: the image cannot be read ({error}); download or rebuild the dataset"
         ) from None
 
 

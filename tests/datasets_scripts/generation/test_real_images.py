@@ -1,13 +1,18 @@
 """Real images of the user: tars -> captions -> a dataset in the published schema, without a synthetic mark."""
 
 import io
+import itertools
 import json
+import os
+import shutil
 import tarfile
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from PIL.ExifTags import Base
 
 from benchmark import schema
 from benchmark.errors import UserError
@@ -16,8 +21,9 @@ from datasets_scripts import cc3m, recipe
 from datasets_scripts.building import build
 from datasets_scripts.captions.prepare import prepare as prepare_captions
 from datasets_scripts.captions.sources import sources
-from datasets_scripts.generation import provenance, real_images
+from datasets_scripts.generation import generate, provenance, real_images
 from datasets_scripts.inspection import audit, examine
+from datasets_scripts.recipe import caption_id
 
 NAMES = ("red", "green", "blue", "grey", "pink")
 COLOURS = {
@@ -194,6 +200,238 @@ def test_undecodable_image_is_null_with_its_status(tmp_path):
     assert json.loads((built / schema.STATISTICS).read_text())["failed"] == {real_images.DAMAGED: 1}
 
 
+def encoded(image, format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def converted(data, content):
+    """Return the image that a build makes from an encoded one."""
+    tar(folder(data) / "0.tar", {"a.jpg": content, "a.txt": b"one"})
+    prepare(data)
+    (made,) = recipe.find("cc3m-real", data).text_to_image(["one"], [0], [0.0])
+    return made
+
+
+def test_a_photograph_is_upright(tmp_path):
+    pixels = np.zeros((300, 400, 3), np.uint8)
+    pixels[:150] = (220, 40, 40)
+    exif = Image.Exif()
+    exif[Base.Orientation] = 6
+    lying = encoded(Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
+    image = converted(tmp_path, lying).image
+    assert image[:120].mean((0, 1)) == pytest.approx((220, 40, 40), abs=3)
+    assert image[136:].mean() < 3
+
+
+def test_a_black_logo_on_transparent_is_seen(tmp_path):
+    pixels = np.zeros((256, 256, 4), np.uint8)
+    pixels[100:200, 50:150, 3] = 255
+    image = converted(tmp_path, encoded(Image.fromarray(pixels), "PNG")).image
+    assert (image[100:200, 50:150] == 0).all() and image.sum() == 255 * 3 * (256**2 - 100**2)
+
+
+def test_a_16_bit_ramp_is_a_ramp(tmp_path):
+    ramp = (np.arange(256) * 257).astype(np.uint16)[None].repeat(256, 0)
+    image = converted(tmp_path, encoded(Image.fromarray(ramp), "PNG")).image
+    assert (image == np.arange(256)[None, :, None]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_values_without_a_range_are_null(tmp_path, dtype):
+    ramp = np.linspace(0, 1, 64).astype(dtype)[None].repeat(64, 0)
+    made = converted(tmp_path, encoded(Image.fromarray(ramp), "TIFF"))
+    assert (made.image, made.status) == (None, real_images.DAMAGED)
+
+
+def test_an_image_of_too_many_pixels_is_null(tmp_path):
+    made = converted(tmp_path, encoded(Image.new("1", (8, 8)), "PPM").replace(b"8 8", b"90000 90000"))
+    assert (made.image, made.status) == (None, real_images.DAMAGED)
+
+
+# Tars that are replaced after their captions were read
+
+
+def replace_tar(path, files, like=None):
+    """Replace a tar with another, as a second download does; `like` gives its times."""
+    new = path.with_name("new")
+    tar(new, files)
+    if like:
+        os.utime(new, ns=(like.st_atime_ns, like.st_mtime_ns))
+    new.replace(path)
+
+
+@pytest.fixture
+def swapped(tars):
+    """Prepared captions of tars of which one then has the same pairs under the same names in another order."""
+    prepare(tars)
+    keys = [f"00000{number:04d}" for number in range(3)]
+    contents = {
+        f"{key}.{suffix}": content
+        for key, name in zip(keys, reversed(NAMES[:3]))
+        for suffix, content in (
+            ("jpg", picture(COLOURS[name])),
+            ("json", json.dumps({"caption": "not this one", "key": key}).encode()),
+            ("txt", f"a {name}  thing\n".encode()),
+        )
+    }
+    shutil.copy2(folder(tars) / "00000.tar", tars / "original.tar")
+    replace_tar(folder(tars) / "00000.tar", contents, (tars / "original.tar").stat())
+    return tars
+
+
+REPLACED = r"00000\.tar is not what its captions were read from: expected sha256 \w+, found \w+; put that tar back, or"
+
+
+def test_a_tar_in_another_order_is_refused(swapped):
+    """It has the size and the time of the one whose captions were read, and images at about the same places."""
+    chosen = recipe.find("cc3m-real", swapped)
+    original, new = (path.stat() for path in (swapped / "original.tar", folder(swapped) / "00000.tar"))
+    assert (original.st_size, original.st_mtime_ns) == (new.st_size, new.st_mtime_ns)
+    with pytest.raises(UserError, match=REPLACED):
+        list(chosen.text_to_image(["a red thing"], [0], [0.0]))
+    list(chosen.text_to_image(["a grey thing"], [0], [0.0]))  # in the other tar
+
+
+@pytest.mark.slow
+def test_a_build_from_a_replaced_tar_is_refused_and_finished_with_the_original(swapped):
+    chosen = recipe.find("cc3m-real", swapped)
+    with pytest.raises(UserError, match=REPLACED):
+        build.build(chosen, swapped, [""], silent)
+    assert not (swapped / chosen.repo / schema.MANIFEST).exists()
+    shutil.copy2(swapped / "original.tar", folder(swapped) / "00000.tar")
+    built = build.build(chosen, swapped, [""], silent)
+    data = CaptionImageDataset(built, chosen.revision)
+    for row, text in enumerate(data.captions):
+        middle = data.image(row, 0)[96:160, 96:160].mean((0, 1))
+        assert np.abs(middle - np.array(COLOURS[text.split()[1]]) * 0.8).max() < 12, text
+
+
+@pytest.mark.slow
+def test_a_tar_replaced_after_a_build_is_named_by_a_check_with_a_sample(built):
+    data = built.parents[1]
+    replace_tar(folder(data) / "00000.tar", {"a.jpg": picture((1, 2, 3)), "a.txt": b"other"})
+    with pytest.raises(UserError, match=REPLACED):
+        audit.regenerate_sample(built, recipe.find("cc3m-real", data), 5, silent)
+
+
+@pytest.mark.slow
+def test_a_wrong_image_is_found_by_a_check_with_a_sample(tars, monkeypatch):
+    """As from an earlier version, which read replaced tars."""
+    prepare(tars)
+    chosen = recipe.find("cc3m-real", tars)
+    read = real_images.RealImages._read_bytes
+    shift = dict(itertools.pairwise(each.source_id for each in chosen.captions))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            real_images.RealImages, "_read_bytes", lambda self, place, tars: read(self, shift.get(place, place), tars)
+        )
+        job = build.start(chosen, tars)
+        built = build.run_share(job, 0, 1, silent)
+    assert not [finding for finding in audit.check(built, silent) if finding.rule != "duplicate image"]
+    assert len(audit.regenerate_sample(built, chosen, 5, silent).findings) == 4
+
+
+def many(count, first=0):
+    """Return files of pairs with tiny images, each of its own gray."""
+    return {
+        name: content
+        for number in range(first, first + count)
+        for name, content in (
+            (f"{number:03d}.png", encoded(Image.new("L", (16, 16), number), "PNG")),
+            (f"{number:03d}.txt", f"gray {number}".encode()),
+        )
+    }
+
+
+@pytest.mark.slow
+def test_a_build_goes_on_after_a_tar_was_replaced_and_put_back(tmp_path):
+    """The first of two shares is built; its tar is then removed, which the second share does not read."""
+    first, second = (folder(tmp_path) / name for name in ("0.tar", "1.tar"))
+    tar(first, many(64))
+    tar(second, many(36, first=64))
+    prepare(tmp_path)
+    chosen = recipe.find("cc3m-real", tmp_path)
+    assert build.run_share(build.start(chosen, tmp_path), 0, 2, silent) is None
+    content = second.read_bytes()
+    replace_tar(second, many(36, first=100), second.stat())
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"1\.tar is not what its captions were read from"):
+            build.run_share(build.start(chosen, tmp_path), 1, 2, silent)
+    second.write_bytes(content)
+    first.unlink()
+    built = build.run_share(build.start(chosen, tmp_path), 1, 2, silent)
+    data = CaptionImageDataset(built, chosen.revision)
+    assert [data.image(row, 0).mean().round() for row in range(100)] == [int(text[5:]) for text in data.captions]
+
+
+def test_a_build_does_not_go_on_with_the_captions_of_other_tars(swapped):
+    chosen = recipe.find("cc3m-real", swapped)
+    job = build.start(chosen, swapped)
+    shutil.rmtree(swapped / "captions")
+    prepare(swapped)
+    with pytest.raises(UserError, match="contains a dataset of another recipe"):
+        build.start(recipe.find("cc3m-real", swapped), swapped)
+    with pytest.raises(UserError, match="the captions of cc3m-real were prepared again during its build"):
+        list(generate.generate(job.recipe, job.revision, job.read_captions(0)))
+
+
+def test_a_tar_that_changes_in_the_same_process_is_read_again(tars):
+    prepare(tars)
+    chosen, path = recipe.find("cc3m-real", tars), folder(tars) / "00000.tar"
+    list(chosen.text_to_image(["a red thing"], [0], [0.0]))
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[512 + 400] ^= 1
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of a file system is coarse
+        path.write_bytes(content)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(UserError, match=REPLACED):
+        list(chosen.text_to_image(["a red thing"], [0], [0.0]))
+
+
+def test_a_tar_is_hashed_once_per_process(tars, monkeypatch):
+    prepare(tars)
+    hashed = []
+    digest = real_images.hashlib.file_digest
+    monkeypatch.setattr(
+        real_images.hashlib, "file_digest", lambda file, name: hashed.append(file.name) or digest(file, name)
+    )
+    for _ in range(2):
+        list(recipe.find("cc3m-real", tars).text_to_image([f"a {name} thing" for name in NAMES], [0] * 5, [0.0] * 5))
+    assert [os.path.basename(name) for name in hashed] == ["00000.tar", "00001.tar"]  # noqa: PTH119
+
+
+def test_tars_are_only_read(tars):
+    """They may be on a read-only disk."""
+    prepare(tars)
+    state = {path: path.stat().st_mtime_ns for path in (folder(tars), *folder(tars).iterdir())}
+    for path in state:
+        path.chmod(0o555)
+    list(recipe.find("cc3m-real", tars).text_to_image(["a red thing"], [0], [0.0]))
+    assert state == {path: path.stat().st_mtime_ns for path in (folder(tars), *folder(tars).iterdir())}
+    folder(tars).chmod(0o755)
+
+
+def test_locations_that_were_not_hashed_are_refused(tars):
+    prepare(tars)
+    chosen = recipe.find("cc3m-real", tars)
+    path = tars / "captions" / "cc3m-real" / "captions.parquet"
+    table = pq.read_table(path)
+    first, second, *others = table["source_id"].to_pylist()
+    pq.write_table(table.set_column(3, table.schema.field(3), [[second, first, *others]]), path)
+    with pytest.raises(UserError, match=r"captions.parquet does not match captions.json"):
+        list(chosen.text_to_image(["a red thing"], [0], [0.0]))
+
+
+def test_a_caption_that_is_not_prepared_is_refused(tars):
+    prepare(tars)
+    chosen = recipe.find("cc3m-real", tars)
+    for text in ("a thing of another dataset", max((str(n) for n in range(99)), key=caption_id)):
+        with pytest.raises(UserError, match=f"caption '{text}' is not in .*; build the dataset again"):
+            list(chosen.text_to_image([text], [0], [0.0]))
+
+
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
@@ -201,7 +439,7 @@ def test_undecodable_image_is_null_with_its_status(tmp_path):
             lambda path: path.unlink(),
             "cannot read .*00000.tar .*put the tars from which the captions were prepared there",
         ),
-        (lambda path: path.write_bytes(path.read_bytes()[:700]), "00000.tar is shorter than when its captions were"),
+        (lambda path: path.write_bytes(path.read_bytes()[:700]), "00000.tar is not what its captions were read from"),
     ],
 )
 def test_missing_or_truncated_tar_is_one_line(break_it, said, tars):

@@ -170,6 +170,8 @@ def at(index, value):
 
 FIRST = "data/train-00000-of-00003.parquet"
 XMP = provenance.xmp_packet(provenance.ALGORITHMIC)
+LYING = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+"""EXIF with orientation 6: to be turned clockwise."""
 FAULTS = {
     "seed": (with_value(40, schema.SEEDS, at(2, 17)), f"{FIRST}: row 40, image 2: seed 17, the recipe has"),
     "guidance": (with_value(3, schema.GUIDANCE, at(1, 3.0)), f"{FIRST}: row 3, image 1: guidance 3.0, the recipe"),
@@ -183,6 +185,10 @@ FAULTS = {
     "format": (
         with_image(2, 2, lambda content: jpeg(pixels(content)[..., 0], xmp=XMP)),
         "row 2, image 2: JPEG L, expected JPEG RGB",
+    ),
+    "orientation": (
+        with_image(2, 2, lambda content: jpeg(pixels(content), xmp=XMP, exif=LYING)),
+        "row 2, image 2: orientation 6, expected 1",
     ),
     "size": (
         with_image(2, 1, lambda content: jpeg(pixels(content)[:32], xmp=XMP)),
@@ -564,6 +570,15 @@ def test_changed_image_is_found_by_regeneration(folder):
     assert sample.equal == 637
 
 
+@pytest.mark.parametrize("content", [b"", b"nothing", b"\xff\xd8\xff\xe1"])
+def test_undecodable_image_is_found_by_regeneration(folder, content):
+    plant(folder, with_image(20, 1, lambda _: content))
+    sample = audit.regenerate_sample(folder, RECIPE, 640, silent)
+    assert {finding.text for finding in sample.findings if finding.rule == "regenerated"} == {
+        f"{FIRST}: row 20, image 1: does not decode (not an image)"
+    }
+
+
 def test_low_bits_may_differ(folder):
     original = {}
 
@@ -654,6 +669,18 @@ def test_scores_are_the_cosines_of_images_and_their_captions(failing, weights, t
     assert result.below_chance == pytest.approx(np.mean(np.array(scores) < result.chance))
     assert result.images == len(scores) and result.mean == pytest.approx(np.mean(scores), abs=1e-3)
     assert found(folder) == [], "the scores are no file too many"
+
+
+def test_undecodable_image_is_one_line_in_an_alignment(failing, weights, tmp_path):
+    folder = shutil.copytree(failing, tmp_path / "copy")
+    path = parquets(folder)[0]
+    rows = pq.read_table(path).to_pylist()
+    row, image = next((row, k) for row in rows for k, image in enumerate(row[schema.IMAGES]) if image)
+    row[schema.IMAGES][image]["bytes"] = b"nothing"
+    shards.write_parquet(path, [pa.Table.from_pylist(rows, COLUMNS)], COLUMNS)
+    with pytest.raises(UserError, match=f"image {image} of caption .* does not decode \\(not an image\\); run"):
+        aligning.alignment(folder, "synrep-tiny", weights, "cpu", 50, silent)
+    assert not (folder / aligning.FILE).exists()
 
 
 class Oracle:

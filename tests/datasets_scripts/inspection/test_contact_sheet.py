@@ -1,3 +1,4 @@
+import copy
 import io
 import os
 import shutil
@@ -55,6 +56,15 @@ def test_every_image_stands_in_the_row_of_its_caption_at_its_index(rows):
             if (row, column) != (2, 1):
                 colour = label_off(cell(picture, row, column)).mean((0, 1))
                 assert read_number(colour) == (64 + 7 + row, column)
+
+
+def test_an_undecodable_image_is_crossed_out(rows):
+    before, damaged = contact_sheet.render(rows), copy.deepcopy(rows)
+    damaged[1][schema.IMAGES][2]["bytes"] = b"nothing"
+    picture = contact_sheet.render(damaged)
+    assert (cell(picture, 1, 1) == cell(before, 1, 1)).all()
+    assert (np.diagonal(label_off(cell(picture, 1, 2)), 24).T == 128).all(), "a gray line"
+    assert np.median(cell(picture, 1, 2)) == 255
 
 
 def test_an_image_is_shown_whole_and_as_it_is(small_dataset):

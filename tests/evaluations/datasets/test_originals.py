@@ -1,9 +1,13 @@
 """Datasets of original files: their splits, positive labels, and errors for missing or different files."""
 
+import io
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
+from PIL.ExifTags import Base
 
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets.catalog import DATASETS, FILES
@@ -200,6 +204,32 @@ def test_different_images_with_the_same_names_change_the_identity(mine):
     after = open_split("flowers", "test").identity
     assert after.revision == before.revision
     assert after.ids_sha256 != before.ids_sha256
+
+
+def test_images_are_read_as_they_are_shown(mine):
+    """A photograph of a camera held upright, and a black drawing on a transparent ground."""
+    root = mine("dtd")
+    ids = open_split("dtd", "test").columns["id"]
+    exif = Image.Exif()
+    exif[Base.Orientation] = 6  # the first row is the right side
+    Image.new("RGB", (64, 32), "red").save(root / "originals" / "dtd" / ids[0], "JPEG", exif=exif)
+    pixels = np.zeros((32, 64, 4), np.uint8)
+    pixels[:16, :, 3] = 255
+    Image.fromarray(pixels).save(root / "originals" / "dtd" / ids[1], "PNG")
+    images = open_split("dtd", "test")
+    assert images.read(0).shape == (64, 32, 3)
+    assert (images.read(1)[:16] == 0).all() and (images.read(1)[16:] == 255).all()
+
+
+def test_an_image_of_too_many_pixels_is_one_line(mine):
+    root = mine("dtd")
+    images = open_split("dtd", "test")
+    buffer = io.BytesIO()
+    Image.new("1", (8, 8)).save(buffer, "PPM")
+    content = buffer.getvalue().replace(b"8 8", b"90000 90000")
+    (root / "originals" / "dtd" / images.columns["id"][0]).write_bytes(content)
+    with pytest.raises(UserError, match=r"the image cannot be read .*pixels.*; download or rebuild the dataset"):
+        images.read(0)
 
 
 def test_errors_name_a_missing_or_damaged_image(mine):
