@@ -2,7 +2,8 @@
 
 A sample consists of the members whose names are equal up to the first dot. The offset of each image and the content of
 the small members (labels, captions) are indexed once, in `.cache/synrep/` next to the tars. The index of a tar is
-rebuilt when its size or modification time changes, and every read is checked against the header in the tar.
+rebuilt when its size or one of its times changes, and every read is checked against the header in the tar. A download
+can restore the time of modification, but only the system sets the time of change (ctime).
 """
 
 import contextlib
@@ -112,7 +113,7 @@ class TarSplit:
         """Return the keys, image offsets and cells of a tar, from `cache` if that matches the tar."""
         stat = path.stat()
         key: dict[str, Any] = {"format": INDEX_FORMAT, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        key |= {"image": self._row.image, "columns": list(self._row.columns)}
+        key |= {"ctime_ns": stat.st_ctime_ns, "image": self._row.image, "columns": list(self._row.columns)}
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stored: dict[str, Any] = json.loads(cache.read_text())
             if stored.get("of") == key:
