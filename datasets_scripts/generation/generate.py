@@ -69,7 +69,7 @@ def generate(
 
     Raises:
         RuntimeError: the model returned another number of images than captions.
-        UserError: an image cannot be signed, or the files that the recipe reads have been prepared anew.
+        UserError: an image cannot be signed, or the files that the recipe reads were prepared again.
     """
     start = time.perf_counter()
     count = recipe.images_per_caption

@@ -14,6 +14,7 @@ A location is only valid in the tar from which it was read. Every process theref
 it reads its first image. Size and time would not do: a second download can have both.
 """
 
+import errno
 import functools
 import hashlib
 import io
@@ -124,6 +125,8 @@ class RealImages:
         name, offset, length = location.rsplit(":", 2)
         path = self.captions.root / str(self.captions.source.folder) / name
         try:
+            if path.exists() and not path.is_file():
+                raise OSError(errno.EINVAL, "not a regular file")  # a pipe would block
             with path.open("rb") as file:
                 found = _sha256(file)
                 file.seek(int(offset))
@@ -143,7 +146,7 @@ class RealImages:
 def _image_locations(captions: PreparedCaptions, version: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted ids (N) of `captions`, whose checksum is verified, and the location of each one's image.
 
-    `version` is that of the captions, so that captions prepared anew are read again.
+    `version` is that of the captions: captions that were prepared again are read again.
     """
     del version
     ids, locations = array("q"), []

@@ -439,6 +439,10 @@ def test_a_caption_that_is_not_prepared_is_refused(tars):
             lambda path: path.unlink(),
             "cannot read .*00000.tar .*put the tars from which the captions were prepared there",
         ),
+        (
+            lambda path: (path.unlink(), os.mkfifo(path)),
+            r"cannot read .*00000.tar \(not a regular file\); put the tars",
+        ),
         (lambda path: path.write_bytes(path.read_bytes()[:700]), "00000.tar is not what its captions were read from"),
     ],
 )
