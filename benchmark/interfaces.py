@@ -5,8 +5,8 @@
 Shapes: V views in a batch, C captions, B images, T texts, D features, HW pixels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -216,6 +216,9 @@ class Score:
     high: float
 
 
+VERIFIED, UNVERIFIED = "verified", "unverified"
+
+
 @dataclass(frozen=True)
 class DatasetIdentity:
     """Exact identity of the evaluated data."""
@@ -226,6 +229,21 @@ class DatasetIdentity:
     n: int
     ids_sha256: str
     """SHA-256 over the ids and labels in order; copies with another split or label order differ here."""
+    content_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Split that was read (`train`, `val`, `test`) -> SHA-256 of its files, which covers images and labels."""
+    provenance: str | None = None
+    """`verified`: every file has the checksum that its download or build recorded for `revision`; else `unverified`.
+
+    None if `revision` is a hash of the data itself, which claims nothing else.
+    """
+
+    def including(self, others: Iterable[Self]) -> Self:
+        """Return this identity with the content of the `others`, which are splits of the same dataset."""
+        others = list(others)
+        content = {split: sha256 for part in (self, *others) for split, sha256 in part.content_sha256.items()}
+        claims = {part.provenance for part in (self, *others)}
+        provenance = UNVERIFIED if UNVERIFIED in claims else self.provenance
+        return replace(self, content_sha256=content, provenance=provenance)
 
 
 @dataclass(frozen=True)
@@ -301,6 +319,10 @@ class FrozenModel(Protocol):
 
     def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors (T, D) in the joint space; every distinct text is encoded once."""
+        ...
+
+    def features_sha256(self, dataset: str) -> str | None:
+        """Return the SHA-256 of the stored features of a dataset; None if the weights determine the features."""
         ...
 
 

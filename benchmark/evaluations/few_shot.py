@@ -20,7 +20,7 @@ Shapes: E episodes, W ways, S shots, Q queries of a class, N images, D dimension
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -155,7 +155,7 @@ def merge_identities(parts: Sequence[DatasetIdentity]) -> DatasetIdentity:
     """Return the identity of the concatenated splits."""
     ids = hashlib.sha256("\n".join(part.ids_sha256 for part in parts).encode()).hexdigest()
     split = "+".join(part.split for part in parts)
-    return DatasetIdentity(parts[0].repo, parts[0].revision, split, sum(part.n for part in parts), ids)
+    return replace(parts[0].including(parts[1:]), split=split, n=sum(part.n for part in parts), ids_sha256=ids)
 
 
 EVALUATIONS = (

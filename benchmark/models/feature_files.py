@@ -45,18 +45,24 @@ class FeatureFiles:
     def __init__(self, folder: Path, card: Mapping[str, Any]) -> None:
         self._folder = folder
         self._transform = card["transform"]
-        features = {path: _header(path) for path in _arrays(folder) if not path.stem.endswith(f".{EMBEDDING}")}
-        if not features:
+        headers = {path: _header(path) for path in _arrays(folder)}
+        if not headers:
             raise UserError(f"no features in {folder}; write {folder}/<dataset>/<split>.npy")
+        embeddings = {path: header for path, header in headers.items() if path.stem.endswith(f".{EMBEDDING}")}
+        features = {path: header for path, header in headers.items() if path not in embeddings}
         _require_same_type(features)
-        _require_same_type({path: _header(path) for path in _arrays(folder) if path not in features})
+        _require_same_type(embeddings)
         self.embeds_texts = (folder / TEXTS).is_file()
         self.metadata: Mapping[str, Any] = {
-            "weights_sha256": card.get("weights_sha256") or _content_sha256(folder),
+            "weights_sha256": card.get("weights_sha256") or _content_sha256(folder, _arrays(folder)),
             "layer": card["layer"],
             "transform": card["transform"],
-            "precision": str(next(iter(features.values()))[1]),
+            "precision": str(next(iter((features or embeddings).values()))[1]),
         }
+
+    def features_sha256(self, dataset: str) -> str:
+        """Return the SHA-256 of the files of a dataset and of the text embeddings."""
+        return _content_sha256(self._folder, sorted((self._folder / dataset).glob("*.npy")))
 
     def features(self, images: LabeledImages, geometry: Geometry = Geometry()) -> np.ndarray:
         """Return the features (N, D), float32.
@@ -184,10 +190,10 @@ def _require_same_type(headers: Mapping[Path, tuple[int, np.dtype[Any]]]) -> Non
             )
 
 
-def _content_sha256(folder: Path) -> str:
-    """Return the SHA-256 of the names and contents of all arrays and texts."""
+def _content_sha256(folder: Path, arrays: Sequence[Path]) -> str:
+    """Return the SHA-256 of the names and contents of these arrays and of the texts."""
     digest = hashlib.sha256()
-    for path in [*_arrays(folder), *folder.glob(TEXTS)]:
+    for path in [*arrays, *folder.glob(TEXTS)]:
         digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
@@ -200,8 +206,8 @@ def _read_card(folder: Path) -> dict[str, Any]:
     """
     path = folder / CARD
     try:
-        card = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        card = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} ({error}); write JSON with name, layer and transform") from None
     if not isinstance(card, dict):
         raise UserError(f"expected a JSON object with name, layer and transform in {path}, found {type(card).__name__}")

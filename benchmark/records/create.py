@@ -54,6 +54,7 @@ def from_scores(
     parents: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
     predictions: Mapping[str, Predictions] | None = None,
+    features_sha256: Mapping[str, str | None] | None = None,
 ) -> Record:
     """Return the record of one evaluation of one seed of a model.
 
@@ -70,11 +71,12 @@ def from_scores(
         parents: name -> hash of each file or record that the model was created from.
         seconds: durations by name, in seconds.
         predictions: dataset -> its predictions file.
+        features_sha256: dataset -> hash of its feature files (see `interfaces.FrozenModel.features_sha256`).
 
     Raises:
         UserError: a required value is missing or out of range; the message names the field.
     """
-    declared, files = _declaration(origin), predictions or {}
+    declared, files, features = _declaration(origin), predictions or {}, features_sha256 or {}
     training = None
     if isinstance(origin, Experiment):
         source = {"repo": origin.dataset, "revision": origin.revision, "content_sha256": content_sha256}
@@ -95,7 +97,10 @@ def from_scores(
         },
         "model": {**metadata, "views": _views(origin), "encoder": declared["encoder"]},
         "training": training,
-        "results": {dataset: _result(result, files.get(dataset), environment) for dataset, result in scores.items()},
+        "results": {
+            dataset: _result(result, files.get(dataset), features.get(dataset), environment)
+            for dataset, result in scores.items()
+        },
         "seconds": seconds or {},
         "created": datetime.now(UTC).date().isoformat(),
     }
@@ -103,7 +108,10 @@ def from_scores(
 
 
 def _result(
-    result: DatasetScores | Skipped | Measured | NotMeasured, file: Predictions | None, environment: Environment
+    result: DatasetScores | Skipped | Measured | NotMeasured,
+    file: Predictions | None,
+    features_sha256: str | None,
+    environment: Environment,
 ) -> Any:
     """Return the JSON of a result; results of older records are returned unchanged."""
     if isinstance(result, Measured | NotMeasured):
@@ -118,6 +126,7 @@ def _result(
         "per_class": {name: _score(name, score) for name, score in result.per_class.items()},
         "details": result.details,
         "predictions": file,
+        "features_sha256": features_sha256,
         "environment": environment,
     }
 

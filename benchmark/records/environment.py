@@ -1,5 +1,6 @@
 """The environment of a measurement: Python, packages, device and state of this code."""
 
+import contextlib
 import platform
 import subprocess
 from importlib import metadata
@@ -13,21 +14,24 @@ CODE_FOLDERS = ("benchmark", "baselines", "datasets_scripts")
 
 def environment(device: str) -> Environment:
     """Return the environment of this process; `device` is a readable name, such as `cpu` or `NVIDIA H100`."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     commit = _git("rev-parse", "HEAD")
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
-        packages=packages,
+        packages=package_versions(),
         device=device,
         commit=commit,
         dirty=commit is not None and bool(_git("status", "--porcelain", "--", *CODE_FOLDERS)),
     )
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the installed packages that features and scores depend on."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _git(*arguments: str) -> str | None:

@@ -6,6 +6,7 @@ constructed and therefore cannot be read.
 
 import hashlib
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date
@@ -159,13 +160,20 @@ class TrainingPart(RecordModel):
 
 
 class DatasetPart(RecordModel):
-    """The exact identity of the evaluated dataset; every field is required."""
+    """The exact identity of the evaluated dataset; see `interfaces.DatasetIdentity`.
+
+    Records from before content was hashed lack the last two fields.
+    """
 
     repo: NonEmptyStr
     revision: NonEmptyStr
     split: NonEmptyStr
     n: Annotated[int, Field(gt=0)]
     ids_sha256: Sha256
+    content_sha256: dict[NonEmptyStr, Sha256] = Field(default_factory=dict, exclude_if=operator.not_)
+    """Split that was read -> SHA-256 of its files."""
+    provenance: Literal["verified", "unverified"] | None = Field(default=None, exclude_if=operator.not_)
+    """Result of comparing the files with the checksums of `revision`; None if there is nothing to compare."""
 
 
 class ScorePart(RecordModel):
@@ -214,6 +222,8 @@ class Measured(RecordModel):
     per_class: dict[str, ScorePart] = Field(default_factory=dict)
     details: dict[str, Any] = Field(default_factory=dict)
     predictions: Predictions | None = None
+    features_sha256: Sha256 | None = Field(default=None, exclude_if=operator.not_)
+    """SHA-256 of the feature files; None if a network encoded the images."""
     environment: Environment
 
     @model_validator(mode="after")

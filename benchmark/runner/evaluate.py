@@ -1,5 +1,8 @@
 """Evaluation of a frozen model: runs evaluations and writes records. Finished datasets are reused, failed ones retried.
 
+A record belongs to one model and protocol; another one is refused. A stored result is reused while its images, labels,
+feature files and predictions have the content that they were measured with.
+
 Below the output folder: `records/<model>/<evaluation>.<preset>.json`, written after each dataset, and per dataset
 `predictions/<model>/<evaluation>.<preset>/<dataset>.parquet`, from which its scores can be recomputed.
 """
@@ -10,15 +13,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmark.errors import SkipCode, UserError
-from benchmark.evaluations.datasets.splits import local_revision
-from benchmark.files import file_sha256
-from benchmark.interfaces import DatasetScores, Evaluation, Experiment, FrozenModel, Pretrained, Skipped
-from benchmark.progress import NamedProgress
+from benchmark.evaluations.datasets.splits import local_origins, local_revision
+from benchmark.files import file_sha256, lock
+from benchmark.interfaces import (
+    UNVERIFIED,
+    DatasetScores,
+    Evaluation,
+    Experiment,
+    FrozenModel,
+    Pretrained,
+    Skipped,
+)
+from benchmark.progress import LogLine, NamedProgress
 from benchmark.records import create, environment, predictions, store
-from benchmark.records.schema import Measured, NotMeasured, Predictions, sha256_of
+from benchmark.records.schema import DatasetPart, Measured, NotMeasured, Predictions, Record, Result, canonical_json
 
 
 class EvaluationFailures(UserError):
@@ -55,104 +64,158 @@ class EvaluationRun:
         return f"{self.key}, layer {self.model.metadata['layer']}"
 
 
-def run_evaluations(run: EvaluationRun, evaluations: Sequence[tuple[str, Evaluation]], progress: NamedProgress) -> None:
+def run_evaluations(
+    run: EvaluationRun,
+    evaluations: Sequence[tuple[str, Evaluation]],
+    progress: NamedProgress,
+    log: LogLine = print,
+) -> None:
     """Run each evaluation on its unfinished datasets, and write the record after each dataset.
 
+    A result is measured again only if its images, feature files or predictions changed, which is logged.
+
+    Args:
+        run: The model.
+        evaluations: Evaluations with their names.
+        progress: Progress callback.
+        log: Callback for a line on each stored result that is not reused.
+
     Raises:
+        UserError: a record in the output folder is of another model or protocol; nothing is measured.
         EvaluationFailures: some datasets failed; raised after the others are done.
     """
+    measurements = [
+        (_RecordBuilder(run, name, evaluation, log), dataset)
+        for name, evaluation in evaluations
+        for dataset in evaluation.datasets
+    ]
     failures: list[str] = []
-    total = sum(len(evaluation.datasets) for _, evaluation in evaluations)
-    done = 0
-    for name, evaluation in evaluations:
-        record = _RecordBuilder(run, name, evaluation)
-        skipped = evaluation.skip(run.model)
-        for dataset in evaluation.datasets:
-            progress(f"{run.key} evaluation", done, total, f"{name} {dataset}")
-            done += 1
-            if skipped:
-                record.update({dataset: skipped})
-            elif not record.is_complete(dataset) and (error := record.measure(dataset)):
-                failures.append(f"{name} on {dataset}: {error}")
-        record.write()
-    progress(f"{run.key} evaluation", total, total, "")
+    for done, (record, dataset) in enumerate(measurements):
+        progress(f"{run.key} evaluation", done, len(measurements), f"{record.name} {dataset}")
+        if error := record.measure(dataset):
+            failures.append(f"{record.name} on {dataset}: {error}")
+    progress(f"{run.key} evaluation", len(measurements), len(measurements), "")
     if failures:
-        raise EvaluationFailures(f"{len(failures)} of {total} evaluations failed: {'; '.join(failures)}")
+        raise EvaluationFailures(f"{len(failures)} of {len(measurements)} evaluations failed: {'; '.join(failures)}")
 
 
 class _RecordBuilder:
-    """Builder of the record of one evaluation, dataset by dataset."""
+    """Builder of the record of one evaluation, dataset by dataset.
 
-    def __init__(self, run: EvaluationRun, name: str, evaluation: Evaluation) -> None:
-        self._run, self._name, self._evaluation = run, name, evaluation
-        self._results: dict[str, Any] = {}
-        self._seconds = dict(run.seconds)
-        self._files: dict[str, Predictions] = {}
+    Before each change the stored record is read again, under a lock: other processes may add datasets to it.
+    """
+
+    def __init__(self, run: EvaluationRun, name: str, evaluation: Evaluation, log: LogLine) -> None:
+        self.name = name
+        self._run, self._evaluation, self._log = run, evaluation, log
+        self._skipped = evaluation.skip(run.model)
         self._folder = run.out / "predictions" / run.key / f"{name}.{evaluation.preset}"
-        path = store.record_path(run.out / "records", run.key, name, evaluation.preset)
-        if path.exists():
-            stored = store.read(path)
-            metadata = {name: getattr(stored.model, name) for name in run.model.metadata}
-            same_model = sha256_of(metadata) == sha256_of(run.model.metadata)
-            if same_model and stored.evaluation.protocol == create.protocol_hash(evaluation):
-                self._results |= stored.results
-                self._seconds |= stored.seconds
-        self._changed = not path.exists()
-
-    def is_complete(self, dataset: str) -> bool:
-        """Return whether the dataset is measured, with intact predictions, at its local revision if it is present."""
-        result = self._results.get(dataset)
-        if not isinstance(result, Measured) or result.predictions is None:
-            return False
-        path = self._folder / result.predictions.file
-        intact = path.is_file() and file_sha256(path) == result.predictions.sha256
-        return intact and result.dataset.revision == (local_revision(dataset) or result.dataset.revision)
-
-    def update(self, scores: Mapping[str, DatasetScores | Skipped]) -> None:
-        """Add results; a dataset skipped for the same reason as before does not change the record."""
-        for dataset, result in scores.items():
-            stored = self._results.get(dataset)
-            previous = Skipped(stored.skipped, stored.code) if isinstance(stored, NotMeasured) else None
-            if result != previous:
-                self._results[dataset] = result
-                self._changed = True
+        self._path = store.record_path(run.out / "records", run.key, name, evaluation.preset)
+        self._read()
 
     def measure(self, dataset: str) -> str | None:
-        """Evaluate one dataset and write the record. Return the error message if it failed."""
-        started = time.monotonic()
+        """Evaluate one dataset unless it is done, and write the record. Return the error message if it failed."""
+        started, record = time.monotonic(), self._read()
+        stored = record.results.get(dataset) if record else None
+        result: DatasetScores | Skipped
         try:
-            scores = replace(self._evaluation, datasets=(dataset,))(self._run.model)
+            if isinstance(stored, Measured):
+                if not (reason := self._outdated(dataset, stored)):
+                    return None
+                self._log(f"{self._path}: {dataset} is measured again, as {reason}")
+            result = self._skipped or replace(self._evaluation, datasets=(dataset,))(self._run.model)[dataset]
         except UserError as error:
-            self.update({dataset: Skipped(str(error), SkipCode.FAILED)})
-            return str(error)
-        self.update(scores)
-        if isinstance(result := scores[dataset], DatasetScores):
-            self._seconds[dataset] = time.monotonic() - started
-            self._files[dataset] = self._write_predictions(dataset, result.predictions)
-            self.write()
-        return None
+            result = Skipped(str(error), SkipCode.FAILED)
+        self._write(dataset, stored, result, time.monotonic() - started)
+        return result.reason if isinstance(result, Skipped) and result.code == SkipCode.FAILED else None
 
-    def write(self) -> None:
-        """Write the record if it changed."""
-        if not self._changed:
-            return
+    def _read(self) -> Record | None:
+        """Return the stored record, or None if there is none.
+
+        Raises:
+            UserError: it cannot be read, or is of another model or protocol.
+        """
+        if not self._path.exists():
+            return None
+        record = store.read(self._path)
+        facts = {
+            "fingerprint": (record.experiment.fingerprint, create.fingerprint(self._run.origin)),
+            **{name: (getattr(record.model, name), now) for name, now in self._run.model.metadata.items()},
+            "evaluation version": (record.evaluation.version, self._evaluation.version),
+            "protocol": (record.evaluation.protocol, create.protocol_hash(self._evaluation)),
+        }
+        for name, (found, expected) in facts.items():
+            if canonical_json(found) != canonical_json(expected):
+                raise UserError(
+                    f"record {self._path}: expected {name} {expected}, found {found}; choose another --out, or remove "
+                    "the record to measure again"
+                )
+        return record
+
+    def _outdated(self, dataset: str, result: Measured) -> str | None:
+        """Return why a result is not that of the files on this machine; None if it is."""
+        if result.predictions is None or not self._is_intact(result.predictions):
+            return "its predictions are missing or changed"
+        if result.features_sha256 != self._run.model.features_sha256(dataset):
+            return "its feature files changed"
+        return _changes(dataset, result.dataset)
+
+    def _is_intact(self, file: Predictions) -> bool:
+        path = self._folder / file.file
+        return path.is_file() and file_sha256(path) == file.sha256
+
+    def _write(self, dataset: str, replaced: Result | None, result: DatasetScores | Skipped, seconds: float) -> None:
+        """Add a result to the record, in place of the one that it replaces.
+
+        A skipped dataset does not replace scores, and nothing replaces the scores that another process has just added.
+        """
         run = self._run
-        record = create.from_scores(
-            dict(sorted(self._results.items())),
-            origin=run.origin,
-            seed=run.seed,
-            name=self._name,
-            evaluation=self._evaluation,
-            metadata=run.model.metadata,
-            content_sha256=run.content_sha256,
-            training_diagnostics=run.training_diagnostics,
-            environment=environment.environment(run.device),
-            seconds=self._seconds,
-            predictions=self._files,
-        )
-        store.write(record, run.out / "records")
-        self._results, self._files = dict(record.results), {}
-        self._changed = False
+        with lock(self._path):
+            record = self._read()
+            results, times = (record.results, record.seconds) if record else ({}, {})
+            stored = results.get(dataset)
+            if isinstance(stored, NotMeasured) and result == Skipped(stored.skipped, stored.code):
+                return
+            if isinstance(stored, Measured) and stored != replaced:
+                return
+            if isinstance(stored, Measured) and isinstance(result, Skipped):
+                self._log(f"{self._path}: {dataset} keeps its earlier scores: {result.reason}")
+                return
+            files = {}
+            if isinstance(result, DatasetScores):
+                files[dataset] = predictions.write(self._folder / f"{dataset}.parquet", result.predictions)
+                times = {**times, dataset: seconds}
+            created = create.from_scores(
+                dict(sorted({**results, dataset: result}.items())),
+                origin=run.origin,
+                seed=run.seed,
+                name=self.name,
+                evaluation=self._evaluation,
+                metadata=run.model.metadata,
+                content_sha256=run.content_sha256,
+                training_diagnostics=run.training_diagnostics,
+                environment=environment.environment(run.device),
+                seconds={**run.seconds, **times},
+                predictions=files,
+                features_sha256={dataset: run.model.features_sha256(dataset)},
+            )
+            store.write(created, run.out / "records")
 
-    def _write_predictions(self, dataset: str, columns: Mapping[str, np.ndarray]) -> Predictions:
-        return predictions.write(self._folder / f"{dataset}.parquet", columns)
+
+def _changes(dataset: str, part: DatasetPart) -> str | None:
+    """Return how a dataset on this machine differs from the evaluated one; None if it does not, or is missing.
+
+    In records from before content was hashed, only the revision is known.
+    """
+    if not part.content_sha256:
+        return "its revision changed" if part.revision != (local_revision(dataset) or part.revision) else None
+    if (origins := local_origins(dataset, part.content_sha256)) is None:
+        return None
+    if changed := [split for split, origin in origins.items() if origin.content_sha256 != part.content_sha256[split]]:
+        return f"the files of {', '.join(changed)} changed"
+    if any(origin.revision != part.revision for origin in origins.values()):
+        return "its revision changed"
+    unverified = UNVERIFIED in {origin.provenance for origin in origins.values()}
+    if unverified != (part.provenance == UNVERIFIED):
+        return "its files can no longer be verified" if unverified else "its files are verified now"
+    return None

@@ -13,6 +13,10 @@ from torchvision.transforms.v2 import functional as tv
 
 from benchmark.transforms.augmentations import MEAN, STD, random_crops
 
+TRANSFORM_VERSION = 1
+"""Version of decoding and preprocessing; increment it whenever a network's input changes, so that stored features of
+the version before are not used."""
+
 
 @dataclass(frozen=True)
 class EvaluationTransform:

@@ -24,6 +24,9 @@ class Subject:
         self.metadata = {"weights_sha256": f"{number:064x}", "layer": "cls", "transform": transform, "precision": "f"}
         self.columns = columns
 
+    def features_sha256(self, dataset: str) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class Share(Evaluation):

@@ -63,7 +63,7 @@ EXPERIMENT = Experiment(
     seeds=(0, 1),
 )
 FACTS = {"weights_sha256": "a" * 64, "layer": "cls", "transform": {"size": 32}, "precision": "float32"}
-IDENTITY = DatasetIdentity("synrep-bench/digits", "1.7", "test", 360, "b" * 64)
+IDENTITY = DatasetIdentity("synrep-bench/digits", "1.7", "test", 360, "b" * 64, {"test": "c" * 64}, "unverified")
 SCORES = DatasetScores(
     IDENTITY,
     {"top1": Score(0.9, 360, 0.87, 0.93), "mean": Score(0.89, 360, 0.85, 0.92)},
@@ -134,6 +134,17 @@ def test_record_contains_scores_and_main_score(tmp_path: Path) -> None:
     assert digits.dataset.model_dump() == dataclasses.asdict(IDENTITY)
     assert cifar10.skipped == "not in the mirror"
     assert (record.model.views, record.training.revision) == (6000, "1.0")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path("results/records").rglob("linear_probe*.json"))[:3], ids=lambda path: path.stem
+)
+def test_records_from_before_content_was_hashed_keep_their_hashes(path: Path) -> None:
+    content, record = json.loads(path.read_text()), store.read(path)
+    assert all(
+        result.dataset.content_sha256 == {} for result in record.results.values() if isinstance(result, Measured)
+    )
+    assert store.checksum(record.model_dump(mode="json")) == content["checksum"] == store.content_hash(record)
 
 
 def test_training_diagnostics_are_optional(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Evaluating a frozen model: records, reuse of results, selection, and failures."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ import pytest
 
 from benchmark import evaluations, plugins
 from benchmark.errors import SkipCode, UserError
+from benchmark.evaluations.datasets.splits import Origin
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score, Skipped
 from benchmark.records import create, environment, store
 from benchmark.records.schema import Measured, NotMeasured, Record
@@ -27,6 +29,10 @@ class FakeModel:
 
     def __init__(self, **facts: Any) -> None:
         self.metadata = {**FACTS, **facts}
+        self.feature_files: dict[str, str] = {}
+
+    def features_sha256(self, dataset: str) -> str | None:
+        return self.feature_files.get(dataset)
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,10 @@ class Coin(Evaluation):
             answer = LOG.append(dataset) or ANSWERS.get(dataset, np.array([1, 0, 1, 1]))
             if isinstance(answer, UserError | KeyboardInterrupt):
                 raise answer
-            identity = DatasetIdentity("org/coin", "r", "test", len(answer), "b" * 64) if len(answer) else None
+            answer = answer() if callable(answer) else answer
+            provenance = "verified" if CONTENT else None
+            part = DatasetIdentity("org/coin", "r", "test", len(answer), "b" * 64, dict(CONTENT), provenance)
+            identity = part if len(answer) else None
             found[dataset] = (
                 DatasetScores(identity, self._scores(answer), 0.5, predictions={"row": np.arange(4), "heads": answer})
                 if identity
@@ -62,6 +71,13 @@ class Coin(Evaluation):
         return {"heads": float(predictions["heads"].mean())}
 
 
+@dataclass(frozen=True)
+class Later(Coin):
+    version: ClassVar[int] = 2
+
+
+CONTENT: dict[str, str] = {}
+"""Content of every dataset, by split."""
 LOG: list[str] = []
 ANSWERS: dict[str, Any] = {}
 COIN = Coin()
@@ -71,12 +87,20 @@ COIN = Coin()
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     LOG.clear()
     ANSWERS.clear()
+    CONTENT.clear()
     monkeypatch.setattr("benchmark.runner.evaluate.local_revision", lambda dataset: "r")
 
 
-def run(out: Path, evaluation: Evaluation = COIN, model: FakeModel | None = None) -> None:
+def run(out: Path, evaluation: Evaluation = COIN, model: FakeModel | None = None) -> list[str]:
+    """Run an evaluation and return what it logs."""
+    lines: list[str] = []
     measured = EvaluationRun(model or FakeModel(), MODEL, 0, out, "cpu")
-    run_evaluations(measured, [("coin", evaluation)], lambda *_: None)
+    run_evaluations(measured, [("coin", evaluation)], lambda *_: None, lines.append)
+    return lines
+
+
+def json_of(out: Path) -> bytes:
+    return (out / "records/pretrained/tiny/1/0/coin.fair.json").read_bytes()
 
 
 def stored(out: Path) -> Record:
@@ -128,30 +152,130 @@ def test_a_dataset_evaluated_alone_is_added_to_the_record(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "fact"),
     [
-        {"model": FakeModel(weights_sha256="9" * 64)},
-        {"model": FakeModel(layer="pooled")},
-        {"model": FakeModel(transform={"size": 8})},
-        {"model": FakeModel(precision="bfloat16")},
-        {"evaluation": replace(COIN, knob=2)},
+        ({"model": FakeModel(weights_sha256="9" * 64)}, f"weights_sha256 {'9' * 64}, found {'a' * 64}"),
+        ({"model": FakeModel(layer="pooled")}, "layer pooled, found cls"),
+        ({"model": FakeModel(transform={"size": 8})}, "transform {'size': 8}, found"),
+        ({"model": FakeModel(precision="bfloat16")}, "precision bfloat16, found float32"),
+        ({"model": FakeModel(tile=64)}, "tile 64, found None"),
+        ({"evaluation": replace(COIN, knob=2)}, "protocol "),
+        ({"evaluation": Later()}, "evaluation version 2, found 1"),
     ],
 )
-def test_another_model_or_protocol_is_measured_again(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_record_of_another_model_or_protocol_is_refused_and_kept(
+    tmp_path: Path, change: dict[str, Any], fact: str
+) -> None:
+    """Also if other datasets are asked for: the stored results would be lost, or mixed with those of another model."""
+    run(tmp_path)
+    before = json_of(tmp_path)
+    LOG.clear()
+    evaluation = replace(change.get("evaluation", COIN), datasets=("four",))
+    with pytest.raises(UserError, match="choose another --out, or remove the record") as raised:
+        run(tmp_path, **{**change, "evaluation": evaluation})
+    assert f"coin.fair.json: expected {fact}" in str(raised.value)
+    assert LOG == [] and json_of(tmp_path) == before
+
+
+def test_a_record_of_another_declaration_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     run(tmp_path)
     LOG.clear()
-    run(tmp_path, **change)
-    assert LOG == ["one", "two", "three"]
+    other = EvaluationRun(FakeModel(), replace(MODEL, encoder={"architecture": "other"}), 0, tmp_path, "cpu")
+    with pytest.raises(UserError, match=r"expected fingerprint .*, found "):
+        run_evaluations(other, [("another", COIN), ("coin", COIN)], lambda *_: None)
+    assert LOG == []
 
 
 def test_a_dataset_that_changed_on_this_machine_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path)
+    """Records from before content was hashed have the revision of their datasets only."""
+    assert run(tmp_path) == []
     LOG.clear()
     monkeypatch.setattr("benchmark.runner.evaluate.local_revision", {"one": "r2", "two": "r"}.get)
-    run(tmp_path)
+    (line,) = run(tmp_path)
+    assert line.endswith("coin.fair.json: one is measured again, as its revision changed")
     assert LOG == ["one"]  # "three" is not here any more: what was measured stays
+
+
+def origin(name: str, **change: Any) -> Origin:
+    return Origin("r", name, "c" * 64, "verified")._replace(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"content_sha256": "d" * 64}, "the files of train changed"),
+        ({"revision": "r2"}, "its revision changed"),
+        ({"provenance": "unverified"}, "its files can no longer be verified"),
+        ({}, None),
+    ],
+)
+def test_a_split_with_other_files_is_measured_again(
+    tmp_path: Path, change: dict[str, Any], reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CONTENT.update({"train": "c" * 64, "test": "c" * 64})
+    run(tmp_path)
+    LOG.clear()
+
+    def local(dataset: str, splits: Iterable[str]) -> dict[str, Origin] | None:
+        if dataset == "three":
+            return None
+        return {split: origin(split, **(change if (dataset, split) == ("one", "train") else {})) for split in splits}
+
+    monkeypatch.setattr("benchmark.runner.evaluate.local_origins", local)
+    lines = run(tmp_path)
+    assert [line.partition("json: ")[2] for line in lines] == (
+        [f"one is measured again, as {reason}"] if reason else []
+    )
+    assert LOG == (["one"] if reason else [])
+
+
+def test_other_feature_files_are_measured_again(tmp_path: Path) -> None:
+    model = FakeModel()
+    model.feature_files = {"one": "1" * 64, "two": "2" * 64}
+    run(tmp_path, model=model)
+    LOG.clear()
+    model.feature_files["one"] = "3" * 64
+    (line,) = run(tmp_path, model=model)
+    assert line.endswith("one is measured again, as its feature files changed")
+    assert LOG == ["one"]
+    one, two = (stored(tmp_path).results[name] for name in ("one", "two"))
+    assert isinstance(one, Measured) and isinstance(two, Measured)
+    assert (one.features_sha256, two.features_sha256) == ("3" * 64, "2" * 64)
+
+
+@pytest.mark.parametrize("outcome", [UserError("row 3 is broken"), np.array([])])
+def test_scores_are_not_replaced_by_a_failure_or_a_missing_dataset(tmp_path: Path, outcome: Any) -> None:
+    run(tmp_path)
+    before = json_of(tmp_path)
+    (tmp_path / "predictions/pretrained/tiny/1/0/coin.fair/one.parquet").unlink()
+    ANSWERS["one"] = outcome
+    if isinstance(outcome, UserError):
+        with pytest.raises(UserError, match="coin on one: row 3 is broken"):
+            run(tmp_path)
+    else:
+        assert "one keeps its earlier scores: dataset is neither in data/" in run(tmp_path)[1]
+    assert json_of(tmp_path) == before
+
+
+def test_a_record_is_not_written_by_two_processes_at_once(tmp_path: Path) -> None:
+    """Another process adds a dataset, and measures one that this process measures too."""
+
+    def meanwhile() -> np.ndarray:
+        del ANSWERS["one"]
+        run(tmp_path, replace(COIN, datasets=("one", "two")))
+        ANSWERS["one"] = np.array([0, 0, 0, 0])
+        return ANSWERS["one"]
+
+    ANSWERS["one"] = meanwhile
+    run(tmp_path, replace(COIN, datasets=("one", "three")))
+    found = stored(tmp_path).results
+    assert list(found) == ["one", "three", "two"]
+    assert isinstance(found["one"], Measured) and found["one"].scores["heads"].value == 0.75
+    ANSWERS.clear()
+    LOG.clear()
+    assert run(tmp_path) == [] and LOG == []
 
 
 def test_missing_or_changed_predictions_are_recomputed(tmp_path: Path) -> None:
@@ -160,8 +284,9 @@ def test_missing_or_changed_predictions_are_recomputed(tmp_path: Path) -> None:
     (folder / "one.parquet").unlink()
     (folder / "two.parquet").write_bytes(b"other")
     LOG.clear()
-    run(tmp_path)
+    lines = run(tmp_path)
     assert LOG == ["one", "two"]
+    assert all("is measured again, as its predictions are missing or changed" in line for line in lines)
 
 
 def test_each_result_keeps_the_environment_it_was_measured_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ The revision of such a dataset is a hash of its split files. Departures from the
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,23 +46,28 @@ class OriginalSplit:
     """The images of a split of original files."""
 
     def __init__(self, row: Dataset, split: str) -> None:
-        original, self._folder = ORIGINALS[row.name], folder(row)
-        self.location = f"{self._folder} ({split})"
-        self.revision = _revision(self._folder, (*original.split_files, *original.label_files))
+        original, self.folder = ORIGINALS[row.name], folder(row)
+        self.location = f"{self.folder} ({split})"
+        lists = (*original.split_files, *original.label_files)
+        self.revision = _revision(self.folder, lists)
         try:
-            self._paths, self._columns = original.read_split(self._folder, split, row)
+            self._paths, self._columns = original.read_split(self.folder, split, row)
         except (RuntimeError, OSError, KeyError, ValueError, TypeError, IndexError) as error:
             raise UserError(
-                f"{self._folder} does not contain the original split files of {row.name} ({error!r}); unpack the "
+                f"{self.folder} does not contain the original split files of {row.name} ({error!r}); unpack the "
                 "original archive again"
             ) from None
+        self._names = [os.path.relpath(path, self.folder) for path in self._paths]
+        if outside := [name for name in self._names if name.startswith("../")]:
+            raise UserError(f"{self.location} lists {outside[0]}, which is outside its folder; do not use this copy")
+        self.files = [*lists, *dict.fromkeys(self._names)]
+        """Paths inside the folder of the files that determine the columns and images."""
         self.n = len(self._paths)
 
     def columns(self) -> dict[str, list[Any]]:
         """Return `id` (the path of the image), `bytes` (the file size, 0 if it is missing) and the row's columns."""
-        ids = [path.relative_to(self._folder).as_posix() for path in self._paths]
         sizes = {path: path.stat().st_size if path.is_file() else 0 for path in set(self._paths)}
-        return {"id": ids, FILE_SIZE: [sizes[path] for path in self._paths], **self._columns}
+        return {"id": self._names, FILE_SIZE: [sizes[path] for path in self._paths], **self._columns}
 
     def image_bytes(self, row: int) -> bytes:
         """Return the content of the image file.

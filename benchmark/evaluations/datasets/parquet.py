@@ -24,7 +24,7 @@ class ParquetSplit:
     def __init__(self, folder: Path, split: str, row: Dataset) -> None:
         self.location = f"{folder}/{split}-*.parquet"
         self._row = row
-        self._paths = sorted(folder.glob(f"{split}-*.parquet"))
+        self.files = self._paths = sorted(folder.glob(f"{split}-*.parquet"))
         if not self._paths:
             raise MissingDataset(f"dataset {row.name} needs {self.location}, found none; {download_hint(row)}")
         self._files = [self._open(path) for path in self._paths]

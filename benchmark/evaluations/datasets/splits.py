@@ -6,12 +6,15 @@ a score measured on other data looks like any other score.
 
 import hashlib
 import itertools
-from collections.abc import Callable
+import re
+import struct
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from benchmark.errors import MissingDataset, UserError
+from benchmark.evaluations.datasets import content
 from benchmark.evaluations.datasets.catalog import FILES, PACKAGE, TARS, Dataset, dataset, locate
 from benchmark.evaluations.datasets.originals import FILE_SIZE, OriginalSplit
 from benchmark.evaluations.datasets.parquet import ParquetSplit
@@ -47,6 +50,16 @@ class SplitSource(Protocol):
         ...
 
 
+class Origin(NamedTuple):
+    """What is known about the files of a split; see `interfaces.DatasetIdentity`."""
+
+    revision: str
+    split: str
+    """Name of the split in records."""
+    content_sha256: str
+    provenance: str | None
+
+
 class SharedImage(NamedTuple):
     """An image that is part of two splits."""
 
@@ -77,7 +90,7 @@ def open_split(name: str, split: str) -> LabeledImages:
     row = dataset(name)
     if name == "digits":
         return _open_digits(row, _file_split(row, split))
-    source, revision, part = _open_source(row, split)
+    source, origin = _open_source(row, split)
     columns = source.columns()
     if row.labels:
         label = [columns[column] for column in row.labels]
@@ -89,7 +102,7 @@ def open_split(name: str, split: str) -> LabeledImages:
             raise UserError(f"{source.describe_row(few[0])} has {found} captions, expected {MIN_CAPTIONS} or more")
     if row.caption_choices or row.caption_list:
         columns[IMAGE_SHA256] = _image_hashes(source, columns.get("id") if row.kind == FILES else None)
-    return _labeled_images(row, revision, part, columns, lambda at: _read_image(source, at))
+    return _labeled_images(row, split, origin, columns, lambda at: _read_image(source, at))
 
 
 def local_revision(name: str) -> str | None:
@@ -99,6 +112,19 @@ def local_revision(name: str) -> str | None:
         if row.kind == FILES:
             return OriginalSplit(row, row.test).revision
         return locate(row)[1] if row.kind != PACKAGE else None
+    except MissingDataset:
+        return None
+
+
+def local_origins(name: str, splits: Iterable[str]) -> dict[str, Origin] | None:
+    """Return split -> what is known about its files on this machine; None if the dataset is missing.
+
+    Raises:
+        UserError: see `open_split`.
+    """
+    row = dataset(name)
+    try:
+        return {split: _digits_origin(split) if name == "digits" else _open_source(row, split)[1] for split in splits}
     except MissingDataset:
         return None
 
@@ -133,30 +159,33 @@ def _file_split(row: Dataset, split: str) -> str:
     return row.splits[split]
 
 
-def _open_source(row: Dataset, split: str) -> tuple[SplitSource, str, str]:
-    """Return the reader of a split, its revision, and the name of the split in records."""
+def _open_source(row: Dataset, split: str) -> tuple[SplitSource, Origin]:
+    """Return the reader of a split and what is known about its files."""
     part = _file_split(row, split)
     if row.kind == FILES:
-        files = OriginalSplit(row, part)
-        return _check_row_count(files, row, row.rows[part]), files.revision, part
+        original = OriginalSplit(row, part)
+        _check_row_count(original, row, row.rows[part])
+        sha256 = content.listing_sha256(original.folder, f"{row.name}-{split}", original.files)
+        return original, Origin(original.revision, part, sha256, None)
     folder, revision, rows = locate(row)
     tars = row.kind == TARS and not next((folder / "data").glob(f"{part}-*.parquet"), None)
-    source: SplitSource
+    source: TarSplit | ParquetSplit
     if tars:
         source = TarSplit(folder / row.folder, part, row)
     else:  # the Hub may have converted tars to Parquet, with the same columns
         source = ParquetSplit(folder / ("data" if row.kind == TARS else row.folder), part, row)
+    _check_row_count(source, row, rows.get(part))
     recorded = part if row.folder in ("", "data") else f"{row.folder}/{part}"
-    return _check_row_count(source, row, rows.get(part)), revision, recorded
+    sums = content.checksums(folder, source.files)
+    return source, Origin(revision, recorded, sha256_json(sums), content.provenance(folder, row, sums))
 
 
-def _check_row_count(source: SplitSource, row: Dataset, expected: int | None) -> SplitSource:
+def _check_row_count(source: SplitSource, row: Dataset, expected: int | None) -> None:
     if source.n != expected:
         raise UserError(
             f"{source.location} has {source.n} rows, expected {expected} for dataset {row.name} at revision "
             f"{row.revision or 'as built'}; download or rebuild the dataset"
         )
-    return source
 
 
 def _image_hashes(source: SplitSource, ids: list[str] | None = None) -> list[str]:
@@ -182,14 +211,14 @@ def _read_image(source: SplitSource, row: int) -> np.ndarray:
 
 
 def _labeled_images(
-    row: Dataset, revision: str, split: str, columns: dict[str, list[Any]], read: Callable[[int], np.ndarray]
+    row: Dataset, split: str, origin: Origin, columns: dict[str, list[Any]], read: Callable[[int], np.ndarray]
 ) -> LabeledImages:
     """Check the number of classes and return the split with its identity.
 
     Args:
         row: Row of the catalog.
-        revision: Revision of the files.
-        split: Name of the split in records.
+        split: Name of the split in the catalog.
+        origin: What is known about its files.
         columns: Columns of the split; `id` is added if missing.
         read: Function that decodes the image of a row.
     """
@@ -199,14 +228,16 @@ def _labeled_images(
         found = set(itertools.chain.from_iterable(labels)) if row.multi_label else set(labels)
         if len(found) != row.classes:
             raise UserError(
-                f"split {split} of dataset {row.name} has {len(found)} classes, the catalog has {row.classes}"
+                f"split {origin.split} of dataset {row.name} has {len(found)} classes, the catalog has {row.classes}"
                 f"{_missing_classes(row, found)}; download or rebuild the dataset"
             )
     columns.setdefault("id", list(range(n)))
     hashed = ("label", *row.caption_choices, row.caption_list, *row.box, row.group, FILE_SIZE)
     values = [columns[column] for column in hashed if column in columns]
     ids_sha256 = sha256_json([columns["id"], *values])
-    identity = DatasetIdentity(row.repo, revision, split, n, ids_sha256)
+    identity = DatasetIdentity(
+        row.repo, origin.revision, origin.split, n, ids_sha256, {split: origin.content_sha256}, origin.provenance
+    )
     return LabeledImages(row.name, identity, read, columns)
 
 
@@ -223,7 +254,6 @@ def _open_digits(row: Dataset, split: str) -> LabeledImages:
     from sklearn.datasets import load_digits
 
     source = load_digits()
-    revision = hashlib.sha256(source.images.tobytes() + source.target.astype(np.int64).tobytes()).hexdigest()[:40]
     order = np.argsort(keyed_bits("digits").random_raw(len(source.target)), kind="stable")
     chosen = order[: row.rows["train"]] if split == "train" else order[row.rows["train"] :]
     gray_NHW = np.round(source.images * (255 / 16)).astype(np.uint8)  # values are 0 to 16
@@ -236,4 +266,13 @@ def _open_digits(row: Dataset, split: str) -> LabeledImages:
         "label": [str(source.target[at]) for at in chosen],
         "label_index": [int(source.target[at]) for at in chosen],
     }
-    return _labeled_images(row, revision, split, columns, read)
+    return _labeled_images(row, split, _digits_origin(split), columns, read)
+
+
+def _digits_origin(split: str) -> Origin:
+    """Return the origin of a split of the digits; both splits have the hash of the whole dataset."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    digest = hashlib.sha256(source.images.tobytes() + source.target.astype(np.int64).tobytes()).hexdigest()
+    return Origin(digest[:40], split, digest, None)

@@ -31,7 +31,7 @@ class TarSplit:
     def __init__(self, folder: Path, split: str, row: Dataset) -> None:
         self.location = f"{folder / split}/*.tar"
         self._row = row
-        self._paths = sorted((folder / split).glob("*.tar"), key=_numeric_sort_key)
+        self.files = self._paths = sorted((folder / split).glob("*.tar"), key=_numeric_sort_key)
         if not self._paths:
             raise MissingDataset(f"dataset {row.name} needs {self.location}, found none; {download_hint(row)}")
         self._check_shard_count(folder / split / "nshards.txt")

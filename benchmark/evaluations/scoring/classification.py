@@ -19,7 +19,7 @@ from benchmark.evaluations.datasets.catalog import Dataset, dataset
 from benchmark.evaluations.datasets.splits import keyed_bits, open_split
 from benchmark.evaluations.scoring.influence import macro_mean_influence, mean_influence
 from benchmark.evaluations.scoring.intervals import by_group, macro_average, wilson
-from benchmark.interfaces import DatasetScores, Evaluation, LabeledImages, Score
+from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, LabeledImages, Score
 
 RESAMPLINGS = 1000
 Z = NormalDist().inv_cdf(0.975)
@@ -45,6 +45,11 @@ class Task:
         """Sorted class names of the train split."""
         labels = self.train.columns["label"]
         return tuple(sorted({name for names in labels for name in names} if self.multilabel else set(labels)))
+
+    @property
+    def identity(self) -> DatasetIdentity:
+        """Identity of the test split, with the content of the other splits."""
+        return self.test.identity.including([self.train.identity, *([self.val.identity] if self.val else [])])
 
     def training_details(self) -> dict[str, Any]:
         """Return the identity of the training images, for `details`."""
@@ -159,9 +164,7 @@ def score_predictions(task: Task, columns: Mapping[str, np.ndarray], details: Ma
     if not task.multilabel:
         names = [task.classes[label] for label in columns["label"]]
         per_class = by_group(names, columns["label"] == columns["prediction"])
-    return DatasetScores(
-        task.test.identity, intervals(name, columns), chance(name, columns), per_class, details, columns
-    )
+    return DatasetScores(task.identity, intervals(name, columns), chance(name, columns), per_class, details, columns)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """A frozen encoder and its feature store: each image of a dataset is encoded once, for all layers.
 
 All evaluations read their features from here, so probe, kNN, few-shot and zero-shot share one forward pass. A folder of
-the store belongs to one key: weights, transform, dataset (revision, split, ids), precision and tile. It contains shards
-of 1,024 rows, each written atomically, so that an interrupted pass resumes at the last complete shard. Values are
-stored and returned with float16 precision: a cold and a warm store return the same numbers.
+the store belongs to one key: weights, transform and its version, dataset (revision, split, ids, content of the files),
+precision, tile, and the versions of the packages that decode, resize and encode. It contains shards of 1,024 rows, each
+written atomically, so that an interrupted pass resumes at the last complete shard. Values are stored and returned with
+float16 precision: a cold and a warm store return the same numbers.
 
 A matrix product rounds differently for a different number of rows. The network therefore always sees a tile of `TILE`
 images: consecutive rows of the dataset that start at a multiple of `TILE`, the last tile padded with copies of its last
@@ -31,7 +32,8 @@ from torch import Tensor, nn
 from benchmark.errors import UserError
 from benchmark.files import sha256_json, write_bytes, write_json
 from benchmark.interfaces import EMBEDDING, Geometry, ImageEncoder, LabeledImages
-from benchmark.transforms.evaluation import EvaluationTransform
+from benchmark.records.environment import package_versions
+from benchmark.transforms.evaluation import TRANSFORM_VERSION, EvaluationTransform
 
 STORE_DTYPE = np.float16
 SHARD = 1024
@@ -136,6 +138,9 @@ class FrozenEncoder:
             raise UserError("expected finite text embeddings, found NaN or infinite values; check the checkpoint")
         return embeddings_TD[[row_of[text] for text in texts]]
 
+    def features_sha256(self, dataset: str) -> None:
+        """Return None: the weights determine the features."""
+
     def random_views(self, images: LabeledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
         """Return features (M, D) of a random crop and flip of each row; they are never stored.
 
@@ -172,16 +177,24 @@ class FrozenEncoder:
 
     def _folder(self, images: LabeledImages, transform: EvaluationTransform) -> Path:
         dataset = asdict(images.identity)
+        del dataset["provenance"]  # a statement about the same files
         if "id" in images.columns:  # images are identified by their ids: other labels do not change the key
             ids = images.columns["id"]
             dataset["ids_sha256"] = sha256_json([ids, images.columns["bytes"]] if "bytes" in images.columns else ids)
-        key = {**self.metadata, "transform": asdict(transform), "dataset": dataset, "layer": list(self.layers)}
+        key = {
+            **self.metadata,
+            "transform": asdict(transform),
+            "transform_version": TRANSFORM_VERSION,
+            "dataset": dataset,
+            "layer": list(self.layers),
+            "packages": package_versions(),
+        }
         assert self._store is not None
         folder = self._store / sha256_json(key)
         path, expected = folder / "key.json", json.loads(json.dumps(key))
         try:
             found = json.loads(path.read_text()) if path.exists() else None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             found = None
         if found is None:
             write_json(path, expected)
