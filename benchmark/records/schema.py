@@ -175,6 +175,11 @@ class DatasetPart(RecordModel):
     provenance: Literal["verified", "unverified"] | None = Field(default=None, exclude_if=operator.not_)
     """Result of comparing the files with the checksums of `revision`; None if there is nothing to compare."""
 
+    @property
+    def samples(self) -> tuple[str, str, str, int, str]:
+        """Identity without the files: results that differ in it are never compared."""
+        return self.repo, self.revision, self.split, self.n, self.ids_sha256
+
 
 class ScorePart(RecordModel):
     """A score with its sample size and 95 % interval, as fractions of one."""

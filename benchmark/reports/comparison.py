@@ -17,7 +17,7 @@ from benchmark.analysis import ranking
 from benchmark.analysis.paired import PairedComparisons
 from benchmark.analysis.ranking import BestOfColumn
 from benchmark.errors import SkipCode
-from benchmark.records.schema import Measured, Record, ScorePart
+from benchmark.records.schema import Measured, Record, ScorePart, canonical_json
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.rows import Run, dataset_names, group_into_rows
 from benchmark.reports.table import NO_VALUE, Cell, Table
@@ -147,6 +147,7 @@ def provenance_footnotes(runs: Sequence[Run]) -> list[str]:
     selected = [name for name in names if any(_test_selected(r) for run in runs for r in run.measured(name))]
     if selected:
         lines.append(f"TEST-SELECTED: the best of what was tried on the test split itself: {', '.join(selected)}.")
+    lines += _content_footnotes(runs, names)
     for name in names:
         found = [result for run in runs for result in run.measured(name)]
         if found:
@@ -155,6 +156,26 @@ def provenance_footnotes(runs: Sequence[Run]) -> list[str]:
                 f"{name}: {found[0].main}, {part.repo} @ {part.revision[:12]}, split {part.split}, "
                 f"{part.n:,} samples, ids {part.ids_sha256[:12]}."
             )
+    return lines
+
+
+def _content_footnotes(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+    """Return footnotes on scores of files that are not known to be those of their revision, or that differ."""
+    unverified, different = [], []
+    for name in names:
+        parts = [(run.label, result.dataset) for run in runs for result in run.measured(name)]
+        if labels := dict.fromkeys(label for label, part in parts if part.provenance == "unverified"):
+            unverified.append(f"{name} ({', '.join(labels)})")
+        contents = {canonical_json(part.content_sha256) for _, part in parts if part.content_sha256}
+        if len(contents) > 1:
+            different.append(name)
+    lines = []
+    if unverified:
+        lines.append(
+            f"UNVERIFIED: the files were not those of the revision, or not known to be: {'; '.join(unverified)}."
+        )
+    if different:
+        lines.append(f"DIFFERENT FILES: not all methods were measured on the same files of {', '.join(different)}.")
     return lines
 
 

@@ -289,6 +289,23 @@ def test_datasets_that_differ_do_not_mix(record: Make, measured: Make, change: d
     probe([record("clip", {"digits": same}), record("mae", {"other": changed})])
 
 
+def test_unverified_and_different_files_have_footnotes(record: Make, measured: Make) -> None:
+    old = measured(0.5)
+
+    def of(content: str, provenance: str) -> Any:
+        part = dataclasses.replace(old.dataset, content_sha256={"test": content * 64}, provenance=provenance)
+        return dataclasses.replace(old, dataset=part)
+
+    def notes(**scores: Any) -> str:
+        return "\n".join(probe([record(name, {"digits": score}) for name, score in scores.items()]).footnotes)
+
+    plain = notes(clip=old, mae=of("a", "verified"))
+    assert "UNVERIFIED" not in plain and "DIFFERENT" not in plain
+    found = notes(clip=old, mae=of("a", "verified"), slip=of("b", "unverified"))
+    assert "UNVERIFIED: the files were not those of the revision, or not known to be: digits (slip)." in found
+    assert "DIFFERENT FILES: not all methods were measured on the same files of digits." in found
+
+
 def test_scores_of_another_kind_do_not_mix(record: Make, measured: Make) -> None:
     first = record("clip", {"digits": measured(0.5)})
     refused([first, record("mae", {"digits": measured(0.5, name="top5")})], "main scores")
