@@ -62,7 +62,7 @@ def differences(
             a, b = (record.results.get(dataset) for record in pair)
             if not isinstance(a, Measured) or not isinstance(b, Measured):
                 continue
-            if a.dataset != b.dataset:
+            if not a.dataset.has_same_samples(b.dataset):
                 raise UserError(f"{name}: {both} were measured on different samples of {dataset}; evaluate both again")
             folder = f"{name}.{evaluation.preset}"
             paths = [model.out / "predictions" / model.key / folder for model in (first, second)]

@@ -180,6 +180,11 @@ class DatasetPart(RecordModel):
         """Identity without the files: results that differ in it are never compared."""
         return self.repo, self.revision, self.split, self.n, self.ids_sha256
 
+    def has_same_samples(self, other: Self) -> bool:
+        """Return whether the samples are equal, and their files too, as far as both are known."""
+        contents = [part.content_sha256 for part in (self, other) if part.content_sha256]
+        return self.samples == other.samples and contents[1:] == contents[:-1]
+
 
 class ScorePart(RecordModel):
     """A score with its sample size and 95 % interval, as fractions of one."""

@@ -40,7 +40,8 @@ class Share(Evaluation):
         n = len(subject.columns["right"])
         columns = {"row": np.arange(n), **subject.columns}
         scores = {name: Score(value, n, 0.0, 1.0) for name, value in self.values("coin", columns).items()}
-        return {"coin": DatasetScores(DatasetIdentity("o/c", "r", "test", n, "b" * 64), scores, 0.5, {}, {}, columns)}
+        identity = DatasetIdentity("o/c", "r", "test", n, "b" * 64, CONTENT)
+        return {"coin": DatasetScores(identity, scores, 0.5, {}, {}, columns)}
 
     def values(self, dataset: str, predictions: Any) -> dict[str, float]:
         share = float(np.mean(predictions["right"]))
@@ -54,6 +55,7 @@ class Share(Evaluation):
 
 
 NUMBER = itertools.count()
+CONTENT: dict[str, str] = {}
 
 
 def measured(out: Path, name: str, **columns: np.ndarray) -> ModelOutput:
@@ -122,6 +124,19 @@ def test_other_samples_are_refused(tmp_path: Path) -> None:
         compared(tmp_path / "1", {"right": right, "label": right}, {"right": right, "label": 1 - right})
     with pytest.raises(UserError, match="measured on different samples of coin"):
         compared(tmp_path / "2", {"right": right}, {"right": right[:3]})
+
+
+def test_other_files_are_refused_unless_they_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = {"right": np.array([1, 0, 1, 1])}
+    old = measured(tmp_path, "old", **right)
+    share = [("share", Share())]
+    monkeypatch.setattr("tests.analysis.test_compare.CONTENT", {"test": "c" * 64})
+    one, same = (measured(tmp_path, name, **right) for name in ("one", "same"))
+    monkeypatch.setattr("tests.analysis.test_compare.CONTENT", {"test": "d" * 64})
+    other = measured(tmp_path, "other", **right)
+    assert len(list(differences(one, same, share))) == len(list(differences(one, old, share))) == 2
+    with pytest.raises(UserError, match="measured on different samples of coin"):
+        list(differences(one, other, share))
 
 
 def test_predictions_that_do_not_match_the_record_are_refused(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from benchmark.evaluations.datasets.catalog import Dataset
 CACHE_BYTES = 256 << 20
 """Maximum size of the row groups cached per split: all of CIFAR-10, or a few groups of photographs."""
 
+READ_ERRORS = (pa.ArrowException, OSError, ValueError)
+"""Exceptions that pyarrow raises for damaged files."""
+
 
 class ParquetSplit:
     """Reader of `<folder>/<split>-*.parquet`, in the order of their names."""
@@ -64,7 +67,7 @@ class ParquetSplit:
         try:
             with self._lock:
                 cell = self._image_cells(group)[at].as_py()
-        except (pa.ArrowInvalid, OSError) as error:
+        except READ_ERRORS as error:
             raise UserError(
                 f"{self.describe_row(row)}: the file cannot be read ({error}); download or rebuild the dataset"
             ) from None
@@ -85,14 +88,17 @@ class ParquetSplit:
     def _open(self, path: Path) -> pq.ParquetFile:
         try:
             file = pq.ParquetFile(path)
-        except (pa.ArrowInvalid, OSError) as error:
+        except READ_ERRORS as error:
             raise UserError(
                 f"{path} is not a complete Parquet file ({error}); download or rebuild the dataset"
             ) from None
+        names = file.schema_arrow.names
         required = [self._row.image, *self._row.columns]
-        if missing := [column for column in required if column not in file.schema_arrow.names]:
+        if repeated := [column for column in required if names.count(column) > 1]:
+            raise UserError(f"{path} has several columns {repeated[0]}; download or rebuild the dataset")
+        if missing := [column for column in required if column not in names]:
             raise UserError(
-                f"{path} has columns {', '.join(file.schema_arrow.names)}, but dataset {self._row.name} also needs "
+                f"{path} has columns {', '.join(names)}, but dataset {self._row.name} also needs "
                 f"{', '.join(missing)}; download or rebuild the dataset"
             )
         return file
@@ -101,7 +107,7 @@ class ParquetSplit:
         path = self._paths[file]
         try:
             values: list[Any] = self._files[file].read(columns=[name])[name].to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
+        except READ_ERRORS as error:
             raise UserError(
                 f"{path}: column {name} cannot be read ({error}); download or rebuild the dataset"
             ) from None
@@ -135,12 +141,14 @@ class ParquetSplit:
         return [expected[value] if expected else str(value) for value in values]
 
     def _schema_class_names(self, file: int, column: str) -> tuple[str, ...]:
-        """Return the class names that the `datasets` library stores in the Parquet schema."""
+        """Return the class names that the `datasets` library stores in the Parquet schema; empty if there are none."""
         metadata = self._files[file].schema_arrow.metadata or {}
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        feature = features.get(column, {})
-        feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)  # of a list of labels
-        return tuple(feature.get("names", ()))
+        try:
+            feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+            feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)  # list of labels
+            return tuple(map(str, feature["names"]))
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError):
+            return ()
 
     def _locate(self, row: int) -> tuple[int, int]:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -239,7 +239,9 @@ def _refuse_mixed(column: Column, rows: Sequence[Row]) -> None:
             continue
         run = row.runs[column.protocol]
         for measured in run.measured(column.dataset):
-            owners.setdefault((run.records[0].evaluation.protocol, measured.dataset.samples), run.records[0].experiment.name)
+            owners.setdefault(
+                (run.records[0].evaluation.protocol, measured.dataset.samples), run.records[0].experiment.name
+            )
     if len(owners) > 1:
         first, second, *_ = owners.values()
         raise UserError(

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -230,6 +231,25 @@ def test_recently_used_row_groups_are_cached(copies, monkeypatch):
     for row in (0, 60, 1, 61, 2):
         images.read(row)
     assert len(reads) == 2
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"null", b"[]", b"5", b"{", b"\xff", b'{"info": null}', b'{"info": {"features": [1]}}', b"[" * 100_000]
+)
+def test_metadata_without_class_names_is_ignored(metadata, mine):
+    root = mine("stl10")
+    for path in (root / "mteb/stl10/data").glob("test-*"):
+        pq.write_table(pq.read_table(path).replace_schema_metadata({b"huggingface": metadata}), path)
+    assert open_split("stl10", "test").columns["label"][:3] == ["0", "1", "2"]
+
+
+def test_two_columns_of_one_name_are_an_error(mine):
+    root = mine("stl10")
+    path = root / "mteb/stl10/data/test-00001-of-00002.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("label", table["label"]), path)
+    with pytest.raises(UserError, match=r"00001-of-00002\.parquet has several columns label; download"):
+        open_split("stl10", "test")
 
 
 def test_an_integer_label_out_of_range_is_an_error(mine):

@@ -194,6 +194,7 @@ def test_cold_and_warm_store_are_bitwise_equal_and_share_one_pass(tmp_path):
         {"identity": dataclasses.replace(IDENTITY, split="train")},
         {"identity": dataclasses.replace(IDENTITY, ids_sha256="other")},
         {"identity": dataclasses.replace(IDENTITY, repo="org/other")},
+        {"identity": dataclasses.replace(IDENTITY, content_sha256={"test": "other images"})},
         {"n": 9},
         {"geometry": Geometry(zoom=1.25)},
         {"geometry": Geometry(interpolation="bilinear")},
@@ -208,6 +209,37 @@ def test_key_depends_on_everything_that_changes_features(tmp_path, changed):
     encoder(network, tmp_path, **own).features(pictures(**parts), geometry)
     assert network.calls == 1
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("TRANSFORM_VERSION", 0), ("package_versions", lambda: {"pillow": "1.0", "torch": "1.0"})]
+)
+def test_versions_of_transform_and_packages_are_part_of_the_key(tmp_path, monkeypatch, name, value):
+    network = Net()
+    encoder(network, tmp_path).features(pictures())
+    monkeypatch.setattr(f"benchmark.models.loading.frozen.{name}", value)
+    encoder(network, tmp_path).features(pictures())
+    assert network.calls == 1, "computed again"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_features_of_a_copy_that_was_verified_later_are_used(tmp_path):
+    network = Net()
+    frozen = encoder(network, tmp_path)
+    for provenance in ("unverified", "verified"):
+        frozen.features(pictures(identity=dataclasses.replace(IDENTITY, provenance=provenance)))
+    assert network.calls == 1
+
+
+def test_a_key_that_cannot_be_parsed_is_written_again(tmp_path):
+    frozen = encoder(Net(), tmp_path)
+    frozen.features(pictures())
+    (path,) = tmp_path.glob("*/key.json")
+    whole = path.read_text()
+    for spoilt in ("", "[" * 100_000):
+        path.write_text(spoilt)
+        frozen.features(pictures())
+        assert path.read_text() == whole
 
 
 def test_labels_are_not_part_of_the_key_of_images_with_ids(tmp_path):
