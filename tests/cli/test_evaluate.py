@@ -4,11 +4,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmark.evaluations import few_shot
 from benchmark.evaluations.datasets.splits import open_split
+from benchmark.records import store
+from benchmark.records.schema import Measured, Record
 from tests.cli.test_main import Synrep, assert_one_line, synrep
+from tests.fixtures import evaluation_sets
 from tests.fixtures.doubles import png, write_manifest, write_split
 
 pytestmark = pytest.mark.slow
@@ -24,16 +29,16 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def pixels(folder: Path, scale: float = 1.0, name: str = "pixels") -> Path:
-    """Raw digits as a folder of feature files, with noise that depends on `scale`."""
-    (folder / "digits").mkdir(parents=True)
+def pixels(folder: Path, scale: float = 1.0, name: str = "pixels", **card: str) -> Path:
+    """Raw digits as a folder of feature files, with noise that depends on `scale`; `card` adds to features.json."""
+    (folder / "digits").mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         images = open_split("digits", split)
         values = np.stack([images.read(row)[..., 0].reshape(-1) for row in range(len(images))]).astype(np.float32)
         noise = np.random.default_rng(0).standard_normal(values.shape) * 200 * (1 - scale)
         np.save(folder / "digits" / f"{split}.npy", (values + noise).astype(np.float16))
-    card = {"name": name, "layer": "pixels", "transform": {"zoom": 1.0, "interpolation": "bicubic"}}
-    (folder / "features.json").write_text(json.dumps(card))
+    content = {"name": name, "layer": "pixels", "transform": {"zoom": 1.0, "interpolation": "bicubic"}, **card}
+    (folder / "features.json").write_text(json.dumps(content))
     return folder
 
 
@@ -88,6 +93,80 @@ def test_missing_dataset_is_skipped_or_an_error_if_requested(machine: Path, synr
         synrep("evaluate", folder, "--evaluation", "zero_shot", "--out", machine / "out", "--datasets", "cifar10"),
         "no text",
     )
+
+
+WORDS = ("--evaluation", "knn", "--datasets")
+
+
+def knn(out: Path) -> Record:
+    (path,) = (out / "records").rglob("knn.dino.json")
+    return store.read(path)
+
+
+def test_features_made_again_with_the_same_declared_weights_are_measured_again(machine: Path, synrep: Synrep) -> None:
+    words = ("evaluate", folder := machine / "a", *WORDS, "digits", "--out", machine / "out")
+    pixels(folder, weights_sha256="a" * 64)
+    assert synrep(*words)[0] == 0
+    first = knn(machine / "out").results["digits"]
+    test = folder / "digits" / "test.npy"
+    np.save(test, np.roll(np.load(test), 1, axis=0))  # rows in another order
+    code, shown, error = synrep(*words)
+    assert (code, error) == (0, "")
+    assert "knn.dino.json: digits is measured again, as its feature files changed" in shown
+    second = knn(machine / "out").results["digits"]
+    assert isinstance(first, Measured) and isinstance(second, Measured)
+    assert first.scores[first.main].value > 0.9
+    assert second.scores[second.main].value < 0.2
+    assert first.features_sha256 != second.features_sha256
+    assert "measured again" not in synrep(*words)[1]
+    assert synrep("validate", machine / "out" / "records")[0] == 0
+
+
+def test_features_of_other_weights_are_another_record(machine: Path, synrep: Synrep) -> None:
+    words = ("evaluate", folder := machine / "a", *WORDS, "digits", "--out", machine / "out")
+    assert synrep(*words, pixels(folder) and "--workers", 1)[0] == 0
+    assert synrep(*words, pixels(folder, 0.3) and "--workers", 1)[0] == 0
+    assert len(list((machine / "out" / "records").rglob("knn.dino.json"))) == 2
+    pixels(folder, weights_sha256="a" * 64)
+    assert synrep(*words)[0] == 0
+    (path,) = (machine / "out" / "records").rglob("*-aaaaaaaa/1/0/knn.dino.json")
+    before = path.read_bytes()
+    pixels(folder, weights_sha256="a" * 8 + "b" * 56)  # with the same beginning, and so with the same name
+    assert_one_line(synrep(*words), f"expected weights_sha256 {'a' * 8}{'b' * 56}, found {'a' * 64}; choose another")
+    assert path.read_bytes() == before
+
+
+def test_changed_images_and_labels_are_measured_again(
+    machine: Path, synrep: Synrep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = evaluation_sets.mirror_of(["stl10"], monkeypatch, machine / "hub")
+    folder = machine / "features"
+    (folder / "stl10").mkdir(parents=True)
+    for split in ("train", "test"):
+        label = open_split("stl10", split).columns["label_index"]
+        np.save(folder / "stl10" / f"{split}.npy", np.eye(10, dtype=np.float16)[label])
+    card = {"name": "perfect", "layer": "pixels", "transform": {"zoom": 1.0, "interpolation": "bicubic"}}
+    (folder / "features.json").write_text(json.dumps(card))
+    words = ("evaluate", folder, *WORDS, "stl10", "--out", machine / "out")
+    assert synrep(*words)[0] == 0
+    first = knn(machine / "out").results["stl10"]
+    assert isinstance(first, Measured) and first.dataset.provenance == "unverified"
+    assert first.dataset.content_sha256.keys() == {"train", "test"}
+    path = root / "mteb/stl10/data/train-00000-of-00002.parquet"
+    table = pq.read_table(path)
+    labels = [(label + 1) % 10 for label in table["label"].to_pylist()]
+    pq.write_table(table.set_column(table.column_names.index("label"), "label", pa.array(labels)), path)
+    code, shown, _ = synrep(*words)
+    assert code == 0 and "knn.dino.json: stl10 is measured again, as the files of train changed" in shown
+    second = knn(machine / "out").results["stl10"]
+    assert isinstance(second, Measured)
+    assert first.dataset.content_sha256["test"] == second.dataset.content_sha256["test"]
+    assert "measured again" not in synrep(*words)[1]
+    notes = root / "mteb/stl10/.cache/huggingface/download"
+    notes.mkdir(parents=True)
+    (notes / "README.md.metadata").write_text(f"{'f' * 40}\netag\n1.0\n")
+    assert_one_line(synrep(*words), f"found README.md of commit {'f' * 40}; move the folder away")
+    assert knn(machine / "out").results["stl10"] == second
 
 
 def test_a_damaged_dataset_hides_no_other_score(machine: Path, synrep: Synrep) -> None:
