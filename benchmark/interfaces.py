@@ -258,6 +258,8 @@ class DatasetScores:
     """Details needed to repeat the measurement: selection rule and chosen value, solver, ties, prompts' hash."""
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Columns with a row per sample, stored in a file next to the record; dependent rows share a value of `unit`."""
+    features_sha256: str | None = None
+    """SHA-256 of the feature files, added by `benchmark.runner.evaluate`; None if a network encoded the images."""
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,17 @@
     texts.parquet                            optional, for zero-shot: columns `text` and `embedding` (E numbers)
 
 <dataset> is the name in the catalog (`cifar10`); <split> is the name of the dataset's split (`train`, `test`,
-`validation`; only the last part of a path such as `0.25/validation`). `transform` describes the preprocessing, at least
-{"zoom": 1.0, "interpolation": "bicubic"}: the short side is resized to `zoom` times the network's size, then center
-cropped. An evaluation with a different geometry is rejected. A wrong order of rows cannot be detected.
+`validation`; only the last part of a path such as `0.25/validation`). ARO and SugarCrepe read one row per distinct crop
+from `<split>, distinct crops.embedding.npy` (see `benchmark.evaluations.scoring.captions.distinct_crops`).
+
+`transform` describes the preprocessing, at least {"zoom": 1.0, "interpolation": "bicubic"}: the short side is resized
+to `zoom` times the network's size, then center cropped. An evaluation with a different geometry is rejected. A wrong
+order of rows cannot be detected.
 
 Shapes: N images, T texts, D and E dimensions.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -24,6 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from benchmark.errors import UserError
 from benchmark.files import file_sha256
@@ -35,6 +38,7 @@ DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
 MIN_NORM = 1e-12
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 ANY_SHA256 = "0" * 64
+ANY = TypeAdapter[Any](Any)
 
 
 class FeatureFiles:
@@ -206,8 +210,11 @@ def _read_card(folder: Path) -> dict[str, Any]:
     """
     path = folder / CARD
     try:
-        card = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        card = ANY.validate_json(path.read_text(encoding="utf-8-sig"))  # nested as deeply as a record may be
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]
+        raise UserError(f"cannot read {path} ({reason}); write JSON with name, layer and transform") from None
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}); write JSON with name, layer and transform") from None
     if not isinstance(card, dict):
         raise UserError(f"expected a JSON object with name, layer and transform in {path}, found {type(card).__name__}")

@@ -54,7 +54,6 @@ def from_scores(
     parents: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
     predictions: Mapping[str, Predictions] | None = None,
-    features_sha256: Mapping[str, str | None] | None = None,
 ) -> Record:
     """Return the record of one evaluation of one seed of a model.
 
@@ -71,12 +70,11 @@ def from_scores(
         parents: name -> hash of each file or record that the model was created from.
         seconds: durations by name, in seconds.
         predictions: dataset -> its predictions file.
-        features_sha256: dataset -> hash of its feature files (see `interfaces.FrozenModel.features_sha256`).
 
     Raises:
         UserError: a required value is missing or out of range; the message names the field.
     """
-    declared, files, features = _declaration(origin), predictions or {}, features_sha256 or {}
+    declared, files = _declaration(origin), predictions or {}
     training = None
     if isinstance(origin, Experiment):
         source = {"repo": origin.dataset, "revision": origin.revision, "content_sha256": content_sha256}
@@ -97,10 +95,7 @@ def from_scores(
         },
         "model": {**metadata, "views": _views(origin), "encoder": declared["encoder"]},
         "training": training,
-        "results": {
-            dataset: _result(result, files.get(dataset), features.get(dataset), environment)
-            for dataset, result in scores.items()
-        },
+        "results": {dataset: _result(result, files.get(dataset), environment) for dataset, result in scores.items()},
         "seconds": seconds or {},
         "created": datetime.now(UTC).date().isoformat(),
     }
@@ -108,10 +103,7 @@ def from_scores(
 
 
 def _result(
-    result: DatasetScores | Skipped | Measured | NotMeasured,
-    file: Predictions | None,
-    features_sha256: str | None,
-    environment: Environment,
+    result: DatasetScores | Skipped | Measured | NotMeasured, file: Predictions | None, environment: Environment
 ) -> Any:
     """Return the JSON of a result; results of older records are returned unchanged."""
     if isinstance(result, Measured | NotMeasured):
@@ -126,7 +118,7 @@ def _result(
         "per_class": {name: _score(name, score) for name, score in result.per_class.items()},
         "details": result.details,
         "predictions": file,
-        "features_sha256": features_sha256,
+        "features_sha256": result.features_sha256,
         "environment": environment,
     }
 

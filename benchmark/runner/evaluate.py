@@ -184,6 +184,7 @@ class _RecordBuilder:
             files = {}
             if isinstance(result, DatasetScores):
                 files[dataset] = predictions.write(self._folder / f"{dataset}.parquet", result.predictions)
+                result = replace(result, features_sha256=run.model.features_sha256(dataset))
                 times = {**times, dataset: seconds}
             created = create.from_scores(
                 dict(sorted({**results, dataset: result}.items())),
@@ -197,7 +198,6 @@ class _RecordBuilder:
                 environment=environment.environment(run.device),
                 seconds={**run.seconds, **times},
                 predictions=files,
-                features_sha256={dataset: run.model.features_sha256(dataset)},
             )
             store.write(created, run.out / "records")
 

@@ -1,6 +1,9 @@
 import io
+import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -10,6 +13,7 @@ from benchmark.evaluations.datasets.catalog import DATASETS
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.scoring.captions import distinct_crops
 from benchmark.interfaces import DatasetScores
+from benchmark.models import load
 from tests.fixtures.doubles import Double, constant, noise, number_of, numbered, png, write_manifest, write_split
 
 N = 12
@@ -187,3 +191,26 @@ def test_skip_without_a_text_tower():
     assert STRICT.skip(subject) is None
     subject.embeds_texts = False
     assert STRICT.skip(subject).code == SkipCode.NO_TEXT_TOWER
+
+
+def test_feature_files_have_a_row_per_distinct_crop(mirror):
+    """As documented in docs/evaluation.md; the error names the file."""
+    write_relation(mirror, boxes=[(row // 2 % 5, row // 2 % 6, 3, 2) for row in range(N)], images=[framed(0, 0, 0)] * N)
+    crops, _ = distinct_crops(open_split("scenes-relation", "test"), DATASETS["scenes-relation"])
+    texts = [*TRUE, *FALSE]
+    folder = mirror / "features"
+    (folder / "scenes-relation").mkdir(parents=True)
+    np.save(folder / "scenes-relation" / "other.npy", np.ones((1, 3), np.float32))
+    card = {"name": "mine", "layer": "embedding", "transform": {"zoom": 1.0, "interpolation": "bicubic"}}
+    (folder / "features.json").write_text(json.dumps(card))
+    vectors = [[1.0, 0.0]] * N + [[0.0, 1.0]] * N
+    pq.write_table(pa.table({"text": texts, "embedding": vectors}), folder / "texts.parquet")
+    with pytest.raises(UserError, match=r"no file .*scenes-relation/test, distinct crops\.embedding\.npy, which"):
+        measure(load(str(folder)).model)
+    path = folder / crops.name / f"{crops.identity.split}.embedding.npy"
+    assert path.name == "test, distinct crops.embedding.npy" and len(crops) == N // 2
+    np.save(path, np.tile(np.float32([2, 1]), (N, 1)))
+    with pytest.raises(UserError, match=rf"expected {N // 2} rows for split test, distinct crops of .*, found {N}"):
+        measure(load(str(folder)).model)
+    np.save(path, np.tile(np.float32([2, 1]), (N // 2, 1)))
+    assert measure(load(str(folder)).model).scores["micro"].value == 1.0

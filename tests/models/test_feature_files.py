@@ -88,6 +88,45 @@ def test_hash_covers_all_files_unless_the_card_provides_one(folder) -> None:
     assert load(str(folder)).model.metadata["weights_sha256"] == "a" * 64
 
 
+def test_hash_of_a_dataset_covers_its_files_and_the_texts(folder) -> None:
+    """Also if the weights are declared: then features can be made again with other values."""
+    (folder / "features.json").write_text(json.dumps(CARD | {"weights_sha256": "a" * 64}))
+    (folder / "dtd").mkdir()
+    np.save(folder / "dtd/test.npy", FEATURES)
+    first = {name: load(str(folder)).model.features_sha256(name) for name in ("cifar10", "dtd")}
+    for name in ("test", "train", "test.embedding"):
+        path = folder / f"cifar10/{name}.npy"
+        before = path.read_bytes()
+        np.save(path, np.load(path)[::-1])
+        model = load(str(folder)).model
+        assert model.features_sha256("cifar10") != first["cifar10"]
+        assert model.features_sha256("dtd") == first["dtd"]
+        path.write_bytes(before)
+    assert load(str(folder)).model.features_sha256("cifar10") == first["cifar10"]
+    (folder / "texts.parquet").unlink()
+    assert load(str(folder)).model.features_sha256("dtd") != first["dtd"]
+
+
+def test_a_folder_of_embeddings_alone(folder) -> None:
+    for path in folder.glob("*/*.npy"):
+        if "embedding" not in path.name:
+            path.unlink()
+    model = load(str(folder)).model
+    assert model.metadata["precision"] == "float32" and len(model.image_embeddings(images())) == 5
+
+
+def test_a_card_with_a_byte_order_mark(folder) -> None:
+    (folder / "features.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(CARD).encode())
+    assert load(str(folder)).origin.source == "feature_files:mine"
+
+
+@pytest.mark.parametrize("depth", [250, 900, 100_000])
+def test_a_deeply_nested_card_is_one_line(folder, depth) -> None:
+    deep = "[" * depth + "]" * depth
+    (folder / "features.json").write_text(json.dumps(CARD).replace("[0, 0, 0]", deep))
+    refused(lambda: load(str(folder)), r"cannot read .*features\.json \(Invalid JSON: recursion limit exceeded")
+
+
 def refused(action, said: str) -> None:
     with pytest.raises(UserError, match=said) as raised:
         action()
