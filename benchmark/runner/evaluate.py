@@ -117,13 +117,16 @@ class _RecordBuilder:
         """Evaluate one dataset unless it is done, and write the record. Return the error message if it failed."""
         started, record = time.monotonic(), self._read()
         stored = record.results.get(dataset) if record else None
+        features_sha256 = self._run.model.features_sha256(dataset)  # before they are read
         result: DatasetScores | Skipped
         try:
             if isinstance(stored, Measured):
-                if not (reason := self._outdated(dataset, stored)):
+                if not (reason := self._outdated(dataset, stored, features_sha256)):
                     return None
                 self._log(f"{self._path}: {dataset} is measured again, as {reason}")
             result = self._skipped or replace(self._evaluation, datasets=(dataset,))(self._run.model)[dataset]
+            if isinstance(result, DatasetScores):
+                result = replace(result, features_sha256=features_sha256)
         except UserError as error:
             result = Skipped(str(error), SkipCode.FAILED)
         self._write(dataset, stored, result, time.monotonic() - started)
@@ -152,11 +155,11 @@ class _RecordBuilder:
                 )
         return record
 
-    def _outdated(self, dataset: str, result: Measured) -> str | None:
+    def _outdated(self, dataset: str, result: Measured, features_sha256: str | None) -> str | None:
         """Return why a result is not that of the files on this machine; None if it is."""
         if result.predictions is None or not self._is_intact(result.predictions):
             return "its predictions are missing or changed"
-        if result.features_sha256 != self._run.model.features_sha256(dataset):
+        if result.features_sha256 != features_sha256:
             return "its feature files changed"
         return _changes(dataset, result.dataset)
 
@@ -184,7 +187,6 @@ class _RecordBuilder:
             files = {}
             if isinstance(result, DatasetScores):
                 files[dataset] = predictions.write(self._folder / f"{dataset}.parquet", result.predictions)
-                result = replace(result, features_sha256=run.model.features_sha256(dataset))
                 times = {**times, dataset: seconds}
             created = create.from_scores(
                 dict(sorted({**results, dataset: result}.items())),

@@ -98,6 +98,7 @@ def test_a_dataset_by_its_name_is_opened_afterwards(hub, tmp_path, monkeypatch):
     from benchmark.evaluations.datasets.splits import open_split
 
     assert open_split("fairface-1.25", "test").read(27).shape == (8, 8, 3)
+    assert open_split("fairface-1.25", "test").identity.provenance == "verified"
     with pytest.raises(UserError, match=r"0.25/validation-\*.parquet, found none"):
         open_split("fairface-0.25", "test")
     assert download(hub, tmp_path, "fairface-0.25")[0] == 0  # the same repository at the same revision

@@ -190,24 +190,29 @@ def test_only_a_new_dataset_is_measured(copied: Path, tmp_path: Path, monkeypatc
     assert times(copied) == after
 
 
-def test_another_protocol_is_measured_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = times(copied)
+def test_a_record_of_another_protocol_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(few_shot.EVALUATIONS[0], episodes=20)
     monkeypatch.setattr(few_shot, "EVALUATIONS", (other,))
+    path = copied / f"records/{SIMCLR.key}/few_shot.{other.preset}.json"
+    before, stored = times(copied), create.protocol_hash(few_shot.FewShot())
+    with pytest.raises(UserError, match=rf"expected protocol {create.protocol_hash(other)}, found {stored}; choose"):
+        run_job(SIMCLR, copied)
+    assert times(copied) == before
+    path.unlink()
     run_job(SIMCLR, copied)
     place = f"{SIMCLR.key}/few_shot.{other.preset}"
     assert changed(before, times(copied)) == {f"records/{place}.json", f"predictions/{place}/digits.parquet"}
-    found = record(copied, SIMCLR, "few_shot")
-    assert found.evaluation.protocol == create.protocol_hash(other)
-    assert set(found.results) == set(other.datasets)
+    assert record(copied, SIMCLR, "few_shot").evaluation.protocol == create.protocol_hash(other)
 
 
-def test_the_record_of_other_weights_is_replaced(copied: Path) -> None:
+def test_a_record_of_other_weights_is_refused(copied: Path) -> None:
     stale = record(copied, SIMCLR, "linear_probe")
     fake = stale.model_copy(update={"model": stale.model.model_copy(update={"weights_sha256": "0" * 64})})
     store.write(fake, copied / "records")
-    run_job(SIMCLR, copied)
-    assert record(copied, SIMCLR, "linear_probe").model == stale.model
+    before = times(copied)
+    with pytest.raises(UserError, match=rf"linear_probe.synclr.json: expected weights_sha256 .*, found {'0' * 64}"):
+        run_job(SIMCLR, copied)
+    assert times(copied) == before
 
 
 def test_the_folder_of_another_configuration_is_refused(copied: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import unknown
+from benchmark.errors import UserError, unknown
 from benchmark.mirror import ORIGINALS, dataset_folder
 from benchmark.schema import read_manifest
 
@@ -253,7 +253,7 @@ def locate(row: Dataset, hint: str = "") -> tuple[Path, str, Mapping[str, int]]:
 
     Raises:
         MissingDataset: the dataset is not on this machine; the message ends with `hint`, or with how to get it.
-        UserError: its manifest cannot be read.
+        UserError: its manifest cannot be read, or is that of another dataset.
     """
     if not hint and row.revision:
         hint = f"run `synrep data download {row.name}`"
@@ -261,4 +261,6 @@ def locate(row: Dataset, hint: str = "") -> tuple[Path, str, Mapping[str, int]]:
     if row.revision or row.kind == FILES:
         return folder, row.revision, row.rows
     manifest = read_manifest(folder)
+    if manifest.repo != row.repo:
+        raise UserError(f"expected dataset {row.repo} in {folder}, found {manifest.repo}; move it and build {row.repo}")
     return folder, manifest.revision, manifest.rows

@@ -209,6 +209,16 @@ def test_a_built_dataset_is_compared_with_its_manifest(mine: Mirror) -> None:
     assert identity("scenes-shape").provenance == "verified"
 
 
+def test_another_built_dataset_in_its_place_is_refused(mine: Mirror) -> None:
+    folder = mine("scenes-shape") / "synrep-bench/scenes-objects"
+    manifest = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(manifest | {"repo": "synrep-bench/scenes-pairs"}))
+    with pytest.raises(
+        UserError, match=r"expected dataset synrep-bench/scenes-objects in .*, found synrep-bench/scenes-p"
+    ):
+        open_split("scenes-shape", "test")
+
+
 def test_a_manifest_does_not_verify_a_dataset_of_the_hub(mine: Mirror) -> None:
     root = mine("stl10")
     folder = root / "mteb/stl10"
