@@ -1,7 +1,9 @@
 """The sizes at which every experiment is declared: the same comparisons on a laptop, one GPU, or a cluster.
 
 A size determines the data, the encoder, the batch size and the number of views. Within a comparison, every trained
-method sees the same number of views, so that compute is equal. Experiments are named
+method sees the same number of views, which is the meaning of equal compute here. Equal views do not equalize the cost
+of a view (text towers, momentum encoders, masked patches), nor how often a caption is repeated. Published schedules
+with other views are in comparisons of their own (`Scale.clip_schedule`). Experiments are named
 `<file>-<size>-<comparison>/<row>`; the part before the slash identifies a comparison and becomes one folder of tables.
 """
 
@@ -83,6 +85,16 @@ class Scale:
         views = self.views * times if isinstance(self.views, int) else self.views[corpus][times - 1]
         return Schedule(views, self.divisible_batch_views if divisible else self.batch_views)
 
+    def clip_schedule(self, corpus: str, times: int = 1) -> Schedule:
+        """Return CLIP's published schedule number `times`: 35, 70 or 105 epochs of one view of every pair.
+
+        At sizes with other epochs than the paper's, it is half of the views of `schedule`, since the other methods see
+        at least two views in an epoch.
+        """
+        if isinstance(self.views, int):
+            return Schedule(self.views * times // 2, self.batch_views)
+        return Schedule(EPOCHS * times * PAIRS[corpus], self.batch_views)
+
     def experiment(
         self,
         name: str,
@@ -151,6 +163,10 @@ def _epochs(captions: int, *counts: int) -> tuple[int, int, int]:
 
 
 _CC12M = _epochs(8_300_000, 15, 31, 46)
+EPOCHS = 35
+"""Epochs of the paper's shortest schedule."""
+PAIRS = {"cc12m": 10_000_000, "redcaps": 11_700_000}
+"""Corpus -> pairs of image and caption in the paper, before de-duplication."""
 
 SCALES = {
     scale.name: scale
