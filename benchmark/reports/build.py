@@ -2,10 +2,11 @@
 
 `tables/` contains a module for each comparison table, `paper/` one for each table or figure of the paper. Each declares
 `TABLE`, a callable from `ReportInputs` to `Table`; a table without rows is not written. A figure also has `plot`, which
-returns its SVG and PNG. The same records produce the same bytes, in any order.
+returns its SVG and PNG. A module of `paper/` whose measured rows include CLIP also declares `AS_PUBLISHED`, the same
+table with CLIP at its published schedule. The same records produce the same bytes, in any order.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,17 @@ def comparison_tables(inputs: ReportInputs) -> dict[str, Table]:
     return built
 
 
+def paper_tables() -> dict[str, Callable[[ReportInputs], Table]]:
+    """Return file name without extension -> table, for every table and figure of the paper."""
+    found: dict[str, Callable[[ReportInputs], Table]] = {}
+    for name in plugins.names(PAPER_TABLES):
+        module = plugins.load(PAPER_TABLES, name, "table")
+        found[name] = module.TABLE
+        if hasattr(module, "AS_PUBLISHED"):
+            found[f"{name}_as_published"] = module.AS_PUBLISHED
+    return found
+
+
 def paper_files(inputs: ReportInputs) -> dict[str, bytes]:
     """Return file name -> content of every table and figure of the paper.
 
@@ -80,8 +92,7 @@ def paper_files(inputs: ReportInputs) -> dict[str, bytes]:
         UserError: the records or the published numbers cannot share one table.
     """
     files: dict[str, bytes] = {}
-    for name in plugins.names(PAPER_TABLES):
-        declared = plugins.load(PAPER_TABLES, name, "table").TABLE
+    for name, declared in paper_tables().items():
         table = declared(inputs)
         if table.rows:
             files |= formats(name, table)

@@ -136,7 +136,9 @@ def test_the_processes_that_a_size_is_meant_for_share_its_batches(size: str, pro
 def test_methods_of_the_main_tables(size: str) -> None:
     clips = {"clip-real", "clip-syn"}
     expected = clips | {"simclr-real", "simclr-syn", "stablerep-syn"}
-    groups = {name: {row.name.split("/")[1] for row in rows} for name, rows in comparisons(find(f"main-{size}")).items()}
+    groups = {
+        name: {row.name.split("/")[1] for row in rows} for name, rows in comparisons(find(f"main-{size}")).items()
+    }
     wanted = {}
     for corpus in ("scenes",) if size == "smoke" else ("cc12m", "redcaps"):
         for times, more in ((1, {"stablerep_plus-syn"}), (2, set()), (3, set())):

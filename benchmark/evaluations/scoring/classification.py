@@ -3,7 +3,13 @@
 The catalog names the main score of each dataset (as Kornblith et al., 2019). All scores are computed from the
 prediction columns alone, so that `values` reproduces them without the model.
 
-Shapes: N images, K classes, R resamplings.
+The mAP of VOC 2007 has two definitions in use, and both are scores. `map11`, the main one, is that of VOC's development
+kit. `map11_sklearn` is that of the code of ssl-transfer and SynCLR, and so of numbers published with it: the curve of
+scikit-learn, which starts at precision 1 for recall 0, at thresholds from `linspace`, of which 0.3, 0.6 and 0.7 are a
+rounding error too high for a recall of exactly that value. It is higher by 7 points at 9 % mAP and by 1 at 27 %, and
+equal above 55 %. On VOC's test split, a constant score has 6.1 % by the first and 14.6 % by the second.
+
+Shapes: N images, K classes, R resamplings, T recall thresholds.
 """
 
 from collections.abc import Mapping
@@ -23,7 +29,8 @@ from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Lab
 
 RESAMPLINGS = 1000
 Z = NormalDist().inv_cdf(0.975)
-RECALLS = np.arange(11) / 10
+RECALLS = {"map11": np.arange(11) / 10 - 1e-12, "map11_sklearn": np.linspace(0, 1, 11)}
+"""Definition of mAP -> recall thresholds (T,). The development kit's have a tolerance for rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,8 @@ def values(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Return the scores of these rows, the main one first; means over classes skip classes without rows."""
     metric = dataset(name).metric
     if metric == "map11":
-        return {"map11": _mean_ap(columns, np.ones((1, len(columns["row"])), dtype=np.int64)).item()}
+        ones_1N = np.ones((1, len(columns["row"])), dtype=np.int64)
+        return {name: mean_R.item() for name, mean_R in _mean_aps(columns, ones_1N).items()}
     label_N, correct_N = columns["label"], columns["label"] == columns["prediction"]
     n_K = np.bincount(label_N)
     found = {
@@ -122,9 +130,7 @@ def intervals(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, Score]:
     """Return `values` with sample sizes and intervals."""
     value = values(name, columns)
     if "map11" in value:
-        low, high = _map_interval(columns, value["map11"])
-        n = len(columns["row"])
-        return {"map11": Score(value["map11"], n, min(low, value["map11"]), max(high, value["map11"]))}
+        return _map_intervals(columns, value)
     correct_N = columns["label"] == columns["prediction"]
     class_scores = by_group(columns["label"], correct_N)
     found = {
@@ -143,8 +149,8 @@ def influence(name: str, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def weighted_values(name: str, columns: Mapping[str, np.ndarray], weight_RN: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the mAP under each row of weights (R,) if it is the dataset's metric; else empty."""
-    return {"map11": _mean_ap(columns, weight_RN)} if dataset(name).metric == "map11" else {}
+    """Return both mAPs under each row of weights (R,) if mAP is the dataset's metric; else empty."""
+    return _mean_aps(columns, weight_RN) if dataset(name).metric == "map11" else {}
 
 
 def chance(name: str, columns: Mapping[str, np.ndarray]) -> float:
@@ -194,11 +200,11 @@ class ClassificationEvaluation(Evaluation):
         return weighted_values(dataset, predictions, weight_RN)
 
 
-def average_precision(score_N: np.ndarray, positive_N: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
-    """Return the 11-point interpolated average precision (VOC2007 development kit) under each row of weights (R,).
+def average_precisions(score_N: np.ndarray, positive_N: np.ndarray, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the 11-point interpolated average precision under each row of weights (R,), by both definitions.
 
     Precision and recall are evaluated between distinct scores only, so the order within ties has no effect: a constant
-    score yields the share of positives. The result is NaN if there is no positive.
+    score yields the share of positives as `map11`. The results are NaN if there is no positive.
     """
     order = np.argsort(-score_N, kind="stable")
     last_N = np.append(score_N[order][1:] != score_N[order][:-1], True)
@@ -209,30 +215,44 @@ def average_precision(score_N: np.ndarray, positive_N: np.ndarray, weight_RN: np
         precision_RN = np.where(seen_RN > 0, hits_RN / np.maximum(seen_RN, 1), 0.0)
         recall_RN = hits_RN / hits_RN[:, -1:]
     best_RN = np.maximum.accumulate(precision_RN[:, ::-1], axis=1)[:, ::-1]
-    reached_RT = np.stack([(recall_RN < level - 1e-12).sum(axis=1) for level in RECALLS], axis=1)
-    mean_R: np.ndarray = np.take_along_axis(best_RN, np.minimum(reached_RT, best_RN.shape[1] - 1), axis=1).mean(axis=1)
-    return np.where(hits_RN[:, -1] > 0, mean_R, np.nan)
+    found = {}
+    for name, level_T in RECALLS.items():
+        reached_RT = np.stack([(recall_RN < level).sum(axis=1) for level in level_T], axis=1)
+        best_RT = np.take_along_axis(best_RN, np.minimum(reached_RT, best_RN.shape[1] - 1), axis=1)
+        if name == "map11_sklearn":  # its curve starts at precision 1 for recall 0
+            best_RT[:, 0] = 1.0
+        found[name] = np.where(hits_RN[:, -1] > 0, best_RT.mean(axis=1), np.nan)
+    return found
 
 
-def _mean_ap(columns: Mapping[str, np.ndarray], weight_RN: np.ndarray) -> np.ndarray:
-    """Return the mean average precision (R,) over the classes that have a positive."""
+def _mean_aps(columns: Mapping[str, np.ndarray], weight_RN: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the mean average precision (R,) over the classes that have a positive, by both definitions."""
     count = sum(name.startswith("score_") for name in columns)
-    parts = [average_precision(columns[f"score_{k}"], columns[f"label_{k}"], weight_RN) for k in range(count)]
-    mean_R: np.ndarray = np.nanmean(np.stack(parts), axis=0)
-    return mean_R
+    parts = [average_precisions(columns[f"score_{k}"], columns[f"label_{k}"], weight_RN) for k in range(count)]
+    return {name: np.nanmean(np.stack([part[name] for part in parts]), axis=0) for name in RECALLS}
 
 
-def _map_interval(columns: Mapping[str, np.ndarray], value: float) -> tuple[float, float]:
-    """Return a bias-corrected 95 % bootstrap interval (Efron, 1981): mAP is higher on fewer distinct images."""
+def _map_intervals(columns: Mapping[str, np.ndarray], value: Mapping[str, float]) -> dict[str, Score]:
+    """Return both mAPs with bias-corrected 95 % bootstrap intervals (Efron, 1981).
+
+    The correction is needed because mAP is higher on fewer distinct images.
+    """
     n = len(columns["row"])
     bits = keyed_bits("map11", str(n))
     found = []
     for _ in range(RESAMPLINGS // 50):
         sample_RN = bits.random_raw(50 * n).reshape(50, n) % np.uint64(n)
         weight_RN = np.stack([np.bincount(sample_N.astype(np.int64), minlength=n) for sample_N in sample_RN])
-        found.append(_mean_ap(columns, weight_RN))
-    mean_R, normal = np.concatenate(found), NormalDist()
+        found.append(_mean_aps(columns, weight_RN))
+    return {
+        name: _corrected_interval(np.concatenate([part[name] for part in found]), value[name], n) for name in RECALLS
+    }
+
+
+def _corrected_interval(mean_R: np.ndarray, value: float, n: int) -> Score:
+    """Return the score with the bias-corrected quantiles of its resamplings (R,); the interval contains the score."""
+    normal = NormalDist()
     below = float(np.clip((mean_R < value).mean(), 1 / len(mean_R), 1 - 1 / len(mean_R)))
     shift = 2 * normal.inv_cdf(below)
     low, high = np.quantile(mean_R, [normal.cdf(shift - Z), normal.cdf(shift + Z)])
-    return float(low), float(high)
+    return Score(value, n, min(float(low), value), max(float(high), value))

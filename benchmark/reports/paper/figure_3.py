@@ -23,7 +23,7 @@ TABLE = PaperFigure(
     title="Figure 3: real or synthetic images",
     caption="Linear probe of models trained on the same number of real or synthetic images, one per caption.",
     numbers=of_table("fig3"),
-    experiment_globs=("ablations-*-real-*",),
+    experiment_globs=("ablations-*-real-*/*",),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),
     axis=_axis,
 )

@@ -7,6 +7,6 @@ TABLE = PaperTable(
     title="Table 5a: images per caption",
     caption="l images of each caption at a fixed number of images; with l = 1 there are two crops of each image.",
     numbers=of_table("5a"),
-    experiment_globs=("ablations-*-images",),
+    experiment_globs=("ablations-*-images/*",),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),
 )

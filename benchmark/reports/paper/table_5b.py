@@ -5,8 +5,8 @@ from benchmark.reports.published.table import PaperTable, of_table
 
 TABLE = PaperTable(
     title="Table 5b: images of a caption in a batch",
-    caption="m of ten images of each caption in a batch, with a fixed number of views per batch.",
+    caption="m of ten images of each caption in a batch, with a fixed number of views per batch; m = 1 is SimCLR.",
     numbers=of_table("5b"),
-    experiment_globs=("ablations-*-positives",),
+    experiment_globs=("ablations-*-positives/*",),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),
 )

@@ -19,6 +19,6 @@ TABLE = PaperTable(
     title="Table 6: guidance, model size, epochs",
     caption="One thing is changed at a time. Guidance: small {2, 3}, large {8, 10}, mixed from 2 to 12.",
     numbers=_numbers,
-    experiment_globs=("ablations-*-guidance", "ablations-*-encoder", "ablations-*-epochs"),
+    experiment_globs=("ablations-*-guidance/*", "ablations-*-encoder/*", "ablations-*-epochs*/*"),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),
 )

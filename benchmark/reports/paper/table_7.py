@@ -1,16 +1,15 @@
 """Table 7: FairFace by race and gender, and ARO."""
 
 from benchmark.reports.published.rows import Target, main_scores
-from benchmark.reports.published.table import PaperTable, of_table
+from benchmark.reports.published.table import main_tables, of_table
 
 GROUPS = ("fairface", "fairface-0.25", "fairface-1.25", "scenes-groups")
 ORDERS = ("aro-vg-relation", "aro-vg-attribution", "aro-coco-order", "aro-flickr30k-order")
 
-TABLE = PaperTable(
+TABLE, AS_PUBLISHED = main_tables(
     title="Table 7: FairFace and ARO",
     caption="Zero-shot recall of joint classes (mean, best and worst), and the share of true captions preferred.",
     numbers=of_table("7", "aro"),
-    experiment_globs=("main-*",),
     targets=(
         *(Target("fairface", name, score) for name in GROUPS for score in ("mean", "best", "worst")),
         *main_scores("aro", *ORDERS, "scenes-relation", "scenes-attribution", "scenes-order"),

@@ -19,7 +19,8 @@ class Published:
 
     table: str
     """Table or figure of the StableRep paper (arXiv 2306.00984), such as `1` or `fig6`; `readme`: that of its code;
-    `aro`: the ARO paper."""
+    `aro`: the ARO paper; `synclr-2`: Table 2 of SynCLR's paper (arXiv 2312.17742); `zero-shot`: CLIP's zero-shot
+    accuracy. Numbers that another paper published of a table's subject have the table's name and their own source."""
     method: str
     pretraining_data: str
     images: str

@@ -5,7 +5,8 @@ A number is in the column of one of our presets only if its source states exactl
 - ImageNet probes of StableRep's released README: `plain` is the preset `stablerep`, `bn` (batch norm in front) is
   `stablerep-bn`. `downsample` is a training augmentation, not part of the probe.
 - SynCLR's re-evaluation on small datasets (`synclr-protocol`) is `synclr`, except Caltech-101, where its training list
-  has repeated lines and ours has distinct images, and ImageNet, which it probes with SGD instead.
+  has repeated lines and ours has distinct images, and ImageNet, which it probes with SGD instead. Its average precision
+  on VOC 2007 is `map11_sklearn`, by the definition of its code.
 - ARO by its authors' code (`official scoring`) is `official`.
 
 All others are in columns `as published`: the paper's FairFace prompts, its few-shot protocol, its zero-shot prompts,
@@ -60,6 +61,8 @@ IMAGENET_PROBES = {
 }
 """Variant of an ImageNet probe -> its protocol, and the part of the variant that is about training."""
 SYNCLR_DATASETS = ("aircraft", "cars", "dtd", "flowers", "pets", "sun397", "food101", "voc2007")
+SYNCLR_SCORES = {"map11": "map11_sklearn"}
+"""Metric as SynCLR's paper calls it -> our score, if the names differ."""
 ARO_SCORES = {
     ("vg-relation", "macro accuracy"): "macro_official",
     ("vg-attribution", "macro accuracy"): "macro_official",
@@ -75,10 +78,11 @@ def column_of(number: Published) -> Column:
     if number.evaluation == "imagenet linear" and number.variant in IMAGENET_PROBES:
         return Column(dataset, number.metric, IMAGENET_PROBES[number.variant][0])
     if number.variant == "synclr-protocol" and dataset in SYNCLR_DATASETS and task == "linear":
-        return Column(dataset, number.metric, _probe(preset="synclr"))
-    score = ARO_SCORES.get((number.evaluation, number.metric))
-    if number.variant == "official scoring" and score:
-        return Column(f"aro-{dataset}", score, Protocol("aro", "official", version=2))
+        score = SYNCLR_SCORES.get(number.metric, number.metric)
+        return Column(dataset, score, _probe(preset="synclr"))
+    aro_score = ARO_SCORES.get((number.evaluation, number.metric))
+    if number.variant == "official scoring" and aro_score:
+        return Column(f"aro-{dataset}", aro_score, Protocol("aro", "official", version=2))
     return Column(number.evaluation, number.metric, AS_PUBLISHED)
 
 

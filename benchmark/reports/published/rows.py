@@ -5,7 +5,7 @@ numbers of different protocols never share one. Published rows come first, in th
 follow by experiment, with methods in the order of the file and then in alphabetical order.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -84,27 +84,21 @@ def compare(
     published: Iterable[Published],
     experiment_globs: Sequence[str],
     targets: Sequence[Target],
-    row_filter: Callable[[Row], bool] = lambda _: True,
 ) -> Comparison:
     """Return published numbers and measured runs as rows of one table.
 
     Args:
         inputs: records, and all published numbers, which define the order of methods.
         published: numbers of this table.
-        experiment_globs: patterns for the first part of an experiment's name; only matching records are used.
+        experiment_globs: patterns for the name of an experiment; only matching records are used.
         targets: scores of this table.
-        row_filter: predicate that selects measured rows.
 
     Raises:
         UserError: a cell has two numbers, or a column would mix protocols or data.
     """
     order = {name: at for at, name in enumerate(dict.fromkeys(canonical_method(n.method) for n in inputs.published))}
     published_rows = list(_published_rows(published))
-    measured_rows = [
-        row
-        for row in _measured_rows(inputs.records, experiment_globs, targets, order)
-        if row.scores and row_filter(row)
-    ]
+    measured_rows = [row for row in _measured_rows(inputs.records, experiment_globs, targets, order) if row.scores]
     dataset_order = {name: at for at, name in enumerate(dict.fromkeys(target.dataset for target in targets))}
     found = dict.fromkeys(column for row in published_rows for column in row.numbers)
     measured = {column for row in measured_rows for column in row.scores}
@@ -160,7 +154,7 @@ def _measured_rows(
         record
         for record in records
         if record.evaluation.name in evaluations
-        and any(fnmatchcase(_folder(record), glob) for glob in experiment_globs)
+        and any(fnmatchcase(record.experiment.name, glob) for glob in experiment_globs)
     )
 
     def group_key(record: Record) -> tuple[str, Protocol]:
@@ -178,7 +172,7 @@ def _measured_rows(
         folder, _, last = name.partition("/")
         method = next(iter(runs.values())).records[0].experiment.method
         return (
-            next(at for at, glob in enumerate(experiment_globs) if fnmatchcase(folder, glob)),
+            next(at for at, glob in enumerate(experiment_globs) if fnmatchcase(name, glob)),
             natural_sort_key(folder),
             order.get(canonical_method(method), len(order)),
             method,

@@ -7,6 +7,7 @@ and bold only if it is significantly better than every other measured row of the
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from benchmark.analysis.ranking import BestOfColumn
 from benchmark.records.schema import Record
@@ -34,7 +35,26 @@ from benchmark.reports.table import Cell, Table
 Select = Callable[[Sequence[Published]], Sequence[Published]]
 """Function that selects the numbers of one table from all published numbers."""
 
+EQUAL_VIEWS = "Measured rows: equal views, with which CLIP trains for about twice its published epochs."
+PUBLISHED_SCHEDULES = (
+    "Measured rows: published schedules, in which CLIP sees one view of a pair where SimCLR sees two. Views are not "
+    "equal; for equal views, see the other table of this name."
+)
 HEAD = ("source", "method", "trained on", "images", "training", "seeds")
+
+
+_STABLEREP_EPOCHS = (
+    "Epochs of StableRep and StableRep+ are named after SimCLR's with about as many views: the released code shows six "
+    "views of every de-duplicated caption in each of 15 (35ep), 31 (70ep) or 46 (105ep) epochs of CC12M, 13, 27 or 40 "
+    "of RedCaps."
+)
+EPOCHS = {
+    "simclr": "Epochs of SimCLR: 35ep shows each of N pairs 35 times in two views, 70 N views.",
+    "clip": "Epochs of CLIP: 35ep shows each of N pairs 35 times in one view, 35 N views.",
+    "stablerep": _STABLEREP_EPOCHS,
+    "stablerep_plus": _STABLEREP_EPOCHS,
+}
+"""Method -> meaning of its published epochs."""
 
 
 def of_table(*names: str) -> Select:
@@ -50,12 +70,12 @@ class PaperTable:
     caption: str
     numbers: Select
     experiment_globs: tuple[str, ...]
-    """Patterns for the first part of an experiment's name; matching records are shown."""
+    """Patterns for the name of an experiment; matching records are shown."""
     targets: tuple[Target, ...]
     notes: tuple[str, ...] = ()
     """Additional footnotes."""
-    published_methods_only: bool = False
-    """Show only measured rows of methods that have a published number in this table."""
+    schedules: str = ""
+    """Schedules of the measured rows, if the paper's CLIP has another one; shown below the caption."""
 
     def comparison(self, inputs: ReportInputs) -> Comparison:
         """Return the rows and columns.
@@ -63,13 +83,7 @@ class PaperTable:
         Raises:
             UserError: a cell has two numbers, or a column would mix protocols or data.
         """
-        numbers = self.numbers(inputs.published)
-        methods = {canonical_method(number.method) for number in numbers}
-
-        def row_filter(row: Row) -> bool:
-            return canonical_method(row.method) in methods or not self.published_methods_only
-
-        return compare(inputs, numbers, self.experiment_globs, self.targets, row_filter)
+        return compare(inputs, self.numbers(inputs.published), self.experiment_globs, self.targets)
 
     def __call__(self, inputs: ReportInputs) -> Table:
         """Return the table; it has no rows without a number.
@@ -90,12 +104,26 @@ class PaperTable:
             rows.append((*head, *(Cell(_n(runs, column)) for runs, column in zip(measured, columns))))
         return Table(
             title=self.title,
-            captions=(self.caption,),
+            captions=tuple(filter(None, (self.caption, self.schedules))),
             columns=(*HEAD, *(column.header for column in columns)),
             keys=(*HEAD, *(f"{column.protocol.evaluation} {column.header}".strip() for column in columns)),
             rows=tuple(rows),
             footnotes=(*notes.lines(), *_reading_footnotes(comparison, bests), *_provenance(comparison), *self.notes),
         )
+
+
+def main_tables(title: str, **fields: Any) -> tuple[PaperTable, PaperTable]:
+    """Return a table of the main comparison at equal views, and with every method at its published schedule.
+
+    `fields` are the other fields of `PaperTable`.
+    """
+    published = ("main-*x/simclr-*", "main-*x-published/clip-*", "main-*x/stablerep*")
+    return (
+        PaperTable(f"{title}, at equal views", **fields, experiment_globs=("main-*x/*",), schedules=EQUAL_VIEWS),
+        PaperTable(
+            f"{title}, at published schedules", **fields, experiment_globs=published, schedules=PUBLISHED_SCHEDULES
+        ),
+    )
 
 
 def source_mark(confidence: str, source: str, notes: Notes) -> str:
@@ -164,13 +192,10 @@ def _reading_footnotes(comparison: Comparison, bests: Sequence[BestOfColumn[Run]
 
 def _provenance(comparison: Comparison) -> list[str]:
     """Return footnotes that define epochs, protocols, test sets, training sets and encoders."""
-    lines = []
-    if any(row.schedule.endswith("ep") for row in comparison.rows):
-        lines.append(
-            "Epochs are SimCLR's: 35ep shows each of N pairs 35 times in two views, 70 N views. StableRep's released "
-            "code shows six views of every de-duplicated caption in each of 15 (35ep) or 46 (105ep) epochs of CC12M, "
-            "13 or 40 of RedCaps. Measured rows count views."
-        )
+    in_epochs = {canonical_method(row.method) for row in comparison.rows if row.schedule.endswith("ep")}
+    lines = [text for method, text in EPOCHS.items() if method in in_epochs]
+    if in_epochs:
+        lines.append("Measured rows count views.")
     for column in comparison.columns:
         for run in _runs(comparison, column)[:1]:
             part = run.records[0].evaluation

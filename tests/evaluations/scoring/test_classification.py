@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, recall_score
+from sklearn.metrics import accuracy_score, precision_recall_curve, recall_score
 
 from benchmark.errors import UserError
 from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.datasets.catalog import Dataset
 from benchmark.evaluations.scoring.classification import (
     Task,
-    average_precision,
+    average_precisions,
     prediction_columns,
     score_predictions,
     values,
@@ -100,30 +100,83 @@ def test_average_precision_matches_the_development_kit(n):
     for _ in range(20):
         score, positive = generator.standard_normal(n), generator.random(n) < 0.3
         positive[0] = True
-        found = average_precision(score, positive, np.ones((1, n), int))
-        assert found == pytest.approx([devkit(score, positive)])
+        found = average_precisions(score, positive, np.ones((1, n), int))
+        assert found["map11"] == pytest.approx([devkit(score, positive)])
+
+
+def reference(score, positive):
+    """Compute the average precision of `voc_eval_cls` in the code of ssl-transfer and SynCLR."""
+    precision, recall, _ = precision_recall_curve(positive, score)
+    found = 0.0
+    for level in np.linspace(0, 1, 11):
+        found += (np.max(precision[recall >= level]) if np.sum(recall >= level) else 0) / 11
+    return found
+
+
+@pytest.mark.parametrize("n", [3, 10, 20, 300])
+@pytest.mark.parametrize("ties", [False, True])
+def test_average_precision_matches_the_reference_code(n, ties):
+    generator = np.random.default_rng(n)
+    for _ in range(20):
+        score, positive = generator.standard_normal(n), generator.random(n) < 0.3
+        positive[0] = True
+        score = np.round(score) if ties else score
+        found = average_precisions(score, positive, np.ones((1, n), int))
+        assert found["map11_sklearn"] == pytest.approx([reference(score, positive)])
+
+
+def test_the_definitions_differ_at_recall_0_and_where_linspace_is_rounded_up():
+    """Ten positives, each followed by more negatives, so that precision falls with every tenth of recall."""
+    positive = np.concatenate([np.array([False] * k + [True]) for k in range(1, 11)])
+    score, ones = -np.arange(len(positive), dtype=float), np.ones((1, len(positive)), int)
+    precision = [k / (k * (k + 3) / 2) for k in range(1, 11)]  # at a recall of k / 10
+    at = [0, *range(10)]  # index of the precision at each threshold
+    found = average_precisions(score, positive, ones)
+    assert found["map11"] == pytest.approx([np.mean([precision[k] for k in at])])
+    late = [precision[k + 1] if level in (3, 6, 7) else precision[k] for level, k in enumerate(at)]
+    assert found["map11_sklearn"] == pytest.approx([np.mean([1.0, *late[1:]])])
+
+
+def test_a_constant_score_has_another_value_by_each_definition():
+    """On VOC 2007's test split, 6.1 % of the images of a class are positive on average."""
+    positive = np.arange(1000) < 61
+    found = average_precisions(np.full(1000, 0.1), positive, np.ones((1, 1000), int))
+    assert found["map11"] == pytest.approx([0.061])
+    assert found["map11_sklearn"] == pytest.approx([0.146], abs=5e-4)
+
+
+def test_the_definitions_agree_for_strong_models():
+    generator = np.random.default_rng(0)
+    positive = generator.random(5000) < 0.1
+    found = average_precisions(generator.standard_normal(5000) + 4 * positive, positive, np.ones((1, 5000), int))
+    assert found["map11_sklearn"] == pytest.approx(found["map11"], abs=2e-3) and found["map11"][0] > 0.9
 
 
 def test_weights_count_an_image_several_times():
     generator = np.random.default_rng(1)
     score, positive = generator.standard_normal(60), generator.random(60) < 0.4
     weights = generator.integers(0, 4, (5, 60))
-    for weight_N, found in zip(weights, average_precision(score, positive, weights)):
-        rows = np.repeat(np.arange(60), weight_N)
-        assert found == pytest.approx(average_precision(score[rows], positive[rows], np.ones((1, len(rows)), int))[0])
+    for name, found_R in average_precisions(score, positive, weights).items():
+        for weight_N, found in zip(weights, found_R):
+            rows = np.repeat(np.arange(60), weight_N)
+            alone = average_precisions(score[rows], positive[rows], np.ones((1, len(rows)), int))[name]
+            assert [found] == pytest.approx(alone)
 
 
 def test_average_precision_of_a_constant_score_is_the_share_of_positives():
     positive = np.array([True] * 3 + [False] * 7)
     for order in (slice(None), slice(None, None, -1)):
-        assert average_precision(np.full(10, 0.1), positive[order], np.ones((1, 10), int)) == pytest.approx([0.3])
-    assert average_precision(positive.astype(float), positive, np.ones((1, 10), int)) == pytest.approx([1.0])
-    assert np.isnan(average_precision(np.arange(10.0), np.zeros(10, bool), np.ones((1, 10), int))).all()
+        assert average_precisions(np.full(10, 0.1), positive[order], np.ones((1, 10), int))["map11"] == pytest.approx(
+            [0.3]
+        )
+    assert average_precisions(positive.astype(float), positive, np.ones((1, 10), int))["map11"] == pytest.approx([1.0])
+    for found in average_precisions(np.arange(10.0), np.zeros(10, bool), np.ones((1, 10), int)).values():
+        assert np.isnan(found).all()
 
 
 def test_equal_infinite_scores_are_equal():
     positive = np.array([True] * 3 + [False] * 7)
-    assert average_precision(np.full(10, -np.inf), positive, np.ones((1, 10), int)) == pytest.approx([0.3])
+    assert average_precisions(np.full(10, -np.inf), positive, np.ones((1, 10), int))["map11"] == pytest.approx([0.3])
 
 
 def several(n=150, k=3, seed=0):
@@ -141,7 +194,10 @@ def test_multi_label_images_are_scored_by_mean_average_precision():
     expected = np.mean([devkit(logits[:, k], target[:, k]) for k in range(3)])
     assert found.scores["map11"].value == pytest.approx(expected)
     assert found.scores["map11"].low < expected < found.scores["map11"].high
-    assert values(SEVERAL.name, found.predictions) == {"map11": pytest.approx(expected)}
+    other = np.mean([reference(logits[:, k], target[:, k]) for k in range(3)])
+    assert found.scores["map11_sklearn"].value == pytest.approx(other)
+    assert next(iter(found.scores)) == "map11"
+    assert values(SEVERAL.name, found.predictions) == pytest.approx({"map11": expected, "map11_sklearn": other})
     constant = score_predictions(own, prediction_columns(own, np.full_like(logits, 0.1)), {})
     assert constant.scores["map11"].value == pytest.approx(constant.chance)
     assert constant.chance == pytest.approx(target.mean())

@@ -107,7 +107,7 @@ def styles(figure: Figure) -> dict[str, str]:
 def test_a_single_point_has_no_line_in_panel_or_legend(drawn: list[Figure]) -> None:
     panels("figure_2", drawn)
     assert {label: style for label, style in styles(drawn[-1]).items() if "images" not in label} == {
-        "SimCLR (published)": "None", "simclr (measured)": "None",
+        "SimCLR (published)": "None", "simclr (measured)": "-", "mae (measured)": "-",
     }  # fmt: skip
     for name in FIGURES:
         for axes in panels(name, drawn).values():

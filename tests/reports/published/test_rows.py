@@ -1,6 +1,7 @@
 """Published numbers reach the right cells, and no column mixes protocols."""
 
 import csv
+import fnmatch
 import importlib
 import re
 from collections.abc import Callable, Iterable
@@ -8,9 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark import plugins
+from benchmark import experiments, plugins
 from benchmark.errors import UserError
 from benchmark.interfaces import DatasetIdentity
+from benchmark.reports import build as build_files
 from benchmark.reports.published import numbers, protocols
 from benchmark.reports.published.numbers import Published
 from benchmark.reports.table import NO_VALUE, Cell, Table, latex, markdown
@@ -57,8 +59,8 @@ def header(line: dict[str, str]) -> str:
         return f"imagenet {metric}, stablerep v2"
     if line["evaluation"] == "imagenet linear" and variant in {"bn", "downsample+bn"}:
         return f"imagenet {metric}, stablerep-bn v2"
-    if variant == "synclr-protocol" and dataset not in {"imagenet", "caltech101"}:
-        return f"{dataset} {metric}, synclr v2"
+    if variant == "synclr-protocol" and dataset not in {"imagenet", "caltech101", "mean"}:
+        return f"{dataset} {'map11_sklearn' if dataset == 'voc2007' else metric}, synclr v2"
     if variant == "official scoring":
         return f"aro-{dataset} {'macro_official' if dataset.startswith('vg') else 'micro'}, official v2"
     return f"{line['evaluation']} {metric}, as published"
@@ -78,6 +80,8 @@ TABLES: dict[str, Callable[[dict[str, str]], bool]] = {
     "figure_2": lambda line: line["table"] == "fig2a",
     "figure_5": lambda line: line["table"] == "fig5",
     "figure_6": lambda line: line["table"] == "fig6",
+    "synclr": lambda line: line["table"].startswith("synclr-"),
+    "zero_shot": lambda line: line["table"] in {"zero-shot", "fig5"},
 }
 
 
@@ -93,6 +97,7 @@ def test_every_published_number_is_in_its_cell_and_in_no_other(name: str) -> Non
             numbers(cells)[header(line)]
             for cells in same
             if cells["trained on"].text == line["pretraining_data"]
+            and (not line["table"].startswith("synclr-") or cells["training"].text.startswith(line["variant"]))
             and ("downsample" in cells["training"].text) == down
             and line["schedule"] in cells["training"].text
             and ("=" not in line["variant"] or line["variant"] in cells["training"].text)
@@ -170,7 +175,7 @@ def test_measured_fairface_is_not_in_published_columns_with_unknown_prompts() ->
 def test_toy_datasets_have_separate_columns(name: str) -> None:
     table = build(name, *SMOKE)
     below = {column for cells in rows(table, source="measured") for column in numbers(cells)}
-    assert below or name == "table_4"
+    assert below or name in {"table_4", "synclr", "zero_shot"}
     assert all(column.startswith("scenes-") for column in below)
     assert below.isdisjoint(column for _, column, _ in published_cells(table))
     assert any("toy dataset" in note for note in table.footnotes) == bool(below)
@@ -188,10 +193,12 @@ BELONGS = {
     "table_5b": {"ablations-smoke-positives"},
     "table_6": {"ablations-smoke-guidance", "ablations-smoke-encoder", "ablations-smoke-epochs"},
     "table_7": {"main-smoke-scenes-1x"},
-    "figure_2": {"ablations-smoke-real-scenes"},
+    "figure_2": {"ablations-smoke-guidance-scale"},
     "figure_3": {"ablations-smoke-real-scenes"},
     "figure_5": {"language-smoke-guidance"},
     "figure_6": {"language-smoke-captions"},
+    "synclr": set(),
+    "zero_shot": set(),
 }
 
 
@@ -227,10 +234,69 @@ def test_methods_are_in_the_published_order_then_alphabetical() -> None:
     assert names == ["images l1", "images l2", "images l10"]
 
 
-def test_a_figure_with_published_methods_only_omits_the_others() -> None:
+def test_figure_2_shows_both_methods_of_the_paper() -> None:
     found = rows(build("figure_2", *SMOKE), source="measured")
-    assert {cells["method"].text for cells in found} == {"simclr"}
+    assert {cells["method"].text for cells in found} == {"simclr", "mae"}
     assert any("MAE" in note and "panel" in note for note in build("figure_2", *SMOKE).footnotes)
+
+
+# Two comparisons with CLIP
+
+
+def as_published(name: str, *records: object) -> Table:
+    return importlib.import_module(f"benchmark.reports.paper.{name}").AS_PUBLISHED(report_inputs(records))  # type: ignore[arg-type]
+
+
+EQUAL = run("main-smoke-scenes-1x/clip-syn", {"scenes-shape": 0.3}, views=6_000)
+OWN = run("main-smoke-scenes-1x-published/clip-syn", {"scenes-shape": 0.4}, views=3_000)
+
+
+def test_clip_at_its_published_schedule_shares_no_table_with_clip_at_equal_views() -> None:
+    shown = {
+        "table_1": build("table_1", *SMOKE, EQUAL, OWN),
+        "as published": as_published("table_1", *SMOKE, EQUAL, OWN),
+    }
+    clips = {name: [row["training"].text for row in rows(table, method="clip")] for name, table in shown.items()}
+    assert clips == {"table_1": ["6,000 views"], "as published": ["3,000 views"]}
+    for name, table in shown.items():
+        assert [row["training"].text for row in rows(table, method="simclr")] == ["6,000 views"] * 2, name
+    assert "at equal views" in shown["table_1"].title and "at published schedules" in shown["as published"].title
+    assert shown["table_1"].captions[1].startswith("Measured rows: equal views")
+    assert shown["as published"].captions[1].startswith("Measured rows: published schedules")
+    assert any("not compare methods at equal compute" in note for note in shown["as published"].footnotes)
+
+
+@pytest.mark.parametrize("name", build_files.paper_tables())
+def test_no_table_has_experiments_of_both_comparisons(name: str) -> None:
+    """Every declared smoke experiment is offered; CLIP is shown at one of its schedules."""
+    declared = [each for file in ("main", "language", "ablations") for each in experiments.find(f"{file}-smoke")]
+    globs = getattr(build_files.paper_tables()[name], "experiment_globs", ())
+    shown = {each.name for each in declared if any(fnmatch.fnmatchcase(each.name, glob) for glob in globs)}
+    clips = [name for name in shown if "/clip-" in name and not name.startswith("language-smoke-captions")]
+    assert len({"-published/" in name for name in clips}) < 2
+    assert bool(clips) == name.startswith(("table_1", "table_2", "table_3", "table_4", "table_7", "figure_5", "zero"))
+
+
+def test_every_declared_comparison_of_the_paper_is_in_a_table() -> None:
+    globs = [glob for table in build_files.paper_tables().values() for glob in getattr(table, "experiment_globs", ())]
+    for file in ("main", "language", "ablations"):
+        for each in experiments.find(f"{file}-full"):
+            assert any(fnmatch.fnmatchcase(each.name, glob) for glob in globs), each.name
+
+
+@pytest.mark.parametrize("name", ["table_1", "table_2", "table_6"])
+def test_epochs_are_defined_for_the_methods_in_the_table(name: str) -> None:
+    notes = [note for note in build(name).footnotes if note.startswith("Epochs of ")]
+    wanted = {
+        "table_1": ["70 N views", "35 N views", "six views of every de-duplicated caption"],
+        "table_2": ["six views of every de-duplicated caption"],
+        "table_6": ["six views of every de-duplicated caption"],
+    }[name]
+    assert len(notes) == len(wanted)
+    for note, text in zip(notes, wanted):
+        assert text in note
+        assert note.startswith("Epochs of CLIP:") == ("35 N views" in note)
+        assert note.startswith("Epochs of SimCLR:") == ("70 N views" in note)
 
 
 def test_interleaved_seeds_of_two_protocols_are_separated() -> None:
@@ -298,7 +364,7 @@ def test_footnotes_name_protocol_and_data_and_define_epochs() -> None:
     assert f"synclr v2: evaluation linear_probe, hash {hashed}." in notes
     assert "scenes-shape: synrep-bench/digits @ 1.7, split test, 360 samples." in notes
     assert "Trained on scenes-toy-small: synrep-bench/scenes-toy-small @ 1.0." in notes
-    assert any("70 N views" in note for note in notes)
+    assert any("six views of every de-duplicated caption" in note for note in notes)
     assert any("bold does not compare methods at equal compute" in note for note in notes)
     (absent,) = [note for note in build("table_7").footnotes if note.startswith("No column")]
     assert absent.endswith(": fairface-0.25, fairface-1.25."), "toy datasets are in no table of the paper"
