@@ -1,14 +1,17 @@
 """Weighted k-nearest-neighbor classification; it has no training and no hyperparameter search.
 
-DINO's protocol (Caron et al., ICCV 2021; `dinov2/eval/knn.py`): features of unit length; the k most similar training
-images vote for their classes with weight exp(similarity / T). k and T are part of the name of a score, because they
-change it: lightly's documentation reports 49 % and 66 % for the same network. Every k is reported; k = 20 is the main
-score.
+DINO's vote (Caron et al., ICCV 2021; `eval_knn.py`): features of unit length; the k most similar training images vote
+for their classes with weight exp(similarity / T). k and T are part of the name of a score, because they change it:
+lightly's documentation reports 49 % and 66 % for the same network. Every k is reported; k = 20 is the main score.
 
-Departure: the official code breaks ties by sort order. Here a prediction requires that it is the same for every order
-of equally similar neighbors and that one class has strictly the most votes. Otherwise the query is wrong and counted as
-undecided, so that a constant encoder scores zero. "Equal" means within 1e-12, the resolution of float64. Similarities
-are float32 if the vote is certain despite any rounding error, and float64 otherwise.
+The presets differ in the images. `dino-crop` is DINO's protocol: the short side is resized to 256 / 224 of the input
+size (256 pixels for 224, bicubic), then the center is cropped. `dino`, the default, departs from it: the short side is
+resized to the input size, as in the other evaluations, which share its features. Scores differ by tenths of a point.
+
+Departure of both: the official code breaks ties by sort order. Here a prediction requires that it is the same for every
+order of equally similar neighbors and that one class has strictly the most votes. Otherwise the query is wrong and
+counted as undecided, so that a constant encoder scores zero. "Equal" means within 1e-12, the resolution of float64.
+Similarities are float32 if the vote is certain despite any rounding error, and float64 otherwise.
 
 Shapes: N training images, M queries, B queries of a batch, L candidates (most similar images), K classes, D dimensions.
 """
@@ -25,7 +28,7 @@ from benchmark.evaluations.datasets.catalog import dataset
 from benchmark.evaluations.scoring import classification
 from benchmark.evaluations.scoring.classification import ClassificationEvaluation
 from benchmark.evaluations.scoring.intervals import for_each_dataset
-from benchmark.interfaces import DatasetScores, FrozenModel, Score, Scores, Skipped
+from benchmark.interfaces import DatasetScores, FrozenModel, Geometry, Score, Scores, Skipped
 
 BATCH_SIMILARITIES = 2**25
 """Similarities per batch, which bounds the memory at 128 MiB."""
@@ -41,7 +44,7 @@ TIED = -1
 
 @dataclass(frozen=True)
 class Knn(ClassificationEvaluation):
-    """Weighted k-nearest-neighbor classification with DINO's vote."""
+    """Weighted k-nearest-neighbor classification with DINO's vote, on images resized to the input size."""
 
     version: ClassVar[int] = 1
     preset: str = "dino"
@@ -55,6 +58,11 @@ class Knn(ClassificationEvaluation):
     """Values of k, the main one first."""
     temperature: float = 0.07
     """Temperature T of the weights."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Resize and crop of the images."""
+        return Geometry()
 
     def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:  # noqa: ARG002
         """Measure the accuracy for every k; deterministic, so `seed` is unused."""
@@ -102,7 +110,7 @@ class Knn(ClassificationEvaluation):
                 f"{name} has {len(task.train)} training images, fewer than {min(self.neighbours)} neighbours",
                 SkipCode.NOT_APPLICABLE,
             )
-        train_ND, test_ND = model.features(task.train), model.features(task.test)
+        train_ND, test_ND = (model.features(images, self.geometry) for images in (task.train, task.test))
         found = vote(train_ND, task.target(task.train), test_ND, ks, self.temperature)
         columns = {"row": np.arange(len(task.test)), "label": task.target(task.test)}
         columns |= {f"prediction_k{k}": found[k] for k in ks}
@@ -116,6 +124,20 @@ class Knn(ClassificationEvaluation):
         }
         scores = {score: scores[score] for score in value}
         return DatasetScores(main.dataset, scores, main.chance, main.per_class, details, columns)
+
+
+@dataclass(frozen=True)
+class CroppedKnn(Knn):
+    """Weighted k-nearest-neighbor classification on the images of DINO's protocol."""
+
+    preset: str = "dino-crop"
+    zoom: float = 256 / 224
+    """Short side of the resized image, before the center crop, as a multiple of the input size."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Resize and crop of the images."""
+        return Geometry(self.zoom)
 
 
 def vote(
@@ -215,4 +237,4 @@ def _norms(vectors_ND: np.ndarray) -> np.ndarray:
     return np.maximum(norms_N, 1e-12)
 
 
-EVALUATIONS = (Knn(),)
+EVALUATIONS = (Knn(), CroppedKnn())

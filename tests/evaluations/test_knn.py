@@ -7,11 +7,11 @@ from benchmark.errors import SkipCode
 from benchmark.evaluations import knn
 from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.knn import EVALUATIONS, TIED, vote
-from benchmark.interfaces import DatasetScores, Skipped
+from benchmark.interfaces import DatasetScores, Geometry, Skipped
 from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
 
 KINDS = ["a", "b", "c"]
-(DINO,) = EVALUATIONS
+DINO, CROPPED = EVALUATIONS
 KNN = dataclasses.replace(DINO, datasets=("toy",))
 
 
@@ -32,6 +32,17 @@ def measure(subject, evaluation=KNN) -> DatasetScores:
     assert isinstance(scores, DatasetScores)
     assert evaluation.values("toy", scores.predictions) == {n: score.value for n, score in scores.scores.items()}
     return scores
+
+
+@pytest.mark.parametrize(("evaluation", "zoom"), [(DINO, 1.0), (CROPPED, 256 / 224)])
+def test_a_preset_resizes_as_its_docstring_says(toy, evaluation, zoom):
+    """`dino-crop` resizes the short side to 256 pixels for an input of 224, bicubic, as DINO's `eval_knn.py`."""
+    subject, asked = noise(8), []
+    features = subject.features
+    subject.features = lambda images, geometry=Geometry(): asked.append(geometry) or features(images, geometry)
+    measure(subject, dataclasses.replace(evaluation, datasets=("toy",)))
+    assert asked == [Geometry(zoom, "bicubic")] * 2
+    assert round(224 * zoom) == {"dino": 224, "dino-crop": 256}[evaluation.preset]
 
 
 def noisy_labels(strength=1.0, dimensions=8):
