@@ -88,7 +88,7 @@ class Aro(ImageTextEvaluation):
             per_class = captions.per_group(correct_N, columns, official)
             details |= {"groups": len(found.names), "groups_official": len(official)}
         scores, chance = self.intervals(name, columns), self.chance(name, columns)
-        return DatasetScores(found.identity, scores, chance, per_class, details, columns)
+        return DatasetScores(found.images.identity, scores, chance, per_class, details, columns)
 
     def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Return the scores of `predictions`, the main one first; means over groups skip groups without rows."""

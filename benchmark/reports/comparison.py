@@ -1,6 +1,6 @@
 """Comparison tables: methods as rows, datasets as columns, from the records of one evaluation.
 
-Rows: methods in alphabetical order, `untrained` last, then the chance level and the sample size.
+Rows: methods in alphabetical order, `untrained` last, then rules without a model, the chance level and the sample size.
 Columns: datasets. One that no method was measured on has a footnote with the reason instead.
 Cells: mean over seeds in percent ± the sample standard deviation over seeds; with one seed ± half of the 95 % interval
 of the test sample. Bold: the best mean of a column, if it is significantly better than every other one: the 95 %
@@ -35,6 +35,8 @@ class Column:
     """Name of a detail to show after the score, such as the class that it belongs to."""
     share: str = ""
     """Name of a counted detail to show as a share of the samples, instead of a score."""
+    optional: bool = False
+    """Leave the column out if no run has the score."""
 
 
 @dataclass
@@ -70,6 +72,8 @@ class ComparisonTable:
     caption: str
     columns: Callable[[str], list[Column]] = main_scores
     """Function from a dataset to its columns."""
+    references: tuple[str, ...] = ()
+    """Names of rules that need no model, each a detail with its value for every score; shown as rows."""
 
     def __call__(self, inputs: ReportInputs) -> Table:
         """Return the table; it has no rows without records of this evaluation.
@@ -80,7 +84,12 @@ class ComparisonTable:
         runs = group_into_rows(inputs.records, self.evaluation)
         names = dataset_names(runs)
         measured = [name for name in names if any(run.measured(name) for run in runs)]
-        columns = [column for name in measured or names for column in self.columns(name)]
+        columns = [
+            column
+            for name in measured or names
+            for column in self.columns(name)
+            if not column.optional or any(scores_of(run, column) for run in runs)
+        ]
         notes = Notes()
         bests = [best_of_column(runs, column, inputs.pairs) for column in columns]
         rows = [
@@ -88,6 +97,8 @@ class ComparisonTable:
             for run in runs
         ]
         if rows:
+            rules = [rule for rule in self.references if any(_reference(runs, column, rule).text for column in columns)]
+            rows += [(Cell(rule), Cell(""), *(_reference(runs, column, rule) for column in columns)) for rule in rules]
             rows.append((Cell("chance"), Cell(""), *(_main_score_cell(runs, column, _chance) for column in columns)))
             rows.append((Cell("n"), Cell(""), *(_main_score_cell(runs, column, _n) for column in columns)))
         return Table(
@@ -273,6 +284,16 @@ def _main_score_cell(runs: Sequence[Run], column: Column, text: Callable[[Measur
     if result is None or column.share or column.score not in {"", result.main}:
         return Cell("")
     return Cell(text(result))
+
+
+def _reference(runs: Sequence[Run], column: Column, rule: str) -> Cell:
+    """Return the value of a rule in a column; empty if no result has it."""
+    for result in (result for run in runs for result in run.measured(column.dataset)):
+        values = result.details.get(rule)
+        value = values.get(column.score or result.main) if isinstance(values, dict) else None
+        if isinstance(value, int | float):
+            return Cell(f"{100 * value:.1f}")
+    return Cell("")
 
 
 def _chance(result: Measured) -> str:

@@ -22,7 +22,7 @@ from benchmark.evaluations.datasets.splits import IMAGE_SHA256, open_split
 from benchmark.evaluations.scoring import clusters
 from benchmark.evaluations.scoring.influence import macro_mean_influence, mean_influence
 from benchmark.files import sha256_json
-from benchmark.interfaces import DatasetIdentity, FrozenModel, LabeledImages, Score
+from benchmark.interfaces import FrozenModel, LabeledImages, Score
 
 CHUNK = 1024
 """Rows per chunk, which bounds the memory at 1,024 x 3 x D float64."""
@@ -32,7 +32,8 @@ CHUNK = 1024
 class Margins:
     """Margins of a model; `columns` are `row`, `unit` (the image), `margin` and, for a dataset with groups, `group`."""
 
-    identity: DatasetIdentity
+    images: LabeledImages
+    """The rows of the dataset."""
     columns: dict[str, np.ndarray]
     names: tuple[str, ...]
     """Names of the groups, indexed by column `group`."""
@@ -78,7 +79,7 @@ def margins(
         "distinct_images": len(crops),
         "distinct_texts": len(index_of),
     }
-    return Margins(images.identity, columns, names, details)
+    return Margins(images, columns, names, details)
 
 
 def _row_margins(crops_ND: np.ndarray, texts_TD: np.ndarray, text_KN: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def checked(evaluation: Evaluation, name: str, subject: Double) -> DatasetScores
 @pytest.mark.parametrize("name", [name for name in knn.EVALUATIONS[0].datasets if name not in LARGE])
 def test_knn_reads_every_dataset(copies, monkeypatch, name):
     use(copies, monkeypatch, name)
-    (dino,) = knn.EVALUATIONS
+    dino = knn.EVALUATIONS[0]
     found = checked(dataclasses.replace(dino, neighbours=(3, 1)), name, pixels())
     if DATASETS[name].multi_label:
         assert isinstance(found, Skipped)

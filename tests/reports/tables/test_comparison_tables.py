@@ -15,7 +15,7 @@ from benchmark.records.schema import Record
 from benchmark.reports import build
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.table import NO_VALUE, Cell, Table, csv, latex, markdown
-from benchmark.reports.tables import few_shot, linear_probe, ranking
+from benchmark.reports.tables import few_shot, linear_probe, ranking, sugarcrepe
 from tests.fixtures.differences import Known
 
 Make = Callable[..., Any]
@@ -474,3 +474,22 @@ def test_one_method_may_have_rows_with_different_views(record: Make, measured: M
     assert "12,000 views (stablerep-2x)" in note and "for every" not in note
     with pytest.raises(UserError, match="cannot mix views seen"):
         probe([*records, trained("1x", 6_000, "clip")])
+
+
+def test_sugarcrepe_shows_types_and_the_shorter_caption_if_known(record: Make, measured: Make) -> None:
+    """A rule without a model is a row below the methods; a type without a score has no column."""
+    rule = {"micro": 0.647, "swap_obj": 0.216}
+    typed = measured(0.7, name="micro", n=7511, details={"shorter caption": rule})
+    typed = dataclasses.replace(typed, scores={**typed.scores, "swap_obj": Score(0.6, 245, 0.5, 0.7)}, chance=0.5)
+    plain = measured(0.8, name="micro", n=7511, chance=0.5)
+    make = lambda method, result: record(method, {"sugarcrepe": result}, evaluation="sugarcrepe")  # noqa: E731
+    table = sugarcrepe.TABLE(report_inputs([make("clip", typed), make("slip", plain)]))
+    assert table.columns == ("method", "seeds", "sugarcrepe", "swap_obj")
+    assert [cells[0].text for cells in table.rows] == ["clip", "slip", "shorter caption", "chance", "n"]
+    assert [cell.text for cell in row(table, "shorter caption").values()] == ["shorter caption", "", "64.7", "21.6"]
+    assert row(table, "slip")["swap_obj"].text == NO_VALUE
+    alone = sugarcrepe.TABLE(report_inputs([make("slip", plain)]))
+    assert alone.columns == ("method", "seeds", "sugarcrepe")
+    assert [cells[0].text for cells in alone.rows] == ["slip", "chance", "n"]
+    odd = dataclasses.replace(plain, details={"shorter caption": "text"})
+    assert len(sugarcrepe.TABLE(report_inputs([make("slip", odd)])).rows) == 3
