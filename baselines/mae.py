@@ -3,7 +3,9 @@
 He et al. Masked Autoencoders Are Scalable Vision Learners. CVPR 2022, arXiv 2111.06377. Defaults: its ViT-B
 pre-training (75 % masked, pixels normalized per patch, decoder of 8 blocks and width 512).
 
-Departures: positional embeddings are learned; crops are resized bilinearly.
+Departures: positional embeddings are learned; crops are resized bilinearly. The encoder's weights are initialized as in
+timm (truncated normal), the decoder's as in PyTorch; the original uses Xavier's uniform distribution for both. The last
+norm of the decoder has an epsilon of 1e-5, not 1e-6.
 """
 
 from dataclasses import dataclass, replace

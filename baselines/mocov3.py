@@ -4,8 +4,9 @@ Chen, Xie, He. An Empirical Study of Training Self-Supervised Vision Transformer
 Defaults: the released ViT-B run (300 epochs, 40 of them warm-up; 1.5e-4 for 256 images, which are 512 views; weight
 decay 0.1, temperature 0.2, momentum 0.99 rising to 1, a frozen patch projection, BYOL's augmentations).
 
-Departures: positional embeddings are learned and the patch projection is initialized as in timm, as in all methods
-here; biases and norms have no weight decay.
+Departures: positional embeddings are learned and all weights of the encoder are initialized as in timm, as in all
+methods here (the original: Xavier's uniform distribution, with query, key and value as separate matrices); biases and
+norms have no weight decay.
 """
 
 from dataclasses import dataclass, replace

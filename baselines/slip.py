@@ -4,7 +4,8 @@ Mu, Kirillov, Wagner, Xie. SLIP: Self-supervision meets Language-Image Pre-train
 Defaults: its released ViT-B run (3e-3 for 4,096 images, which are 12,288 views; weight decay 0.1, one of 25 epochs of
 warm-up, self-supervised scale 1, temperature 0.1, a head of width 4096).
 
-Departures: the cosine starts and ends at zero, not at 1e-6 and 1e-5.
+Departures: the cosine starts and ends at zero, not at 1e-6 and 1e-5. With several processes, gradients of the
+image-text loss flow through the gathered embeddings; the original gathers them without gradient.
 """
 
 from dataclasses import dataclass, replace

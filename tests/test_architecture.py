@@ -245,7 +245,8 @@ def test_experiments_take_recipes_and_nothing_else_from_the_dataset_scripts() ->
 def assigned(path: str) -> set[str]:
     """Names that a module assigns at its top level."""
     targets = [target for node in parsed(path).body if isinstance(node, ast.Assign) for target in node.targets]
-    return {target.id for target in targets if isinstance(target, ast.Name)}
+    several = [target.elts if isinstance(target, ast.Tuple) else [target] for target in targets]
+    return {target.id for group in several for target in group if isinstance(target, ast.Name)}
 
 
 COMMANDS = set(fnmatch.filter(SOURCES, "benchmark/cli/*.py")) - {

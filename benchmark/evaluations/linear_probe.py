@@ -7,7 +7,9 @@ original divides by zero); images are normalized with the statistics of the netw
 the solver converges to the optimum (`solvers.logistic`).
 
 `ssl-transfer` (Ericsson et al., CVPR 2021): the same on raw features with scikit-learn, stopped after 100 iterations,
-each fit warm-started from the last solution, from weak to strong penalty; the scores depend on that solver.
+each fit warm-started from the last solution, from weak to strong penalty; the scores depend on that solver. Departure:
+on VOC 2007, a class is a binary fit at C; the original fits two classes as a multinomial, which equals a binary fit at
+2 C.
 
 `clip` (Radford et al., 2021): raw features before the projection, scikit-learn, at most 1,000 iterations; seven inverse
 penalties from 1e-6 to 1e6, then refined around the best with the step halved, to eight per decade.

@@ -1,5 +1,8 @@
 """Base class of models with a joint embedding space of images and texts, as in CLIP.
 
+Departure: the projection of images is initialized as a linear layer of PyTorch, with a standard deviation of
+(3 * width) ** -0.5 (0.021 for ViT-B), not of width ** -0.5 (0.036).
+
 Shapes: B images, T texts, D features.
 """
 

@@ -5,6 +5,7 @@ views on a CPU or a GPU; they are equal up to rounding. Every step equals torchv
 the tests). The order is random downsampling, crop, flip, color jitter, grayscale, blur, solarization.
 
 Departures from StableRep: the blur is a true Gaussian, not PIL's box approximation, and its sigma scales with the view.
+It is cut 5 pixels of 224 from its center, 2.5 times the largest sigma: the effective sigma is at most 5 % lower.
 
 Shapes: B images, V views, HW image pixels, S view size, K taps, X values of a row (columns and channels). A transposed
 image has its columns first: (S, 3, S).

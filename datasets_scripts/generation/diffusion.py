@@ -3,8 +3,8 @@
 Stable Diffusion 1.x and 2.x (Rombach et al., CVPR 2022) with DDIM (Song et al., ICLR 2021), eta 0, as in StableRep
 (arXiv 2306.00984): 50 steps at 512 pixels, stored at 256. Differences from the released generator: the noise of each
 image is sampled from its own seed, in float32 on the CPU, so it depends neither on the device nor on the batch; each
-image of a batch has its own guidance; pixels are rounded, not truncated; the safety checker hides no image and returns
-a score.
+image of a batch has its own guidance; pixels are rounded, not truncated; images are stored as JPEG of quality 90, not
+as PNG; the safety checker hides no image and returns a score.
 
 The denoising loop is implemented here because the pipeline of diffusers uses one guidance for a whole batch and
 synchronizes with the GPU in every step. Networks, scheduler and tokenizer are those of the library, and the images are

@@ -6,11 +6,11 @@ and bold only if it is significantly better than every other measured row of the
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmark.analysis.ranking import BestOfColumn
-from benchmark.records.schema import Record
+from benchmark.records.schema import Declaration, Record
 from benchmark.reports.comparison import Notes, best_of_column, cell, significance_footnotes, unit_footnotes
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.published.numbers import Published
@@ -26,7 +26,6 @@ from benchmark.reports.published.rows import (
     Row,
     Target,
     as_table_column,
-    canonical_method,
     compare,
 )
 from benchmark.reports.rows import Run
@@ -40,6 +39,10 @@ PUBLISHED_SCHEDULES = (
     "Measured rows: published schedules, in which CLIP sees one view of a pair where SimCLR sees two. Views are not "
     "equal; for equal views, see the other table of this name."
 )
+DEPARTURES = (
+    "Measured rows depart from the paper: captions are de-duplicated for every method, not for StableRep only, and "
+    "images are stored as JPEG, not as PNG."
+)
 HEAD = ("source", "method", "trained on", "images", "training", "seeds")
 
 
@@ -49,12 +52,12 @@ _STABLEREP_EPOCHS = (
     "of RedCaps."
 )
 EPOCHS = {
-    "simclr": "Epochs of SimCLR: 35ep shows each of N pairs 35 times in two views, 70 N views.",
-    "clip": "Epochs of CLIP: 35ep shows each of N pairs 35 times in one view, 35 N views.",
-    "stablerep": _STABLEREP_EPOCHS,
-    "stablerep_plus": _STABLEREP_EPOCHS,
+    "SimCLR": "Epochs of SimCLR: 35ep shows each of N pairs 35 times in two views, 70 N views.",
+    "CLIP": "Epochs of CLIP: 35ep shows each of N pairs 35 times in one view, 35 N views.",
+    "StableRep": _STABLEREP_EPOCHS,
+    "StableRep+": _STABLEREP_EPOCHS,
 }
-"""Method -> meaning of its published epochs."""
+"""Published method -> meaning of its published epochs."""
 
 
 def of_table(*names: str) -> Select:
@@ -74,6 +77,8 @@ class PaperTable:
     targets: tuple[Target, ...]
     notes: tuple[str, ...] = ()
     """Additional footnotes."""
+    select: Callable[[Record], bool] = lambda _: True
+    """Predicate of the records that may be shown."""
     schedules: str = ""
     """Schedules of the measured rows, if the paper's CLIP has another one; shown below the caption."""
 
@@ -83,7 +88,8 @@ class PaperTable:
         Raises:
             UserError: a cell has two numbers, or a column would mix protocols or data.
         """
-        return compare(inputs, self.numbers(inputs.published), self.experiment_globs, self.targets)
+        shown = replace(inputs, records=[record for record in inputs.records if self.select(record)])
+        return compare(shown, self.numbers(inputs.published), self.experiment_globs, self.targets)
 
     def __call__(self, inputs: ReportInputs) -> Table:
         """Return the table; it has no rows without a number.
@@ -117,13 +123,29 @@ def main_tables(title: str, **fields: Any) -> tuple[PaperTable, PaperTable]:
 
     `fields` are the other fields of `PaperTable`.
     """
-    published = ("main-*x/simclr-*", "main-*x-published/clip-*", "main-*x/stablerep*")
-    return (
-        PaperTable(f"{title}, at equal views", **fields, experiment_globs=("main-*x/*",), schedules=EQUAL_VIEWS),
-        PaperTable(
-            f"{title}, at published schedules", **fields, experiment_globs=published, schedules=PUBLISHED_SCHEDULES
-        ),
+    fields["notes"] = (*fields.get("notes", ()), DEPARTURES)
+    equal = PaperTable(f"{title}, at equal views", **fields, experiment_globs=("main-*x/*",), schedules=EQUAL_VIEWS)
+    published = replace(
+        equal,
+        title=f"{title}, at published schedules",
+        experiment_globs=("main-*x/*", "main-*x-published/*"),
+        schedules=PUBLISHED_SCHEDULES,
+        select=at_published_schedule,
     )
+    return equal, published
+
+
+def at_published_schedule(record: Record) -> bool:
+    """Return True if a run of the main comparison has the published schedule of its method.
+
+    At equal views, those are the methods with several views of a pair. Those with one view have a comparison of their
+    own, whose name ends in `-published`.
+    """
+    if record.experiment.name.partition("/")[0].endswith("-published"):
+        return True
+    declared = record.experiment.declaration
+    sampling = declared.settings.get("sampling", {}) if isinstance(declared, Declaration) else {}
+    return bool(sampling.get("images", 1) * sampling.get("crops", 1) > 1)
 
 
 def source_mark(confidence: str, source: str, notes: Notes) -> str:
@@ -192,7 +214,7 @@ def _reading_footnotes(comparison: Comparison, bests: Sequence[BestOfColumn[Run]
 
 def _provenance(comparison: Comparison) -> list[str]:
     """Return footnotes that define epochs, protocols, test sets, training sets and encoders."""
-    in_epochs = {canonical_method(row.method) for row in comparison.rows if row.schedule.endswith("ep")}
+    in_epochs = {row.method for row in comparison.rows if row.schedule.endswith("ep")}
     lines = [text for method, text in EPOCHS.items() if method in in_epochs]
     if in_epochs:
         lines.append("Measured rows count views.")

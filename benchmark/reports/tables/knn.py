@@ -5,7 +5,7 @@ from benchmark.reports.comparison import ComparisonTable
 TABLE = ComparisonTable(
     "knn",
     title="k nearest neighbors",
-    caption="Weighted vote of the nearest training images, unit vectors; n counts test images. Preset dino: DINO's "
-    "vote, on images resized to the input size. Preset dino-crop: on DINO's images, resized to 256 / 224 of the input "
-    "size and cropped.",
+    caption="Weighted vote of the nearest training images, unit vectors; n counts test images. Images are "
+    "resized to the input size; under the preset that ends in -crop, to 256 / 224 of it and cropped, as in DINO's "
+    "protocol.",
 )

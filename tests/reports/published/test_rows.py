@@ -11,11 +11,13 @@ import pytest
 
 from benchmark import experiments, plugins
 from benchmark.errors import UserError
-from benchmark.interfaces import DatasetIdentity
+from benchmark.interfaces import AdamW, DatasetIdentity, Method, Schedule
+from benchmark.records.schema import Record
 from benchmark.reports import build as build_files
 from benchmark.reports.published import numbers, protocols
 from benchmark.reports.published.numbers import Published
 from benchmark.reports.table import NO_VALUE, Cell, Table, latex, markdown
+from benchmark.sampling import Sampling
 from tests.fixtures.paper_records import BN, NUMBERS, PROBE, SMOKE, STABLEREP, KnownSignificance, report_inputs, run
 from tests.reports.tables.conftest import measured
 
@@ -247,32 +249,48 @@ def as_published(name: str, *records: object) -> Table:
     return importlib.import_module(f"benchmark.reports.paper.{name}").AS_PUBLISHED(report_inputs(records))  # type: ignore[arg-type]
 
 
-EQUAL = run("main-smoke-scenes-1x/clip-syn", {"scenes-shape": 0.3}, views=6_000)
-OWN = run("main-smoke-scenes-1x-published/clip-syn", {"scenes-shape": 0.4}, views=3_000)
+def run_with(name: str, sampling: Sampling, views: int = 6_000) -> Record:
+    method = Method(sampling, AdamW(2e-4, 512, 0.1, (0.9, 0.98), 0.1))
+    return run(name, {"scenes-shape": 0.4}, settings=method, schedule=Schedule(views, 60))
+
+
+MAIN = [
+    run_with("main-smoke-scenes-1x/simclr-syn", Sampling(crops=2)),
+    run_with("main-smoke-scenes-1x/clip-syn", Sampling()),
+    run_with("main-smoke-scenes-1x/stablerep-syn", Sampling(images=6)),
+    run_with("main-smoke-scenes-1x-published/clip-syn", Sampling(), views=3_000),
+]
 
 
 def test_clip_at_its_published_schedule_shares_no_table_with_clip_at_equal_views() -> None:
-    shown = {
-        "table_1": build("table_1", *SMOKE, EQUAL, OWN),
-        "as published": as_published("table_1", *SMOKE, EQUAL, OWN),
-    }
-    clips = {name: [row["training"].text for row in rows(table, method="clip")] for name, table in shown.items()}
-    assert clips == {"table_1": ["6,000 views"], "as published": ["3,000 views"]}
-    for name, table in shown.items():
-        assert [row["training"].text for row in rows(table, method="simclr")] == ["6,000 views"] * 2, name
-    assert "at equal views" in shown["table_1"].title and "at published schedules" in shown["as published"].title
-    assert shown["table_1"].captions[1].startswith("Measured rows: equal views")
-    assert shown["as published"].captions[1].startswith("Measured rows: published schedules")
-    assert any("not compare methods at equal compute" in note for note in shown["as published"].footnotes)
+    equal, published = build("table_1", *MAIN), as_published("table_1", *MAIN)
+    shown = [
+        [(row["method"].text, row["training"].text) for row in rows(table, source="measured")]
+        for table in (equal, published)
+    ]
+    assert shown[0] == [("simclr", "6,000 views"), ("clip", "6,000 views"), ("stablerep", "6,000 views")]
+    assert shown[1] == [("simclr", "6,000 views"), ("stablerep", "6,000 views"), ("clip", "3,000 views")]
+    assert "at equal views" in equal.title and "at published schedules" in published.title
+    assert equal.captions[1].startswith("Measured rows: equal views")
+    assert published.captions[1].startswith("Measured rows: published schedules")
+    notes = [
+        any("not compare methods at equal compute" in note for note in table.footnotes) for table in (equal, published)
+    ]
+    assert notes == [False, True]
 
 
 @pytest.mark.parametrize("name", build_files.paper_tables())
 def test_no_table_has_experiments_of_both_comparisons(name: str) -> None:
     """Every declared smoke experiment is offered; CLIP is shown at one of its schedules."""
     declared = [each for file in ("main", "language", "ablations") for each in experiments.find(f"{file}-smoke")]
-    globs = getattr(build_files.paper_tables()[name], "experiment_globs", ())
-    shown = {each.name for each in declared if any(fnmatch.fnmatchcase(each.name, glob) for glob in globs)}
-    clips = [name for name in shown if "/clip-" in name and not name.startswith("language-smoke-captions")]
+    table = build_files.paper_tables()[name]
+    clips = [
+        each.name
+        for each in declared
+        if each.method == "clip" and "captions" not in each.name
+        if any(fnmatch.fnmatchcase(each.name, glob) for glob in getattr(table, "experiment_globs", ()))
+        if table.select(run_with(each.name, each.settings.sampling))  # type: ignore[attr-defined]
+    ]
     assert len({"-published/" in name for name in clips}) < 2
     assert bool(clips) == name.startswith(("table_1", "table_2", "table_3", "table_4", "table_7", "figure_5", "zero"))
 
