@@ -6,8 +6,6 @@ a score measured on other data looks like any other score.
 
 import hashlib
 import itertools
-import re
-import struct
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
