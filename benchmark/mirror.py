@@ -14,22 +14,32 @@ ORIGINALS = "originals"
 """Folder of the datasets that are downloaded by hand, in place of an organization."""
 
 
+NOT_FOUND = "is neither in data/ nor in $SYNREP_DATA"
+
+
 def roots() -> list[Path]:
     """Return the folders to search: `data/`, the output folder of builds, then `$SYNREP_DATA`, a mirror of the Hub."""
     mirror = os.environ.get("SYNREP_DATA")
     return [Path("data"), *([Path(mirror)] if mirror else [])]
 
 
+def missing_mirror() -> Path | None:
+    """Return the value of `$SYNREP_DATA` if it is not a folder."""
+    return next((root for root in roots()[1:] if not root.is_dir()), None)
+
+
 def dataset_folder(repo: str, revision: str, hint: str = "") -> Path:
     """Return the local folder of the dataset `repo`.
 
     Raises:
-        MissingDataset: the dataset is not on this machine; the message ends with `hint`, or says how to get it.
+        MissingDataset: the dataset is not on this machine; the message ends with `hint`, or says how to get it. It is
+            recorded, so it names no path of this machine.
     """
     for root in roots():
         if (root / repo).is_dir():
             return root / repo
-    raise MissingDataset(f"dataset {repo} is neither in data/ nor in $SYNREP_DATA; {hint or _hint(repo, revision)}")
+    places = "is not in data/, and $SYNREP_DATA is not a folder" if missing_mirror() else NOT_FOUND
+    raise MissingDataset(f"dataset {repo} {places}; {hint or _hint(repo, revision)}")
 
 
 def _hint(repo: str, revision: str) -> str:

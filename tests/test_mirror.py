@@ -1,7 +1,7 @@
 import pytest
 
 from benchmark.errors import MissingDataset, UserError
-from benchmark.mirror import dataset_folder, roots
+from benchmark.mirror import dataset_folder, missing_mirror, roots
 from datasets_scripts import recipe
 
 
@@ -44,6 +44,18 @@ def test_a_file_is_not_a_dataset_folder(machine):
     (machine / "data" / "org" / "name").write_text("")
     with pytest.raises(MissingDataset):
         dataset_folder("org/name", "r")
+
+
+def test_mirror_that_is_no_folder_is_named_without_its_path(machine, monkeypatch):
+    """The message is recorded as the reason of a skipped dataset."""
+    assert missing_mirror() is None
+    monkeypatch.setenv("SYNREP_DATA", str(machine / "wrong"))
+    assert missing_mirror() == machine / "wrong"
+    with pytest.raises(MissingDataset, match=r"not in data/, and \$SYNREP_DATA is not a folder; run `synrep") as raised:
+        dataset_folder("org/name", "r")
+    assert str(machine) not in str(raised.value)
+    made = make(machine / "data", "org/name")
+    assert dataset_folder("org/name", "r").resolve() == made
 
 
 def test_missing_dataset_says_how_to_get_it(machine):

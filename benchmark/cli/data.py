@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmark.cli.output import show
 from benchmark.errors import UserError, one_line
 
 data = typer.Typer(help="Datasets: prepare captions, build, check, publish, download, export.", no_args_is_help=True)
@@ -76,7 +77,7 @@ def captions(
             out,
             lambda rows: display.update(f"captions of {chosen.name}", rows, None),
         )
-    print(_count_line(out, counts))
+    show(_count_line(out, counts))
 
 
 def _unknown_source(name: str, known: list[str], root: Path) -> UserError:
@@ -118,7 +119,7 @@ def estimate(
 
     chosen = recipe.find(name, root)
     found = estimating.estimate(chosen)
-    print(
+    show(
         f"{chosen.repo}: {found.captions:,} captions x {chosen.images_per_caption} = {found.images:,} images, "
         f"{found.units:,} units, {found.shards:,} shards, {found.bytes / 1e9:,.1f} GB (on the Hub, against a "
         f"paid quota: ${found.hub_dollars:,.2f} per month)\n"
@@ -126,7 +127,7 @@ def estimate(
     try:
         chosen.captions.version  # noqa: B018
     except UserError as error:
-        print(f"note: {error}\n")
+        show(f"note: {error}\n")
     machines = estimating.rates(chosen)
     if probe:
         device, rate = estimating.probe(chosen)
@@ -136,9 +137,9 @@ def estimate(
         hours = found.images / rate / 3600
         money = f"${hours * dollars:,.0f}" if dollars else ""
         rows.append([machine, f"{rate:,.2f}", f"{hours:,.1f}", f"{hours / gpus / 24:,.2f}", money])
-    print(tabulate(rows, ["machine", "images/s", "hours on one", f"days on {gpus}", "cost"], disable_numparse=True))
+    show(tabulate(rows, ["machine", "images/s", "hours on one", f"days on {gpus}", "cost"], disable_numparse=True))
     for machine in [name for name in machines if name in estimating.SHARE_OF_PEAK]:
-        print(f"{machine}: scaled from {estimating.SHARE_OF_PEAK[machine][1]}; price of Hugging Face Jobs, 2026-08")
+        show(f"{machine}: scaled from {estimating.SHARE_OF_PEAK[machine][1]}; price of Hugging Face Jobs, 2026-08")
 
 
 @data.command()
@@ -183,9 +184,7 @@ def build(
             else:
                 from datasets_scripts.building import cluster
 
-                print(
-                    cluster.submit(chosen, root, executor.value, dict(map(_name_and_value, executor_arg or [])), sign)
-                )
+                show(cluster.submit(chosen, root, executor.value, dict(map(_name_and_value, executor_arg or [])), sign))
 
 
 def _build(
@@ -215,11 +214,11 @@ def _build(
     else:
         folder = building.run(work, slots, progress)
     if folder is None:
-        print(f"{root / chosen.repo}: this share is finished; other shares are missing")
+        show(f"{root / chosen.repo}: this share is finished; other shares are missing")
         return
     manifest = schema.read_manifest(folder)
     rows = sum(manifest.rows.values())
-    print(
+    show(
         f"{folder}: {rows:,} captions, {rows * manifest.images_per_row:,} images, revision {manifest.revision}; "
         f"next: synrep data check {folder}"
     )
@@ -268,21 +267,21 @@ def check(
             chosen = recipe.find(str(manifest.recipe["name"]), root)
             again = audit.regenerate_sample(folder, chosen, sample, functools.partial(display.update, "regenerate"))
             findings += again.findings
-            print(
+            show(
                 f"{again.images:,} images regenerated: {again.equal:,} bit-identical, largest difference "
                 f"{again.largest} of 255, mean {again.mean:.3f}"
             )
         if alignment:
             _print_alignment(folder, alignment, worst, functools.partial(display.update, "alignment"))
     for finding in findings:
-        print(finding)
+        show(finding)
     errors = sum(finding.error for finding in findings)
     if errors:
         raise UserError(
             f"{folder} has {errors} error{'s' if errors > 1 else ''} (listed above); build or download it again"
         )
     rows = sum(manifest.rows.values())
-    print(f"{folder}: {rows:,} rows, {len(manifest.files)} files, revision {manifest.revision}: no errors")
+    show(f"{folder}: {rows:,} rows, {len(manifest.files)} files, revision {manifest.revision}: no errors")
 
 
 def _print_alignment(folder: Path, model: str, worst: int, progress: Any) -> None:
@@ -293,13 +292,13 @@ def _print_alignment(folder: Path, model: str, worst: int, progress: Any) -> Non
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = alignment.alignment(folder, *_model_and_weights(model), device, 256, progress, worst)
-    print(
+    show(
         f"CLIPScore by {found.model}: mean {found.mean:.2f} over {found.images:,} images; {found.below_chance:.1%} are "
         f"below {found.chance:.2f}, the 95th percentile with a wrong caption. Captions with the lowest scores:"
     )
     for score, row in found.worst:
-        print(f"{score:6.2f}  {one_line(row[schema.CAPTION])}")
-    print(f"next: synrep data contact-sheet {folder} --worst")
+        show(f"{score:6.2f}  {one_line(row[schema.CAPTION])}")
+    show(f"next: synrep data contact-sheet {folder} --worst")
 
 
 def _model_and_weights(model: str) -> tuple[str, str | None]:
@@ -323,7 +322,7 @@ def contact_sheet(
 
     chosen = contact_sheet.worst_rows(folder, rows) if worst else contact_sheet.random_rows(folder, rows, seed)
     contact_sheet.write(chosen, out)
-    print(out)
+    show(out)
 
 
 @data.command()
@@ -335,8 +334,8 @@ def publish(
     """Upload a built dataset to the Hub and verify it by reading it back. To resume, run the same command again."""
     from datasets_scripts.publishing import publish as publishing
 
-    commit = publishing.publish(folder, repo, private=private, log=print)
-    print(f"published at revision {commit}")
+    commit = publishing.publish(folder, repo, private=private, log=show)
+    show(f"published at revision {commit}")
 
 
 @data.command()
@@ -359,15 +358,15 @@ def download(
     from datasets_scripts.publishing import publish as publishing
 
     if what is None:
-        download.download_all(root, print)
+        download.download_all(root, show)
     elif "/" not in what:
         if revision is not None:
             raise UserError(f"--revision is for ORG/NAME; {what} has a pinned revision, so leave it out")
-        download.download_evaluation(what, root, print)
+        download.download_evaluation(what, root, show)
     elif revision is None:
         raise UserError(f"Missing option '--revision': which commit, branch or tag of {what}?")
     else:
-        print(publishing.download(what, revision, root, print))
+        show(publishing.download(what, revision, root, show))
 
 
 @data.command()
@@ -382,4 +381,4 @@ def export(
 
     with Display() as display:
         exported = exporting.export(folder, to.value, out, functools.partial(display.update, "export"))
-    print(f"{out}: {exported.captions:,} captions; {exported.skipped:,} skipped, with failed images")
+    show(f"{out}: {exported.captions:,} captions; {exported.skipped:,} skipped, with failed images")

@@ -7,6 +7,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from benchmark.cli.output import show
+
 LINE_INTERVAL = 15.0
 """Seconds between plain lines of the same task."""
 
@@ -59,4 +61,4 @@ class Display:
         new = done - done_before
         left = f"{(now - started) * (total - done) / new:.0f} s left" if total and new and not finished else ""
         words = [f"{name}: {done:,}" + (f" of {total:,}" if total is not None else ""), note, left]
-        print(", ".join(word for word in words if word), flush=True)
+        show(", ".join(word for word in words if word))

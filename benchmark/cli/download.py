@@ -50,7 +50,6 @@ def download_all(root: Path, log: LogLine) -> None:
             files = sorted({file for row in rows.values() if row.repo == repo for file in row.files})
             log(str(publish.download(repo, revision, root, log, files)))
         except UserError as error:
-            log(f"{name}: {error}")
             failed.setdefault(str(error), []).append(name)
     for row in rows.values():
         if row.kind == FILES:

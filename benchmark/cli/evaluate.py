@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmark.cli.output import show
 from benchmark.errors import SkipCode, UserError
+from benchmark.mirror import missing_mirror
 
 if TYPE_CHECKING:
     from benchmark.interfaces import Evaluation
@@ -110,23 +112,26 @@ def _print_scores(run: "EvaluationRun", chosen: NamedEvaluations, requested: lis
         for dataset in evaluation.datasets:
             result = results[dataset]
             if isinstance(result, NotMeasured):
-                skipped[f"{name} on {dataset}"] = result
+                if result.code != SkipCode.FAILED:  # the command ends with its failures
+                    skipped[f"{name} on {dataset}"] = result
                 continue
             score = result.scores[result.main]
             percent = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
             rows.append((name, evaluation.preset, dataset, result.main, percent, f"{100 * result.chance:.1f}", score.n))
-    print(f"{run.title}, records in {run.out / 'records'}")
+    show(f"{run.title}, records in {run.out / 'records'}")
     columns = ("evaluation", "preset", "dataset", "score", "percent [95 %]", "chance", "n")
     if rows:
-        print(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
+        show(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
     if requested:
         return [f"{measurement}: {result.skipped}" for measurement, result in skipped.items()]
+    mirror = missing_mirror()
+    absent = "not on this machine" + (f" ($SYNREP_DATA is not a folder: {mirror})" if mirror else "")
     by_reason: dict[str, list[str]] = {}
     for measurement, result in skipped.items():
         missing = result.code == SkipCode.MISSING_DATASET
-        by_reason.setdefault("not on this machine" if missing else result.skipped, []).append(measurement)
+        by_reason.setdefault(absent if missing else result.skipped, []).append(measurement)
     for reason, measurements in by_reason.items():
-        print(f"skipped, {reason}: {', '.join(measurements)}")
+        show(f"skipped, {reason}: {', '.join(measurements)}")
     return []
 
 
@@ -150,9 +155,9 @@ def _print_differences(runs: "list[EvaluationRun]", chosen: NamedEvaluations) ->
         for found in differences(ModelOutput(first.out, first.key), ModelOutput(second.out, second.key), chosen)
         for interval in (found.interval,)
     ]
-    print(f"\n{first.title} vs. {second.title}: paired differences with 95 % intervals")
+    show(f"\n{first.title} vs. {second.title}: paired differences with 95 % intervals")
     columns = ("evaluation", "preset", "dataset", "score", "first", "second", "first - second", "")
-    print(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
+    show(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
 
 
 def episodes(
@@ -173,4 +178,4 @@ def episodes(
     if isinstance(found, Skipped):
         raise UserError(found.reason)
     few_shot.save_episodes(out, found)
-    print(f"{out}: {len(found.rows_EWR):,} episodes of {dataset}, sha256 {found.sha256}")
+    show(f"{out}: {len(found.rows_EWR):,} episodes of {dataset}, sha256 {found.sha256}")

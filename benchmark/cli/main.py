@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from benchmark import __version__
+from benchmark.cli import output
 from benchmark.cli.data import data
 from benchmark.cli.evaluate import episodes, evaluate
 from benchmark.cli.records import results, submit, validate
@@ -25,30 +26,63 @@ app = typer.Typer(
 )
 INTERRUPTED = 130
 """Return value of a typer app that was stopped by Ctrl-C."""
+OUT_OF_MEMORY = ("Cannot allocate memory", "can't allocate memory", "can't start new thread", "failed to map segment")
+"""Parts of the messages of other errors than MemoryError: of the system, torch, threads and imports of libraries."""
+OTHER_PATH = "free some space or choose another path"
 
 
 def main() -> NoReturn:
     """Run the command line and exit; a user error prints one line and exits with code 2."""
     signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries are noise before the one line of `hub.errors`
+    output.prepare()
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except OSError as error:
+        code = _output_failed(error)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line and return its exit code.
+
+    Raises:
+        OSError: the output cannot be written.
+    """
     try:
         if app(prog_name="synrep", standalone_mode=False) == INTERRUPTED:
             raise KeyboardInterrupt
-        sys.stdout.flush()
     except UserError as error:
-        _fail(str(error))
+        return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        _fail(f"interrupted; progress is saved, resume with: {shlex.join(['synrep', *sys.argv[1:]])}")
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discard the rest of the buffer
-        path = error.filename or "the output"
-        _fail(f"cannot read or write {path}: {error.strerror}; free some space or choose another path")
+        return _fail(f"interrupted; progress is saved, resume with: {shlex.join(['synrep', *sys.argv[1:]])}")
     except typer.Exit as end:
-        sys.exit(end.exit_code)
+        return end.exit_code
     except Exception as error:
-        if hasattr(error, "format_message"):
-            _fail(_usage_message(error))
-        raise
-    sys.exit(0)
+        if (message := _explain(error)) is None:
+            raise
+        return _fail(message)
+    return 0
+
+
+def _explain(error: Any) -> str | None:
+    """Return the message for an error of this machine or of the command line, or None for any other error."""
+    if hasattr(error, "format_message"):
+        return _usage_message(error)
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
+        return "the memory is full; free some, or raise the limit of this process (`ulimit -v`)"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot read or write {error.filename}: {error.strerror}; {OTHER_PATH}"
+    return None
+
+
+def _output_failed(error: OSError) -> int:
+    """Return the exit code if the output cannot be written; like click, say nothing if its reader has ended."""
+    output.discard()
+    if isinstance(error, BrokenPipeError):
+        return 1
+    return _fail(f"cannot read or write the output: {error.strerror}; {OTHER_PATH}")
 
 
 def _usage_message(error: Any) -> str:
@@ -65,15 +99,16 @@ def _usage_message(error: Any) -> str:
     return f"{message}; see `{path} --help`"
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str) -> int:
+    """Print a message, if there is one, and return the exit code of a user error."""
     if message:
-        print(f"synrep: {message}", file=sys.stderr)
-    sys.exit(2)
+        output.show(f"synrep: {message}", error=True)
+    return 2
 
 
 def _print_version(requested: bool) -> None:
     if requested:
-        print(__version__)
+        output.show(__version__)
         raise typer.Exit
 
 

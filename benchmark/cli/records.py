@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from benchmark.cli.output import show
 from benchmark.errors import UserError
 
 results = typer.Typer(help="Share records in a dataset repository on the Hub.", no_args_is_help=True)
@@ -23,11 +24,11 @@ def validate(
     records = path / "records" if (path / "records").is_dir() else path
     found = list(find_problems(records))
     for problem in found:
-        print(problem)
+        show(problem)
     if found:
         count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
         raise UserError(f"{count} in {records} (listed above); fix or remove these files; nothing was changed")
-    print(f"{records}: {validate.counts(records)}")
+    show(f"{records}: {validate.counts(records)}")
 
 
 def find_problems(records: Path) -> Iterator[str]:
@@ -47,7 +48,7 @@ def migrate(
     from benchmark.records import migrate
 
     count = migrate.migrate(records, out)
-    print(f"{out}: {count} records; next: synrep validate {out / 'records'}")
+    show(f"{out}: {count} records; next: synrep validate {out / 'records'}")
 
 
 @results.command()
@@ -59,9 +60,9 @@ def push(
     """Upload new records to the Hub, and update the table of all records there; nothing is replaced."""
     from benchmark.submission import exchange
 
-    commit = exchange.push(repo, folder, find_problems, private=private, log=print)
-    print(f"{repo}@{commit}")
-    print(f'load it: datasets.load_dataset("{repo}", revision="{commit}")')
+    commit = exchange.push(repo, folder, find_problems, private=private, log=show)
+    show(f"{repo}@{commit}")
+    show(f'load it: datasets.load_dataset("{repo}", revision="{commit}")')
 
 
 @results.command()
@@ -73,8 +74,8 @@ def pull(
     """Download new records from the Hub and check each one; nothing is replaced."""
     from benchmark.submission import exchange
 
-    exchange.pull(repo, folder, revision, log=print)
-    print(f"next: synrep validate {folder / 'records'}")
+    exchange.pull(repo, folder, revision, log=show)
+    show(f"next: synrep validate {folder / 'records'}")
 
 
 def submit(
@@ -84,7 +85,7 @@ def submit(
     """Check a run's records and copy them into this checkout, ready for a pull request."""
     from benchmark.submission import submit
 
-    if submit.submit(runs, folder, find_problems, log=print):
-        print("next: synrep tables")
-        print(f"      git add {folder} && git commit -m 'Record ...'")
-        print("      push the branch and open a pull request; fill in its template")
+    if submit.submit(runs, folder, find_problems, log=show):
+        show("next: synrep tables")
+        show(f"      git add {folder} && git commit -m 'Record ...'")
+        show("      push the branch and open a pull request; fill in its template")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmark.cli.output import show
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ def push_model(
     release = _load_release(run, records)
     if to is not None:
         encoder.stage(release, repo, to)
-        print(f"{to}: {', '.join(encoder.FILES)}; run again without --to to upload to {repo}")
+        show(f"{to}: {', '.join(encoder.FILES)}; run again without --to to upload to {repo}")
         return
-    commit = encoder.push(release, repo, private=private, log=print)
-    print(f'load it: timm.create_model("hf_hub:{repo}@{commit}", pretrained=True)')
-    print(f"evaluate it: synrep evaluate hub:{repo}@{commit}")
+    commit = encoder.push(release, repo, private=private, log=show)
+    show(f'load it: timm.create_model("hf_hub:{repo}@{commit}", pretrained=True)')
+    show(f"evaluate it: synrep evaluate hub:{repo}@{commit}")
 
 
 def _load_release(run: Path, records: Path | None) -> "Release":

@@ -1,12 +1,13 @@
 """`synrep tables`, `synrep site`: tables and leaderboard page of records."""
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 import typer
 
+from benchmark.cli.output import show
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def tables(
             if stale := build.check(files, out / group):
                 raise UserError(f"{out / group}: {', '.join(stale)}; {again}")
             count = sum(group in (build.PAPER, build.comparison_of(record)) for record in found.records)
-            print(f"{out / group}: up to date with {count} records")
+            show(f"{out / group}: up to date with {count} records")
         if extra := build.extra_folders(expected, out):
             raise UserError(
                 f"{', '.join(map(str, extra))}: no record belongs to this comparison; {again}, or move it away"
@@ -39,11 +40,12 @@ def tables(
         return
     for group, files in expected.items():
         build.write(files, out / group)
-        for name, content in files.items():
-            if name.endswith(".md"):
-                print(content.decode())
     if unknown := build.remove_extra(expected, out):
         _log(f"not written by `synrep tables`, kept; move them away: {', '.join(map(str, unknown))}")
+    for files in expected.values():
+        for name, content in files.items():
+            if name.endswith(".md"):
+                show(content.decode())
 
 
 def site(
@@ -65,11 +67,11 @@ def site(
     path = out / "index.html"
     content = built.html.encode()
     write_bytes(path, content)
-    print(f"{path}: {built.models} models of {built.records} records, {len(content) / 1e6:.1f} MB")
+    show(f"{path}: {built.models} models of {built.records} records, {len(content) / 1e6:.1f} MB")
     if publish:
         from benchmark.reports.site.space import publish_space
 
-        print(publish_space(out, publish, print))
+        show(publish_space(out, publish, show))
 
 
 def _records_link(records: Path, out: Path, url: str, published: bool) -> str | None:
@@ -79,7 +81,7 @@ def _records_link(records: Path, out: Path, url: str, published: bool) -> str | 
         UserError: `url` is neither an http(s) URL nor a relative path.
     """
     if not url:
-        return None if published else Path(os.path.relpath(records, out)).as_posix()
+        return None if published else quote(Path(os.path.relpath(records, out)).as_posix())
     if ":" in url.partition("/")[0] and not url.startswith(("https://", "http://")):
         raise UserError(f"--records-url must be an http(s) URL or a relative path, found {url!r}")
     return url.rstrip("/")
@@ -108,4 +110,4 @@ NO_DATA = Path("no-data")
 
 def _log(line: str) -> None:
     """Print a log line to stderr."""
-    print(line, file=sys.stderr)
+    show(line, error=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmark.cli.data import SCENES_EVALUATION
+from benchmark.cli.output import show
 from benchmark.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def list_all() -> None:
         "tables and figures of the paper": plugins.names("benchmark.reports.paper"),
     }
     for kind, names in kinds.items():
-        print(f"{kind}: {', '.join(names)}")
+        show(f"{kind}: {', '.join(names)}")
 
 
 def run(
@@ -83,7 +84,7 @@ def run(
         else:
             run_jobs(work, out, jobs or default_parallel_jobs(), display.update, options)
     if os.environ.get("RANK", "0") == "0":
-        print(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
+        show(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
 
 
 def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
@@ -97,7 +98,7 @@ def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
         except UserError:
             return None
 
-    print(cost.format_plan([cost.Run(e, len(e.seeds) if seed is None else 1) for e in chosen], expected_bytes))
+    show(cost.format_plan([cost.Run(e, len(e.seeds) if seed is None else 1) for e in chosen], expected_bytes))
 
 
 def check_method(method: Annotated[str, typer.Argument(help="Name of a method: a file in baselines/.")]) -> None:
@@ -110,4 +111,4 @@ def check_method(method: Annotated[str, typer.Argument(help="Name of a method: a
 
     for name, test in contract.CHECKS.items():
         test(tiny)
-        print(f"ok  {name}")
+        show(f"ok  {name}")

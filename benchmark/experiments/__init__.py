@@ -33,7 +33,9 @@ def find(name: str) -> "tuple[Experiment, ...]":
         return tuple(declared)
     if size not in SCALES:
         choices = ", ".join(f"{file}-{size}" for size in SCALES)
-        raise UserError(f"experiment {file} needs a size, found {size or 'none'!r}; choose one of: {choices}")
+        raise UserError(
+            f"experiment {file} needs a size, found {repr(size) if size else 'none'}; choose one of: {choices}"
+        )
     found = tuple(declared(SCALES[size]))
     comparisons = {experiment.name.split("/")[0]: None for experiment in found}
     if comparison and name not in comparisons:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import traceback
 from collections.abc import Iterator
 
 from huggingface_hub import constants, errors
@@ -33,7 +34,9 @@ def friendly_errors(repository: str, revision: str = "main", alternative: str = 
         yield
     except UserError:
         raise
-    except json.JSONDecodeError:
+    except json.JSONDecodeError as error:
+        if not _is_of_response(error):
+            raise
         raise UserError(f"the Hub returned invalid JSON for {repository}; {RUN_AGAIN}") from None
     except Exception as error:
         if (line := explain(error, repository, revision)) is None:
@@ -94,6 +97,13 @@ def _explain_one(error: BaseException, repository: str, revision: str) -> str | 
         case ConnectionError() | TimeoutError() | errors.HTTPError():
             return f"the Hub cannot be reached for {repository}; check the network and {RUN_AGAIN}"
     return None
+
+
+def _is_of_response(error: json.JSONDecodeError) -> bool:
+    """Return True if the invalid JSON came from a server, not from a file on this machine."""
+    client = errors.HTTPError.__module__.split(".")[0]
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").split(".")[0] == client for frame, _ in frames)
 
 
 def _page(repository: str) -> str:

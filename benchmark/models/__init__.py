@@ -28,9 +28,17 @@ def load(
     """
     from benchmark.models.loading.loader import Freeze
 
-    name, _, layer = spec.partition("#")
+    name, layer = _split_layer(spec)
     loader, rest = _find_loader(name)
-    return loader.open(rest, layer or None, Freeze(store, device, workers))
+    return loader.open(rest, layer, Freeze(store, device, workers))
+
+
+def _split_layer(spec: str) -> tuple[str, str | None]:
+    """Return the name of a model and its layer, if there is one; the name of a folder or file may contain `#`."""
+    if any(Path(path).exists() for path in (spec, spec.partition(":")[2]) if path):
+        return spec, None
+    name, mark, layer = spec.rpartition("#")
+    return (name, layer or None) if mark else (spec, None)
 
 
 def _find_loader(name: str) -> "tuple[ModelLoader, str]":

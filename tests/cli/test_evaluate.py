@@ -26,6 +26,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder without datasets, so that only scikit-learn's digits are there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SYNREP_DATA", str(tmp_path / "hub"))
+    (tmp_path / "hub").mkdir()
     return tmp_path
 
 
@@ -80,11 +81,18 @@ def test_two_models_are_compared_on_the_same_samples(machine: Path, synrep: Synr
     assert_one_line(synrep("evaluate", "--compare", good, *words), "--compare needs two models, found 1")
 
 
-def test_missing_dataset_is_skipped_or_an_error_if_requested(machine: Path, synrep: Synrep) -> None:
+def test_missing_dataset_is_skipped_or_an_error_if_requested(
+    machine: Path, synrep: Synrep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = pixels(machine / "a")
     code, shown, _ = synrep("evaluate", folder, "--evaluation", "few_shot", "--out", machine / "out")
     assert code == 0
     assert "skipped, not on this machine: few_shot on scenes-shape, few_shot on scenes-kinds" in shown
+    monkeypatch.setenv("SYNREP_DATA", str(machine / "wrong"))
+    shown = synrep("evaluate", folder, "--evaluation", "few_shot", "--out", machine / "out")[1]
+    assert f"skipped, not on this machine ($SYNREP_DATA is not a folder: {machine / 'wrong'}): few_shot on" in shown
+    assert str(machine) not in "".join(path.read_text() for path in (machine / "out" / "records").rglob("*.json"))
+    monkeypatch.delenv("SYNREP_DATA")
     words = ("evaluate", folder, "--evaluation", "knn", "--datasets", "digits,cifar100", "--out", machine / "out")
     code, shown, error = synrep(*words)
     assert_one_line((code, shown, error), "knn on cifar100", "run `synrep data download cifar100`")
@@ -180,6 +188,19 @@ def test_a_damaged_dataset_hides_no_other_score(machine: Path, synrep: Synrep) -
     code, shown, error = synrep("evaluate", folder, "--evaluation", "knn", "--out", machine / "out")
     assert_one_line((code, shown, error), "evaluations failed: knn on scenes-shape", "no file")
     assert "top1_k20_T0.07" in shown
+    words = ("--evaluation", "knn", "--datasets", "scenes-shape", "--out", machine / "out")
+    code, shown, error = synrep("evaluate", folder, *words)
+    assert_one_line((code, shown, error), "1 of 1 evaluations failed: knn on scenes-shape")
+    assert (shown + error).count("no file") == 1, "a failure is told once"
+
+
+def test_number_sign_in_the_name_of_a_folder(machine: Path, synrep: Synrep) -> None:
+    words = ("--evaluation", "knn", "--datasets", "digits", "--out", machine / "out")
+    folder = pixels(machine / "mine#1")
+    for prefix in ("", "feature_files:"):
+        code, shown, error = synrep("evaluate", f"{prefix}{folder}", *words)
+        assert (code, error) == (0, "") and "top1_k20_T0.07" in shown
+    assert_one_line(synrep("evaluate", f"{folder}#depths", *words), "depths")
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("run nosuch", ["experiment 'nosuch'", "choose one of: ablations, language, main, smoke"]),
         (
             "run main",
-            ["experiment main needs a size, found 'none'", "main-smoke, main-10k, main-100k, main-1m, main-full"],
+            ["experiment main needs a size, found none", "main-smoke, main-10k, main-100k, main-1m, main-full"],
         ),
         ("run main-11k", ["experiment main needs a size, found '11k'", "choose one of: main-smoke"]),
         ("run smoke-10k", ["experiment 'smoke-10k'", "choose one of: ablations, language, main, smoke"]),
@@ -362,6 +362,24 @@ def test_output_that_cannot_be_written_is_one_line(records: Path) -> None:
     with Path("/dev/full").open("w") as full:
         ran = subprocess.run([SYNREP, "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert_one_line((ran.returncode, "", ran.stderr), "the output", "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 6 GiB"),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_a_full_memory_is_one_line(error: Exception, synrep: Synrep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(main, "app", full)
+    assert_one_line(synrep("list"), "the memory is full", "ulimit -v")
 
 
 # Methods

@@ -390,8 +390,8 @@ def test_a_dataset_that_is_here_without_its_captions_has_its_own_revision(tmp_pa
     ("name", "said"),
     [
         ("nosuch", "unknown experiment 'nosuch'; choose one of: ablations, language, main, smoke"),
-        ("main", "experiment main needs a size, found 'none'; choose one of: main-smoke, main-10k, "),
-        ("main-", "experiment main needs a size, found 'none'"),
+        ("main", "experiment main needs a size, found none; choose one of: main-smoke, main-10k, "),
+        ("main-", "experiment main needs a size, found none"),
         ("main-2k", "experiment main needs a size, found '2k'"),
         ("mainly-10k", "unknown experiment 'mainly-10k'"),
         ("smoke-10k", "unknown experiment 'smoke-10k'"),

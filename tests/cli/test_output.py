@@ -1,0 +1,71 @@
+"""Output to terminals and pipes of every kind: encodings, closed streams, readers that end, control characters."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark.cli.output import printable
+from benchmark.records import store
+from tests.cli.test_main import Synrep, assert_one_line, synrep
+from tests.reports.tables.conftest import measured, record
+
+__all__ = ["synrep"]
+
+SYNREP = Path(sys.executable).with_name("synrep")
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    """Records of two comparisons, so that two folders of tables are written."""
+    for name in ("first/simclr", "second/simclr"):
+        store.write(record("simclr", {"digits": measured(0.7)}, name=name), tmp_path / "records")
+    return tmp_path / "records"
+
+
+def shell(line: str, *words: object, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
+    """Run a line of a shell, in which "$@" is the command."""
+    command = ["sh", "-c", line, "sh", SYNREP, *map(str, words)]
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, encoding=encoding)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_all_tables_are_written_and_printed_in_any_encoding(records: Path, encoding: str) -> None:
+    out = records.parent / "tables"
+    ran = shell('"$@"', "tables", "--records", records, "--out", out, encoding=encoding)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert {path.name for path in out.iterdir()} == {"first", "second", "paper"}
+    assert ("70.0 ± " if encoding != "ascii" else "70.0 ? ") in ran.stdout
+
+
+@pytest.mark.slow
+def test_all_tables_are_written_if_the_reader_ends_or_the_output_is_closed(records: Path) -> None:
+    for number, line in enumerate(('"$@" | true', '"$@" >&-', '"$@" <&- >&- 2>&-')):
+        out = records.parent / f"tables{number}"
+        ran = shell(line, "tables", "--records", records, "--out", out)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", ""), line
+        assert {path.name for path in out.iterdir()} == {"first", "second", "paper"}
+
+
+@pytest.mark.slow
+def test_a_failure_with_a_closed_output_is_one_line(tmp_path: Path) -> None:
+    ran = shell('"$@" >&-', "validate", tmp_path)
+    assert_one_line((ran.returncode, ran.stdout, ran.stderr), "no records in")
+    assert shell('"$@" 2>&-', "validate", tmp_path).returncode == 2
+
+
+def test_control_characters_are_replaced() -> None:
+    assert printable("a\tb\n") == "a\tb\n"
+    assert printable("café ± 日本") == "café ± 日本"
+    for control in ("\x1b[2J", "\r", "\x07", "\x7f", "\x9b", "\u202e", "\u2066", "\u2028"):
+        assert printable(f"a{control[0]}b") == "a\N{REPLACEMENT CHARACTER}b"
+
+
+def test_control_characters_in_a_message_do_not_reach_the_terminal(synrep: Synrep, tmp_path: Path) -> None:
+    folder = tmp_path / "a\x1b[31mb"
+    answer = synrep("validate", folder)
+    assert_one_line(answer, "a\N{REPLACEMENT CHARACTER}[31mb")
