@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,27 @@ def _open_locked(path: Path) -> IO[bytes]:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a file that others may have made: a regular file, or a link to one, of bounded size.
+
+    Opening a pipe does not wait for a writer.
+
+    Raises:
+        UserError: the file cannot be read, is a pipe, a device or a folder, or has more than `max_bytes` bytes.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123  of a descriptor
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise UserError(f"{path}: expected a regular file, found a pipe or a device; remove it")
+            content = file.read(max_bytes + 1) if about.st_size <= max_bytes else b""
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the file: {error.strerror or error}; restore or remove it") from error
+    if (size := max(about.st_size, len(content))) > max_bytes:
+        raise UserError(f"{path}: expected at most {max_bytes:,} bytes, found {size:,}; remove the file")
+    return content
 
 
 def write_bytes(path: Path, content: bytes) -> None:

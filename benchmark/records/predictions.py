@@ -21,6 +21,10 @@ MODEL_INDEPENDENT = ("row", "label", "unit", "episode")
 """Columns that are equal for all models."""
 MAX_BYTES = 256 * 2**20
 """Maximum size of a file in bytes; a million rows of ten columns are smaller."""
+MAX_ROWS, MAX_COLUMNS = 2_000_000, 32
+"""Maximum numbers of rows and columns: a small file may contain many equal values, which need memory when read."""
+MAX_VALUE_BYTES = 16
+"""Maximum uncompressed bytes of a value, of eight or less, with its part of a dictionary."""
 
 
 def write(path: Path, columns: Mapping[str, np.ndarray]) -> Predictions:
@@ -66,10 +70,13 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
     """Return the columns of a file.
 
     Raises:
-        UserError: the file is not a readable Parquet file.
+        UserError: the file is not a readable Parquet file, or has too many rows or columns, or columns of other types.
     """
     try:
-        table = pq.ParquetFile(path).read(use_threads=False)  # five times as fast as read_table for small files
+        file = pq.ParquetFile(path)
+        if problem := _implausible(file):
+            raise UserError(f"{path}: {problem}; restore the file or evaluate again")
+        table = file.read(use_threads=False)  # five times as fast as read_table for small files
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a readable Parquet file: {error}; restore the file or evaluate again") from error
     columns = {name: table[name].to_numpy() for name in table.column_names}
@@ -80,6 +87,27 @@ def sample_hash(columns: Mapping[str, np.ndarray]) -> str:
     """Return the SHA-256 of the columns that do not depend on the model: rows, labels, units, episodes."""
     shared = [np.ascontiguousarray(columns[name]) for name in MODEL_INDEPENDENT if name in columns]
     return hashlib.sha256(b"".join(part.astype(np.int64).tobytes() for part in shared)).hexdigest()
+
+
+def _implausible(file: pq.ParquetFile) -> str:
+    """Return what is wrong with a file by its metadata, before any value is read; empty if it can be predictions."""
+    about, schema = file.metadata, file.schema_arrow
+    if about.num_rows > MAX_ROWS:
+        return f"expected at most {MAX_ROWS:,} rows, found {about.num_rows:,}"
+    if len(schema) > MAX_COLUMNS:
+        return f"expected at most {MAX_COLUMNS} columns, found {len(schema):,}"
+    if len(set(schema.names)) < len(schema):
+        return "expected columns with different names, found two with the same"
+    if other := [field for field in schema if not _is_number(field.type)]:
+        return f"expected columns of numbers, found {other[0].type!s:.60} in column {other[0].name!r:.60}"
+    size = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    limit = MAX_VALUE_BYTES * len(schema) * (about.num_rows + 1000)
+    return f"expected at most {limit:,} bytes of values, found {size:,}" if size > limit else ""
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    """Return True for the types that NumPy represents in eight bytes or less."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
 def _downcast(values: np.ndarray) -> np.ndarray:

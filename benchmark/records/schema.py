@@ -7,6 +7,7 @@ constructed and therefore cannot be read.
 import hashlib
 import json
 import operator
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date
@@ -33,11 +34,24 @@ def _not_blank(text: str) -> str:
     return text
 
 
+PORTABLE = re.compile(r"(?!(con|prn|aux|nul|com\d|lpt\d)(\.|$))[a-z0-9]([\w.-]{,198}[\w-])?", re.ASCII | re.IGNORECASE)
+"""A name of a file or folder on every system: ASCII, not hidden, without a dot at its end, and no device of Windows."""
+MAX_PATH = 250
+
+
+def _portable(name: str) -> str:
+    if len(name) > MAX_PATH or not all(map(PORTABLE.fullmatch, name.split("/"))):
+        raise ValueError(
+            f"must be at most {MAX_PATH} ASCII letters, digits and ._- with no dot at the end, and no device name"
+        )
+    return name
+
+
 NonEmptyStr = Annotated[str, AfterValidator(_not_blank)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-PathLike = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*$")]
+PathLike = Annotated[str, AfterValidator(_portable)]
 """A name that is also a relative path: slashes separate folders."""
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[^/]+$"), AfterValidator(_portable)]
 """A name that is also a file name."""
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from benchmark.errors import UserError
-from benchmark.files import write_json
+from benchmark.files import read_regular, write_json
 from benchmark.progress import LogLine
 from benchmark.records.schema import Record, sha256_of
 
@@ -24,6 +24,8 @@ CHECKSUM = "checksum"
 """Field of a record's file that contains its checksum."""
 MAX_BYTES = 4 * 2**20
 """Maximum size of a record in bytes; one with a thousand classes has a tenth of it."""
+MAX_DEPTH = 32
+"""Maximum depth of a record's JSON; the records of this package have a third of it."""
 
 
 def content_hash(record: Record) -> str:
@@ -78,28 +80,15 @@ def read(path: Path) -> Record:
     """Return the record in a file.
 
     Raises:
-        UserError: the file is missing, too large, empty, truncated, of an older schema, edited, or invalid; the message
-            names the file and the field.
+        UserError: the file is missing, not a regular file, too large, empty, truncated, of an older schema or of none,
+            edited, or invalid; the message names the file and the field.
     """
-    try:
-        size = path.stat().st_size
-        content = path.read_text(encoding="utf-8") if size <= MAX_BYTES else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"record {path}: cannot read the file: {error}; restore or remove it") from error
-    if size > MAX_BYTES:
-        raise UserError(f"record {path}: expected at most {MAX_BYTES:,} bytes, found {size:,}; remove the file")
     hint = "remove the file and evaluate again"
-    data = _load_json(content, str(path), hint)
+    content, data = read_json(path, hint)
     if isinstance(data, dict):
-        if (version := data.get("schema_version")) in MIGRATABLE:
-            raise UserError(
-                f"record {path}: expected schema {SCHEMA}, found {version}; run "
-                "`synrep results migrate FOLDER --out NEW`"
-            )
-        if isinstance(version, int) and 0 < version < SCHEMA:
-            raise UserError(f"record {path}: expected schema {SCHEMA}, found {version}; evaluate again")
+        _require_schema(data.get("schema_version"), path)
         try:
-            intact = version != SCHEMA or data.get(CHECKSUM) == checksum(data)
+            intact = data.get(CHECKSUM) == checksum(data)
         except ValueError as error:
             raise UserError(f"record {path}: expected finite numbers, found an infinite one; {hint}") from error
         if not intact:
@@ -108,6 +97,32 @@ def read(path: Path) -> Record:
                 "evaluate again"
             )
     return parse_record(content, str(path), hint)
+
+
+def read_json(path: Path, hint: str) -> tuple[str, Any]:
+    """Return the text of a record's file and its JSON, which is None if the syntax is invalid.
+
+    Raises:
+        UserError: the file cannot be read, is empty, nested too deeply, or contains NaN; the message ends with `hint`.
+    """
+    try:
+        content = read_regular(path, MAX_BYTES).decode()
+    except (UserError, UnicodeDecodeError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{path}: cannot read the file: {error}; {hint}"
+        raise UserError(f"record {reason}") from error
+    return content, _load_json(content, str(path), hint)
+
+
+def _require_schema(version: object, path: Path) -> None:
+    if version == SCHEMA:
+        return
+    expected = f"record {path}: field schema_version: expected schema {SCHEMA}, found"
+    if version in MIGRATABLE:
+        raise UserError(f"{expected} {version}; run `synrep results migrate FOLDER --out NEW`")
+    if isinstance(version, int):
+        raise UserError(f"{expected} {version}; {'update this package' if version > SCHEMA else 'evaluate again'}")
+    found = "none" if version is None else repr(version)
+    raise UserError(f"{expected} {found:.60}; remove the file and evaluate again")
 
 
 def read_all(folder: Path, log: LogLine = lambda _: None) -> list[Record]:
@@ -144,13 +159,24 @@ def _load_json(content: str, what: str, hint: str) -> Any:
     if not content.strip():
         raise UserError(f"record {what}: the file is empty; {hint}")
     try:
-        return json.loads(content, parse_constant=_reject_constant)
+        data = json.loads(content, parse_constant=_reject_constant)
+        if _is_deeper(data, MAX_DEPTH):
+            raise RecursionError
     except json.JSONDecodeError:
         return None
     except RecursionError as error:
         raise UserError(f"record {what}: the JSON is nested too deeply; {hint}") from error
     except ValueError as error:
         raise UserError(f"record {what}: {error}; {hint}") from error
+    return data
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Return True if containers are nested in more than `levels` levels."""
+    if not isinstance(value, dict | list):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return not levels or any(_is_deeper(part, levels - 1) for part in parts)
 
 
 def parse_record(content: str, what: str, hint: str) -> Record:

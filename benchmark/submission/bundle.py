@@ -62,10 +62,7 @@ def read_bundle(folder: Path, path: str) -> RecordBundle:
         UserError: the record is invalid, or its path is not the one that its content requires.
     """
     file = folder / path
-    try:
-        record = store.read(file)
-    except RecursionError:
-        raise UserError(f"record {file}: the JSON is nested too deeply; remove the file") from None
+    record = store.read(file)
     name = store.relative_path(record).with_suffix("").as_posix()
     if path != f"{RECORDS}/{name}.json" or not RECORD_PATH.fullmatch(path):
         raise UserError(f"record {file}: expected path {RECORDS}/{name}.json; move it there or remove it")

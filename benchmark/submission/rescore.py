@@ -56,6 +56,8 @@ def rescore(record: Record, folder: Path) -> RescoreReport:
                 report.samples[dataset] = sample_hash(columns)
             except UserError as error:
                 report.problems.append(f"{field}.predictions: {error}")
+            except MemoryError:
+                raise
             except Exception as error:  # untrusted columns may break an evaluation in any way
                 reason = f"{type(error).__name__}: {error}"
                 report.problems.append(
@@ -76,8 +78,10 @@ def _require_plausible(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name, values in columns.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise UserError(f"expected finite values in column {name}, found NaN or infinite ones; evaluate again")
-        if values.dtype.kind == "i" and (largest := np.abs(values).max()) > (limit := max(MAX_INTEGER, 10 * rows)):
-            raise UserError(f"expected integers up to {limit} in column {name}, found {largest}; evaluate again")
+        if values.dtype.kind in "iu":
+            largest, limit = max(abs(int(values.max())), abs(int(values.min()))), max(MAX_INTEGER, 10 * rows)
+            if largest > limit:
+                raise UserError(f"expected integers up to {limit} in column {name}, found {largest}; evaluate again")
     return columns
 
 

@@ -21,7 +21,6 @@ COLUMNS = {
     "margin": np.linspace(-1, 1, N),
     "single": np.linspace(0, 1, N, dtype=np.float32),
     "right": np.arange(N) % 2 == 0,
-    "name": np.array(["a", "b"])[np.arange(N) % 2],
 }
 
 
@@ -90,3 +89,47 @@ def test_invalid_parquet_raises_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x.parquet: not a readable Parquet file") as caught:
         predictions.read_file(tmp_path / "x.parquet")
     assert "\n" not in str(caught.value)
+
+
+def plain(folder: Path, table: pa.Table) -> Path:
+    """Write a Parquet file as a stranger may."""
+    pq.write_table(table, folder / "x.parquet", compression="zstd")
+    return folder / "x.parquet"
+
+
+def test_small_file_that_needs_much_memory_is_rejected_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = plain(tmp_path, pa.table({"x": np.zeros(predictions.MAX_ROWS + 1, np.int8)}))
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("the values were read"))
+    with pytest.raises(UserError, match=r"x.parquet: expected at most 2,000,000 rows, found 2,000,001; restore"):
+        predictions.read_file(path)
+    path = plain(tmp_path, pa.table({f"x{number}": [0] for number in range(predictions.MAX_COLUMNS + 1)}))
+    with pytest.raises(UserError, match="expected at most 32 columns, found 33"):
+        predictions.read_file(path)
+    monkeypatch.setattr(predictions, "MAX_VALUE_BYTES", 0)
+    with pytest.raises(UserError, match=r"expected at most 0 bytes of values, found \d+"):
+        predictions.read_file(plain(tmp_path, pa.table({"x": [1, 2, 3]})))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["a" * 1000] * 9, "string"),
+        ([b"a"] * 9, "binary"),
+        ([[1, 2]] * 9, "list<element: int64>"),
+        ([{"a": 1}] * 9, "struct<a: int64>"),
+        ([None] * 9, "null"),
+    ],
+)
+def test_columns_of_other_types_are_rejected(tmp_path: Path, values: list[object], kind: str) -> None:
+    path = plain(tmp_path, pa.table({"row": range(9), "x": values}))
+    with pytest.raises(UserError, match=f"expected columns of numbers, found {kind} in column 'x'"):
+        predictions.read_file(path)
+
+
+def test_two_columns_of_one_name_are_rejected(tmp_path: Path) -> None:
+    path = plain(tmp_path, pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"]))
+    with pytest.raises(UserError, match="expected columns with different names"):
+        predictions.read_file(path)

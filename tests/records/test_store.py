@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -343,6 +344,22 @@ def test_results_of_an_older_record_are_unchanged() -> None:
     assert isinstance(later.results["stl10"], Measured)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["smoke/\N{CYRILLIC SMALL LETTER ES}lip", "smoke/con", "LPT1", "smoke/aux.2", "a./b", "a" * 201, "a/" * 200 + "a"],
+)
+def test_name_is_a_path_on_every_system(name: str) -> None:
+    with pytest.raises(UserError, match="name"):
+        make(experiment=dataclasses.replace(EXPERIMENT, name=name))
+    with pytest.raises(UserError, match="method"):
+        make(experiment=dataclasses.replace(EXPERIMENT, method=name.replace("/", "-").removeprefix("smoke-") + "."))
+
+
+def test_names_that_only_look_like_devices_are_valid() -> None:
+    for name in ("smoke/console", "smoke/com10", "a/com", "null/prn-1", "x" * 200):
+        assert make(experiment=dataclasses.replace(EXPERIMENT, name=name)).experiment.name == name
+
+
 @pytest.mark.parametrize("name", ["../up", "/root", "a//b", "a/../b", ""])
 def test_name_cannot_escape_the_records_folder(name: str) -> None:
     with pytest.raises(UserError, match="name"):
@@ -367,6 +384,22 @@ def test_nan_raises_a_user_error(tmp_path: Path) -> None:
 def test_deeply_nested_file_raises_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text("[" * 100_000)
     assert "nested too deeply" in one_line_error(tmp_path / "deep.json")
+
+
+@pytest.mark.parametrize("depth", [33, 200, 500, 900, 990])
+def test_nesting_that_json_can_read_but_nothing_else_raises_a_user_error(tmp_path: Path, depth: int) -> None:
+    path = store.write(make(), tmp_path)
+    path.write_text(path.read_text().replace('"l2": 0.01', f'"l2": {"[" * depth}{"]" * depth}'))
+    assert "nested too deeply" in one_line_error(path)
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        assert "expected a regular file, found a pipe or a device" in one_line_error(tmp_path / f"{name}.json")
+    (tmp_path / "folder.json").mkdir()
+    assert "cannot read the file: Is a directory" in one_line_error(tmp_path / "folder.json")
 
 
 def test_truncated_record_raises_a_user_error(tmp_path: Path) -> None:
@@ -464,6 +497,16 @@ def test_checksum_detects_a_change_of_any_field(path: Path, tmp_path: Path) -> N
     (tmp_path / "record.json").write_text(path.read_text().replace('"seed": 0,', '"seed": 1,', 1))
     with pytest.raises(UserError, match=r"record.json: the checksum does not match"):
         store.read(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize("version", ["none", None, "4", 5, 0, True, [4]])
+def test_missing_or_wrong_version_does_not_skip_the_checksum(version: Any, tmp_path: Path) -> None:
+    content = json.loads(RECORDS[0].read_text()) | {"seed": 7, "schema_version": version}
+    if version == "none":
+        del content["schema_version"]
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    assert "field schema_version: expected schema 4, found" in one_line_error(tmp_path / "record.json")
+    assert content["seed"] != json.loads(RECORDS[0].read_text())["seed"]
 
 
 @pytest.mark.parametrize("found", [None, "x", {}, "0" * 64, 1])
