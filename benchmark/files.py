@@ -77,6 +77,11 @@ def lock(path: Path) -> Iterator[None]:
         file.close()
 
 
+def is_lock(path: Path) -> bool:
+    """Return True for the file of a lock, which a running process holds or a killed one left."""
+    return path.name.startswith(".") and path.suffix == ".lock" and path.is_file() and path.stat().st_size == 0
+
+
 def _open_locked(path: Path) -> IO[bytes]:
     """Return the locked file at `path`; the last holder removed the file that a waiting process has opened."""
     path.parent.mkdir(parents=True, exist_ok=True)
