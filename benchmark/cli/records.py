@@ -11,6 +11,9 @@ from benchmark.errors import UserError
 
 results = typer.Typer(help="Share records in a dataset repository on the Hub.", no_args_is_help=True)
 
+RUN_FOLDERS = ("train", "features", "predictions")
+"""Folders beside `records/` in the output of a run."""
+
 Repo = Annotated[str, typer.Argument(help="ORG/NAME of the dataset repository on the Hub.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder with records/ and predictions/.")]
 
@@ -22,6 +25,10 @@ def validate(
     from benchmark.submission import validate
 
     records = path / "records" if (path / "records").is_dir() else path
+    if records == path and (others := [name for name in RUN_FOLDERS if (path / name).is_dir()]):
+        raise UserError(
+            f"no folder {path / 'records'} beside {', '.join(others)}; evaluate the run first, or choose another folder"
+        )
     found = list(find_problems(records))
     for problem in found:
         show(problem)

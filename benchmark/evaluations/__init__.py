@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from benchmark import plugins
@@ -46,18 +47,35 @@ def evaluation_for_record(record: "Record") -> "Evaluation":
 def catalog_mismatches(name: str, part: "DatasetPart") -> Iterator[str]:
     """Yield a message for each field in which the dataset of a result differs from the catalog.
 
-    Locally built datasets have no pinned revision, so theirs is not compared.
+    Revision and counts of locally built datasets are not in the catalog, so theirs are not compared.
     """
-    from benchmark.evaluations.datasets.catalog import dataset
+    from benchmark.evaluations.datasets.catalog import PACKAGE, dataset
+    from benchmark.evaluations.datasets.splits import recorded_split
 
     try:
         row = dataset(name)
     except UserError as error:
         yield str(error)
         return
-    for field, recorded, expected in (("repo", part.repo, row.repo), ("revision", part.revision, row.revision)):
+    revision = _package_revision(name) if row.kind == PACKAGE else row.revision
+    for field, recorded, expected in (("repo", part.repo, row.repo), ("revision", part.revision, revision)):
         if expected and recorded != expected:
             yield f"{field} is {recorded}, the catalog has {expected}; evaluate again"
+    counts = {recorded_split(row, file_split): row.rows.get(file_split, 0) for file_split in row.splits.values()}
+    test = recorded_split(row, row.test)
+    few_shot = "+".join(counts), "+".join(split for split in counts if split != row.val)  # with and without val
+    if part.split not in {test, *few_shot}:
+        yield f"split is {part.split}, the catalog has {test}; evaluate again"
+    elif all(counts.values()) and part.n != (n := sum(counts[split] for split in part.split.split("+"))):
+        yield f"n is {part.n}, the catalog has {n}; evaluate again"
+
+
+@cache
+def _package_revision(name: str) -> str:
+    """Return the revision of a dataset of a Python package."""
+    from benchmark.evaluations.datasets.splits import open_split
+
+    return open_split(name, "test").identity.revision
 
 
 def select_evaluations(

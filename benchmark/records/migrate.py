@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import SkipCode, UserError
-from benchmark.files import atomic_replace, file_sha256
+from benchmark.files import atomic_replace, file_sha256, lock, remove_leftovers
 from benchmark.records import store
 
 CODES = {
@@ -39,30 +39,55 @@ def migrate(records: Path, out: Path) -> int:
         Number of records.
 
     Raises:
-        UserError: there are no records, or a record or predictions file is invalid.
+        UserError: there are no records, a record or predictions file is invalid, or `out` is the folder of the old
+            records or has other records at their paths.
     """
-    paths = sorted(records.rglob("*.json"))
+    paths = sorted(path for path in records.rglob("*.json") if not path.name.startswith("."))
     if not paths:
         raise UserError(f"no records in {records}; choose another folder")
+    new = out / "records"
+    if new.resolve().is_relative_to(records.resolve()):
+        raise UserError(f"expected another folder than that of {records}, found --out {out}; choose a new folder")
     contents = {path: _read(path) for path in paths}
-    for path, content in contents.items():
-        own = path.relative_to(records)
-        for result in content["results"].values():
-            if stored := result.get("predictions"):
-                file = Path("predictions") / own.with_suffix("") / stored["file"]
-                _copy(records.parent / file, out / file, stored["sha256"])
-        store.write_with_checksum(out / "records" / own, content)
-        store.read(out / "records" / own)
+    with lock(new):
+        for folder in (new, out / "predictions"):
+            remove_leftovers(folder)
+        for path, content in contents.items():
+            _require_unchanged(new / path.relative_to(records), content)
+        for path, content in contents.items():
+            _write(path.relative_to(records), content, records.parent, out)
     return len(paths)
+
+
+def _require_unchanged(path: Path, content: dict[str, Any]) -> None:
+    """Raise a UserError if another record is where this one is written."""
+    if path.exists() and store.read(path) != store.parse_record(json.dumps(content), str(path), "restore it"):
+        raise UserError(f"{path}: expected no record or the same one, found another; choose a new folder for --out")
+
+
+def _write(own: Path, content: dict[str, Any], source: Path, out: Path) -> None:
+    """Write a record, and its predictions before it.
+
+    Args:
+        own: path below the folder of records.
+        content: JSON in the current schema, without a checksum.
+        source: folder with the `predictions/` of the old record.
+        out: folder of the new `records/` and `predictions/`.
+    """
+    for result in content["results"].values():
+        if stored := result.get("predictions"):
+            file = Path("predictions") / own.with_suffix("") / stored["file"]
+            _copy(source / file, out / file, stored["sha256"])
+    store.write_with_checksum(out / "records" / own, content)
+    store.read(out / "records" / own)
 
 
 def _read(path: Path) -> dict[str, Any]:
     """Return the validated JSON of a record in the current schema, without a checksum."""
     hint = "restore or remove the file"
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"record {path}: cannot read the file: {error}; {hint}") from error
+    text, content = store.read_json(path, hint)
+    if content is None:
+        store.parse_record(text, str(path), hint)  # raises the error of the syntax
     if not isinstance(content, dict):
         raise UserError(f"record {path}: expected a JSON object, found {type(content).__name__}; {hint}")
     version = content.get("schema_version")
@@ -77,7 +102,7 @@ def _read(path: Path) -> dict[str, Any]:
     else:
         raise UserError(
             f"record {path}: expected schema {' or '.join(map(str, (*store.MIGRATABLE, store.SCHEMA)))}, "
-            f"found {version}; evaluate again"
+            f"found {'none' if version is None else version}; evaluate again"
         )
     try:
         text = json.dumps(content, allow_nan=False)

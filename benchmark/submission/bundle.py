@@ -8,6 +8,7 @@ predictions that do not match their record are rejected. Two files with the same
 conflict, which only their authors can resolve.
 """
 
+import contextlib
 import json
 import re
 import shutil
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.files import atomic_replace, file_sha256
+from benchmark.files import atomic_replace, file_sha256, lock, read_regular
+from benchmark.files import remove_leftovers as remove_temporary_files
 from benchmark.records import predictions, store
 from benchmark.records.schema import Measured, Record
 
@@ -130,31 +132,50 @@ def compare(bundle: RecordBundle, source: Path, target: Path, names: SideNames) 
             )
         if not existing.exists():
             missing.append(path)
+        elif not existing.is_file():
+            raise UserError(f"{existing}: expected a regular file; remove it")
         elif (existing_sha256 := file_sha256(existing)) == sha256:
             continue
         elif path != bundle.path:
             conflicts.append(f"{path}: sha256 is {sha256[:12]} in {names[0]}, {existing_sha256[:12]} in {names[1]}")
-        elif differs := describe_difference((source / path).read_bytes(), existing.read_bytes(), names):
-            return Comparison((), (f"{path}: {differs}",))  # different predictions are implied
+        else:
+            contents = (read_regular(folder / path, store.MAX_BYTES) for folder in (source, target))
+            if differs := describe_difference(*contents, names):
+                return Comparison((), (f"{path}: {differs}",))  # different predictions are implied
     return Comparison(tuple(reversed(missing)), tuple(conflicts))
 
 
+def locked(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Return the lock of the records and predictions of `folder`, to hold while they are compared and added to."""
+    return lock(folder / RECORDS)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in the records and predictions of `folder`, whose lock must be held."""
+    for part in (RECORDS, PREDICTIONS):
+        remove_temporary_files(folder / part)
+
+
 def copy(files: Mapping[str, str], source: Path, target: Path) -> None:
-    """Copy new files (path -> SHA-256) to `target`, in order; if one fails, none remains.
+    """Copy new files (path -> SHA-256) to `target`, in order; if one fails, none of them remains.
+
+    The lock of `target` must be held: a file that another process places is its own, and is never removed.
 
     Raises:
-        UserError: a file changed during the copy, or cannot be written.
+        UserError: a file changed during the copy, cannot be written, or exists.
     """
-    started: list[Path] = []
+    placed: list[Path] = []
     try:
         for path, sha256 in files.items():
-            started.append(target / path)
             with atomic_replace(target / path) as temporary:
                 shutil.copyfile(source / path, temporary)
                 if file_sha256(temporary) != sha256:
                     raise UserError(f"{source / path} changed while it was copied; run the command again")
+                if (target / path).exists():
+                    raise UserError(f"{target / path} was written by another process; run the command again")
+                placed.append(target / path)
     except BaseException:
-        for file in started:
+        for file in placed:
             file.unlink(missing_ok=True)
         raise
 

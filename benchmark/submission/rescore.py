@@ -4,6 +4,7 @@ Fields that cannot be derived from predictions are not checked: skip reasons, du
 of captions.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from benchmark.records.schema import Measured, Record, ScorePart
 
 TOLERANCE = 1e-9
 """Maximum difference between a stored and a recomputed number: the order of float64 sums may differ."""
+DISTINCT = 20
+"""Minimum number of answers that make a model's predictions its own."""
 MAX_INTEGER = 100_000
 """Maximum integer in a column (or ten times the rows, if larger): counts of larger labels would exhaust the memory."""
 
@@ -34,16 +37,23 @@ class RescoreReport:
     """One line for each problem, beginning with the field."""
     samples: dict[str, str] = field(default_factory=dict)
     """Dataset -> hash of the columns that must be equal for all models: rows, labels, units, episodes."""
+    answers: dict[str, str] = field(default_factory=dict)
+    """Dataset -> hash of the other columns, if no two models give these answers by chance."""
 
 
 def rescore(record: Record, folder: Path) -> RescoreReport:
     """Recompute the scores of a record from the predictions in `folder` and compare them."""
     report = RescoreReport()
     try:
-        evaluations.evaluation_for_record(record)
+        evaluation = evaluations.evaluation_for_record(record)
     except UserError as error:
         report.problems.append(f"evaluation: {error}")
         return report
+    if missing := [name for name in evaluation.datasets if name not in record.results]:
+        report.problems.append(
+            f"results: expected every dataset of {record.evaluation.name} {evaluation.preset}, measured or with a "
+            f"reason, found no {', '.join(missing)}; evaluate again"
+        )
     for dataset, result in record.results.items():
         if isinstance(result, Measured):
             field = f"results.{dataset}"
@@ -54,6 +64,8 @@ def rescore(record: Record, folder: Path) -> RescoreReport:
                 columns = _require_plausible(predictions.read(folder, result))
                 report.problems += [f"{field}.{line}" for line in _differences(record, dataset, result, columns)]
                 report.samples[dataset] = sample_hash(columns)
+                if _is_distinct(columns):
+                    report.answers[dataset] = _answer_hash(columns)
             except UserError as error:
                 report.problems.append(f"{field}.predictions: {error}")
             except MemoryError:
@@ -85,6 +97,32 @@ def _require_plausible(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return columns
 
 
+def _is_distinct(columns: Columns) -> bool:
+    """Return True if no two models give these answers by chance, as they may if nearly all are right, or are the same.
+
+    At least `DISTINCT` values of a column must differ from the label, or from its most frequent value without labels.
+    """
+    return any(_deviations(values, columns.get("label")) >= DISTINCT for _, values in _answers(columns))
+
+
+def _deviations(values_N: np.ndarray, label_N: np.ndarray | None) -> int:
+    """Return the number of values that are not the most frequent one, or that are wrong if these are fewer."""
+    most_frequent = int(np.unique(values_N, return_counts=True)[1].max())
+    wrong = len(values_N) if label_N is None else int((values_N != label_N).sum())
+    return min(len(values_N) - most_frequent, wrong)
+
+
+def _answers(columns: Columns) -> list[tuple[str, np.ndarray]]:
+    """Return the columns that depend on the model, sorted by name."""
+    return sorted((name, values) for name, values in columns.items() if name not in predictions.MODEL_INDEPENDENT)
+
+
+def _answer_hash(columns: Columns) -> str:
+    """Return the SHA-256 of names and values of the columns that depend on the model."""
+    parts = (name.encode() + np.ascontiguousarray(values).tobytes() for name, values in _answers(columns))
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 def _differences(record: Record, dataset: str, result: Measured, columns: Columns) -> Iterator[str]:
     """Yield one line for each stored value that differs from the recomputed one."""
     evaluation = evaluations.evaluation_for_record(record)
@@ -94,6 +132,8 @@ def _differences(record: Record, dataset: str, result: Measured, columns: Column
     for name in result.scores.keys() & computed.keys():
         yield from _compare_score(f"scores.{name}", result.scores[name], computed[name])
     yield from _compare_number("chance", result.chance, evaluation.chance(dataset, columns))
+    if "episode" not in columns and (n := _samples(columns)) != result.dataset.n:
+        yield f"dataset.n: expected {n} (from predictions), found {result.dataset.n}; evaluate again"
     prediction = next((name for name in columns if name.startswith("prediction")), "")
     if "label" in columns and prediction:
         yield from _compare_classes(result, columns["label"], columns["label"] == columns[prediction])
@@ -106,8 +146,6 @@ def _differences(record: Record, dataset: str, result: Measured, columns: Column
 
 
 def _compare_classes(result: Measured, label_N: np.ndarray, correct_N: np.ndarray) -> Iterator[str]:
-    if len(label_N) != result.dataset.n:
-        yield f"dataset.n: expected {len(label_N)} (rows of the predictions), found {result.dataset.n}; evaluate again"
     names = result.details.get("classes")
     if not result.per_class or not isinstance(names, list):
         return
@@ -119,6 +157,11 @@ def _compare_classes(result: Measured, label_N: np.ndarray, correct_N: np.ndarra
         )
     for name in result.per_class.keys() & computed.keys():
         yield from _compare_score(f"per_class.{name}", result.per_class[name], computed[name])
+
+
+def _samples(columns: Columns) -> int:
+    """Return the number of images of a retrieval dataset, which have several captions, or of rows of any other."""
+    return len(np.unique(columns["unit"])) if "captions" in columns else len(next(iter(columns.values())))
 
 
 def _ties(columns: Columns) -> int:

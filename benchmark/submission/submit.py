@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.errors import UserError
@@ -23,6 +23,33 @@ def submit(runs: Path, target: Path, check: bundle.Check, log: LogLine) -> int:
     if not (target / bundle.RECORDS).is_dir():
         raise UserError(f"no folder {target / bundle.RECORDS}; run in the checkout, or give its results by --results")
     bundles = collect_valid(runs, check, log)
+    with bundle.locked(target):
+        bundle.remove_leftovers(target)
+        files = _copy_new(bundles, runs, target, check, log)
+    new = sum(one.path in files for one in bundles)
+    ignored = len(bundle.unrelated_files(runs, bundles))
+    log(f"{target}: {new} new records, {len(bundles) - new} already present; {ignored} other files ignored")
+    return new
+
+
+def _copy_new(
+    bundles: Sequence[bundle.RecordBundle], runs: Path, target: Path, check: bundle.Check, log: LogLine
+) -> Mapping[str, str]:
+    """Copy the files of the bundles that `target` lacks.
+
+    Args:
+        bundles: the valid bundles of `runs`.
+        runs: folder of the run.
+        target: folder to copy to, whose lock must be held.
+        check: validation of a folder of records.
+        log: callback for problems.
+
+    Returns:
+        Path -> SHA-256 of each copied file.
+
+    Raises:
+        UserError: a problem was found, and nothing was copied.
+    """
     comparisons = [bundle.compare(one, runs, target, (str(runs), str(target))) for one in bundles]
     conflicts = [line for comparison in comparisons for line in comparison.conflicts]
     hint = "increase the experiment's version, or remove these files from the run"
@@ -34,10 +61,7 @@ def submit(runs: Path, target: Path, check: bundle.Check, log: LogLine) -> int:
         problems = list(_problems_after_copy(files, runs, target, check))
         _raise_if_any(problems, f"{runs} does not fit {target}; correct the problems above", log)
         bundle.copy(files, runs, target)
-    new = sum(one.path in files for one in bundles)
-    ignored = len(bundle.unrelated_files(runs, bundles))
-    log(f"{target}: {new} new records, {len(bundles) - new} already present; {ignored} other files ignored")
-    return new
+    return files
 
 
 def collect_valid(folder: Path, check: bundle.Check, log: LogLine) -> list[bundle.RecordBundle]:

@@ -4,6 +4,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +113,7 @@ def test_broken_records_and_predictions_are_rejected(old: Path) -> None:
     path = old / "records" / MODEL / "aro.synrep-strict.json"
     whole = path.read_text()
     path.write_text(whole[:100])
-    refused(old, r"aro.synrep-strict.json: cannot read the file")
+    refused(old, r"aro.synrep-strict.json: not valid JSON")
     path.write_text(whole.replace('"schema_version": 3', '"schema_version": 1'))
     refused(old, "expected schema 3 or 4, found 1")
     path.write_text(whole.replace('"low": 0.', '"low": 1.', 1))
@@ -132,7 +134,9 @@ def test_broken_records_and_predictions_are_rejected(old: Path) -> None:
     [
         (lambda whole: "[]", "expected a JSON object, found list"),
         (lambda whole: json.dumps({"schema_version": 3}), "field experiment"),
-        (lambda whole: "[" * 200_000, "cannot read the file"),
+        (lambda whole: "[" * 200_000, "nested too deeply"),
+        (lambda whole: whole.replace('"details": {', f'"details": {{"x": {"[" * 99}{"]" * 99},', 1), "too deeply"),
+        (lambda whole: whole.replace('"schema_version": 3,', ""), "expected schema 3 or 4, found none"),
         (lambda whole: whole.replace('"results"', '"result"'), "field results"),
         (lambda whole: json.dumps(json.loads(whole) | {"results": 3}), "field results"),
         (lambda whole: re.sub(r'("predictions": )\{[^}]*\}', r"\1 3", whole), "predictions: .*found 3"),
@@ -152,6 +156,45 @@ def test_invalid_record_raises_a_user_error_before_anything_is_copied(
     monkeypatch.setattr(migrate, "file_sha256", lambda path: pytest.fail(f"{path} was opened"))
     refused(old, said)
     assert not (old / "new").exists()
+
+
+@pytest.mark.parametrize("out", [".", "records", "records/smoke", "records/../records/new"])
+def test_records_are_not_migrated_into_their_own_folder(old: Path, out: str) -> None:
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"expected another folder than that of .*; choose a new folder"):
+        migrate.migrate(old / "records", old / out)
+    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
+
+
+def test_other_records_are_not_replaced(old: Path) -> None:
+    migrate.migrate(old / "records", old / "new")
+    path = sorted((old / "new").rglob("*.json"))[-1]
+    content = json.loads(path.read_text()) | {"created": "2020-01-01"}
+    store.write_with_checksum(path, content)
+    before = {path: path.read_bytes() for path in (old / "new").rglob("*") if path.is_file()}
+    refused(old, f"{path.name}: expected no record or the same one, found another; choose a new folder")
+    assert {path: path.read_bytes() for path in (old / "new").rglob("*") if path.is_file()} == before
+
+
+def test_a_killed_migration_leaves_nothing_after_the_next(old: Path, tmp_path: Path) -> None:
+    """Killed while it writes a record: its temporary file and its lock remain."""
+    script = """
+import os, pathlib, sys
+from benchmark.records import migrate
+sync = os.fsync
+def kill(descriptor):
+    if os.readlink(f"/proc/self/fd/{descriptor}").find(".json.") > 0:
+        os._exit(9)
+    sync(descriptor)
+os.fsync = kill
+migrate.migrate(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+"""
+    killed = subprocess.run([sys.executable, "-c", script, old / "records", tmp_path / "new"], check=False)
+    assert killed.returncode == 9
+    assert len(list((tmp_path / "new").rglob(".*.json.*.tmp"))) == 1
+    migrate.migrate(old / "records", tmp_path / "new")
+    assert list((tmp_path / "new").rglob(".*")) == []
+    assert list(find_problems(tmp_path / "new/records")) == []
 
 
 def test_schema_1_cannot_be_migrated(old: Path) -> None:

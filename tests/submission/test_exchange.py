@@ -22,7 +22,7 @@ from tests.cli.test_main import assert_one_line, synrep
 from tests.fixtures import runs
 from tests.fixtures.fake_hub import CUT, Hub
 from tests.release.test_encoder import hub
-from tests.submission.test_submit import OF_ONE, ONE, falsify_score, model, tree, write
+from tests.submission.test_submit import IDENTITY, OF_ONE, ONE, falsify_score, model, tree, write
 
 pytestmark = pytest.mark.slow
 
@@ -44,8 +44,8 @@ def quiet(_):
 @pytest.fixture
 def here(tmp_path):
     """A folder with the records of three models, one of them trained."""
-    write(tmp_path / "here", model("one")), write(tmp_path / "here", model("two"), right=10, weights="d")
-    write(tmp_path / "here", TRAINED, right=25, weights="e", seed=1)
+    write(tmp_path / "here", model("one")), write(tmp_path / "here", model("two"), right=200, weights="d")
+    write(tmp_path / "here", TRAINED, right=500, weights="e", seed=1)
     return tmp_path / "here"
 
 
@@ -137,9 +137,14 @@ def test_table_row_matches_its_record(hub, pushed, here):
     assert row == {
         **{"experiment": "test/clip", "version": 1, "method": "clip", "seed": 1, "path": path},
         **{"evaluation": "knn", "preset": "dino", "evaluation_version": 1, "protocol": record.evaluation.protocol},
-        **{"dataset": "digits", "dataset_repo": "scikit-learn/digits", "dataset_revision": "1.7", "split": "test"},
-        **{"score": "top1_k20_T0.07", "is_main": True, "value": 25 / 30, "low": pytest.approx(wilson(25, 30).low)},
-        **{"high": pytest.approx(wilson(25, 30).high), "n": 30, "chance": 0.1, "views": TRAINED.schedule.views},
+        **{
+            "dataset": "digits",
+            "dataset_repo": "scikit-learn/digits",
+            "dataset_revision": IDENTITY.revision,
+            "split": "test",
+        },
+        **{"score": "top1_k20_T0.07", "is_main": True, "value": 500 / 600, "low": pytest.approx(wilson(500, 600).low)},
+        **{"high": pytest.approx(wilson(500, 600).high), "n": 600, "chance": 0.1, "views": TRAINED.schedule.views},
         **{"training_repo": TRAINED.dataset, "training_revision": TRAINED.revision, "weights_sha256": "e" * 64},
         **{"layer": "cls", "predictions_sha256": part.predictions.sha256, "created": date.today()},
     } | {"created": record.created}
@@ -200,7 +205,7 @@ def test_push_sends_only_missing_files(hub, pushed, here):
 
 def test_push_conflict_of_a_record_sends_nothing(hub, pushed, said, tmp_path):
     mine = tmp_path / "mine"
-    write(mine, model("one"), right=30), write(mine, model("four"), weights="f")
+    write(mine, model("one"), right=600), write(mine, model("four"), weights="f")
     before = held(hub)
     conflict, last = said("push", REPO, "--results", mine, fails=True)
     assert conflict.startswith(f"{ONE}: results.digits.scores.mean_per_class_k20_T0.07.value is 1.0 in {mine}, 0.66")
@@ -341,7 +346,7 @@ def test_pull_does_not_download_present_records(hub, pushed, said, here, monkeyp
 
 def test_pull_conflict_keeps_the_local_record(hub, pushed, said, here, tmp_path):
     mine = tmp_path / "mine"
-    write(mine, model("one"), right=30), write(mine, model("four"), weights="f")
+    write(mine, model("one"), right=600), write(mine, model("four"), weights="f")
     before = tree(mine)
     _, conflict, count, last = said("pull", REPO, "--results", mine, fails=True)
     assert conflict.startswith(f"{ONE}: results.digits.scores.mean_per_class_k20_T0.07.value is 0.66")
@@ -370,7 +375,7 @@ def elsewhere(content):
     ("spoiled", "line"),
     [
         (
-            lambda files: {ONE: files[ONE].replace(b'"n": 30', b'"n": 31', 1)},
+            lambda files: {ONE: files[ONE].replace(b'"n": 600', b'"n": 601', 1)},
             f"record {ONE}: the checksum does not match",
         ),
         (lambda files: {ONE: b""}, f"record {ONE}: the file is empty"),

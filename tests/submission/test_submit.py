@@ -11,8 +11,9 @@ import pytest
 
 from benchmark import evaluations
 from benchmark.errors import SkipCode, UserError
+from benchmark.evaluations.datasets.splits import open_split
 from benchmark.experiments import smoke
-from benchmark.interfaces import DatasetIdentity, DatasetScores, Pretrained, Skipped
+from benchmark.interfaces import DatasetScores, Pretrained, Skipped
 from benchmark.records import create, environment, predictions, store
 from benchmark.records.schema import sha256_of
 from benchmark.submission import bundle, submit, validate
@@ -21,17 +22,17 @@ from tests.fixtures import runs
 
 __all__ = ["synrep"]
 
-N = 30
 KNN = evaluations.presets("knn")["dino"]
-IDENTITY = DatasetIdentity("scikit-learn/digits", "1.7", "test", N, "b" * 64)
+IDENTITY = open_split("digits", "test").identity
+N = IDENTITY.n
 
 
 def model(slug="tiny", **encoder):
     return Pretrained(f"timm:{slug}", slug, {"architecture": "tiny", **encoder})
 
 
-def write(out, origin=None, right=20, seed=0, evaluation=KNN, weights="a", path=None):
-    """Write a record with `right` of 30 correct predictions below `out`; return its path."""
+def write(out, origin=None, right=400, seed=0, evaluation=KNN, weights="a", path=None):
+    """Write a record with `right` of 600 correct predictions below `out`; return its path."""
     origin = origin or model()
     label_N = np.arange(N) % 10
     columns = {"row": np.arange(N), "label": label_N, "prediction_k20": (label_N + (np.arange(N) >= right)) % 10}
@@ -39,7 +40,8 @@ def write(out, origin=None, right=20, seed=0, evaluation=KNN, weights="a", path=
     name = f"{create.record_key(origin, seed)}/knn.{evaluation.preset}"
     file = predictions.write(out / "predictions" / (path or name) / "digits.parquet", columns)
     record = create.from_scores(
-        {"digits": DatasetScores(IDENTITY, scores, chance=0.1), "cars": Skipped("gone", SkipCode.FAILED)},
+        dict.fromkeys(evaluation.datasets, Skipped("gone", SkipCode.FAILED))
+        | {"digits": DatasetScores(IDENTITY, scores, chance=0.1)},
         origin=origin,
         seed=seed,
         name="knn",
@@ -97,8 +99,8 @@ class Sides:
 def sides(tmp_path):
     """A run with two records, and a checkout with another one."""
     runs, checkout = tmp_path / "out", tmp_path / "results"
-    write(runs, model("one")), write(runs, model("two"), right=10, weights="d")
-    write(checkout, model("three"), right=15, weights="e")
+    write(runs, model("one")), write(runs, model("two"), right=200, weights="d")
+    write(checkout, model("three"), right=300, weights="e")
     (checkout / "README.md").write_text("# Results")
     return Sides(runs, checkout)
 
@@ -163,7 +165,7 @@ def test_records_are_copied_after_their_predictions(sides, monkeypatch):
 
 
 def test_different_record_at_the_same_path_is_a_conflict(sides):
-    write(sides.results, model("one"), right=12)
+    write(sides.results, model("one"), right=240)
     lines = sides.assert_rejected(f"{ONE}: results.digits.scores.", ".value is 0.66666666666666")
     assert f" in {sides.runs}, 0.4 in {sides.results} (and " in lines[0] and "; created 20" in lines[0]
     assert len(lines) == 2 and lines[1].startswith("found 1 problem, nothing was copied: ")
@@ -177,7 +179,7 @@ def test_different_predictions_at_the_same_path_are_a_conflict(sides):
 
 def test_one_invalid_record_rejects_all(sides):
     path = sides.runs / ONE
-    path.write_text(path.read_text().replace('"n": 30', '"n": 31', 1))
+    path.write_text(path.read_text().replace('"n": 600', '"n": 601', 1))
     sides.assert_rejected("the checksum does not match")
 
 

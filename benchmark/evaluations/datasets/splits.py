@@ -173,9 +173,13 @@ def _open_source(row: Dataset, split: str) -> tuple[SplitSource, Origin]:
     else:  # the Hub may have converted tars to Parquet, with the same columns
         source = ParquetSplit(folder / ("data" if row.kind == TARS else row.folder), part, row)
     _check_row_count(source, row, rows.get(part))
-    recorded = part if row.folder in ("", "data") else f"{row.folder}/{part}"
     sums = content.checksums(folder, source.files)
-    return source, Origin(revision, recorded, sha256_json(sums), content.provenance(folder, row, sums))
+    return source, Origin(revision, recorded_split(row, part), sha256_json(sums), content.provenance(folder, row, sums))
+
+
+def recorded_split(row: Dataset, part: str) -> str:
+    """Return the name in records of a split, which is `part` in the files."""
+    return part if row.folder in ("", "data") else f"{row.folder}/{part}"
 
 
 def _check_row_count(source: SplitSource, row: Dataset, expected: int | None) -> None:
