@@ -22,6 +22,8 @@ class SkipCode(StrEnum):
     """The evaluation encodes further images, but the model is a folder of stored features."""
     NOT_APPLICABLE = "not-applicable"
     """The dataset lacks what the protocol needs, such as enough images per class."""
+    NOT_REQUESTED = "not-requested"
+    """The command named other datasets only."""
     FAILED = "failed"
     """An error occurred; the same command tries again."""
 

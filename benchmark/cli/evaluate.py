@@ -70,6 +70,7 @@ def _evaluate_model(
     from benchmark.cli.display import Display
     from benchmark.interfaces import Experiment
     from benchmark.models import load
+    from benchmark.runner import left_out
     from benchmark.runner.evaluate import EvaluationFailures, EvaluationRun, run_evaluations
     from benchmark.training import diagnostics
 
@@ -91,6 +92,8 @@ def _evaluate_model(
             run_evaluations(run, chosen, display.update)
     except EvaluationFailures as error:
         failures.append(str(error))
+    for name, evaluation in chosen:
+        left_out.add_reasons(run.out / "records", run.key, name, evaluation.preset)
     return run
 
 

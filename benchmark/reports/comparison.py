@@ -204,9 +204,12 @@ def _unmeasured(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
     names = dataset_names(runs)
     measured = [run for run in runs if any(run.measured(name) for name in names)]
     reasons = {name: "; ".join(dict.fromkeys(run.missing_reason(name) for run in measured)) for name in datasets}
-    absent = [name for name in reasons if any(SkipCode.MISSING_DATASET in run.skip_codes(name) for run in measured)]
-    others = [f"Not measured: {name}: {reason}." for name, reason in reasons.items() if name not in absent]
-    return [f"Not measured, not on the machine: {', '.join(absent)}.", *others] if absent else others
+    lines, shared = [], {SkipCode.MISSING_DATASET: "not on the machine", SkipCode.NOT_REQUESTED: "not requested"}
+    for code, words in shared.items():
+        if found := [name for name in reasons if any(code in run.skip_codes(name) for run in measured)]:
+            lines.append(f"Not measured, {words}: {', '.join(found)}.")
+            reasons = {name: reason for name, reason in reasons.items() if name not in found}
+    return [*lines, *(f"Not measured: {name}: {reason}." for name, reason in reasons.items())]
 
 
 def scores_of(run: Run, column: Column) -> list[ScorePart]:

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmark.errors import SkipCode
 from benchmark.evaluations import few_shot
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.records import store
-from benchmark.records.schema import Measured, Record
+from benchmark.records.schema import Measured, NotMeasured, Record
 from tests.cli.test_main import Synrep, assert_one_line, synrep
 from tests.fixtures import evaluation_sets
 from tests.fixtures.doubles import png, write_manifest, write_split
@@ -67,6 +68,8 @@ def test_scores_are_printed_recorded_and_not_measured_twice(machine: Path, synre
     assert synrep(*words)[1].splitlines()[-2:] == shown.splitlines()[-2:]
     assert [path.stat().st_mtime_ns for path in paths] == before
     assert synrep("validate", machine / "out" / "records")[0] == 0
+    left_out = store.read(paths[1]).results["cifar10"]
+    assert isinstance(left_out, NotMeasured) and left_out.code == SkipCode.NOT_REQUESTED
     assert synrep("tables", "--records", machine / "out" / "records", "--out", machine / "tables")[0] == 0
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from benchmark import evaluations
 from benchmark.evaluations.scoring.intervals import by_group
-from benchmark.files import file_sha256, sha256_json
+from benchmark.files import file_sha256, lock, sha256_json
 from benchmark.records import predictions, store
 from benchmark.records.schema import sha256_of
+from benchmark.submission import rescore
 from benchmark.submission.validate import find_problems
 from tests.cli.test_main import Synrep, assert_one_line, synrep
 
@@ -26,6 +27,7 @@ __all__ = ["synrep"]
 
 ROOT = Path(__file__).parents[2] / "results"
 MODELS = ("smoke/stablerep_plus/2/0", "smoke/stablerep_plus/2/1", "smoke/clip/2/0")
+MODEL = "smoke/stablerep_plus/2"
 PROBE = "smoke/stablerep_plus/2/0/linear_probe.synclr"
 CAPTIONS = "smoke/stablerep_plus/2/0/aro.synrep-strict"
 
@@ -100,7 +102,7 @@ def score(content: dict[str, Any], value: float, dataset: str = "digits", name: 
         (
             lambda c: c["results"]["digits"]["dataset"].update(n=601),
             PROBE,
-            ["digits.dataset.n: expected 600 (rows of the predictions), found 601"],
+            ["digits.dataset.n: expected 600 (from predictions), found 601"],
         ),
     ],
 )
@@ -393,16 +395,205 @@ def test_files_of_a_run_must_match_its_records(folder: Path) -> None:
         ({"weights_sha256": "0" * 64}, "expected features of the weights in"),
         (None, "expected a key whose hash is the name of its folder"),
     ):
-        features = folder / "features" / MODELS[0] / (sha256_json(key) if key else "0" * 64)
+        features = folder / "features" / MODEL / (sha256_json(key) if key else "0" * 64)
         features.mkdir(parents=True)
         (features / "key.json").write_text(json.dumps(key or {"weights_sha256": record.model.weights_sha256}))
         assert_one_problem(folder, message)
         shutil.rmtree(features)
     whole = {"weights_sha256": record.model.weights_sha256}
-    features = folder / "features" / MODELS[0] / sha256_json(whole)
+    features = folder / "features" / MODEL / sha256_json(whole)
     features.mkdir(parents=True)
     (features / "key.json").write_text(json.dumps(whole))
     assert found(folder) == []
+
+
+def test_features_of_a_seed_without_records_are_not_named(folder: Path) -> None:
+    """All seeds share a folder of features: those of a seed that is trained, but not evaluated yet, are in it."""
+    key = {"weights_sha256": "9" * 64}
+    features = folder / "features" / MODEL / sha256_json(key)
+    features.mkdir(parents=True)
+    (features / "key.json").write_text(json.dumps(key))
+    assert_one_problem(folder, f"{features / 'key.json'}: expected features of the weights in", "remove the folder")
+    (folder / "train" / MODEL / "2").mkdir(parents=True)
+    (folder / "train" / MODEL / "2" / "model.json").write_text(json.dumps(key))
+    assert found(folder) == []
+
+
+def test_damaged_files_of_a_run_are_named(folder: Path) -> None:
+    card = folder / "train" / MODELS[0] / "model.json"
+    card.parent.mkdir(parents=True)
+    for content in ("{", "[]", "[" * 100_000):
+        card.write_text(content)
+        assert_one_problem(folder, f"{card}: expected a JSON object; train the run again")
+
+
+def test_a_folder_of_runs_without_records_is_not_taken_for_records(tmp_path: Path, synrep: Synrep) -> None:
+    (tmp_path / "features" / "x").mkdir(parents=True)
+    (tmp_path / "features" / "x" / "key.json").write_text("{}")
+    assert_one_line(synrep("validate", tmp_path), f"no folder {tmp_path}/records beside features; evaluate the run")
+
+
+# Copies
+
+
+def copied(folder: Path, old: str, new: str, change: Change) -> None:
+    """Copy all records and predictions of a model, and change each record."""
+    shutil.copytree(folder / "predictions" / old, folder / "predictions" / new)
+    for path in sorted((folder / "records" / old).glob("*.json")):
+        content = json.loads(path.read_text())
+        change(content)
+        content["experiment"]["fingerprint"] = sha256_of(content["experiment"]["declaration"])
+        store.write_with_checksum(folder / "records" / new / path.name, content)
+
+
+def renamed(content: dict[str, Any], name: str, **declared: Any) -> None:
+    for part in (content["experiment"], content["experiment"]["declaration"]):
+        part["name"] = name
+    content["experiment"]["declaration"] |= declared
+
+
+def assert_all_named(folder: Path, new: str, *words: str) -> None:
+    """Assert that each record with scores in a folder is named by a line with these words."""
+    lines = found(folder)
+    scored = [path for path in (folder / "records" / new).glob("*.json") if '"main"' in path.read_text()]
+    assert len(scored) > 3
+    for path in scored:
+        assert any(line.startswith(f"{path}: ") and all(word in line for word in words) for line in lines), path
+
+
+def test_a_seed_that_is_a_copy_of_another_is_named(folder: Path) -> None:
+    copied(folder, f"{MODEL}/0", f"{MODEL}/7", lambda c: c.update(seed=7))
+    assert_all_named(folder, f"{MODEL}/7", "experiment: expected declaration ", "seed 0 as in", "seed 7: one set of")
+
+
+def test_a_seed_whose_weights_were_changed_too_is_named(folder: Path) -> None:
+    def forged(content: dict[str, Any]) -> None:
+        content["seed"] = 7
+        content["model"]["weights_sha256"] = "9" * 64
+
+    copied(folder, f"{MODEL}/0", f"{MODEL}/7", forged)
+    assert_all_named(folder, f"{MODEL}/7", "predictions: expected weights ", "found weights 999999999999: equal pre")
+
+
+def test_a_model_under_a_new_name_is_named(folder: Path) -> None:
+    copied(folder, "smoke/clip/2/0", "mine/best/2/0", lambda c: renamed(c, "mine/best", method="best"))
+    for path in (folder / "records" / "mine").rglob("*.json"):
+        content = json.loads(path.read_text())
+        content["experiment"]["method"] = "best"
+        store.write_with_checksum(path, content)
+    assert_all_named(folder, "smoke/clip/2/0", "one set of weights for two runs; remove the copy")
+
+
+def test_equal_trainings_under_two_names_are_no_copies(folder: Path) -> None:
+    """Two comparisons may contain one run: equal data, method, schedule, encoder and seed give equal weights."""
+    copied(folder, "smoke/clip/2/0", "mine/clip/2/0", lambda c: renamed(c, "mine/clip"))
+    assert found(folder) == []
+
+
+@pytest.mark.parametrize(("right", "wrong"), [(19, 0), (0, 19)])
+def test_answers_that_two_models_may_share_are_no_copies(right: int, wrong: int) -> None:
+    """Nearly all right, or nearly all the same, as those of a collapsed model."""
+    label = np.arange(600) % 10
+    best, same = (label + (np.arange(600) < wrong)) % 10, np.where(np.arange(600) < right, label, 3)
+    for prediction in (best, same, label, np.zeros(600, int)):
+        assert not rescore._is_distinct({"row": np.arange(600), "label": label, "prediction": prediction})
+    own = np.where(np.arange(600) < 300, label, 3)
+    assert rescore._is_distinct({"row": np.arange(600), "label": label, "prediction": own})
+    assert rescore._is_distinct({"row": np.arange(600), "margin": np.linspace(-1, 1, 600)})
+    assert not rescore._is_distinct({"episode": np.arange(600), "accuracy": np.ones(600), "ties": np.zeros(600, int)})
+
+
+def test_a_dataset_that_was_left_out_is_named(folder: Path) -> None:
+    def without(content: dict[str, Any]) -> None:
+        del content["results"]["cifar10"], content["results"]["cars"]
+
+    forge(folder, without)
+    lines = found(folder)
+    assert any(
+        "results: expected every dataset of linear_probe synclr, measured or with a reason, found no cifar10, cars;"
+        in line
+        for line in lines
+    ), lines
+
+
+@pytest.mark.parametrize("name", ["smoke/CLIP", "Smoke/clip"])
+def test_names_that_differ_by_case_are_named(folder: Path, name: str) -> None:
+    copied(folder, "smoke/clip/2/0", f"{name}/2/0", lambda c: renamed(c, name))
+    assert any("experiment.name: expected " in line and "differ by case only" in line for line in found(folder))
+
+
+# The identity of datasets
+
+
+RETRIEVAL = "smoke/stablerep_plus/2/0/retrieval.karpathy"
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "field", "value", "words"),
+    [
+        (CAPTIONS, "scenes-order", "n", 999, "dataset.n: expected 1000 (from predictions), found 999"),
+        (RETRIEVAL, "scenes-order", "n", 5000, "dataset.n: expected 1000 (from predictions), found 5000"),
+        (CAPTIONS, "scenes-order", "split", "train", "dataset: split is train, the catalog has test"),
+        (PROBE, "digits", "split", "train", "dataset: split is train, the catalog has test"),
+        (PROBE, "digits", "revision", "0" * 40, "dataset: revision is 0000"),
+        (PROBE, "digits", "n", 599, "dataset: n is 599, the catalog has 600"),
+        (PROBE, "cifar10", "repo", "me/cifar10", "dataset: repo is me/cifar10"),
+        (FEW_SHOT, "cifar10", "n", 10_000, "dataset: n is 10000, the catalog has 60000"),
+        (FEW_SHOT, "cifar10", "split", "test+train", "dataset: split is test+train"),
+    ],
+)
+def test_identity_of_a_dataset_is_that_of_the_catalog(
+    folder: Path, name: str, dataset: str, field: str, value: Any, words: str
+) -> None:
+    path = forge(folder, lambda c: c["results"][dataset]["dataset"].update({field: value}), name)
+    lines = found(folder)
+    assert any(line.startswith(f"{path}: results.{dataset}") and words in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "column"),
+    [(PROBE, "digits", "row"), (PROBE, "digits", "label"), (CAPTIONS, "scenes-order", "unit"),
+     (FEW_SHOT, "digits", "episode")],
+)  # fmt: skip
+def test_samples_must_be_equal_for_all_models(folder: Path, name: str, dataset: str, column: str) -> None:
+    def swapped(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        values = columns[column].copy()
+        values[[0, -1]] = values[[-1, 0]] + (column == "label")
+        return {**columns, column: values}
+
+    columns_forged(folder, swapped, name, dataset)
+    assert any("the labels or samples differ between models" in line for line in found(folder))
+
+
+def test_ties_precision_and_tile_are_checked(folder: Path) -> None:
+    whole = (folder / "records" / f"{CAPTIONS}.json").read_bytes()
+    for change, words in (
+        (lambda c: c["results"]["scenes-order"]["details"].update(ties=7), "details.ties: expected "),
+        (lambda c: c["model"].update(precision="bfloat16"), "two ways to encode the images of one run"),
+        (lambda c: c["model"].update(tile=7), "two ways to encode the images of one run"),
+    ):
+        forge(folder, change, CAPTIONS)
+        assert any(words in line for line in found(folder)), words
+        (folder / "records" / f"{CAPTIONS}.json").write_bytes(whole)
+
+
+def test_pipes_are_named_and_not_opened(folder: Path) -> None:
+    os.mkfifo(folder / "predictions" / PROBE / "more.parquet")
+    assert_one_problem(folder, "more.parquet: expected a regular file, found a pipe or a device")
+
+
+def test_locks_of_running_and_killed_processes_are_no_problem(folder: Path) -> None:
+    with lock(folder / "records" / f"{PROBE}.json"):
+        assert found(folder) == []
+
+
+def test_a_full_memory_is_not_taken_for_a_wrong_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(rescore.predictions, "read", full)
+    with pytest.raises(MemoryError):
+        found(folder)
 
 
 def test_command_prints_and_counts_problems(folder: Path, synrep: Synrep) -> None:
