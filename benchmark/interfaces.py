@@ -171,7 +171,10 @@ class Method:
     """Optimizer settings. None disables training."""
 
     def build(self, vit: VisionTransformer) -> Model:
-        """Build the model around `vit` (without a classifier); weights are drawn from torch's global generator."""
+        """Build the model around `vit` (without a classifier).
+
+        Weights are drawn from PyTorch's global generator, by `torch.nn.init`; see `benchmark.nn.initialization`.
+        """
         raise NotImplementedError
 
     def tiny(self) -> Self:

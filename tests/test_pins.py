@@ -1,8 +1,8 @@
 """Pinned values: fingerprints, revisions, protocol hashes, seeds, and the weights of a short run.
 
 `tests/pins.json` contains them. A change to one of them needs a new version and an entry in CHANGELOG.md; then run
-`python -m tests.test_pins` to update the file. Hashes are compared exactly. Weights are compared by two numbers per
-method, up to rounding differences between processors.
+`python -m tests.test_pins` to update the file. Hashes, of initial weights too, are compared exactly and on other
+processors. Trained weights are compared by two numbers per method, up to rounding differences between processors.
 """
 
 import hashlib
@@ -23,13 +23,16 @@ from benchmark.evaluations import few_shot
 from benchmark.evaluations.datasets.splits import keyed_bits
 from benchmark.experiments._scales import SCALES
 from benchmark.interfaces import Skipped
+from benchmark.nn import initialization
 from benchmark.records import create
+from benchmark.training import contract
 from benchmark.training.batches import keyed_rng, step_seed
 from benchmark.training.dataset import CaptionImageDataset
 from datasets_scripts import cc3m, recipe
 from datasets_scripts.building.build import build
 from datasets_scripts.captions import prepare
 from tests.fixtures import small_datasets
+from tests.fixtures.processors import PROCESSORS, computed_on
 from tests.fixtures.runs import experiment, train_here
 
 pytestmark = pytest.mark.slow
@@ -102,6 +105,31 @@ def seeds() -> dict[str, Any]:
     }
 
 
+def initial_weights() -> dict[str, str]:
+    """Return the hash of the initial weights of every method, and of every way to draw numbers on many of them."""
+
+    def sha256(*tensors: torch.Tensor) -> str:
+        return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
+
+    found = {}
+    for name in plugins.names("baselines"):
+        state = contract.build(plugins.load("baselines", name, "method").METHOD.tiny()).state_dict()
+        found[name] = sha256(*(state[key] for key in sorted(state)))
+    with initialization.seeded(1):
+        found["normal_"] = sha256(torch.empty(1_000_003).normal_(1, 3))
+        found["uniform_"] = sha256(torch.empty(1_000_000).uniform_(-0.3, 0.7))
+        found["erfinv_"] = sha256(torch.empty(1_000_000).uniform_(-1, 1).erfinv_())
+    return found
+
+
+EXACT = (fingerprints, recipes, prepared, protocols, seeds, initial_weights)
+
+
+def exact() -> dict[str, Any]:
+    """Return all values that are equal on every machine."""
+    return {function.__name__: function() for function in EXACT}
+
+
 def weights(data: CaptionImageDataset, folder: Path) -> dict[str, list[float]]:
     """Return the mean absolute weight and a fixed random projection of the weights of each method after three steps."""
     found = {}
@@ -135,9 +163,17 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("nowhere")
-@pytest.mark.parametrize("pinned", [fingerprints, recipes, prepared, protocols, seeds])
+@pytest.mark.parametrize("pinned", EXACT)
 def test_pinned_values_are_unchanged(pinned: Callable[[], Any]) -> None:
     assert pinned() == pins()[pinned.__name__]
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_pinned_values_do_not_depend_on_the_processor(processor: str) -> None:
+    found, wanted = computed_on(processor, "tests.test_pins.exact", threads=2), pins()
+    for name, values in found.items():
+        assert values == wanted[name], name
 
 
 def test_a_short_run_of_every_method_gives_the_same_weights(small_data: CaptionImageDataset, tmp_path: Path) -> None:
@@ -154,8 +190,7 @@ def main() -> None:
     os.environ.pop("SYNREP_DATA", None)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        found = {each.__name__: each() for each in (fingerprints, recipes, prepared, protocols, seeds)}
-        found["weights"] = weights(open_small(Path("data")), Path(folder))
+        found = {**exact(), "weights": weights(open_small(Path("data")), Path(folder))}
     FILE.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 

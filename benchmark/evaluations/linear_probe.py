@@ -47,6 +47,7 @@ from benchmark.evaluations.scoring.classification import (
 from benchmark.evaluations.scoring.intervals import for_each_dataset
 from benchmark.evaluations.solvers import logistic
 from benchmark.evaluations.solvers.logistic import Solution
+from benchmark.evaluations.solvers.penalties import INVERSE_PENALTIES
 from benchmark.evaluations.solvers.sgd_heads import Heads
 from benchmark.interfaces import DatasetScores, FrozenModel, Geometry, Scores, Skipped
 
@@ -107,7 +108,7 @@ class LogisticProbe(LinearProbe):
     """Logistic regression with an L2 penalty that is selected on a validation split."""
 
     preset: str = "synclr"
-    inverse_penalties: tuple[float, ...] = tuple(float(c) for c in 1 / np.logspace(5, -6, 45))
+    inverse_penalties: tuple[float, ...] = INVERSE_PENALTIES
     """Values of scikit-learn's C, in the order tried."""
     refinements: int = 0
     """Number of rounds that try two more penalties around the best: first a decade away, then half the log step."""
@@ -356,7 +357,7 @@ EVALUATIONS = (
     LogisticProbe(),
     LogisticProbe(
         preset="ssl-transfer",
-        inverse_penalties=tuple(float(c) for c in 1 / np.logspace(-6, 5, 45)),
+        inverse_penalties=INVERSE_PENALTIES[::-1],
         standardise=False,
         library=True,
         tolerance=1e-4,

@@ -6,6 +6,7 @@ import torch
 
 from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING, Batch, ImageTextModel, Method, Model, ViTConfig
+from benchmark.nn import initialization
 from benchmark.nn.encoders import build_vit
 
 ENCODER = ViTConfig(image_size=16, patch=8, width=32, depth=1, heads=2)
@@ -30,8 +31,8 @@ def toy_batch(method: Method, seed: int = 0) -> Batch:
 
 def build(method: Method, seed: int = 0) -> Model:
     """Build the method's model around a very small ViT."""
-    torch.manual_seed(seed)
-    return method.build(build_vit(ENCODER))
+    with initialization.seeded(seed):
+        return method.build(build_vit(ENCODER))
 
 
 def _require(condition: bool, violation: str) -> None:

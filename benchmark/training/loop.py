@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from benchmark.errors import UserError
 from benchmark.interfaces import AdamW, Batch, Experiment, Model
-from benchmark.nn import distributed
+from benchmark.nn import distributed, initialization
 from benchmark.nn.encoders import build_vit
 from benchmark.training import checkpoint, diagnostics, loggers
 from benchmark.training.batches import BatchDataset, RawBatch, step_seed
@@ -41,9 +41,9 @@ HEALTH_EVERY = 50
 
 
 def build_model(experiment: Experiment, seed: int) -> Model:
-    """Build the untrained model; `seed` determines its weights."""
-    torch.manual_seed(seed)
-    return experiment.settings.build(build_vit(experiment.encoder))
+    """Build the untrained model; `seed` determines its weights, bit for bit on every machine."""
+    with initialization.seeded(seed):
+        return experiment.settings.build(build_vit(experiment.encoder))
 
 
 def learning_rate(optimizer: AdamW, batch_views: int, step: int, steps: int) -> float:
