@@ -1,4 +1,4 @@
-"""`released:FILE`, or the file alone: a released checkpoint of StableRep, StableRep+ or its CLIP baseline (`.pth`).
+"""`released:FILE`, or the file alone: a released checkpoint of StableRep, StableRep+ or its CLIP baseline.
 
 Layout, from the training script of google-research/syn-rep-learn at 45f451b (`StableRep/main_stablerep.py`,
 `models/StableRep.py`, `models/StableRepMM.py`): the top level contains `model`, `optimizer`, `epoch`, `scaler` and
@@ -13,7 +13,7 @@ Layout, from the training script of google-research/syn-rep-learn at 45f451b (`S
     image_projection, text_projection   a matrix each (`--vl-projection linear`), or a head each, like `image_mlp`
     logit_scale     unused: it does not change directions
 
-Names may start with `module.`. Loading is strict: missing names, unknown names and different shapes are errors. The
+Names may contain `module.` and `_orig_mod.`, of data parallelism and `torch.compile`. Loading is strict: missing names, unknown names and different shapes are errors. The
 file is unpickled with `weights_only`; the only additional class allowed is `argparse.Namespace`.
 
 Layers: `cls` (evaluated in the paper), `pooled`, and `embedding` if there is a text tower.
@@ -44,6 +44,7 @@ from benchmark.models.loading.loader import (
 )
 from benchmark.models.loading.timm_layers import token_layers
 from benchmark.nn.encoders import build_vit
+from benchmark.training.checkpoint import differences
 from benchmark.transforms.evaluation import EvaluationTransform
 
 CHANNELS_PER_HEAD = 64
@@ -51,6 +52,10 @@ TEXT_TOWER = ("token_embedding", "positional_embedding", "transformer", "ln_fina
 JOINT_MODEL = (*TEXT_TOWER, "image_projection", "text_projection", "logit_scale")
 HEADS = ("image_mlp", "visual.head")
 """Heads that evaluation does not use; the official linear probe skips `visual.head` too."""
+WRAPPERS = ("module", "_orig_mod")
+"""Parts of names that `DistributedDataParallel` and `torch.compile` add."""
+SUFFIXES = (".pth", ".pt", ".bin")
+"""Endings of checkpoint files, in either case."""
 RECORDED_ARGS = (
     "model", "add_language", "vl_projection", "csv_path", "n_img", "num_crop", "batch_size", "epochs", "warmup_epochs",
     "blr", "lr", "weight_decay", "ssl_temp", "weak_aug", "downsample", "downsample_prob", "seed",
@@ -130,7 +135,7 @@ def _projection(weights: Mapping[str, Tensor], name: str) -> nn.Parameter | nn.M
 def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     path = Path(name)
     checkpoint = _read_checkpoint(path)
-    weights = {key.removeprefix("module."): tensor for key, tensor in checkpoint["model"].items()}
+    weights = _without_wrappers(checkpoint["model"], path)
     network, encoder = _build_network(weights, path)
     unused = sorted({head for head in HEADS if _names_in(weights, head)} | (checkpoint.keys() - {"model", "args"}))
     description = {
@@ -150,6 +155,21 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     )  # fmt: skip
 
 
+def _without_wrappers(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the weights under the names that they have without wrapping modules.
+
+    Raises:
+        UserError: two weights have the same name.
+    """
+    named: dict[str, Tensor] = {}
+    for wrapped, tensor in weights.items():
+        name = ".".join(part for part in wrapped.split(".") if part not in WRAPPERS)
+        if name in named:
+            raise UserError(f"expected each weight of {path} once, found {name} also as {wrapped}; remove one of them")
+        named[name] = tensor
+    return named
+
+
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint without executing code from it.
 
@@ -157,7 +177,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is missing, truncated, of another layout, or needs code to be executed.
     """
     if not path.is_file():
-        raise UserError(f"no file {path}; give the path of a released checkpoint (.pth)")
+        raise UserError(f"no file {path}; give the path of a released checkpoint ({', '.join(SUFFIXES)})")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # problems are reported below, in one line
@@ -198,23 +218,9 @@ def _build_network(weights: Mapping[str, Tensor], path: Path) -> tuple[ReleasedN
             f"expected weights of a plain ViT with an optional text tower in {path} ({error}); download the file again"
         ) from None
     used = {_rename(name): tensor for name, tensor in weights.items() if not _is_in(name, HEADS)}
-    expected = network.state_dict()
-    problems = {
-        "missing": sorted(expected.keys() - used.keys()),
-        "unknown": sorted(used.keys() - expected.keys()),
-        "of wrong shape": [
-            f"{name} {tuple(used[name].shape)} instead of {tuple(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in used and used[name].shape != tensor.shape
-        ],
-    }
-    if any(problems.values()):
-        listed = "; ".join(
-            f"{len(names)} {problem}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-            for problem, names in problems.items()
-            if names
-        )
-        raise UserError(f"{path} does not fit a ViT of width {encoder.width}, {listed}; download the file again")
+    found, expected = ({name: str(tuple(t.shape)) for name, t in ts.items()} for ts in (used, network.state_dict()))
+    if problems := differences(found, expected):
+        raise UserError(f"{path} does not fit a ViT of width {encoder.width}, {problems}; download the file again")
     network.load_state_dict(used)
     return network, encoder
 
@@ -268,4 +274,4 @@ def _recorded_args(args: Any) -> dict[str, Any]:
     return kept
 
 
-MODEL = ModelLoader("released:FILE.pth", _open, lambda path: path.is_file() and path.suffix == ".pth")
+MODEL = ModelLoader("released:FILE.pth", _open, lambda path: path.is_file() and path.suffix.lower() in SUFFIXES)

@@ -23,13 +23,8 @@ EXPERIMENTS = "benchmark.experiments"
 def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     folder = Path(name)
     card = checkpoint.read_card(folder)
-    experiment = _find_experiment(folder, str(card["fingerprint"]), card.get("experiment"))
-    seed = card.get("seed")
-    if not isinstance(seed, int):
-        raise UserError(
-            f"expected an integer seed in {folder / 'model.json'}, found {seed!r}; remove {folder} and train again"
-        )
-    trained, sha256 = loop.load_trained(experiment, seed, folder, torch.device("cpu"))
+    experiment = _find_experiment(folder, card["fingerprint"], card["experiment"])
+    trained, sha256 = loop.load_trained(experiment, card["seed"], folder, torch.device("cpu"))
     model = freeze(
         trained,
         store_name=f"{experiment.name}/{experiment.version}",
@@ -37,16 +32,16 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
         sha256=sha256,
         layer=layer,
     )
-    return LoadedModel(model, experiment, seed, non_default_layer(model), card)
+    return LoadedModel(model, experiment, card["seed"], non_default_layer(model), card)
 
 
-def _find_experiment(folder: Path, fingerprint: str, name: object) -> Experiment:
+def _find_experiment(folder: Path, fingerprint: str, name: str) -> Experiment:
     """Return the declared experiment with this fingerprint.
 
     Raises:
         UserError: no declared experiment has it.
     """
-    declared = _candidates(str(name))
+    declared = _candidates(name)
     for experiment in declared:
         if create.fingerprint(experiment) == fingerprint:
             return experiment

@@ -266,5 +266,5 @@ def _read_json(path: Path) -> object:
     """Return the content of a JSON file, or None if it is not JSON."""
     try:
         return json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

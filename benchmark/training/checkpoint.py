@@ -6,16 +6,20 @@
     model.json                   the run's card (metadata); written last, so it exists only for finished runs
 
 To roll back to before a loss divergence, delete the newer states: a run resumes from the newest one present.
+
+A state and a card name the run that they belong to. This, the step, and the name, type and shape of every tensor are
+compared before anything is loaded.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Json, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -27,17 +31,65 @@ MAX_TO_KEEP = 3
 """Maximum number of earlier states."""
 MIN_STEP_FRACTION = 0.1
 """Minimum distance between two earlier states, as a fraction of the schedule."""
-REQUIRED = {"content_sha256", "fingerprint", "seconds", "weights_sha256"}
-"""Fields that a card must have."""
+MAX_NAMED = 5
+"""Maximum number of tensors that an error names."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run that a state or a card belongs to."""
+
+    experiment: str
+    fingerprint: str
+    """Hash of the experiment's declaration."""
+    seed: int
+    content_sha256: str
+    """Hash of the dataset's content."""
+
+
+class Spikes(BaseModel):
+    """State of `benchmark.training.diagnostics.SpikeDetector`."""
+
+    losses: list[FiniteFloat]
+    count: int = Field(ge=0)
+    height: FiniteFloat
+    worst: int = Field(ge=0)
+
+
+class State(BaseModel):
+    """Facts in the header of a state file. States of earlier versions lack some of them and are refused."""
+
+    experiment: str
+    fingerprint: str
+    seed: int
+    content_sha256: str
+    step: int = Field(ge=0)
+    seconds: FiniteFloat = Field(ge=0)
+    """Training time up to this step."""
+    spikes: Json[Spikes]
+    moments: Json[list[int]]
+    """Indices of the parameters that have optimizer moments."""
+
+
+class Card(BaseModel):
+    """Content of `model.json`; diagnostics of the training may be absent."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    experiment: str
+    fingerprint: str
+    seed: int
+    content_sha256: str
+    weights_sha256: str
+    seconds: FiniteFloat = Field(ge=0)
+    views: int = Field(default=0, ge=0)
+    health: dict[str, FiniteFloat] = {}
+    spikes: int = Field(default=0, ge=0)
+    worst_spike: int = Field(default=0, ge=0)
 
 
 def save(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    steps: int,
-    metadata: Mapping[str, str],
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, steps: int, metadata: Mapping[str, str]
 ) -> None:
     """Write the latest state, and copy it to the earlier states every `MIN_STEP_FRACTION` of the schedule.
 
@@ -47,12 +99,13 @@ def save(
         optimizer: its optimizer.
         step: number of steps done.
         steps: number of steps of the whole schedule.
-        metadata: further strings to store in the file's header.
+        metadata: the other facts of `State`.
     """
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, moments in optimizer.state_dict()["state"].items():
+    states = optimizer.state_dict()["state"]
+    for index, moments in states.items():
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
-    _write(folder / LATEST, tensors, {"step": str(step), **metadata})
+    _write(folder / LATEST, tensors, {"step": str(step), "moments": str(sorted(states)), **metadata})
     earlier = _earlier_states(folder)
     if step - (int(earlier[-1].stem) if earlier else 0) < MIN_STEP_FRACTION * steps:
         return
@@ -63,39 +116,51 @@ def save(
 
 
 def load(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str, device: torch.device
-) -> dict[str, str]:
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Run, steps: int, device: torch.device
+) -> State | None:
     """Load the newest state into model and optimizer.
 
     Args:
         folder: folder of the run.
         model: model to load into.
         optimizer: optimizer to load into.
-        fingerprint: fingerprint that the state must have.
+        run: the run that the state must belong to.
+        steps: number of steps of the whole schedule.
         device: device to load tensors to.
 
     Returns:
-        The metadata given to `save`, and `step`; empty if there is no state.
+        The facts of the state, or None if there is no state.
 
     Raises:
-        UserError: the state is damaged or of another configuration.
+        UserError: the state is damaged or of another run; model and optimizer are unchanged.
     """
     path = next((path for path in (folder / LATEST, *reversed(_earlier_states(folder))) if path.exists()), None)
     if path is None:
-        return {}
+        return None
     metadata, tensors = read(path, device)
-    check_fingerprint(path, metadata.get("fingerprint", "none"), fingerprint)
-    model.load_state_dict(_with_prefix("model", tensors))
+    check_run(path, metadata, run)
+    try:
+        state = State.model_validate(metadata)
+    except ValidationError as error:
+        raise UserError(f"{path} is not a readable checkpoint ({_first(error)}); {_hint(path)}") from None
+    if state.step > steps:
+        raise UserError(f"{path} is at step {state.step}, expected at most {steps}; {_hint(path)}")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
+    expected = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for index in set(range(len(parameters))) & set(state.moments):
+        expected |= {f"optimizer/{index}/{name}": parameters[index] for name in ("exp_avg", "exp_avg_sq")}
+        expected[f"optimizer/{index}/step"] = torch.empty(())
+    require_same_tensors(path, tensors, expected)
+    model.load_state_dict(_with_prefix("model", tensors))
+    moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _with_prefix("optimizer", tensors).items():
         index, moment = int(name.split("/")[0]), name.split("/")[1]
         like = (
             parameters[index] if tensor.ndim else tensor
         )  # a fused optimizer needs the memory layout of the parameter
-        state.setdefault(index, {})[moment] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    return metadata
+        moments.setdefault(index, {})[moment] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    return state
 
 
 def remove_partial_files(folder: Path) -> None:
@@ -112,15 +177,15 @@ def finish(folder: Path, model: nn.Module, card: Mapping[str, Any]) -> None:
     shutil.rmtree(folder / HISTORY_DIR, ignore_errors=True)
 
 
-def is_finished(folder: Path, fingerprint: str) -> bool:
+def is_finished(folder: Path, run: Run) -> bool:
     """Return whether the run in `folder` is finished.
 
     Raises:
-        UserError: the run is of another configuration.
+        UserError: the card is malformed or of another run.
     """
     if not (folder / CARD).exists():
         return False
-    check_fingerprint(folder / CARD, read_card(folder)["fingerprint"], fingerprint)
+    check_run(folder / CARD, read_card(folder), run)
     return True
 
 
@@ -132,13 +197,10 @@ def read_card(folder: Path) -> dict[str, Any]:
     """
     path = folder / CARD
     try:
-        card = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a valid model.json ({error}); remove it and run again") from None
-    if not isinstance(card, dict) or (missing := REQUIRED - card.keys()):
-        reason = f"missing {', '.join(sorted(missing))}" if isinstance(card, dict) else "not a JSON object"
-        raise UserError(f"{path} is not a valid model.json ({reason}); remove it and run again")
-    return card
+        return Card.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
+    except (OSError, ValidationError) as error:
+        reason = _first(error) if isinstance(error, ValidationError) else error
+        raise UserError(f"{path} is not a valid model.json ({reason}); remove it and run again") from None
 
 
 def read_weights(folder: Path, device: torch.device) -> tuple[dict[str, Tensor], str]:
@@ -157,17 +219,58 @@ def read_weights(folder: Path, device: torch.device) -> tuple[dict[str, Tensor],
     return tensors, found
 
 
-def check_fingerprint(path: Path, found: str, expected: str) -> None:
-    """Raise if a file is of another configuration.
+def check_run(path: Path, found: Mapping[str, Any], run: Run) -> None:
+    """Raise if a file is of another run, or does not name its run, as states of earlier versions.
 
     Raises:
-        UserError: the fingerprints differ; the message has both.
+        UserError: the message has both values of the first fact that differs.
     """
-    if found != expected:
+    fingerprint = str(found.get("fingerprint", "none"))
+    if fingerprint != run.fingerprint:
         raise UserError(
-            f"{path} is of another configuration: fingerprint {found[:12]}, expected {expected[:12]}; "
+            f"{path} is of another configuration: fingerprint {fingerprint[:12]}, expected {run.fingerprint[:12]}; "
             "choose another --out or raise the experiment's version"
         )
+    for name, expected in asdict(run).items():
+        if name not in found:
+            raise UserError(
+                f"{path} does not contain the {name} of its run, like those of earlier versions, expected {expected}; "
+                f"finish the run with the version that began it, or {_hint(path)}"
+            )
+        if str(found[name]) != str(expected):
+            raise UserError(
+                f"{path} is of another run: {name} {found[name]!s:.60}, expected {expected}; move it to the folder of "
+                f"its run, or {_hint(path)}"
+            )
+
+
+def require_same_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise unless both mappings have tensors of the same names, types and shapes.
+
+    Raises:
+        UserError: the message names the first differences.
+    """
+    if problems := differences(_shapes(found), _shapes(expected)):
+        raise UserError(f"{path} does not fit the model, {problems}; {_hint(path)}")
+
+
+def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    """Return in words which names are missing, unknown, or have another shape; empty if none."""
+    common = found.keys() & expected.keys()
+    problems = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unknown": sorted(found.keys() - expected.keys()),
+        "of wrong shape": [
+            f"{name} {found[name]} instead of {expected[name]}"
+            for name in sorted(common)
+            if found[name] != expected[name]
+        ],
+    }
+    return "; ".join(
+        f"{len(names)} {problem}: {', '.join(names[:MAX_NAMED])}{', ...' if len(names) > MAX_NAMED else ''}"
+        for problem, names in problems.items()
+        if names
+    )
 
 
 def read(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -180,9 +283,7 @@ def read(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, Te
         with safe_open(path, "pt", device=str(device)) as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        earlier = f"{path} to resume from an earlier state, or " if _earlier_states(path.parent) else ""
-        hint = f"remove {earlier}{path.parent} to start again"
-        raise UserError(f"{path} is not a readable checkpoint ({error}); {hint}") from None
+        raise UserError(f"{path} is not a readable checkpoint ({error}); {_hint(path)}") from None
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -192,7 +293,23 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] |
 
 def _earlier_states(folder: Path) -> list[Path]:
     """Return the earlier states, oldest first."""
-    return sorted((folder / HISTORY_DIR).glob("[0-9]*.safetensors"))
+    return sorted(path for path in (folder / HISTORY_DIR).glob("*.safetensors") if path.stem.isdecimal())
+
+
+def _hint(path: Path) -> str:
+    """Return how to go on without the file."""
+    earlier = f"{path} to resume from an earlier state, or " if _earlier_states(path.parent) else ""
+    return f"remove {earlier}{path.parent} to start again"
+
+
+def _first(error: ValidationError) -> str:
+    """Return the first problem of a validation, with the name of the field."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".removeprefix(": ")
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "") for name, tensor in tensors.items()}
 
 
 def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

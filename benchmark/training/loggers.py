@@ -84,11 +84,11 @@ class MetricsLogger:
 
 def _lines_until(path: Path, step: int) -> list[str]:
     """Return the lines of metrics.jsonl up to `step`, without a last line that was cut off by a kill."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     try:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it, or its folder to start again") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error!s:.200}); remove it, or its folder to start again") from None
 
 
 def _open_tensorboard(folder: Path, step: int) -> Any:

@@ -11,7 +11,9 @@ import math
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -92,14 +94,14 @@ def train(
         UserError: the folder is of another configuration, the loss is not finite, or memory is exhausted.
         KeyboardInterrupt: `stop()` returned True, or `on_step` raised it; the state is saved first.
     """
-    if distributed.any_rank(checkpoint.is_finished(folder, fingerprint)):
+    identity = checkpoint.Run(experiment.name, fingerprint, seed, data.manifest.content_sha256)
+    if distributed.any_rank(checkpoint.is_finished(folder, identity)):
         return
     model = build_model(experiment, seed).to(execution.device)
-    card = {"experiment": experiment.name, "seed": seed, "fingerprint": fingerprint, "seconds": 0.0, "views": 0}
-    card["content_sha256"] = data.manifest.content_sha256
+    card: dict[str, Any] = {**asdict(identity), "seconds": 0.0, "views": 0}
     if experiment.settings.optimizer is not None:
         with _reporting_dead_workers():
-            run = Trainer(experiment, seed, model, data, folder, fingerprint, execution)
+            run = Trainer(experiment, identity, model, data, folder, execution)
             _run_steps(run, on_step, stop, save_seconds)
         views = experiment.schedule.steps * experiment.schedule.batch_views
         card |= {"seconds": run.seconds, "views": views, "health": run.final_feature_health(), **run.spikes.card()}
@@ -204,43 +206,41 @@ class Trainer:
     def __init__(
         self,
         experiment: Experiment,
-        seed: int,
+        identity: checkpoint.Run,
         model: Model,
         data: CaptionImageDataset,
         folder: Path,
-        fingerprint: str,
         execution: ExecutionConfig,
     ) -> None:
         """Load the newest checkpoint of `folder`, if any.
 
         Args:
             experiment: what to train; its method must have an optimizer.
-            seed: seed of weights, batches and augmentations.
+            identity: the run; its seed is that of weights, batches and augmentations.
             model: the untrained model, on the device.
             data: the experiment's dataset.
             folder: folder of the run.
-            fingerprint: hash of the experiment's declaration.
             execution: device and execution settings.
 
         Raises:
-            UserError: the folder is of another configuration, or the dataset does not suit the experiment.
+            UserError: the folder is of another run or damaged, or the dataset does not suit the experiment.
         """
         settings, schedule = experiment.settings, experiment.schedule
         assert settings.optimizer is not None
-        self.experiment, self.seed, self.folder, self.execution = experiment, seed, folder, execution
+        self.experiment, self.identity, self.folder, self.execution = experiment, identity, folder, execution
         self.model, self.settings = model, settings.optimizer
         self.optimizer = _optimizer(model, settings.optimizer)
         rank, world = distributed.rank(), distributed.world_size()
-        self.batches = BatchDataset(data, settings.sampling, schedule, experiment.encoder.image_size, seed, rank, world)
-        self.fingerprint = fingerprint
+        size, seed = experiment.encoder.image_size, identity.seed
+        self.batches = BatchDataset(data, settings.sampling, schedule, size, seed, rank, world)
         if rank == 0:
             checkpoint.remove_partial_files(folder)
         execution.prepare(model)
-        metadata = checkpoint.load(folder, model, self.optimizer, fingerprint, execution.device)
-        self.step = int(metadata.get("step", 0))
-        self.seconds = float(metadata.get("seconds", 0.0))
+        state = checkpoint.load(folder, model, self.optimizer, identity, schedule.steps, execution.device)
+        self.step = state.step if state else 0
+        self.seconds = state.seconds if state else 0.0
         """Training time in seconds, including that before a resume."""
-        spikes = json.loads(metadata.get("spikes", "{}"))
+        spikes = state.spikes.model_dump() if state else None
         self.spikes = diagnostics.SpikeDetector(f"{experiment.name} seed {seed}", spikes)
         self.logger = loggers.MetricsLogger(folder, self.step)
         distributed.require_equal_across_ranks(
@@ -263,7 +263,7 @@ class Trainer:
             NonFiniteLoss: the loss or the gradient norm is not finite; the weights are unchanged.
         """
         steps, batch_views = len(self.batches), self.experiment.schedule.batch_views
-        torch.manual_seed(step_seed(self.seed, self.step))
+        torch.manual_seed(step_seed(self.identity.seed, self.step))
         lr = learning_rate(self.settings, batch_views, self.step, steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -302,8 +302,8 @@ class Trainer:
     def save(self) -> None:
         """Save the state, replacing the latest one."""
         if distributed.rank() == 0:
-            metadata = {"fingerprint": self.fingerprint, "seconds": str(self.seconds)}
-            metadata["spikes"] = json.dumps(self.spikes.state())
+            metadata = {name: str(value) for name, value in asdict(self.identity).items()}
+            metadata |= {"seconds": str(self.seconds), "spikes": json.dumps(self.spikes.state())}
             checkpoint.save(self.folder, self.model, self.optimizer, self.step, len(self.batches), metadata)
 
 
@@ -311,9 +311,11 @@ def load_trained(experiment: Experiment, seed: int, folder: Path, device: torch.
     """Load the model of a finished run, in eval mode, and the SHA-256 of its weights file.
 
     Raises:
-        UserError: the weights are missing or damaged, or their hash differs from the card's.
+        UserError: the weights are missing or damaged, their hash differs from the card's, or they are those of
+            another model.
     """
     tensors, sha256 = checkpoint.read_weights(folder, device)
     model = build_model(experiment, seed).to(device)
+    checkpoint.require_same_tensors(folder / checkpoint.WEIGHTS, tensors, model.state_dict())
     model.load_state_dict(tensors)
     return model.eval(), sha256

@@ -128,7 +128,7 @@ def test_vit_b16_features_equal_timm(tmp_path, monkeypatch) -> None:
     tiny_models.close(loaded.model.features(images), model["visual"](prepared))
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 @torch.inference_mode()
 def test_first_layer_is_cls_after_the_final_norm(prefix, tmp_path) -> None:
     model = vision()
@@ -143,6 +143,30 @@ def test_first_layer_is_cls_after_the_final_norm(prefix, tmp_path) -> None:
     assert loaded.origin.source == "released:x.pth"
     assert loaded.origin.slug == f"released-x.pth-{loaded.model.metadata['weights_sha256'][:8]}"
     assert loaded.origin.encoder["unused"] == IGNORED
+
+
+def test_single_modules_may_be_compiled(tmp_path) -> None:
+    model = vision()
+    names = {name: name.replace("visual.", "visual._orig_mod.") for name in model.state_dict()}
+    path = save(tmp_path / "x.pth", {names[name]: tensor for name, tensor in model.state_dict().items()})
+    same = save(tmp_path / "y.pth", model.state_dict())
+    loaded, expected = load(str(path)), load(str(same))
+    assert loaded.model.metadata["weights_sha256"] == expected.model.metadata["weights_sha256"]
+
+
+def test_a_weight_that_occurs_twice_is_one_line(tmp_path) -> None:
+    model = vision().state_dict()
+    path = save(tmp_path / "x.pth", model | {"_orig_mod.visual.cls_token": model["visual.cls_token"] + 1})
+    with pytest.raises(UserError, match=r"found visual\.cls_token also as _orig_mod\.visual\.cls_token; remove one"):
+        load(str(path))
+
+
+@pytest.mark.parametrize("ending", [".pth", ".PTH", ".pt", ".Pt", ".bin"])
+def test_endings_of_checkpoints(ending: str, tmp_path) -> None:
+    path = save(tmp_path / f"x{ending}", vision().state_dict())
+    assert load(str(path)).origin.source == f"released:x{ending}"
+    with pytest.raises(UserError, match="is not a supported model"):
+        load(str(save(tmp_path / "x.zip", {})))
 
 
 @pytest.mark.parametrize("projection", ["linear", "mlp"])

@@ -29,7 +29,7 @@ from benchmark.files import write_bytes
 from benchmark.interfaces import Experiment, Model, Schedule, ViTConfig
 from benchmark.nn.losses import multi_positive
 from benchmark.records import create
-from benchmark.training import cost, loop
+from benchmark.training import checkpoint, cost, loop
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.training.execution import ExecutionConfig
 from datasets_scripts.generation import generate, provenance
@@ -71,7 +71,8 @@ def run(
     declared = experiment(setting, batch_views)
     execution = ExecutionConfig(setting.device, slices, setting.workers)
     model = loop.build_model(declared, 0).to(setting.device).train()
-    return loop.Trainer(declared, 0, model, data, folder, create.fingerprint(declared), execution)
+    run = checkpoint.Run(declared.name, create.fingerprint(declared), 0, data.manifest.content_sha256)
+    return loop.Trainer(declared, run, model, data, folder, execution)
 
 
 def gap(setting: Setting, data: CaptionImageDataset, folder: Path) -> tuple[float, float]:

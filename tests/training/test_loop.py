@@ -719,7 +719,10 @@ def test_the_card_reveals_nothing_about_this_machine(small_data: CaptionImageDat
     assert os.uname().nodename not in json.dumps(card)
 
 
-def test_a_damaged_log_is_one_line(small_data: CaptionImageDataset, tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text("garbage\n")
-    with pytest.raises(UserError, match="damaged"):
-        train_here(experiment("stablerep", steps=2), small_data, tmp_path)
+@pytest.mark.parametrize("content", [b"garbage\n", b"\xff\x00\n", b"[]\n", b"[" * 100_000 + b"\n", b'{"step": "a"}\n'])
+def test_a_damaged_log_is_one_line_and_kept(content: bytes, small_data: CaptionImageDataset, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"metrics\.jsonl is damaged .*; remove it, or its folder to start again"):
+            train_here(experiment("stablerep", steps=2), small_data, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == content
