@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from benchmark.records import create
 from benchmark.training import contract
 from benchmark.training.batches import keyed_rng, step_seed
 from benchmark.training.dataset import CaptionImageDataset
+from benchmark.transforms.augmentations import sample_view_params
 from datasets_scripts import cc3m, recipe
 from datasets_scripts.building.build import build
 from datasets_scripts.captions import prepare
+from datasets_scripts.scenes import grammar, renderer
 from tests.fixtures import small_datasets
 from tests.fixtures.processors import PROCESSORS, computed_on
 from tests.fixtures.runs import experiment, train_here
@@ -122,7 +125,19 @@ def initial_weights() -> dict[str, str]:
     return found
 
 
-EXACT = (fingerprints, recipes, prepared, protocols, seeds, initial_weights)
+def drawn() -> dict[str, str]:
+    """Return the hashes of images of the toy dataset, and of the random parameters of each method's views."""
+    images = [renderer.render(grammar.scene(row * 997).caption, row, 1.0 + row % 3).image for row in range(200)]
+    found = {"toy images": hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()}
+    for name in plugins.names("baselines"):
+        sampling = plugins.load("baselines", name, "method").METHOD.sampling
+        views = sample_view_params(500, 213, 320, sampling.augmentations, torch.Generator().manual_seed(0))
+        content = b"".join(getattr(views, field.name).numpy().tobytes() for field in fields(views))
+        found[name] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+EXACT = (fingerprints, recipes, prepared, protocols, seeds, initial_weights, drawn)
 
 
 def exact() -> dict[str, Any]:

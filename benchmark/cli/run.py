@@ -51,7 +51,8 @@ def run(
         int | None, typer.Option(min=1, help="Number of parallel runs; default: one per GPU, or up to four on CPU.")
     ] = None,
     micro_batch: Annotated[
-        int | None, typer.Option(min=1, help="Views per forward pass: less memory, slower by a third, same result.")
+        int | None,
+        typer.Option(min=1, help="Views per forward pass: less memory, a third slower, same but for rounding."),
     ] = None,
     deterministic: Annotated[bool, typer.Option(help="Bit-identical results on the same machine.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the cost of each run and start nothing.")] = False,

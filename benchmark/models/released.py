@@ -13,8 +13,9 @@ Layout, from the training script of google-research/syn-rep-learn at 45f451b (`S
     image_projection, text_projection   a matrix each (`--vl-projection linear`), or a head each, like `image_mlp`
     logit_scale     unused: it does not change directions
 
-Names may contain `module.` and `_orig_mod.`, of data parallelism and `torch.compile`. Loading is strict: missing names, unknown names and different shapes are errors. The
-file is unpickled with `weights_only`; the only additional class allowed is `argparse.Namespace`.
+Names may contain `module.` and `_orig_mod.`, which data parallelism and `torch.compile` add. Loading is strict: missing
+names, unknown names and different shapes are errors. The file is unpickled with `weights_only`; the only additional
+class allowed is `argparse.Namespace`.
 
 Layers: `cls` (evaluated in the paper), `pooled`, and `embedding` if there is a text tower.
 """

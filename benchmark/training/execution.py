@@ -1,4 +1,9 @@
-"""Execution settings: device, precision, torch.compile, micro-batching. They are not part of a run's fingerprint."""
+"""Execution settings: device, precision, torch.compile, micro-batching. They are not part of a run's fingerprint.
+
+A step with other settings is equal up to rounding. AdamW enlarges rounding: it divides a gradient by its own size, so
+that a weight whose gradient is nothing but rounding, such as a bias before batch normalization, moves by up to the
+learning rate in every step. Losses and the weights as a whole stay close, single weights need not.
+"""
 
 import contextlib
 import os
@@ -23,9 +28,9 @@ class ExecutionConfig:
     workers: int = 0
     """Data-loader processes that read and decode images."""
     deterministic: bool = False
-    """Use deterministic algorithms: bitwise equal results on the same machine, but slower on a GPU.
+    """Use deterministic algorithms: bitwise equal results on the same machine with the same settings, slower on a GPU.
 
-    A CPU run with one thread is deterministic anyway.
+    A CPU run with the same number of threads is deterministic anyway.
     """
 
     @property
@@ -60,7 +65,7 @@ class ExecutionConfig:
             yield
         except torch.OutOfMemoryError:
             size = min(views, self.micro_batch_size or views)
-            smaller = f"pass --micro-batch {size // 2} (results do not change), " if size > 1 else ""
+            smaller = f"pass --micro-batch {size // 2} (equal up to rounding), " if size > 1 else ""
             raise UserError(
                 f"{self.device} is out of memory with {size} of {views} views per forward pass; {smaller}use more "
                 "processes per run, or fewer --jobs"

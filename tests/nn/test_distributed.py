@@ -119,6 +119,7 @@ def test_run_resumes_with_another_number_of_processes(
     assert [line["step"] for line in found] == [10, *range(16, 31)]
     assert found[5]["step"] == wanted[1]["step"] == 20
     assert found[5]["loss"] == pytest.approx(wanted[1]["loss"], rel=1e-3)
+    runs.require_close_runs(experiment, tmp_path / "undisturbed", folder)
     assert checkpoint.read_card(folder)["fingerprint"] == create.fingerprint(experiment)
 
 
