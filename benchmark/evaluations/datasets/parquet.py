@@ -92,15 +92,21 @@ class ParquetSplit:
             raise UserError(
                 f"{path} is not a complete Parquet file ({error}); download or rebuild the dataset"
             ) from None
-        names = file.schema_arrow.names
+        arrow = file.schema_arrow
         required = [self._row.image, *self._row.columns]
-        if repeated := [column for column in required if names.count(column) > 1]:
+        if repeated := [column for column in required if arrow.names.count(column) > 1]:
             raise UserError(f"{path} has several columns {repeated[0]}; download or rebuild the dataset")
-        if missing := [column for column in required if column not in names]:
+        if missing := [column for column in required if column not in arrow.names]:
             raise UserError(
-                f"{path} has columns {', '.join(names)}, but dataset {self._row.name} also needs "
+                f"{path} has columns {', '.join(arrow.names)}, but dataset {self._row.name} also needs "
                 f"{', '.join(missing)}; download or rebuild the dataset"
             )
+        for column, kinds in _expected_kinds(self._row).items():
+            if (found := _kind(arrow.field(column).type)) not in kinds:
+                raise UserError(
+                    f"{path}: column {column} contains {found}, expected {' or '.join(kinds)} for dataset "
+                    f"{self._row.name}; download or rebuild the dataset"
+                )
         return file
 
     def _column(self, file: int, name: str) -> list[Any]:
@@ -111,8 +117,9 @@ class ParquetSplit:
             raise UserError(
                 f"{path}: column {name} cannot be read ({error}); download or rebuild the dataset"
             ) from None
-        if None in values:
-            raise UserError(f"{path} row {values.index(None)}: column {name} is empty; download or rebuild the dataset")
+        empty = (at for at, value in enumerate(values) if value is None or (isinstance(value, list) and None in value))
+        if (at := next(empty, None)) is not None:
+            raise UserError(f"{path} row {at}: column {name} is empty; download or rebuild the dataset")
         return values
 
     def _label_names(self, name: str, values: list[Any]) -> list[Any]:
@@ -163,6 +170,24 @@ class ParquetSplit:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(group)
         return self._cache[group]
+
+
+def _expected_kinds(row: Dataset) -> dict[str, tuple[str, ...]]:
+    """Return, for each column of labels and captions, the kinds of values that it may contain; see `_kind`."""
+    labels = ("list of text", "list of integer") if row.multi_label else ("text", "integer")
+    kinds = {**dict.fromkeys(row.labels, labels), **dict.fromkeys(row.caption_choices, ("text",))}
+    return kinds | ({row.caption_list: ("text", "list of text")} if row.caption_list else {})
+
+
+def _kind(arrow: pa.DataType) -> str:
+    """Return the kind of an Arrow type: `text`, `integer`, a list of these, or Arrow's name of any other type."""
+    if pa.types.is_dictionary(arrow):
+        return _kind(arrow.value_type)
+    if pa.types.is_list(arrow) or pa.types.is_large_list(arrow):
+        return f"list of {_kind(arrow.value_type)}"
+    if pa.types.is_string(arrow) or pa.types.is_large_string(arrow):
+        return "text"
+    return "integer" if pa.types.is_integer(arrow) else str(arrow)
 
 
 def _first_value(values: list[Any]) -> Any:

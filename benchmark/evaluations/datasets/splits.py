@@ -94,13 +94,19 @@ def open_split(name: str, split: str) -> LabeledImages:
         label = [columns[column] for column in row.labels]
         columns["label"] = label[0] if len(label) == 1 else [" / ".join(values) for values in zip(*label)]
     if row.caption_list:
-        columns["captions"] = columns[row.caption_list]
+        columns["captions"] = columns[row.caption_list] = [_captions(cell) for cell in columns[row.caption_list]]
         if few := [at for at, texts in enumerate(columns["captions"]) if len(texts) < MIN_CAPTIONS]:
             found = len(columns["captions"][few[0]])
             raise UserError(f"{source.describe_row(few[0])} has {found} captions, expected {MIN_CAPTIONS} or more")
     if row.caption_choices or row.caption_list:
         columns[IMAGE_SHA256] = _image_hashes(source, columns.get("id") if row.kind == FILES else None)
     return _labeled_images(row, split, origin, columns, lambda at: _read_image(source, at))
+
+
+def _captions(cell: str | list[str]) -> list[str]:
+    """Return the captions in a cell, without blank ones: a list of texts, or a text with one caption per line."""
+    lines = cell.splitlines() if isinstance(cell, str) else cell
+    return [line.strip() for line in lines if line.strip()]
 
 
 def local_revision(name: str) -> str | None:

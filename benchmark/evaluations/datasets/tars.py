@@ -45,7 +45,7 @@ class TarSplit:
         self._cells = {name: [c for index in indexes for c in index["cells"][name]] for name in row.columns}
 
     def columns(self) -> dict[str, list[Any]]:
-        """Return the row's columns; integer labels also as `label_index`, caption files as one caption per line.
+        """Return the row's columns; integer labels also as `label_index`.
 
         Raises:
             UserError: a label is not a class of the dataset.
@@ -53,9 +53,7 @@ class TarSplit:
         columns: dict[str, list[Any]] = {"id": self._keys}
         for name in self._row.columns:
             cells = [cell.strip() for cell in self._cells[name]]
-            if name == self._row.caption_list:
-                columns[name] = [[line.strip() for line in cell.splitlines() if line.strip()] for cell in cells]
-            elif name in self._row.labels and all(re.fullmatch(r"-?\d+", cell) for cell in cells):
+            if name in self._row.labels and all(re.fullmatch(r"-?\d+", cell) for cell in cells):
                 columns["label_index"] = [int(cell) for cell in cells]
                 last = (self._row.classes or len(cells)) - 1
                 if outside := [label for label in columns["label_index"] if not 0 <= label <= last]:

@@ -252,12 +252,44 @@ def test_two_columns_of_one_name_are_an_error(mine):
         open_split("stl10", "test")
 
 
-def test_an_integer_label_out_of_range_is_an_error(mine):
+@pytest.mark.parametrize("outside", [10, -1])
+def test_an_integer_label_out_of_range_is_an_error(mine, outside):
+    """STL-10 marks its unlabeled images with -1, which indexes the last class."""
     root = mine("stl10")
     images = [png(numbered(at)) for at in range(20)]
-    write_split(root / "mteb/stl10/data", "test", images, {"label": [at % 10 + 1 for at in range(20)]}, shards=2)
-    with pytest.raises(UserError, match=r"column label has value 10, expected 0 to 9"):
+    labels = {"label": [*range(10), *range(9), outside]}
+    write_split(root / "mteb/stl10/data", "test", images, labels, shards=2)
+    with pytest.raises(UserError, match=rf"column label has value {outside}, expected 0 to 9"):
         open_split("stl10", "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "cells", "found"),
+    [
+        ("sugarcrepe", "caption", [["a cat", "a dog"]] * 60, "list of text, expected text"),
+        ("sugarcrepe", "negative_caption", [1] * 60, "integer, expected text"),
+        ("flickr30k", "txt", [[1, 2, 3, 4, 5]] * 60, "list of integer, expected text or list of text"),
+        ("stl10", "label", [at % 10 / 1 for at in range(60)], "double, expected text or integer"),
+        ("voc2007-mteb", "classes", ["cat"] * 60, "text, expected list of text or list of integer"),
+    ],
+)
+def test_labels_and_captions_of_another_type_are_an_error(mine, name, column, cells, found):
+    row = CATALOGUE[name]
+    folder = mine(name) / row.repo / "data"
+    columns = {"caption": ["a"] * 60, "negative_caption": ["b"] * 60} if name == "sugarcrepe" else {}
+    images = [png(numbered(at)) for at in range(60)]
+    shutil.rmtree(folder, ignore_errors=True)
+    write_split(folder, row.test, images, columns | {column: cells}, image=row.image)
+    with pytest.raises(UserError, match=f"column {column} contains {found} for dataset {name}"):
+        open_split(name, "test")
+
+
+def test_an_empty_value_in_a_list_is_an_error(mine):
+    folder = mine("voc2007-mteb") / CATALOGUE["voc2007-mteb"].repo / "data"
+    write_split(folder, "test", [png(numbered(at)) for at in range(40)],
+                {"classes": [[at % 20] if at != 33 else [3, None] for at in range(40)]}, shards=2)  # fmt: skip
+    with pytest.raises(UserError, match=r"test-00001-of-00002.parquet row 13: column classes is empty"):
+        open_split("voc2007-mteb", "test")
 
 
 def test_a_class_without_an_image_is_reported(mine):

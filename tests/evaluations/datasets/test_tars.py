@@ -127,6 +127,12 @@ def test_a_read_only_mirror_can_be_read(tars, monkeypatch):
     assert not (tars / ".cache").exists()
 
 
+def test_a_negative_label_is_an_error(tars):
+    write_tars(tars, "test", [{"png": png(numbered(at)), "cls": str(at % 4 - 1).encode()} for at in range(24)], 12)
+    with pytest.raises(UserError, match=r".cls has value -1, expected 0 to 3"):
+        open_split("wds", "test")
+
+
 def test_errors_for_damaged_tars(tars, monkeypatch):
     path = tars / "test" / "4.tar"
     whole = path.read_bytes()
@@ -174,6 +180,17 @@ def test_tars_that_the_hub_converted_to_parquet_are_read(mine):
         UserError, match=r"1.tar member s0000934.jpg: No such file or directory; download the dataset again"
     ):
         before.read(934)
+
+
+@pytest.mark.parametrize("cell", ["\n".join, lambda lines: [*lines, " "]], ids=["a text", "a list"])
+def test_captions_of_a_converted_set_are_those_of_its_tars(mine, cell):
+    """A text has one caption per line, as in the tars; it is not a list of its characters."""
+    folder = mine("flickr30k") / "clip-benchmark" / "wds_flickr30k"
+    before = open_split("flickr30k", "test").columns["captions"]
+    shutil.rmtree(folder)
+    images = [jpeg(numbered(at)) for at in range(len(before))]
+    write_split(folder / "data", "test", images, {"txt": [cell(lines) for lines in before]}, image="jpg")
+    assert open_split("flickr30k", "test").columns["captions"] == before
 
 
 @pytest.mark.slow
