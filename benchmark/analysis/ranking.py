@@ -39,7 +39,8 @@ class Standing:
     mean: float | None
     """Mean of the main scores, as a fraction of one."""
     spread: float | None
-    """Sample standard deviation of the mean over seeds; with one seed, half of its 95 % interval over samples."""
+    """Sample standard deviation of the mean over the seeds that have every dataset; with fewer than two such seeds,
+    half of its 95 % interval over samples."""
     average_rank: float | None
     """Average rank over datasets among complete models. 1 is best; equal models share the mean of their ranks."""
     borda: float
@@ -136,17 +137,22 @@ def _spread(records: SeedRecords, columns: Sequence[Column]) -> float:
     complete_S = mean_S[~np.isnan(mean_S)]
     if len(complete_S) > 1:
         return float(complete_S.std(ddof=1))
-    results = [(r, score) for record in records for name, score in columns if (r := record.results.get(name))]
-    parts = [r.scores[score] for r, score in results if isinstance(r, Measured)]
-    return float(np.sqrt(sum(((part.high - part.low) / 2) ** 2 for part in parts)) / len(parts))
+    # The seeds of a column share its samples, so that more seeds do not narrow the interval over samples.
+    half_C = [fmean((part.high - part.low) / 2 for part in _parts(records, *column)) for column in columns]
+    return float(np.sqrt(np.square(half_C).sum()) / len(columns))
+
+
+def _parts(records: SeedRecords, dataset: str, score: str) -> list[ScorePart]:
+    """Return a model's scores in a column, one per seed that has one."""
+    results = (record.results.get(dataset) for record in records)
+    return [r.scores[score] for r in results if isinstance(r, Measured) and score in r.scores]
 
 
 def scores(models: Sequence[SeedRecords], columns: Sequence[Column]) -> np.ndarray:
     """Return the mean over seeds of each model's score in each column (M, C); NaN where no seed has a score."""
 
     def mean(records: SeedRecords, dataset: str, score: str) -> float:
-        results = (record.results.get(dataset) for record in records)
-        values = [r.scores[score].value for r in results if isinstance(r, Measured) and score in r.scores]
+        values = [part.value for part in _parts(records, dataset, score)]
         return fmean(values) if values else np.nan
 
     return np.array([[mean(records, *column) for column in columns] for records in models]).reshape(

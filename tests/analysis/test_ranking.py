@@ -94,6 +94,15 @@ def test_the_spread_of_a_mean_is_over_seeds_or_over_samples() -> None:
     assert one.spread == pytest.approx(0.02 / np.sqrt(2))
 
 
+def test_further_seeds_of_some_datasets_do_not_narrow_the_interval_over_samples() -> None:
+    """All seeds are measured on the same samples; only the first one is measured on both datasets."""
+    (first,) = models([[0.5, 0.25]])
+    (further,) = models([[0.5, np.nan]], seeds=3)
+    (place,) = ranking.rank_models([[*first, *further[1:]]], Known(0.1))
+    assert place.mean == pytest.approx((0.51 + 0.25) / 2)
+    assert place.spread == pytest.approx(0.02 / np.sqrt(2))
+
+
 def groups(means: Sequence[float], half: float) -> list[int | None]:
     return [place.group for place in ranking.rank_models(models([[mean] for mean in means]), Known(half))]
 
