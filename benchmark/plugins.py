@@ -5,9 +5,13 @@ Code that plug-ins share belongs in sub-packages or in modules whose names start
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from types import ModuleType
+from typing import TypeVar
 
 from benchmark.errors import UserError, unknown
+
+T = TypeVar("T")
 
 
 def names(package: str) -> list[str]:
@@ -31,3 +35,17 @@ def load(package: str, name: str, kind: str) -> ModuleType:
             f"{module.__file__} declares no {kind.upper()}; add one, or start the file name with an underscore"
         )
     return module
+
+
+def by_name(kind: str, declared: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Return name -> declaration, in order.
+
+    Raises:
+        UserError: two declarations have the same name, so that one would silently replace the other.
+    """
+    found: dict[str, T] = {}
+    for name, value in declared:
+        if name in found:
+            raise UserError(f"expected one {kind} named {name}, found two; rename one of them")
+        found[name] = value
+    return found

@@ -158,7 +158,7 @@ def names() -> list[str]:
 
 def _declared() -> dict[str, Recipe]:
     modules = [importlib.import_module(f"datasets_scripts.{name}") for name in plugins.names("datasets_scripts")]
-    return {name: recipe for module in modules for name, recipe in getattr(module, "RECIPES", {}).items()}
+    return plugins.by_name("recipe", (item for module in modules for item in getattr(module, "RECIPES", {}).items()))
 
 
 def find(name: str, data: Path = Path("data")) -> Recipe:

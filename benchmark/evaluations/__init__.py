@@ -17,10 +17,10 @@ def presets(name: str) -> "dict[str, Evaluation]":
     """Return the presets of the evaluation called `name`, the default first.
 
     Raises:
-        UserError: there is no such evaluation.
+        UserError: there is no such evaluation, or two of its presets have the same name.
     """
     evaluations = plugins.load(__name__, name, "evaluation").EVALUATIONS
-    return {evaluation.preset: evaluation for evaluation in evaluations}
+    return plugins.by_name(f"preset of {name}", ((evaluation.preset, evaluation) for evaluation in evaluations))
 
 
 def evaluation_for_record(record: "Record") -> "Evaluation":

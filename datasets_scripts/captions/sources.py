@@ -61,7 +61,8 @@ def custom_source(name: str, column: str) -> Source:
 def sources() -> dict[str, Source]:
     """Return name -> source for all sources that the files of `datasets_scripts` declare in `SOURCES`."""
     modules = [importlib.import_module(f"datasets_scripts.{name}") for name in plugins.names("datasets_scripts")]
-    return {source.name: source for module in modules for source in getattr(module, "SOURCES", ())}
+    declared = (source for module in modules for source in getattr(module, "SOURCES", ()))
+    return plugins.by_name("source of captions", ((source.name, source) for source in declared))
 
 
 def manual_folder(source: Source, root: Path) -> str | None:
