@@ -8,6 +8,7 @@ from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING, Batch, ImageTextModel, Method, Model, ViTConfig
 from benchmark.nn import initialization
 from benchmark.nn.encoders import build_vit
+from benchmark.training import loggers
 
 ENCODER = ViTConfig(image_size=16, patch=8, width=32, depth=1, heads=2)
 CAPTIONS = 6
@@ -61,6 +62,8 @@ def check_learns(method: Method) -> None:
         torch.manual_seed(0)
         values = model.loss(toy_batch(method))
         _require("loss" in values and values["loss"].ndim == 0, "loss() must return a scalar named 'loss'")
+        taken = ", ".join(sorted(loggers.RESERVED & values.keys()))
+        _require(not taken, f"loss() returns scalars whose names the training loop uses for its own: {taken}")
         _require(bool(values["loss"].isfinite()), "the loss is not finite")
         optimizer.zero_grad()
         values["loss"].backward()

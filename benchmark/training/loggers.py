@@ -20,6 +20,10 @@ from benchmark.files import write_bytes
 from benchmark.nn import distributed
 
 METRICS, TENSORBOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb"
+RESERVED = frozenset(
+    {"step", "views", "views_per_second", "lr", "gradient_norm", "rank", "spread", "uniformity", "alignment"}
+)
+"""Names of the scalars that the training loop logs for every method."""
 
 
 class MetricsLogger:

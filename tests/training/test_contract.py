@@ -38,6 +38,13 @@ class Nameless(Fine):
         return {"total": super().loss(batch)["loss"]}
 
 
+class Stepping(Fine):
+    """Logs scalars under names that would replace those of the loop."""
+
+    def loss(self, batch):
+        return {**super().loss(batch), "step": torch.tensor(3.0), "rank": torch.tensor(1.0)}
+
+
 class Detached(Fine):
     def __init__(self, vit):
         super().__init__(vit)
@@ -109,6 +116,7 @@ def test_fine_method_passes_every_check():
         (NotFinite, "the loss is not finite"),
         (Vector, "must return a scalar named 'loss'"),
         (Nameless, "must return a scalar named 'loss'"),
+        (Stepping, "names the training loop uses for its own: rank, step"),
         (Detached, "no gradient reaches the encoder"),
         (Growing, r"does not fall on a repeated batch \(\d"),
         (Mixing, "depend on the rest of the batch"),

@@ -27,7 +27,7 @@ from benchmark.experiments import smoke
 from benchmark.interfaces import AdamW, Batch, Experiment, Method, Model
 from benchmark.records import create
 from benchmark.sampling import Sampling
-from benchmark.training import checkpoint, loop
+from benchmark.training import checkpoint, loggers, loop
 from benchmark.training.batches import BatchDataset
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.training.execution import ExecutionConfig
@@ -646,6 +646,7 @@ def test_health_and_spikes_are_in_the_card_and_the_log(
     assert 1 <= card["health"]["rank"] <= BATCH
     assert card["health"] == {name: lines[3][name] for name in card["health"]}, "the card is of the last weights"
     assert card["spikes"] == 0
+    assert lines[3].keys() == loggers.RESERVED | {"loss"}
 
 
 def test_a_collapse_is_reported(
