@@ -113,12 +113,13 @@ def test_noise_is_at_chance(toy, shots):
 
 
 @BOTH
-def test_scores_match_a_reference_loop(toy, shots):
-    shots = dataclasses.replace(shots, episodes=60)
+@pytest.mark.parametrize("count", [5, 1])
+def test_scores_match_a_reference_loop(toy, shots, count):
+    shots = dataclasses.replace(shots, episodes=60, shots=count)
     scores, subject = measure(noisy_labels(), shots=shots), noisy_labels()
     splits = [open_split("toy", "train"), open_split("toy", "test")]
     features = np.concatenate([subject.features(images) for images in splits]).astype(float)
-    accuracies, ties = reference(features, shots.sample_episodes(splits, 0).rows_EWR, 5, shots.centred)
+    accuracies, ties = reference(features, shots.sample_episodes(splits, 0).rows_EWR, count, shots.centred)
     assert scores.predictions["accuracy"].tolist() == pytest.approx(accuracies)
     assert scores.predictions["ties"].tolist() == ties
     mean, half = np.mean(accuracies), 1.96 * np.std(accuracies) / np.sqrt(60)
