@@ -1,19 +1,21 @@
 """SHA-256 of large files that are read in parts, computed once and noted beside them.
 
-The note of a file is `.cache/verified/<name>.json` in its folder: [size, mtime in ns, SHA-256]. There is one note per
-file, written atomically, so any number of processes may write them. A note is trusted only while size and modification
-time are those of the file, and is not kept for a file that was modified moments ago, as another change could leave the
-same time. In a folder that cannot be written, a file is hashed once per process.
+The note of a file is `.cache/verified/<name>.json` in its folder, or in the cache of the user if the folder cannot be
+written: [size, mtime in ns, SHA-256]. There is one note per file, written atomically, so any number of processes may
+write them. A note is trusted only while size and modification time are those of the file, and is not kept for a file
+that was modified moments ago, as another change could leave the same time. Without any note, a file is hashed once per
+process.
 """
 
 import contextlib
 import json
+import os
 import stat
 import time
 from pathlib import Path
 
 from benchmark.errors import UserError
-from benchmark.files import file_sha256, write_json
+from benchmark.files import file_sha256, sha256_json, write_json
 
 NOTES = ".cache/verified"
 """Subfolder of a data folder with one note per verified file."""
@@ -30,9 +32,10 @@ def verified_sha256(path: Path, folder: Path) -> str:
     Raises:
         UserError: the file is missing, not a regular file, or changes while it is read.
     """
-    file, note = path.absolute(), folder / NOTES / f"{path.relative_to(folder)}.json"
+    file, name = path.absolute(), f"{path.relative_to(folder)}.json"
+    notes = folder / NOTES / name, _user_cache() / sha256_json(str(folder.absolute())) / name
     state = file_state(path)
-    for known in (_known.get(file), _read(note)):
+    for known in (_known.get(file), *map(_read, notes)):
         if known and known[:2] == state:
             return str(known[2])
     hashed_at = time.time_ns()
@@ -41,8 +44,10 @@ def verified_sha256(path: Path, folder: Path) -> str:
         raise UserError(f"{path} changed while it was read; wait until it is complete and run again")
     if state[1] < hashed_at - SETTLED_NS:
         _known[file] = [*state, digest]
-        with contextlib.suppress(UserError):  # a folder that cannot be written
-            write_json(note, _known[file])
+        for note in notes:
+            with contextlib.suppress(UserError):  # a folder that cannot be written
+                write_json(note, _known[file])
+                break
     return digest
 
 
@@ -59,6 +64,11 @@ def file_state(path: Path) -> list[int]:
     if not stat.S_ISREG(state.st_mode):
         raise UserError(f"{path} is not a regular file; replace it with the file itself")
     return [state.st_size, state.st_mtime_ns]
+
+
+def _user_cache() -> Path:
+    """Return the folder for notes that have no other place (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synrep" / "verified"
 
 
 def _read(note: Path) -> list[int | str] | None:

@@ -14,7 +14,8 @@ from benchmark.errors import UserError
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that was modified long ago, and a process that has not read it."""
-    monkeypatch.setattr(verified, "_known", {})
+    forget(monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     path = tmp_path / "data" / "a.parquet"
     path.parent.mkdir()
     path.write_bytes(b"first")
@@ -69,7 +70,24 @@ def test_a_damaged_note_is_not_read(file: Path, tmp_path: Path, note: bytes, mon
 
 
 def test_a_folder_that_cannot_be_written(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note is in the cache of the user, apart from those of files of the same name."""
     (tmp_path / ".cache").write_text("a file, so that no folder can be made")
+    other = tmp_path / "other" / "data" / "a.parquet"
+    other.parent.mkdir(parents=True)
+    (tmp_path / "other" / ".cache").write_text("")
+    other.write_bytes(b"other")
+    os.utime(other, (1e9, 1e9))
+    first = verified.verified_sha256(file, tmp_path)
+    second = verified.verified_sha256(other, tmp_path / "other")
+    forget(monkeypatch)
+    refuse_reading(monkeypatch)
+    assert verified.verified_sha256(file, tmp_path) == first
+    assert verified.verified_sha256(other, tmp_path / "other") == second != first
+
+
+def test_where_nothing_can_be_written(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".cache").write_text("a file, so that no folder can be made")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
     first = verified.verified_sha256(file, tmp_path)
     refuse_reading(monkeypatch)
     assert verified.verified_sha256(file, tmp_path) == first
