@@ -1,8 +1,8 @@
 """Random-access reader of a split in WebDataset tars.
 
-A sample consists of the members whose names are equal up to the first dot. The offset of each image and the content of
-the small members (labels, captions) are indexed once, in `.cache/synrep/` next to the tars. The index of a tar is
-rebuilt when its size or one of its times changes, and every read is checked against the header in the tar. A download
+A sample consists of the members whose names are equal up to the first dot, in any order. The offset of each image and
+the content of the small members (labels, captions) are indexed once, in `.cache/synrep/` next to the tars. The index of
+a tar is rebuilt when its size or one of its times changes, and every read is checked against the header in the tar. A download
 can restore the time of modification, but only the system sets the time of change (ctime).
 """
 
@@ -20,9 +20,11 @@ from benchmark.evaluations.datasets.catalog import Dataset
 from benchmark.evaluations.datasets.parquet import download_hint
 from benchmark.files import write_bytes
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 """Format version of the index files; files of another version are rebuilt."""
 BLOCK = tarfile.BLOCKSIZE
+BOM = b"\xef\xbb\xbf"
+"""UTF-8 byte order mark, written by Windows programs."""
 
 
 class TarSplit:
@@ -34,6 +36,8 @@ class TarSplit:
         self.files = self._paths = sorted((folder / split).glob("*.tar"), key=_numeric_sort_key)
         if not self._paths:
             raise MissingDataset(f"dataset {row.name} needs {self.location}, found none; {download_hint(row)}")
+        if irregular := [path for path in self._paths if not path.is_file()]:
+            raise UserError(f"{irregular[0]} is not a regular file, or links to nothing; {download_hint(row)}")
         self._check_shard_count(folder / split / "nshards.txt")
         indexes = [
             self._index(path, folder / ".cache" / "synrep" / split / f"{path.name}.json") for path in self._paths
@@ -53,7 +57,7 @@ class TarSplit:
         columns: dict[str, list[Any]] = {"id": self._keys}
         for name in self._row.columns:
             cells = [cell.strip() for cell in self._cells[name]]
-            if name in self._row.labels and all(re.fullmatch(r"-?\d+", cell) for cell in cells):
+            if name in self._row.labels and all(re.fullmatch(r"-?\d{1,18}", cell) for cell in cells):
                 columns["label_index"] = [int(cell) for cell in cells]
                 last = (self._row.classes or len(cells)) - 1
                 if outside := [label for label in columns["label_index"] if not 0 <= label <= last]:
@@ -101,9 +105,10 @@ class TarSplit:
 
     def _check_shard_count(self, path: Path) -> None:
         """Compare the number of tars with `nshards.txt`, if that exists."""
-        if path.is_file() and path.read_text().strip() != str(len(self._paths)):
+        declared = path.read_text("utf-8", "replace").strip() if path.is_file() else str(len(self._paths))
+        if declared != str(len(self._paths)):
             raise UserError(
-                f"{self.location}: found {len(self._paths)} tars, {path.name} says {path.read_text().strip()}; "
+                f"{self.location}: found {len(self._paths)} tars, {path.name} says {declared[:20]}; "
                 f"{download_hint(self._row)}"
             )
 
@@ -112,37 +117,58 @@ class TarSplit:
         stat = path.stat()
         key: dict[str, Any] = {"format": INDEX_FORMAT, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         key |= {"ctime_ns": stat.st_ctime_ns, "image": self._row.image, "columns": list(self._row.columns)}
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
             stored: dict[str, Any] = json.loads(cache.read_text())
-            if stored.get("of") == key:
+            if stored["of"] == key and self._is_index(stored, stat.st_size):
                 return stored
         index = {"of": key, **self._scan(path)}
         with contextlib.suppress(UserError):  # a read-only mirror is indexed again each time
             write_bytes(cache, json.dumps(index).encode())
         return index
 
+    def _is_index(self, stored: dict[str, Any], tar_size: int) -> bool:
+        """Return True if every image has a key and cells that are strings, and is inside a tar of `tar_size` bytes."""
+        start_N, size_N = np.array(stored["spans"], np.int64).reshape(-1, 2).T
+        texts = [stored["keys"], *(stored["cells"][name] for name in self._row.columns)]
+        inside = (start_N >= BLOCK) & (size_N >= 0) & (size_N <= tar_size) & (start_N <= tar_size - size_N)
+        return bool(inside.all()) and all(len(t) == len(start_N) and all(isinstance(s, str) for s in t) for t in texts)
+
     def _scan(self, path: Path) -> dict[str, Any]:
         samples: dict[str, dict[str, Any]] = {}
         try:
             with tarfile.open(path, "r:") as tar:
-                for member in filter(tarfile.TarInfo.isfile, tar):
-                    key, _, kind = Path(member.name).name.partition(".")
-                    sample = samples.setdefault(str(Path(member.name).with_name(key)), {})
-                    if kind == self._row.image:
-                        sample[kind] = (member.offset_data, member.size)
-                    elif kind in self._row.columns and (file := tar.extractfile(member)):
-                        sample[kind] = file.read().decode("utf-8", "replace")
+                for member in tar:
+                    name = Path(member.name)
+                    if member.isfile() and not member.issparse() and not name.name.startswith(".") and name.name:
+                        key, _, kind = name.name.partition(".")
+                        self._add_member(samples.setdefault(str(name.with_name(key)), {}), kind, member, tar)
         except (tarfile.TarError, OSError, EOFError) as error:
             raise UserError(f"{path} is not a complete tar ({error}); download the dataset again") from None
-        for key, sample in samples.items():
-            if missing := [kind for kind in (self._row.image, *self._row.columns) if kind not in sample]:
-                raise UserError(
-                    f"{path} sample {key} has {', '.join(f'.{kind}' for kind in sample) or 'no members'}, but dataset "
-                    f"{self._row.name} needs .{missing[0]}; download the dataset again"
-                )
+        self._check_complete(path, samples)
         spans = [sample[self._row.image] for sample in samples.values()]
         cells = {name: [sample[name] for sample in samples.values()] for name in self._row.columns}
         return {"keys": list(samples), "spans": spans, "cells": cells}
+
+    def _add_member(self, sample: dict[str, Any], kind: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
+        """Add the span of an image, or the text of a column, to its sample; other kinds are only named there."""
+        needed = kind == self._row.image or kind in self._row.columns
+        if needed and kind in sample:
+            raise UserError(f"{tar.name!s} has two files {member.name}; download the dataset again")
+        sample[kind] = (member.offset_data, member.size)
+        if kind in self._row.columns and (file := tar.extractfile(member)):
+            sample[kind] = file.read().removeprefix(BOM).decode("utf-8", "replace")
+
+    def _check_complete(self, path: Path, samples: dict[str, dict[str, Any]]) -> None:
+        """Raise UserError if a sample lacks a file."""
+        needed = (self._row.image, *self._row.columns)
+        incomplete = [key for key, sample in samples.items() if not sample.keys() >= set(needed)]
+        if incomplete:
+            found = ", ".join(f".{kind[:20]}" for kind in list(samples[incomplete[0]])[:5])
+            raise UserError(
+                f"{path}: sample {incomplete[0]} has {found} after the first dot of its names, but dataset "
+                f"{self._row.name} needs {' and '.join(f'.{kind}' for kind in needed)}; {len(incomplete):,} of "
+                f"{len(samples):,} samples are incomplete; download the dataset again"
+            )
 
 
 def _numeric_sort_key(path: Path) -> tuple[list[int], str]:

@@ -506,12 +506,13 @@ def test_sparse_and_linked_members_are_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (gzip.compress(b"text\na dog\n"), r"is compressed with gzip; unpack it with `gunzip`"),
+        (gzip.compress(b"text", mtime=0), r"is compressed with gzip; unpack it with `gunzip`"),
         ("text\na dog\n".encode("utf-16"), r"is UTF-16; convert it with `iconv"),
         (b"\xfe\xff\0t\0e", r"is UTF-16; convert it with `iconv"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"is a pointer of Git LFS; .*`git lfs pull`"),
         (b"PK\x03\x04" + bytes(30), r"is a zip archive; unpack it"),
     ],
+    ids=["gzip", "UTF-16 LE", "UTF-16 BE", "Git LFS", "zip"],
 )
 @pytest.mark.parametrize("suffix", [".csv", ".TSV", ".parquet", ".json", ".tar"])
 def test_a_file_of_another_kind_than_its_suffix_is_named(tmp_path, suffix, content, match):

@@ -109,11 +109,92 @@ def test_a_stale_index_never_returns_another_label(tars):
     assert open_split("wds", "test").columns["label"] == [*labels[:6], "1", "1", *labels[8:]]
 
 
-@pytest.mark.parametrize("spoil", ["", "{}", "[]", '{"of": 3}', "null"])
+def rewrite(path, change):
+    """Write a tar again, with the (name, content) that `change` makes of the list of all."""
+    with tarfile.open(path) as tar:
+        members = [(member.name, tar.extractfile(member).read()) for member in tar]
+    with tarfile.open(path, "w") as tar:
+        for name, content in change(members):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def test_samples_are_found_in_any_order_and_hidden_files_are_not_read(tars):
+    expected = open_split("wds", "test").columns
+    junk = [("._s0000006.png", b"x"), (".DS_Store", b"x"), ("a/.hidden", b"x")]
+    rewrite(tars / "test" / "3.tar", lambda members: [*junk, *members[0::2], *members[1::2]])
+    images = open_split("wds", "test")
+    assert images.columns == expected
+    assert [number_of(images.read(at)) for at in (5, 6, 7, 8)] == [5, 6, 7, 8]
+
+
+def test_a_byte_order_mark_is_not_part_of_a_label(tars):
+    expected = open_split("wds", "test").columns
+    bom = b"\xef\xbb\xbf"
+    rewrite(tars / "test" / "3.tar", lambda members: [(n, bom + c if n.endswith("cls") else c) for n, c in members])
+    assert open_split("wds", "test").columns == expected
+
+
+def test_two_files_of_one_name_are_an_error(tars):
+    """The second label would replace the first one."""
+    rewrite(tars / "test" / "3.tar", lambda members: [*members, ("s0000006.cls", b"1")])
+    with pytest.raises(UserError, match=r"3\.tar has two files s0000006\.cls; download the dataset again"):
+        open_split("wds", "test")
+
+
+def test_dotted_names_and_unknown_suffixes_are_counted(tars):
+    rewrite(tars / "test" / "3.tar", lambda members: [(f"photo.{name}", content) for name, content in members])
+    match = r"sample photo has \.s0000006\.png, .* after the first dot .* needs \.png and \.cls; 1 of 1 samples"
+    with pytest.raises(UserError, match=match):
+        open_split("wds", "test")
+    rewrite(
+        tars / "test" / "3.tar", lambda members: [(f"{at // 2}.{'cls' if at % 2 else 'jpeg'}", b"1") for at in range(4)]
+    )
+    with pytest.raises(UserError, match=r"sample 0 has \.jpeg, \.cls .*; 2 of 2 samples are incomplete"):
+        open_split("wds", "test")
+
+
+def test_tars_that_are_not_regular_files_are_refused(tars):
+    (tars / "test" / "3.tar").unlink()
+    os.mkfifo(tars / "test" / "3.tar")
+    with pytest.raises(UserError, match=r"3\.tar is not a regular file"):
+        open_split("wds", "test")
+
+
+def test_labels_of_any_length_and_a_binary_shard_count_are_one_line(tars):
+    rewrite(tars / "test" / "3.tar", lambda members: [(n, b"9" * 5000 if n.endswith("cls") else c) for n, c in members])
+    with pytest.raises(UserError):
+        open_split("wds", "test")
+    (tars / "test" / "nshards.txt").write_bytes(b"\xff\x1b[31m" * 1000)
+    with pytest.raises(UserError, match=r"found 12 tars, nshards\.txt says") as caught:
+        open_split("wds", "test")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
+def index_with(**changes):
+    """Return a function that changes fields of a stored index."""
+    return lambda text: json.dumps(json.loads(text) | changes)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(lambda _, text=text: text for text in ("", "{}", "[]", '{"of": 3}', "null", "[" * 100_000)),
+        lambda text: json.dumps({"of": json.loads(text)["of"]}),
+        *(
+            index_with(spans=spans)
+            for spans in ([[0, 1]] * 2, [[512, 10**15]] * 2, [[-1, 1]] * 2, [[1e99, 1]], "x", [])
+        ),
+        *(index_with(spans=[[10**30, 1]] * 2), index_with(spans=[[2**62, 2**62]] * 2)),
+        *(index_with(keys=keys) for keys in ([1, 2], ["a"], None)),
+        *(index_with(cells=cells) for cells in ({}, {"cls": [1, 2]}, {"cls": ["1"]}, [])),
+    ],
+)
 def test_a_damaged_index_is_rebuilt(tars, spoil):
     before = open_split("wds", "test").identity
     for path in (tars / ".cache" / "synrep" / "test").iterdir():
-        path.write_text(spoil)
+        path.write_text(spoil(path.read_text()))
     images = open_split("wds", "test")
     assert images.identity == before and number_of(images.read(5)) == 5
 
@@ -147,7 +228,7 @@ def test_errors_for_damaged_tars(tars, monkeypatch):
         open_split("wds", "test")
     path.write_bytes(whole)
     monkeypatch.setitem(catalog.DATASETS, "wds", dataclasses.replace(catalog.DATASETS["wds"], image="jpg"))
-    with pytest.raises(UserError, match=r"sample s0000000 has .cls, but dataset wds needs .jpg"):
+    with pytest.raises(UserError, match=r"sample s0000000 has .png, .cls .* dataset wds needs .jpg and .cls; 2 of 2"):
         open_split("wds", "test")
     monkeypatch.setitem(catalog.DATASETS, "wds", dataclasses.replace(catalog.DATASETS["wds"], image="png", classes=3))
     with pytest.raises(UserError, match=r".cls has value 3, expected 0 to 2"):
