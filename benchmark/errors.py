@@ -7,8 +7,8 @@ A `UserError` is one line: what was expected, what was found and how to fix it.
 import re
 from enum import StrEnum
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, overrides of the writing direction, and lone surrogates."""
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+"""Control characters, invisible spaces, overrides of the writing direction, and lone surrogates."""
 
 
 class SkipCode(StrEnum):

@@ -101,7 +101,9 @@ def _count_line(out: Path, counts: dict[str, Any]) -> str:
     known = paper["after"] and paper["before"]
     reasons = describe_dropped(counts["dropped"])
     comparison = f"; the paper has {paper['after']:,} of {paper['before']:,}" if known else ""
-    return f"{out}: {counts['kept']:,} captions of {counts['read']:,} rows, dropped: {reasons}{comparison}"
+    return (
+        f"{one_line(str(out))}: {counts['kept']:,} captions of {counts['read']:,} rows, dropped: {reasons}{comparison}"
+    )
 
 
 @data.command()

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from benchmark.cli.output import show
+from benchmark.errors import one_line
 
 LINE_INTERVAL = 15.0
 """Seconds between plain lines of the same task."""
@@ -43,6 +44,7 @@ class Display:
 
     def update(self, name: str, done: int, total: int | None, note: str = "") -> None:
         """Show the progress of task `name`; `total` is None if unknown."""
+        name = one_line(name)
         if self._console.is_terminal:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total, note=note)

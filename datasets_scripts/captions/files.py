@@ -95,9 +95,10 @@ def read_rows(source: Source, files: Sequence[Path]) -> Iterator[Row]:
 
 _READ_ERRORS = (
     OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, csv.Error,
-    pa.ArrowException,
+    pa.ArrowException, UnicodeDecodeError,
 )  # fmt: skip
-"""Exceptions that the readers raise for damaged files. RuntimeError means an encrypted zip."""
+"""Exceptions that the readers raise for damaged files. RuntimeError means an encrypted zip, UnicodeDecodeError a column
+name in Parquet that is not UTF-8."""
 
 
 def _check_signature(path: Path) -> None:

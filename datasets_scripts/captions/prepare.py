@@ -109,6 +109,8 @@ def prepare(source: Source, origin: Path | str, out: Path, progress: Callable[[i
         if _is_up_to_date(out, before, rule):
             return before
     found = local_files(source, origin) if isinstance(origin, Path) else hub_files(source, origin)
+    for path in (out, *found.files):
+        _check_name(path)
     if before := _find_same_origin(out, rule, found.origin):
         return before
     with lock(out):
@@ -125,6 +127,14 @@ def prepare(source: Source, origin: Path | str, out: Path, progress: Callable[[i
         report: dict[str, Any] = {**rule, "origin": found.origin, **counts, "paper": paper}
         write_json(out / REPORT, report)
     return report
+
+
+def _check_name(path: Path) -> None:
+    """Raise UserError if a path is not valid UTF-8; Arrow opens no such file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"expected a path in UTF-8, found {path}; rename the file or folder") from error
 
 
 def describe_dropped(counts: dict[str, int]) -> str:
@@ -164,7 +174,7 @@ def _is_complete(folder: Path, report: dict[str, Any]) -> bool:
     counts = {CAPTIONS: report["kept"], DROPPED: sum(report["dropped"].values())}
     try:
         return all(pq.read_metadata(folder / name).num_rows == count for name, count in counts.items())
-    except (OSError, pa.ArrowException):
+    except (OSError, UnicodeDecodeError, pa.ArrowException):
         return False
 
 

@@ -561,6 +561,12 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
         refused(TABLE, tmp_path / f"a.{suffix}", tmp_path, r"expected one column text, found 2; rename the others")
 
 
+def test_a_column_name_that_is_not_utf8_is_one_line(tmp_path):
+    path = parquet(tmp_path / "a.parquet", {"text": ["a dog"]})
+    path.write_bytes(path.read_bytes().replace(b"text", b"te\xd4t"))
+    refused(TABLE, path, tmp_path, r"cannot read .*a\.parquet as \.parquet \(.*\); download it again")
+
+
 def test_two_other_columns_of_one_name_do_not_matter(tmp_path):
     columns = [pa.array(["a dog"]), pa.array([1]), pa.array([2])]
     pq.write_table(pa.Table.from_arrays(columns, ["text", "n", "n"]), tmp_path / "a.parquet")

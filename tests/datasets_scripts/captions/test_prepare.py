@@ -493,6 +493,13 @@ def test_two_runs_at_once_prepare_once(tmp_path, monkeypatch):
     assert kept(out) == [("a dog", ADDRESS.format(0))]
 
 
+def test_a_column_name_that_is_not_utf8_counts_as_not_prepared(prepared):
+    path = prepared.folder / "captions.parquet"
+    path.write_bytes(path.read_bytes().replace(b"source_id", b"source\xd4id"))
+    with pytest.raises(UserError, match="not prepared"):
+        list(prepared)
+
+
 @pytest.mark.parametrize(
     "content",
     [

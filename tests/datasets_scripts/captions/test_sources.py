@@ -239,3 +239,18 @@ def test_markup_in_a_file_name_is_text(tmp_path, synrep, monkeypatch):
     path = birds(tmp_path / "a", "a robin").rename(tmp_path / "[red]x.csv")
     code, out, _ = synrep("data", "captions", path, "--column", "text", "--data", tmp_path)
     assert code == 0 and "captions of [red]x" in out
+
+
+def test_a_file_name_with_control_characters_is_printed_on_one_line(tmp_path, synrep):
+    path = birds(tmp_path / "a", "a robin").rename(tmp_path / "x\n\x1b[31m.csv")
+    code, out, _ = synrep("data", "captions", path, "--column", "text", "--data", tmp_path)
+    assert code == 0 and all(line.isprintable() for line in out.split("\n")) and r"captions of x \x1b[31m: 1" in out
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_file_name_that_is_not_utf8_is_one_line(tmp_path, synrep, suffix):
+    path = parquet(tmp_path / "x.parquet", {"text": ["a robin"]}).rename(tmp_path / f"caf\udce9{suffix}")
+    path.write_bytes(path.read_bytes() if suffix == ".parquet" else b"text\na robin\n")
+    for words in ((path, "--column", "text"), ("laion" if suffix == ".parquet" else "cc3m", "--origin", path)):
+        answer = synrep("data", "captions", *words, "--data", tmp_path)
+        assert_one_line(answer, r"expected a path in UTF-8, found", r"caf\udce9", "; rename the file or folder")
