@@ -10,22 +10,18 @@ The suffix of a file determines how it is read:
     .tar             WebDataset: <key>.jpg with <key>.txt or <key>.json; the row id is the location of the image,
                      <tar>:<offset>:<length>
 
-Bytes that are not valid UTF-8 become lone surrogates (Python's "surrogateescape"), so an invalid row affects no other.
-A row without a usable caption is yielded as `Dropped`, with its reason. In JSON, a caption is a text, or the first of a
-list of texts.
+Bytes that are not valid UTF-8 become lone surrogates, so an invalid row affects no other. A row without a usable
+caption is yielded as `Dropped`, with its reason. In JSON, a caption is a text, or the first of a list of texts.
 """
 
 import csv
 import itertools
-import json
 import lzma
 import shlex
 import tarfile
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TextIO
 
@@ -33,22 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.errors import UserError
+from datasets_scripts.captions.rows import BOM, MALFORMED, Dropped, Row, decode, json_text, parse_json
 from datasets_scripts.captions.sources import Source, is_hidden, sources
-
-MALFORMED, NOT_TEXT, NO_CAPTION = "malformed", "not text", "no caption"
-NO_IMAGE, REPEATED_NAME = "no image", "repeated name"
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A row without a usable caption: its text, which may be empty, and the reason."""
-
-    text: str
-    reason: str
-
-
-Row = tuple[str, str] | Dropped
-"""A caption as in the file, and the row id; or a row to drop."""
+from datasets_scripts.captions.tars import read_tar
 
 ANNOTATIONS = "annotations"
 SNIFF_BYTES, SNIFF_LINES = 1 << 20, 100
@@ -57,10 +40,6 @@ BATCH_ROWS = 65_536
 """Rows that are read or written together."""
 CSV_FIELD_LIMIT = 1 << 24
 """Maximum characters of a CSV field; a longer one means an unclosed quote. Python's default is 131,072."""
-BOM = b"\xef\xbb\xbf"
-"""UTF-8 byte order mark, written by Windows programs."""
-TEXT_LIMIT = 1 << 24
-"""Bytes that are read of the caption or JSON of a pair. The longest caption has 1,000 characters."""
 SHOWN_NAMES, SHOWN_LENGTH = 20, 80
 """Number and length of the names that an error message lists."""
 SIGNATURES = {
@@ -134,26 +113,6 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join([*first[:SHOWN_NAMES], "..."] if len(first) > SHOWN_NAMES else first) or "nothing"
 
 
-def _decode(content: bytes) -> str:
-    return content.decode("utf-8", "surrogateescape")
-
-
-def escape_surrogates(text: str) -> str:
-    """Return `text` with invalid Unicode escaped: a byte as \\xe9, half of a surrogate pair as \\ud83d."""
-    if text.isascii():
-        return text
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "backslashreplace").decode()
-
-
-def escape_field(text: str) -> str:
-    """Return `text` with invalid Unicode, tabs and newlines escaped, as stored in the captions table."""
-    text = escape_surrogates(text)
-    return text.replace("\t", "\\t").replace("\n", "\\n") if "\t" in text or "\n" in text else text
-
-
 def _tsv(source: Source, path: Path) -> Iterator[Row]:
     with path.open("rb") as file:
         columns = _tsv_columns(source, path, file)
@@ -161,7 +120,7 @@ def _tsv(source: Source, path: Path) -> Iterator[Row]:
         caption_index, width = columns.index(caption), len(columns)
         id_index = None if row_id is None else columns.index(row_id)
         for line in file:
-            text = _decode(line.rstrip(b"\r\n"))
+            text = decode(line.rstrip(b"\r\n"))
             fields = text.split("\t")
             if len(fields) == width:
                 yield fields[caption_index], "" if id_index is None else fields[id_index]
@@ -176,7 +135,7 @@ def _tsv_columns(source: Source, path: Path, file: BinaryIO) -> list[str]:
     lines = [line.rstrip(b"\r") for line in lines if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty; download it again")
-    first = _decode(lines[0]).split("\t")
+    first = decode(lines[0]).split("\t")
     has_header = not source.headerless or set(first) <= {*source.caption_columns, *source.row_id}
     file.seek(len(BOM) if beginning.startswith(BOM) else 0)
     if has_header:
@@ -277,7 +236,7 @@ def _strings(column: pa.Array) -> list[str]:
         column = column.dictionary_decode()
     if not _is_text(column.type):
         column = column.cast(pa.string())
-    return [_decode(value or b"") for value in column.cast(pa.large_binary()).to_pylist()]
+    return [decode(value or b"") for value in column.cast(pa.large_binary()).to_pylist()]
 
 
 def _zip(source: Source, path: Path) -> Iterator[Row]:
@@ -300,7 +259,7 @@ def _json(source: Source, path: Path) -> Iterator[Row]:
 
 def _annotations(source: Source, where: str, content: bytes) -> Iterator[Row]:
     try:
-        document = _parse_json(content)
+        document = parse_json(content)
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON ({error}); download it again") from error
     entries = document.get(ANNOTATIONS) if isinstance(document, dict) else None
@@ -321,127 +280,10 @@ def _annotation(entry: Any, caption: str, row_id: str | None) -> Row:
     """Return the row of an entry. A dropped one has no text: the entry names its author."""
     if not isinstance(entry, dict) or caption not in entry:
         return Dropped("", MALFORMED)
-    text, name = _json_text(entry[caption]), entry.get(row_id)
+    text, name = json_text(entry[caption]), entry.get(row_id)
     if isinstance(name, bool) or not isinstance(name, str | int | None):
         return Dropped("", MALFORMED)
     return text if isinstance(text, Dropped) else (text, "" if name is None else str(name))
-
-
-def _parse_json(content: bytes) -> Any:
-    """Return the value of a JSON document; a BOM is skipped.
-
-    Raises:
-        ValueError: the document is not valid JSON, or nested too deeply.
-    """
-    try:
-        return json.loads(_decode(content.removeprefix(BOM)))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _json_text(value: Any) -> str | Dropped:
-    """Return a caption from JSON: a text, the first of a list of texts, or "" for null."""
-    first = value[0] if isinstance(value, list) and value and all(isinstance(text, str) for text in value) else value
-    return "" if first is None else first if isinstance(first, str) else Dropped("", NOT_TEXT)
-
-
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-"""Suffixes of images in a tar, in order of preference."""
-TEXT_SUFFIXES = ("txt", "json")
-"""Suffixes of captions in a tar, in order of preference."""
-PAIRS = (
-    f"an image (.{', .'.join(IMAGE_SUFFIXES)}) and its caption (.{' or .'.join(TEXT_SUFFIXES)}) need the same name; if "
-    "several pairs of a tar have one name, each must be complete and consecutive (`tar --sort=name`)"
-)
-"""Advice for tars with rows that were dropped for `UNPAIRED`."""
-UNPAIRED = {NO_IMAGE, NO_CAPTION, REPEATED_NAME}
-
-Files = dict[str, tarfile.TarInfo]
-"""The files of a row in a tar, by suffix."""
-
-
-def _tar(source: Source, path: Path) -> Iterator[Row]:
-    with tarfile.open(path, "r:") as archive:
-        members = (m for m in archive if m.isreg() and not m.issparse() and not is_hidden(PurePosixPath(m.name)))
-        for files in _group_files(members):
-            yield _tar_row(source, path.name, archive, files) if files else Dropped("", REPEATED_NAME)
-
-
-def _group_files(members: Iterable[tarfile.TarInfo]) -> list[Files]:
-    """Group members by name, in the order of their first one; an empty group is a pair that cannot be told.
-
-    The order of a tar does not matter if no file occurs twice. A name that is used for several pairs needs all files of
-    a pair next to each other.
-    """
-    parts: dict[str, list[list[tarfile.TarInfo]]] = {}
-    for key, consecutive in itertools.groupby(members, lambda member: _split_key(member.name)[0]):
-        parts.setdefault(key, []).append(list(consecutive))
-    rows: list[tuple[int, Files]] = []
-    for parts_of_key in parts.values():
-        whole = list(itertools.chain(*parts_of_key))
-        for part in [whole] if len(_split_rows(whole)) == 1 else parts_of_key:
-            rows += [(part[0].offset, files) for files in _split_rows(part)]
-    return [files for _, files in sorted(rows, key=lambda row: row[0])]
-
-
-def _split_rows(part: list[tarfile.TarInfo]) -> list[Files]:
-    """Split files of one name into rows: one row, or several if each is complete before a suffix occurs again.
-
-    Other files of one name cannot be assigned. They are as many empty rows as the most frequent suffix has files.
-    """
-    rows: list[Files] = [{}]
-    for member in part:
-        suffix = _split_key(member.name)[1]
-        if suffix in rows[-1]:
-            rows.append({})
-        rows[-1][suffix] = member
-    if len(rows) == 1 or all(_find(files, IMAGE_SUFFIXES) and _find(files, TEXT_SUFFIXES) for files in rows):
-        return rows
-    return [{}] * max(Counter(_split_key(member.name)[1] for member in part).values())
-
-
-def _split_key(name: str) -> tuple[str, str]:
-    """Split a member's name into the key that a pair shares, and the suffix in lower case.
-
-    The suffix of images and captions begins at the last dot, that of other files at the first one, as in WebDataset.
-    """
-    folder, slash, file = name.rpartition("/")
-    stem, _, suffix = file.rpartition(".")
-    if suffix.lower() not in (*IMAGE_SUFFIXES, *TEXT_SUFFIXES):
-        stem, _, suffix = file.partition(".")
-    return folder + slash + stem, suffix.lower()
-
-
-def _find(files: Files, suffixes: Sequence[str]) -> tarfile.TarInfo | None:
-    return next((files[suffix] for suffix in suffixes if suffix in files), None)
-
-
-def _tar_row(source: Source, tar: str, archive: tarfile.TarFile, files: Files) -> Row:
-    image, text = _find(files, IMAGE_SUFFIXES), _tar_caption(source, archive, files)
-    if image is None:
-        return Dropped(text if isinstance(text, str) else "", NO_IMAGE)
-    return text if isinstance(text, Dropped) else (text, f"{tar}:{image.offset_data}:{image.size}")
-
-
-def _tar_caption(source: Source, archive: tarfile.TarFile, files: Files) -> str | Dropped:
-    """Return the caption of a pair, from its .txt or else its .json."""
-    member = _find(files, TEXT_SUFFIXES)
-    file = archive.extractfile(member) if member else None
-    if file is None:
-        return Dropped("", NO_CAPTION)
-    content = file.read(TEXT_LIMIT)
-    return _decode(content.removeprefix(BOM)) if "txt" in files else _json_caption(source, content)
-
-
-def _json_caption(source: Source, content: bytes) -> str | Dropped:
-    """Return the caption in the JSON of a pair."""
-    try:
-        document = _parse_json(content)
-    except ValueError:
-        return Dropped("", MALFORMED)
-    names = (*source.caption_columns, "caption") if isinstance(document, dict) else ()
-    name = next((name for name in names if name in document), None)
-    return Dropped("", MALFORMED) if name is None else _json_text(document[name])
 
 
 _READERS: dict[str, Callable[[Source, Path], Iterator[Row]]] = {
@@ -450,5 +292,5 @@ _READERS: dict[str, Callable[[Source, Path], Iterator[Row]]] = {
     ".parquet": _parquet,
     ".json": _json,
     ".zip": _zip,
-    ".tar": _tar,
+    ".tar": read_tar,
 }

@@ -34,18 +34,11 @@ import pyarrow.parquet as pq
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import atomic_replace, lock, remove_leftovers, write_json
-from datasets_scripts.captions.files import (
-    BATCH_ROWS,
-    MALFORMED,
-    PAIRS,
-    UNPAIRED,
-    Dropped,
-    Row,
-    escape_field,
-    escape_surrogates,
-    read_rows,
-)
+from datasets_scripts.captions.files import BATCH_ROWS, read_rows
+from datasets_scripts.captions.rows import MALFORMED, Dropped, Row, escape_field, escape_surrogates
+from datasets_scripts.captions.seen_ids import SeenIds
 from datasets_scripts.captions.sources import Source, describe_origin, hub_files, local_files, same_origin, sources
+from datasets_scripts.captions.tars import PAIRS, UNPAIRED
 from datasets_scripts.recipe import Caption, caption_id
 from datasets_scripts.text_to_image import Terms
 
@@ -60,7 +53,7 @@ MAX_LENGTH = 1000
 
 EMPTY, TOO_LONG, NOT_UTF8, DUPLICATE = "empty", "too long", "not UTF-8", "duplicate"
 REASONS = (EMPTY, TOO_LONG, NOT_UTF8, MALFORMED, DUPLICATE)
-"""Reasons that are always counted. The other reasons of `captions.files` are counted where they occur."""
+"""Reasons that are always counted. The other reasons of the readers are counted where they occur."""
 
 KEPT_COLUMNS = pa.schema(
     [
@@ -198,7 +191,7 @@ def _write_captions(
         progress: called with the number of rows read so far.
     """
     rows_read, kept_count, dropped_counts = 0, 0, Counter(dict.fromkeys(REASONS, 0))
-    digest, seen = hashlib.sha256(), _SeenIds()
+    digest, seen = hashlib.sha256(), SeenIds()
     with (
         pq.ParquetWriter(kept_path, KEPT_COLUMNS, compression="zstd") as kept,
         pq.ParquetWriter(dropped_path, DROPPED_COLUMNS, compression="zstd") as dropped,
@@ -268,31 +261,6 @@ def _drop_reason(text: str) -> str:
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         return NOT_UTF8
     return TOO_LONG if len(text) > MAX_LENGTH else ""
-
-
-class _SeenIds:
-    """A set of 64-bit ids, stored as sorted arrays, the longest first: 8 bytes per id (about 90 in a Python set).
-
-    Two of n different captions share an id, so that one is lost, with probability n^2 / 2^65: 4 in a million for the
-    12.4 M rows of CC12M, 4 in a thousand for the 400 M rows of LAION.
-    """
-
-    def __init__(self) -> None:
-        self._arrays: list[np.ndarray] = []
-
-    def add(self, ids_N: np.ndarray) -> np.ndarray:
-        """Add ids; return a mask (N) that is True where an id occurs for the first time."""
-        new, indices = np.unique(ids_N, return_index=True)
-        for array in self._arrays:
-            is_new = array[np.searchsorted(array, new).clip(max=len(array) - 1)] != new
-            new, indices = new[is_new], indices[is_new]
-        is_first_N = np.zeros(len(ids_N), bool)
-        is_first_N[indices] = True
-        while self._arrays and len(self._arrays[-1]) <= 2 * len(new):
-            new = np.sort(np.concatenate((self._arrays.pop(), new)), kind="stable")
-        if len(new):
-            self._arrays.append(new)
-        return is_first_N
 
 
 @dataclass(frozen=True)
