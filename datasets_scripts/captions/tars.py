@@ -36,7 +36,7 @@ def read_tar(source: Source, path: Path) -> Iterator[Row]:
 
 
 def _group_files(members: Iterable[tarfile.TarInfo]) -> list[Files]:
-    """Group members by name, in the order of their first one; an empty group is a pair that cannot be told.
+    """Group members by name, in the order of their first one; an empty group is a pair that cannot be assigned.
 
     The order of a tar does not matter if no file occurs twice. A name that is used for several pairs needs all files of
     a pair next to each other.
