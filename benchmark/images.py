@@ -79,12 +79,12 @@ def decode_image(content: bytes) -> np.ndarray:
     """
     image = open_image(content)
     try:
-        image.load()
         rgb = _to_rgb(image)
     except (MemoryError, DecodeError):
         raise
     except Exception as error:  # see open_image
         raise _decode_error(error) from None
+    # After the pixels: they can precede the metadata, and Pillow turns a TIFF as it decodes it.
     operation = _TO_UPRIGHT.get(orientation(image))
     return np.asarray(rgb if operation is None else rgb.transpose(operation))
 
@@ -99,7 +99,7 @@ def decode_image_fast(content: bytes) -> np.ndarray:
     from torchvision.io import ImageReadMode, decode_jpeg
 
     image = open_image(content)
-    if image.format == "JPEG" and image.mode in ("L", "RGB") and orientation(image) == UPRIGHT:
+    if image.format == "JPEG" and orientation(image) == UPRIGHT:
         try:
             encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
             return decode_jpeg(encoded, ImageReadMode.RGB).permute(1, 2, 0).numpy()
@@ -115,7 +115,7 @@ def _decode_error(error: Exception) -> DecodeError:
 
 
 def _to_rgb(image: ImageFile.ImageFile) -> Image.Image:
-    """Return the pixels of a loaded image as RGB, in stored orientation."""
+    """Return the decoded pixels as RGB, in stored orientation."""
     if _is_16_bit_gray(image):
         values_HW = np.asarray(image).astype(np.int64)
         gray_HW = ((values_HW + 128) // 257).astype(np.uint8)

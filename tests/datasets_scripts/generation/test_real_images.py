@@ -377,6 +377,15 @@ def test_a_build_does_not_go_on_with_the_captions_of_other_tars(swapped):
         list(generate.generate(job.recipe, job.revision, job.read_captions(0)))
 
 
+def test_captions_prepared_again_are_read_again(swapped):
+    before = recipe.find("cc3m-real", swapped)
+    list(before.text_to_image(["a grey thing"], [0], [0.0]))
+    shutil.rmtree(swapped / "captions")
+    prepare(swapped)
+    (made,) = recipe.find("cc3m-real", swapped).text_to_image(["a red thing"], [0], [0.0])
+    assert made.image[96:160, 96:160].mean((0, 1)) == pytest.approx(np.array(COLOURS["red"]) * 0.8, abs=12)
+
+
 def test_a_tar_that_changes_in_the_same_process_is_read_again(tars):
     prepare(tars)
     chosen, path = recipe.find("cc3m-real", tars), folder(tars) / "00000.tar"
