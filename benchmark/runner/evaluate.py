@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmark.errors import SkipCode, UserError
 from benchmark.evaluations.datasets.splits import local_origins, local_revision
@@ -84,37 +84,46 @@ def run_evaluations(
         UserError: a record in the output folder is of another model or protocol; nothing is measured.
         EvaluationFailures: some datasets failed; raised after the others are done.
     """
-    measurements = [
-        (_RecordBuilder(run, name, evaluation, log), dataset)
-        for name, evaluation in evaluations
-        for dataset in evaluation.datasets
-    ]
+    records = [_RecordBuilder(run, name, evaluation, log) for name, evaluation in evaluations]
     failures: list[str] = []
-    for done, (record, dataset) in enumerate(measurements):
-        progress(f"{run.key} evaluation", done, len(measurements), f"{record.name} {dataset}")
-        if error := record.measure(dataset):
-            failures.append(f"{record.name} on {dataset}: {error}")
-    progress(f"{run.key} evaluation", len(measurements), len(measurements), "")
+    total = sum(len(evaluation.datasets) for _, evaluation in evaluations)
+    done = 0
+    for (name, evaluation), record in zip(evaluations, records):
+        for dataset in evaluation.datasets:
+            progress(f"{run.key} evaluation", done, total, f"{name} {dataset}")
+            done += 1
+            if error := record.measure(dataset):
+                failures.append(f"{name} on {dataset}: {error}")
+        record.write()
+    progress(f"{run.key} evaluation", total, total, "")
     if failures:
-        raise EvaluationFailures(f"{len(failures)} of {len(measurements)} evaluations failed: {'; '.join(failures)}")
+        raise EvaluationFailures(f"{len(failures)} of {total} evaluations failed: {'; '.join(failures)}")
+
+
+class _Change(NamedTuple):
+    """A new result, the stored one that it replaces, and its duration in seconds."""
+
+    stored: Result | None
+    result: DatasetScores | Skipped
+    seconds: float
 
 
 class _RecordBuilder:
     """Builder of the record of one evaluation, dataset by dataset.
 
-    Before each change the stored record is read again, under a lock: other processes may add datasets to it.
+    For each change the stored record is read again, under a lock: other processes may add datasets to it.
     """
 
     def __init__(self, run: EvaluationRun, name: str, evaluation: Evaluation, log: LogLine) -> None:
-        self.name = name
-        self._run, self._evaluation, self._log = run, evaluation, log
+        self._run, self._name, self._evaluation, self._log = run, name, evaluation, log
+        self._changes: dict[str, _Change] = {}
         self._skipped = evaluation.skip(run.model)
         self._folder = run.out / "predictions" / run.key / f"{name}.{evaluation.preset}"
         self._path = store.record_path(run.out / "records", run.key, name, evaluation.preset)
         self._read()
 
     def measure(self, dataset: str) -> str | None:
-        """Evaluate one dataset unless it is done, and write the record. Return the error message if it failed."""
+        """Evaluate one dataset unless it is done; write the record if it was. Return the error message if it failed."""
         started, record = time.monotonic(), self._read()
         stored = record.results.get(dataset) if record else None
         features_sha256 = self._run.model.features_sha256(dataset)  # before they are read
@@ -125,12 +134,59 @@ class _RecordBuilder:
                     return None
                 self._log(f"{self._path}: {dataset} is measured again, as {reason}")
             result = self._skipped or replace(self._evaluation, datasets=(dataset,))(self._run.model)[dataset]
-            if isinstance(result, DatasetScores):
-                result = replace(result, features_sha256=features_sha256)
         except UserError as error:
             result = Skipped(str(error), SkipCode.FAILED)
-        self._write(dataset, stored, result, time.monotonic() - started)
+        if isinstance(result, DatasetScores):
+            result = replace(result, features_sha256=features_sha256)
+        self._changes[dataset] = _Change(stored, result, time.monotonic() - started)
+        if isinstance(result, DatasetScores):
+            self.write()
         return result.reason if isinstance(result, Skipped) and result.code == SkipCode.FAILED else None
+
+    def write(self) -> None:
+        """Write the record if a result changed."""
+        if not self._changes:
+            return
+        run = self._run
+        with lock(self._path):
+            record = self._read()
+            results, seconds = (record.results, record.seconds) if record else ({}, {})
+            changes = {name: change for name, change in self._changes.items() if self._applies(name, results.get(name))}
+            self._changes = {}
+            if not changes:
+                return
+            files = {
+                name: predictions.write(self._folder / f"{name}.parquet", change.result.predictions)
+                for name, change in changes.items()
+                if isinstance(change.result, DatasetScores)
+            }
+            created = create.from_scores(
+                dict(sorted({**results, **{name: change.result for name, change in changes.items()}}.items())),
+                origin=run.origin,
+                seed=run.seed,
+                name=self._name,
+                evaluation=self._evaluation,
+                metadata=run.model.metadata,
+                content_sha256=run.content_sha256,
+                training_diagnostics=run.training_diagnostics,
+                environment=environment.environment(run.device),
+                seconds={**run.seconds, **seconds, **{name: changes[name].seconds for name in files}},
+                predictions=files,
+            )
+            store.write(created, run.out / "records")
+
+    def _applies(self, dataset: str, stored: Result | None) -> bool:
+        """Return whether to replace a stored result.
+
+        A skipped dataset does not replace scores, and nothing replaces scores that another process has just added.
+        """
+        before, result, _ = self._changes[dataset]
+        if isinstance(stored, NotMeasured):
+            return result != Skipped(stored.skipped, stored.code)
+        if isinstance(stored, Measured) and stored == before and isinstance(result, Skipped):
+            self._log(f"{self._path}: {dataset} keeps its earlier scores: {result.reason}")
+            return False
+        return stored is None or stored == before
 
     def _read(self) -> Record | None:
         """Return the stored record, or None if there is none.
@@ -161,50 +217,14 @@ class _RecordBuilder:
             return "its predictions are missing or changed"
         if result.features_sha256 != features_sha256:
             return "its feature files changed"
-        return _changes(dataset, result.dataset)
+        return _difference(dataset, result.dataset)
 
     def _is_intact(self, file: Predictions) -> bool:
         path = self._folder / file.file
         return path.is_file() and file_sha256(path) == file.sha256
 
-    def _write(self, dataset: str, replaced: Result | None, result: DatasetScores | Skipped, seconds: float) -> None:
-        """Add a result to the record, in place of the one that it replaces.
 
-        A skipped dataset does not replace scores, and nothing replaces the scores that another process has just added.
-        """
-        run = self._run
-        with lock(self._path):
-            record = self._read()
-            results, times = (record.results, record.seconds) if record else ({}, {})
-            stored = results.get(dataset)
-            if isinstance(stored, NotMeasured) and result == Skipped(stored.skipped, stored.code):
-                return
-            if isinstance(stored, Measured) and stored != replaced:
-                return
-            if isinstance(stored, Measured) and isinstance(result, Skipped):
-                self._log(f"{self._path}: {dataset} keeps its earlier scores: {result.reason}")
-                return
-            files = {}
-            if isinstance(result, DatasetScores):
-                files[dataset] = predictions.write(self._folder / f"{dataset}.parquet", result.predictions)
-                times = {**times, dataset: seconds}
-            created = create.from_scores(
-                dict(sorted({**results, dataset: result}.items())),
-                origin=run.origin,
-                seed=run.seed,
-                name=self.name,
-                evaluation=self._evaluation,
-                metadata=run.model.metadata,
-                content_sha256=run.content_sha256,
-                training_diagnostics=run.training_diagnostics,
-                environment=environment.environment(run.device),
-                seconds={**run.seconds, **times},
-                predictions=files,
-            )
-            store.write(created, run.out / "records")
-
-
-def _changes(dataset: str, part: DatasetPart) -> str | None:
+def _difference(dataset: str, part: DatasetPart) -> str | None:
     """Return how a dataset on this machine differs from the evaluated one; None if it does not, or is missing.
 
     In records from before content was hashed, only the revision is known.

@@ -28,6 +28,7 @@ from benchmark.files import file_sha256, write_bytes, write_json
 from benchmark.hub import cards
 from benchmark.hub.client import READ_LIMIT, Repository, require_name
 from benchmark.progress import LogLine
+from benchmark.verified import verified_sha256
 
 DELETE_PATTERNS = ["data/*", "index/*"]
 """Patterns of files that are deleted on the Hub if the new version of the dataset does not have them."""
@@ -252,7 +253,7 @@ def download(repo: str, revision: str, data: Path, log: LogLine, patterns: Seque
         return folder
     large = {name: file.lfs.sha256 for name, file in files.items() if file.lfs}
     for name, expected in sorted(large.items()):
-        if (found := file_sha256(folder / name)) != expected:
+        if (found := verified_sha256(folder / name, folder)) != expected:
             raise UserError(f"{folder / name} has sha256 {found[:12]}, the Hub says {expected[:12]}; {hint}")
     log(f"no {schema.MANIFEST} in {repo}: verified {len(large)} of {len(files)} files by the checksums of the Hub")
     return folder
