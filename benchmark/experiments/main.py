@@ -8,18 +8,18 @@ There are two comparisons, since methods differ in the views of an epoch. They a
 
 - `<corpus>-1x`: equal views. Every method sees as many views as StableRep in the epochs of the released README.
 - `<corpus>-1x-published`: CLIP at its published schedule, 35, 70 or 105 epochs of ONE view of a pair, which are 350,
-  700 or 1,050 M views of CC12M. That is half of the views of the others: at equal views, CLIP repeats its captions for
-  75 epochs, and the paper's CLIP over-fits from epoch 30. The schedules of the other methods are already the published
-  ones: StableRep's exactly, SimCLR's but for 7 % more views than 35 epochs of two views of CC12M's 10.0 M pairs.
+  700 or 1,050 M views of the paper's 10.0 M pairs of CC12M. That is half of the views of the others: equal views are 75
+  epochs for CLIP, and the paper's CLIP over-fits from epoch 30. The schedules of the other methods are already the
+  published ones: StableRep's exactly, SimCLR's but for 7 % more views than 35 epochs of two views.
 
 Synthetic images have the guidance that the paper found best for the method: SimCLR 8 and CLIP 2, with one image per
 caption; StableRep and StableRep+ 2 and 3, with ten images. StableRep uses the down-sampling augmentation of these
 tables; StableRep+ does not, as its released checkpoints.
 
 Departures from the paper: captions are de-duplicated for every method, not for StableRep only, so that SimCLR and CLIP
-have 17 % (CC12M) or 10 % (RedCaps) fewer pairs and repeat them more often in the same number of views. Images are
-stored as JPEG of quality 90, not as PNG, and real images are cut to their center square. Batches have 8,256 views;
-SimCLR's batch size and CLIP's settings are not published.
+have 17 % (CC12M) or 10 % (RedCaps) fewer pairs and repeat them more often in the same number of views: 350 M views are
+42 epochs of 8.3 M pairs, and equal views 90. Images are stored as JPEG of quality 90, not as PNG, and real images are
+cut to their center square. Batches have 8,256 views; SimCLR's batch size and CLIP's settings are not published.
 """
 
 from collections.abc import Iterator
