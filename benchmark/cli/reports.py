@@ -38,14 +38,16 @@ def tables(
                 f"{', '.join(map(str, extra))}: no record belongs to this comparison; {again}, or move it away"
             )
         return
-    for group, files in expected.items():
-        build.write(files, out / group)
-    if unknown := build.remove_extra(expected, out):
-        _log(f"not written by `synrep tables`, kept; move them away: {', '.join(map(str, unknown))}")
-    for files in expected.values():
-        for name, content in files.items():
-            if name.endswith(".md"):
-                show(content.decode())
+    try:
+        for group, files in expected.items():
+            build.write(files, out / group)
+        if unknown := build.remove_extra(expected, out):
+            _log(f"not written by `synrep tables`, kept; move them away: {', '.join(map(str, unknown))}")
+    finally:  # also where nothing can be written
+        for files in expected.values():
+            for name, content in files.items():
+                if name.endswith(".md"):
+                    show(content.decode())
 
 
 def site(

@@ -201,8 +201,9 @@ def pull(repo: str, folder: Path, revision: str, log: LogLine) -> int:
         log(f"{repository} at {remote.commit}: {len(paths)} records")
         if not paths:
             raise UserError(f"no records in {repository} at {revision}; choose another repository or revision")
-        with bundle.locked(folder):
-            bundle.remove_leftovers(folder)
+        if folder.is_dir():
+            with bundle.locked(folder):
+                bundle.remove_leftovers(folder)
         results: list[_PullResult] = []
         for result in _parallel_map(lambda path: _pull_record(remote, path, folder), paths):
             results.append(result)

@@ -1,17 +1,20 @@
 """Paired differences of two models: values, coverage of intervals, and refused inputs."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from benchmark import evaluations
 from benchmark.analysis.compare import Difference, ModelOutput, differences
+from benchmark.analysis.paired import PairedComparisons
 from benchmark.errors import UserError
 from benchmark.evaluations.scoring.influence import mean_influence
 from benchmark.interfaces import DatasetIdentity, DatasetScores, Evaluation, Pretrained, Score
+from benchmark.records import store
 from benchmark.runner.evaluate import EvaluationRun, run_evaluations
 
 
@@ -149,3 +152,26 @@ def test_predictions_that_do_not_match_the_record_are_refused(tmp_path: Path) ->
     path.unlink()
     with pytest.raises(UserError, match="is missing"):
         list(differences(*pair, [("share", Share())]))  # type: ignore[call-arg]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fairface", "aro", "retrieval", "linear_probe", "few_shot"])
+def test_tables_and_comparisons_have_one_definition_of_significance(name: str) -> None:
+    """On committed records: the intervals of `evaluate --compare` are those of tables, plots and the leaderboard."""
+    results = Path(__file__).parents[2] / "results"
+    first, second = (ModelOutput(results, f"smoke/{model}/2/0") for model in ("clip", "stablerep_plus"))
+    evaluation = next(iter(evaluations.presets(name).values()))
+    chosen = replace(evaluation, datasets=tuple(each for each in evaluation.datasets if each != "cifar10"))
+    pairs = PairedComparisons.for_records(results / "records")
+    one, other = (
+        store.read(store.record_path(results / "records", model.key, name, evaluation.preset))
+        for model in (first, second)
+    )
+    compared = list(differences(first, second, [(name, chosen)]))
+    assert compared
+    for found in compared:
+        in_tables = pairs.difference([one], [other], [(found.dataset, found.score)])
+        assert in_tables is not None and in_tables.significant is found.interval.significant
+        assert (in_tables.difference, in_tables.low, in_tables.high) == pytest.approx(
+            (found.interval.difference, found.interval.low, found.interval.high), abs=1e-12
+        )

@@ -194,7 +194,7 @@ def test_existing_records_stay_and_are_in_the_table(hub, pushed, said, tmp_path)
 
 
 def test_push_sends_only_missing_files(hub, pushed, here):
-    write(here, model("four"), weights="f")
+    write(here, model("four"), right=100, weights="f")
     exchange.push(REPO, here, validate.find_problems, private=False, log=quiet)
     last = [request for request in hub.requests if "/commit/" in request.path][-1]
     sent = [json.loads(line)["value"].get("path") for line in last.body.decode().splitlines()]
@@ -450,8 +450,22 @@ def test_full_disk_stops_the_pull(hub, pushed, said, tmp_path, monkeypatch):
     assert tree(tmp_path / "back") == {}
 
 
+def test_pull_beside_another_process_adds_what_is_still_missing(hub, pushed, tmp_path, monkeypatch):
+    """Another pull places a record after ours compared it."""
+    back, require_files = tmp_path / "back", bundle.require_files
+
+    def placing(one, staged, paths):
+        require_files(one, staged, paths)
+        if one.path == ONE:
+            bundle.copy(one.files, staged, back)
+
+    monkeypatch.setattr(bundle, "require_files", placing)
+    assert exchange.pull(REPO, back, "main", quiet) == 4
+    assert list(validate.find_problems(back / "records")) == [] and len(parts(back)) == 6
+
+
 def test_pull_of_an_older_revision(hub, pushed, said, here, tmp_path):
-    write(here, model("four"), weights="f")
+    write(here, model("four"), right=100, weights="f")
     wanted = {path: content for path, content in parts(here).items() if "four" not in path}
     said("push", REPO, "--results", here)
     said("pull", REPO, "--revision", pushed, "--results", tmp_path / "old")

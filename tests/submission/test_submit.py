@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -318,6 +319,47 @@ def test_file_that_changes_during_the_copy_is_detected(sides, monkeypatch):
     with pytest.raises(UserError, match="changed while it was copied; run the command again"):
         sides.submit()
     assert tree(sides.results) == before
+
+
+def test_failed_copy_keeps_what_another_process_has_placed(sides, monkeypatch):
+    """Such as `git pull`, which takes no lock."""
+    copyfile, theirs = shutil.copyfile, tree(sides.runs)[ONE]
+
+    def placing(source, target, **more):
+        copyfile(source, target, **more)
+        if Path(target).is_relative_to(sides.results) and not (sides.results / ONE).exists():
+            (sides.results / ONE).parent.mkdir(parents=True, exist_ok=True)
+            (sides.results / ONE).write_bytes(theirs)
+
+    before = tree(sides.results)
+    monkeypatch.setattr(bundle.shutil, "copyfile", placing)
+    with pytest.raises(UserError, match=r"knn.dino.json was written by another process; run the command again"):
+        sides.submit()
+    assert tree(sides.results) == before | {ONE: theirs}
+    monkeypatch.undo()
+    assert sides.submit()[0] == 1
+
+
+def test_two_submissions_at_once_add_all_records(sides):
+    """Each waits for the other: a record of both is new to one of them and known to the other."""
+    other = Sides(sides.runs.with_name("other"), sides.results)
+    write(other.runs, model("one")), write(other.runs, model("four"), right=100, weights="f")
+    with ThreadPoolExecutor(2) as pool:
+        counts = [future.result()[0] for future in [pool.submit(side.submit) for side in (sides, other)]]
+    assert sum(counts) == 3
+    assert {path for path in tree(sides.results) if path.endswith(".json")} == {
+        f"records/pretrained/{name}/1/0/knn.dino.json" for name in ("one", "two", "three", "four")
+    }
+    assert list(sides.results.rglob(".*")) == []
+
+
+def test_leftovers_of_a_killed_submission_are_removed_by_the_next(sides):
+    left = (sides.results / ONE).with_name(".knn.dino.json.7.0123abcd.tmp")
+    left.parent.mkdir(parents=True)
+    left.write_text("{")
+    (sides.results / ".records.lock").write_text("")
+    assert sides.submit()[0] == 2
+    assert list(sides.results.rglob(".*")) == []
 
 
 # Differences of records
