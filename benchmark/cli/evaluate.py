@@ -8,7 +8,6 @@ import typer
 
 from benchmark.cli.output import show
 from benchmark.errors import SkipCode, UserError
-from benchmark.mirror import missing_mirror
 
 if TYPE_CHECKING:
     from benchmark.interfaces import Evaluation
@@ -105,6 +104,7 @@ def _print_scores(run: "EvaluationRun", chosen: NamedEvaluations, requested: lis
     """
     from tabulate import tabulate
 
+    from benchmark.mirror import missing_mirror
     from benchmark.records import store
     from benchmark.records.schema import NotMeasured
 

@@ -139,8 +139,8 @@ def compare(bundle: RecordBundle, source: Path, target: Path, names: SideNames) 
         elif path != bundle.path:
             conflicts.append(f"{path}: sha256 is {sha256[:12]} in {names[0]}, {existing_sha256[:12]} in {names[1]}")
         else:
-            contents = (read_regular(folder / path, store.MAX_BYTES) for folder in (source, target))
-            if differs := describe_difference(*contents, names):
+            own, other = (read_regular(folder / path, store.MAX_BYTES) for folder in (source, target))
+            if differs := describe_difference(own, other, names):
                 return Comparison((), (f"{path}: {differs}",))  # different predictions are implied
     return Comparison(tuple(reversed(missing)), tuple(conflicts))
 

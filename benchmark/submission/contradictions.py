@@ -7,6 +7,7 @@ are one training.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from benchmark.files import sha256_json
@@ -25,10 +26,11 @@ def find(found: RecordFiles, samples: Digests, answers: Digests) -> Iterator[str
         samples: hashes of the columns that are equal for all models.
         answers: hashes of the columns that are different for all models (see `rescore.RescoreReport`).
     """
-    for field in ("name", "method"):
+    for field in ("experiment.name", "experiment.method"):
+        name_of: Callable[[Record], str] = attrgetter(field)
         yield from _require_same(
-            found, f"experiment.{field}", lambda r, of=field: getattr(r.experiment, of).lower(),
-            lambda r, of=field: getattr(r.experiment, of), "two names that differ by case only; rename one",
+            found, field, lambda r: name_of(r).lower(), name_of,  # noqa: B023  called before the next field
+            "two names that differ by case only; rename one",
         )  # fmt: skip
     yield from _require_same(
         found, "experiment.fingerprint", lambda r: (r.experiment.name, r.experiment.version),

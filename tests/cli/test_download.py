@@ -62,6 +62,7 @@ def test_all_available_datasets_are_downloaded_and_the_others_reported(hub, tmp_
     assert "/datasets/mteb/wds_imagenet1k, then run `hf auth login`" in error
     assert "dtd-mteb: dataset mteb/dtd does not exist" in error
     assert "cars: the Hub cannot be reached" in error
+    assert "Retrying" not in error and "does not exist" not in shown, "each failure is told once, in the last line"
     for repo in ROWS:
         card = tmp_path / "mirror" / repo / "README.md"
         assert card.is_file() is (repo not in failed)
