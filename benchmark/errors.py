@@ -7,7 +7,7 @@ A `UserError` is one line: what was expected, what was found and how to fix it.
 import re
 from enum import StrEnum
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """Control characters, invisible spaces, overrides of the writing direction, and lone surrogates."""
 
 
@@ -40,8 +40,13 @@ class MissingDataset(UserError):
 
 
 def one_line(text: str) -> str:
-    """Return `text` on one line that a terminal or a page shows as it is: control characters become \\x1b, \\u202e."""
-    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], " ".join(text.split()))
+    """Return `text` on one line, `printable`."""
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """Return `text` with its unprintable characters, apart from tabs and newlines, as escapes such as \\x1b."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def unknown(kind: str, name: str, choices: list[str]) -> UserError:

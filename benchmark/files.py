@@ -94,6 +94,19 @@ def _open_locked(path: Path) -> IO[bytes]:
         file.close()
 
 
+def regular_stat(path: Path) -> os.stat_result:
+    """Return size, times and mode of a regular file; symbolic links are followed.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is not a regular file; a pipe or a device might never end.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError("not a regular file")
+    return state
+
+
 def read_regular(path: Path, max_bytes: int) -> bytes:
     """Return the content of a file that others may have made: a regular file, or a link to one, of bounded size.
 

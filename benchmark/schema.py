@@ -17,7 +17,6 @@ Evaluation sets use the same layout without an index: one row per image, with th
 
 import json
 import re
-import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.files import sha256_json
+from benchmark.files import regular_stat, sha256_json
 from benchmark.verified import verified_sha256
 
 UNIT_CAPTIONS = 64
@@ -96,19 +95,6 @@ class Manifest:
         return asdict(self)
 
 
-def regular_size(path: Path) -> int:
-    """Return the size of a regular file in bytes; symbolic links are followed.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: it is not a regular file; a pipe or a device might never end.
-    """
-    state = path.stat()
-    if not stat.S_ISREG(state.st_mode):
-        raise ValueError("not a regular file")
-    return state.st_size
-
-
 def read_json(path: Path) -> Any:
     """Read a JSON file of a dataset folder.
 
@@ -116,7 +102,7 @@ def read_json(path: Path) -> Any:
         OSError: the file cannot be read.
         ValueError: it is not a regular file, larger than MAX_JSON_BYTES, nested too deeply, or not JSON.
     """
-    if (size := regular_size(path)) > MAX_JSON_BYTES:
+    if (size := regular_stat(path).st_size) > MAX_JSON_BYTES:
         raise ValueError(f"{size:,} bytes, expected at most {MAX_JSON_BYTES:,}")
     try:
         return json.loads(path.read_bytes())
@@ -203,8 +189,8 @@ def read_index(path: Path, images_per_row: int, parquet: Path, rows: int) -> np.
     """
     again = "build or download the dataset again"
     try:
-        size = regular_size(parquet)
-        regular_size(path)
+        size = regular_stat(parquet).st_size
+        regular_stat(path)
         index = np.lib.format.open_memmap(path, mode="r")
         if index.dtype != np.int64 or index.ndim != 3 or index.shape[1:] != (images_per_row, 2):
             raise ValueError(f"{index.dtype} {index.shape}, expected int64 ({rows}, {images_per_row}, 2)")

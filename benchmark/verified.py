@@ -10,7 +10,6 @@ process.
 import contextlib
 import json
 import os
-import stat
 import time
 from pathlib import Path
 
@@ -58,11 +57,11 @@ def file_state(path: Path) -> list[int]:
         UserError: the file is missing or is not a regular file; a pipe or a device might never end.
     """
     try:
-        state = path.stat()
+        state = regular_stat(path)
+    except ValueError as error:
+        raise UserError(f"{path} is {error}; replace it with the file itself") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); restore or download it again") from None
-    if not stat.S_ISREG(state.st_mode):
-        raise UserError(f"{path} is not a regular file; replace it with the file itself")
     return [state.st_size, state.st_mtime_ns]
 
 

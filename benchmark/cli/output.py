@@ -2,12 +2,10 @@
 
 import io
 import os
-import re
 import sys
 from pathlib import Path
 
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""Characters, except tab and newline, that move the cursor, change colors or reverse the direction of text."""
+from benchmark.errors import printable
 
 
 def prepare() -> None:
@@ -25,11 +23,6 @@ def discard() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def printable(text: str) -> str:
-    """Return `text`, which may come from a stranger's file, with control characters replaced."""
-    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
 def show(text: object, *, error: bool = False) -> None:
-    """Print a text, with control characters replaced, to standard output or standard error."""
+    """Print a text, which may come from a stranger's file, to standard output or standard error."""
     print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.files import regular_stat
 from benchmark.images import DecodeError, decode_image_fast
 
 SPLIT = "train"
@@ -140,7 +141,7 @@ def _allow_open_files(count: int) -> None:
 def _read_captions(path: Path) -> pa.Table:
     """Read the ids and texts of the captions in a Parquet file."""
     try:
-        schema.regular_size(path)
+        regular_stat(path)
         with pq.ParquetFile(path) as file:
             return file.read(columns=_CAPTIONS.names).select(_CAPTIONS.names).cast(_CAPTIONS)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.files import file_sha256
+from benchmark.files import file_sha256, regular_stat
 from benchmark.images import UPRIGHT, DecodeError, decode_image, open_image, orientation
 from datasets_scripts.generation import provenance
 from datasets_scripts.generation.generate import COLUMNS
@@ -132,7 +132,7 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
         UserError: the file is missing or damaged, or lacks a column or a value.
     """
     try:
-        schema.regular_size(path)
+        regular_stat(path)
         with pq.ParquetFile(path) as file:
             yield file
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
@@ -186,7 +186,7 @@ def _examine_captions(
 
 def _read_offsets(folder: Path, index: str, shape: tuple[int, ...], findings: Findings) -> np.ndarray | None:
     try:
-        schema.regular_size(folder / index)
+        regular_stat(folder / index)
         offsets: np.ndarray = np.lib.format.open_memmap(folder / index, mode="r")
     except FileNotFoundError:
         return None  # reported as a missing file

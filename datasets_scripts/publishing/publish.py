@@ -24,7 +24,7 @@ from huggingface_hub import HfFileSystem, snapshot_download
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.files import file_sha256, write_bytes, write_json
+from benchmark.files import file_sha256, regular_stat, write_bytes, write_json
 from benchmark.hub import cards
 from benchmark.hub.client import READ_LIMIT, Repository, require_name
 from benchmark.progress import LogLine
@@ -125,7 +125,7 @@ def card_to_publish(folder: Path, manifest: schema.Manifest, repository: Reposit
 def _read_card(folder: Path) -> str:
     path = folder / schema.CARD
     try:
-        if schema.regular_size(path) > READ_LIMIT:
+        if regular_stat(path).st_size > READ_LIMIT:
             raise ValueError(f"it is larger than {READ_LIMIT:,} bytes")
         return path.read_bytes().decode()
     except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.cli.output import printable
+from benchmark.errors import printable
 from benchmark.records import store
 from tests.cli.test_main import Synrep, assert_one_line, synrep
 from tests.reports.tables.conftest import measured, record
@@ -62,10 +62,10 @@ def test_control_characters_are_replaced() -> None:
     assert printable("a\tb\n") == "a\tb\n"
     assert printable("café ± 日本") == "café ± 日本"
     for control in ("\x1b[2J", "\r", "\x07", "\x7f", "\x9b", "\u202e", "\u2066", "\u2028"):
-        assert printable(f"a{control[0]}b") == "a\N{REPLACEMENT CHARACTER}b"
+        assert printable(f"a{control[0]}b") == f"a{ascii(control[0])[1:-1]}b"
 
 
 def test_control_characters_in_a_message_do_not_reach_the_terminal(synrep: Synrep, tmp_path: Path) -> None:
     folder = tmp_path / "a\x1b[31mb"
     answer = synrep("validate", folder)
-    assert_one_line(answer, "a\N{REPLACEMENT CHARACTER}[31mb")
+    assert_one_line(answer, r"a\x1b[31mb")

@@ -2,8 +2,8 @@
 
 A sample consists of the members whose names are equal up to the first dot, in any order. The offset of each image and
 the content of the small members (labels, captions) are indexed once, in `.cache/synrep/` next to the tars. The index of
-a tar is rebuilt when its size or one of its times changes, and every read is checked against the header in the tar. A download
-can restore the time of modification, but only the system sets the time of change (ctime).
+a tar is rebuilt when its size or one of its times changes, and every read is checked against the header in the tar. A
+download can restore the time of modification, but only the system sets the time of change (ctime).
 """
 
 import contextlib
