@@ -1,10 +1,10 @@
 """SHA-256 of large files that are read in parts, computed once and noted beside them.
 
 The note of a file is `.cache/verified/<name>.json` in its folder, or in the cache of the user if the folder cannot be
-written: [size, mtime in ns, SHA-256]. There is one note per file, written atomically, so any number of processes may
-write them. A note is trusted only while size and modification time are those of the file, and is not kept for a file
-that was modified moments ago, as another change could leave the same time. Without any note, a file is hashed once per
-process.
+written: [size, mtime and ctime in ns, SHA-256]. There is one note per file, written atomically, so any number of
+processes may write them. A note is trusted only while size and times are those of the file: a download can restore the
+time of modification, but only the system sets the time of change (ctime). There is no note of a file that was modified
+moments ago, as another change could leave the same times. Without any note, a file is hashed once per process.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmark.errors import UserError
-from benchmark.files import file_sha256, sha256_json, write_json
+from benchmark.files import file_sha256, regular_stat, sha256_json, write_json
 
 NOTES = ".cache/verified"
 """Subfolder of a data folder with one note per verified file."""
@@ -26,7 +26,7 @@ _known: dict[Path, list[int | str]] = {}
 
 
 def verified_sha256(path: Path, folder: Path) -> str:
-    """Return the SHA-256 of a file inside `folder`, without reading it again while size and time are those of its note.
+    """Return the SHA-256 of a file inside `folder`, without reading it again while size and times are those of its note.
 
     Raises:
         UserError: the file is missing, not a regular file, or changes while it is read.
@@ -35,8 +35,8 @@ def verified_sha256(path: Path, folder: Path) -> str:
     notes = folder / NOTES / name, _user_cache() / sha256_json(str(folder.absolute())) / name
     state = file_state(path)
     for known in (_known.get(file), *map(_read, notes)):
-        if known and known[:2] == state:
-            return str(known[2])
+        if known and known[:3] == state:
+            return str(known[3])
     hashed_at = time.time_ns()
     digest = file_sha256(path)
     if file_state(path) != state:
@@ -51,7 +51,7 @@ def verified_sha256(path: Path, folder: Path) -> str:
 
 
 def file_state(path: Path) -> list[int]:
-    """Return size and modification time (ns) of a regular file; symbolic links are followed.
+    """Return size, mtime and ctime (ns) of a regular file; symbolic links are followed.
 
     Raises:
         UserError: the file is missing or is not a regular file; a pipe or a device might never end.
@@ -62,7 +62,7 @@ def file_state(path: Path) -> list[int]:
         raise UserError(f"{path} is {error}; replace it with the file itself") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); restore or download it again") from None
-    return [state.st_size, state.st_mtime_ns]
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 
 
 def _user_cache() -> Path:
@@ -74,6 +74,6 @@ def _read(note: Path) -> list[int | str] | None:
     """Return a note, or None if there is no valid one."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         match json.loads(note.read_bytes()):
-            case [int(), int(), str()] as found:
+            case [int(), int(), int(), str()] as found:
                 return found
     return None

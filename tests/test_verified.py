@@ -52,6 +52,15 @@ def test_a_changed_file_is_hashed_again(file: Path, tmp_path: Path) -> None:
     assert verified.verified_sha256(file, tmp_path) == hashlib.sha256(b"longer").hexdigest()
 
 
+def test_a_changed_file_with_restored_time_is_hashed_again(file: Path, tmp_path: Path) -> None:
+    verified.verified_sha256(file, tmp_path)
+    before = file.stat().st_ctime_ns
+    while file.stat().st_ctime_ns == before:  # until the clock of the file system ticks
+        file.write_bytes(b"other")
+        os.utime(file, (1e9, 1e9))
+    assert verified.verified_sha256(file, tmp_path) == hashlib.sha256(b"other").hexdigest()
+
+
 def test_a_file_modified_moments_ago_has_no_note(file: Path, tmp_path: Path) -> None:
     os.utime(file)
     time_ns = file.stat().st_mtime_ns
