@@ -26,7 +26,7 @@ _known: dict[Path, list[int | str]] = {}
 
 
 def verified_sha256(path: Path, folder: Path) -> str:
-    """Return the SHA-256 of a file inside `folder`, without reading it again while size and times are those of its note.
+    """Return the SHA-256 of a file in `folder`, without reading it again while size and times are those of its note.
 
     Raises:
         UserError: the file is missing, not a regular file, or changes while it is read.
