@@ -288,7 +288,7 @@ class Record(RecordModel):
     model: ModelPart
     training: TrainingPart | None
     """Training dataset; None for a pretrained model."""
-    results: Annotated[dict[FileName, Result], Field(min_length=1)]
+    results: Annotated[dict[NonEmptyStr, Result], Field(min_length=1)]
     seconds: dict[str, Annotated[float, Field(ge=0, le=1e10)]] = Field(default_factory=dict)
     """Duration of `train` and of each dataset, in seconds."""
     created: date

@@ -54,9 +54,12 @@ def rescore(record: Record, folder: Path) -> RescoreReport:
             f"results: expected every dataset of {record.evaluation.name} {evaluation.preset}, measured or with a "
             f"reason, found no {', '.join(missing)}; evaluate again"
         )
+    known = evaluations.all_datasets(record.evaluation.name)
     for dataset, result in record.results.items():
+        field = f"results.{dataset:.100}"
+        if not isinstance(result, Measured) and dataset not in known:
+            report.problems.append(f"{field}: expected a dataset of {record.evaluation.name}; remove the file")
         if isinstance(result, Measured):
-            field = f"results.{dataset}"
             report.problems += [
                 f"{field}.dataset: {line}" for line in evaluations.catalog_mismatches(dataset, result.dataset)
             ]

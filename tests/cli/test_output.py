@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.cli.reports import _records_link
 from benchmark.errors import printable
 from benchmark.records import store
 from tests.cli.test_main import Synrep, assert_one_line, synrep
@@ -52,10 +53,15 @@ def test_all_tables_are_written_if_the_reader_ends_or_the_output_is_closed(recor
 
 
 @pytest.mark.slow
-def test_a_failure_with_a_closed_output_is_one_line(tmp_path: Path) -> None:
-    ran = shell('"$@" >&-', "validate", tmp_path)
-    assert_one_line((ran.returncode, ran.stdout, ran.stderr), "no records in")
-    assert shell('"$@" 2>&-', "validate", tmp_path).returncode == 2
+def test_a_failure_with_a_closed_output_is_one_line() -> None:
+    ran = shell('"$@" >&-', "nosuch")
+    assert_one_line((ran.returncode, ran.stdout, ran.stderr), "No such command")
+    assert shell('"$@" 2>&-', "nosuch").returncode == 2
+
+
+def test_links_to_records_in_a_folder_with_a_number_sign(tmp_path: Path) -> None:
+    link = _records_link(tmp_path / "a#1" / "records", tmp_path / "site", "", published=False)
+    assert link == "../a%231/records"
 
 
 def test_control_characters_are_replaced() -> None:

@@ -344,9 +344,12 @@ def test_results_of_an_older_record_are_unchanged() -> None:
     assert isinstance(later.results["stl10"], Measured)
 
 
+CYRILLIC = "\N{CYRILLIC SMALL LETTER I}"
+
+
 @pytest.mark.parametrize(
     "name",
-    ["smoke/\N{CYRILLIC SMALL LETTER ES}lip", "smoke/con", "LPT1", "smoke/aux.2", "a./b", "a" * 201, "a/" * 200 + "a"],
+    [f"clip/cl{CYRILLIC}p", CYRILLIC, "smoke/con", "LPT1", "smoke/aux.2", "a./b", "a" * 201, "a/" * 200 + "a"],
 )
 def test_name_is_a_path_on_every_system(name: str) -> None:
     with pytest.raises(UserError, match="name"):

@@ -516,6 +516,14 @@ def test_a_dataset_that_was_left_out_is_named(folder: Path) -> None:
     ), lines
 
 
+def test_an_unknown_dataset_with_a_reason_is_named(folder: Path) -> None:
+    skipped = {"skipped": "gone", "code": "failed"}
+    forge(folder, lambda c: c["results"].update({"easy\N{CYRILLIC SMALL LETTER A}": skipped}))
+    assert any("expected a dataset of linear_probe; remove the file" in line for line in found(folder))
+    forge(folder, lambda c: c["results"].update({"x" * 10_000: skipped}))
+    assert any("xxx: expected a dataset of linear_probe" in line and len(line) < 500 for line in found(folder))
+
+
 @pytest.mark.parametrize("name", ["smoke/CLIP", "Smoke/clip"])
 def test_names_that_differ_by_case_are_named(folder: Path, name: str) -> None:
     copied(folder, "smoke/clip/2/0", f"{name}/2/0", lambda c: renamed(c, name))
