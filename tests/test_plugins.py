@@ -12,7 +12,7 @@ from datasets_scripts.captions import sources
 
 
 def test_two_presets_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    (dino,) = knn.EVALUATIONS
+    dino, *_ = knn.EVALUATIONS
     monkeypatch.setattr(knn, "EVALUATIONS", (dino, replace(dino, temperature=0.1)))
     with pytest.raises(UserError, match=r"^expected one preset of knn named dino, found two; rename one of them$"):
         evaluations.presets("knn")

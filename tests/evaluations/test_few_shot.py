@@ -119,13 +119,15 @@ def test_scores_match_a_reference_loop(toy, shots, count):
     scores, subject = measure(noisy_labels(), shots=shots), noisy_labels()
     splits = [open_split("toy", "train"), open_split("toy", "test")]
     features = np.concatenate([subject.features(images) for images in splits]).astype(float)
-    accuracies, ties = reference(features, shots.sample_episodes(splits, 0).rows_EWR, count, shots.centred)
+    sampled = shots.sample_episodes(splits, 0)
+    accuracies, ties = reference(features, sampled.rows_EWR, count, shots.centred)
+    assert sampled.shots == count
     assert scores.predictions["accuracy"].tolist() == pytest.approx(accuracies)
     assert scores.predictions["ties"].tolist() == ties
     mean, half = np.mean(accuracies), 1.96 * np.std(accuracies) / np.sqrt(60)
     assert scores.scores["accuracy"].value == pytest.approx(mean)
     assert scores.scores["accuracy"].high == pytest.approx(mean + half, abs=1e-5)
-    assert 0.3 < mean < 0.9
+    assert 0.25 < mean < 0.9
 
 
 def test_prototypes_match_scikit_learn():

@@ -60,9 +60,10 @@ def never():
 
 
 def files(folder):
-    """All that a build leaves but what differs from build to build: how long it took."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != schema.STATISTICS]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    """All that a build leaves but what differs from build to build, how long it took, and the notes of readers."""
+    paths = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    same = {name: path for name, path in paths.items() if name.name != schema.STATISTICS and name.parts[0] != ".cache"}
+    return {str(name): path.read_bytes() for name, path in same.items()}
 
 
 def pixels(content):
