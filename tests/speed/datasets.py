@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmark import schema
+from benchmark.files import file_sha256
 from benchmark.training.dataset import CaptionImageDataset
 from datasets_scripts import cc12m
 from datasets_scripts.captions.prepare import prepare
@@ -75,9 +76,9 @@ def built(folder: Path, encoded: list[bytes]) -> CaptionImageDataset:
     names = schema.shard_name("train", 0, 1), schema.index_name("train", 0)
     units = (rows_of(encoded, unit * schema.UNIT_CAPTIONS) for unit in range(UNITS))
     shards.write_parquet(folder / names[0], units, generate.COLUMNS)
-    shards.write_index(folder / names[0], folder / names[1])
+    digest = shards.write_index(folder / names[0], folder / names[1])
     rows = {"train": UNITS * schema.UNIT_CAPTIONS}
-    files = dict.fromkeys(names, "")
+    files = dict(zip(names, (digest, file_sha256(folder / names[1]))))
     shards.write_manifest(folder, schema.Manifest("speed/speed", "0" * 40, rows, IMAGES, files, {}), "")
     return CaptionImageDataset(folder, "0" * 40)
 
