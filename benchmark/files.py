@@ -20,6 +20,8 @@ from benchmark.errors import UserError
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 """Names of the temporary files of `atomic_replace`."""
+MAX_JSON_BYTES = 64 * 2**20
+"""Largest JSON file that is read; the manifest of a dataset with 100,000 shards is a third of it."""
 
 
 @contextlib.contextmanager
@@ -126,6 +128,21 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     if (size := max(about.st_size, len(content))) > max_bytes:
         raise UserError(f"{path}: expected at most {max_bytes:,} bytes, found {size:,}; remove the file")
     return content
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file that others may have made.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a regular file, larger than MAX_JSON_BYTES, nested too deeply, or not JSON.
+    """
+    if (size := regular_stat(path).st_size) > MAX_JSON_BYTES:
+        raise ValueError(f"{size:,} bytes, expected at most {MAX_JSON_BYTES:,}")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -15,7 +15,6 @@ An image that could not be generated is null, its length in the index is zero, a
 Evaluation sets use the same layout without an index: one row per image, with the columns that the catalog lists.
 """
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.files import regular_stat, sha256_json
+from benchmark.files import read_json, regular_stat, sha256_json
 from benchmark.verified import verified_sha256
 
 UNIT_CAPTIONS = 64
@@ -50,8 +49,6 @@ MANIFEST = "dataset.json"
 STATISTICS = "statistics.json"
 SHEET = "sheet.png"
 
-MAX_JSON_BYTES = 64 * 2**20
-"""Largest JSON file of a dataset that is read; the manifest of 100,000 shards is a third of it."""
 MAX_IMAGES_PER_ROW = 10_000
 """Largest number of images of a caption in a manifest that is read."""
 
@@ -93,21 +90,6 @@ class Manifest:
     def as_json(self) -> dict[str, Any]:
         """Return the manifest as a JSON object."""
         return asdict(self)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a dataset folder.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not a regular file, larger than MAX_JSON_BYTES, nested too deeply, or not JSON.
-    """
-    if (size := regular_stat(path).st_size) > MAX_JSON_BYTES:
-        raise ValueError(f"{size:,} bytes, expected at most {MAX_JSON_BYTES:,}")
-    try:
-        return json.loads(path.read_bytes())
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from benchmark import schema
+from benchmark import files, schema
 from benchmark.errors import UserError, unknown
 
 
@@ -79,7 +79,7 @@ def test_a_manifest_that_is_nested_deeply_or_is_no_text(tmp_path, content):
 
 def test_a_manifest_larger_than_any(tmp_path):
     with (tmp_path / schema.MANIFEST).open("wb") as file:
-        file.truncate(schema.MAX_JSON_BYTES + 1)
+        file.truncate(files.MAX_JSON_BYTES + 1)
     with pytest.raises(UserError, match=r"is not a dataset manifest \(67,108,865 bytes, expected at most"):
         schema.read_manifest(tmp_path)
 

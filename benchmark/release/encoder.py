@@ -7,7 +7,6 @@ The folder of a release:
     README.md            model card, see `benchmark.release.model_card`
 """
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 
 from benchmark import evaluations
 from benchmark.errors import UserError
-from benchmark.files import file_sha256, write_bytes, write_json
+from benchmark.files import file_sha256, read_json, write_bytes, write_json
 from benchmark.hub.client import Repository
 from benchmark.interfaces import Experiment, Model, ViTConfig
 from benchmark.models.loading.frozen import FrozenEncoder
@@ -248,7 +247,7 @@ def _require_same_experiment(repository: Repository, head: str, release: Release
             f"{repo} contains files that are not part of a release ({', '.join(sorted(files)[:5])}); {hint}"
         )
     with tempfile.TemporaryDirectory() as temporary:
-        remote = _read_json(repository.fetch(CONFIG, head, Path(temporary)))
+        remote = _json(repository.fetch(CONFIG, head, Path(temporary)))
     remote, local = remote.get("synrep", {}) if isinstance(remote, dict) else {}, release.identity
     if not isinstance(remote, dict) or not remote:
         raise UserError(f"{repo} contains a model that is not a release of SynRep-Bench; {hint}")
@@ -262,9 +261,9 @@ def _require_same_experiment(repository: Repository, head: str, release: Release
         raise UserError(f"{repo} contains {found} of another declaration; raise the experiment's version or {hint}")
 
 
-def _read_json(path: Path) -> object:
+def _json(path: Path) -> object:
     """Return the content of a JSON file, or None if it is not JSON."""
     try:
-        return json.loads(path.read_text())
-    except (ValueError, RecursionError):
+        return read_json(path)
+    except ValueError:
         return None

@@ -1,16 +1,11 @@
 """The files of runs beside a folder of records, checked against it: `model.json`, the weights, the feature store."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import UserError
-from benchmark.files import file_sha256, read_regular, sha256_json
+from benchmark.files import file_sha256, read_json, sha256_json
 from benchmark.records.schema import Record
-
-MAX_BYTES = 2**20
-"""Maximum size in bytes of a JSON file of a run."""
 
 
 def find_problems(out: Path, records: Sequence[tuple[Path, Record]]) -> Iterator[str]:
@@ -65,7 +60,7 @@ def _feature_problems(out: Path, model: str, weights: dict[object, Path]) -> Ite
 def _json(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file, or None if there is none."""
     try:
-        content = json.loads(read_regular(path, MAX_BYTES))
-    except (UserError, ValueError, RecursionError):
+        content = read_json(path)
+    except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

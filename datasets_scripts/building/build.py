@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.files import atomic_replace, file_sha256, lock, remove_leftovers, write_json
+from benchmark.files import atomic_replace, file_sha256, lock, read_json, remove_leftovers, write_json
 from benchmark.progress import Progress
 from datasets_scripts.building.executor import Done, LocalExecutor
 from datasets_scripts.generation import generate, provenance, shards
@@ -55,7 +55,7 @@ def claim_folder(folder: Path, revision: str, declaration: dict[str, Any], signe
                     )
                 write_json(marker, expected)
     try:
-        found = schema.read_json(marker)
+        found = read_json(marker)
         revisions = {str(found["revision"])}
     except (ValueError, KeyError, TypeError) as error:
         if revision not in _revisions_in(folder):

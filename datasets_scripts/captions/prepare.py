@@ -17,7 +17,6 @@ contains a tab or a newline, so different rows are different lines. It is part o
 
 import hashlib
 import itertools
-import json
 import shlex
 import unicodedata
 from collections import Counter
@@ -33,7 +32,7 @@ import pyarrow.parquet as pq
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.files import atomic_replace, lock, remove_leftovers, write_json
+from benchmark.files import atomic_replace, lock, read_json, remove_leftovers, write_json
 from datasets_scripts.captions.files import BATCH_ROWS, read_rows
 from datasets_scripts.captions.rows import MALFORMED, Dropped, Row, escape_field, escape_surrogates
 from datasets_scripts.captions.seen_ids import SeenIds
@@ -151,9 +150,9 @@ def _find_same_origin(out: Path, rule: dict[str, str], origin: dict[str, Any]) -
 def _load_report(folder: Path) -> dict[str, Any] | None:
     """Return the contents of captions.json; None if it is missing or malformed."""
     try:
-        report: dict[str, Any] = json.loads((folder / REPORT).read_text())
+        report: dict[str, Any] = read_json(folder / REPORT)
         describe_origin(report["origin"]), report["sha256"][:12], report["kept"] + sum(report["dropped"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return report
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.files import atomic_replace, file_sha256, write_bytes, write_json
+from benchmark.files import atomic_replace, file_sha256, read_json, write_bytes, write_json
 from datasets_scripts.generation.generate import COLUMNS, IMAGE
 from datasets_scripts.generation.statistics import is_complete
 
@@ -181,7 +181,7 @@ class Shards:
             UserError: the shard is damaged. It is removed, so that the next build generates it again.
         """
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            content: dict[str, Any] = schema.read_json(self._sidecar(shard))
+            content: dict[str, Any] = read_json(self._sidecar(shard))
             intact = content["files"] == {name: file_sha256(self.folder / name) for name in self.names(shard)}
             if intact and all(map(is_complete, content["units"].values())):
                 return content

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.files import file_sha256
+from benchmark.files import file_sha256, read_json
 from benchmark.images import DecodeError, decode_image
 from benchmark.progress import Progress
 from datasets_scripts.generation import provenance
@@ -93,7 +93,7 @@ def _check_recipe(folder: Path, manifest: schema.Manifest, findings: Findings) -
             "revision", f"{schema.MANIFEST}: revision {manifest.revision[:12]}, the hash of its recipe is {found[:12]}"
         )
     try:
-        claimed = schema.read_json(folder / schema.STARTED)
+        claimed = read_json(folder / schema.STARTED)
         equal = (claimed["revision"], claimed["recipe"]) == (manifest.revision, manifest.recipe)
     except (OSError, ValueError, TypeError, KeyError) as error:
         findings.add("recipe", f"{schema.STARTED}: cannot be read ({error})")
@@ -179,7 +179,7 @@ def _check_captions(folder: Path, manifest: schema.Manifest, reports: list[FileR
     if {"columns", "parquet"} & {rule for rule, _ in findings.counts}:
         return  # some rows were not counted
     try:
-        statistics = schema.read_json(folder / schema.STATISTICS)
+        statistics = read_json(folder / schema.STATISTICS)
         counts = {name: statistics[name] for name in ("captions", "images", "bytes", "nsfw_scored", "nsfw_above_zero")}
         counts["failed"] = sum(statistics["failed"].values())
     except FileNotFoundError:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.files import sha256_json, write_bytes, write_json
+from benchmark.files import read_json, sha256_json, write_bytes, write_json
 from benchmark.interfaces import EMBEDDING, Geometry, ImageEncoder, LabeledImages
 from benchmark.records.environment import package_versions
 from benchmark.transforms.evaluation import TRANSFORM_VERSION, EvaluationTransform
@@ -193,8 +193,8 @@ class FrozenEncoder:
         folder = self._store / sha256_json(key)
         path, expected = folder / "key.json", json.loads(json.dumps(key))
         try:
-            found = json.loads(path.read_text()) if path.exists() else None
-        except (OSError, ValueError, RecursionError):
+            found = read_json(path)
+        except (OSError, ValueError):
             found = None
         if found is None:
             write_json(path, expected)
