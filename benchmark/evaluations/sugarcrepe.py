@@ -23,9 +23,6 @@ from benchmark.evaluations.scoring.influence import mean_influence
 from benchmark.evaluations.scoring.intervals import for_each_dataset
 from benchmark.interfaces import DatasetScores, FrozenModel, ImageTextEvaluation, Score, Scores
 
-SHORTER = "shorter caption"
-"""Name in `details` of the scores of choosing the shorter caption."""
-
 
 @dataclass(frozen=True)
 class SugarCrepe(ImageTextEvaluation):
@@ -71,7 +68,9 @@ class SugarCrepe(ImageTextEvaluation):
         details = {
             **found.details,
             "types": f"unknown: {sugarcrepe_types.HOW}" if types_N is None else "the authors', joined by captions",
-            SHORTER: {score: float(np.mean(shorter_N[rows])) for score, rows in _rows(columns).items()},
+            sugarcrepe_types.SHORTER: {
+                score: float(np.mean(shorter_N[rows])) for score, rows in _rows(columns).items()
+            },
         }
         scores, chance = self.intervals(name, columns), self.chance(name, columns)
         return DatasetScores(found.images.identity, scores, chance, details=details, predictions=columns)

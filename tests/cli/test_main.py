@@ -96,6 +96,21 @@ print("heavy:", {"torch", "numpy", "pyarrow", "datasets_scripts", "baselines"} &
     assert ran.stdout.splitlines()[-1] == "heavy: set()"
 
 
+@pytest.mark.slow
+def test_the_modules_of_tables_import_no_torch() -> None:
+    script = """
+import sys
+from benchmark import plugins
+from benchmark.reports import build
+for package in (build.TABLES, build.PAPER_TABLES):
+    for name in plugins.names(package):
+        plugins.load(package, name, "table")
+print("torch:", "torch" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "torch: False\n"
+
+
 def commands(command: Any, path: str = "synrep") -> Iterator[tuple[str, Any]]:
     if hasattr(command, "commands"):
         for name, part in command.commands.items():

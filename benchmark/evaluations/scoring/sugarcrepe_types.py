@@ -5,7 +5,6 @@ The copy has no types; the authors' files have, one file per type. The user plac
 Shapes: N rows.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.errors import MissingDataset, UserError
+from benchmark.files import read_json
 from benchmark.mirror import ORIGINALS, dataset_folder
 
 TYPES = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 """Types in the order of their numbers in the predictions."""
+SHORTER = "shorter caption"
+"""Name in `details` of the scores of choosing the shorter caption."""
 SOURCE = "https://github.com/RAIVNLab/sugar-crepe (data/<type>.json)"
 HOW = f"place the seven files of {SOURCE} in {ORIGINALS}/sugarcrepe/"
 Pair = tuple[str, str]
@@ -53,9 +55,9 @@ def join(pairs: Sequence[Pair]) -> np.ndarray | None:
 def _read(path: Path) -> list[Pair]:
     """Return the pairs of captions of one of the authors' files."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        rows = read_json(path)
         return [(str(row["caption"]), str(row["negative_caption"])) for row in rows.values()]
-    except (OSError, ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
             f"{path}: expected a JSON object of rows with caption and negative_caption ({reason}); {HOW}"

@@ -1,7 +1,6 @@
 """SugarCrepe: methods by datasets."""
 
-from benchmark.evaluations.scoring.sugarcrepe_types import TYPES
-from benchmark.evaluations.sugarcrepe import SHORTER
+from benchmark.evaluations.scoring.sugarcrepe_types import SHORTER, TYPES
 from benchmark.reports.comparison import Column, ComparisonTable
 
 
