@@ -155,18 +155,10 @@ def load(
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _with_prefix("optimizer", tensors).items():
         index, moment = int(name.split("/")[0]), name.split("/")[1]
-        like = (
-            parameters[index] if tensor.ndim else tensor
-        )  # a fused optimizer needs the memory layout of the parameter
+        like = parameters[index] if tensor.ndim else tensor  # a fused optimizer needs the parameter's memory layout
         moments.setdefault(index, {})[moment] = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
     return state
-
-
-def remove_partial_files(folder: Path) -> None:
-    """Remove the temporary files of interrupted writes."""
-    for path in (*folder.glob(".*.tmp"), *folder.glob(f"{HISTORY_DIR}/.*.tmp")):
-        path.unlink(missing_ok=True)
 
 
 def finish(folder: Path, model: nn.Module, card: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmark.errors import UserError
+from benchmark.files import remove_leftovers
 from benchmark.interfaces import AdamW, Batch, Experiment, Model
 from benchmark.nn import distributed, initialization
 from benchmark.nn.encoders import build_vit
@@ -234,7 +235,7 @@ class Trainer:
         size, seed = experiment.encoder.image_size, identity.seed
         self.batches = BatchDataset(data, settings.sampling, schedule, size, seed, rank, world)
         if rank == 0:
-            checkpoint.remove_partial_files(folder)
+            remove_leftovers(folder)
         execution.prepare(model)
         state = checkpoint.load(folder, model, self.optimizer, identity, schedule.steps, execution.device)
         self.step = state.step if state else 0

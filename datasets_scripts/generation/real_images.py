@@ -14,7 +14,6 @@ A location is only valid in the tar from which it was read. Every process theref
 it reads its first image. Size and time would not do: a second download can have both.
 """
 
-import errno
 import functools
 import hashlib
 import io
@@ -29,6 +28,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmark.errors import UserError
+from benchmark.files import regular_stat
 from benchmark.images import DecodeError, decode_image
 from datasets_scripts.captions.prepare import PreparedCaptions
 from datasets_scripts.captions.sources import Source
@@ -125,14 +125,13 @@ class RealImages:
         name, offset, length = location.rsplit(":", 2)
         path = self.captions.root / str(self.captions.source.folder) / name
         try:
-            if path.exists() and not path.is_file():
-                raise OSError(errno.EINVAL, "not a regular file")  # a pipe would block
+            regular_stat(path)  # opening a pipe would block
             with path.open("rb") as file:
                 found = _sha256(file)
                 file.seek(int(offset))
                 content = file.read(int(length))
-        except OSError as error:
-            reason = f"cannot read {path} ({error.strerror})"
+        except (OSError, ValueError) as error:
+            reason = f"cannot read {path} ({getattr(error, 'strerror', error)})"
             raise UserError(f"{reason}; put the tars from which the captions were prepared there") from error
         if found != tars[name]:
             raise UserError(

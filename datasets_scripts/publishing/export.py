@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmark import schema
 from benchmark.errors import UserError, unknown
-from benchmark.files import atomic_replace, lock, remove_leftovers, write_json
+from benchmark.files import atomic_replace, lock, read_json, remove_leftovers, write_json
 from benchmark.progress import Progress
 from datasets_scripts.generation.generate import COLUMNS
 from datasets_scripts.inspection.examine import Row, is_caption_dataset, open_parquet, rows_of
@@ -130,7 +130,7 @@ def _export(data: _Dataset, layout: _Layout, out: Path, progress: Progress) -> E
 
 def _is_done(marker: Path, source: str, paths: list[Path]) -> bool:
     try:
-        return bool(schema.read_json(marker) == _contents(source, paths))
+        return bool(read_json(marker) == _contents(source, paths))
     except (OSError, ValueError):
         return False
 
@@ -167,7 +167,7 @@ def _claim(out: Path, expected: dict[str, str]) -> None:
             raise UserError(f"{out} is not empty and not an export; choose another folder")
         write_json(marker, expected)
     try:
-        found = schema.read_json(marker)
+        found = read_json(marker)
     except ValueError:
         found = None
     if found != expected:
@@ -196,9 +196,7 @@ def _write_tar(data: _Dataset, name: str, first: int, out: Path) -> None:
             fields = {f"{k}.jpg": image["bytes"] for k, image in enumerate(images)}
             fields |= {"txt": caption.encode(), "json": json.dumps(metadata, sort_keys=True).encode()}
             for field, content in fields.items():
-                member = tarfile.TarInfo(
-                    f"{_key(row)}.{field}"
-                )  # without time and owner: equal input gives equal bytes
+                member = tarfile.TarInfo(f"{_key(row)}.{field}")  # no time and owner: equal input gives equal bytes
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
 
@@ -236,9 +234,8 @@ LAYOUTS = {
 }
 
 
-def _write_metadata(rows: Iterator[Row], images: int, out: Path) -> int:
-    """Write captions.csv and the metadata.jsonl of each of `images` roots; return the number of captions."""
-    count = 0
+def _write_metadata(rows: Iterator[Row], images: int, out: Path) -> None:
+    """Write captions.csv and the metadata.jsonl of each of `images` roots."""
     with contextlib.ExitStack() as stack:
 
         def open_output(path: Path) -> Any:
@@ -250,7 +247,6 @@ def _write_metadata(rows: Iterator[Row], images: int, out: Path) -> int:
         for number, row in enumerate(rows):
             if not _is_complete(row):
                 continue
-            count += 1
             path = _image_path(number, row)
             table.writerow([path, row[schema.CAPTION]])
             metadata = {
@@ -261,4 +257,3 @@ def _write_metadata(rows: Iterator[Row], images: int, out: Path) -> int:
             for k, file in enumerate(files):
                 image = {"index": k, "seed": str(row[schema.SEEDS][k]), "guidance": row[schema.GUIDANCE][k]}
                 file.write(json.dumps(metadata | image) + "\n")
-    return count

@@ -67,7 +67,7 @@ def test_a_run_resumes_from_the_newest_state_present(
 
 
 def test_partial_files_of_a_killed_run_are_removed(small_data: CaptionImageDataset, tmp_path: Path) -> None:
-    for name in (".state.safetensors.1.a.tmp", "states/.000000010.safetensors.1.a.tmp"):
+    for name in (".state.safetensors.1.0123abcd.tmp", "states/.000000010.safetensors.1.0123abcd.tmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     train_here(experiment("simclr", steps=10), small_data, tmp_path)
