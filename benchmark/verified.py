@@ -1,28 +1,29 @@
-"""SHA-256 of large files that are read in parts, computed once and noted beside them.
+"""SHA-256 of large files that are read in parts, and of listings of many small ones, computed once and noted.
 
-The note of a file is `.cache/verified/<name>.json` in its folder, or in the cache of the user if the folder cannot be
-written: [size, mtime and ctime in ns, SHA-256]. There is one note per file, written atomically, so any number of
-processes may write them. A note is trusted only while size and times are those of the file: a download can restore the
+A note is `.cache/verified/<name>.json` in the folder of the data, or in the cache of the user if the folder cannot be
+written: the state of the files (size, mtime and ctime in ns) and the SHA-256. It is written atomically, so any number
+of processes may write notes. A note is trusted only while its state is that of the files: a download can restore the
 time of modification, but only the system sets the time of change (ctime). There is no note of a file that was modified
-moments ago, as another change could leave the same times. Without any note, a file is hashed once per process.
+moments ago, as another change could leave the same times. Without any note, files are hashed once per process.
 """
 
 import contextlib
-import json
 import os
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.files import file_sha256, regular_stat, sha256_json, write_json
+from benchmark.files import file_sha256, read_json, regular_stat, sha256_json, write_json
 
 NOTES = ".cache/verified"
-"""Subfolder of a data folder with one note per verified file."""
+"""Subfolder of a data folder with one note per verified file or listing."""
 SETTLED_NS = 2_000_000_000
 """Age of a modification from which a further one has another time on every file system, in ns."""
 
-_known: dict[Path, list[int | str]] = {}
-"""Absolute path -> the note of each file that this process hashed."""
+_known: dict[Path, list[Any]] = {}
+"""Absolute path of a note in its data folder -> what this process hashed."""
 
 
 def verified_sha256(path: Path, folder: Path) -> str:
@@ -31,23 +32,30 @@ def verified_sha256(path: Path, folder: Path) -> str:
     Raises:
         UserError: the file is missing, not a regular file, or changes while it is read.
     """
-    file, name = path.absolute(), f"{path.relative_to(folder)}.json"
-    notes = folder / NOTES / name, _user_cache() / sha256_json(str(folder.absolute())) / name
     state = file_state(path)
-    for known in (_known.get(file), *map(_read, notes)):
-        if known and known[:3] == state:
-            return str(known[3])
-    hashed_at = time.time_ns()
-    digest = file_sha256(path)
-    if file_state(path) != state:
-        raise UserError(f"{path} changed while it was read; wait until it is complete and run again")
-    if state[1] < hashed_at - SETTLED_NS:
-        _known[file] = [*state, digest]
-        for note in notes:
-            with contextlib.suppress(UserError):  # a folder that cannot be written
-                write_json(note, _known[file])
-                break
-    return digest
+
+    def digest() -> str:
+        found = file_sha256(path)
+        if file_state(path) != state:
+            raise UserError(f"{path} changed while it was read; wait until it is complete and run again")
+        return found
+
+    return _noted(folder, str(path.relative_to(folder)), state, state[1], digest)
+
+
+def listing_sha256(folder: Path, listing: str, names: Iterable[str]) -> str:
+    """Return the SHA-256 of the names and contents of many small files in `folder`, with one note, named `listing`.
+
+    Missing files count as such: an error is raised when they are read.
+    """
+    paths = {name: folder / name for name in names}
+    states = {name: file_state(path) if path.exists() else None for name, path in paths.items()}
+    newest = max((state[1] for state in states.values() if state), default=0)
+
+    def digest() -> str:
+        return sha256_json({name: file_sha256(path) if states[name] else None for name, path in paths.items()})
+
+    return _noted(folder, listing, sha256_json(states), newest, digest)
 
 
 def file_state(path: Path) -> list[int]:
@@ -65,15 +73,39 @@ def file_state(path: Path) -> list[int]:
     return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 
 
+def _noted(folder: Path, name: str, state: Any, modified_ns: int, digest: Callable[[], str]) -> str:
+    """Return the SHA-256 in the note with this state, or else compute and note it.
+
+    Args:
+        folder: Folder of the data.
+        name: Name of the note.
+        state: State of the files, as JSON.
+        modified_ns: Time of their last modification.
+        digest: Function that reads the files and returns their SHA-256.
+    """
+    note = folder / NOTES / f"{name}.json"
+    notes = note, _user_cache() / sha256_json(str(folder.absolute())) / f"{name}.json"
+    for known in (_known.get(note.absolute()), *map(_read, notes)):
+        match known:
+            case [noted, str() as found] if noted == state:
+                return found
+    started_ns, found = time.time_ns(), digest()
+    if modified_ns < started_ns - SETTLED_NS:
+        _known[note.absolute()] = [state, found]
+        for path in notes:
+            with contextlib.suppress(UserError):  # a folder that cannot be written
+                write_json(path, [state, found])
+                break
+    return found
+
+
 def _user_cache() -> Path:
     """Return the folder for notes that have no other place (XDG Base Directory Specification)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synrep" / "verified"
 
 
-def _read(note: Path) -> list[int | str] | None:
-    """Return a note, or None if there is no valid one."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        match json.loads(note.read_bytes()):
-            case [int(), int(), int(), str()] as found:
-                return found
+def _read(note: Path) -> Any:
+    """Return the content of a note, or None if it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        return read_json(note)
     return None

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datasets_scripts": {"schema", "hub", "images"},
     "records": {"interfaces"},
     "training": {"nn", "transforms", "interfaces", "sampling", "schema", "images", "mirror"},
-    "evaluations": {"records", "interfaces", "schema", "images", "mirror"},
+    "evaluations": {"records", "interfaces", "schema", "images", "hub", "mirror"},
     "experiments": {"baselines", "datasets_scripts", "records", "interfaces", "schema", "mirror"},
     "analysis": {"evaluations", "records", "interfaces"},
     "models": {"experiments", "training", "transforms", "records", "nn", "hub", "interfaces", "mirror"},

@@ -19,6 +19,7 @@ from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 from transformers import AutoConfig
 
 from benchmark.errors import UserError
+from benchmark.hub import downloads
 from benchmark.mirror import roots
 from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, load_errors_as_user_errors
 from benchmark.models.loading.open_clip_layers import wrap_open_clip
@@ -73,8 +74,7 @@ def _find_mirror(repo: str, revision: str) -> tuple[Path, str | None] | None:
     for folder in (root / repo for root in roots()):
         if not any((folder / name).is_file() for name in (TIMM_CONFIG, OPEN_CLIP_CONFIG)):
             continue
-        notes = sorted((folder / ".cache/huggingface/download").rglob("*.metadata"))
-        commits = {note.read_text().split("\n")[0] for note in notes}
+        commits = {note.commit for note in downloads.notes(folder).values()}
         if len(commits) > 1:
             raise UserError(
                 f"expected one commit in {folder}, found files of {len(commits)} commits "

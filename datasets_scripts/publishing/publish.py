@@ -25,7 +25,7 @@ from huggingface_hub import HfFileSystem, snapshot_download
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, regular_stat, write_bytes, write_json
-from benchmark.hub import cards
+from benchmark.hub import cards, downloads
 from benchmark.hub.client import READ_LIMIT, Repository, require_name
 from benchmark.progress import LogLine
 from benchmark.verified import verified_sha256
@@ -260,15 +260,11 @@ def download(repo: str, revision: str, data: Path, log: LogLine, patterns: Seque
 
 
 def local_revision(folder: Path) -> str | None:
-    """Return the commit of a downloaded folder, from the metadata of huggingface_hub; None for a new folder.
+    """Return the commit of a downloaded folder; None for a new folder.
 
     A folder with several commits or with other files returns their description, for an error message.
     """
-    metadata = (folder / ".cache" / "huggingface" / "download").rglob("*.metadata")
-    # A killed download leaves empty metadata files; huggingface_hub ignores them too.
-    lines = {path.read_text().split("\n", 1)[0] for path in metadata}
-    commits = sorted(line for line in lines if re.fullmatch("[0-9a-f]{40}", line))
-    if commits:
+    if commits := sorted({note.commit for note in downloads.notes(folder).values()}):
         return f"revisions {' and '.join(commits)}" if len(commits) > 1 else commits[0]
     others = folder.is_dir() and any(path.name != ".cache" for path in folder.iterdir())
     return "files that were not downloaded" if others else None

@@ -4,10 +4,6 @@ Unchanged files are not read again (see `benchmark.verified`). The checksums tha
 manifest of a built dataset, or those that huggingface_hub notes for each file that it downloads into a folder.
 """
 
-import contextlib
-import json
-import re
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,40 +11,15 @@ from huggingface_hub.utils.sha import git_hash
 
 from benchmark.errors import UserError
 from benchmark.evaluations.datasets.catalog import Dataset
-from benchmark.files import file_sha256, sha256_json, write_json
+from benchmark.hub import downloads
 from benchmark.interfaces import UNVERIFIED, VERIFIED
 from benchmark.schema import read_manifest
-from benchmark.verified import NOTES, SETTLED_NS, file_state, verified_sha256
-
-DOWNLOAD_NOTES = Path(".cache", "huggingface", "download")
-
-_known: dict[Path, tuple[str, str]] = {}
-"""Path of a note -> states and hash of a listing, for folders that cannot be written."""
+from benchmark.verified import verified_sha256
 
 
 def checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     """Return path inside `folder` -> SHA-256 of each file."""
     return {path.relative_to(folder).as_posix(): verified_sha256(path, folder) for path in files}
-
-
-def listing_sha256(folder: Path, listing: str, names: Iterable[str]) -> str:
-    """Return the SHA-256 of the names and contents of many small files, with a single note named `listing`.
-
-    Missing files count as such: an error is raised when their image is read.
-    """
-    paths = {name: folder / name for name in names}
-    states = {name: file_state(path) if path.exists() else None for name, path in paths.items()}
-    state, note = sha256_json(states), folder / NOTES / f"{listing}.json"
-    for known in (_known.get(note.absolute()), _read_note(note)):
-        if known and known[0] == state:
-            return known[1]
-    hashed_at = time.time_ns()
-    digest = sha256_json({name: file_sha256(path) if states[name] else None for name, path in paths.items()})
-    if max((found[1] for found in states.values() if found), default=0) < hashed_at - SETTLED_NS:
-        _known[note.absolute()] = (state, digest)
-        with contextlib.suppress(UserError):  # a folder that cannot be written
-            write_json(note, [state, digest])
-    return digest
 
 
 def provenance(folder: Path, row: Dataset, sha256_by_name: Mapping[str, str]) -> str:
@@ -72,34 +43,17 @@ def provenance(folder: Path, row: Dataset, sha256_by_name: Mapping[str, str]) ->
 
 
 def _etags(folder: Path, row: Dataset) -> dict[str, str]:
-    """Return path -> checksum on the Hub, from the notes of huggingface_hub: lines of commit, etag and time.
-
-    Empty notes of a killed download are ignored, as by huggingface_hub.
-    """
-    etags = {}
-    for note in sorted((folder / DOWNLOAD_NOTES).rglob("*.metadata")):
-        commit, etag, *_ = [*note.read_text(errors="replace").split("\n"), "", ""]
-        if not re.fullmatch("[0-9a-f]{40}", commit):
-            continue
-        name = note.relative_to(folder / DOWNLOAD_NOTES).as_posix().removesuffix(".metadata")
-        if commit != row.revision:
+    """Return path -> checksum on the Hub of each file that was downloaded."""
+    notes = downloads.notes(folder)
+    for name, note in notes.items():
+        if note.commit != row.revision:
             raise UserError(
-                f"expected {row.repo} at commit {row.revision} in {folder}, found {name} of commit {commit}; move "
+                f"expected {row.repo} at commit {row.revision} in {folder}, found {name} of commit {note.commit}; move "
                 f"the folder away and run `synrep data download {row.name}`"
             )
-        etags[name] = etag
-    return etags
+    return {name: note.etag for name, note in notes.items()}
 
 
 def _has_etag(path: Path, sha256: str, etag: str | None) -> bool:
     """Return whether a file has its checksum on the Hub: SHA-256 of a large file, hash of a git blob of a small one."""
     return etag is not None and etag == (sha256 if len(etag) == len(sha256) else git_hash(path.read_bytes()))
-
-
-def _read_note(note: Path) -> tuple[str, str] | None:
-    """Return a note of a listing, or None if there is no valid one."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        match json.loads(note.read_bytes()):
-            case [str() as state, str() as digest]:
-                return state, digest
-    return None

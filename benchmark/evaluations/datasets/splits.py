@@ -20,6 +20,7 @@ from benchmark.evaluations.datasets.tars import TarSplit
 from benchmark.files import sha256_json
 from benchmark.images import DecodeError, decode_image
 from benchmark.interfaces import DatasetIdentity, LabeledImages
+from benchmark.verified import listing_sha256
 
 IMAGE_SHA256 = "image_sha256"
 """Column of datasets with captions: sha256 of the encoded image, which several rows may share."""
@@ -169,7 +170,7 @@ def _open_source(row: Dataset, split: str) -> tuple[SplitSource, Origin]:
     if row.kind == FILES:
         original = OriginalSplit(row, part)
         _check_row_count(original, row, row.rows[part])
-        sha256 = content.listing_sha256(original.folder, f"{row.name}-{split}", original.files)
+        sha256 = listing_sha256(original.folder, f"{row.name}-{split}", original.files)
         return original, Origin(original.revision, part, sha256, None)
     folder, revision, rows = locate(row)
     tars = row.kind == TARS and not next((folder / "data").glob(f"{part}-*.parquet"), None)

@@ -19,6 +19,7 @@ from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets.catalog import Dataset
 from benchmark.evaluations.datasets.parquet import download_hint
 from benchmark.files import write_bytes
+from benchmark.verified import file_state
 
 INDEX_FORMAT = 2
 """Format version of the index files; files of another version are rebuilt."""
@@ -36,8 +37,6 @@ class TarSplit:
         self.files = self._paths = sorted((folder / split).glob("*.tar"), key=_numeric_sort_key)
         if not self._paths:
             raise MissingDataset(f"dataset {row.name} needs {self.location}, found none; {download_hint(row)}")
-        if irregular := [path for path in self._paths if not path.is_file()]:
-            raise UserError(f"{irregular[0]} is not a regular file, or links to nothing; {download_hint(row)}")
         self._check_shard_count(folder / split / "nshards.txt")
         indexes = [
             self._index(path, folder / ".cache" / "synrep" / split / f"{path.name}.json") for path in self._paths
@@ -114,12 +113,11 @@ class TarSplit:
 
     def _index(self, path: Path, cache: Path) -> dict[str, Any]:
         """Return the keys, image offsets and cells of a tar, from `cache` if that matches the tar."""
-        stat = path.stat()
-        key: dict[str, Any] = {"format": INDEX_FORMAT, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        key |= {"ctime_ns": stat.st_ctime_ns, "image": self._row.image, "columns": list(self._row.columns)}
+        state = file_state(path)
+        key = {"format": INDEX_FORMAT, "state": state, "image": self._row.image, "columns": list(self._row.columns)}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
             stored: dict[str, Any] = json.loads(cache.read_text())
-            if stored["of"] == key and self._is_index(stored, stat.st_size):
+            if stored["of"] == key and self._is_index(stored, state[0]):
                 return stored
         index = {"of": key, **self._scan(path)}
         with contextlib.suppress(UserError):  # a read-only mirror is indexed again each time

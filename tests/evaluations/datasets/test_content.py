@@ -10,9 +10,9 @@ from huggingface_hub.utils.sha import git_hash
 
 from benchmark import verified
 from benchmark.errors import UserError
-from benchmark.evaluations.datasets import content
 from benchmark.evaluations.datasets.splits import local_origins, open_split
 from benchmark.files import file_sha256
+from benchmark.hub import downloads
 from benchmark.interfaces import DatasetIdentity
 from tests.fixtures import evaluation_sets
 from tests.fixtures.evaluation_sets import CATALOGUE
@@ -24,7 +24,6 @@ Mirror = Callable[..., Path]
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mirror:
     """Return a function that writes copies, which the test may change, with files that were written long ago."""
     monkeypatch.setattr(verified, "_known", {})
-    monkeypatch.setattr(content, "_known", {})
 
     def write(*names: str) -> Path:
         root = evaluation_sets.mirror_of(names, monkeypatch, tmp_path)
@@ -41,7 +40,7 @@ def identity(name: str, split: str = "test") -> DatasetIdentity:
 
 def note(folder: Path, name: str, etag: str, commit: str) -> None:
     """Write the note that huggingface_hub leaves for a downloaded file."""
-    path = folder / content.DOWNLOAD_NOTES / f"{name}.metadata"
+    path = folder / downloads.NOTES / f"{name}.metadata"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{commit}\n{etag}\n1790000000.5\n")
 
@@ -104,9 +103,8 @@ def test_unchanged_files_are_read_once(name: str, mine: Mirror, monkeypatch: pyt
     def read(path: Path) -> str:
         raise AssertionError(f"{path} is hashed again")
 
-    for module in (verified, content):
-        monkeypatch.setattr(module, "_known", {})  # as in the next process
-        monkeypatch.setattr(module, "file_sha256", read)
+    monkeypatch.setattr(verified, "_known", {})  # as in the next process
+    monkeypatch.setattr(verified, "file_sha256", read)
     assert local_origins(name, ["test"]) == before
 
 
@@ -127,7 +125,6 @@ def test_a_damaged_note_of_a_listing_is_not_read(spoilt: bytes, mine: Mirror, mo
     path = root / "originals/aro" / verified.NOTES / "aro-vg-relation-test.json"
     assert path.is_file()
     path.write_bytes(spoilt)
-    monkeypatch.setattr(content, "_known", {})
     assert local_origins("aro-vg-relation", ["test"]) == before
 
 
@@ -135,7 +132,7 @@ def test_a_folder_that_cannot_be_written_is_hashed_once(mine: Mirror, monkeypatc
     root = mine("aro-vg-relation")
     (root / "originals/aro/.cache").write_text("a file, so that no folder can be made")
     before = local_origins("aro-vg-relation", ["test"])
-    monkeypatch.setattr(content, "file_sha256", lambda path: pytest.fail(f"{path} is hashed again"))
+    monkeypatch.setattr(verified, "file_sha256", lambda path: pytest.fail(f"{path} is hashed again"))
     assert local_origins("aro-vg-relation", ["test"]) == before
 
 
@@ -164,7 +161,7 @@ def test_the_notes_of_a_download_verify_a_split(checksum: Callable[[Path], str],
         row = CATALOGUE[name]
         note_all(root / row.repo, row.revision, checksum)
         assert identity(name).provenance == "verified"
-    path = root / CATALOGUE["stl10"].repo / content.DOWNLOAD_NOTES / "data/test-00001-of-00002.parquet.metadata"
+    path = root / CATALOGUE["stl10"].repo / downloads.NOTES / "data/test-00001-of-00002.parquet.metadata"
     path.write_text("")  # as a killed download leaves it
     assert identity("stl10").provenance == "unverified"
     assert identity("stl10", "train").provenance == "verified"
