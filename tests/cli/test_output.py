@@ -34,29 +34,28 @@ def shell(line: str, *words: object, encoding: str = "utf-8") -> subprocess.Comp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_all_tables_are_written_and_printed_in_any_encoding(records: Path, encoding: str) -> None:
+def test_all_tables_are_written_and_printed_in_an_encoding_without_their_characters(records: Path) -> None:
     out = records.parent / "tables"
-    ran = shell('"$@"', "tables", "--records", records, "--out", out, encoding=encoding)
+    ran = shell('"$@"', "tables", "--records", records, "--out", out, encoding="ascii")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert {path.name for path in out.iterdir()} == {"first", "second", "paper"}
-    assert ("70.0 ± " if encoding != "ascii" else "70.0 ? ") in ran.stdout
+    assert "70.0 ? " in ran.stdout
 
 
 @pytest.mark.slow
-def test_all_tables_are_written_if_the_reader_ends_or_the_output_is_closed(records: Path) -> None:
-    for number, line in enumerate(('"$@" | true', '"$@" >&-', '"$@" <&- >&- 2>&-')):
-        out = records.parent / f"tables{number}"
-        ran = shell(line, "tables", "--records", records, "--out", out)
-        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", ""), line
-        assert {path.name for path in out.iterdir()} == {"first", "second", "paper"}
+@pytest.mark.parametrize("line", ['"$@" | true', '"$@" <&- >&-'])
+def test_all_tables_are_written_if_the_reader_ends_or_the_output_is_closed(records: Path, line: str) -> None:
+    out = records.parent / "tables"
+    ran = shell(line, "tables", "--records", records, "--out", out)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert {path.name for path in out.iterdir()} == {"first", "second", "paper"}
 
 
 @pytest.mark.slow
 def test_a_failure_with_a_closed_output_is_one_line() -> None:
     ran = shell('"$@" >&-', "nosuch")
     assert_one_line((ran.returncode, ran.stdout, ran.stderr), "No such command")
-    assert shell('"$@" 2>&-', "nosuch").returncode == 2
+    assert shell('"$@" <&- >&- 2>&-', "nosuch").returncode == 2
 
 
 def test_links_to_records_in_a_folder_with_a_number_sign(tmp_path: Path) -> None:
