@@ -138,7 +138,8 @@ class _RecordBuilder:
             result = Skipped(str(error), SkipCode.FAILED)
         if isinstance(result, DatasetScores):
             result = replace(result, features_sha256=features_sha256)
-        self._changes[dataset] = _Change(stored, result, time.monotonic() - started)
+        if not _repeats(result, stored):  # a folder without changes is only read
+            self._changes[dataset] = _Change(stored, result, time.monotonic() - started)
         if isinstance(result, DatasetScores):
             self.write()
         return result.reason if isinstance(result, Skipped) and result.code == SkipCode.FAILED else None
@@ -182,7 +183,7 @@ class _RecordBuilder:
         """
         before, result, _ = self._changes[dataset]
         if isinstance(stored, NotMeasured):
-            return result != Skipped(stored.skipped, stored.code)
+            return not _repeats(result, stored)
         if isinstance(stored, Measured) and stored == before and isinstance(result, Skipped):
             self._log(f"{self._path}: {dataset} keeps its earlier scores: {result.reason}")
             return False
@@ -222,6 +223,11 @@ class _RecordBuilder:
     def _is_intact(self, file: Predictions) -> bool:
         path = self._folder / file.file
         return path.is_file() and file_sha256(path) == file.sha256
+
+
+def _repeats(result: DatasetScores | Skipped, stored: Result | None) -> bool:
+    """Return whether a dataset is skipped for the stored reason."""
+    return isinstance(stored, NotMeasured) and result == Skipped(stored.skipped, stored.code)
 
 
 def _difference(dataset: str, part: DatasetPart) -> str | None:

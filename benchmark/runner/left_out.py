@@ -21,11 +21,10 @@ def add_reasons(records: Path, key: str, evaluation: str, preset: str) -> None:
         preset: name of its preset.
     """
     path = store.record_path(records, key, evaluation, preset)
-    if not path.exists():
+    names = evaluations.presets(evaluation)[preset].datasets
+    if not path.exists() or set(names) <= store.read(path).results.keys():
         return
     with lock(path):
         record = store.read(path)
-        left_out = dict.fromkeys(evaluations.presets(evaluation)[preset].datasets, NOT_REQUESTED)
-        if left_out.keys() - record.results.keys():
-            results = dict(sorted((left_out | record.results).items()))
-            store.write(record.model_copy(update={"results": results}), records)
+        results = dict(sorted((dict.fromkeys(names, NOT_REQUESTED) | record.results).items()))
+        store.write(record.model_copy(update={"results": results}), records)

@@ -144,6 +144,17 @@ def test_measured_datasets_are_reused_and_missing_ones_retried(tmp_path: Path) -
     assert (tmp_path / "records/pretrained/tiny/1/0/coin.fair.json").stat().st_mtime_ns == before
 
 
+def test_a_folder_without_changes_is_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ANSWERS["two"] = np.array([])
+    run(tmp_path)
+
+    def refuse(path: Path) -> None:
+        raise UserError(f"cannot lock {path}")
+
+    monkeypatch.setattr("benchmark.runner.evaluate.lock", refuse)
+    run(tmp_path)
+
+
 def test_a_dataset_evaluated_alone_is_added_to_the_record(tmp_path: Path) -> None:
     run(tmp_path, replace(COIN, datasets=("two",)))
     run(tmp_path, replace(COIN, datasets=("one",)))
