@@ -3,7 +3,7 @@
 A name has one declaration, a run one set of weights, a revision one content, a protocol the same samples for every
 model. Conversely one set of weights, and one set of answers, belongs to one training: a seed or a model that is a copy
 of another counts twice in a table. Declarations that differ only in the name, the version and the name of equal data
-are one training.
+are one training, which may be repeated.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -78,9 +78,10 @@ def _of_dataset(name: str, found: RecordFiles, samples: Digests, answers: Digest
         protocol, lambda r: digest[id(r)], "the labels or samples differ between models; evaluate again",
     )  # fmt: skip
     answer = {id(record): answers[path, name] for path, record in found if (path, name) in answers}
+    training: dict[str, str] = {}  # of equal weights, the first; a repeated training may end with other last bits
     yield from _require_same(
         [(path, record) for path, record in found if id(record) in answer], f"results.{name}.predictions",
-        lambda r: (protocol(r), answer[id(r)]), lambda r: f"weights {r.model.weights_sha256[:12]}",
+        lambda r: (protocol(r), answer[id(r)]), lambda r: training.setdefault(r.model.weights_sha256, _training(r)),
         "equal predictions of two models; remove the copy or evaluate again",
     )  # fmt: skip
 
