@@ -122,6 +122,10 @@ def _export(data: _Dataset, layout: _Layout, out: Path, progress: Progress) -> E
         done += len(complete)
         exported += sum(complete)
         progress(done, total, "")
+    if done != total:
+        raise UserError(
+            f"{data.folder} has {done} captions, its manifest says {total}; build or download the dataset again"
+        )
     if layout.metadata:
         rows = (row for name in data.names for row in data.rows(name, METADATA_COLUMNS))
         _write_metadata(rows, data.manifest.images_per_row, out)

@@ -316,6 +316,13 @@ def test_a_flipped_byte_is_not_exported(damaged, tmp_path, to):
         exporting.export(damaged, to, tmp_path / "out", silent)
 
 
+def test_a_manifest_with_another_number_of_captions_is_one_line(damaged, tmp_path):
+    manifest = schema.read_manifest(damaged)
+    write_json(damaged / schema.MANIFEST, replace(manifest, rows={"train": CAPTIONS + 1}).as_json())
+    with pytest.raises(UserError, match=rf"has {CAPTIONS} captions, its manifest says {CAPTIONS + 1}; build or"):
+        exporting.export(damaged, "webdataset", tmp_path / "out", silent)
+
+
 def relist(folder, name):
     manifest = schema.read_manifest(folder)
     files = manifest.files | {name: file_sha256(folder / name)}
