@@ -147,7 +147,7 @@ function scoreLines(more, column, result, rows, shown) {
     const picked = result.picked[name];
     const which = (each) => picked && each && more.texts[picked[each.at]] ? el("span", { class: "sub" }, boxed(more.texts[picked[each.at]])) : null;
     const main = name === column.main;
-    return [[boxed(column.dataset + (column.ranked ? "" : ` @ ${column.revision}`)),
+    return [[boxed(column.dataset + (column.ranked && !column.unverified ? "" : ` @ ${column.revision}`)),
       boxed(words(name)), summary(all, picked), ...found.map((each) => [single(each), which(each)]),
       all.n.map(whole).join(", "), main ? percent(column.chance) : ""].map((content, at) => el(at ? "td" : "th", at ? {} : { scope: "row" }, content))];
   });

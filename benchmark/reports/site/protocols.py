@@ -1,8 +1,9 @@
 """Data of the leaderboard's table, as plain JSON: protocols and their columns.
 
 A protocol is one version of one preset of an evaluation, identified by its hash. A column is one exact dataset: another
-revision, split, list of ids, chance level or main score makes another column. If a dataset name has several columns,
-means and ranks use the one that most models have. All models of a protocol are ranked together (`analysis.ranking`).
+revision, split, list of ids, chance level or main score makes another column, and so do unverified files. If a dataset
+name has several columns, means and ranks use the one that most models have. All models of a protocol are ranked
+together (`analysis.ranking`).
 
 Numbers are integers in units of `UNIT`; models are indices into the list of models.
 """
@@ -41,6 +42,8 @@ class Column(NamedTuple):
     ids: str
     chance: float
     n: int
+    unverified: bool
+    """Whether the files are not known to be those of the revision."""
 
 
 class ProtocolKey(NamedTuple):
@@ -156,7 +159,10 @@ def column_of(name: str, result: Measured) -> Column:
     """Return the column that a result belongs to."""
     data = result.dataset
     n = result.scores[result.main].n
-    return Column(name, result.main, data.repo, data.revision, data.split, data.n, data.ids_sha256, result.chance, n)
+    unverified = data.provenance == "unverified"
+    return Column(
+        name, result.main, data.repo, data.revision, data.split, data.n, data.ids_sha256, result.chance, n, unverified
+    )
 
 
 def _has_result(record: Record, column: Column) -> bool:
@@ -170,7 +176,7 @@ def _column(protocol: Protocol, column: Column, pairs: PairedComparisons) -> dic
     best = ranking.best_of_column(list(records_of), records_of.__getitem__, (column.dataset, column.main), pairs)
     return {
         **column._asdict(),
-        "revision": column.revision[:HEX],
+        "revision": column.revision[:HEX] + (" (unverified)" if column.unverified else ""),
         "ids": column.ids[:HEX],
         "chance": units(column.chance),
         "extreme": column.main in EXTREMES,

@@ -47,7 +47,7 @@ function protocolGroup(protocol) {
     return {
       id: columnId(protocol, at),
       label: visible(column.dataset),
-      sub: visible(words(column.main)) + (column.ranked ? "" : ` @ ${visible(column.revision)}`),
+      sub: visible(words(column.main)) + (column.ranked && !column.unverified ? "" : ` @ ${visible(column.revision)}`),
       width: 100,
       values,
       value: (m) => values[m.at],

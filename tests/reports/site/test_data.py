@@ -165,6 +165,7 @@ OTHER = {
     "split": {"split": "val"},
     "images": {"n": 361},
     "ids": {"ids_sha256": "c" * 64},
+    "files": {"provenance": "unverified"},
 }
 
 
@@ -182,6 +183,7 @@ def test_another_dataset_of_a_name_is_another_column(what: str) -> None:
     first, second = protocol(page)["columns"]
     assert (first["models"], second["models"]) == ([0, 1], [2])
     assert (first["ranked"], second["ranked"]) == (True, False)
+    assert second["revision"].endswith(" (unverified)") == second["unverified"] == (what == "files")
     assert [place(page, name)["rank"] for name in "ab"] == [2.0, 1.0]
     assert 2 not in protocol(page)["places"]["models"], "ranked with what it was not measured on"
 
