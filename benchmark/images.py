@@ -56,7 +56,7 @@ def open_image(content: bytes) -> ImageFile.ImageFile:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except MemoryError:
         raise
-    except Exception as error:  # decoders of foreign bytes raise almost anything
+    except Exception as error:  # decoders raise almost anything for damaged bytes
         raise _decode_error(error) from None
     if image.width * image.height > MAX_PIXELS:
         raise DecodeError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read")

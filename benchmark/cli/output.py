@@ -24,5 +24,5 @@ def discard() -> None:
 
 
 def show(text: object, *, error: bool = False) -> None:
-    """Print a text, which may come from a stranger's file, to standard output or standard error."""
+    """Print a text, `printable`, to standard output or standard error."""
     print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)

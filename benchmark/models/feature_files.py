@@ -210,7 +210,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
     """
     path = folder / CARD
     try:
-        card = ANY.validate_json(path.read_text(encoding="utf-8-sig"))  # nested as deeply as a record may be
+        card = ANY.validate_json(path.read_text(encoding="utf-8-sig"))  # at most as deeply nested as a record
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"]
         raise UserError(f"cannot read {path} ({reason}); write JSON with name, layer and transform") from None

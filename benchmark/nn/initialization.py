@@ -142,7 +142,7 @@ def log(x: np.ndarray) -> np.ndarray:
 
 
 def cos_sin(turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return cosine and sine of 2 pi `turns`, by Taylor series of an eighth of the angle, which is doubled thrice."""
+    """Return cosine and sine of 2 pi `turns`, by Taylor series of an eighth of the angle, doubled three times."""
     angle = (turns - np.rint(turns)) * (math.pi / 4)
     square = angle * angle
     cosine = _polynomial([(-1) ** k / math.factorial(2 * k) for k in range(9)], square)

@@ -56,32 +56,32 @@ class Spikes(BaseModel):
     worst: int = Field(ge=0)
 
 
-class State(BaseModel):
-    """Facts in the header of a state file. States of earlier versions lack some of them and are refused."""
+class RunFacts(BaseModel):
+    """Facts that a state and a card share; see `Run`."""
 
     experiment: str
     fingerprint: str
     seed: int
     content_sha256: str
-    step: int = Field(ge=0)
     seconds: FiniteFloat = Field(ge=0)
-    """Training time up to this step."""
+    """Training time."""
+
+
+class State(RunFacts):
+    """Facts in the header of a state file. States of earlier versions lack some of them and are refused."""
+
+    step: int = Field(ge=0)
     spikes: Json[Spikes]
     moments: Json[list[int]]
     """Indices of the parameters that have optimizer moments."""
 
 
-class Card(BaseModel):
+class Card(RunFacts):
     """Content of `model.json`; diagnostics of the training may be absent."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    experiment: str
-    fingerprint: str
-    seed: int
-    content_sha256: str
     weights_sha256: str
-    seconds: FiniteFloat = Field(ge=0)
     views: int = Field(default=0, ge=0)
     health: dict[str, FiniteFloat] = {}
     spikes: int = Field(default=0, ge=0)
@@ -212,7 +212,7 @@ def read_weights(folder: Path, device: torch.device) -> tuple[dict[str, Tensor],
 
 
 def check_run(path: Path, found: Mapping[str, Any], run: Run) -> None:
-    """Raise if a file is of another run, or does not name its run, as states of earlier versions.
+    """Raise if a file is of another run, or does not name its run, like those of earlier versions.
 
     Raises:
         UserError: the message has both values of the first fact that differs.

@@ -21,6 +21,7 @@ import shlex
 import tarfile
 import zipfile
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TextIO
@@ -29,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.errors import UserError
-from datasets_scripts.captions.rows import BOM, MALFORMED, Dropped, Row, decode, json_text, parse_json
+from datasets_scripts.captions.rows import MALFORMED, Dropped, Row, decode, json_text, parse_json
 from datasets_scripts.captions.sources import Source, is_hidden, sources
 from datasets_scripts.captions.tars import read_tar
 
@@ -131,13 +132,13 @@ def _tsv(source: Source, path: Path) -> Iterator[Row]:
 def _tsv_columns(source: Source, path: Path, file: BinaryIO) -> list[str]:
     """Return the names of the columns. Leaves `file` at the first row, after a header."""
     beginning = file.read(SNIFF_BYTES)
-    lines = beginning.removeprefix(BOM).split(b"\n")[:SNIFF_LINES]
+    lines = beginning.removeprefix(BOM_UTF8).split(b"\n")[:SNIFF_LINES]
     lines = [line.rstrip(b"\r") for line in lines if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty; download it again")
     first = decode(lines[0]).split("\t")
     has_header = not source.headerless or set(first) <= {*source.caption_columns, *source.row_id}
-    file.seek(len(BOM) if beginning.startswith(BOM) else 0)
+    file.seek(len(BOM_UTF8) if beginning.startswith(BOM_UTF8) else 0)
     if has_header:
         if len(first) == 1 and "," in first[0]:
             raise UserError(

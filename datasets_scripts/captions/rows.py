@@ -1,6 +1,7 @@
 """Rows of caption files, and the text and JSON in them."""
 
 import json
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,6 @@ class Dropped:
 
 Row = tuple[str, str] | Dropped
 """A caption as in the file, and the row id; or a row to drop."""
-
-BOM = b"\xef\xbb\xbf"
-"""UTF-8 byte order mark, written by Windows programs."""
 
 
 def decode(content: bytes) -> str:
@@ -50,7 +48,7 @@ def parse_json(content: bytes) -> Any:
         ValueError: the document is not valid JSON, or nested too deeply.
     """
     try:
-        return json.loads(decode(content.removeprefix(BOM)))
+        return json.loads(decode(content.removeprefix(BOM_UTF8)))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

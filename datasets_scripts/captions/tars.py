@@ -2,11 +2,12 @@
 
 import itertools
 import tarfile
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from datasets_scripts.captions.rows import BOM, MALFORMED, Dropped, Row, decode, json_text, parse_json
+from datasets_scripts.captions.rows import MALFORMED, Dropped, Row, decode, json_text, parse_json
 from datasets_scripts.captions.sources import Source, is_hidden
 
 NO_IMAGE, NO_CAPTION, REPEATED_NAME = "no image", "no caption", "repeated name"
@@ -98,7 +99,7 @@ def _tar_caption(source: Source, archive: tarfile.TarFile, files: Files) -> str 
     if file is None:
         return Dropped("", NO_CAPTION)
     content = file.read(TEXT_LIMIT)
-    return decode(content.removeprefix(BOM)) if "txt" in files else _json_caption(source, content)
+    return decode(content.removeprefix(BOM_UTF8)) if "txt" in files else _json_caption(source, content)
 
 
 def _json_caption(source: Source, content: bytes) -> str | Dropped:

@@ -133,7 +133,7 @@ def _read_card(folder: Path) -> str:
 
 
 def _written_by_people(card: str, manifest: schema.Manifest | None) -> set[str]:
-    """Return the lines of a card that people wrote: none if it is the one that its manifest, of old, lists."""
+    """Return the lines of a card that people wrote: none if it is unedited, by its manifest."""
     unedited = manifest and manifest.files.get(schema.CARD) == hashlib.sha256(card.encode()).hexdigest()
     return set() if unedited else cards.written_by_people(card)
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 import tarfile
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ from benchmark.verified import file_state
 INDEX_FORMAT = 2
 """Format version of the index files; files of another version are rebuilt."""
 BLOCK = tarfile.BLOCKSIZE
-BOM = b"\xef\xbb\xbf"
-"""UTF-8 byte order mark, written by Windows programs."""
 
 
 class TarSplit:
@@ -154,7 +153,7 @@ class TarSplit:
             raise UserError(f"{tar.name!s} has two files {member.name}; download the dataset again")
         sample[kind] = (member.offset_data, member.size)
         if kind in self._row.columns and (file := tar.extractfile(member)):
-            sample[kind] = file.read().removeprefix(BOM).decode("utf-8", "replace")
+            sample[kind] = file.read().removeprefix(BOM_UTF8).decode("utf-8", "replace")
 
     def _check_complete(self, path: Path, samples: dict[str, dict[str, Any]]) -> None:
         """Raise UserError if a sample lacks a file."""
