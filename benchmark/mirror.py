@@ -14,9 +14,6 @@ ORIGINALS = "originals"
 """Folder of the datasets that are downloaded by hand, in place of an organization."""
 
 
-NOT_FOUND = "is neither in data/ nor in $SYNREP_DATA"
-
-
 def roots() -> list[Path]:
     """Return the folders to search: `data/`, the output folder of builds, then `$SYNREP_DATA`, a mirror of the Hub."""
     mirror = os.environ.get("SYNREP_DATA")
@@ -38,8 +35,10 @@ def dataset_folder(repo: str, revision: str, hint: str = "") -> Path:
     for root in roots():
         if (root / repo).is_dir():
             return root / repo
-    places = "is not in data/, and $SYNREP_DATA is not a folder" if missing_mirror() else NOT_FOUND
-    raise MissingDataset(f"dataset {repo} {places}; {hint or _hint(repo, revision)}")
+    searched = (
+        "not in data/, and $SYNREP_DATA is not a folder" if missing_mirror() else "neither in data/ nor in $SYNREP_DATA"
+    )
+    raise MissingDataset(f"dataset {repo} is {searched}; {hint or _hint(repo, revision)}")
 
 
 def _hint(repo: str, revision: str) -> str:

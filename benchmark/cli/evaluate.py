@@ -69,7 +69,7 @@ def _evaluate_model(
     from benchmark.cli.display import Display
     from benchmark.interfaces import Experiment
     from benchmark.models import load
-    from benchmark.runner import left_out
+    from benchmark.runner import not_requested
     from benchmark.runner.evaluate import EvaluationFailures, EvaluationRun, run_evaluations
     from benchmark.training import diagnostics
 
@@ -92,7 +92,7 @@ def _evaluate_model(
     except EvaluationFailures as error:
         failures.append(str(error))
     for name, evaluation in chosen:
-        left_out.add_reasons(run.out / "records", run.key, name, evaluation.preset)
+        not_requested.add_reasons(run.out / "records", run.key, name, evaluation.preset)
     return run
 
 

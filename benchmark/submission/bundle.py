@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.files import atomic_replace, file_sha256, lock, read_regular
-from benchmark.files import remove_leftovers as remove_temporary_files
+from benchmark.files import atomic_replace, file_sha256, lock, read_regular, remove_leftovers
 from benchmark.records import predictions, store
 from benchmark.records.schema import Measured, Record
 
@@ -150,10 +149,10 @@ def locked(folder: Path) -> contextlib.AbstractContextManager[None]:
     return lock(folder / RECORDS)
 
 
-def remove_leftovers(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove what killed processes left in the records and predictions of `folder`, whose lock must be held."""
     for part in (RECORDS, PREDICTIONS):
-        remove_temporary_files(folder / part)
+        remove_leftovers(folder / part)
 
 
 def copy(files: Mapping[str, str], source: Path, target: Path) -> None:

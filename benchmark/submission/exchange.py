@@ -203,7 +203,7 @@ def pull(repo: str, folder: Path, revision: str, log: LogLine) -> int:
             raise UserError(f"no records in {repository} at {revision}; choose another repository or revision")
         if folder.is_dir():
             with bundle.locked(folder):
-                bundle.remove_leftovers(folder)
+                bundle.sweep(folder)
         results: list[_PullResult] = []
         for result in _parallel_map(lambda path: _pull_record(remote, path, folder), paths):
             results.append(result)

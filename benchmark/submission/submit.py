@@ -24,7 +24,7 @@ def submit(runs: Path, target: Path, check: bundle.Check, log: LogLine) -> int:
         raise UserError(f"no folder {target / bundle.RECORDS}; run in the checkout, or give its results by --results")
     bundles = collect_valid(runs, check, log)
     with bundle.locked(target):
-        bundle.remove_leftovers(target)
+        bundle.sweep(target)
         files = _copy_new(bundles, runs, target, check, log)
     new = sum(one.path in files for one in bundles)
     ignored = len(bundle.unrelated_files(runs, bundles))

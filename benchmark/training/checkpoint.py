@@ -13,7 +13,6 @@ compared before anything is loaded.
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,10 @@ MAX_NAMED = 5
 """Maximum number of tensors that an error names."""
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(BaseModel):
     """The run that a state or a card belongs to."""
+
+    model_config = ConfigDict(frozen=True)
 
     experiment: str
     fingerprint: str
@@ -56,31 +56,24 @@ class Spikes(BaseModel):
     worst: int = Field(ge=0)
 
 
-class RunFacts(BaseModel):
-    """Facts that a state and a card share; see `Run`."""
-
-    experiment: str
-    fingerprint: str
-    seed: int
-    content_sha256: str
-    seconds: FiniteFloat = Field(ge=0)
-    """Training time."""
-
-
-class State(RunFacts):
+class State(Run):
     """Facts in the header of a state file. States of earlier versions lack some of them and are refused."""
 
+    seconds: FiniteFloat = Field(ge=0)
+    """Training time up to this step."""
     step: int = Field(ge=0)
     spikes: Json[Spikes]
     moments: Json[list[int]]
     """Indices of the parameters that have optimizer moments."""
 
 
-class Card(RunFacts):
+class Card(Run):
     """Content of `model.json`; diagnostics of the training may be absent."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
+    seconds: FiniteFloat = Field(ge=0)
+    """Training time."""
     weights_sha256: str
     views: int = Field(default=0, ge=0)
     health: dict[str, FiniteFloat] = {}
@@ -223,7 +216,7 @@ def check_run(path: Path, found: Mapping[str, Any], run: Run) -> None:
             f"{path} is of another configuration: fingerprint {fingerprint[:12]}, expected {run.fingerprint[:12]}; "
             "choose another --out or raise the experiment's version"
         )
-    for name, expected in asdict(run).items():
+    for name, expected in run.model_dump().items():
         if name not in found:
             raise UserError(
                 f"{path} does not contain the {name} of its run, like those of earlier versions, expected {expected}; "

@@ -11,7 +11,6 @@ import math
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +94,13 @@ def train(
         UserError: the folder is of another configuration, the loss is not finite, or memory is exhausted.
         KeyboardInterrupt: `stop()` returned True, or `on_step` raised it; the state is saved first.
     """
-    identity = checkpoint.Run(experiment.name, fingerprint, seed, data.manifest.content_sha256)
+    identity = checkpoint.Run(
+        experiment=experiment.name, fingerprint=fingerprint, seed=seed, content_sha256=data.manifest.content_sha256
+    )
     if distributed.any_rank(checkpoint.is_finished(folder, identity)):
         return
     model = build_model(experiment, seed).to(execution.device)
-    card: dict[str, Any] = {**asdict(identity), "seconds": 0.0, "views": 0}
+    card: dict[str, Any] = {**identity.model_dump(), "seconds": 0.0, "views": 0}
     if experiment.settings.optimizer is not None:
         with _reporting_dead_workers():
             run = Trainer(experiment, identity, model, data, folder, execution)
@@ -303,7 +304,7 @@ class Trainer:
     def save(self) -> None:
         """Save the state, replacing the latest one."""
         if distributed.rank() == 0:
-            metadata = {name: str(value) for name, value in asdict(self.identity).items()}
+            metadata = {name: str(value) for name, value in self.identity.model_dump().items()}
             metadata |= {"seconds": str(self.seconds), "spikes": json.dumps(self.spikes.state())}
             checkpoint.save(self.folder, self.model, self.optimizer, self.step, len(self.batches), metadata)
 

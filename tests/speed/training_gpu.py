@@ -71,7 +71,12 @@ def run(
     declared = experiment(setting, batch_views)
     execution = ExecutionConfig(setting.device, slices, setting.workers)
     model = loop.build_model(declared, 0).to(setting.device).train()
-    run = checkpoint.Run(declared.name, create.fingerprint(declared), 0, data.manifest.content_sha256)
+    run = checkpoint.Run(
+        experiment=declared.name,
+        fingerprint=create.fingerprint(declared),
+        seed=0,
+        content_sha256=data.manifest.content_sha256,
+    )
     return loop.Trainer(declared, run, model, data, folder, execution)
 
 

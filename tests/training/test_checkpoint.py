@@ -22,7 +22,7 @@ from tests.training.test_loop import Sum, interrupted
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-RUN = checkpoint.Run("test", "a", 0, "b")
+RUN = checkpoint.Run(experiment="test", fingerprint="a", seed=0, content_sha256="b")
 FACTS = {"experiment": "test", "fingerprint": "a", "seed": "0", "content_sha256": "b", "seconds": "1.5"}
 FACTS["spikes"] = json.dumps(SpikeDetector("test").state())
 
