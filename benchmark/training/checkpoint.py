@@ -220,7 +220,7 @@ def check_run(path: Path, found: Mapping[str, Any], run: Run) -> None:
         if name not in found:
             raise UserError(
                 f"{path} does not contain the {name} of its run, like those of earlier versions, expected {expected}; "
-                f"finish the run with the version that began it, or {_hint(path)}"
+                f"finish the run with the version that began it, or remove {path.parent} to start again"
             )
         if str(found[name]) != str(expected):
             raise UserError(

@@ -97,10 +97,16 @@ def worst_rows(folder: Path, count: int) -> list[Row]:
 
 
 def _read_rows(folder: Path, numbers: np.ndarray) -> list[Row]:
-    """Read rows of a dataset by their numbers, in the order of `numbers`."""
+    """Read rows of a dataset by their numbers, in the order of `numbers`.
+
+    Raises:
+        UserError: it is no dataset of captions, or a file with one of the rows is damaged or not that of the manifest.
+    """
     manifest = schema.read_manifest(folder)
     if not is_caption_dataset(manifest):
         raise UserError(f"{folder} has labelled images; a contact sheet needs a dataset of captions")
     ascending = sorted(numbers.tolist())
-    found = dict(zip(ascending, (row for _, row in rows_at(folder, manifest, ascending))))
-    return [found[number] for number in numbers.tolist()]
+    found = dict(zip(ascending, rows_at(folder, manifest, ascending)))
+    for name in sorted({where.partition(": ")[0] for where, _ in found.values()}):
+        schema.verify_file(folder, manifest, name)
+    return [found[number][1] for number in numbers.tolist()]

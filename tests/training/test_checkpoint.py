@@ -188,6 +188,14 @@ def test_a_state_that_is_not_of_this_run_is_one_line_and_kept(
     assert not (run / checkpoint.CARD).exists()
 
 
+def test_earlier_states_of_an_earlier_version_are_no_way_out(run: Path, small_data: CaptionImageDataset) -> None:
+    rewrite(run, lambda facts, _: facts.pop("seed"))
+    (run / "states").mkdir(exist_ok=True)
+    shutil.copyfile(run / checkpoint.LATEST, run / "states" / "000000004.safetensors")
+    with pytest.raises(UserError, match=r"began it, or remove \S+/run to start again$"):
+        train_here(experiment("simclr"), small_data, run)
+
+
 def test_the_state_of_another_seed_is_refused(run: Path, small_data: CaptionImageDataset) -> None:
     with pytest.raises(UserError, match="is of another run: seed 0, expected 1"):
         train_here(experiment("simclr"), small_data, run, seed=1)

@@ -8,7 +8,7 @@ float16 precision: a cold and a warm store return the same numbers.
 
 A matrix product rounds differently for a different number of rows. The network therefore always sees a tile of `TILE`
 images: consecutive rows of the dataset that start at a multiple of `TILE`, the last tile padded with copies of its last
-image. The features of an image are bitwise identical for any number of workers and any number of interruptions.
+image. On one processor, the features of an image are bitwise identical for any number of workers and of interruptions.
 
 Shapes: B images in a tile, N images, M selected rows, T texts, D dimensions, HW pixels.
 """

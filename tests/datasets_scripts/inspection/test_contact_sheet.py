@@ -150,3 +150,13 @@ def test_a_damaged_file_and_a_wrong_number_of_rows_are_one_line(numbered_dataset
     os.mkfifo(path)
     with pytest.raises(UserError, match="not a regular file"):
         contact_sheet.random_rows(folder, 3, 0)
+
+
+def test_a_changed_image_is_not_shown(numbered_dataset, tmp_path):
+    folder = shutil.copytree(numbered_dataset, tmp_path / "copy")
+    path = folder / schema.shard_name("train", 1, 3)
+    content = bytearray(path.read_bytes())
+    content[20_000] ^= 1  # in an image
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"00001-of-00003\.parquet has sha256 .*, the manifest says"):
+        contact_sheet.random_rows(folder, 160, 0)
