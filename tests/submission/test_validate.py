@@ -1,10 +1,7 @@
 """Tests of the validation of tampered records: every change is detected and named."""
 
-import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,56 +9,25 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmark import evaluations
-from benchmark.evaluations.scoring.intervals import by_group
-from benchmark.files import file_sha256, lock, sha256_json
+from benchmark.files import file_sha256, lock
 from benchmark.records import predictions, store
 from benchmark.records.schema import sha256_of
 from benchmark.submission import rescore
-from benchmark.submission.validate import find_problems
 from tests.cli.test_main import Synrep, assert_one_line, synrep
+from tests.submission.conftest import (
+    CAPTIONS,
+    FEW_SHOT,
+    PROBE,
+    RETRIEVAL,
+    Change,
+    assert_one_problem,
+    columns_forged,
+    forge,
+    found,
+)
 
 pytestmark = pytest.mark.slow
-
 __all__ = ["synrep"]
-
-ROOT = Path(__file__).parents[2] / "results"
-MODELS = ("smoke/stablerep_plus/2/0", "smoke/stablerep_plus/2/1", "smoke/clip/2/0")
-MODEL = "smoke/stablerep_plus/2"
-PROBE = "smoke/stablerep_plus/2/0/linear_probe.synclr"
-CAPTIONS = "smoke/stablerep_plus/2/0/aro.synrep-strict"
-
-Change = Callable[[dict[str, Any]], object]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Three runs of the committed records, with their predictions."""
-    for kind in ("records", "predictions"):
-        for model in MODELS:
-            shutil.copytree(ROOT / kind / model, tmp_path / kind / model)
-    return tmp_path
-
-
-def found(folder: Path) -> list[str]:
-    return list(find_problems(folder / "records"))
-
-
-def forge(folder: Path, change: Change, name: str = PROBE) -> Path:
-    """Change a record and update its checksum."""
-    path = folder / "records" / f"{name}.json"
-    content = json.loads(path.read_text())
-    change(content)
-    store.write_with_checksum(path, content)
-    return path
-
-
-def assert_one_problem(folder: Path, *words: str) -> None:
-    """Assert that there is one problem, in one line, with these words."""
-    (problem,) = found(folder)
-    assert "\n" not in problem
-    for word in words:
-        assert word in problem
 
 
 def test_valid_records_have_no_problems(folder: Path) -> None:
@@ -140,18 +106,6 @@ def test_other_tampered_fields_are_named(folder: Path, change: Change, field: st
     assert any(field in line for line in lines), lines
 
 
-def columns_forged(
-    folder: Path, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], name: str, dataset: str
-) -> None:
-    """Change predictions, and update their record and its checksum."""
-    path = folder / "predictions" / name / f"{dataset}.parquet"
-    stored = predictions.write(path, change(predictions.read_file(path)))
-    forge(folder, lambda c: c["results"][dataset].update(predictions=stored.model_dump()), name)
-
-
-FEW_SHOT = "smoke/stablerep_plus/2/0/few_shot.ssl-transfer"
-
-
 @pytest.mark.parametrize(
     ("name", "dataset"),
     [(PROBE, "digits"), (FEW_SHOT, "digits"), (CAPTIONS, "scenes-order"),
@@ -183,30 +137,6 @@ def test_huge_labels_are_rejected(folder: Path) -> None:
     )
 
 
-def test_labels_must_be_equal_for_all_models(folder: Path) -> None:
-    """Labels that equal the predictions are detected although all scores match."""
-    path = folder / "predictions" / PROBE / "digits.parquet"
-    columns = predictions.read_file(path)
-    columns["label"] = columns["prediction"]
-    stored = predictions.write(path, columns)
-    probe = next(iter(evaluations.presets("linear_probe").values()))
-    scores = probe.intervals("digits", columns)
-    classes = by_group(columns["label"], columns["label"] == columns["prediction"])
-
-    def perfect(content: dict[str, Any]) -> None:
-        content["results"]["digits"] |= {
-            "predictions": stored.model_dump(),
-            "scores": {name: asdict(score) for name, score in scores.items()},
-            "per_class": {name: asdict(score) for name, score in classes.items()},
-            "chance": probe.chance("digits", columns),
-        }
-
-    forge(folder, perfect)
-    lines = found(folder)
-    assert lines and all("results.digits.predictions: expected" in line for line in lines)
-    assert all("the labels or samples differ between models" in line for line in lines)
-
-
 @pytest.mark.parametrize(
     ("old", "new"),
     [('"n": 600', '"n": 1e999'), ('"low": 0.', '"low": -1e999, "x": 0.'), ('"train": ', '"train": 1e308, "x": ')],
@@ -227,42 +157,6 @@ def test_preset_with_a_path_is_rejected(folder: Path, preset: str) -> None:
 
     forge(folder, rename)
     assert any("field evaluation.preset" in line for line in found(folder))
-
-
-def test_contradicting_dataset_contents_are_named(folder: Path) -> None:
-    """The content of the training dataset or of an evaluation dataset was changed."""
-
-    def training(content: dict[str, Any]) -> None:
-        content["training"]["content_sha256"] = "0" * 64
-
-    forge(folder, training)
-    assert any("training.content_sha256: expected" in line and "found 0000" in line for line in found(folder))
-
-    def measured(content: dict[str, Any]) -> None:
-        content["training"]["content_sha256"] = store.read(folder / f"records/{CAPTIONS}.json").training.content_sha256  # type: ignore[union-attr]
-        content["results"]["cifar10"]["dataset"]["ids_sha256"] = "0" * 64
-
-    forge(folder, measured)
-    assert any("results.cifar10.dataset: expected" in line and "found (10000, '0000" in line for line in found(folder))
-
-
-def test_contradicting_weights_and_declarations_are_named(folder: Path) -> None:
-    forge(folder, lambda c: c["model"].update(weights_sha256="0" * 64))
-    lines = found(folder)
-    assert lines and all(
-        "model.weights_sha256: expected" in line and "two sets of weights for one run" in line for line in lines
-    )
-
-    def declaration(content: dict[str, Any]) -> None:
-        content["model"]["weights_sha256"] = store.read(folder / f"records/{CAPTIONS}.json").model.weights_sha256
-        content["experiment"]["declaration"]["settings"]["temperature"] = 0.2
-        content["experiment"]["fingerprint"] = sha256_of(content["experiment"]["declaration"])
-
-    path = forge(folder, declaration)
-    lines = found(folder)
-    assert any("two declarations with one name" in line for line in lines)
-    other = list(find_problems(folder / "records", declared_fingerprint=lambda record: "f" * 64))
-    assert any(line.startswith(f"{path}: experiment.fingerprint: expected ffff") for line in other)
 
 
 @pytest.mark.parametrize("name", [PROBE, CAPTIONS])
@@ -371,147 +265,10 @@ def test_nan_and_huge_records_are_one_line(folder: Path) -> None:
     assert any(line.startswith(f"record {path}: expected at most ") for line in found(folder))
 
 
-def test_files_of_a_run_must_match_its_records(folder: Path) -> None:
-    """Contradictions of model.json, weights and features with the records are named."""
-    record = store.read(folder / "records" / f"{PROBE}.json")
-    run = folder / "train" / MODELS[0]
-    run.mkdir(parents=True)
-    (run / "model.safetensors").write_bytes(b"weights")
-    assert found(folder) == [] or all("expected the weights evaluated in" in line for line in found(folder))
-    card = {
-        "fingerprint": record.experiment.fingerprint,
-        "seed": 0,
-        "weights_sha256": record.model.weights_sha256,
-        "content_sha256": record.training.content_sha256 if record.training else None,
-    }
-    for key in card:
-        (run / "model.json").write_text(json.dumps({**card, key: "other"}))
-        assert any(f": {key}: expected other as in " in line for line in found(folder)), key
-    (run / "model.json").write_text(json.dumps(card))
-    assert_one_problem(folder, f"{run / 'model.safetensors'}: expected the weights evaluated in")
-    (run / "model.safetensors").unlink()
-    assert found(folder) == []
-    for key, message in (
-        ({"weights_sha256": "0" * 64}, "expected features of the weights in"),
-        (None, "expected a key whose hash is the name of its folder"),
-    ):
-        features = folder / "features" / MODEL / (sha256_json(key) if key else "0" * 64)
-        features.mkdir(parents=True)
-        (features / "key.json").write_text(json.dumps(key or {"weights_sha256": record.model.weights_sha256}))
-        assert_one_problem(folder, message)
-        shutil.rmtree(features)
-    whole = {"weights_sha256": record.model.weights_sha256}
-    features = folder / "features" / MODEL / sha256_json(whole)
-    features.mkdir(parents=True)
-    (features / "key.json").write_text(json.dumps(whole))
-    assert found(folder) == []
-
-
-def test_features_of_a_seed_without_records_are_not_named(folder: Path) -> None:
-    """All seeds share a folder of features: those of a seed that is trained, but not evaluated yet, are in it."""
-    key = {"weights_sha256": "9" * 64}
-    features = folder / "features" / MODEL / sha256_json(key)
-    features.mkdir(parents=True)
-    (features / "key.json").write_text(json.dumps(key))
-    assert_one_problem(folder, f"{features / 'key.json'}: expected features of the weights in", "remove the folder")
-    (folder / "train" / MODEL / "2").mkdir(parents=True)
-    (folder / "train" / MODEL / "2" / "model.json").write_text(json.dumps(key))
-    assert found(folder) == []
-
-
-def test_damaged_files_of_a_run_are_named(folder: Path) -> None:
-    card = folder / "train" / MODELS[0] / "model.json"
-    card.parent.mkdir(parents=True)
-    for content in ("{", "[]", "[" * 100_000):
-        card.write_text(content)
-        assert_one_problem(folder, f"{card}: expected a JSON object; train the run again")
-
-
 def test_a_folder_of_runs_without_records_is_not_taken_for_records(tmp_path: Path, synrep: Synrep) -> None:
     (tmp_path / "features" / "x").mkdir(parents=True)
     (tmp_path / "features" / "x" / "key.json").write_text("{}")
     assert_one_line(synrep("validate", tmp_path), f"no folder {tmp_path}/records beside features; evaluate the run")
-
-
-# Copies
-
-
-def copied(folder: Path, old: str, new: str, change: Change) -> None:
-    """Copy all records and predictions of a model, and change each record."""
-    shutil.copytree(folder / "predictions" / old, folder / "predictions" / new)
-    for path in sorted((folder / "records" / old).glob("*.json")):
-        content = json.loads(path.read_text())
-        change(content)
-        content["experiment"]["fingerprint"] = sha256_of(content["experiment"]["declaration"])
-        store.write_with_checksum(folder / "records" / new / path.name, content)
-
-
-def renamed(content: dict[str, Any], name: str, **declared: Any) -> None:
-    for part in (content["experiment"], content["experiment"]["declaration"]):
-        part["name"] = name
-    content["experiment"]["declaration"] |= declared
-
-
-def assert_all_named(folder: Path, new: str, *words: str) -> None:
-    """Assert that each record with scores in a folder is named by a line with these words."""
-    lines = found(folder)
-    scored = [path for path in (folder / "records" / new).glob("*.json") if '"main"' in path.read_text()]
-    assert len(scored) > 3
-    for path in scored:
-        assert any(line.startswith(f"{path}: ") and all(word in line for word in words) for line in lines), path
-
-
-def test_a_seed_that_is_a_copy_of_another_is_named(folder: Path) -> None:
-    copied(folder, f"{MODEL}/0", f"{MODEL}/7", lambda c: c.update(seed=7))
-    assert_all_named(folder, f"{MODEL}/7", "experiment: expected declaration ", "seed 0 as in", "seed 7: one set of")
-
-
-def test_a_seed_whose_weights_were_changed_too_is_named(folder: Path) -> None:
-    def forged(content: dict[str, Any]) -> None:
-        content["seed"] = 7
-        content["model"]["weights_sha256"] = "9" * 64
-
-    copied(folder, f"{MODEL}/0", f"{MODEL}/7", forged)
-    assert_all_named(folder, f"{MODEL}/7", "predictions: expected declaration ", "seed 0 as in", "seed 7: equal pre")
-
-
-def test_a_model_under_a_new_name_is_named(folder: Path) -> None:
-    copied(folder, "smoke/clip/2/0", "mine/best/2/0", lambda c: renamed(c, "mine/best", method="best"))
-    for path in (folder / "records" / "mine").rglob("*.json"):
-        content = json.loads(path.read_text())
-        content["experiment"]["method"] = "best"
-        store.write_with_checksum(path, content)
-    assert_all_named(folder, "smoke/clip/2/0", "one set of weights for two runs; remove the copy")
-
-
-def test_equal_trainings_under_two_names_are_no_copies(folder: Path) -> None:
-    """Two comparisons may contain one run: equal data, method, schedule, encoder and seed give equal weights."""
-    copied(folder, "smoke/clip/2/0", "mine/clip/2/0", lambda c: renamed(c, "mine/clip"))
-    assert found(folder) == []
-
-
-def test_a_training_that_is_repeated_under_another_name_is_no_copy(folder: Path) -> None:
-    """Weights may differ in their last bits, such as on another processor, and the answers may still be equal."""
-
-    def repeated(content: dict[str, Any]) -> None:
-        renamed(content, "mine/clip")
-        content["model"]["weights_sha256"] = "9" * 64
-
-    copied(folder, "smoke/clip/2/0", "mine/clip/2/0", repeated)
-    assert found(folder) == []
-
-
-@pytest.mark.parametrize(("right", "wrong"), [(19, 0), (0, 19)])
-def test_answers_that_two_models_may_share_are_no_copies(right: int, wrong: int) -> None:
-    """Nearly all right, or nearly all the same, as those of a collapsed model."""
-    label = np.arange(600) % 10
-    best, same = (label + (np.arange(600) < wrong)) % 10, np.where(np.arange(600) < right, label, 3)
-    for prediction in (best, same, label, np.zeros(600, int)):
-        assert not rescore._is_distinct({"row": np.arange(600), "label": label, "prediction": prediction})
-    own = np.where(np.arange(600) < 300, label, 3)
-    assert rescore._is_distinct({"row": np.arange(600), "label": label, "prediction": own})
-    assert rescore._is_distinct({"row": np.arange(600), "margin": np.linspace(-1, 1, 600)})
-    assert not rescore._is_distinct({"episode": np.arange(600), "accuracy": np.ones(600), "ties": np.zeros(600, int)})
 
 
 def test_a_dataset_that_was_left_out_is_named(folder: Path) -> None:
@@ -535,18 +292,6 @@ def test_an_unknown_dataset_with_a_reason_is_named(folder: Path) -> None:
     assert any("xxx: expected a dataset of linear_probe" in line and len(line) < 500 for line in found(folder))
 
 
-@pytest.mark.parametrize("name", ["smoke/CLIP", "Smoke/clip"])
-def test_names_that_differ_by_case_are_named(folder: Path, name: str) -> None:
-    copied(folder, "smoke/clip/2/0", f"{name}/2/0", lambda c: renamed(c, name))
-    assert any("experiment.name: expected " in line and "differ by case only" in line for line in found(folder))
-
-
-# The identity of datasets
-
-
-RETRIEVAL = "smoke/stablerep_plus/2/0/retrieval.karpathy"
-
-
 @pytest.mark.parametrize(
     ("name", "dataset", "field", "value", "words"),
     [
@@ -567,21 +312,6 @@ def test_identity_of_a_dataset_is_that_of_the_catalog(
     path = forge(folder, lambda c: c["results"][dataset]["dataset"].update({field: value}), name)
     lines = found(folder)
     assert any(line.startswith(f"{path}: results.{dataset}") and words in line for line in lines), lines
-
-
-@pytest.mark.parametrize(
-    ("name", "dataset", "column"),
-    [(PROBE, "digits", "row"), (PROBE, "digits", "label"), (CAPTIONS, "scenes-order", "unit"),
-     (FEW_SHOT, "digits", "episode")],
-)  # fmt: skip
-def test_samples_must_be_equal_for_all_models(folder: Path, name: str, dataset: str, column: str) -> None:
-    def swapped(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        values = columns[column].copy()
-        values[[0, -1]] = values[[-1, 0]] + (column == "label")
-        return {**columns, column: values}
-
-    columns_forged(folder, swapped, name, dataset)
-    assert any("the labels or samples differ between models" in line for line in found(folder))
 
 
 def test_ties_precision_and_tile_are_checked(folder: Path) -> None:
