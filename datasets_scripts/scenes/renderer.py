@@ -7,7 +7,6 @@ Coordinates: x points right, y points down, in pixels. Shapes: P pixels of an ob
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -34,64 +33,60 @@ class Rendering:
     """Coverage of each object, float32 (objects, SIZE, SIZE) in [0, 1]. Objects never overlap."""
     boxes: np.ndarray
     """Bounding box of each object: x, y, width, height, int64 (objects, 4)."""
+    centers: np.ndarray
+    """Center of each object: x, y, pixels, float64 (objects, 2)."""
+    rotations: np.ndarray
+    """Rotation of each object, degrees, float64 (objects)."""
+    hues: np.ndarray
+    """Hue of each object, degrees, float64 (objects)."""
 
 
-def _factor(rng: np.random.Generator, spread: float, bounds: tuple[float, float], size: int | None = None) -> Any:
-    """Sample one or `size` factors of a scene uniformly from the middle `spread` (a fraction) of the range `bounds`."""
-    value = rng.uniform(*bounds, size)
-    center = sum(bounds) / 2
-    return value if spread == 1 else center + spread * (value - center)
-
-
-def render(caption: str, seed: int, guidance: float = 1.0) -> Rendering:
-    """Render `caption`. The same caption, 64-bit seed and guidance give the same image.
-
-    Guidance w imitates the effect of classifier-free guidance in a diffusion model, where a larger w trades diversity
-    for fidelity. Here it narrows the range of every factor that the caption leaves open (position, rotation, size
-    within its word, hue within its color, tone, light; not clutter and noise) to its middle w ** -0.5. For w <= 1 the
-    full range is used. The caption is true at every guidance.
+def render(caption: str, seed: int) -> Rendering:
+    """Render `caption`. The same caption and 64-bit seed give the same image.
 
     Raises:
         UserError: the caption does not follow the grammar.
     """
     scene = parse(caption)
     rng = np.random.Generator(np.random.Philox(key=seed))
-    spread = 1.0 if guidance <= 1 else guidance**-0.5
-    radii = [_factor(rng, spread, SIZES[thing.size]) for thing in scene.objects]
-    centers = _place(scene, radii, rng, spread)
-    canvas = _background(scene.background, rng, spread)
+    radii = [rng.uniform(*SIZES[thing.size]) for thing in scene.objects]
+    centers = _place(scene, radii, rng)
+    canvas = _background(scene.background, rng)
     masks = np.zeros((len(radii), SIZE, SIZE), np.float32)
     boxes = np.zeros((len(radii), 4), np.int64)
-    for mask, box, thing, (x, y), radius in zip(masks, boxes, scene.objects, centers, radii):
+    rotations, hues = np.zeros(len(radii)), np.zeros(len(radii))
+    for number, (thing, (x, y), radius) in enumerate(zip(scene.objects, centers, radii, strict=True)):
         left, top = int(x - radius - 1), int(y - radius - 1)
         right, bottom = int(x + radius + 2), int(y + radius + 2)
         window = (slice(max(top, 0), min(bottom, SIZE)), slice(max(left, 0), min(right, SIZE)))
-        alpha_P, color_P3 = _draw_object(thing, _GRID_X[window] - x, _GRID_Y[window] - y, radius, rng, spread)
-        mask[window] = alpha_P
+        alpha_P, color_P3, rotations[number], hues[number] = _draw_object(
+            thing, _GRID_X[window] - x, _GRID_Y[window] - y, radius, rng
+        )
+        masks[number][window] = alpha_P
         canvas[window] += alpha_P[..., None] * (color_P3 - canvas[window])
         rows, columns = np.nonzero(alpha_P > 0.5)
-        box[:] = (
+        boxes[number] = (
             window[1].start + columns.min(),
             window[0].start + rows.min(),
             np.ptp(columns) + 1,
             np.ptp(rows) + 1,
         )
-    return Rendering(_finish(canvas, rng, spread), masks, boxes)
+    return Rendering(_finish(canvas, rng), masks, boxes, np.array(centers), rotations, hues)
 
 
 _GRID_Y, _GRID_X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) + np.float32(0.5)
 
 
-def _place(scene: Scene, radii: list[float], rng: np.random.Generator, spread: float) -> list[tuple[float, float]]:
+def _place(scene: Scene, radii: list[float], rng: np.random.Generator) -> list[tuple[float, float]]:
     """Return centers of the objects: near the middle, inside the frame, not overlapping, the relation unambiguous."""
-    middle = SIZE / 2 + _factor(rng, spread, (-SHIFT, SHIFT), 2)
+    middle = SIZE / 2 + rng.uniform(-SHIFT, SHIFT, 2)
     if scene.relation is None:
         offsets = [np.zeros(2)]
     else:
         touching = radii[0] + radii[1] + 1
         farthest = max(touching, min(touching + 4, SIZE - 2 - radii[0] - radii[1]))
-        distance = _factor(rng, spread, (touching, farthest))
-        sideways = _factor(rng, spread, (-5, 5))
+        distance = rng.uniform(touching, farthest)
+        sideways = rng.uniform(-5, 5)
         direction = np.array(RELATIONS[scene.relation])
         half = (direction * distance + direction[::-1] * sideways) / 2
         offsets = [half, -half]
@@ -101,9 +96,9 @@ def _place(scene: Scene, radii: list[float], rng: np.random.Generator, spread: f
 
 
 def _draw_object(
-    thing: Object, x_P: np.ndarray, y_P: np.ndarray, radius: float, rng: np.random.Generator, spread: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return coverage (P) and color (P, 3) of an object in its window, both in [0, 1].
+    thing: Object, x_P: np.ndarray, y_P: np.ndarray, radius: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Return coverage (P) and color (P, 3) of an object in its window, in [0, 1], its rotation and hue in degrees.
 
     Args:
         thing: the object.
@@ -111,18 +106,18 @@ def _draw_object(
         y_P: vertical coordinates relative to the object's center, pixels.
         radius: radius of the circumscribed circle, pixels.
         rng: source of the random factors.
-        spread: fraction of each factor's range that is used.
     """
-    angle, texture_angle, phase = _factor(rng, spread, (-1, 1), 3)
-    angle = np.radians(ROTATION * angle)
+    angle, texture_angle, phase = rng.uniform(-1, 1, 3)
+    rotation = ROTATION * angle
+    angle = np.radians(rotation)
     cos, sin = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
     u_P, v_P = cos * x_P + sin * y_P, cos * y_P - sin * x_P
     alpha_P = np.clip(0.5 - np.float32(radius) * shapes.DISTANCE[thing.shape](u_P, v_P), 0, 1)
-    hue = _factor(rng, spread, COLOURS[thing.colour])
-    saturation, value = _factor(rng, spread, (0.5, 0.75)), _factor(rng, spread, (0.9, 1.0))
+    hue = rng.uniform(*COLOURS[thing.colour])
+    saturation, value = rng.uniform(0.5, 0.75), rng.uniform(0.9, 1.0)
     bright_3 = _rgb(hue, saturation, value)
     dark_P = _texture(thing.texture, x_P, y_P, np.radians(45 + 25 * texture_angle), phase)
-    return alpha_P, bright_3 * (1 - np.float32(0.5) * dark_P[..., None])
+    return alpha_P, bright_3 * (1 - np.float32(0.5) * dark_P[..., None]), rotation, hue
 
 
 def _texture(texture: str, x_P: np.ndarray, y_P: np.ndarray, angle: float, phase: float) -> np.ndarray:
@@ -154,13 +149,13 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
     return (value - value * saturation * np.clip(np.minimum(k_3, 4 - k_3), 0, 1)).astype(np.float32)
 
 
-def _background(name: str, rng: np.random.Generator, spread: float) -> np.ndarray:
+def _background(name: str, rng: np.random.Generator) -> np.ndarray:
     """Return a dark canvas of low saturation (SIZE, SIZE, 3), float32 in [0, 1], with the clutter of the background.
 
     Objects are always brighter than the background: otherwise a small ViT learns neither figure-ground separation nor
     shapes in the tens of thousands of views that are affordable on a CPU (measured, also with labels).
     """
-    a, b, c = _factor(rng, spread, (0, 1), 3)
+    a, b, c = rng.uniform(0, 1, 3)
     if name == "a plain wall":
         tone = np.full((SIZE, SIZE), 0.55 + 0.3 * a, np.float32)
         tint = _rgb(360 * b, 0.08 * c, 1.0)
@@ -182,9 +177,9 @@ def _background(name: str, rng: np.random.Generator, spread: float) -> np.ndarra
     return np.float32(0.4) * tone[..., None] * tint
 
 
-def _finish(canvas: np.ndarray, rng: np.random.Generator, spread: float) -> np.ndarray:
+def _finish(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Apply light from one side and sensor noise, and convert to uint8."""
-    direction, strength, gain, noise = _factor(rng, spread, (0, 1), 4)
+    direction, strength, gain, noise = rng.uniform(0, 1, 4)
     slope_x, slope_y = np.cos(2 * np.pi * direction), np.sin(2 * np.pi * direction)
     ramp = (slope_x * (_GRID_X / SIZE - 0.5) + slope_y * (_GRID_Y / SIZE - 0.5)).astype(np.float32)
     light = np.float32(0.75 + 0.3 * gain) * (1 + np.float32(0.6 * strength) * ramp)
@@ -203,7 +198,7 @@ TERMS = Terms(
 
 @dataclass(frozen=True)
 class Scenes:
-    """The renderer as a text-to-image model. `render` documents the effect of guidance."""
+    """The renderer as a text-to-image model. It has no guidance: every caption is true."""
 
     name: str = f"scenes-{VERSION}"
     terms: tuple[Terms, ...] = ()
@@ -216,5 +211,6 @@ class Scenes:
         self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
     ) -> Iterator[GeneratedImage]:
         """Yield one SIZE x SIZE rendering per caption."""
-        for caption, seed, value in zip(captions, seeds, guidance, strict=True):
-            yield GeneratedImage(render(caption, seed, value).image)
+        del guidance
+        for caption, seed in zip(captions, seeds, strict=True):
+            yield GeneratedImage(render(caption, seed).image)
