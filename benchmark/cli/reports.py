@@ -27,11 +27,12 @@ def tables(
     found = inputs.read(records, _log)
     expected = build.all_files(found, out)
     if check:
+        groups = build.records_by_comparison(found.records)
         again = f"run `synrep tables --records {records} --out {out}`"
         for group, files in expected.items():
             if stale := build.check(files, out / group):
                 raise UserError(f"{out / group}: {', '.join(stale)}; {again}")
-            count = sum(group in (build.PAPER, build.comparison_of(record)) for record in found.records)
+            count = len(found.records if group == build.PAPER else groups[group])
             show(f"{out / group}: up to date with {count} records")
         if extra := build.extra_folders(expected, out):
             raise UserError(

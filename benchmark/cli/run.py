@@ -59,6 +59,7 @@ def run(
 ) -> None:
     """Train and evaluate the methods of an experiment; write one record per method, seed and evaluation.
 
+    Raw pixels are evaluated as well: they are the floor that every method must beat.
     Under `torchrun` or `accelerate launch`, all processes train each run together (data parallel).
     """
     from benchmark import experiments
@@ -76,15 +77,18 @@ def run(
 
     from benchmark.cli.display import Display
     from benchmark.nn import distributed
-    from benchmark.runner.jobs import Job, default_parallel_jobs, run_distributed, run_jobs
+    from benchmark.runner.jobs import Job, default_parallel_jobs, evaluate_pixels, run_distributed, run_jobs
 
     work, options = [Job(e, s) for e, s in seeds], (micro_batch, deterministic)
+    is_main = os.environ.get("RANK", "0") == "0"
     with Display() as display:
         if distributed.launched_world_size() > 1:
             run_distributed(work, out, display.update, options)
         else:
             run_jobs(work, out, jobs or default_parallel_jobs(), display.update, options)
-    if os.environ.get("RANK", "0") == "0":
+        if is_main:
+            evaluate_pixels(out, display.update)
+    if is_main:
         show(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
 
 

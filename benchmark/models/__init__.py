@@ -48,7 +48,7 @@ def _find_loader(name: str) -> "tuple[ModelLoader, str]":
         return plugins.load(__name__, prefix, "model").MODEL, rest
     loaders: list[ModelLoader] = [plugins.load(__name__, file, "model").MODEL for file in plugins.names(__name__)]
     for loader in loaders:
-        if loader.matches_path and loader.matches_path(Path(name)):
+        if loader.matches and loader.matches(name):
             return loader, name
     usages = "; ".join(loader.usage for loader in loaders)
     if "/" in name or Path(name).suffix:

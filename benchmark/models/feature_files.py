@@ -252,4 +252,4 @@ def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
     return LoadedModel(model, Pretrained(source, unique_slug, encoder))
 
 
-MODEL = ModelLoader("feature_files:FOLDER", _open, lambda path: (path / CARD).is_file())
+MODEL = ModelLoader("feature_files:FOLDER", _open, lambda path: (Path(path) / CARD).is_file())

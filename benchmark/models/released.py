@@ -275,4 +275,4 @@ def _recorded_args(args: Any) -> dict[str, Any]:
     return kept
 
 
-MODEL = ModelLoader("released:FILE.pth", _open, lambda path: path.is_file() and path.suffix.lower() in SUFFIXES)
+MODEL = ModelLoader("released:FILE.pth", _open, lambda path: path.lower().endswith(SUFFIXES) and Path(path).is_file())

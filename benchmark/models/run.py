@@ -66,8 +66,4 @@ def _candidates(name: str) -> list[Experiment]:
     return found
 
 
-def _matches_path(path: Path) -> bool:
-    return (path / "model.json").is_file()
-
-
-MODEL = ModelLoader("a folder .../train/<name>/<version>/<seed>", _open, _matches_path)
+MODEL = ModelLoader("a folder .../train/<name>/<version>/<seed>", _open, lambda path: (Path(path) / "model.json").is_file())

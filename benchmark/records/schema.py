@@ -276,6 +276,10 @@ Result = Annotated[
 ]
 
 
+PIXELS = "pixels"
+"""Library in the description of the encoder that returns the pixels of an image."""
+
+
 class Record(RecordModel):
     """One measurement: an experiment, a seed and a preset of an evaluation."""
 
@@ -297,6 +301,11 @@ class Record(RecordModel):
     def key(self) -> str:
         """Folder of the model below `records/` and `predictions/`: `name/version/seed`."""
         return f"{self.experiment.name}/{self.experiment.version}/{self.seed}"
+
+    @property
+    def is_pixels(self) -> bool:
+        """True for raw pixels, the floor of every comparison."""
+        return self.model.encoder.get("library") == PIXELS
 
     @model_validator(mode="after")
     def _check_declaration(self) -> Self:

@@ -6,7 +6,7 @@ returns its SVG and PNG. A module of `paper/` whose measured rows include CLIP a
 table with CLIP at its published schedule. The same records produce the same bytes, in any order.
 """
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,15 +27,29 @@ def comparison_of(record: Record) -> str:
     return record.experiment.name.split("/")[0]
 
 
+def records_by_comparison(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return comparison -> its records, and those of raw pixels under the same protocols."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(comparison_of(record), []).append(record)
+    floor = [record for record in records if record.is_pixels]
+    for name, members in groups.items():
+        protocols = {_protocol(record) for record in members}
+        members += [record for record in floor if comparison_of(record) != name and _protocol(record) in protocols]
+    return groups
+
+
+def _protocol(record: Record) -> tuple[str, str]:
+    return record.evaluation.name, record.evaluation.preset
+
+
 def all_files(inputs: ReportInputs, out: Path) -> dict[str, dict[str, bytes]]:
     """Return folder below `out` -> file name -> content, for every comparison and for the paper.
 
     Raises:
         UserError: the records or the published numbers cannot share one table.
     """
-    groups: dict[str, list[Record]] = {}
-    for record in inputs.records:
-        groups.setdefault(comparison_of(record), []).append(record)
+    groups = records_by_comparison(inputs.records)
     if PAPER in groups:
         raise UserError(
             f"experiment {groups[PAPER][0].experiment.name}: the name {PAPER!r} is reserved for the paper's tables in "
@@ -63,10 +77,10 @@ def comparison_tables(inputs: ReportInputs) -> dict[str, Table]:
     """
     built = {}
     known = plugins.names("benchmark.evaluations")
-    for evaluation, preset in sorted({(record.evaluation.name, record.evaluation.preset) for record in inputs.records}):
+    for evaluation, preset in sorted(set(map(_protocol, inputs.records))):
         if evaluation not in known:
             raise unknown("evaluation", evaluation, known)
-        records = [r for r in inputs.records if (r.evaluation.name, r.evaluation.preset) == (evaluation, preset)]
+        records = [record for record in inputs.records if _protocol(record) == (evaluation, preset)]
         for name in plugins.names(TABLES):
             table: Table = plugins.load(TABLES, name, "table").TABLE(replace(inputs, records=records))
             if table.rows:

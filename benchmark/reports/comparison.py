@@ -1,6 +1,6 @@
 """Comparison tables: methods as rows, datasets as columns, from the records of one evaluation.
 
-Rows: methods in alphabetical order, `untrained` last, then rules without a model, the chance level and the sample size.
+Rows: methods in alphabetical order, `untrained` and raw pixels last, then rules without a model, the chance level and the sample size.
 Columns: datasets. One that no method was measured on has a footnote with the reason instead.
 Cells: mean over seeds in percent ± the sample standard deviation over seeds; with one seed ± half of the 95 % interval
 of the test sample. Bold: the best mean of a column, if it is significantly better than every other one: the 95 %
@@ -93,7 +93,7 @@ class ComparisonTable:
         notes = Notes()
         bests = [best_of_column(runs, column, inputs.pairs) for column in columns]
         rows = [
-            (Cell(run.label), Cell(str(len(run.records))), *(cell(run, *pair, notes) for pair in zip(columns, bests)))
+            (Cell(run.label), Cell(str(run.seeds or "")), *(cell(run, *pair, notes) for pair in zip(columns, bests)))
             for run in runs
         ]
         if rows:
@@ -110,6 +110,7 @@ class ComparisonTable:
             footnotes=(
                 *notes.lines(),
                 *unit_footnotes(runs),
+                *pixels_footnotes(runs),
                 *significance_footnotes(bests, runs),
                 *provenance_footnotes(runs),
                 *(_unmeasured(runs, [name for name in names if measured and name not in measured])),
@@ -128,13 +129,24 @@ def percent(scores: Sequence[ScorePart]) -> str:
 def unit_footnotes(runs: Sequence[Run]) -> list[str]:
     """Return footnotes on the units of scores and of the values after ±."""
     names = dataset_names(runs)
-    seeds = {len(run.measured(name)) for run in runs for name in names} - {0}
+    seeds = {len(run.measured(name)) for run in runs if not run.is_pixels for name in names} - {0}
     lines = ["Scores in percent."]
     if max(seeds, default=0) > 1:
         lines.append("± with several seeds: sample standard deviation over seeds.")
     if 1 in seeds:
         lines.append("± with one seed: half of the 95 % interval of the test sample.")
     return lines
+
+
+def pixels_footnotes(runs: Sequence[Run]) -> list[str]:
+    """Return a footnote on the rows of raw pixels, if there are any."""
+    labels = [run.label for run in runs if run.is_pixels]
+    if not labels:
+        return []
+    return [
+        f"{', '.join(labels)}: the pixels of the image as features, the floor that an encoder must beat. ± without "
+        "seeds: half of the 95 % interval of the test sample."
+    ]
 
 
 def provenance_footnotes(runs: Sequence[Run]) -> list[str]:
@@ -244,7 +256,7 @@ def significance_footnotes(bests: Sequence[BestOfColumn[Run]], runs: Sequence[Ru
         lines.append(
             f"* the best mean of a column and those not significantly different from it{'' if bold else test}."
         )
-    if (bold or starred) and any(len(run.records) == 1 for run in runs):
+    if (bold or starred) and any(run.seeds == 1 for run in runs):
         lines.append("A method with one seed: the interval is over samples only and does not cover other seeds.")
     if any(best.unknown for best in bests):
         lines.append(

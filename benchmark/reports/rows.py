@@ -18,6 +18,16 @@ class Run:
     label: str
     records: tuple[Record, ...]
 
+    @property
+    def seeds(self) -> int:
+        """Number of training seeds; 0 for raw pixels."""
+        return 0 if self.is_pixels else len(self.records)
+
+    @property
+    def is_pixels(self) -> bool:
+        """True for raw pixels, the floor of every comparison."""
+        return self.records[0].is_pixels
+
     def measured(self, dataset: str) -> list[Measured]:
         """Return the results on `dataset`, one per seed that has one."""
         return self._measured.get(dataset, [])
@@ -49,7 +59,7 @@ class Run:
 
 
 def group_into_rows(records: Iterable[Record], evaluation: str) -> list[Run]:
-    """Return the rows of one evaluation, sorted by method and experiment name, with `untrained` last.
+    """Return the rows of one evaluation, sorted by method and experiment name, with `untrained` and raw pixels last.
 
     Raises:
         UserError: the records differ in something that a table must not mix.
@@ -60,7 +70,7 @@ def group_into_rows(records: Iterable[Record], evaluation: str) -> list[Run]:
         return record.experiment.method, natural_sort_key(name), name, record.experiment.version
 
     chosen = [record for record in records if record.evaluation.name == evaluation]
-    chosen.sort(key=lambda record: (record.experiment.method == "untrained", experiment(record), record.seed))
+    chosen.sort(key=lambda r: (r.is_pixels, r.experiment.method == "untrained", experiment(r), r.seed))
     _refuse_mixed(chosen)
     groups = [tuple(group) for _, group in groupby(chosen, experiment)]
     for group in groups:
@@ -69,7 +79,8 @@ def group_into_rows(records: Iterable[Record], evaluation: str) -> list[Run]:
         for earlier, later in pairwise(seeds):
             if earlier == later:
                 raise UserError(f"two records of {_describe(group[seeds.index(later)])}; keep one of them")
-    return [Run(_label(group[0], [other[0] for other in groups]), group) for group in groups]
+    others = [group[0] for group in groups if not group[0].is_pixels]
+    return [Run(_label(group[0], others), group) for group in groups]
 
 
 @cache
@@ -138,6 +149,8 @@ def _label(record: Record, others: Sequence[Record]) -> str:
     experiment's name.
     """
     experiment = record.experiment
+    if record.is_pixels:
+        return experiment.method
     names: dict[str, set[str]] = {}
     for other in others:
         names.setdefault(other.experiment.method, set()).add(other.experiment.name)

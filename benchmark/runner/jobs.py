@@ -1,5 +1,7 @@
 """Jobs: train experiments, evaluate the models, write records. Finished work is skipped, so jobs can be resumed.
 
+Raw pixels are evaluated too, once for all comparisons of an output folder: they are the floor of each.
+
 Jobs of different (experiment, seed) are independent and run in parallel worker processes, each with one CPU thread, so
 that results do not depend on the number of cores (small matrices would not profit from more threads).
 
@@ -22,7 +24,7 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmark import evaluations
+from benchmark import evaluations, models
 from benchmark.errors import UserError
 from benchmark.interfaces import Experiment
 from benchmark.mirror import dataset_folder
@@ -30,6 +32,7 @@ from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.nn import distributed
 from benchmark.progress import NamedProgress
 from benchmark.records import create
+from benchmark.records.schema import PIXELS
 from benchmark.runner.evaluate import EvaluationRun, run_evaluations
 from benchmark.training import checkpoint, diagnostics, loop
 from benchmark.training.dataset import CaptionImageDataset
@@ -290,4 +293,19 @@ def evaluate(job: Job, folder: Path, out: Path, device: torch.device, progress: 
         training_diagnostics=diagnostics.record_fields(card),
         seconds={"train": card["seconds"]},
     )
+    run_evaluations(run, evaluations.select_evaluations((), None, ()), progress)
+
+
+def evaluate_pixels(out: Path, progress: NamedProgress) -> None:
+    """Evaluate raw pixels with the default preset of every evaluation; existing results are reused.
+
+    Args:
+        out: output folder.
+        progress: progress callback.
+
+    Raises:
+        EvaluationFailures: some datasets failed; raised after the others are done.
+    """
+    loaded = models.load(PIXELS, store=out / "features")
+    run = EvaluationRun(loaded.model, loaded.origin, loaded.seed, out, "cpu")
     run_evaluations(run, evaluations.select_evaluations((), None, ()), progress)

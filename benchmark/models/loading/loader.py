@@ -81,8 +81,8 @@ class ModelLoader:
     """Syntax of a model name, as error messages show it."""
     open: Callable[[str, str | None, Freeze], LoadedModel]
     """Function that loads a model, given the name without prefix, the selected layer and the encoder factory."""
-    matches_path: Callable[[Path], bool] | None = None
-    """Predicate that recognizes a path without prefix as a model of this loader. None: the prefix is required."""
+    matches: Callable[[str], bool] | None = None
+    """Predicate that recognizes a name without prefix, such as a path. None: the prefix is required."""
 
 
 def pretrained(

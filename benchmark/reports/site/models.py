@@ -66,7 +66,7 @@ def describe(model: Model, sources: Sources) -> dict[str, Any]:
     record, declared = model.first, model.first.experiment.declaration
     training = record.training
     known = sources(training.repo, training.revision) if training else None
-    trained = record.model.views != 0
+    trained = record.model.views != 0 and not record.is_pixels
     return {
         "name": model.name,
         "version": model.version,

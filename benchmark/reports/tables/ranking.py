@@ -1,7 +1,7 @@
 """Ranking of all models under each protocol: mean, average rank, Borda count, and groups of similar models."""
 
 from benchmark.analysis import ranking
-from benchmark.reports.comparison import provenance_footnotes, unit_footnotes
+from benchmark.reports.comparison import pixels_footnotes, provenance_footnotes, unit_footnotes
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.rows import group_into_rows
 from benchmark.reports.table import NO_VALUE, Cell, Table
@@ -33,7 +33,7 @@ def build(inputs: ReportInputs) -> Table:
             (
                 Cell(str(standing.group or NO_VALUE)),
                 Cell(run.label),
-                Cell(str(len(run.records))),
+                Cell(str(run.seeds or "")),
                 Cell(_mean(standing)),
                 Cell(NO_VALUE if standing.average_rank is None else f"{standing.average_rank:.2f}"),
                 Cell(f"{standing.borda:g}"),
@@ -49,6 +49,7 @@ def build(inputs: ReportInputs) -> Table:
             "Borda count: on each dataset, one point for every model with a lower score and half a point for an equal "
             "one.",
             *unit_footnotes([run for _, run in rows])[1:],
+            *pixels_footnotes([run for _, run in rows]),
             provenance_footnotes(runs)[0],
         ),
         name=f"ranking_{evaluation}",

@@ -1,0 +1,57 @@
+"""`pixels` or `pixels:SIDE`: the pixels themselves as features, the floor that an encoder must beat.
+
+Images are resized to SIDE x SIDE pixels and center cropped, as for a network with that input size; the features are
+the values of the pixels, normalized by the mean and standard deviation of ImageNet. No network computes anything, so
+the features have the same bits on every machine.
+"""
+
+import re
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from benchmark.errors import UserError
+from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, pretrained
+from benchmark.records.schema import PIXELS
+from benchmark.transforms.evaluation import EvaluationTransform
+
+DEFAULT_SIDE, MAX_SIDE = 16, 64
+
+
+class Pixels(nn.Module):
+    """A network without weights that returns its input; see `benchmark.interfaces.ImageEncoder`."""
+
+    def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        """Return the values of all pixels (B, 3 * H * W)."""
+        return {"output": images_B3HW.flatten(1)}
+
+
+def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:
+    side = DEFAULT_SIDE if name == PIXELS else _parse_side(name)
+    network = Pixels()
+    return pretrained(
+        network,
+        f"{PIXELS}:{side}",
+        weights=network,
+        transform=EvaluationTransform(side),
+        encoder={"library": PIXELS},
+        layer=layer,
+        freeze=replace(freeze, device="cpu"),  # a GPU would round the pixels to bfloat16
+    )
+
+
+def _parse_side(text: str) -> int:
+    """Return the side in pixels.
+
+    Raises:
+        UserError: it is not a whole number from 1 to `MAX_SIDE`.
+    """
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_SIDE:
+        raise UserError(
+            f"expected pixels:SIDE with a side of 1 to {MAX_SIDE} pixels, found side {text!r}; "
+            f"choose another, such as pixels:{DEFAULT_SIDE}"
+        )
+    return int(text)
+
+
+MODEL = ModelLoader("pixels[:SIDE]", _open, lambda name: name == PIXELS)
