@@ -21,7 +21,7 @@ def evaluate(
         list[str],
         typer.Argument(
             help="A finished run's folder, timm:NAME, open_clip:NAME/PRETRAINED, hub:ORG/NAME(@REVISION), a released "
-            ".pth, or a folder of feature files. Append #LAYER to choose the features."
+            ".pth, pixels or pixels:SIDE, or a folder of feature files. Append #LAYER to choose the features."
         ),
     ],
     evaluation: Annotated[list[str] | None, typer.Option(help="Run only this evaluation; may be repeated.")] = None,

@@ -66,4 +66,6 @@ def _candidates(name: str) -> list[Experiment]:
     return found
 
 
-MODEL = ModelLoader("a folder .../train/<name>/<version>/<seed>", _open, lambda path: (Path(path) / "model.json").is_file())
+MODEL = ModelLoader(
+    "a folder .../train/<name>/<version>/<seed>", _open, lambda path: (Path(path) / "model.json").is_file()
+)

@@ -13,14 +13,14 @@ from benchmark.models.loading.loader import slug, weights_sha256
 from tests.fixtures import tiny_models
 
 
-@pytest.mark.parametrize("name", ["nobody:x", "timm:", "run:", ":x", "", "_way:x", "hub"])
+@pytest.mark.parametrize("name", ["nobody:x", "timm:", "run:", ":x", "", "_way:x", "hub", "pixels:", "pixel"])
 def test_unknown_name_lists_the_choices(name: str) -> None:
     with pytest.raises(UserError) as raised:
         load(name)
     said = str(raised.value)
     assert "\n" not in said and f"unknown model {name!r}" in said
     assert all(f"{way}:" in said for way in ("timm", "open_clip", "hub", "released", "feature_files"))
-    assert ".../train/<name>/<version>/<seed>" in said
+    assert ".../train/<name>/<version>/<seed>" in said and "pixels[:SIDE]" in said
 
 
 def test_path_without_a_model(tmp_path: Path) -> None:
@@ -30,7 +30,15 @@ def test_path_without_a_model(tmp_path: Path) -> None:
 
 
 def test_every_loader_is_a_file() -> None:
-    assert plugins.names("benchmark.models") == ["feature_files", "hub", "open_clip", "released", "run", "timm"]
+    assert plugins.names("benchmark.models") == [
+        "feature_files",
+        "hub",
+        "open_clip",
+        "pixels",
+        "released",
+        "run",
+        "timm",
+    ]
 
 
 def test_slugs_are_unique_folder_names() -> None:

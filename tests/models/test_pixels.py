@@ -26,7 +26,9 @@ def photos(count: int = 6, height: int = 40, width: int = 64) -> np.ndarray:
     """Return uint8 images (N, H, W, 3), smooth and with other values in each channel, row, column and image."""
     rng = np.random.default_rng(3)
     coarse = rng.integers(0, 256, (count, 5, 8, 3), np.uint8)
-    return np.stack([np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)) for image in coarse])
+    return np.stack(
+        [np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)) for image in coarse]
+    )
 
 
 def images_of(pictures: np.ndarray, name: str = "photos") -> LabeledImages:
@@ -108,7 +110,11 @@ def test_origin_states_the_side() -> None:
 def test_a_gpu_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     devices = []
     real = FrozenEncoder.__init__
-    monkeypatch.setattr(FrozenEncoder, "__init__", lambda self, *given, **named: devices.append(named["device"]) or real(self, *given, **named))
+    monkeypatch.setattr(
+        FrozenEncoder,
+        "__init__",
+        lambda self, *given, **named: devices.append(named["device"]) or real(self, *given, **named),
+    )
     assert load("pixels", device="cuda").model.metadata["precision"] == "float32"
     assert devices == ["cpu"]
 
@@ -122,7 +128,9 @@ def test_sides_do_not_share_stored_features(tmp_path: Path) -> None:
     assert other.features(images).shape == (6, 48)
 
 
-@pytest.mark.parametrize("side", ["0", "-1", "abc", "65", "100000", "1" * 5000, "8@rev", "8.5", "８", " 8", "8px", "8\n"])
+@pytest.mark.parametrize(
+    "side", ["0", "-1", "abc", "65", "100000", "1" * 5000, "8@rev", "8.5", "８", " 8", "8px", "8\n"]
+)
 def test_bad_side(side: str) -> None:
     with pytest.raises(UserError) as raised:
         load(f"pixels:{side}")

@@ -23,6 +23,7 @@ from benchmark.records.schema import Measured, NotMeasured, Record
 from benchmark.runner import jobs
 from benchmark.runner.jobs import Job
 from benchmark.schema import read_manifest
+from benchmark.submission import validate
 from benchmark.training import checkpoint, loop
 from benchmark.training.execution import ExecutionConfig
 from tests.fixtures.doubles import write_scenes
@@ -223,6 +224,25 @@ def test_the_folder_of_another_configuration_is_refused(copied: Path) -> None:
     for declared in (SIMCLR.experiment, other):
         assert create.fingerprint(declared)[:12] in str(refused.value)
     assert times(copied) == before
+
+
+# Raw pixels
+
+
+def test_pixels_are_evaluated_once(machine: Path, tmp_path: Path) -> None:
+    jobs.evaluate_pixels(tmp_path, silent)
+    found = {one.evaluation.name: one for one in store.read_all(tmp_path / "records")}
+    assert sorted(found) == EVALUATIONS
+    for name, one in found.items():
+        measured = {dataset for dataset, part in one.results.items() if isinstance(part, Measured)}
+        assert one.is_pixels and one.key == "pretrained/pixels-16/1/0"
+        assert measured == ({"digits"} if name in ON_DIGITS else set())
+        if name in WITH_TEXTS:
+            assert set(skipped(one).values()) == {"no text tower, so images cannot be compared with texts"}
+    assert list(validate.find_problems(tmp_path / "records")) == []
+    before = times(tmp_path)
+    jobs.evaluate_pixels(tmp_path, silent)
+    assert times(tmp_path) == before
 
 
 # Several processes

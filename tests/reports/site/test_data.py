@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from benchmark.cli.main import app
 from benchmark.cli.reports import _source, site
 from benchmark.errors import SkipCode, UserError
-from benchmark.interfaces import Skipped
+from benchmark.interfaces import Pretrained, Skipped
 from benchmark.records import store
 from benchmark.records.schema import NotMeasured, Record
 from benchmark.reports.site.models import collect, describe
@@ -296,6 +296,15 @@ def test_properties_of_a_model() -> None:
     assert found["command"] == "synrep run smoke --only ann"
     nothing = describe(models[0], lambda *_: None)
     assert (nothing["kind"], nothing["images"]) == ("not known", None)
+
+
+def test_pixels_are_not_trained() -> None:
+    origin = Pretrained("pixels:16", "pixels-16", {"library": "pixels", "image_size": 16})
+    (model,) = collect([record("pixels", {"digits": on("digits", 0.5)}, origin=origin)])
+    found = describe(model, sources)
+    assert (found["kind"], found["images"], found["views"]) == ("not trained", 0, None)
+    assert found["encoder"] == "image_size 16, library pixels"
+    assert found["command"] == "synrep evaluate pixels:16"
 
 
 def test_an_encoder_has_its_common_name() -> None:

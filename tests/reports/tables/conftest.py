@@ -14,6 +14,7 @@ from benchmark.interfaces import (
     Evaluation,
     Experiment,
     Method,
+    Pretrained,
     Sampling,
     Schedule,
     Score,
@@ -54,9 +55,10 @@ def record(
     evaluation: str = "linear_probe",
     protocol: Evaluation | None = None,
     views: int = 6000,
+    origin: Pretrained | None = None,
     **changes: Any,
 ) -> Record:
-    """Return a record of `method` for one seed."""
+    """Return a record of `method`, or of the pretrained `origin`, for one seed."""
     settings = Method(Sampling(), None if method == "untrained" else ADAMW)
     experiment = Experiment(
         name=f"smoke/{method}",
@@ -71,12 +73,12 @@ def record(
     )
     return create.from_scores(
         scores,
-        origin=dataclasses.replace(experiment, **changes),
+        origin=origin or dataclasses.replace(experiment, **changes),
         seed=seed,
         name=evaluation,
         evaluation=protocol or Knobs(),
         metadata={"weights_sha256": "a" * 64, "layer": "cls", "transform": {"size": 32}, "precision": "float32"},
-        content_sha256="c" * 64,
+        content_sha256=None if origin else "c" * 64,
         environment=ENVIRONMENT,
     )
 

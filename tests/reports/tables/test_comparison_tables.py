@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmark.errors import SkipCode, UserError
-from benchmark.interfaces import DatasetIdentity, Score, Skipped
+from benchmark.interfaces import DatasetIdentity, Pretrained, Score, Skipped
 from benchmark.records.schema import Record
 from benchmark.reports import build
 from benchmark.reports.inputs import ReportInputs
@@ -493,3 +493,95 @@ def test_sugarcrepe_shows_types_and_the_shorter_caption_if_known(record: Make, m
     assert [cells[0].text for cells in alone.rows] == ["slip", "chance", "n"]
     odd = dataclasses.replace(plain, details={"shorter caption": "text"})
     assert len(sugarcrepe.TABLE(report_inputs([make("slip", odd)])).rows) == 3
+
+
+# Raw pixels, the floor of every comparison
+
+
+@pytest.fixture
+def pixels(record: Make) -> Make:
+    """A function that returns a record of raw pixels, given scores and the side."""
+
+    def of_side(scores: dict[str, Any], side: int = 16, **changes: Any) -> Record:
+        origin = Pretrained(f"pixels:{side}", f"pixels-{side}", {"library": "pixels", "image_size": side})
+        return record("pixels", scores, origin=origin, **changes)
+
+    return of_side
+
+
+def test_pixels_are_the_last_row_of_a_model_and_have_no_seeds(
+    smoke: list[Record], pixels: Make, measured: Make
+) -> None:
+    table = probe([pixels({"digits": measured(0.6)}), *smoke])
+    assert [cells[0].text for cells in table.rows] == ["clip", "stablerep", "untrained", "pixels-16", "chance", "n"]
+    assert row(table, "pixels-16")["seeds"].text == ""
+    assert row(table, "pixels-16")["digits"].text == "60.0 ± 2.0"
+    (note,) = [note for note in table.footnotes if note.startswith("pixels-16: ")]
+    assert "the floor" in note and "± without seeds: half of the 95 % interval" in note
+    assert not any("pixels" in note for note in probe(smoke).footnotes if "Encoder" not in note)
+
+
+def test_pixels_are_not_a_method_with_one_seed(smoke: list[Record], pixels: Make, measured: Make) -> None:
+    three = [one for one in smoke if one.experiment.method != "clip"]
+    notes = probe([*three, pixels({"digits": measured(0.6)})]).footnotes
+    assert any(note.startswith("Bold") for note in notes)
+    assert not any("one seed" in note for note in notes)
+
+
+def test_pixels_can_be_the_best(smoke: list[Record], pixels: Make, measured: Make) -> None:
+    assert bold(probe([*smoke, pixels({"digits": measured(0.99)})], 0.005), "digits") == ["pixels-16"]
+
+
+def test_pixels_change_no_other_row(record: Make, pixels: Make, measured: Make) -> None:
+    records = [
+        record("simclr", {"digits": measured(value)}, name=f"smoke/simclr-{data}")
+        for data, value in (("real", 0.5), ("syn", 0.6))
+    ]
+    alone, together = probe(records), probe([*records, pixels({"digits": measured(0.2)})])
+    assert [cells[0].text for cells in alone.rows[:2]] == ["simclr-real", "simclr-syn"]
+    assert [cells for cells in together.rows if cells[0].text != "pixels-16"] == list(alone.rows)
+
+
+def test_each_side_is_a_row(smoke: list[Record], pixels: Make, measured: Make) -> None:
+    sides = [pixels({"digits": measured(side / 100)}, side) for side in (8, 16)]
+    shown = [cells[0].text for cells in probe([*smoke, *sides]).rows]
+    assert shown[-4:-2] == ["pixels-16", "pixels-8"]
+
+
+def test_pixels_are_in_the_ranking(smoke: list[Record], pixels: Make, measured: Make) -> None:
+    table = ranking.TABLE(report_inputs([*smoke, pixels({"digits": measured(0.6)})]))
+    assert [cells[1].text for cells in table.rows] == ["clip", "stablerep", "pixels-16", "untrained"]
+    assert row_of_ranking(table, "pixels-16")["seeds"].text == ""
+    assert any(note.startswith("pixels-16: ") for note in table.footnotes)
+
+
+def row_of_ranking(table: Table, label: str) -> dict[str, Cell]:
+    (found,) = [cells for cells in table.rows if cells[1].text == label]
+    return dict(zip(table.columns, found))
+
+
+def test_pixels_are_in_every_comparison_under_its_protocols(
+    record: Make, pixels: Make, measured: Make, tmp_path: Path
+) -> None:
+    scores = {"digits": measured(0.5)}
+    floor = [pixels(scores), pixels(scores, evaluation="knn")]
+    records = [
+        record("mae", scores, name="first/mae"),
+        record("mae", scores, name="second/mae"),
+        record("mae", scores, name="second/mae", evaluation="knn"),
+        *floor,
+    ]
+    groups = build.records_by_comparison(records)
+    assert groups == {
+        "first": [records[0], floor[0]],
+        "second": [*records[1:3], *floor],
+        "pretrained": floor,
+    }
+    files = build.all_files(report_inputs(records), tmp_path)
+    assert {name for name in files["first"] if name.endswith(".md")} == {
+        "linear_probe.synrep.md",
+        "ranking_linear_probe.synrep.md",
+    }
+    for group, names in (("first", ["linear_probe"]), ("second", ["linear_probe", "knn"])):
+        for name in names:
+            assert b"pixels-16" in files[group][f"{name}.synrep.md"]
