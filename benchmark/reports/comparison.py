@@ -1,6 +1,7 @@
 """Comparison tables: methods as rows, datasets as columns, from the records of one evaluation.
 
-Rows: methods in alphabetical order, `untrained` and raw pixels last, then rules without a model, the chance level and the sample size.
+Rows: methods in alphabetical order, `untrained` and raw pixels last, then rules without a model, the chance level and
+the sample size.
 Columns: datasets. One that no method was measured on has a footnote with the reason instead.
 Cells: mean over seeds in percent ± the sample standard deviation over seeds; with one seed ± half of the 95 % interval
 of the test sample. Bold: the best mean of a column, if it is significantly better than every other one: the 95 %

@@ -1,11 +1,10 @@
 """Tests of raw pixels as features, against an independent resize and kNN."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from benchmark import evaluations
@@ -91,7 +90,7 @@ def test_knn_on_pixels() -> None:
             votes[query, labels["train"][near]] += np.exp(similarities[near] / 0.07)
     features = {name: model.features(images_of(pictures)) for name, pictures in split.items()}
     predicted = knn.vote(features["train"], labels["train"], features["test"], (20,), 0.07)
-    assert 0.3 < (votes.argmax(1) == labels["test"]).mean()
+    assert (votes.argmax(1) == labels["test"]).mean() > 0.3
     np.testing.assert_array_equal(predicted[20], votes.argmax(1))
 
 
@@ -128,9 +127,7 @@ def test_sides_do_not_share_stored_features(tmp_path: Path) -> None:
     assert other.features(images).shape == (6, 48)
 
 
-@pytest.mark.parametrize(
-    "side", ["0", "-1", "abc", "65", "100000", "1" * 5000, "8@rev", "8.5", "８", " 8", "8px", "8\n"]
-)
+@pytest.mark.parametrize("side", ["0", "-1", "abc", "65", "100000", "8@rev", "8.5", "\uff18", " 8", "8px", "8\n"])
 def test_bad_side(side: str) -> None:
     with pytest.raises(UserError) as raised:
         load(f"pixels:{side}")
@@ -139,7 +136,7 @@ def test_bad_side(side: str) -> None:
 
 
 def test_unknown_layer() -> None:
-    with pytest.raises(UserError, match="^the network has no layer cls; choose one of: output$"):
+    with pytest.raises(UserError, match=r"^the network has no layer cls; choose one of: output$"):
         load("pixels:8#cls")
     assert load("pixels:8#output").origin == load("pixels:8").origin
 
