@@ -5,6 +5,7 @@ The same recipe produces the same bytes with the same software on the same kind 
 
 import hashlib
 import importlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -102,6 +103,10 @@ class Recipe:
             raise UserError(
                 f"recipe {self.name} needs at least one image per caption and at least one guidance value, "
                 f"and at most {MAX_IMAGES_PER_ROW:,} images per caption"
+            )
+        if unusable := [value for value in self.guidance if not (math.isfinite(value) and value >= 0)]:
+            raise UserError(
+                f"recipe {self.name}: expected guidance of 0 or more, found {unusable[0]}; correct the recipe"
             )
         object.__setattr__(self, "guidance", tuple(map(float, self.guidance)))  # 2 and 2.0 define the same recipe
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -84,4 +84,17 @@ class TextToImage(Protocol):
         self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
     ) -> Iterator[GeneratedImage]:
         """Yield one image per caption, in order. Called once per work unit; equal captions are consecutive."""
+        ...
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A `TextToImage` whose files can be checked quickly, before a build writes anything."""
+
+    def verify(self) -> None:
+        """Check the files.
+
+        Raises:
+            UserError: they are not those that the model was declared with.
+        """
         ...

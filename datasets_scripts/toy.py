@@ -1,13 +1,13 @@
-"""The toy recipes: captions and renderings of the built-in scenes. They build in under a minute on two cores.
+"""The toy recipes: synthetic and real images of the built-in scenes. They need no network and no GPU.
 
-`toy` has ten images per caption. Half of the captions have one object: if all had two, colors alone would distinguish
+`toy` has synthetic images, ten per caption. A latent diffusion model, which is part of this package and was trained on
+rendered scenes, draws them, as Stable Diffusion draws those of the large recipes: with real guidance, and images that
+do not always match their caption. Half of the captions have one object: if all had two, colors alone would distinguish
 most captions and nothing else would be learned. Larger sizes contain all captions with one object.
 
-`toy-real` stands in for real images: one image per caption, and some captions are wrong. Its images cover the full
-range of the renderer, like the evaluation sets, and are not narrowed by guidance. In a quarter of them one word of the
-caption does not match the image, as in alt texts. It shows that real and synthetic images are a choice of dataset, and
-how one image per caption, a wider spread and wrong words affect a method. It does not show the value of realism: both
-kinds of images come from the same renderer.
+`toy-real` has real images, one per caption. In this world they are rendered, like the evaluation sets, and every
+caption is true. `toy-noisy` is `toy-real` with wrong captions, as alt texts often are: in a quarter of the images one
+word of the caption does not match.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,15 @@ from typing import Self
 import numpy as np
 
 from benchmark.errors import UserError
-from datasets_scripts.recipe import Caption, Recipe
+from datasets_scripts.generation.diffusion import StableDiffusion
+from datasets_scripts.recipe import GUIDANCE, Caption, Recipe
 from datasets_scripts.scenes import grammar, renderer
 from datasets_scripts.text_to_image import GeneratedImage, Terms
 
 PAIR_FRACTION = 0.5
 """Fraction of captions with two objects."""
 WRONG_FRACTION = 0.25
-"""Fraction of images whose caption has a wrong word."""
+"""Fraction of the images of `toy-noisy` whose caption has a wrong word."""
 WORDS = {
     "size": tuple(grammar.SIZES),
     "colour": tuple(grammar.COLOURS),
@@ -78,7 +79,7 @@ class GrammarCaptions:
 
 @dataclass(frozen=True)
 class MislabeledScenes(renderer.Scenes):
-    """The renderer, with a fraction of wrong captions. Guidance has no effect."""
+    """The renderer, with a fraction of wrong captions."""
 
     name: str = f"scenes-{grammar.VERSION}, {WRONG_FRACTION:g} of the images with one word of the first object wrong"
 
@@ -102,16 +103,38 @@ def depicted_caption(caption: str, seed: int) -> str:
     return replace(scene, first=replace(scene.first, **{attribute: str(rng.choice(others))})).caption
 
 
+DIFFUSION = StableDiffusion(
+    model="synrep-bench/scenes-diffusion",
+    revision="2bbdf06b9bc5a642affcf2a7124d43d85e7cd055",
+    terms=(
+        Terms(
+            "images: the text-to-image model of the scenes of SynRep-Bench",
+            "apache-2.0",
+            "Drawn by a model that was trained on rendered scenes only, without any third-party data.",
+            "https://www.apache.org/licenses/LICENSE-2.0",
+        ),
+    ),
+    steps=10,
+    size=grammar.SIZE,
+    stored=grammar.SIZE,
+    dtype="float32",
+    batch=64,
+    core_seconds=0.08,
+)
+"""The text-to-image model of the scenes."""
+
 TOY = Recipe(
     name="scenes-toy",
-    version=1,
+    version=2,
     captions=GrammarCaptions(2048),
-    text_to_image=renderer.Scenes(),
+    text_to_image=DIFFUSION,
     images_per_caption=10,
-    guidance=(1.0,),
+    guidance=GUIDANCE["small"],
 )
+REAL = replace(TOY, name="scenes-toy-real", text_to_image=renderer.Scenes(), images_per_caption=1, guidance=(0.0,))
 
 RECIPES = {
     "toy": TOY,
-    "toy-real": replace(TOY, name="scenes-toy-real", text_to_image=MislabeledScenes(), images_per_caption=1),
+    "toy-real": REAL,
+    "toy-noisy": replace(REAL, name="scenes-toy-noisy", text_to_image=MislabeledScenes()),
 }

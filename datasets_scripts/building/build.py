@@ -30,6 +30,7 @@ from datasets_scripts.generation.statistics import summary
 from datasets_scripts.inspection import contact_sheet
 from datasets_scripts.publishing import card
 from datasets_scripts.recipe import Caption, CaptionSource, Recipe
+from datasets_scripts.text_to_image import Verifiable
 
 SPLIT = "train"
 TASK_UNITS = 4
@@ -152,7 +153,8 @@ def start(recipe: Recipe, data: Path, c2pa: provenance.C2PA | None = None) -> Bu
         The build job, or the folder of the dataset if it is already finished.
 
     Raises:
-        UserError: the folder contains another recipe, the captions are not prepared, or the disk is full.
+        UserError: the folder contains another recipe, the captions are not prepared, the model is damaged, or the disk
+            is full.
     """
     folder = data / recipe.repo
     revision = recipe.revision
@@ -166,6 +168,8 @@ def start(recipe: Recipe, data: Path, c2pa: provenance.C2PA | None = None) -> Bu
             recipe.text_to_image.iptc_source_type,
             "a test",
         )
+    if isinstance(recipe.text_to_image, Verifiable):
+        recipe.text_to_image.verify()
     finished = claim_folder(folder, revision, recipe.declaration(), c2pa is not None)
     path = _captions_path(folder)
     if not finished and not path.exists():

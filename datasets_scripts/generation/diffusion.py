@@ -3,16 +3,21 @@
 Stable Diffusion 1.x and 2.x (Rombach et al., CVPR 2022) with DDIM (Song et al., ICLR 2021), eta 0, as in StableRep
 (arXiv 2306.00984): 50 steps at 512 pixels, stored at 256. Differences from the released generator: the noise of each
 image is sampled from its own seed, in float32 on the CPU, so it depends neither on the device nor on the batch; each
-image of a batch has its own guidance; pixels are rounded, not truncated; images are stored as JPEG of quality 90, not
-as PNG; the safety checker hides no image and returns a score.
+image of a batch has its own guidance; guidance below 1, which the pipeline of diffusers takes for 1, is applied; pixels
+are rounded, not truncated; images are stored as JPEG of quality 90, not as PNG; the safety checker hides no image and
+returns a score.
 
 The denoising loop is implemented here because the pipeline of diffusers uses one guidance for a whole batch and
 synchronizes with the GPU in every step. Networks, scheduler and tokenizer are those of the library, and the images are
 those of its pipeline.
 
+A model may also be part of this package (`BUNDLED`). On a CPU one thread computes, so that sums have one order whatever
+the number of cores, and the workers of a build share the cores.
+
 Shapes: B images of a batch, HW pixels of an image, hw of a latent, U distinct captions of a unit, T tokens, D width.
 """
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,12 +28,18 @@ import numpy as np
 from PIL import Image
 
 from benchmark.errors import UserError
+from benchmark.files import file_sha256
 from benchmark.hub.errors import explain
 from datasets_scripts.generation import provenance
+from datasets_scripts.recipe import revision_of
 from datasets_scripts.text_to_image import Cost, GeneratedImage, Terms
 
 NOT_FINITE = "not finite"
 """Status of an image for which the network returned infinity or NaN."""
+
+BUNDLED = {"synrep-bench/scenes-diffusion": Path(__file__).parents[1] / "scenes" / "text_to_image"}
+"""Id of a model that is part of this package -> its folder. Its revision is that of `content_revision`."""
+MODEL_CARD = "README.md"
 
 OPENRAIL = Terms(
     "images: Stable Diffusion v1-5",
@@ -45,9 +56,9 @@ class _Model:
     """Settings of a text-to-image model of diffusers."""
 
     model: str
-    """Model id on the Hub, or path of a local folder."""
+    """Model id on the Hub or in `BUNDLED`, or path of a local folder."""
     revision: str
-    """Pinned commit on the Hub; ignored for a local folder."""
+    """Pinned commit on the Hub, or content revision of a bundled model; ignored for a local folder."""
     terms: tuple[Terms, ...]
     steps: int = 50
     """Number of sampling steps."""
@@ -75,6 +86,15 @@ class _Model:
         """Sampler and steps."""
         return f"{self.steps} steps"
 
+    def verify(self) -> None:
+        """Compare the files of a bundled model with its revision.
+
+        Raises:
+            UserError: the files are damaged, or those of another model or revision.
+        """
+        if self.model in BUNDLED:
+            _verified_folder(self.model, self.revision)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Diffusers(_Model):
@@ -92,7 +112,7 @@ class Diffusers(_Model):
         """Yield one image per caption, in order, after all are generated in batches of equal guidance."""
         import torch
 
-        pipeline = load(self.model, self.revision, self.dtype, "AutoPipelineForText2Image")
+        pipeline = load(self.model, self.revision, self.dtype, "AutoPipelineForText2Image").to(_device(self.cost))
         pipeline.set_progress_bar_config(disable=True)
         if "safety_checker" in pipeline.components:
             pipeline.register_modules(safety_checker=None)  # it would hide images
@@ -100,15 +120,16 @@ class Diffusers(_Model):
         for value in sorted(set(guidance)):
             indices = [index for index, scale in enumerate(guidance) if scale == value]
             for batch in padded_batches(indices, self.batch):
-                images_BHW3 = pipeline(
-                    prompt=[captions[index] for index in batch],
-                    guidance_scale=value,
-                    generator=[torch.Generator("cpu").manual_seed(seeds[index]) for index in batch],
-                    num_inference_steps=self.steps,
-                    height=self.size,
-                    width=self.size,
-                    output_type="np",
-                ).images
+                with _one_thread(pipeline.device):
+                    images_BHW3 = pipeline(
+                        prompt=[captions[index] for index in batch],
+                        guidance_scale=value,
+                        generator=[torch.Generator("cpu").manual_seed(seeds[index]) for index in batch],
+                        num_inference_steps=self.steps,
+                        height=self.size,
+                        width=self.size,
+                        output_type="np",
+                    ).images
                 for index, image_HW3 in zip(batch, images_BHW3):
                     if np.isfinite(image_HW3).all():
                         pixels_HW3 = (image_HW3 * 255).round().astype(np.uint8)
@@ -129,6 +150,8 @@ class StableDiffusion(_Model):
     model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     revision: str = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
     terms: tuple[Terms, ...] = (OPENRAIL,)
+    core_seconds: float = 0.0
+    """Seconds of one CPU core per image, for a small model that stays on the CPU. Zero for a GPU."""
 
     @property
     def method(self) -> str:
@@ -137,12 +160,15 @@ class StableDiffusion(_Model):
 
     @property
     def cost(self) -> Cost:
-        """Cost of one image, extrapolated from 512 pixels: 0.803 TFLOP per network call, two per step; decoder 2.515.
+        """Cost of one image: `core_seconds`, or TFLOP of Stable Diffusion 1.5, extrapolated from 512 pixels.
 
-        Because of attention it grows slightly faster than the area. At 256 and 768 pixels the error is below 10 %.
+        There a network call, two per step, is 0.803 TFLOP and the decoder 2.515. Because of attention the cost grows
+        slightly faster than the area. At 256 and 768 pixels the error is below 10 %.
         """
-        growth = (self.size / 512) ** 2.3
-        return Cost(round(18_000 * (self.stored / 256) ** 2), (2 * 0.803 * self.steps + 2.515) * growth)
+        size = round(1_000 + 17_000 * (self.stored / 256) ** 2)
+        if self.core_seconds:
+            return Cost(size, core_seconds=self.core_seconds)
+        return Cost(size, (2 * 0.803 * self.steps + 2.515) * (self.size / 512) ** 2.3)
 
     def __call__(
         self, captions: Sequence[str], seeds: Sequence[int], guidance: Sequence[float]
@@ -214,7 +240,8 @@ class _Networks:
         import torch
         from diffusers import DDIMScheduler
 
-        self.pipeline = load(model.model, model.revision, model.dtype, "StableDiffusionPipeline")
+        pipeline = load(model.model, model.revision, model.dtype, "StableDiffusionPipeline")
+        self.pipeline = pipeline.to(_device(model.cost))
         self.device, self.dtype = self.pipeline.device, self.pipeline.unet.dtype
         self.unet, self.decode = self.pipeline.unet, self.pipeline.vae.decode
         if self.device.type == "cuda":
@@ -233,7 +260,7 @@ class _Networks:
         """Encode captions to (U, T, D), truncated to the maximum length of the text encoder."""
         import torch
 
-        with torch.no_grad():
+        with torch.no_grad(), _one_thread(self.device):
             encoded, _ = self.pipeline.encode_prompt(list(captions), self.device, 1, False)
         return encoded
 
@@ -247,7 +274,7 @@ class _Networks:
         """Start the generation of a batch. Returns before a GPU has finished."""
         import torch
 
-        with torch.no_grad():
+        with torch.no_grad(), _one_thread(self.device):
             latents_B4hw = self._denoise(encoded_BTD, noise_B4hw.to(self.device, non_blocking=True), guidance)
             scaled = (latents_B4hw / self.pipeline.vae.config.scaling_factor).to(self.dtype)
             images_B3HW = self.decode(scaled, return_dict=False)[0].float()
@@ -319,10 +346,10 @@ def _networks(model: StableDiffusion) -> _Networks:
 
 @functools.lru_cache(maxsize=1)
 def load(model: str, revision: str, dtype: str, pipeline_class: str) -> Any:
-    """Load a pipeline of diffusers on this process's GPU, else on the CPU. Weights must be safetensors.
+    """Load a pipeline of diffusers. Weights must be safetensors.
 
     Raises:
-        UserError: the model does not exist, is gated, has no such revision, or cannot be downloaded.
+        UserError: the model does not exist, is gated, has no such revision, is damaged, or cannot be downloaded.
     """
     import diffusers
     import torch
@@ -330,17 +357,67 @@ def load(model: str, revision: str, dtype: str, pipeline_class: str) -> Any:
     from diffusers.utils import logging
     from huggingface_hub import errors
 
-    logging.set_verbosity_error()  # no warning for each truncated caption
-    logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    options = {} if Path(model).is_dir() else {"revision": revision}
+    for library in (logging, transformers.utils.logging):
+        library.set_verbosity_error()  # no warning for each truncated caption
+        library.disable_progress_bar()
+    source = str(_verified_folder(model, revision)) if model in BUNDLED else model
+    options = {} if Path(source).is_dir() else {"revision": revision}
     try:
-        pipeline = getattr(diffusers, pipeline_class).from_pretrained(
-            model, dtype=getattr(torch, dtype), use_safetensors=True, **options
+        return getattr(diffusers, pipeline_class).from_pretrained(
+            source, dtype=getattr(torch, dtype), use_safetensors=True, **options
         )
     except (OSError, ValueError, errors.HTTPError) as error:  # re-exported from httpx
         reason = (
             explain(error, revision=revision) or f"{str(error).splitlines()[0]}; choose another model in the recipe"
         )
         raise UserError(f"cannot load {model} at revision {revision}: {reason}") from error
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def content_revision(folder: Path) -> str:
+    """Return a hash of the names and bytes of the files below a model's folder, except its card: 40 digits.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != MODEL_CARD)
+    return revision_of({path.relative_to(folder).as_posix(): file_sha256(path) for path in paths})
+
+
+def _verified_folder(model: str, revision: str) -> Path:
+    """Return the folder of a bundled model whose files have the revision.
+
+    Raises:
+        UserError: they have another one, or cannot be read.
+    """
+    folder = BUNDLED[model]
+    try:
+        found = content_revision(folder)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}; install SynRep-Bench again") from None
+    if found != revision:
+        raise UserError(
+            f"{model}: expected revision {revision}, found {found} in {folder}; install SynRep-Bench again, or give "
+            "the found revision in the recipe"
+        )
+    return folder
+
+
+def _device(cost: Cost) -> str:
+    """Return "cuda" if this process has a GPU and the model is meant for one, else "cpu"."""
+    import torch
+
+    return "cuda" if cost.teraflops and torch.cuda.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def _one_thread(device: Any) -> Iterator[None]:
+    """Compute on one CPU core within the block, unless `device` is a GPU."""
+    import torch
+
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

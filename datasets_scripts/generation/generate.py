@@ -151,7 +151,7 @@ def _unit_statistics(
 
 def device(model: TextToImage) -> str:
     """Return the name of the GPU on which this process generates images, or of the processor."""
-    if "torch" in model.packages:
+    if model.cost.teraflops:
         import torch
 
         if torch.cuda.is_available():

@@ -6,8 +6,10 @@ A caption names one or two objects (size, color, texture, shape), their relation
 
 The renderer (`renderer`) produces an image from a caption and a seed. The caption determines everything that it
 mentions; the seed determines the rest: position, a small rotation, exact hue, light, clutter and noise. Two images of a
-caption therefore share its meaning and nothing else, as multi-positive learning requires. The scenes stand in for a
-trained text-to-image model and for real images.
+caption therefore share its meaning and nothing else, as multi-positive learning requires.
+
+The renderings are the real images of this world: a text-to-image model is trained on them, its images are the synthetic
+ones, and the truth of both kinds is known.
 """
 
 import functools

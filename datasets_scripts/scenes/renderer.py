@@ -1,4 +1,4 @@
-"""The renderer of the scenes: caption and seed -> image, masks and boxes.
+"""The renderer of the scenes: caption and seed -> image, masks and boxes. Its images are the real images of this world.
 
 Edges are anti-aliased by signed distances (`shapes`).
 
@@ -198,7 +198,7 @@ TERMS = Terms(
 
 @dataclass(frozen=True)
 class Scenes:
-    """The renderer as a text-to-image model. It has no guidance: every caption is true."""
+    """The renderer as the source of a dataset's images. It has no guidance: every caption is true."""
 
     name: str = f"scenes-{VERSION}"
     terms: tuple[Terms, ...] = ()
