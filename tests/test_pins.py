@@ -125,9 +125,9 @@ def initial_weights() -> dict[str, str]:
 
 
 def drawn() -> dict[str, str]:
-    """Return the hashes of images of the toy dataset, and of the random parameters of each method's views."""
-    images = [renderer.render(grammar.scene(row * 997).caption, row, 1.0 + row % 3).image for row in range(200)]
-    found = {"toy images": hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()}
+    """Return the hashes of rendered images, and of the random parameters of each method's views."""
+    images = [renderer.render(grammar.scene(row * 997).caption, row).image for row in range(200)]
+    found = {"rendered images": hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()}
     for name in plugins.names("baselines"):
         sampling = plugins.load("baselines", name, "method").METHOD.sampling
         views = sample_view_params(500, 213, 320, sampling.augmentations, torch.Generator().manual_seed(0))

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from benchmark import schema
-from datasets_scripts import recipe
+from datasets_scripts import recipe, toy
+from datasets_scripts.generation import diffusion
 from datasets_scripts.inspection import contact_sheet
 from tests.cli.test_main import Synrep, assert_one_line, synrep
 from tests.datasets_scripts.inspection.test_audit import weights
@@ -59,9 +60,23 @@ def test_the_estimate_is_the_arithmetic_of_the_paper(synrep: Synrep, tmp_path: P
 
 @pytest.mark.slow
 def test_the_estimate_can_measure_this_machine(synrep: Synrep) -> None:
-    code, shown, _ = synrep("data", "estimate", "toy", "--probe")
+    code, shown, _ = synrep("data", "estimate", "toy-real", "--probe")
     (row,) = [line for line in shown.splitlines() if "(measured here)" in line]
     assert code == 0 and float(re.search(r"([\d,.]+) ", row.split("here)")[1])[1].replace(",", "")) > 50
+
+
+def test_the_estimate_of_toy_is_in_cpu_cores(synrep: Synrep) -> None:
+    code, shown, _ = synrep("data", "estimate", "toy", "--gpus", "2")
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith("CPU core ")]
+    assert code == 0 and "2,048 captions x 10 = 20,480 images, 32 units, 1 shards" in shown
+    assert float(row[2]) == pytest.approx(1 / toy.DIFFUSION.core_seconds, rel=0.01)
+
+
+def test_a_damaged_bundled_model_is_one_line(synrep: Synrep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(diffusion.BUNDLED, toy.DIFFUSION.model, tmp_path / "model")
+    words = ("data", "build", "toy-20-l2", "--data", tmp_path / "data", "--workers", 1)
+    assert_one_line(synrep(*words), "synrep-bench/scenes-diffusion: expected revision", "install SynRep-Bench again")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

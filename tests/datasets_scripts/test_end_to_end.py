@@ -114,6 +114,26 @@ def test_dataset_is_exported_to_other_layouts(built, tmp_path):
         assert any((tmp_path / layout).rglob("*"))
 
 
+def test_bytes_do_not_depend_on_workers_shares_threads_and_interruptions(built, tmp_path, monkeypatch):
+    _, recipe, folder = built
+    monkeypatch.setattr(build, "TASK_UNITS", 1)  # so that both workers have one
+    together = build.build(recipe, tmp_path / "workers", ["", ""], lambda *_: None)
+    work = build.start(recipe, tmp_path / "shares")
+    torch.set_num_threads(3)
+    try:
+        assert build.run_share(work, 1, 2, lambda *_: None) is None
+    finally:
+        torch.set_num_threads(1)
+    resumed = build.build(recipe, tmp_path / "shares", [""], lambda *_: None)
+    expected = rows(folder)
+    assert rows(together) == rows(resumed) == expected
+    assert len({image["bytes"] for row in expected for image in row[schema.IMAGES]}) == CAPTIONS * IMAGES
+
+
+def rows(folder):
+    return pq.read_table(folder / "data").to_pylist()
+
+
 def test_another_number_of_steps_is_another_revision(built):
     _, recipe, _ = built
     assert replace(recipe, text_to_image=replace(recipe.text_to_image, steps=3)).revision != recipe.revision
