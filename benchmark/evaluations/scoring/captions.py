@@ -19,7 +19,7 @@ from PIL import Image
 from benchmark.errors import UserError
 from benchmark.evaluations.datasets.catalog import Dataset
 from benchmark.evaluations.datasets.splits import IMAGE_SHA256, open_split
-from benchmark.evaluations.scoring import clusters
+from benchmark import clusters
 from benchmark.evaluations.scoring.influence import macro_mean_influence, mean_influence
 from benchmark.files import sha256_json
 from benchmark.interfaces import FrozenModel, LabeledImages, Score

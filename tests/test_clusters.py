@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from benchmark.evaluations.scoring import clusters, intervals
+from benchmark import clusters
+from benchmark.evaluations.scoring import intervals
 
 
 def simulate(rng, units, each, within, value):
