@@ -9,6 +9,7 @@ Objects are read into two slots: A is the only, the left or the upper object, B 
 Shapes: N images, 2 slots, F attributes of an object, C channels, K classes, hw cells of the feature map, D features.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -54,6 +55,10 @@ class Factors:
     """Rotation of both objects, degrees, float64 (N, 2)."""
     hue: np.ndarray
     """Hue of both objects, degrees in [0, 360), float64 (N, 2)."""
+
+    def select(self, index: np.ndarray) -> Self:
+        """Return the factors of some of the images, by number or mask."""
+        return type(self)(*(getattr(self, each.name)[index] for each in fields(self)))
 
     @classmethod
     def concatenate(cls, parts: list[Self]) -> Self:
@@ -194,19 +199,25 @@ def slots(scene: grammar.Scene) -> tuple[int, list[int]]:
     return (1 if x else 2), ([0, 1] if x + y < 0 else [1, 0])
 
 
-def truth(scenes: list[grammar.Scene], renderings: list[Rendering]) -> Factors:
-    """Return the factors of rendered images."""
-    count = len(scenes)
-    layout, background = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    attributes = np.full((count, 2, len(ATTRIBUTES)), -1)
-    position, rotation, hue = (np.full((count, 2, *shape), np.nan) for shape in ((2,), (), ()))
-    for n, (scene, rendering) in enumerate(zip(scenes, renderings, strict=True)):
+def described(scenes: Sequence[grammar.Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return layout (N), background (N) and attributes (N, 2, F) that captions describe, as in `Factors`."""
+    layout, background = np.zeros(len(scenes), np.int64), np.zeros(len(scenes), np.int64)
+    attributes = np.full((len(scenes), 2, len(ATTRIBUTES)), -1)
+    for n, scene in enumerate(scenes):
         layout[n], order = slots(scene)
         background[n] = grammar.BACKGROUNDS.index(scene.background)
         for slot, number in enumerate(order):
             thing = scene.objects[number]
             attributes[n, slot] = [words.index(getattr(thing, name)) for name, words in ATTRIBUTES.items()]
+    return layout, background, attributes
+
+
+def truth(scenes: Sequence[grammar.Scene], renderings: Sequence[Rendering]) -> Factors:
+    """Return the factors of rendered images."""
+    position, rotation, hue = (np.full((len(scenes), 2, *shape), np.nan) for shape in ((2,), (), ()))
+    for n, (scene, rendering) in enumerate(zip(scenes, renderings, strict=True)):
+        for slot, number in enumerate(slots(scene)[1]):
             position[n, slot], hue[n, slot] = rendering.centers[number], rendering.hues[number] % 360
-            if thing.shape not in ROUND:
+            if scene.objects[number].shape not in ROUND:
                 rotation[n, slot] = rendering.rotations[number]
-    return Factors(layout, background, attributes, position, rotation, hue)
+    return Factors(*described(scenes), position, rotation, hue)
