@@ -234,3 +234,12 @@ class ReadsFiles(Protocol):
     def with_root(self, root: Path) -> TextToImage:
         """Return the same model, reading from another data folder."""
         ...
+
+
+@runtime_checkable
+class KnowsTruth(Protocol):
+    """A `CaptionSource` of a world in which the truth about any image can be measured."""
+
+    def fidelity(self, folder: Path) -> dict[str, Any]:
+        """Return the fidelity and diversity of the images in the data files of a dataset folder, as JSON."""
+        ...

@@ -13,7 +13,7 @@ word of the caption does not match.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -62,6 +62,12 @@ class GrammarCaptions:
         doubles = grammar.SINGLES + rng.choice(_DOUBLES, self.count - single_count, replace=False)
         for index in rng.permutation(np.concatenate((singles, doubles))):
             yield Caption(grammar.scene(int(index)).caption, "scenes", str(index))
+
+    def fidelity(self, folder: Path) -> dict[str, Any]:
+        """Return the fidelity and diversity of the images in a dataset folder, as JSON."""
+        from datasets_scripts.scenes import fidelity  # imports torch
+
+        return fidelity.of_dataset(folder)
 
     def with_root(self, root: Path) -> Self:
         """Return these captions unchanged: they are not read from disk."""

@@ -29,7 +29,7 @@ from datasets_scripts.generation import generate, provenance, shards
 from datasets_scripts.generation.statistics import summary
 from datasets_scripts.inspection import contact_sheet
 from datasets_scripts.publishing import card
-from datasets_scripts.recipe import Caption, CaptionSource, Recipe
+from datasets_scripts.recipe import Caption, CaptionSource, KnowsTruth, Recipe
 from datasets_scripts.text_to_image import Verifiable
 
 SPLIT = "train"
@@ -299,6 +299,8 @@ def _write_metadata(job: BuildJob) -> None:
     facts = [job.shards.verified(shard) for shard in range(job.shards.count)]
     statistics = summary(unit for shard in facts for unit in shard["units"].values())
     assert statistics["captions"] == job.captions
+    if isinstance(job.recipe.captions, KnowsTruth) and statistics["images"]:
+        statistics["fidelity"] = job.recipe.captions.fidelity(folder)
     write_json(folder / schema.STATISTICS, statistics)
     rows = contact_sheet.card_rows(folder / names[0][0])
     contact_sheet.write(rows, folder / schema.SHEET)

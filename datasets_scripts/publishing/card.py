@@ -68,6 +68,7 @@ def card(
     yaml = DatasetCardData(**fields).to_yaml()
     parts = (
         _summary_section(manifest, statistics, samples),
+        *([_fidelity_section(statistics["fidelity"])] if "fidelity" in statistics else []),
         _recipe_section(manifest, statistics),
         _loading_section(manifest),
         _terms_section(terms) + (MARKED if synthetic else ""),
@@ -143,6 +144,41 @@ Made by SynRep-Bench; revision `{manifest.revision}` of its recipe.
 
 def _sorted_by_value(guidance: dict[str, int]) -> list[tuple[str, int]]:
     return sorted(guidance.items(), key=lambda item: float(item[0]))
+
+
+def _fidelity_section(fidelity: dict[str, Any]) -> str:
+    """Return what an examiner read from the images, as tables.
+
+    Args:
+        fidelity: JSON of `scenes.fidelity.of_dataset`.
+    """
+    shares = [(name, *_percent(share), f"{share['n']:,}") for name, share in fidelity["factors"].items()]
+    shares.append(("near duplicates", *_percent(fidelity["near_duplicates"]), f"{fidelity['near_duplicates']['n']:,}"))
+    spreads = [
+        (name, f"{spread['value']:.2f}", f"{spread['low']:.2f} to {spread['high']:.2f}", _reference(fidelity, name))
+        for name, spread in fidelity["diversity"].items()
+    ]
+    unknown = f" No truth is known about {fidelity['unknown']:,} more." if fidelity["unknown"] else ""
+    return f"""## Fidelity
+
+An examiner, trained on rendered images only, read {fidelity["images"]:,} images of {fidelity["captions"]:,}
+captions.{unknown} Share of images (objects, relation, background, all) or of objects that are as the caption says:
+
+{cards.table(("factor", "share, %", "95 % interval", "n"), *shares)}
+
+Spread within a caption, of objects that are as it says: position in pixels, rotation and hue in degrees, features
+relative to the distance between captions.
+
+{cards.table(("diversity", "spread", "95 % interval", "rendered images"), *spreads)}
+"""
+
+
+def _percent(share: dict[str, Any]) -> tuple[str, str]:
+    return f"{100 * share['value']:.1f}", f"{100 * share['low']:.1f} to {100 * share['high']:.1f}"
+
+
+def _reference(fidelity: dict[str, Any], name: str) -> str:
+    return f"{fidelity['reference'][name]['value']:.2f}" if name in fidelity["reference"] else ""
 
 
 def _recipe_section(manifest: schema.Manifest, statistics: dict[str, Any]) -> str:

@@ -147,7 +147,7 @@ def _cells(side: int) -> Tensor:
 
 def as_input(images_NHW3: np.ndarray) -> Tensor:
     """Return uint8 images as the input of the network, float32 (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(images_NHW3).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(images_NHW3).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def load(path: Path = WEIGHTS) -> Examiner:

@@ -141,6 +141,7 @@ def autoencoder() -> AutoencoderKL:
         norm_num_groups=8,
         sample_size=grammar.SIZE,
         mid_block_add_attention=False,
+        scaling_factor=1.0,  # `standardize` scales the latents
     )
     assert vae.quant_conv is not None
     nn.init.constant_(vae.quant_conv.bias[LATENT_CHANNELS:], INITIAL_LOG_VARIANCE)

@@ -1,48 +1,25 @@
 """Figures of comparisons as SVG and PNG, with one panel per column, since different protocols must not share an axis.
 
-Published numbers have open markers and dashed lines, measured ones filled markers with the spread of the table. The
-same numbers produce the same bytes: no dates or versions, a fixed salt for ids, matplotlib's bundled fonts, and no user
-settings. The palette is that of Okabe and Ito (2008), safe for color-blind readers.
+Published numbers have open markers and dashed lines, measured ones filled markers with the spread of the table.
 """
 
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from benchmark import figures
 from benchmark.analysis.ranking import mean_and_spread
+from benchmark.figures import COLORS, MARKERS
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.published.protocols import Column
 from benchmark.reports.published.rows import Comparison, Row, canonical_method
 from benchmark.reports.published.table import PaperTable
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
-STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 8,
-    "figure.dpi": 200,
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "grid.color": "#DDDDDD",
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 5,
-    "savefig.dpi": 200,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "synrep",
-    "text.parse_math": False,
-}
 PANELS_PER_ROW = 3
 
 
@@ -104,14 +81,7 @@ def draw(comparison: Comparison, axis: Axis) -> dict[str, bytes]:
     """Return file extension -> figure, as `svg` and `png`; empty without a number."""
     if not comparison.columns:
         return {}
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        figure = _figure(comparison, axis)
-        svg, png = io.BytesIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(png, format="png", metadata={"Software": None})
-    return {"svg": svg.getvalue(), "png": png.getvalue()}
+    return figures.draw(lambda: _figure(comparison, axis))
 
 
 def points(comparison: Comparison, column: Column, axis: Axis) -> Iterator[Point]:

@@ -53,7 +53,9 @@ def test_what_is_shown_as_said_is_right_in_every_factor(relation: str) -> None:
 def test_one_fault_is_one_wrong_factor(shown: str, wrong: set[str]) -> None:
     found = judged(PAIR, shown)
     assert {name for name, right in found.items() if 0 in right} == {*wrong, "all"}
-    assert sum(found["shape"] + found["colour"] + found["texture"] + found["size"]) == 8 - len(wrong & {*examiner.ATTRIBUTES})
+    assert sum(found["shape"] + found["colour"] + found["texture"] + found["size"]) == 8 - len(
+        wrong & {*examiner.ATTRIBUTES}
+    )
 
 
 def test_exchanged_attributes_are_wrong_attributes_or_a_wrong_relation_whichever_explains_more() -> None:

@@ -14,6 +14,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmark import figures
 from benchmark.reports.published import plot
 from tests.fixtures.paper_records import NUMBERS, SMOKE, report_inputs, run
 from tests.reports.published.test_rows import HEAD, build, rows
@@ -125,7 +126,7 @@ def test_legend_shows_a_line_if_any_panel_has_one(drawn: list[Figure]) -> None:
 @pytest.mark.parametrize("name", FIGURES)
 def test_ticks_of_scores_are_round(name: str, drawn: list[Figure]) -> None:
     for axes in panels(name, drawn).values():
-        with matplotlib.rc_context(plot.STYLE):
+        with matplotlib.rc_context(figures.STYLE):
             step = float(np.diff(axes.get_yticks())[0])
         assert f"{step:.0e}"[0] in "125" and f"{step:.3e}"[1:5] == ".000", step
 
@@ -168,7 +169,7 @@ def test_a_series_has_one_color_in_all_panels(drawn: list[Figure]) -> None:
     for axes in panels("figure_6", drawn).values():
         lines = [container.lines[0] for container in axes.containers]  # type: ignore[attr-defined]
         above = max(lines, key=lambda line: line.get_ydata()[-1])
-        assert same_color(above.get_color(), plot.COLORS[0]), "of StableRep+, whether published or measured"
+        assert same_color(above.get_color(), figures.COLORS[0]), "of StableRep+, whether published or measured"
 
 
 def test_a_name_is_not_rendered_as_a_formula(drawn: list[Figure]) -> None:
