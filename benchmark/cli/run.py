@@ -25,7 +25,7 @@ def list_all() -> None:
     kinds = {
         "methods": plugins.names("baselines"),
         "experiments": plugins.names("benchmark.experiments"),
-        "sizes of an experiment": ["smoke", *recipe.SIZES],
+        "sizes of an experiment": ["smoke", "small", *recipe.SIZES],
         "captions": list(sources.sources()),
         "datasets to build": [*recipe.names(), SCENES_EVALUATION],
         "sizes of a dataset": list(recipe.SIZES),
@@ -40,7 +40,7 @@ def list_all() -> None:
 
 def run(
     experiment: Annotated[
-        str, typer.Argument(help="smoke, or main, language or ablations with a size: main-10k, ablations-smoke-images.")
+        str, typer.Argument(help="demo, smoke, or main, language or ablations with a size, such as main-10k.")
     ],
     only: Annotated[list[str] | None, typer.Option(help="Run only this method; may be repeated.")] = None,
     seed: Annotated[

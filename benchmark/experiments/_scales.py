@@ -1,4 +1,4 @@
-"""The sizes at which every experiment is declared: the same comparisons on a laptop, one GPU, or a cluster.
+"""The sizes at which experiments are declared: the same comparisons on a laptop, one GPU, or a cluster.
 
 A size determines the data, the encoder, the batch size and the number of views. Within a comparison, every trained
 method sees the same number of views, which is the meaning of equal compute here. Equal views do not equalize the cost
@@ -16,8 +16,8 @@ from benchmark.interfaces import Experiment, Method, Schedule, ViTConfig
 from datasets_scripts import recipe
 from datasets_scripts.recipe import Recipe
 
-VERSION = 1
-"""Version of every experiment that is declared by size."""
+VERSION = 3
+"""Version of every experiment."""
 UNKNOWN_REVISION = "its-captions-are-not-prepared"
 """Placeholder if captions are not on this machine: a dataset's revision is the hash of its recipe and captions."""
 
@@ -58,6 +58,8 @@ class Scale:
     """Numbers of captions in comparisons that vary them."""
     toy_world: str = ""
     """Recipe that replaces every corpus. Empty: none."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of every experiment."""
 
     def corpora(self, *names: str) -> tuple[str, ...]:
         """Return the corpora of an experiment, or one if the toy world replaces them."""
@@ -72,9 +74,9 @@ class Scale:
         """
         return self._recipe(self.toy_world or corpus, captions, f"l{images}" if images else "", guidance)
 
-    def real(self, corpus: str, captions: int | None = None) -> Recipe:
-        """Return the recipe of a corpus's real images, one per caption."""
-        return self._recipe(f"{self.toy_world or corpus}-real", captions)
+    def real(self, corpus: str, captions: int | None = None, images: int | None = None) -> Recipe:
+        """Return the recipe of a corpus's real images: one per caption, or `images` in the toy world."""
+        return self._recipe(f"{self.toy_world or corpus}-real", captions, f"l{images}" if images else "")
 
     def _recipe(self, base: str, captions: int | None, *suffixes: str) -> Recipe:
         count = captions or self.captions
@@ -121,7 +123,7 @@ class Scale:
             revision=_revision(data),
             schedule=schedule,
             encoder=encoder or self.encoder,
-            seeds=(0,),
+            seeds=self.seeds,
         )
 
 
@@ -168,20 +170,30 @@ EPOCHS = 35
 PAIRS = {"cc12m": 10_000_000, "redcaps": 11_700_000}
 """Corpus -> pairs of image and caption in the paper, before de-duplication."""
 
+_TOY_WORLD = Scale(
+    name="smoke",
+    images=2_000,
+    captions=1_000,
+    encoder=ViTConfig(image_size=64, patch=16, width=128, depth=4, heads=4),
+    large_encoder=ViTConfig(image_size=64, patch=16, width=192, depth=6, heads=6),
+    batch_views=120,
+    divisible_batch_views=120,
+    views=40_800,
+    caption_counts=(200, 500, 1_000),
+    toy_world="toy",
+    seeds=(0, 1, 2),
+)
+
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale(
-            name="smoke",
-            images=2_000,
-            captions=None,
-            encoder=ViTConfig(image_size=32, patch=8, width=128, depth=4, heads=4),
-            large_encoder=ViTConfig(image_size=32, patch=8, width=192, depth=6, heads=6),
-            batch_views=120,
-            divisible_batch_views=120,
-            views=40_800,
-            caption_counts=(200, 600, 2_000),
-            toy_world="toy",
+        _TOY_WORLD,
+        replace(
+            _TOY_WORLD,
+            name="small",
+            encoder=replace(_TOY_WORLD.encoder, patch=8),
+            large_encoder=replace(_TOY_WORLD.large_encoder, patch=8),
+            views=96_000,
         ),
         Scale(
             name="10k",
@@ -236,4 +248,4 @@ SCALES = {
         ),
     )
 }
-"""Scales by name: `smoke`, which is the toy world, and the sizes of datasets."""
+"""Scales by name: `smoke` and `small`, which share the datasets of the toy world, and the sizes of other datasets."""

@@ -1,12 +1,13 @@
 """Files of all tables and figures: built, written, and checked against the files on disk.
 
 `tables/` contains a module for each comparison table, `paper/` one for each table or figure of the paper. Each declares
-`TABLE`, a callable from `ReportInputs` to `Table`; a table without rows is not written. A figure also has `plot`, which
-returns its SVG and PNG. A module of `paper/` whose measured rows include CLIP also declares `AS_PUBLISHED`, the same
-table with CLIP at its published schedule. The same records produce the same bytes, in any order.
+`TABLE`, a callable from `ReportInputs` to `Table`; a table without rows is not written. One with a figure also has
+`plot`, which returns the SVG and PNG. A module of `paper/` whose measured rows include CLIP also declares
+`AS_PUBLISHED`, the same table with CLIP at its published schedule. The same records produce the same bytes, in any
+order.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.table import EXTENSIONS, NOTICES, Table, formats
 
 TABLES, PAPER_TABLES = f"{__package__}.tables", f"{__package__}.paper"
+Declared = Callable[[ReportInputs], Table]
+"""A declared `TABLE`."""
 PAPER = "paper"
 """Folder of the paper's tables, which are built from all records."""
 
@@ -60,13 +63,15 @@ def all_files(inputs: ReportInputs, out: Path) -> dict[str, dict[str, bytes]]:
 
 
 def comparison_files(inputs: ReportInputs) -> dict[str, bytes]:
-    """Return file name -> content of every table of one comparison.
+    """Return file name -> content of every table and figure of one comparison.
 
     Raises:
         UserError: the records cannot share one table.
     """
-    tables = comparison_tables(inputs)
-    return {file: content for name, table in tables.items() for file, content in formats(name, table).items()}
+    files: dict[str, bytes] = {}
+    for name, table, declared, chosen in _comparison(inputs):
+        files |= formats(name, table) | _plots(name, declared, chosen)
+    return files
 
 
 def comparison_tables(inputs: ReportInputs) -> dict[str, Table]:
@@ -75,22 +80,34 @@ def comparison_tables(inputs: ReportInputs) -> dict[str, Table]:
     Raises:
         UserError: the records cannot share one table; the message says why.
     """
-    built = {}
+    return {name: table for name, table, _, _ in _comparison(inputs)}
+
+
+def _comparison(inputs: ReportInputs) -> Iterator[tuple[str, Table, Declared, ReportInputs]]:
+    """Yield every table with rows: its name `<table>.<preset>`, itself, its declaration, and its inputs."""
     known = plugins.names("benchmark.evaluations")
     for evaluation, preset in sorted(set(map(_protocol, inputs.records))):
         if evaluation not in known:
             raise unknown("evaluation", evaluation, known)
         records = [record for record in inputs.records if _protocol(record) == (evaluation, preset)]
+        chosen = replace(inputs, records=records)
         for name in plugins.names(TABLES):
-            table: Table = plugins.load(TABLES, name, "table").TABLE(replace(inputs, records=records))
+            declared: Declared = plugins.load(TABLES, name, "table").TABLE
+            table = declared(chosen)
             if table.rows:
-                built[f"{table.name or name}.{preset}"] = replace(table, title=f"{table.title} ({preset})")
-    return built
+                titled = replace(table, title=f"{table.title} ({preset})")
+                yield f"{table.name or name}.{preset}", titled, declared, chosen
 
 
-def paper_tables() -> dict[str, Callable[[ReportInputs], Table]]:
+def _plots(name: str, declared: Declared, inputs: ReportInputs) -> dict[str, bytes]:
+    """Return file name -> content of the figure of a table; empty if it declares none."""
+    plots = declared.plot(inputs) if hasattr(declared, "plot") else {}
+    return {f"{name}.{extension}": content for extension, content in plots.items()}
+
+
+def paper_tables() -> dict[str, Declared]:
     """Return file name without extension -> table, for every table and figure of the paper."""
-    found: dict[str, Callable[[ReportInputs], Table]] = {}
+    found: dict[str, Declared] = {}
     for name in plugins.names(PAPER_TABLES):
         module = plugins.load(PAPER_TABLES, name, "table")
         found[name] = module.TABLE
@@ -109,9 +126,7 @@ def paper_files(inputs: ReportInputs) -> dict[str, bytes]:
     for name, declared in paper_tables().items():
         table = declared(inputs)
         if table.rows:
-            files |= formats(name, table)
-            plots = declared.plot(inputs) if hasattr(declared, "plot") else {}
-            files |= {f"{name}.{extension}": content for extension, content in plots.items()}
+            files |= formats(name, table) | _plots(name, declared, inputs)
     return files
 
 

@@ -85,12 +85,7 @@ class ComparisonTable:
         runs = group_into_rows(inputs.records, self.evaluation)
         names = dataset_names(runs)
         measured = [name for name in names if any(run.measured(name) for run in runs)]
-        columns = [
-            column
-            for name in measured or names
-            for column in self.columns(name)
-            if not column.optional or any(scores_of(run, column) for run in runs)
-        ]
+        columns = self.shown_columns(runs)
         notes = Notes()
         bests = [best_of_column(runs, column, inputs.pairs) for column in columns]
         rows = [
@@ -119,6 +114,16 @@ class ComparisonTable:
             if runs
             else (),
         )
+
+    def shown_columns(self, runs: Sequence[Run]) -> list[Column]:
+        """Return the columns of the datasets that some run was measured on, or of all datasets if there are none."""
+        names = dataset_names(runs)
+        return [
+            column
+            for name in [name for name in names if any(run.measured(name) for run in runs)] or names
+            for column in self.columns(name)
+            if not column.optional or any(scores_of(run, column) for run in runs)
+        ]
 
 
 def percent(scores: Sequence[ScorePart]) -> str:

@@ -176,13 +176,13 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("data download org/name --revision main", ["HF_HUB_OFFLINE=1"]),
         ("data export nosuch --to webdataset --out x", ["nosuch"]),
         ("data export nosuch --to tar --out x", ["--to", "'webdataset', 'imagefolder'"]),
-        ("run nosuch", ["experiment 'nosuch'", "choose one of: ablations, language, main, smoke"]),
+        ("run nosuch", ["experiment 'nosuch'", "choose one of: ablations, demo, language, main, smoke"]),
         (
             "run main",
-            ["experiment main needs a size, found none", "main-smoke, main-10k, main-100k, main-1m, main-full"],
+            ["experiment main needs a size, found none", "main-smoke, main-small, main-10k, main-100k, main-1m, "],
         ),
         ("run main-11k", ["experiment main needs a size, found '11k'", "choose one of: main-smoke"]),
-        ("run smoke-10k", ["experiment 'smoke-10k'", "choose one of: ablations, language, main, smoke"]),
+        ("run smoke-10k", ["experiment 'smoke-10k'", "choose one of: ablations, demo, language, main, smoke"]),
         ("run ablations-smoke-x", ["comparison of experiment ablations-smoke 'ablations-smoke-x'", "-smoke-images, "]),
         ("run main-10k --only mae", ["method of experiment main-10k 'mae'", "choose one of"]),
         ("data captions cc3m-real", ["no folder data/originals/cc3m-wds", "put the tars of real images there"]),
@@ -235,7 +235,7 @@ def test_list_names_every_plug_in(synrep: Synrep) -> None:
     recipes = "cc12m, cc12m-real, cc3m, cc3m-real, laion-50m, laion-50m-real, redcaps, redcaps-real"
     assert lines["datasets to build"] == f"{recipes}, toy, toy-noisy, toy-real, scenes-evaluation"
     assert lines["captions"] == "cc12m, cc12m-real, cc3m, cc3m-real, laion, laion-real, redcaps, redcaps-real"
-    assert lines["sizes of an experiment"] == "smoke, 10k, 100k, 1m, full"
+    assert lines["sizes of an experiment"] == "smoke, small, 10k, 100k, 1m, full"
 
 
 # Records and tables
@@ -538,7 +538,7 @@ def test_a_plan_starts_nothing_and_says_what_is_missing(
     rows = [line.split() for line in shown.splitlines() if line.startswith("ablations-smoke-images/")]
     assert [row[0].partition("-images/stablerep-")[2] for row in rows] == ["l2", "l4", "l8", "l10"]
     assert {row[2] for row in rows} == {"no"}
-    assert "4 runs, 163,200 views, " in shown
+    assert "12 runs, 489,600 views, " in shown  # three seeds of each
     built = shown.splitlines()[-1].partition("synrep data build ")[2].split()
     assert built == ["scenes-toy-1k-l2", "scenes-toy-500-l4", "scenes-toy-250-l8", "scenes-toy-200"]
     assert list(tmp_path.iterdir()) == []

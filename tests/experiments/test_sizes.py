@@ -10,7 +10,7 @@ import pytest
 
 from benchmark import plugins, schema
 from benchmark.errors import UserError
-from benchmark.experiments import _scales, find, smoke
+from benchmark.experiments import _scales, demo, find, smoke
 from benchmark.experiments._scales import SCALES, UNKNOWN_REVISION
 from benchmark.interfaces import Experiment, Method
 from benchmark.nn.encoders import build_vit
@@ -22,6 +22,7 @@ from datasets_scripts.recipe import Recipe
 
 FILES = ("ablations", "language", "main")
 EVERY = [f"{file}-{size}" for file in FILES for size in SCALES]
+TOY_SIZES = [size for size in SCALES if SCALES[size].toy_world]
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,10 @@ def comparisons(experiments: tuple[Experiment, ...]) -> dict[str, list[Experimen
     return {name: list(group) for name, group in groups}
 
 
+SCENES = "scenes"
+"""Name of the one corpus of the toy world."""
+
+
 def is_real(experiment: Experiment) -> bool:
     return "-real" in experiment.dataset
 
@@ -50,17 +55,18 @@ def test_names_are_unique_lower_case_and_say_file_size_and_method(name: str) -> 
     names = [each.name for each in declared]
     assert len(set(names)) == len(names) > 4
     for each in declared:
-        assert re.fullmatch(rf"{name}-[a-z0-9-]+/{each.method}-[a-z0-9]+", each.name)
+        row = "untrained" if each.method == "untrained" else f"{each.method}-[a-z0-9]+"
+        assert re.fullmatch(rf"{name}-[a-z0-9-]+/{row}", each.name)
     assert len(comparisons(declared)) == len({each.split("/")[0] for each in names})  # side by side
 
 
 @pytest.mark.slow
 def test_no_two_files_or_sizes_share_a_name() -> None:
-    names = [each.name for name in (*EVERY, "smoke") for each in find(name)]
+    names = [each.name for name in (*EVERY, "smoke", "demo") for each in find(name)]
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*EVERY, "smoke", "demo"])
 def test_every_run_can_be_run(name: str) -> None:
     """A batch holds whole captions, the dataset has enough of them, and enough images of each."""
     for each in find(name):
@@ -86,10 +92,13 @@ def test_compute_is_equal_within_a_comparison(name: str) -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_real_images_are_one_per_caption_and_for_methods_that_need_no_more(name: str) -> None:
+    """In the toy world, there are ten for methods that need more."""
     real = [each for each in find(name) if is_real(each)]
     assert real
     for each in real:
-        assert each.settings.sampling.images == recipe_of(each).images_per_caption == 1
+        several = each.settings.sampling.images > 1
+        assert not several or f"-real-{SCENES}/" in each.name
+        assert recipe_of(each).images_per_caption == (10 if several else 1)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -100,7 +109,7 @@ def test_real_and_synthetic_differ_in_the_dataset_alone(name: str) -> None:
         if synthetic := found.get(f"{stem}-syn"):
             same = replace(synthetic, name=real.name, dataset=real.dataset, revision=real.revision)
             assert same == real and synthetic.dataset != real.dataset
-            assert recipe_of(synthetic).images_per_caption == 1
+            assert recipe_of(synthetic).images_per_caption == recipe_of(real).images_per_caption
             assert recipe_of(synthetic).captions.expected_count == recipe_of(real).captions.expected_count
 
 
@@ -140,8 +149,9 @@ def test_methods_of_the_main_tables(size: str) -> None:
         name: {row.name.split("/")[1] for row in rows} for name, rows in comparisons(find(f"main-{size}")).items()
     }
     wanted = {}
-    for corpus in ("scenes",) if size == "smoke" else ("cc12m", "redcaps"):
-        for times, more in ((1, {"stablerep_plus-syn"}), (2, set()), (3, set())):
+    at_1x = {"stablerep_plus-syn", "mae-real", "mae-syn", "untrained"}
+    for corpus in (SCENES,) if size in TOY_SIZES else ("cc12m", "redcaps"):
+        for times, more in ((1, at_1x), (2, set()), (3, set())):
             wanted[f"main-{size}-{corpus}-{times}x"] = expected | more
             wanted[f"main-{size}-{corpus}-{times}x-published"] = clips
     assert groups == wanted and list(groups) == list(wanted)
@@ -157,7 +167,7 @@ DECLARED = {
         f"main-full-{corpus}-{times}x": (
             EPOCHS_OF_SIX[corpus][times - 1] * MILLIONS[corpus] * 6,
             {"simclr-syn": (1, 8), "clip-syn": (1, 2), "stablerep-syn": (10, 2, 3)}
-            | ({"stablerep_plus-syn": (10, 2, 3)} if times == 1 else {}),
+            | ({"stablerep_plus-syn": (10, 2, 3), "mae-syn": (1, 6)} if times == 1 else {}),
         )
         for corpus in ("cc12m", "redcaps")
         for times in (1, 2, 3)
@@ -208,7 +218,7 @@ def test_long_schedules_without_downsampling_are_declared_on_both_corpora() -> N
 def test_clip_sees_half_of_the_views_where_epochs_are_not_the_papers(size: str) -> None:
     groups = comparisons(find(f"main-{size}") + find(f"language-{size}"))
     published = {name: rows for name, rows in groups.items() if name.endswith("-published")}
-    assert len(published) == (4 if size == "smoke" else 7)
+    assert len(published) == (4 if size in TOY_SIZES else 7)
     for name, rows in published.items():
         equal = {row.name.split("/")[1]: row for row in groups[name.removesuffix("-published")]}
         for row in rows:
@@ -236,7 +246,7 @@ def test_schedules_at_full_size_are_the_released_readmes() -> None:
 
 
 def test_longer_schedules_are_multiples_where_nothing_is_published() -> None:
-    for size in ("smoke", "10k", "100k", "1m"):
+    for size in (size for size in SCALES if size != "full"):
         views = [each.schedule.views for each in find(f"ablations-{size}-epochs")]
         assert [count / views[0] for count in views] == [1, 2, 3]
 
@@ -266,8 +276,11 @@ def test_positives_are_varied_in_a_fixed_batch_of_one_dataset(size: str) -> None
 @pytest.mark.parametrize("size", SCALES)
 def test_guidance_and_encoders_are_varied_alone(size: str) -> None:
     rows = find(f"ablations-{size}-guidance")
-    assert [recipe_of(row).guidance for row in rows] == [recipe.GUIDANCE[key] for key in ("small", "large", "mixed")]
-    assert len({replace(row, name="", dataset="", revision="") for row in rows}) == 1
+    assert [row.method for row in rows] == ["stablerep"] * 3 + ["simclr"] * 3
+    for method in (rows[:3], rows[3:]):
+        assert [recipe_of(row).guidance for row in method] == [recipe.GUIDANCE[k] for k in ("small", "large", "mixed")]
+        assert len({replace(row, name="", dataset="", revision="") for row in method}) == 1
+    assert [row.dataset for row in rows[:3]] == [row.dataset for row in rows[3:]]
     base, large = find(f"ablations-{size}-encoder")
     assert replace(large, name=base.name, encoder=base.encoder) == base
     assert sum(p.numel() for p in build_vit(large.encoder).parameters()) > 2 * sum(
@@ -291,6 +304,42 @@ def test_figure_3_has_five_methods_on_two_corpora() -> None:
         assert {row.method for row in rows} == {"simclr", "mae", "byol", "mocov3", "dino"}
         guidance = {row.method: recipe_of(row).guidance for row in rows if not is_real(row)}
         assert guidance == dict.fromkeys(("simclr", "byol", "mocov3", "dino"), (8.0,)) | {"mae": (6.0,)}
+
+
+@pytest.mark.parametrize("size", TOY_SIZES)
+def test_every_trained_method_sees_real_and_synthetic_images_in_the_toy_world(size: str) -> None:
+    rows = find(f"ablations-{size}-real-{SCENES}")
+    assert {row.method for row in rows} == {*plugins.names("baselines")} - {"untrained"}
+    assert [is_real(row) for row in rows] == [True, False] * (len(rows) // 2)
+    guidance = {row.method: recipe_of(row).guidance for row in rows if not is_real(row)}
+    assert {guidance[method] for method in ("stablerep", "stablerep_plus", "supcon")} == {recipe.GUIDANCE["small"]}
+    assert guidance["clip"] == guidance["slip"] == (2.0,)
+
+
+def test_both_sizes_of_the_toy_world_train_on_the_same_datasets_which_are_drawn_in_an_hour() -> None:
+    """Fifteen images a second, or more, are drawn on two cores."""
+    drawn = {
+        size: {row.dataset for file in FILES for row in find(f"{file}-{size}") if not is_real(row)}
+        for size in TOY_SIZES
+    }
+    assert len(drawn) == 2 and len({frozenset(datasets) for datasets in drawn.values()}) == 1
+    recipes = [recipe.find(repo.rpartition("/")[2]) for repo in drawn["small"]]
+    assert sum(each.images_per_caption * each.captions.expected_count for each in recipes) < 60_000
+    assert {row.dataset for row in (*find("smoke"), *find("demo"))} <= drawn["small"]
+
+
+@pytest.mark.parametrize("size", SCALES)
+def test_the_toy_world_has_three_seeds(size: str) -> None:
+    seeds = {row.seeds for file in FILES for row in find(f"{file}-{size}")}
+    assert seeds == {(0, 1, 2) if size in TOY_SIZES else (0,)}
+
+
+def test_the_demo_compares_four_methods_with_one_seed_at_equal_views_of_the_same_images() -> None:
+    rows = demo.EXPERIMENTS
+    assert [row.method for row in rows] == ["stablerep", "simclr", "clip", "untrained"]
+    assert len({(row.dataset, row.schedule, row.encoder, row.seeds) for row in rows}) == 1
+    assert rows[0].seeds == (0,) and rows[0].encoder == SCALES["smoke"].encoder
+    assert recipe_of(rows[0]).captions.expected_count * recipe_of(rows[0]).images_per_caption <= 3_000
 
 
 @pytest.mark.parametrize("size", SCALES)
@@ -317,7 +366,7 @@ def test_the_papers_encoders_at_full_size() -> None:
 # Methods at their sizes
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if "smoke" not in name])
+@pytest.mark.parametrize("name", [name for name in EVERY if name.split("-")[1] not in TOY_SIZES])
 def test_methods_are_their_papers_but_for_what_is_studied(name: str) -> None:
     for each in find(name):
         method: Method = plugins.load("baselines", each.method, "method").METHOD
@@ -353,7 +402,8 @@ def test_asymmetric_methods_are_among_those_tried() -> None:
 
 def test_without_captions_a_revision_says_so_and_the_toy_worlds_are_known() -> None:
     assert {each.revision for each in find("main-10k")} == {UNKNOWN_REVISION}
-    assert UNKNOWN_REVISION not in {each.revision for name in FILES for each in find(f"{name}-smoke")}
+    declared = [each for name in FILES for size in TOY_SIZES for each in find(f"{name}-{size}")]
+    assert UNKNOWN_REVISION not in {each.revision for each in declared}
 
 
 def test_captions_are_found_in_the_local_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +439,7 @@ def test_a_dataset_that_is_here_without_its_captions_has_its_own_revision(tmp_pa
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nosuch", "unknown experiment 'nosuch'; choose one of: ablations, language, main, smoke"),
+        ("nosuch", "unknown experiment 'nosuch'; choose one of: ablations, demo, language, main, smoke"),
         ("main", "experiment main needs a size, found none; choose one of: main-smoke, main-10k, "),
         ("main-", "experiment main needs a size, found none"),
         ("main-2k", "experiment main needs a size, found '2k'"),

@@ -79,9 +79,7 @@ class PaperFigure(PaperTable):
 
 def draw(comparison: Comparison, axis: Axis) -> dict[str, bytes]:
     """Return file extension -> figure, as `svg` and `png`; empty without a number."""
-    if not comparison.columns:
-        return {}
-    return figures.draw(lambda: _figure(comparison, axis))
+    return figures.draw(lambda: _figure(comparison, axis)) if comparison.columns else {}
 
 
 def points(comparison: Comparison, column: Column, axis: Axis) -> Iterator[Point]:

@@ -185,7 +185,8 @@ def _measured_rows(
 
 def _measured_row(runs: Mapping[Protocol, Run], targets: Sequence[Target]) -> Row:
     record = next(iter(runs.values())).records[0]
-    experiment, training, views = record.experiment, record.training, record.model.views
+    experiment, views = record.experiment, record.model.views
+    training = record.training if views else None  # the untrained encoder is declared with a dataset, too
     folder, _, last = experiment.name.partition("/")
     variant = last.removeprefix(experiment.method).strip("-")
     return Row(

@@ -238,7 +238,9 @@ def _distinct(runs: Iterable[Run], text: Callable[[Record], str]) -> list[str]:
 
 def _trained_on(record: Record) -> str:
     training = record.training
-    return f"{training.repo.rpartition('/')[2]}: {training.repo} @ {training.revision[:12]}" if training else ""
+    if not training or not record.model.views:
+        return ""
+    return f"{training.repo.rpartition('/')[2]}: {training.repo} @ {training.revision[:12]}"
 
 
 def _encoder(record: Record) -> str:

@@ -1,8 +1,8 @@
 """Linear probe on frozen features: methods by datasets."""
 
-from benchmark.reports.comparison import ComparisonTable
+from benchmark.reports.comparison_figure import ComparisonFigure
 
-TABLE = ComparisonTable(
+TABLE = ComparisonFigure(
     "linear_probe",
     title="Linear probe",
     caption="Logistic regression on frozen features; n counts test images.",

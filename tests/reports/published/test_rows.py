@@ -229,6 +229,14 @@ def test_rows_say_what_was_trained() -> None:
     ]
 
 
+def test_the_untrained_encoder_was_trained_on_nothing() -> None:
+    untrained = run("main-smoke-scenes-1x/untrained", {"scenes-shape": 0.2}, settings=Method(Sampling(), None))
+    table = build("table_1", untrained)
+    (cells,) = rows(table, source="measured")
+    assert (cells["trained on"].text, cells["images"].text, cells["training"].text) == ("", "", "0 views")
+    assert not any("Trained on" in note for note in table.footnotes)
+
+
 def test_methods_are_in_the_published_order_then_alphabetical() -> None:
     found = rows(build("figure_3", *SMOKE), source="measured")
     assert [cells["method"].text for cells in found] == ["simclr"] * 2 + ["byol"] * 2 + ["mocov3"] * 2

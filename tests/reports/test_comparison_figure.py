@@ -1,0 +1,73 @@
+"""The figure of a comparison shows the numbers of its table."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+
+from benchmark.errors import SkipCode
+from benchmark.interfaces import Skipped
+from benchmark.records.schema import Record
+from benchmark.reports import build, drawing
+from benchmark.reports.inputs import ReportInputs
+from benchmark.reports.tables import linear_probe
+from tests.reports.tables.conftest import measured, record
+
+ABSENT = Skipped("not on this machine", SkipCode.MISSING_DATASET)
+RECORDS = [
+    record("untrained", {"digits": measured(0.4, half=0.03), "scenes-shape": ABSENT, "cifar10": ABSENT}),
+    *(record("clip", {"digits": measured(v), "cifar10": ABSENT}, seed=seed) for seed, v in enumerate((0.5, 0.6, 0.7))),
+    record("simclr", {"digits": measured(0.8), "scenes-shape": measured(0.9), "cifar10": ABSENT}),
+]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Figures drawn during a test."""
+    found: list[Figure] = []
+    monkeypatch.setattr(drawing, "render", lambda draw: found.append(draw()) or {})
+    return found
+
+
+def plot(records: Sequence[Record]) -> dict[str, bytes]:
+    return linear_probe.TABLE.plot(ReportInputs(records))
+
+
+def test_every_method_has_a_line_with_mean_and_spread_in_the_panel_of_every_measured_dataset(
+    drawn: list[Figure],
+) -> None:
+    plot(RECORDS)
+    panels = {axes.get_title(): axes for axes in drawn[0].axes}
+    assert list(panels) == ["digits", "scenes-shape"]
+    labels = [tick.get_text() for tick in panels["digits"].get_yticklabels()]
+    assert labels == ["clip", "simclr", "untrained"]  # as in the table
+    assert panels["digits"].yaxis_inverted()
+    bars = {}
+    for container in panels["digits"].containers:
+        assert isinstance(container, ErrorbarContainer)
+        line, _, (spread,) = container.lines
+        bars[labels[int(line.get_ydata()[0])]] = (line.get_xdata()[0], np.ptp(spread.get_segments()[0][:, 0]) / 2)
+    expected = {"clip": (60, 10), "simclr": (80, 2), "untrained": (40, 3)}
+    assert {label: pytest.approx(numbers) for label, numbers in expected.items()} == bars
+    assert len(panels["scenes-shape"].containers) == 1
+
+
+def test_a_dotted_line_is_at_the_chance_level(drawn: list[Figure]) -> None:
+    plot(RECORDS)
+    dotted = [line for line in drawn[0].axes[0].lines if line.get_linestyle() == ":"]
+    assert [list(line.get_xdata()) for line in dotted] == [[10.0, 10.0]]
+
+
+def test_without_a_number_nothing_is_drawn(drawn: list[Figure]) -> None:
+    assert plot([]) == plot([record("clip", {"digits": ABSENT})]) == {} and drawn == []
+
+
+def test_the_figure_is_next_to_the_table() -> None:
+    files = build.comparison_files(ReportInputs(RECORDS))
+    assert {name for name in files if name.endswith((".svg", ".png"))} == {
+        "linear_probe.synrep.svg", "linear_probe.synrep.png",
+    }  # fmt: skip
+    assert files["linear_probe.synrep.png"].startswith(b"\x89PNG")
+    assert files == build.comparison_files(ReportInputs(RECORDS[::-1]))
