@@ -23,15 +23,16 @@ UNKNOWN_REVISION = "its-captions-are-not-prepared"
 
 
 def tiny(method: Method) -> Method:
-    """Return a method's settings for the toy world: its `tiny()`, with crops that keep the objects and no flips.
+    """Return a method's settings for the toy world: its `tiny()`, with other strong augmentations.
 
     Strong augmentations (those with color jitter) get a larger minimum crop scale, since an object must stay in the
-    image, and no flip, since captions mention left and right. Other augmentations are unchanged.
+    image, and no flip, since captions mention left and right. Half of their views are gray, since colors alone
+    distinguish most captions and little else would be learned. Other augmentations are unchanged.
     """
     settings = method.tiny()
     sampling = settings.sampling
     first, *further = (
-        replace(augmentation, scale=(0.6, 1.0), flip=0.0) if augmentation.jitter > 0 else augmentation
+        replace(augmentation, scale=(0.6, 1.0), flip=0.0, grayscale=0.5) if augmentation.jitter > 0 else augmentation
         for augmentation in (sampling.augmentation, *sampling.further)
     )
     return replace(settings, sampling=replace(sampling, augmentation=first, further=tuple(further)))

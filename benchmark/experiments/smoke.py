@@ -1,7 +1,7 @@
 """Every method at the smallest size: on a CPU, in minutes, on the built-in toy dataset.
 
 Compute is equal: every trained method sees the same number of views through the same ViT. The methods' `tiny()` has
-narrow heads; strong augmentations keep objects in the image and do not flip (`_scales.tiny`).
+narrow heads; strong augmentations keep objects in the image, do not flip, and are often gray (`_scales.tiny`).
 """
 
 from benchmark import plugins

@@ -378,15 +378,16 @@ def test_methods_are_their_papers_but_for_what_is_studied(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", plugins.names("baselines"))
-def test_strong_crops_keep_the_object_in_the_toy_world(name: str) -> None:
+def test_strong_crops_keep_the_object_and_not_always_its_color_in_the_toy_world(name: str) -> None:
     """All strong crops of a method are changed; weak ones and all other settings are not."""
     method: Method = plugins.load("baselines", name, "method").METHOD
     own, made = method.tiny(), _scales.tiny(method)
     pairs = list(zip(own.sampling.augmentations, made.sampling.augmentations, strict=True))
     for before, after in pairs:
         strong = before.jitter > 0
-        assert (after.scale, after.flip) == (((0.6, 1.0), 0.0) if strong else (before.scale, before.flip))
-        assert replace(after, scale=before.scale, flip=before.flip) == before
+        own_values = (before.scale, before.flip, before.grayscale)
+        assert (after.scale, after.flip, after.grayscale) == (((0.6, 1.0), 0.0, 0.5) if strong else own_values)
+        assert replace(after, scale=before.scale, flip=before.flip, grayscale=before.grayscale) == before
     assert replace(made, sampling=own.sampling) == own
     (declared,) = [each for each in smoke.EXPERIMENTS if each.method == name]
     assert declared.settings == made
@@ -440,7 +441,7 @@ def test_a_dataset_that_is_here_without_its_captions_has_its_own_revision(tmp_pa
     ("name", "said"),
     [
         ("nosuch", "unknown experiment 'nosuch'; choose one of: ablations, demo, language, main, smoke"),
-        ("main", "experiment main needs a size, found none; choose one of: main-smoke, main-10k, "),
+        ("main", "experiment main needs a size, found none; choose one of: main-smoke, main-small, main-10k, "),
         ("main-", "experiment main needs a size, found none"),
         ("main-2k", "experiment main needs a size, found '2k'"),
         ("mainly-10k", "unknown experiment 'mainly-10k'"),

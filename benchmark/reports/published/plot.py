@@ -157,7 +157,8 @@ def _style_axes(axes: Axes, column: Column, axis: Axis, used: list[float]) -> No
     if axis.log:
         axes.set_xscale("log")
     ticks = {x: name for x, name in axis.ticks.items() if not axis.connect_points or x in used}
-    axes.set_xticks(list(ticks), list(ticks.values()))
+    slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(list(ticks), list(ticks.values()), **({} if axis.connect_points else slanted))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
     axes.margins(x=0.08, y=0.12)

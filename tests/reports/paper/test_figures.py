@@ -138,6 +138,22 @@ def test_real_and_synthetic_are_next_to_each_other(drawn: list[Figure]) -> None:
     assert [container.lines[0].get_linestyle() for container in axes.containers] == ["None"] * 2  # type: ignore[attr-defined]
 
 
+def test_relations_by_guidance_have_a_panel(drawn: list[Figure]) -> None:
+    aro = ("aro", "synrep-strict", 2)
+    own = [
+        run(f"language-small-guidance/clip-w{w}", {"scenes-relation": 0.5 + w / 20}, aro, data=f"scenes-toy-l1-w{w}")
+        for w in (1, 4)
+    ]
+    axes = panels("figure_5", drawn, records=own)["scenes-relation top1, synrep-strict v2"]
+    assert [each[:2] for each in markers(axes)] == [(1.0, 55.0), (4.0, 70.0)]
+
+
+def test_names_of_methods_are_slanted_and_numbers_are_not(drawn: list[Figure]) -> None:
+    for name in FIGURES:
+        for axes in panels(name, drawn).values():
+            assert {tick.get_rotation() for tick in axes.get_xticklabels()} == {45.0 if name == "figure_3" else 0.0}
+
+
 def test_a_series_has_one_color_whether_published_or_measured(drawn: list[Figure]) -> None:
     own = run("language-full-captions/clip-3m", {"imagenet": 0.61}, ("linear_probe", "stablerep", 2), data="laion-real")
     axes = panels("figure_6", drawn, records=[own])["imagenet top1, stablerep v2"]
