@@ -7,10 +7,11 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from benchmark import figures
 from benchmark.errors import SkipCode
 from benchmark.interfaces import Skipped
 from benchmark.records.schema import Record
-from benchmark.reports import build, drawing
+from benchmark.reports import build
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.tables import linear_probe
 from tests.reports.tables.conftest import measured, record
@@ -27,7 +28,7 @@ RECORDS = [
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Figures drawn during a test."""
     found: list[Figure] = []
-    monkeypatch.setattr(drawing, "render", lambda draw: found.append(draw()) or {})
+    monkeypatch.setattr(figures, "draw", lambda draw: found.append(draw()) or {})
     return found
 
 
