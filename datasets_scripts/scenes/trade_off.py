@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from benchmark import figures
-from benchmark.files import write_bytes, write_json
+from benchmark.files import atomic_replace, write_bytes, write_json
 from benchmark.hub import cards
 from datasets_scripts import recipe
 from datasets_scripts.generation.diffusion import resize
-from datasets_scripts.scenes import fidelity, grammar
+from datasets_scripts.scenes import fidelity, grammar, renderer
 from datasets_scripts.scenes.examiner import load, read
 from datasets_scripts.text_to_image import TextToImage
 
@@ -29,6 +30,9 @@ CAPTIONS = 200
 """Captions, half with one object and half with two."""
 IMAGES = 6
 """Images of each caption at each guidance."""
+SHEET = (1.0, 3.0, 8.0)
+"""Guidance of the rows of the contact sheet."""
+SHEET_CAPTIONS = 8
 RESULTS = Path("results/scenes")
 
 
@@ -149,8 +153,26 @@ def _bars(numbers: Sequence[dict[str, float]], scale: float) -> np.ndarray:
     return bars
 
 
-def write(found: dict[str, Any], folder: Path) -> None:
-    """Write the trade-off to `folder`: JSON, table and plot."""
+def contact_sheet(model: TextToImage) -> Image.Image:
+    """Draw captions as columns: rendered in the first row, then drawn by the model at each guidance of `SHEET`.
+
+    A column has the same seed in all rows. An image that the model could not draw is black. Pixels are doubled.
+    """
+    chosen = captions(2 * SHEET_CAPTIONS)[1::2]
+    seeds = [_hash(caption, 0) for caption in chosen]
+    rows = [[renderer.render(*each).image for each in zip(chosen, seeds, strict=True)]]
+    blank = np.zeros_like(rows[0][0])
+    for value in SHEET:
+        drawn = model(chosen, seeds, [value] * len(chosen))
+        rows.append([blank if each.image is None else each.image for each in drawn])
+    pixels = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+    return Image.fromarray(pixels.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def write(found: dict[str, Any], sheet: Image.Image, folder: Path) -> None:
+    """Write the trade-off to `folder`: JSON, table, plot and contact sheet."""
+    with atomic_replace(folder / "contact_sheet.png") as temporary:
+        sheet.save(temporary, "PNG", optimize=True)
     write_json(folder / "trade_off.json", found)
     write_bytes(folder / "trade_off.md", table(found).encode())
     for extension, content in figures.draw(lambda: figure(found)).items():
@@ -164,7 +186,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="Folder for JSON, table and plot.")
     arguments = parser.parse_args()
     model = recipe.find(arguments.recipe).text_to_image
-    write(trade_off(model, CAPTIONS, IMAGES, GUIDANCE, lambda line: print(line, flush=True)), arguments.out)
+    found = trade_off(model, CAPTIONS, IMAGES, GUIDANCE, lambda line: print(line, flush=True))
+    write(found, contact_sheet(model), arguments.out)
 
 
 if __name__ == "__main__":

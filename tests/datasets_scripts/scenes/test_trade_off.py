@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmark.files import read_json
@@ -61,12 +62,25 @@ def test_captions_and_seeds_are_the_same_at_every_guidance() -> None:
 
 def test_the_files_are_equal_for_equal_numbers(found: dict, tmp_path: Path) -> None:
     for name in ("first", "second"):
-        trade_off.write(found, tmp_path / name)
+        trade_off.write(found, trade_off.contact_sheet(Obedient()), tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "first").iterdir())
-    assert files == ["trade_off.json", "trade_off.md", "trade_off.png", "trade_off.svg"]
+    assert files == ["contact_sheet.png", "trade_off.json", "trade_off.md", "trade_off.png", "trade_off.svg"]
     for name in files:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert read_json(tmp_path / "first" / "trade_off.json") == found
     text = (tmp_path / "first" / "trade_off.md").read_text()
     assert "| 12 | " in text
     assert "| rendered | " in text
+
+
+def test_the_contact_sheet_has_a_column_per_caption_and_a_row_per_guidance() -> None:
+    sheet = np.asarray(trade_off.contact_sheet(Obedient()))[::2, ::2]
+    chosen = trade_off.captions(16)[1::2]
+    assert sheet.shape == (64 * 4, 64 * len(chosen), 3)
+    for column, caption in enumerate(chosen):
+        seed = trade_off._hash(caption, 0)
+        (expected,) = Obedient()([caption], [seed], [3.0])
+        rendered = renderer.render(caption, seed).image
+        place = slice(64 * column, 64 * (column + 1))
+        assert (sheet[:64, place] == rendered).all()
+        assert (sheet[128:192, place] == (0 if expected.image is None else expected.image)).all()
