@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -152,10 +152,8 @@ def as_input(images_NHW3: np.ndarray) -> Tensor:
 
 def load(path: Path = WEIGHTS) -> Examiner:
     """Return the trained examiner."""
-    with safe_open(path, "pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a mapping
     examiner = Examiner()
-    examiner.load_state_dict(weights)
+    examiner.load_state_dict(load_file(path))
     return examiner.eval()
 
 

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from benchmark.errors import UserError
+from benchmark.images import decode_image
+from datasets_scripts.generation import provenance
+from datasets_scripts.generation.generate import encode
 from datasets_scripts.scenes import examiner, fidelity, grammar, renderer
 from datasets_scripts.scenes.examiner import Factors, Readings
 
@@ -125,7 +128,7 @@ def test_shuffled_captions_are_right_by_chance() -> None:
     chance = {"background": 1 / 6, "all": 0.0}
     for name, share in chance.items():
         assert factors[name].low <= share <= factors[name].high
-    assert 1 / 8 < factors["colour"].value < 0.25  # the better of two assignments
+    assert factors["colour"].low <= 1 / 8 + 0.05  # the better of two assignments is a little more than chance
     assert factors["relation"].value < 0.4
     assert factors["objects"].value == 1
 
@@ -141,7 +144,7 @@ def test_captions_outside_the_grammar_are_counted_and_left_out() -> None:
 
 def test_a_mistake_is_not_diversity() -> None:
     caption, wrong = "a large red plain star on sand", "a large cyan plain star on sand"
-    captions, found = images([caption, wrong], 6)
+    _, found = images([caption, wrong], 6)
     alone = fidelity.measure([caption] * 6, found.select(np.arange(6)))
     mixed = fidelity.measure([caption] * 12, found)
     assert mixed.diversity["hue"] == alone.diversity["hue"]
@@ -161,7 +164,19 @@ def test_the_pairs_of_different_captions_are_those_that_distances_give() -> None
     assert fidelity._spread(values, unit, unit).value == pytest.approx(expected)
 
 
+@pytest.mark.slow
+def test_copies_are_nearer_than_independent_renderings() -> None:
+    captions = some_captions(6)
+    images_CK = [[renderer.render(caption, seed).image for seed in range(6)] for caption in captions]
+    copies = [decode_image(encode(image, provenance.TRAINED)) for own in images_CK for image in own]
+    originals = np.concatenate([np.stack(own) for own in images_CK])
+    unit = np.arange(len(captions)).repeat(6)
+    first, second = (examiner.read(shown).features for shown in (originals, np.stack(copies)))
+    assert not fidelity.near_duplicates(first, unit).any()
+    assert fidelity.near_duplicates(np.concatenate((first, second)), np.tile(unit, 2)).mean() > 0.75
+
+
 def test_copies_are_near_duplicates_of_their_caption_only() -> None:
-    features = np.array([[0.0], [0.01], [5.0], [0.0], [9.0]], np.float32)
+    features = np.array([[0.0], [0.1], [5.0], [0.0], [9.0]], np.float32)
     near = fidelity.near_duplicates(features, np.array([0, 0, 0, 1, 1]))
     assert near.tolist() == [True, True, False, False, False]
