@@ -111,7 +111,7 @@ def depicted_caption(caption: str, seed: int) -> str:
 
 DIFFUSION = StableDiffusion(
     model="synrep-bench/scenes-diffusion",
-    revision="2bbdf06b9bc5a642affcf2a7124d43d85e7cd055",
+    revision="0ff7e05b78763f9c49a5871500fd7f72254796bd",
     terms=(
         Terms(
             "images: the text-to-image model of the scenes of SynRep-Bench",
