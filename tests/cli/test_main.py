@@ -233,7 +233,7 @@ def test_list_names_every_plug_in(synrep: Synrep) -> None:
     assert lines["evaluations"].split(", ") == plugins.names("benchmark.evaluations")
     assert lines["tables"].split(", ") == plugins.names("benchmark.reports.tables")
     recipes = "cc12m, cc12m-real, cc3m, cc3m-real, laion-50m, laion-50m-real, redcaps, redcaps-real"
-    assert lines["datasets to build"] == f"{recipes}, toy, toy-noisy, toy-real, scenes-evaluation"
+    assert lines["datasets to build"] == f"{recipes}, toy, toy-real, toy-noisy, scenes-evaluation"
     assert lines["captions"] == "cc12m, cc12m-real, cc3m, cc3m-real, laion, laion-real, redcaps, redcaps-real"
     assert lines["sizes of an experiment"] == "smoke, small, 10k, 100k, 1m, full"
 
