@@ -16,8 +16,6 @@ from benchmark.interfaces import Experiment, Method, Schedule, ViTConfig
 from datasets_scripts import recipe
 from datasets_scripts.recipe import Recipe
 
-VERSION = 3
-"""Version of every experiment."""
 UNKNOWN_REVISION = "its-captions-are-not-prepared"
 """Placeholder if captions are not on this machine: a dataset's revision is the hash of its recipe and captions."""
 
@@ -61,6 +59,8 @@ class Scale:
     """Recipe that replaces every corpus. Empty: none."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of every experiment."""
+    version: int = 1
+    """Version of every experiment."""
 
     def corpora(self, *names: str) -> tuple[str, ...]:
         """Return the corpora of an experiment, or one if the toy world replaces them."""
@@ -117,7 +117,7 @@ class Scale:
         """
         return Experiment(
             name=name,
-            version=VERSION,
+            version=self.version,
             method=type(method).__module__.rpartition(".")[2],
             settings=tiny(method) if self.toy_world else method,
             dataset=data.repo,
@@ -183,6 +183,7 @@ _TOY_WORLD = Scale(
     caption_counts=(200, 500, 1_000),
     toy_world="toy",
     seeds=(0, 1, 2),
+    version=3,
 )
 
 SCALES = {
