@@ -275,7 +275,7 @@ def check(
                 f"{again.largest} of 255, mean {again.mean:.3f}"
             )
         if fidelity.is_scenes(manifest.recipe):
-            _print_fidelity(folder)
+            show(fidelity.as_text(fidelity.of_dataset(folder)))
         if alignment:
             _print_alignment(folder, alignment, worst, functools.partial(display.update, "alignment"))
     for finding in findings:
@@ -287,23 +287,6 @@ def check(
         )
     rows = sum(manifest.rows.values())
     show(f"{folder}: {rows:,} rows, {len(manifest.files)} files, revision {manifest.revision}: no errors")
-
-
-def _print_fidelity(folder: Path) -> None:
-    from tabulate import tabulate
-
-    from datasets_scripts.scenes import fidelity
-
-    found = fidelity.of_dataset(folder)
-    shares = found["factors"] | {"near duplicates": found["near_duplicates"]}
-    rows = [
-        [name, *(f"{100 * share[key]:.1f}" for key in ("value", "low", "high")), share["n"]]
-        for name, share in shares.items()
-    ]
-    show(
-        f"fidelity of {found['images']:,} images, read from their pixels; no truth is known about {found['unknown']:,}"
-    )
-    show(tabulate(rows, ["factor", "share, %", "95 % from", "to", "n"], disable_numparse=True))
 
 
 def _print_alignment(folder: Path, model: str, worst: int, progress: Any) -> None:

@@ -32,6 +32,7 @@ from torch.nn import functional
 from benchmark import clusters
 from benchmark.files import atomic_replace, write_bytes, write_json
 from benchmark.hub import cards
+from benchmark.images import decode_image
 from datasets_scripts.scenes import grammar, renderer
 from datasets_scripts.scenes.examiner import ATTRIBUTES, WEIGHTS, Examiner, Factors, as_input, load, read, truth
 from datasets_scripts.scenes.grammar import SIZE
@@ -72,7 +73,7 @@ def smooth(image: np.ndarray, seed: int) -> np.ndarray:
     blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9)))
     file = io.BytesIO()
     blurred.save(file, "JPEG", quality=int(rng.integers(80, 96)))
-    return np.asarray(Image.open(file))
+    return decode_image(file.getvalue())
 
 
 def rendered_batch(split: str, batch: int) -> Batch:
@@ -141,9 +142,8 @@ def train(steps: int, report: Callable[[dict[str, float]], None]) -> Examiner:
     examiner = Examiner()
     decayed = [parameter for parameter in examiner.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in examiner.parameters() if parameter.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed}, {"params": others, "weight_decay": 0.0}], LEARNING_RATE, weight_decay=WEIGHT_DECAY
-    )
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
     )
@@ -243,7 +243,7 @@ def main() -> None:
     weights, results = (out / WEIGHTS.name, out) if out else (WEIGHTS, RESULTS)
     save(train(STEPS, report), weights)
     measured = measure(load(weights))
-    write_json(results / "examiner.json", {**declaration(), **measured, "log": log})
+    write_json(results / "examiner.json", {**measured, "trained on": declaration(), "log": log})
     write_bytes(results / "examiner.md", table(measured).encode())
 
 

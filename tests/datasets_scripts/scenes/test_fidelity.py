@@ -95,7 +95,7 @@ def images(captions: list[str], per_caption: int) -> tuple[list[str], Readings]:
     rng = np.random.default_rng(0)
     center = rng.normal(size=(len(captions), 8)).repeat(per_caption, 0)
     features = center + 0.5 * rng.normal(size=center.shape)
-    return repeated, Readings(*vars(seen(*repeated)).values(), features.astype(np.float32))
+    return repeated, Readings(**vars(seen(*repeated)), features=features.astype(np.float32))
 
 
 def some_captions(count: int) -> list[str]:

@@ -54,7 +54,8 @@ def test_the_statistics_and_the_card_tell_the_fidelity(folder: Path) -> None:
 
 
 def test_the_check_prints_it(folder: Path, synrep: Synrep) -> None:
-    shown = synrep("data", "check", folder, "--workers", 1)
+    code, shown, _ = synrep("data", "check", folder, "--workers", 1)
+    assert code == 0
     assert "fidelity of 48 images" in shown
     assert "relation" in shown
 
