@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmark.files import read_json
+from datasets_scripts import recipe
 from datasets_scripts.scenes import grammar, renderer, trade_off
 from datasets_scripts.text_to_image import GeneratedImage
 
@@ -68,6 +69,15 @@ def test_the_files_are_equal_for_equal_numbers(found: dict, tmp_path: Path) -> N
     for name in files:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert read_json(tmp_path / "first" / "trade_off.json") == found
+    trade_off.write(
+        read_json(tmp_path / "first" / "trade_off.json"), trade_off.contact_sheet(Obedient()), tmp_path / "read"
+    )
+    for name in files:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "read" / name).read_bytes(), (
+            "from the committed file"
+        )
+    assert set(found["rendered"]["factors"]) == set(trade_off.FACTORS)
+    assert set(found["rendered"]["diversity"]) == set(trade_off.SPREADS)
     text = (tmp_path / "first" / "trade_off.md").read_text()
     assert "| 12 | " in text
     assert "| rendered | " in text
@@ -84,3 +94,9 @@ def test_the_contact_sheet_has_a_column_per_caption_and_a_row_per_guidance() -> 
         place = slice(64 * column, 64 * (column + 1))
         assert (sheet[:64, place] == rendered).all()
         assert (sheet[128:192, place] == (0 if expected.image is None else expected.image)).all()
+
+
+def test_the_committed_files_are_those_of_the_committed_numbers() -> None:
+    found = read_json(trade_off.RESULTS / "trade_off.json")
+    assert (trade_off.RESULTS / "trade_off.md").read_text() == trade_off.table(found)
+    assert found["model"] == recipe.find("toy").text_to_image.name

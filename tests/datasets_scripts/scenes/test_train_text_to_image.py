@@ -2,15 +2,23 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from safetensors import safe_open
 from torch import nn
+from transformers import CLIPTokenizer
 
+from benchmark.files import read_json
 from datasets_scripts import recipe, toy
+from datasets_scripts.generation.diffusion import BUNDLED
 from datasets_scripts.scenes import evaluation_sets, grammar, renderer
 from datasets_scripts.scenes import train_text_to_image as trainer
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +234,49 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, monkeypatch):
     again, _ = run(tmp_path / "whole")
     assert all(torch.equal(whole[name], again[name]) for name in whole), "a finished training is kept"
     assert not torch.equal(whole["weight"], torch.load(tmp_path / "whole/test.pt")["network"]["weight"]), "averaged"
+
+
+# The shipped folder
+
+FOLDER = BUNDLED["synrep-bench/scenes-diffusion"]
+
+
+def test_the_shipped_networks_are_those_of_the_script(words):
+    denoiser = trainer.Denoiser(words)
+    for name, network in {
+        "vae": trainer.autoencoder(),
+        "unet": denoiser.unet,
+        "text_encoder": denoiser.text_encoder,
+    }.items():
+        (path,) = (FOLDER / name).glob("*.safetensors")
+        with safe_open(path, "pt") as file:
+            shipped = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            assert {file.get_slice(key).get_dtype() for key in shipped} == {"F16"}
+        declared = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        assert shipped == {key: shape for key, shape in declared.items() if "position_ids" not in key}, name
+    shipped_schedule = DDIMScheduler.from_pretrained(FOLDER / "scheduler")
+    assert torch.equal(shipped_schedule.alphas_cumprod, trainer.scheduler().alphas_cumprod)
+    for name in ("prediction_type", "timestep_spacing", "clip_sample", "set_alpha_to_one"):
+        assert shipped_schedule.config[name] == trainer.scheduler().config[name]
+    assert AutoencoderKL.load_config(FOLDER / "vae")["scaling_factor"] == 1.0
+    shipped_words = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
+    texts = ["a large red striped star left of a small blue plain circle on the night sky", "", "a dog"]
+    assert torch.equal(trainer.tokenize(shipped_words, texts), trainer.tokenize(words, texts))
+
+
+def test_the_log_is_that_of_the_whole_training():
+    log = read_json(ROOT / "results" / "scenes" / "text_to_image_log.json")
+    for stage in (trainer.AUTOENCODER, trainer.DENOISER):
+        steps = [entry["step"] for entry in log[stage.name]]
+        assert steps == list(range(trainer.LOG_STEPS, stage.steps + 1, trainer.LOG_STEPS))
+        assert log[stage.name][-1]["loss"] < 0.3 * log[stage.name][0]["loss"]
+    hours = sum(log[stage.name][-1]["seconds"] for stage in (trainer.AUTOENCODER, trainer.DENOISER)) / 3600
+    assert hours < 2.5
+
+
+def test_the_card_states_the_measured_fidelity():
+    measured = read_json(ROOT / "results" / "scenes" / "trade_off.json")["guidance"]["3"]["factors"]
+    card = (FOLDER / "README.md").read_text()
+    for name, share in measured.items():
+        value, low, high = (f"{100 * share[key]:.1f}" for key in ("value", "low", "high"))
+        assert f"| {name} | {value} [{low}, {high}] |" in card
