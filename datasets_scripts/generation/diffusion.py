@@ -11,35 +11,23 @@ The denoising loop is implemented here because the pipeline of diffusers uses on
 synchronizes with the GPU in every step. Networks, scheduler and tokenizer are those of the library, and the images are
 those of its pipeline.
 
-A model may also be part of this package (`BUNDLED`). On a CPU one thread computes, so that sums have one order whatever
-the number of cores, and the workers of a build share the cores.
-
 Shapes: B images of a batch, HW pixels of an image, hw of a latent, U distinct captions of a unit, T tokens, D width.
 """
 
-import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from benchmark.errors import UserError
-from benchmark.files import file_sha256
-from benchmark.hub.errors import explain
 from datasets_scripts.generation import provenance
-from datasets_scripts.recipe import revision_of
+from datasets_scripts.generation.pipelines import BUNDLED, device, load, one_thread, verified_folder
 from datasets_scripts.text_to_image import Cost, GeneratedImage, Terms
 
 NOT_FINITE = "not finite"
 """Status of an image for which the network returned infinity or NaN."""
-
-BUNDLED = {"synrep-bench/scenes-diffusion": Path(__file__).parents[1] / "scenes" / "text_to_image"}
-"""Id of a model that is part of this package -> its folder. Its revision is that of `content_revision`."""
-MODEL_CARD = "README.md"
 
 OPENRAIL = Terms(
     "images: Stable Diffusion v1-5",
@@ -93,7 +81,7 @@ class _Model:
             UserError: the files are damaged, or those of another model or revision.
         """
         if self.model in BUNDLED:
-            _verified_folder(self.model, self.revision)
+            verified_folder(self.model, self.revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +100,7 @@ class Diffusers(_Model):
         """Yield one image per caption, in order, after all are generated in batches of equal guidance."""
         import torch
 
-        pipeline = load(self.model, self.revision, self.dtype, "AutoPipelineForText2Image").to(_device(self.cost))
+        pipeline = load(self.model, self.revision, self.dtype, "AutoPipelineForText2Image").to(device(self.cost))
         pipeline.set_progress_bar_config(disable=True)
         if "safety_checker" in pipeline.components:
             pipeline.register_modules(safety_checker=None)  # it would hide images
@@ -120,7 +108,7 @@ class Diffusers(_Model):
         for value in sorted(set(guidance)):
             indices = [index for index, scale in enumerate(guidance) if scale == value]
             for batch in padded_batches(indices, self.batch):
-                with _one_thread(pipeline.device):
+                with one_thread(pipeline.device):
                     images_BHW3 = pipeline(
                         prompt=[captions[index] for index in batch],
                         guidance_scale=value,
@@ -163,7 +151,8 @@ class StableDiffusion(_Model):
         """Cost of one image: `core_seconds`, or TFLOP of Stable Diffusion 1.5, extrapolated from 512 pixels.
 
         There a network call, two per step, is 0.803 TFLOP and the decoder 2.515. Because of attention the cost grows
-        slightly faster than the area. At 256 and 768 pixels the error is below 10 %.
+        slightly faster than the area. At 256 and 768 pixels the error is below 10 %. A file has about 1,000 bytes
+        besides its pixels: tables and the mark in XMP.
         """
         size = round(1_000 + 17_000 * (self.stored / 256) ** 2)
         if self.core_seconds:
@@ -241,7 +230,7 @@ class _Networks:
         from diffusers import DDIMScheduler
 
         pipeline = load(model.model, model.revision, model.dtype, "StableDiffusionPipeline")
-        self.pipeline = pipeline.to(_device(model.cost))
+        self.pipeline = pipeline.to(device(model.cost))
         self.device, self.dtype = self.pipeline.device, self.pipeline.unet.dtype
         self.unet, self.decode = self.pipeline.unet, self.pipeline.vae.decode
         if self.device.type == "cuda":
@@ -260,7 +249,7 @@ class _Networks:
         """Encode captions to (U, T, D), truncated to the maximum length of the text encoder."""
         import torch
 
-        with torch.no_grad(), _one_thread(self.device):
+        with torch.no_grad(), one_thread(self.device):
             encoded, _ = self.pipeline.encode_prompt(list(captions), self.device, 1, False)
         return encoded
 
@@ -274,7 +263,7 @@ class _Networks:
         """Start the generation of a batch. Returns before a GPU has finished."""
         import torch
 
-        with torch.no_grad(), _one_thread(self.device):
+        with torch.no_grad(), one_thread(self.device):
             latents_B4hw = self._denoise(encoded_BTD, noise_B4hw.to(self.device, non_blocking=True), guidance)
             scaled = (latents_B4hw / self.pipeline.vae.config.scaling_factor).to(self.dtype)
             images_B3HW = self.decode(scaled, return_dict=False)[0].float()
@@ -342,82 +331,3 @@ class _Networks:
 @functools.lru_cache(maxsize=1)
 def _networks(model: StableDiffusion) -> _Networks:
     return _Networks(model)
-
-
-@functools.lru_cache(maxsize=1)
-def load(model: str, revision: str, dtype: str, pipeline_class: str) -> Any:
-    """Load a pipeline of diffusers. Weights must be safetensors.
-
-    Raises:
-        UserError: the model does not exist, is gated, has no such revision, is damaged, or cannot be downloaded.
-    """
-    import diffusers
-    import torch
-    import transformers
-    from diffusers.utils import logging
-    from huggingface_hub import errors
-
-    for library in (logging, transformers.utils.logging):
-        library.set_verbosity_error()  # no warning for each truncated caption
-        library.disable_progress_bar()
-    source = str(_verified_folder(model, revision)) if model in BUNDLED else model
-    options = {} if Path(source).is_dir() else {"revision": revision}
-    try:
-        return getattr(diffusers, pipeline_class).from_pretrained(
-            source, dtype=getattr(torch, dtype), use_safetensors=True, **options
-        )
-    except (OSError, ValueError, errors.HTTPError) as error:  # re-exported from httpx
-        reason = (
-            explain(error, revision=revision) or f"{str(error).splitlines()[0]}; choose another model in the recipe"
-        )
-        raise UserError(f"cannot load {model} at revision {revision}: {reason}") from error
-
-
-def content_revision(folder: Path) -> str:
-    """Return a hash of the names and bytes of the files below a model's folder, except its card: 40 digits.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != MODEL_CARD)
-    return revision_of({path.relative_to(folder).as_posix(): file_sha256(path) for path in paths})
-
-
-def _verified_folder(model: str, revision: str) -> Path:
-    """Return the folder of a bundled model whose files have the revision.
-
-    Raises:
-        UserError: they have another one, or cannot be read.
-    """
-    folder = BUNDLED[model]
-    try:
-        found = content_revision(folder)
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}; install SynRep-Bench again") from None
-    if found != revision:
-        raise UserError(
-            f"{model}: expected revision {revision}, found {found} in {folder}; install SynRep-Bench again, or give "
-            "the found revision in the recipe"
-        )
-    return folder
-
-
-def _device(cost: Cost) -> str:
-    """Return "cuda" if this process has a GPU and the model is meant for one, else "cpu"."""
-    import torch
-
-    return "cuda" if cost.teraflops and torch.cuda.is_available() else "cpu"
-
-
-@contextlib.contextmanager
-def _one_thread(device: Any) -> Iterator[None]:
-    """Compute on one CPU core within the block, unless `device` is a GPU."""
-    import torch
-
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

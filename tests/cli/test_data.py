@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmark import schema
 from datasets_scripts import recipe, toy
-from datasets_scripts.generation import diffusion
+from datasets_scripts.generation import pipelines
 from datasets_scripts.inspection import contact_sheet
 from tests.cli.test_main import Synrep, assert_one_line, synrep
 from tests.datasets_scripts.inspection.test_audit import weights
@@ -73,7 +73,7 @@ def test_the_estimate_of_toy_is_in_cpu_cores(synrep: Synrep) -> None:
 
 
 def test_a_damaged_bundled_model_is_one_line(synrep: Synrep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(diffusion.BUNDLED, toy.DIFFUSION.model, tmp_path / "model")
+    monkeypatch.setitem(pipelines.BUNDLED, toy.DIFFUSION.model, tmp_path / "model")
     words = ("data", "build", "toy-20-l2", "--data", tmp_path / "data", "--workers", 1)
     assert_one_line(synrep(*words), "synrep-bench/scenes-diffusion: expected revision", "install SynRep-Bench again")
     assert list(tmp_path.iterdir()) == []

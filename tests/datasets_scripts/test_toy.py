@@ -7,12 +7,12 @@ import pytest
 
 from datasets_scripts import recipe, toy
 from datasets_scripts.building.estimate import rates
-from datasets_scripts.generation import diffusion
+from datasets_scripts.generation import pipelines
 from datasets_scripts.scenes import grammar, renderer
 
 
 def test_toy_is_drawn_by_the_bundled_model_on_cpu_cores_at_the_guidance_of_the_paper():
-    assert toy.TOY.text_to_image == toy.DIFFUSION and toy.DIFFUSION.model in diffusion.BUNDLED
+    assert toy.TOY.text_to_image == toy.DIFFUSION and toy.DIFFUSION.model in pipelines.BUNDLED
     assert (toy.TOY.images_per_caption, toy.TOY.guidance) == (10, recipe.GUIDANCE["small"])
     assert toy.DIFFUSION.cost.teraflops == 0 and list(rates(toy.TOY)) == ["CPU core"]
     assert toy.DIFFUSION.iptc_source_type == "trainedAlgorithmicMedia"

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from benchmark.errors import UserError
 from datasets_scripts import toy
 from datasets_scripts.building import build
-from datasets_scripts.generation import diffusion
+from datasets_scripts.generation import diffusion, pipelines
 from datasets_scripts.generation.diffusion import Diffusers
 from datasets_scripts.text_to_image import Cost
 
@@ -23,7 +23,7 @@ CAPTIONS = [
 ]
 SEEDS = [2**64 - 1, 7, 2**63]
 MODEL = toy.DIFFUSION.model
-FOLDER = diffusion.BUNDLED[MODEL]
+FOLDER = pipelines.BUNDLED[MODEL]
 THREE = replace(toy.DIFFUSION, batch=3)
 OTHER = Diffusers(
     model=MODEL, revision=THREE.revision, terms=(), cost=Cost(1), steps=2, size=64, stored=64, dtype="float32", batch=1
@@ -80,7 +80,7 @@ def test_faulty_guidance_would_be_noticed(pipeline, monkeypatch, wrong):
 def test_one_thread_computes_whatever_the_number_of_cores(model, monkeypatch):
     """With several threads, sums are added in another order and bytes differ."""
     threads = []
-    forward = diffusion.load(MODEL, THREE.revision, "float32", PIPELINES[type(model)]).unet.register_forward_pre_hook(
+    forward = pipelines.load(MODEL, THREE.revision, "float32", PIPELINES[type(model)]).unet.register_forward_pre_hook(
         lambda *_: threads.append(torch.get_num_threads())
     )
     torch.set_num_threads(3)
@@ -156,11 +156,11 @@ def with_another_file(folder):
 def folder(tmp_path, monkeypatch):
     """A copy of the bundled model, which is found by its id."""
     shutil.copytree(FOLDER, tmp_path / "model")
-    monkeypatch.setitem(diffusion.BUNDLED, MODEL, tmp_path / "model")
-    diffusion.load.cache_clear()
+    monkeypatch.setitem(pipelines.BUNDLED, MODEL, tmp_path / "model")
+    pipelines.load.cache_clear()
     diffusion._networks.cache_clear()
     yield tmp_path / "model"
-    diffusion.load.cache_clear()
+    pipelines.load.cache_clear()
     diffusion._networks.cache_clear()
 
 
@@ -186,7 +186,7 @@ def test_an_unreadable_file_is_one_line(folder, monkeypatch):
     def denied(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(diffusion, "file_sha256", denied)
+    monkeypatch.setattr(pipelines, "file_sha256", denied)
     with pytest.raises(UserError, match=r"^cannot read .*: Permission denied; install SynRep-Bench again$"):
         THREE.verify()
 

@@ -186,7 +186,9 @@ def test_cost_matches_counted_flops():
     assert replace(first, size=768).cost.teraflops == pytest.approx(220.7, rel=0.1)
     assert replace(first, size=256).cost.teraflops == pytest.approx(18.6, rel=0.1)
     assert replace(first, steps=25).cost.teraflops == pytest.approx(25 * 2 * 0.803 + 2.515, rel=0.001)
-    assert replace(first, stored=512).cost.bytes == 4 * first.cost.bytes
+    assert first.cost.bytes == 18_000 and replace(first, stored=512).cost.bytes - 1_000 == 4 * 17_000
+    on_cpu = replace(first, core_seconds=0.1).cost
+    assert (on_cpu.teraflops, on_cpu.core_seconds, on_cpu.bytes) == (0.0, 0.1, 18_000)
 
 
 @pytest.mark.parametrize("special", [-1.0, 1.0], ids=["special care everywhere", "special care nowhere"])
