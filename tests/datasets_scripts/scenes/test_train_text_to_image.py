@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 
 from benchmark.files import read_json
 from datasets_scripts import recipe, toy
-from datasets_scripts.generation.diffusion import BUNDLED
+from datasets_scripts.generation.pipelines import BUNDLED
 from datasets_scripts.scenes import evaluation_sets, grammar, renderer
 from datasets_scripts.scenes import train_text_to_image as trainer
 
