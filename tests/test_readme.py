@@ -39,6 +39,7 @@ def test_every_link_of_the_readme_leads_somewhere() -> None:
         "docs/datasets.md",
         "docs/evaluation.md",
         "docs/results.md",
+        "docs/scenes.md",
         "docs/training.md",
     ):
         place = ROOT / document
