@@ -125,7 +125,7 @@ DIFFUSION = StableDiffusion(
     stored=grammar.SIZE,
     dtype="float32",
     batch=64,
-    core_seconds=0.075,
+    core_seconds=0.055,
 )
 """The text-to-image model of the scenes."""
 
