@@ -95,9 +95,7 @@ def agreement(found: Factors, scenes: Sequence[grammar.Scene]) -> Agreement:
     """Compare what N images show with what their captions say."""
     layout_N, background_N, attributes_N2F = described(scenes)
     named_N2 = attributes_N2F[..., 0] >= 0
-    kept_N2F, exchanged_N2F = (
-        (read_N2F == attributes_N2F) & named_N2[..., None] for read_N2F in (found.attributes, found.attributes[:, ::-1])
-    )
+    kept_N2F, exchanged_N2F = found.attributes == attributes_N2F, found.attributes[:, ::-1] == attributes_N2F
     swapped_N = exchanged_N2F.sum((1, 2)) > kept_N2F.sum((1, 2))
     right_N2F = np.where(swapped_N[:, None, None], exchanged_N2F, kept_N2F)
     pair_N = layout_N > 0

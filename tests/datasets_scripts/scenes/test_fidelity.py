@@ -154,6 +154,16 @@ def test_a_mistake_is_not_diversity() -> None:
     assert fidelity.measure([caption] * 12, turned).diversity["position"].value > 9
 
 
+def test_the_hue_of_a_wrong_color_does_not_count_if_the_objects_are_exchanged() -> None:
+    """Of six exchanged images, the star is green instead of red in half."""
+    exchanged = grammar.parse(PAIR).swapped().caption
+    repeated, found = images([exchanged, exchanged.replace("red", "green")], 3)
+    alone = fidelity.measure([PAIR] * 3, found.select(np.arange(3)))
+    mixed = fidelity.measure([PAIR] * len(repeated), found)
+    assert 0 < alone.diversity["hue"].value < 12
+    assert mixed.diversity["hue"].value < 12
+
+
 def test_the_pairs_of_different_captions_are_those_that_distances_give() -> None:
     rng = np.random.default_rng(0)
     values, unit = rng.normal(size=(20, 3)), rng.integers(0, 5, 20)
