@@ -23,8 +23,6 @@ from datasets_scripts.recipe import GUIDANCE, Caption, Recipe
 from datasets_scripts.scenes import grammar, renderer
 from datasets_scripts.text_to_image import GeneratedImage, Terms
 
-PAIR_FRACTION = 0.5
-"""Fraction of captions with two objects."""
 WRONG_FRACTION = 0.25
 """Fraction of the images of `toy-noisy` whose caption has a wrong word."""
 WORDS = {
@@ -48,7 +46,7 @@ class GrammarCaptions:
     @property
     def version(self) -> str:
         """Grammar version, count, fraction of pairs and random key."""
-        return f"scenes grammar {grammar.VERSION}, {self.count} captions, {PAIR_FRACTION} pairs, Philox key 0"
+        return f"scenes grammar {grammar.VERSION}, {self.count} captions, {grammar.PAIR_FRACTION} pairs, Philox key 0"
 
     @property
     def expected_count(self) -> int:
@@ -57,7 +55,9 @@ class GrammarCaptions:
 
     def __iter__(self) -> Iterator[Caption]:
         rng = np.random.Generator(np.random.Philox(key=0))
-        single_count = max(min(self.count - round(self.count * PAIR_FRACTION), grammar.SINGLES), self.count - _DOUBLES)
+        single_count = max(
+            min(self.count - round(self.count * grammar.PAIR_FRACTION), grammar.SINGLES), self.count - _DOUBLES
+        )
         singles = rng.choice(grammar.SINGLES, single_count, replace=False)
         doubles = grammar.SINGLES + rng.choice(_DOUBLES, self.count - single_count, replace=False)
         for index in rng.permutation(np.concatenate((singles, doubles))):

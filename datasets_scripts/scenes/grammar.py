@@ -45,6 +45,9 @@ RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": 
 """Words -> direction from the second object to the first."""
 BACKGROUNDS = ("a plain wall", "a brick wall", "grass", "sand", "water", "the night sky")
 
+PAIR_FRACTION = 0.5
+"""Fraction of sampled captions with two objects."""
+
 
 @dataclass(frozen=True)
 class Object:

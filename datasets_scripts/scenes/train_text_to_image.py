@@ -44,7 +44,6 @@ from transformers import AddedToken, CLIPTextConfig, CLIPTextModel, CLIPTokenize
 
 from benchmark.files import atomic_replace, write_json
 from datasets_scripts.scenes import grammar, renderer
-from datasets_scripts.toy import PAIR_FRACTION
 
 SEED = 0
 LATENT_CHANNELS = 8
@@ -96,7 +95,7 @@ def image_seed(number: int) -> int:
 def caption(number: int) -> str:
     """Return the caption of training image `number`: uniform over those with one object, or over those with two."""
     rng = np.random.Generator(np.random.Philox(key=[image_seed(number), 2]))
-    pair = rng.random() < PAIR_FRACTION
+    pair = rng.random() < grammar.PAIR_FRACTION
     index = rng.integers(grammar.SINGLES, grammar.CAPTIONS) if pair else rng.integers(grammar.SINGLES)
     return grammar.scene(int(index)).caption
 

@@ -77,7 +77,7 @@ def test_latents_and_captions_of_a_row_belong_together(words):
 
 def test_half_of_the_captions_have_two_objects_and_all_words_occur():
     scenes = [grammar.parse(trainer.caption(number)) for number in range(2_000)]
-    assert abs(sum(scene.second is not None for scene in scenes) / 2_000 - toy.PAIR_FRACTION) < 0.04
+    assert abs(sum(scene.second is not None for scene in scenes) / 2_000 - grammar.PAIR_FRACTION) < 0.04
     assert {scene.relation for scene in scenes} == {None, *grammar.RELATIONS}
     things = [thing for scene in scenes for thing in scene.objects]
     for factor, known in toy.WORDS.items():
