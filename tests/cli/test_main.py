@@ -184,7 +184,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("run main-11k", ["experiment main needs a size, found '11k'", "choose one of: main-smoke"]),
         ("run smoke-10k", ["experiment 'smoke-10k'", "choose one of: ablations, demo, language, main, smoke"]),
         ("run ablations-smoke-x", ["comparison of experiment ablations-smoke 'ablations-smoke-x'", "-smoke-images, "]),
-        ("run main-10k --only mae", ["method of experiment main-10k 'mae'", "choose one of"]),
+        ("run main-10k --only byol", ["method of experiment main-10k 'byol'", "choose one of"]),
         ("data captions cc3m-real", ["no folder data/originals/cc3m-wds", "put the tars of real images there"]),
         ("run smoke --only nosuch", ["method of experiment smoke 'nosuch'", METHODS]),
         ("run smoke --only simclr --only nosuch", ["'nosuch'", METHODS]),

@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 from benchmark.files import read_json
 from datasets_scripts import recipe, toy
 from datasets_scripts.generation.pipelines import BUNDLED
-from datasets_scripts.scenes import evaluation_sets, grammar, renderer
+from datasets_scripts.scenes import diffusion_networks, evaluation_sets, grammar, renderer
 from datasets_scripts.scenes import train_text_to_image as trainer
 
 ROOT = Path(__file__).parents[3]
@@ -34,12 +34,12 @@ def test_every_word_of_the_grammar_is_one_token(words):
     texts |= {grammar.scene(index).caption for index in range(0, grammar.SINGLES, 5)}
     for text in texts:
         assert len(words(text).input_ids) == len(text.split()) + 2, text
-    assert max(len(text.split()) for text in texts) + 2 <= trainer.TOKENS
+    assert max(len(text.split()) for text in texts) + 2 <= diffusion_networks.TOKENS
 
 
 def test_other_words_are_spelled_and_long_texts_truncated(words):
     assert words.convert_ids_to_tokens(words("A dog").input_ids)[1:-1] == ["a", "d", "o", "g</w>"]
-    assert trainer.tokenize(words, ["sand " * 10_000, ""]).shape == (2, trainer.TOKENS)
+    assert trainer.tokenize(words, ["sand " * 10_000, ""]).shape == (2, diffusion_networks.TOKENS)
 
 
 def test_tokens_are_those_of_the_pipeline(words):

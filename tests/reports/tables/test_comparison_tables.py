@@ -370,7 +370,7 @@ def test_check_names_stale_missing_and_extra_files(smoke: list[Record], tmp_path
     name = "linear_probe.synrep"
     assert check_tables(smoke, tmp_path) == [f"missing: {name}.tex", "extra: knn.csv", f"stale: {name}.md"]
     stale = [line for line in check_tables(smoke[:-1], tmp_path) if "ranking" not in line]
-    assert stale[-2:] == [f"stale: {name}.csv", f"stale: {name}.md"]
+    assert stale[-4:] == [f"stale: {name}.{extension}" for extension in ("csv", "md", "png", "svg")]
     with pytest.raises(UserError, match="no folder"):
         check_tables(smoke, tmp_path / "none")
 
