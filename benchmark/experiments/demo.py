@@ -12,7 +12,7 @@ from benchmark.interfaces import Schedule
 
 SCALE = replace(SCALES["smoke"], captions=200, seeds=(0,))
 """The smallest size with fewer captions: images are drawn in the demo, which is most of its cost."""
-SCHEDULE = Schedule(views=24_000, batch_views=SCALE.batch_views)
+SCHEDULE = Schedule(views=18_000, batch_views=SCALE.batch_views)
 
 EXPERIMENTS = tuple(
     SCALE.experiment(
