@@ -578,6 +578,8 @@ def test_interrupted_run_resumes_with_the_printed_command(
     monkeypatch.setenv("SYNREP_DATA", str(small_dataset.parents[1]))
     steps = 120
     env = with_plug_in("little", LITTLE.format(steps=steps), tmp_path)
+    with (tmp_path / "site" / "sitecustomize.py").open("a") as site:
+        site.write("import benchmark.experiments.little\n")  # in the worker as well, which does the steps
     folder = tmp_path / "my runs" / "train" / "test" / "stablerep" / "1" / "7"
     words = ["synrep", "run", "little", "--only", "stablerep", "--seed", "7", "--out", "my runs", "--jobs", "1"]
     reached = 0
