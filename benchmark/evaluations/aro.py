@@ -23,10 +23,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmark import clusters
 from benchmark.errors import UserError
 from benchmark.evaluations.datasets.catalog import dataset as catalog_row
-from benchmark.evaluations.scoring import captions
+from benchmark.evaluations.scoring import captions, clusters
 from benchmark.evaluations.scoring.aro_symmetric import SYMMETRIC
 from benchmark.evaluations.scoring.intervals import for_each_dataset
 from benchmark.interfaces import DatasetScores, FrozenModel, ImageTextEvaluation, Score, Scores

@@ -17,9 +17,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from benchmark import clusters
 from benchmark.evaluations.datasets.catalog import dataset
-from benchmark.evaluations.scoring import captions, sugarcrepe_types
+from benchmark.evaluations.scoring import captions, clusters, sugarcrepe_types
 from benchmark.evaluations.scoring.influence import mean_influence
 from benchmark.evaluations.scoring.intervals import for_each_dataset
 from benchmark.interfaces import DatasetScores, FrozenModel, ImageTextEvaluation, Score, Scores

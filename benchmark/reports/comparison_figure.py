@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmark import figures
 from benchmark.analysis.ranking import mean_and_spread
+from benchmark.reports import figures
 from benchmark.reports.comparison import Column, ComparisonTable, scores_of
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.rows import Run, group_into_rows

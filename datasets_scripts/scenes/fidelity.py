@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from benchmark import clusters, schema
+from benchmark import schema
 from benchmark.errors import UserError
+from benchmark.evaluations.scoring import clusters
 from benchmark.images import decode_image
 from datasets_scripts.generation.diffusion import resize
 from datasets_scripts.inspection.examine import open_parquet, rows_of

@@ -16,9 +16,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmark import figures
 from benchmark.files import atomic_replace, write_bytes, write_json
 from benchmark.hub import cards
+from benchmark.reports import figures
 from datasets_scripts import recipe
 from datasets_scripts.generation.diffusion import resize
 from datasets_scripts.scenes import fidelity, grammar, renderer

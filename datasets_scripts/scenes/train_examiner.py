@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark import clusters
+from benchmark.evaluations.scoring import clusters
 from benchmark.files import atomic_replace, write_bytes, write_json
 from benchmark.hub import cards
 from benchmark.images import decode_image

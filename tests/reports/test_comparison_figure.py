@@ -7,11 +7,10 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from benchmark import figures
 from benchmark.errors import SkipCode
 from benchmark.interfaces import Skipped
 from benchmark.records.schema import Record
-from benchmark.reports import build
+from benchmark.reports import build, figures
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.tables import linear_probe
 from tests.reports.tables.conftest import measured, record

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmark import clusters
 from benchmark.errors import UserError
 from benchmark.evaluations.datasets.catalog import Dataset
 from benchmark.evaluations.datasets.splits import IMAGE_SHA256, open_split
+from benchmark.evaluations.scoring import clusters
 from benchmark.evaluations.scoring.influence import macro_mean_influence, mean_influence
 from benchmark.files import sha256_json
 from benchmark.interfaces import FrozenModel, LabeledImages, Score

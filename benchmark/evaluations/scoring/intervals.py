@@ -7,11 +7,11 @@ from statistics import NormalDist
 import numpy as np
 from scipy.stats import binom
 
-from benchmark.clusters import LEVEL
 from benchmark.errors import MissingDataset, SkipCode
 from benchmark.evaluations.datasets.splits import keyed_bits
 from benchmark.interfaces import DatasetScores, Score, Scores, Skipped
 
+LEVEL = 0.95
 RESAMPLINGS = 10_000
 
 

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from benchmark import figures
 from benchmark.analysis.ranking import mean_and_spread
-from benchmark.figures import COLORS, MARKERS
+from benchmark.reports import figures
+from benchmark.reports.figures import COLORS, MARKERS
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.published.protocols import Column
 from benchmark.reports.published.rows import Comparison, Row, canonical_method

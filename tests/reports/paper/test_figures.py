@@ -14,7 +14,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmark import figures
+from benchmark.reports import figures
 from benchmark.reports.published import plot
 from tests.fixtures.paper_records import NUMBERS, SMOKE, report_inputs, run
 from tests.reports.published.test_rows import HEAD, build, rows

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmark import clusters
-from benchmark.evaluations.scoring import intervals
+from benchmark.evaluations.scoring import clusters, intervals
 
 
 def simulate(rng, units, each, within, value):

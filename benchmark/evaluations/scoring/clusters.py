@@ -12,9 +12,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+from benchmark.evaluations.scoring.intervals import LEVEL
 from benchmark.interfaces import Score
 
-LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
