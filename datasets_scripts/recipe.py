@@ -143,8 +143,12 @@ def image_seed(revision: str, caption: int, index: int) -> int:
 
     It is a hash of the recipe's revision, the caption id and the index, so it depends on no order and on no rank.
     """
-    key = f"{revision} {caption} {index}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+    return seed_of(revision, caption, index)
+
+
+def seed_of(*parts: object) -> int:
+    """Return a 64-bit seed: a hash of `parts`, whose first one names a stream of its own."""
+    return int.from_bytes(hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
 
 
 def image_guidance(schedule: tuple[float, ...], caption: int, index: int) -> float:

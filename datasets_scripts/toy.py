@@ -25,13 +25,6 @@ from datasets_scripts.text_to_image import GeneratedImage, Terms
 
 WRONG_FRACTION = 0.25
 """Fraction of the images of `toy-noisy` whose caption has a wrong word."""
-WORDS = {
-    "size": tuple(grammar.SIZES),
-    "colour": tuple(grammar.COLOURS),
-    "texture": grammar.TEXTURES,
-    "shape": grammar.SHAPES,
-}
-"""Attribute of an object -> its possible words."""
 _DOUBLES = grammar.CAPTIONS - grammar.SINGLES
 """Number of captions with two objects."""
 
@@ -105,7 +98,7 @@ def depicted_caption(caption: str, seed: int) -> str:
         return caption
     scene = grammar.parse(caption)
     attribute = str(rng.choice([field.name for field in fields(grammar.Object)]))
-    others = [word for word in WORDS[attribute] if word != getattr(scene.first, attribute)]
+    others = [word for word in grammar.ATTRIBUTES[attribute] if word != getattr(scene.first, attribute)]
     return replace(scene, first=replace(scene.first, **{attribute: str(rng.choice(others))})).caption
 
 

@@ -10,7 +10,6 @@
 Image seeds are hashes of dataset, split and row, so no evaluation image occurs in training or in another split.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from benchmark.hub import cards
 from datasets_scripts.building.build import claim_folder
 from datasets_scripts.generation import provenance, shards
 from datasets_scripts.generation.generate import IMAGE, encode
-from datasets_scripts.recipe import revision_of
+from datasets_scripts.recipe import revision_of, seed_of
 from datasets_scripts.scenes import grammar, renderer
 
 VERSION = 1
@@ -42,18 +41,13 @@ ARO_IMAGES = 1000
 Row = dict[str, Any]
 
 
-def _seed(*parts: object) -> int:
-    """Return a 64-bit seed: a hash of `parts`."""
-    return int.from_bytes(hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
-
-
 def _rng(*parts: object) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=_seed("captions", *parts)))
+    return np.random.Generator(np.random.Philox(key=seed_of("captions", *parts)))
 
 
 def _row(name: str, split: str, number: int, scene: grammar.Scene) -> tuple[Row, renderer.Rendering]:
     """Render a scene; return its row (id, image, caption) and the rendering."""
-    rendering = renderer.render(scene.caption, _seed(name, split, number))
+    rendering = renderer.render(scene.caption, seed_of(name, split, number))
     image = {"bytes": encode(rendering.image, provenance.ALGORITHMIC), "path": f"{split}-{number:05d}.jpg"}
     return {"id": f"{split}-{number:05d}", "image": image, "caption": scene.caption}, rendering
 

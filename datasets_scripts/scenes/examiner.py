@@ -26,13 +26,6 @@ from datasets_scripts.scenes.renderer import ROTATION, Rendering
 
 WEIGHTS = Path(__file__).with_name("examiner.safetensors")
 LAYOUTS = ("one object", "side by side", "one above the other")
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "size": tuple(grammar.SIZES),
-    "colour": tuple(grammar.COLOURS),
-    "texture": grammar.TEXTURES,
-    "shape": grammar.SHAPES,
-}
-"""Attribute of an object -> its words, in the order of the classes."""
 ROUND = ("circle", "ring")
 """Shapes that show no rotation."""
 BATCH = 256
@@ -90,7 +83,7 @@ class Examiner(nn.Module):
         self.background = nn.Linear(channels, len(grammar.BACKGROUNDS))
         self.object = nn.Sequential(nn.Linear(channels + 2, 2 * channels), nn.ReLU())
         self.attributes = nn.ModuleDict(
-            {name: nn.Linear(2 * channels, len(words)) for name, words in ATTRIBUTES.items()}
+            {name: nn.Linear(2 * channels, len(words)) for name, words in grammar.ATTRIBUTES.items()}
         )
         self.measures = nn.Linear(2 * channels, 5)
 
@@ -173,11 +166,13 @@ def read(images_NHW3: np.ndarray, examiner: Examiner | None = None) -> Readings:
 def _read_batch(images_NHW3: np.ndarray, examiner: Examiner) -> Readings:
     found = {name: values.double().numpy() for name, values in examiner(as_input(images_NHW3)).items()}
     layout = found["layout"].argmax(1)
-    attributes = np.stack([found[name].argmax(2) for name in ATTRIBUTES], 2)
+    attributes = np.stack([found[name].argmax(2) for name in grammar.ATTRIBUTES], 2)
     measures = found["measures"]
     absent = np.stack((np.zeros_like(layout, bool), layout == 0), 1)
     attributes[absent], measures[absent] = -1, np.nan
-    still = np.isin(attributes[..., list(ATTRIBUTES).index("shape")], [grammar.SHAPES.index(shape) for shape in ROUND])
+    still = np.isin(
+        attributes[..., list(grammar.ATTRIBUTES).index("shape")], [grammar.SHAPES.index(shape) for shape in ROUND]
+    )
     return Readings(
         layout=layout,
         background=found["background"].argmax(1),
@@ -200,13 +195,13 @@ def slots(scene: grammar.Scene) -> tuple[int, list[int]]:
 def described(scenes: Sequence[grammar.Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return layout (N), background (N) and attributes (N, 2, F) that captions describe, as in `Factors`."""
     layout, background = np.zeros(len(scenes), np.int64), np.zeros(len(scenes), np.int64)
-    attributes = np.full((len(scenes), 2, len(ATTRIBUTES)), -1)
+    attributes = np.full((len(scenes), 2, len(grammar.ATTRIBUTES)), -1)
     for n, scene in enumerate(scenes):
         layout[n], order = slots(scene)
         background[n] = grammar.BACKGROUNDS.index(scene.background)
         for slot, number in enumerate(order):
             thing = scene.objects[number]
-            attributes[n, slot] = [words.index(getattr(thing, name)) for name, words in ATTRIBUTES.items()]
+            attributes[n, slot] = [words.index(getattr(thing, name)) for name, words in grammar.ATTRIBUTES.items()]
     return layout, background, attributes
 
 

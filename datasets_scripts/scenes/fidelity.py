@@ -14,7 +14,6 @@ Images of one caption are dependent: all intervals have captions as clusters.
 Shapes: N images, C captions, 2 slots, F attributes of an object, D features.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial.distance import cdist
 from tabulate import tabulate
 
 from benchmark import schema
@@ -30,8 +30,9 @@ from benchmark.evaluations.scoring import clusters
 from benchmark.images import decode_image
 from datasets_scripts.generation.diffusion import resize
 from datasets_scripts.inspection.examine import open_parquet, rows_of
+from datasets_scripts.recipe import seed_of
 from datasets_scripts.scenes import grammar, renderer
-from datasets_scripts.scenes.examiner import ATTRIBUTES, Factors, Readings, described, load, read
+from datasets_scripts.scenes.examiner import Factors, Readings, described, load, read
 
 MAX_IMAGES = 20_000
 """Images of a dataset that are read: those of its first captions, which are in random order."""
@@ -101,7 +102,7 @@ def agreement(found: Factors, scenes: Sequence[grammar.Scene]) -> Agreement:
     right_N2F = np.where(swapped_N[:, None, None], exchanged_N2F, kept_N2F)
     pair_N = layout_N > 0
     factors = {"objects": ((found.layout > 0) == pair_N).astype(float)}
-    factors |= {name: np.where(named_N2, right_N2F[..., f], np.nan) for f, name in enumerate(ATTRIBUTES)}
+    factors |= {name: np.where(named_N2, right_N2F[..., f], np.nan) for f, name in enumerate(grammar.ATTRIBUTES)}
     factors["relation"] = np.where(pair_N, (found.layout == layout_N) & ~swapped_N, np.nan)
     factors["background"] = (found.background == background_N).astype(float)
     columns = np.column_stack(list(factors.values()))
@@ -211,7 +212,7 @@ def near_duplicates(features_ND: np.ndarray, unit_N: np.ndarray) -> np.ndarray:
     order = np.argsort(unit_N, kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(unit_N[order])) + 1):
         own = features_ND[members].astype(np.float64)
-        distance = np.sqrt(np.square(own[:, None] - own).sum(2))
+        distance = cdist(own, own)
         np.fill_diagonal(distance, np.inf)
         near_N[members] = distance.min(1, initial=np.inf) < NEAR
     return near_N
@@ -246,10 +247,7 @@ def measure(captions: Sequence[str], found: Readings) -> Fidelity:
 
 def rendered(captions: Sequence[str]) -> Fidelity:
     """Return the fidelity and diversity of renderings of captions, one image for each: those of reality."""
-    images = [
-        renderer.render(caption, int.from_bytes(hashlib.blake2b(f"reference {n}".encode(), digest_size=8).digest()))
-        for n, caption in enumerate(captions)
-    ]
+    images = [renderer.render(caption, seed_of("reference", n)) for n, caption in enumerate(captions)]
     return measure(captions, read(np.stack([each.image for each in images])))
 
 

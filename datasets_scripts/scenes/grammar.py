@@ -17,6 +17,8 @@ import itertools
 import re
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from benchmark.errors import UserError
 from datasets_scripts.scenes import shapes
 
@@ -41,6 +43,13 @@ COLOURS = {
 """Word -> range of the hue, degrees."""
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 SHAPES = tuple(shapes.DISTANCE)
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "size": tuple(SIZES),
+    "colour": tuple(COLOURS),
+    "texture": TEXTURES,
+    "shape": SHAPES,
+}
+"""Attribute of an object -> its words."""
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 """Words -> direction from the second object to the first."""
 BACKGROUNDS = ("a plain wall", "a brick wall", "grass", "sand", "water", "the night sky")
@@ -89,7 +98,7 @@ class Scene:
         return replace(self, first=self.second, second=self.first)
 
 
-KINDS = tuple(Object(*words) for words in itertools.product(SIZES, COLOURS, TEXTURES, SHAPES))
+KINDS = tuple(Object(*words) for words in itertools.product(*ATTRIBUTES.values()))
 """All distinct objects."""
 SINGLES = len(KINDS) * len(BACKGROUNDS)
 """Number of captions with one object: 3,072."""
@@ -107,6 +116,11 @@ def scene(index: int) -> Scene:
     first, second = divmod(rest, len(KINDS) - 1)
     second += second >= first
     return Scene(KINDS[first], KINDS[second], list(RELATIONS)[relation], BACKGROUNDS[background])
+
+
+def sample(rng: np.random.Generator, pair: bool) -> Scene:
+    """Return a scene sampled uniformly from those with two objects, or from those with one."""
+    return scene(int(rng.integers(SINGLES, CAPTIONS) if pair else rng.integers(SINGLES)))
 
 
 _OBJECT = rf"a ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(TEXTURES)}) ({'|'.join(SHAPES)})"

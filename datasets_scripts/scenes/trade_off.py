@@ -7,7 +7,6 @@ examiner reads the images. Renderings of the same captions are the reference: wh
 """
 
 import argparse
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from benchmark.hub import cards
 from benchmark.reports import figures
 from datasets_scripts import recipe
 from datasets_scripts.generation.diffusion import resize
+from datasets_scripts.recipe import seed_of
 from datasets_scripts.scenes import fidelity, grammar, renderer
-from datasets_scripts.scenes.examiner import load, read
+from datasets_scripts.scenes.examiner import read
 from datasets_scripts.text_to_image import TextToImage
 
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0)
@@ -35,31 +35,26 @@ SPREADS = ("position", "rotation", "hue", "features")
 SHEET = (1.0, 3.0, 8.0)
 """Guidance of the rows of the contact sheet."""
 SHEET_CAPTIONS = 8
+STREAM = "trade-off"
+"""Name of the hash stream of captions and images."""
 RESULTS = Path("results/scenes")
-
-
-def _hash(*parts: object) -> int:
-    """Return a 64-bit seed of a stream of its own."""
-    key = " ".join(map(str, ("trade-off", *parts)))
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
 
 
 def captions(count: int) -> list[str]:
     """Return `count` captions, alternately of one and of two objects."""
-    bounds = ((0, grammar.SINGLES), (grammar.SINGLES, grammar.CAPTIONS))
-    rngs = [np.random.Generator(np.random.Philox(key=_hash(n))) for n in range(count)]
-    return [grammar.scene(int(rng.integers(*bounds[n % 2]))).caption for n, rng in enumerate(rngs)]
+    rngs = [np.random.Generator(np.random.Philox(key=seed_of(STREAM, n))) for n in range(count)]
+    return [grammar.sample(rng, pair=n % 2 == 1).caption for n, rng in enumerate(rngs)]
 
 
 def measure(model: TextToImage, chosen: Sequence[str], images: int, guidance: float) -> dict[str, Any]:
     """Return fidelity and diversity, as JSON, of `images` drawings of each caption at one guidance."""
     repeated = [caption for caption in chosen for _ in range(images)]
-    seeds = [_hash(caption, k) for caption in chosen for k in range(images)]
+    seeds = [seed_of(STREAM, caption, k) for caption in chosen for k in range(images)]
     drawn = list(model(repeated, seeds, [guidance] * len(repeated)))
     kept = [
         (caption, resize(each.image, grammar.SIZE)) for caption, each in zip(repeated, drawn) if each.image is not None
     ]
-    found = read(np.stack([image for _, image in kept]), load())
+    found = read(np.stack([image for _, image in kept]))
     return fidelity.measure([caption for caption, _ in kept], found).as_json()
 
 
@@ -163,7 +158,7 @@ def contact_sheet(model: TextToImage) -> Image.Image:
     A column has the same seed in all rows. An image that the model could not draw is black. Pixels are doubled.
     """
     chosen = captions(2 * SHEET_CAPTIONS)[1::2]
-    seeds = [_hash(caption, 0) for caption in chosen]
+    seeds = [seed_of(STREAM, caption, 0) for caption in chosen]
     rows = [[renderer.render(*each).image for each in zip(chosen, seeds, strict=True)]]
     blank = np.zeros_like(rows[0][0])
     for value in SHEET:

@@ -14,9 +14,7 @@ Shapes: as in `examiner`.
 """
 
 import argparse
-import hashlib
 import io
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,9 +31,11 @@ from benchmark.evaluations.scoring import clusters
 from benchmark.files import atomic_replace, write_bytes, write_json
 from benchmark.hub import cards
 from benchmark.images import decode_image
+from datasets_scripts.recipe import seed_of
 from datasets_scripts.scenes import grammar, renderer
-from datasets_scripts.scenes.examiner import ATTRIBUTES, WEIGHTS, Examiner, Factors, as_input, load, read, truth
+from datasets_scripts.scenes.examiner import WEIGHTS, Examiner, Factors, as_input, load, read, truth
 from datasets_scripts.scenes.grammar import SIZE
+from datasets_scripts.scenes.schedule import warmup_cosine
 
 STREAM = "examiner 0"
 """Name of the hash stream of the images."""
@@ -57,14 +57,13 @@ Batch = tuple[np.ndarray, Factors]
 
 def image_seed(split: str, number: int) -> int:
     """Return the 64-bit renderer seed of image `number` of the split "train" or "test"."""
-    return int.from_bytes(hashlib.blake2b(f"{STREAM} {split} {number}".encode(), digest_size=8).digest(), "big")
+    return seed_of(STREAM, split, number)
 
 
 def scene(split: str, number: int) -> grammar.Scene:
     """Return the scene of an image, uniform over those with two objects or, if the number is odd, with one."""
     rng = np.random.Generator(np.random.Philox(key=[image_seed(split, number), 1]))
-    bounds = (0, grammar.SINGLES) if number % 2 else (grammar.SINGLES, grammar.CAPTIONS)
-    return grammar.scene(int(rng.integers(*bounds)))
+    return grammar.sample(rng, pair=number % 2 == 0)
 
 
 def smooth(image: np.ndarray, seed: int) -> np.ndarray:
@@ -111,7 +110,7 @@ def losses(found: dict[str, Tensor], factors: Factors) -> dict[str, Tensor]:
         factors: The truth.
     """
     classes = {"layout": factors.layout, "background": factors.background}
-    classes |= {name: factors.attributes[..., number] for number, name in enumerate(ATTRIBUTES)}
+    classes |= {name: factors.attributes[..., number] for number, name in enumerate(grammar.ATTRIBUTES)}
     result = {
         name: functional.cross_entropy(
             found[name].flatten(0, -2),
@@ -144,9 +143,7 @@ def train(steps: int, report: Callable[[dict[str, float]], None]) -> Examiner:
     others = [parameter for parameter in examiner.parameters() if parameter.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, WARMUP))
     started = time.monotonic()
     for step, (images, factors) in enumerate(_batches(steps)):
         with torch.autocast("cpu", torch.bfloat16):
@@ -180,7 +177,7 @@ def accuracy(found: Factors, true: Factors) -> dict[str, clusters.Score]:
     shown_N2 = true.attributes[..., 0] >= 0
     unit_M = np.repeat(number_N, shown_N2.sum(1))
     correct_N2F = found.attributes == true.attributes
-    result = {name: clusters.share(correct_N2F[..., f][shown_N2], unit_M) for f, name in enumerate(ATTRIBUTES)}
+    result = {name: clusters.share(correct_N2F[..., f][shown_N2], unit_M) for f, name in enumerate(grammar.ATTRIBUTES)}
     result["layout"] = clusters.share(found.layout == true.layout, number_N)
     result["background"] = clusters.share(found.background == true.background, number_N)
     return result

@@ -23,8 +23,6 @@ Shapes: B images of a batch, C channels of a latent, hw its pixels, HW pixels of
 
 import argparse
 import copy
-import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,9 +37,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.utils import make_grid
 from transformers import CLIPTokenizer
 
 from benchmark.files import atomic_replace, write_json
+from datasets_scripts.recipe import seed_of
 from datasets_scripts.scenes import grammar, renderer
 from datasets_scripts.scenes.diffusion_networks import (
     LATENT_CHANNELS,
@@ -53,6 +54,7 @@ from datasets_scripts.scenes.diffusion_networks import (
     tokenize,
     tokenizer,
 )
+from datasets_scripts.scenes.schedule import warmup_cosine
 
 SEED = 0
 OBJECT_WEIGHT = 3.0
@@ -80,8 +82,8 @@ class Stage:
     warmup: int = 200
 
     def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate: linear warm-up, then half a cosine to zero."""
-        return self.learning_rate * min(1.0, (step + 1) / self.warmup) * (1 + math.cos(math.pi * step / self.steps)) / 2
+        """Return the learning rate of a step."""
+        return self.learning_rate * warmup_cosine(step, self.steps, self.warmup)
 
 
 AUTOENCODER = Stage("autoencoder", steps=6_000, batch=16, learning_rate=1.5e-3)
@@ -90,16 +92,13 @@ DENOISER = Stage("denoiser", steps=9_000, batch=64, learning_rate=1e-3)
 
 def image_seed(number: int) -> int:
     """Return the 64-bit renderer seed of training image `number`, of a stream of its own."""
-    key = f"text-to-image training {SEED} {number}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+    return seed_of("text-to-image training", SEED, number)
 
 
 def caption(number: int) -> str:
     """Return the caption of training image `number`: uniform over those with one object, or over those with two."""
     rng = np.random.Generator(np.random.Philox(key=[image_seed(number), 2]))
-    pair = rng.random() < grammar.PAIR_FRACTION
-    index = rng.integers(grammar.SINGLES, grammar.CAPTIONS) if pair else rng.integers(grammar.SINGLES)
-    return grammar.scene(int(index)).caption
+    return grammar.sample(rng, pair=rng.random() < grammar.PAIR_FRACTION).caption
 
 
 class TrainingImages(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -183,8 +182,7 @@ def denoiser_losses(denoiser: Denoiser, latents_NChw: Tensor, tokens_NT: Tensor,
 
 def generator(stage: Stage, step: int) -> torch.Generator:
     """Return the source of randomness of a step, so that a step does not depend on those before it."""
-    digest = hashlib.blake2b(f"{stage.name} {SEED} {step}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    return torch.Generator().manual_seed(seed_of(stage.name, SEED, step) >> 1)
 
 
 def train(stage: Stage, network: nn.Module, losses: Losses, folder: Path, draw: Callable[[], Image.Image]) -> None:
@@ -295,9 +293,8 @@ def samples(pipeline: StableDiffusionPipeline) -> Image.Image:
 
 def sheet(images_B3HW: Tensor) -> Image.Image:
     """Arrange images in [-1, 1] in rows of 16, at twice their size."""
-    pixels = ((images_B3HW.float().clamp(-1, 1).cpu() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    rows = [np.concatenate(list(pixels[start : start + 16]), axis=1) for start in range(0, len(pixels), 16)]
-    return Image.fromarray(np.concatenate(rows).repeat(2, axis=0).repeat(2, axis=1))
+    grid_3HW = make_grid(images_B3HW.float().clamp(-1, 1).cpu(), nrow=16, padding=0)
+    return to_pil_image(((grid_3HW + 1) * 127.5).round().byte().repeat_interleave(2, 1).repeat_interleave(2, 2))
 
 
 def train_all(folder: Path) -> None:

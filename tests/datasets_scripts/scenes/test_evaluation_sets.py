@@ -14,7 +14,7 @@ from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.files import file_sha256
 from datasets_scripts import toy
-from datasets_scripts.recipe import image_seed
+from datasets_scripts.recipe import image_seed, seed_of
 from datasets_scripts.scenes import evaluation_sets, grammar, renderer
 from tests.fixtures import seen_scenes
 
@@ -105,7 +105,7 @@ def test_published_seeds_are_all_different_and_none_is_a_training_seed():
     sizes = {(name, split): evaluation_sets.PROBE[split] for name, split in probes}
     sizes["scenes-groups", "test"] = 14 * evaluation_sets.GROUP_IMAGES
     sizes |= {(f"scenes-{name}", "test"): evaluation_sets.ARO_IMAGES for name in ("relation", "attribution", "order")}
-    seeds = {evaluation_sets._seed(*which, number) for which, count in sizes.items() for number in range(count)}
+    seeds = {seed_of(*which, number) for which, count in sizes.items() for number in range(count)}
     assert len(seeds) == sum(sizes.values())
     revision, captions = toy.TOY.revision, list(toy.TOY.captions)[:500]
     training = {image_seed(revision, c.caption_id, k) for c in captions for k in range(10)}

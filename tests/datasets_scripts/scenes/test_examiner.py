@@ -10,7 +10,7 @@ from datasets_scripts import recipe
 from datasets_scripts.generation import provenance
 from datasets_scripts.generation.generate import encode
 from datasets_scripts.scenes import evaluation_sets, examiner, grammar, renderer, train_examiner
-from datasets_scripts.scenes.examiner import ATTRIBUTES, Factors
+from datasets_scripts.scenes.examiner import Factors
 
 PAIR = "a large red striped star {} a small blue plain circle on sand"
 
@@ -94,7 +94,7 @@ def test_no_image_of_the_examiner_is_one_of_a_dataset() -> None:
     own = {train_examiner.image_seed("train", number) for number in range(count)}
     held_out = {train_examiner.image_seed("test", number) for number in range(train_examiner.TEST_BATCHES * 96)}
     others = {
-        evaluation_sets._seed(name, split, number)
+        recipe.seed_of(name, split, number)
         for name in evaluation_sets.SETS
         for split in ("train", "test")
         for number in range(3_000)
@@ -116,7 +116,7 @@ def test_what_an_image_does_not_show_has_no_loss() -> None:
     images, true = rendered(["a small red plain circle on sand"])
     found = {name: values.detach() for name, values in network(examiner.as_input(images)).items()}
     before = train_examiner.losses(found, true)
-    for name in ATTRIBUTES:
+    for name in grammar.ATTRIBUTES:
         found[name][:, 1] += 9 * torch.randn_like(found[name][:, 1])
     found["measures"][:, 1] += 9
     found["measures"][:, 0, 2] += 9  # the rotation of a circle

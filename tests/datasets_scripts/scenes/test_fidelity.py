@@ -57,7 +57,7 @@ def test_one_fault_is_one_wrong_factor(shown: str, wrong: set[str]) -> None:
     found = judged(PAIR, shown)
     assert {name for name, right in found.items() if 0 in right} == {*wrong, "all"}
     assert sum(found["shape"] + found["colour"] + found["texture"] + found["size"]) == 8 - len(
-        wrong & {*examiner.ATTRIBUTES}
+        wrong & {*grammar.ATTRIBUTES}
     )
 
 

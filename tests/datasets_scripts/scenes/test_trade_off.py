@@ -88,7 +88,7 @@ def test_the_contact_sheet_has_a_column_per_caption_and_a_row_per_guidance() -> 
     chosen = trade_off.captions(16)[1::2]
     assert sheet.shape == (64 * 4, 64 * len(chosen), 3)
     for column, caption in enumerate(chosen):
-        seed = trade_off._hash(caption, 0)
+        seed = recipe.seed_of(trade_off.STREAM, caption, 0)
         (expected,) = Obedient()([caption], [seed], [3.0])
         rendered = renderer.render(caption, seed).image
         place = slice(64 * column, 64 * (column + 1))

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from benchmark.files import read_json
-from datasets_scripts import recipe, toy
+from datasets_scripts import recipe
 from datasets_scripts.generation.pipelines import BUNDLED
-from datasets_scripts.scenes import diffusion_networks, evaluation_sets, grammar, renderer
+from datasets_scripts.scenes import diffusion_networks, evaluation_sets, grammar, renderer, train_examiner
 from datasets_scripts.scenes import train_text_to_image as trainer
 
 ROOT = Path(__file__).parents[3]
@@ -80,7 +80,7 @@ def test_half_of_the_captions_have_two_objects_and_all_words_occur():
     assert abs(sum(scene.second is not None for scene in scenes) / 2_000 - grammar.PAIR_FRACTION) < 0.04
     assert {scene.relation for scene in scenes} == {None, *grammar.RELATIONS}
     things = [thing for scene in scenes for thing in scene.objects]
-    for factor, known in toy.WORDS.items():
+    for factor, known in grammar.ATTRIBUTES.items():
         assert {getattr(thing, factor) for thing in things} == set(known)
     assert {scene.background for scene in scenes} == set(grammar.BACKGROUNDS)
 
@@ -93,7 +93,8 @@ def test_no_evaluation_image_is_a_training_image():
     counts = {"scenes-objects": ("train", "test"), "scenes-pairs": ("train", "test")}
     for name in evaluation_sets.SETS:
         for split in counts.get(name, ("test",)):
-            assert training.isdisjoint(evaluation_sets._seed(name, split, number) for number in range(3_000))
+            assert training.isdisjoint(recipe.seed_of(name, split, number) for number in range(3_000))
+    assert training.isdisjoint(train_examiner.image_seed("train", number) for number in range(150_000))
     for name in ("toy", "toy-real"):
         found = recipe.find(name)
         seeds = {recipe.image_seed(found.revision, caption.caption_id, 0) for caption in found.captions}
