@@ -610,16 +610,20 @@ def test_interrupted_run_resumes_with_the_printed_command(
 
 
 def start(words: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
-    """The command, leader of a group of processes of its own, as a shell starts it."""
+    """The command, leader of a group of processes of its own, as a shell starts it in the foreground."""
     assert words[0] == "synrep"
-    return subprocess.Popen(
-        [SYNREP, *words[1:]],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
+    try:
+        return subprocess.Popen(
+            [SYNREP, *words[1:]],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_for_step(step: int, folder: Path, child: subprocess.Popen[str]) -> None:
