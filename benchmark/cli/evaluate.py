@@ -152,11 +152,9 @@ def _print_differences(runs: "list[EvaluationRun]", chosen: NamedEvaluations) ->
             found.score,
             f"{100 * found.first:.1f}",
             f"{100 * found.second:.1f}",
-            f"{100 * interval.difference:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]",
-            "" if interval.significant else "not significant",
+            *found.interval.cells,
         )
         for found in differences(ModelOutput(first.out, first.key), ModelOutput(second.out, second.key), chosen)
-        for interval in (found.interval,)
     ]
     show(f"\n{first.title} vs. {second.title}: paired differences with 95 % intervals")
     columns = ("evaluation", "preset", "dataset", "score", "first", "second", "first - second", "")

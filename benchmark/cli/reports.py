@@ -8,9 +8,12 @@ from urllib.parse import quote
 import typer
 
 from benchmark.cli.output import show
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmark.records.schema import Record
     from benchmark.reports.site.models import Source
 
 Records = Annotated[Path, typer.Option("--records", help="Folder of records.")]
@@ -49,6 +52,58 @@ def tables(
             for name, content in files.items():
                 if name.endswith(".md"):
                     show(content.decode())
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help="An experiment with records, such as main-smoke-scenes-1x/simclr-syn.")],
+    second: Annotated[str, typer.Argument(help="The one to subtract: another experiment, or pixels.")],
+    records: Records = Path("results/records"),
+    evaluation: Annotated[str, typer.Option(help="Print only this evaluation.")] = "",
+) -> None:
+    """Print the differences of two experiments: paired by sample, with 95 % intervals over samples and seeds."""
+    from tabulate import tabulate
+
+    from benchmark.analysis import ranking
+    from benchmark.analysis.paired import PairedComparisons
+    from benchmark.records import store
+
+    found = store.read_all(records, log=_log)
+    models = [_records_of(name, found) for name in (first, second)]
+    pairs, rows = PairedComparisons.for_records(records), []
+    for shared in sorted(models[0].keys() & models[1].keys()):
+        both = [model[shared] for model in models]
+        if evaluation not in ("", shared[0]):
+            continue
+        for column in ranking.main_scores(both):
+            value_M = ranking.scores(both, [column])[:, 0]
+            if difference := pairs.difference(both[0], both[1], [column]):
+                percents = (f"{100 * value:.1f}" for value in value_M)
+                rows.append((*shared[:2], *column, *percents, *difference.cells))
+    if not rows:
+        raise UserError(
+            f"{first} and {second} have no {evaluation or 'evaluation'} in common that both have predictions of; "
+            f"evaluate both with the same preset, and keep the predictions beside {records}"
+        )
+    columns = ("evaluation", "preset", "dataset", "score", "first", "second", "first - second", "")
+    show(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
+
+
+def _records_of(name: str, records: "Sequence[Record]") -> "dict[tuple[str, str, str], list[Record]]":
+    """Return (evaluation, preset, protocol hash) -> records of the newest version of an experiment, one per seed.
+
+    Raises:
+        UserError: there are none.
+    """
+    named = [record for record in records if record.experiment.name == name]
+    if not named:
+        raise unknown("experiment in these records", name, list({record.experiment.name for record in records}))
+    newest = max(record.experiment.version for record in named)
+    found: dict[tuple[str, str, str], list[Record]] = {}
+    for record in sorted(named, key=lambda record: record.seed):
+        if record.experiment.version == newest:
+            part = record.evaluation
+            found.setdefault((part.name, part.preset, part.protocol), []).append(record)
+    return found
 
 
 def site(

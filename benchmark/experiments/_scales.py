@@ -195,7 +195,7 @@ SCALES = {
             name="small",
             encoder=replace(_TOY_WORLD.encoder, patch=8),
             large_encoder=replace(_TOY_WORLD.large_encoder, patch=8),
-            views=96_000,
+            views=72_000,
         ),
         Scale(
             name="10k",

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from safetensors import safe_open
 
 import baselines
 from benchmark import experiments, plugins
+from benchmark.analysis.paired import PairedComparisons
 from benchmark.cli import main
 from benchmark.records import store
 from benchmark.training.dataset import CaptionImageDataset
@@ -291,6 +293,37 @@ def test_outdated_tables_are_reported_and_removed(records: Path, synrep: Synrep)
     assert_one_line(
         synrep(*words, "--check"), f"{out / 'mine'}: no record belongs to this comparison", "or move it away"
     )
+
+
+def test_two_experiments_are_compared_over_samples_and_seeds(synrep: Synrep) -> None:
+    """Committed records; the values are those of the records, the interval that of the analysis."""
+    names = ("main-smoke-scenes-1x/stablerep-syn", "main-smoke-scenes-1x/untrained")
+    folder = REPOSITORY / "results/records"
+    code, shown, _ = synrep("compare", *names, "--records", folder, "--evaluation", "linear_probe")
+    assert code == 0
+    row = next(line for line in shown.splitlines() if "scenes-shape" in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    found = store.read_all(folder)
+    models = [
+        [each for each in found if each.experiment.name == name and each.evaluation.name == "linear_probe"]
+        for name in names
+    ]
+    assert [len(records) for records in models] == [3, 3]
+    values = [[record.results["scenes-shape"].scores["top1"].value for record in records] for records in models]
+    assert cells[4:6] == [f"{100 * statistics.fmean(each):.1f}" for each in values]
+    pairs = PairedComparisons.for_records(folder)
+    difference = pairs.difference(models[0], models[1], [("scenes-shape", "top1")])
+    assert difference is not None and cells[6] == difference.cells[0]
+    reverse = synrep("compare", *reversed(names), "--records", folder, "--evaluation", "linear_probe")[1]
+    assert f"| -{cells[6].split()[0][1:]} [" in next(line for line in reverse.splitlines() if "scenes-shape" in line)
+
+
+def test_what_cannot_be_compared_is_one_line(records: Path, synrep: Synrep) -> None:
+    words = ("--records", records)
+    assert_one_line(synrep("compare", "smoke/x", "smoke/untrained", *words), "unknown experiment", "smoke/stablerep")
+    both = ("smoke/stablerep", "smoke/untrained")
+    assert_one_line(synrep("compare", *both, *words), "have no evaluation in common", "keep the predictions beside")
+    assert_one_line(synrep("compare", *both, *words, "--evaluation", "knn"), "have no knn in common")
 
 
 def test_no_comparison_takes_the_place_of_the_paper_s_tables(records: Path, synrep: Synrep) -> None:
