@@ -22,7 +22,11 @@ __all__ = ["finished", "hub", "pushed", "run", "synrep"]
 ROOT = Path(__file__).parents[1]
 FENCED = re.DOTALL | re.MULTILINE
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-MODELS = ("smoke/stablerep_plus/2/0", "smoke/clip/2/0", "smoke/clip/2/1")
+MODELS = (
+    "main-smoke-scenes-1x/stablerep_plus-syn/3/0",
+    "main-smoke-scenes-1x/clip-syn/3/0",
+    "main-smoke-scenes-1x/clip-syn/3/1",
+)
 
 
 def shown(text: str) -> Iterator[str]:
@@ -154,7 +158,7 @@ def test_the_three_ways_of_the_readme(
     assert printed["synrep validate runs"].startswith("runs/records: 2 valid records, scored again from 2")
     assert len(store.read_all(checkout / "results/records")) == 8 * len(MODELS) + 2, "submitted to this checkout"
     tables = checkout / "results/tables"
-    assert (tables / "smoke/linear_probe.synclr.md").read_text() in printed["synrep tables"]
+    assert (tables / "main-smoke-scenes-1x/linear_probe.synclr.md").read_text() in printed["synrep tables"]
     assert (tables / "pretrained/few_shot.ssl-transfer.md").is_file()
     assert (checkout / "site/index.html").read_text().startswith("<!doctype html>")
 
@@ -165,15 +169,15 @@ def test_the_commands_about_results(checkout: Path, hub: Hub, executed: Callable
     push = "synrep results push me/records"
     commands = section("docs/results.md")
     assert push in commands
-    shutil.move(checkout / "results/records/smoke/clip/2/1", checkout / "record")
-    shutil.move(checkout / "results/predictions/smoke/clip/2/1", checkout / "predictions")
+    shutil.move(checkout / "results/records/main-smoke-scenes-1x/clip-syn/3/1", checkout / "record")
+    shutil.move(checkout / "results/predictions/main-smoke-scenes-1x/clip-syn/3/1", checkout / "predictions")
     executed([push], commit="")
-    shutil.move(checkout / "record", checkout / "results/records/smoke/clip/2/1")
-    shutil.move(checkout / "predictions", checkout / "results/predictions/smoke/clip/2/1")
-    shutil.rmtree(checkout / "results/records/smoke/stablerep_plus")
-    shutil.rmtree(checkout / "results/predictions/smoke/stablerep_plus")
+    shutil.move(checkout / "record", checkout / "results/records/main-smoke-scenes-1x/clip-syn/3/1")
+    shutil.move(checkout / "predictions", checkout / "results/predictions/main-smoke-scenes-1x/clip-syn/3/1")
+    shutil.rmtree(checkout / "results/records/main-smoke-scenes-1x/stablerep_plus-syn")
+    shutil.rmtree(checkout / "results/predictions/main-smoke-scenes-1x/stablerep_plus-syn")
     printed = executed(commands, commit="")
-    assert "smoke" in printed["synrep tables --check"]
+    assert "main-smoke-scenes-1x" in printed["synrep tables --check"]
     assert len(store.read_all(checkout / "results/records")) == 8 * len(MODELS), "pulled"
     there = [
         path for path in hub.repo("me/records").revisions[hub.repo("me/records").refs["main"]] if "records/" in path

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 __all__ = ["synrep"]
 
 ROOT = Path(__file__).parents[2] / "results"
-MODEL = "smoke/clip/2/0"
+MODEL = "main-smoke-scenes-1x/clip-syn/3/0"
 
 
 @pytest.fixture

@@ -456,7 +456,9 @@ def test_environment_contains_versions_but_no_paths() -> None:
 # The checksum
 
 
-RECORDS = sorted((Path(__file__).parents[2] / "results/records/smoke/stablerep_plus/2/0").glob("*.json"))
+RECORDS = sorted(
+    (Path(__file__).parents[2] / "results/records/main-smoke-scenes-1x/stablerep_plus-syn/3/0").glob("*.json")
+)
 
 
 def leaves(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
