@@ -137,7 +137,10 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("nosuch", ["'nosuch'", "choose one of: list, run, evaluate, episodes, tables, site, validate, submit, "]),
+        (
+            "nosuch",
+            ["'nosuch'", "choose one of: list, run, evaluate, episodes, tables, compare, site, validate, submit, "],
+        ),
         (
             "data nosuch",
             ["'nosuch'", "choose one of: captions, estimate, build, check, contact-sheet, publish, download, export"],
