@@ -52,12 +52,6 @@ class Interval:
         """True if the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
-    @property
-    def cells(self) -> tuple[str, str]:
-        """The difference in percent with its interval, and a remark if it is not significant."""
-        percents = f"{100 * self.difference:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
-        return percents, "" if self.significant else "not significant"
-
 
 class PairedComparisons:
     """Paired differences between models, computed from the predictions in a folder.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.cli.output import show
+from benchmark.cli.output import show, show_differences
 from benchmark.errors import SkipCode, UserError
 
 if TYPE_CHECKING:
@@ -139,26 +139,13 @@ def _print_scores(run: "EvaluationRun", chosen: NamedEvaluations, requested: lis
 
 
 def _print_differences(runs: "list[EvaluationRun]", chosen: NamedEvaluations) -> None:
-    from tabulate import tabulate
-
     from benchmark.analysis.compare import ModelOutput, differences
 
     first, second = runs
-    rows = [
-        (
-            found.evaluation,
-            found.preset,
-            found.dataset,
-            found.score,
-            f"{100 * found.first:.1f}",
-            f"{100 * found.second:.1f}",
-            *found.interval.cells,
-        )
-        for found in differences(ModelOutput(first.out, first.key), ModelOutput(second.out, second.key), chosen)
-    ]
+    found = differences(ModelOutput(first.out, first.key), ModelOutput(second.out, second.key), chosen)
+    rows = [(d.evaluation, d.preset, d.dataset, d.score, d.first, d.second, d.interval) for d in found]
     show(f"\n{first.title} vs. {second.title}: paired differences with 95 % intervals")
-    columns = ("evaluation", "preset", "dataset", "score", "first", "second", "first - second", "")
-    show(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
+    show_differences(rows)
 
 
 def episodes(

@@ -1,4 +1,4 @@
-"""`synrep tables`, `synrep site`: tables and leaderboard page of records."""
+"""`synrep tables`, `synrep compare`, `synrep site`: tables, differences and leaderboard page of records."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from benchmark.cli.output import show
+from benchmark.cli.output import show, show_differences
 from benchmark.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -56,13 +56,11 @@ def tables(
 
 def compare(
     first: Annotated[str, typer.Argument(help="An experiment with records, such as main-smoke-scenes-1x/simclr-syn.")],
-    second: Annotated[str, typer.Argument(help="The one to subtract: another experiment, or pixels.")],
+    second: Annotated[str, typer.Argument(help="The one to subtract, such as pretrained/pixels-16.")],
     records: Records = Path("results/records"),
     evaluation: Annotated[str, typer.Option(help="Print only this evaluation.")] = "",
 ) -> None:
     """Print the differences of two experiments: paired by sample, with 95 % intervals over samples and seeds."""
-    from tabulate import tabulate
-
     from benchmark.analysis import ranking
     from benchmark.analysis.paired import PairedComparisons
     from benchmark.records import store
@@ -75,17 +73,15 @@ def compare(
         if evaluation not in ("", shared[0]):
             continue
         for column in ranking.main_scores(both):
-            value_M = ranking.scores(both, [column])[:, 0]
             if difference := pairs.difference(both[0], both[1], [column]):
-                percents = (f"{100 * value:.1f}" for value in value_M)
-                rows.append((*shared[:2], *column, *percents, *difference.cells))
+                value_M = ranking.scores(both, [column])[:, 0]
+                rows.append((*shared[:2], *column, value_M[0], value_M[1], difference))
     if not rows:
         raise UserError(
             f"{first} and {second} have no {evaluation or 'evaluation'} in common that both have predictions of; "
             f"evaluate both with the same preset, and keep the predictions beside {records}"
         )
-    columns = ("evaluation", "preset", "dataset", "score", "first", "second", "first - second", "")
-    show(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
+    show_differences(rows)
 
 
 def _records_of(name: str, records: "Sequence[Record]") -> "dict[tuple[str, str, str], list[Record]]":

@@ -316,7 +316,9 @@ def test_two_experiments_are_compared_over_samples_and_seeds(synrep: Synrep) -> 
     assert cells[4:6] == [f"{100 * statistics.fmean(each):.1f}" for each in values]
     pairs = PairedComparisons.for_records(folder)
     difference = pairs.difference(models[0], models[1], [("scenes-shape", "top1")])
-    assert difference is not None and cells[6] == difference.cells[0]
+    assert difference is not None
+    bounds = [100 * value for value in (difference.difference, difference.low, difference.high)]
+    assert cells[6] == "{:+.1f} [{:+.1f}, {:+.1f}]".format(*bounds)
     reverse = synrep("compare", *reversed(names), "--records", folder, "--evaluation", "linear_probe")[1]
     assert f"| -{cells[6].split()[0][1:]} [" in next(line for line in reverse.splitlines() if "scenes-shape" in line)
 
