@@ -84,7 +84,7 @@ def _noted(folder: Path, name: str, state: Any, modified_ns: int, digest: Callab
         digest: Function that reads the files and returns their SHA-256.
     """
     note = folder / NOTES / f"{name}.json"
-    notes = note, _user_cache() / sha256_json(str(folder.absolute())) / f"{name}.json"
+    notes = note, user_cache("verified") / sha256_json(str(folder.absolute())) / f"{name}.json"
     for known in (_known.get(note.absolute()), *map(_read, notes)):
         match known:
             case [noted, str() as found] if noted == state:
@@ -99,9 +99,9 @@ def _noted(folder: Path, name: str, state: Any, modified_ns: int, digest: Callab
     return found
 
 
-def _user_cache() -> Path:
-    """Return the folder for notes that have no other place (XDG Base Directory Specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synrep" / "verified"
+def user_cache(kind: str) -> Path:
+    """Return the folder for files of a kind that have no other place (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synrep" / kind
 
 
 def _read(note: Path) -> Any:

@@ -245,7 +245,10 @@ def train_job(
     experiment = job.experiment
     folder = out / "train" / job.key
     data_folder = dataset_folder(experiment.dataset, experiment.revision)
+    data = CaptionImageDataset(data_folder, experiment.revision)
     total = experiment.schedule.steps * experiment.schedule.batch_views
+    if data.note:
+        progress(job.label, 0, total, data.note)
 
     def on_step(views: int, loss: float, rate: float, note: str) -> None:
         parts = [f"loss {loss:.3f}", f"{rate:,.0f} views/s", note]
@@ -254,7 +257,7 @@ def train_job(
     loop.train(
         experiment,
         job.seed,
-        CaptionImageDataset(data_folder, experiment.revision),
+        data,
         folder,
         fingerprint=create.fingerprint(experiment),
         on_step=on_step,

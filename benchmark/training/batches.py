@@ -1,19 +1,22 @@
 """Training batches. A batch is a pure function of its step.
 
 All random choices are keyed by (seed, epoch, caption id) or (seed, step). A run therefore resumes exactly and does not
-depend on the number of data-loader workers or of processes that share a batch. Workers read and decode images; views
-are rendered on the model's device.
+depend on the number of data-loader workers or of processes that share a batch. Workers read and decode images, a part
+of a batch at a time; views are rendered on the model's device.
 
-Shapes: B images, V views, HW pixels.
+Shapes: B images, C captions, V views, HW pixels.
 """
 
+import functools
 import hashlib
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
@@ -21,16 +24,43 @@ from benchmark.sampling import Sampling
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.transforms.augmentations import ViewParams, render_views, sample_view_params
 
-_LABEL_FIELDS = ("caption_ids_V", "image_ids_V", "text_index_V")
+CPU = torch.device("cpu")
+PART_BYTES = 2**26
+"""Maximum bytes of decoded images that a worker sends at a time, unless a single caption has more."""
+
+
+@dataclass(frozen=True)
+class PartRequest:
+    """A part of a batch that a worker is to read."""
+
+    step: int
+    rows: np.ndarray
+    """Dataset rows of its captions."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a batch, as sent from a worker to the training process."""
+
+    images_BHW3: Tensor
+    """Decoded images, uint8, each image once; in shared memory if a worker sends them."""
+    image_ids_B: np.ndarray
+    caption_ids_C: np.ndarray
+    texts: list[str]
+
+    def pin_memory(self) -> "Part":
+        """Return a copy in page-locked memory; called by `DataLoader`."""
+        return replace(self, images_BHW3=self.images_BHW3.pin_memory())
 
 
 @dataclass(frozen=True)
 class RawBatch:
-    """A batch before its views are rendered, as sent from a worker to the training process."""
+    """A batch before its views are rendered, with its images on the device of the model."""
 
     images_B3HW: Tensor
     """Decoded images, uint8, each image once."""
     views: ViewParams
+    """On the CPU."""
     size: int
     """Side of a view, in pixels."""
     caption_ids_V: Tensor
@@ -38,20 +68,14 @@ class RawBatch:
     texts: list[str]
     text_index_V: Tensor
 
-    def pin_memory(self) -> "RawBatch":
-        """Return a copy in page-locked memory; called by `DataLoader`."""
-        pinned = {name: getattr(self, name).pin_memory() for name in ("images_B3HW", "views", *_LABEL_FIELDS)}
-        return replace(self, **pinned)
-
-    def render_on(self, device: torch.device) -> Batch:
-        """Render the views on `device` and return the batch there."""
-        images_V3HW = render_views(self.images_B3HW.to(device, non_blocking=True), self.views, self.size)
-        labels = {name: getattr(self, name).to(device, non_blocking=True) for name in _LABEL_FIELDS}
-        return Batch(images_V3HW=images_V3HW, texts=self.texts, **labels)
+    def render(self) -> Batch:
+        """Render the views on the device of the images."""
+        images_V3HW = render_views(self.images_B3HW, self.views, self.size)
+        return Batch(images_V3HW, self.caption_ids_V, self.image_ids_V, self.texts, self.text_index_V)
 
 
-class BatchDataset(Dataset[RawBatch]):
-    """Map-style dataset from step to batch.
+class BatchDataset(Dataset[Part]):
+    """Map-style dataset of the parts of batches, which workers read and the training process puts together.
 
     Each epoch visits every caption once, in an order keyed by (seed, epoch); an incomplete last batch is dropped. Each
     of `world` processes reads the slice of its `rank`; concatenated in rank order, the slices equal the batch of a
@@ -87,23 +111,16 @@ class BatchDataset(Dataset[RawBatch]):
         self.steps = schedule.steps
         self.captions = schedule.captions_per_batch(sampling)
         self._augmentations = sampling.augmentations
-        self._usable = data.rows_with_images()
+        self._usable = len(data) - len(data.rows_without_images)
         self._check(world)
         count = self.captions // world
         self._local = slice(rank * count, (rank + 1) * count)
-        self.steps_per_epoch = len(self._usable) // self.captions
+        self.steps_per_epoch = self._usable // self.captions
         self._order: tuple[int, np.ndarray] | None = None
-        """Cached row order of the most recent epoch: (epoch, rows)."""
+        """Cached order of the most recent epoch: (epoch, positions among the rows with images)."""
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_order": None}
-
-    @property
-    def bytes(self) -> int:
-        """Approximate size of a raw batch, in bytes."""
-        row = int(self._usable[0])
-        image_bytes = self.data.image(row, int(self.data.available_images(row)[0])).nbytes
-        return image_bytes * self.sampling.images_per_caption * (self._local.stop - self._local.start)
 
     def _check(self, world: int) -> None:
         data, sampling = self.data, self.sampling
@@ -118,13 +135,12 @@ class BatchDataset(Dataset[RawBatch]):
                 f"the method needs {sampling.images_per_caption} images per caption, {data.manifest.repo} has "
                 f"{data.images_per_caption}{real}; use a dataset with more images per caption, or a method with fewer"
             )
-        if len(self._usable) < self.captions:
+        if self._usable < self.captions:
             raise UserError(
-                f"{data.manifest.repo} has {len(self._usable)} captions, a batch needs {self.captions}; "
+                f"{data.manifest.repo} has {self._usable} captions, a batch needs {self.captions}; "
                 "use a smaller batch or a larger dataset"
             )
-        empty = [row for row in self._usable if not (data.captions[row] or "").strip()] if sampling.text else []
-        if empty:
+        if sampling.text and len(empty := np.setdiff1d(data.blank_rows(), data.rows_without_images)):
             raise UserError(
                 f"the method needs text, but {len(empty)} of {len(data)} captions of {data.manifest.repo} are empty "
                 f"(first: row {empty[0]}); use a dataset with captions, or a method without text"
@@ -137,33 +153,101 @@ class BatchDataset(Dataset[RawBatch]):
         """Return the dataset rows of a batch's captions, of all processes."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, keyed_rng(self.seed, epoch).permutation(self._usable)
-        return self._order[1][index * self.captions : (index + 1) * self.captions]
+            order = np.arange(self._usable, dtype=np.min_scalar_type(self._usable))
+            keyed_rng(self.seed, epoch).shuffle(order)
+            self._order = epoch, order
+        positions = self._order[1][index * self.captions : (index + 1) * self.captions].astype(np.int64)
+        missing = self.data.rows_without_images
+        return positions + np.searchsorted(missing - np.arange(len(missing)), positions, "right")
+
+    @property
+    def _images(self) -> int:
+        """Number of images in this process's share of a batch."""
+        return (self._local.stop - self._local.start) * self.sampling.images_per_caption
+
+    @functools.cached_property
+    def parts(self) -> int:
+        """Number of parts in this process's share of a batch."""
+        row = int(self.rows(0)[0])
+        image = self.data.images(row, self.data.available_images(row)[:1])[0]
+        return min(self._local.stop - self._local.start, -(-image.nbytes * self._images // PART_BYTES))
+
+    def requests(self, step: int) -> list[PartRequest]:
+        """Return the parts of this process's share of a batch, of nearly equal size."""
+        rows = self.rows(step)[self._local]
+        return [PartRequest(step, part) for part in np.array_split(rows, self.parts)]
+
+    def batch(self, step: int, device: torch.device = CPU) -> RawBatch:
+        """Read a batch in this process."""
+        return self.assemble(step, (self[request] for request in self.requests(step)), device)
+
+    def assemble(self, step: int, parts: Iterable[Part], device: torch.device) -> RawBatch:
+        """Return the batch of these parts, each copied to its place on `device` before the next one is requested.
+
+        Raises:
+            UserError: images differ in size.
+        """
+        views, texts = self.sampling.views, []
+        images_BHW3, caption_ids, image_ids, filled = torch.empty(0), [], [], 0
+        for part in parts:
+            if not filled:
+                images_BHW3 = torch.empty(self._images, *part.images_BHW3.shape[1:], dtype=torch.uint8, device=device)
+            self._require_size(part.images_BHW3.shape[1:], images_BHW3.shape[1:])
+            images_BHW3[filled : filled + len(part.images_BHW3)].copy_(part.images_BHW3, non_blocking=True)
+            filled += len(part.images_BHW3)
+            caption_ids.append(part.caption_ids_C)
+            image_ids.append(part.image_ids_B)
+            texts += part.texts
+        labels = (
+            np.concatenate(caption_ids).repeat(views),
+            np.concatenate(image_ids).repeat(self.sampling.crops_per_image),
+            np.arange(len(texts)).repeat(views),
+        )
+        caption_ids_V, image_ids_V, text_index_V = (torch.from_numpy(values).to(device) for values in labels)
+        return RawBatch(
+            images_B3HW=images_BHW3.permute(0, 3, 1, 2),
+            views=self._sample_views(step, *images_BHW3.shape[1:3]),
+            size=self.size,
+            caption_ids_V=caption_ids_V,
+            image_ids_V=image_ids_V,
+            texts=texts,
+            text_index_V=text_index_V,
+        )
 
     def sample_images(self, step: int, row: int) -> np.ndarray:
         """Return m of a caption's l image indices, sampled without replacement by (seed, epoch, caption id).
 
         If fewer than m images were generated for the caption, some are repeated.
         """
-        rng = keyed_rng(self.seed, step // self.steps_per_epoch, int(self.data.caption_ids[row]))
+        rng = keyed_rng(self.seed, step // self.steps_per_epoch, self.data.caption_id(row))
         shuffled = rng.permutation(self.data.available_images(row))
         return np.resize(shuffled, self.sampling.images_per_caption)
 
-    def __getitem__(self, step: int) -> RawBatch:
-        rows = self.rows(step)[self._local]
-        images = [(int(row), int(index)) for row in rows for index in self.sample_images(step, row)]
-        images_B3HW = _stack([self.data.image(*image) for image in images], self.data.manifest.repo)
-        image_ids_B = torch.tensor([row * self.data.images_per_caption + index for row, index in images])
-        views = self.sampling.views
-        return RawBatch(
-            images_B3HW=images_B3HW,
-            views=self._sample_views(step, *images_B3HW.shape[2:]),
-            size=self.size,
-            caption_ids_V=torch.from_numpy(self.data.caption_ids[rows]).repeat_interleave(views),
-            image_ids_V=image_ids_B.repeat_interleave(self.sampling.crops_per_image),
-            texts=[self.data.captions[row] for row in rows] if self.sampling.text else [],
-            text_index_V=torch.arange(len(rows) if self.sampling.text else 0).repeat_interleave(views),
+    def __getitem__(self, request: PartRequest) -> Part:
+        rows = request.rows.tolist()
+        self.data.announce(rows)
+        images_BHW3, image_ids, filled = torch.empty(0), [], 0
+        for row in rows:
+            indices = self.sample_images(request.step, row)
+            image_ids.append(row * self.data.images_per_caption + indices)
+            for image in self.data.images(row, indices):
+                if not filled:
+                    images_BHW3 = _uint8_buffer((len(rows) * self.sampling.images_per_caption, *image.shape))
+                self._require_size(image.shape, images_BHW3.shape[1:])
+                np.copyto(images_BHW3[filled].numpy(), image)
+                filled += 1
+        return Part(
+            images_BHW3=images_BHW3,
+            image_ids_B=np.concatenate(image_ids),
+            caption_ids_C=np.array([self.data.caption_id(row) for row in rows]),
+            texts=[self.data.caption(row) for row in rows] if self.sampling.text else [],
         )
+
+    def _require_size(self, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        """Raise a UserError if images differ in size."""
+        if found != expected:
+            sizes, repo = sorted({tuple(found), tuple(expected)}), self.data.manifest.repo
+            raise UserError(f"{repo} mixes image sizes {sizes}, expected one; rebuild it with one size")
 
     def _sample_views(self, step: int, height: int, width: int) -> ViewParams:
         """Sample the views of the whole batch, so that they do not depend on `world`, and return this process's."""
@@ -186,8 +270,21 @@ def step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest(), "big") >> 1
 
 
-def _stack(images: list[np.ndarray], repo: str) -> Tensor:
-    sizes = {image.shape for image in images}
-    if len(sizes) > 1:
-        raise UserError(f"{repo} mixes image sizes {sorted(sizes)}, expected one; rebuild it with one size")
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+def _uint8_buffer(shape: tuple[int, ...]) -> Tensor:
+    """Return an uninitialized tensor; in a worker, it is in shared memory and therefore sent without a copy.
+
+    Raises:
+        UserError: there is too little shared memory.
+    """
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    try:
+        storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    except RuntimeError as error:
+        if "shared memory" not in str(error):
+            raise
+        raise UserError(
+            f"/dev/shm has no room for {math.prod(shape) / 1e6:,.0f} MB of images; make it larger (in a container: "
+            "--shm-size), then run again to resume"
+        ) from None
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

@@ -1,36 +1,35 @@
-"""The dataset that training reads: captions in memory, single images read from disk by byte offset.
+"""The dataset that training reads: captions and image locations mapped, single images read by byte offset.
 
-Opening it checks names, sizes, shapes and offsets, and hashes nothing. A shard and its index are hashed when the first
-of their images is read, in the process that reads it, unless they were before (`benchmark.verified`).
+Opening it checks names, sizes, shapes and offsets, and hashes nothing (`benchmark.training.merged_index`). A shard and
+its index are verified when the first of their images is read, in the process that reads it, and again whenever the
+file changes; files that were hashed before are not hashed again (`benchmark.verified`).
 
 Shapes: l images per caption, HW pixels.
 """
 
+import bisect
+import errno
 import os
-import resource
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.files import regular_stat
 from benchmark.images import DecodeError, decode_image_fast
+from benchmark.training.merged_index import AGAIN, BLANK, COUNT, Shard, open_index, read_shard
+from benchmark.verified import file_state
 
 SPLIT = "train"
-OTHER_FILES = 512
-"""Number of files that a training process opens besides those of the dataset, at most."""
-_AGAIN = "build or download the dataset again"
-_CAPTIONS = pa.schema(
-    [pa.field(schema.CAPTION_ID, pa.int64(), nullable=False), pa.field(schema.CAPTION, pa.string(), nullable=False)]
-)
+OPEN_SHARDS = 96
+"""Number of Parquet files that a process keeps open; opening one costs a hundredth of decoding an image."""
 
 
 class CaptionImageDataset:
-    """An opened dataset folder, with captions in memory and images on disk.
+    """An opened dataset folder, with captions mapped and images on disk.
 
     Raises:
         UserError: the dataset is incomplete or at another revision, or a file is missing or truncated.
@@ -45,26 +44,26 @@ class CaptionImageDataset:
             )
         self.images_per_caption = self.manifest.images_per_row
         self._folder = folder
-        self._names = self._shard_names()
-        self._files = [folder / shard for shard, _ in self._names]
-        _allow_open_files(2 * len(self._names) + OTHER_FILES)  # an index stays mapped, a Parquet file open
-        tables = [_read_captions(path) for path in self._files]
-        self._index = [
-            schema.read_index(folder / index, self.images_per_caption, path, len(table))
-            for (_, index), path, table in zip(self._names, self._files, tables)
-        ]
-        self._start = np.cumsum([0, *map(len, tables)])
-        if (expected := self.manifest.rows[SPLIT]) != self._start[-1]:
-            raise UserError(f"{folder} has {self._start[-1]} captions, its manifest says {expected}; {_AGAIN}")
-        self.caption_ids = np.concatenate([table[schema.CAPTION_ID].to_numpy() for table in tables])
-        self.captions: list[str] = [text for table in tables for text in table[schema.CAPTION].to_pylist()]
-        self._open: dict[int, BinaryIO] = {}
-        for shard, index in enumerate(self._index):
-            if not index[..., 1].any():  # no image of it is ever read
+        self._shards = self._list_shards()
+        self._index = open_index(folder, self._shards, self.images_per_caption)
+        if (expected := self.manifest.rows[SPLIT]) != len(self):
+            raise UserError(f"{folder} has {len(self)} captions, its manifest says {expected}; {AGAIN}")
+        self.rows_without_images = self._index.rows_where(COUNT, 0)
+        """Rows of captions for which no image could be generated, ascending."""
+        self._open: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._verified: dict[int, list[int]] = {}
+        """State of each verified Parquet file."""
+        for shard, batch in enumerate(self._index.shards):
+            if not batch[COUNT].to_numpy().any():  # no image of it is ever read
                 self._verify(shard)
 
-    def _shard_names(self) -> list[tuple[str, str]]:
-        """Return the names of the Parquet file and the index of each shard; the manifest must list exactly these."""
+    @property
+    def note(self) -> str:
+        """Where the merged index is and why, if that is not the dataset folder."""
+        return self._index.note
+
+    def _list_shards(self) -> list[Shard]:
+        """Return the Parquet file and the index of each shard; the manifest must list exactly these."""
         listed = {name for name in self.manifest.files if name.startswith(("data/", "index/"))}
         count = sum(name.startswith("data/") for name in listed)
         names = [(schema.shard_name(SPLIT, n, count), schema.index_name(SPLIT, n)) for n in range(count)]
@@ -73,76 +72,123 @@ class CaptionImageDataset:
                 f"{self._folder / schema.MANIFEST} does not list the Parquet files and indices of one split {SPLIT!r}; "
                 "use a dataset of captions, or build or download it again"
             )
-        return names
-
-    def _verify(self, shard: int) -> None:
-        """Verify the content of a shard and its index."""
-        for name in self._names[shard]:
-            schema.verify_file(self._folder, self.manifest, name)
+        return [Shard(self._folder / parquet, self._folder / index) for parquet, index in names]
 
     def __len__(self) -> int:
-        return len(self.captions)
+        return self._index.starts[-1]
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_open": {}}
+        return self.__dict__ | {"_open": OrderedDict()}
 
-    def rows_with_images(self) -> np.ndarray:
-        """Return the rows with at least one image; generation can fail for all images of a caption."""
-        return np.flatnonzero(np.concatenate([index[..., 1].any(1) for index in self._index]))
+    def blank_rows(self) -> np.ndarray:
+        """Return the rows whose caption is empty or white space, ascending."""
+        return self._index.rows_where(BLANK, True)
+
+    def caption_id(self, row: int) -> int:
+        """Return the id of a caption."""
+        shard, position = self._locate(row)
+        return int(self._index.shards[shard][schema.CAPTION_ID][position].as_py())
+
+    def caption(self, row: int) -> str:
+        """Return the text of a caption."""
+        shard, position = self._locate(row)
+        return str(self._index.shards[shard][schema.CAPTION][position].as_py())
 
     def available_images(self, row: int) -> np.ndarray:
         """Return the indices of a caption's images, without those whose generation failed."""
         shard, position = self._locate(row)
-        return np.flatnonzero(self._index[shard][position, :, 1])
+        return np.flatnonzero(self._index.locations(shard)[1][position])
 
     def _locate(self, row: int) -> tuple[int, int]:
         """Return the shard of a row and the row's position in the shard."""
-        shard = int(np.searchsorted(self._start, row, "right")) - 1
-        return shard, row - int(self._start[shard])
+        shard = bisect.bisect_right(self._index.starts, row) - 1
+        return shard, row - self._index.starts[shard]
 
-    def image_bytes(self, row: int, index: int) -> bytes:
-        """Return the encoded image `index` of a caption; empty if its generation failed."""
-        shard, position = self._locate(row)
-        offset, length = self._index[shard][position, index]
-        if shard not in self._open:
-            self._verify(shard)
-            self._open[shard] = self._files[shard].open("rb")
-        # Not seek() and read(): forked workers share the file position.
-        return os.pread(self._open[shard].fileno(), int(length), int(offset))
+    def announce(self, rows: Sequence[int]) -> None:
+        """Tell the system that the images of these captions are about to be read, so that a slow disk starts now."""
+        for row in rows:
+            shard, position = self._locate(row)
+            starts, ends = self._ranges(shard, position, self.available_images(row))
+            os.posix_fadvise(self._file(shard), starts[0], ends[-1] - starts[0], os.POSIX_FADV_WILLNEED)
 
-    def image(self, row: int, index: int) -> np.ndarray:
-        """Return image `index` of a caption as uint8 RGB (H, W, 3).
+    def encoded_images(self, row: int, indices: Sequence[int] | np.ndarray) -> list[memoryview]:
+        """Return available images of a caption as they are stored, by one read: they are adjacent in the file.
 
         Raises:
-            UserError: the bytes do not decode; the message has file, row and image.
+            UserError: the file has changed or cannot be opened.
         """
+        shard, position = self._locate(row)
+        starts, ends = self._ranges(shard, position, indices)
+        first, last = min(starts), max(ends)
+        content = memoryview(bytearray(last - first))
+        # Not seek() and read(): forked workers share the file position.
+        if os.preadv(self._file(shard), [content], first) < last - first:
+            raise UserError(f"{self._shards[shard].parquet} is shorter than its index says; {AGAIN}")
+        return [content[start - first : end - first] for start, end in zip(starts, ends)]
+
+    def _ranges(self, shard: int, position: int, indices: Sequence[int] | np.ndarray) -> tuple[list[int], list[int]]:
+        """Return the first byte of images of a caption, and the one after their last."""
+        offsets, lengths = self._index.locations(shard)
+        starts = offsets[position, indices]
+        return starts.tolist(), (starts + lengths[position, indices]).tolist()
+
+    def images(self, row: int, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Return available images of a caption as uint8 RGB (H, W, 3) each.
+
+        Raises:
+            UserError: the bytes of one do not decode; the message has file, row and image.
+        """
+        found = []
+        for index, content in zip(indices, self.encoded_images(row, indices), strict=True):
+            try:
+                found.append(decode_image_fast(content))
+            except DecodeError as error:
+                shard, position = self._locate(row)
+                where = f"{self._shards[shard].parquet}: row {position}, image {index}"
+                raise UserError(f"{where} does not decode ({error}); rebuild or download it again") from None
+        return found
+
+    def _file(self, shard: int) -> int:
+        """Return the descriptor of a verified Parquet file, opened if it is not, or if it changed since."""
+        file = self._open.pop(shard, None)
+        if file is None or _state(file) != self._verified[shard]:
+            file = self._open_verified(shard)
+        self._open[shard] = file
+        if len(self._open) > OPEN_SHARDS:
+            self._open.popitem(last=False)[1].close()
+        return file.fileno()
+
+    def _open_verified(self, shard: int) -> BinaryIO:
+        """Open a Parquet file; it is verified unless its state is that of the last time."""
+        path = self._shards[shard].parquet
+        state = file_state(path)
+        if state != self._verified.get(shard):
+            self._verify(shard)
         try:
-            return decode_image_fast(self.image_bytes(row, index))
-        except DecodeError as error:
-            shard, position = self._locate(row)
-            where = f"{self._files[shard]}: row {position}, image {index}"
-            raise UserError(f"{where} does not decode ({error}); rebuild or download it again") from None
+            file = path.open("rb")
+        except OSError as error:
+            how = "raise the limit of open files (`ulimit -n`)" if error.errno == errno.EMFILE else AGAIN
+            raise UserError(f"{path} cannot be opened ({error.strerror}); {how}") from None
+        if _state(file) != state:
+            file.close()
+            raise UserError(f"{path} was replaced while it was read; wait until it is complete and run again")
+        self._verified[shard] = state
+        return file
+
+    def _verify(self, shard: int) -> None:
+        """Verify the content of a shard and its index, and that the merged index has the same.
+
+        Raises:
+            UserError: a file has another content than the manifest says, or the merged index belongs to other files.
+        """
+        files = self._shards[shard]
+        for path in (files.parquet, files.index):
+            schema.verify_file(self._folder, self.manifest, path.relative_to(self._folder).as_posix())
+        if not self._index.shards[shard].equals(read_shard(files, self.images_per_caption)):
+            raise UserError(f"{self._index.place} does not belong to {files.parquet.name}; remove it and run again")
 
 
-def _allow_open_files(count: int) -> None:
-    """Allow this process and its workers to open `count` files; the usual limit is 1,024.
-
-    Raises:
-        UserError: the system allows fewer.
-    """
-    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY in (allowed, most) or count <= allowed:
-        return
-    if count > most:
-        raise UserError(f"training needs {count:,} open files, allowed are {most:,}; raise the limit (`ulimit -Hn`)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count, most))
-
-
-def _read_captions(path: Path) -> pa.Table:
-    """Read the ids and texts of the captions in a Parquet file."""
-    try:
-        regular_stat(path)
-        with pq.ParquetFile(path) as file:
-            return file.read(columns=_CAPTIONS.names).select(_CAPTIONS.names).cast(_CAPTIONS)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not readable Parquet ({error}); {_AGAIN}") from None
+def _state(file: BinaryIO) -> list[int]:
+    """Return what `file_state` returns, of an open file."""
+    state = os.fstat(file.fileno())
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]

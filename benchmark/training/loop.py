@@ -6,6 +6,7 @@ processes compute the same step (`benchmark.nn.distributed`); rank 0 writes the 
 """
 
 import contextlib
+import itertools
 import json
 import math
 import signal
@@ -32,8 +33,6 @@ StepCallback = Callable[[int, float, float, str], None]
 
 ON_CPU = ExecutionConfig()
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PREFETCH_BYTES = 2**33
-"""Maximum bytes of prefetched batches; each worker prefetches two."""
 LOG_EVERY = 10
 """Steps between lines of metrics.jsonl."""
 SAVE_INTERVAL_FACTOR = 20
@@ -119,11 +118,14 @@ def _run_steps(run: "Trainer", on_step: StepCallback, stop: Callable[[], bool], 
     save_duration, logged_step = 0.0, run.step
     health_note = ""
     run.model.train()
-    with contextlib.closing(run.logger), contextlib.closing(run.remaining_batches()) as batches:
+    with (
+        contextlib.closing(run.logger),
+        contextlib.closing(run.remaining_batches()) as batches,
+        run.execution.oom_guard(batch_views // distributed.world_size()),
+    ):
         for raw in batches:
-            with run.execution.oom_guard(len(raw.caption_ids_V)):
-                batch = raw.render_on(run.execution.device)
-                scalars, stopped = run.train_step(batch, stop())
+            batch = raw.render()
+            scalars, stopped = run.train_step(batch, stop())
             now = time.monotonic()
             run.seconds += now - timed_at
             timed_at = now
@@ -163,23 +165,33 @@ def _reporting_dead_workers() -> Iterator[None]:
 
 
 def _dead_worker(reason: str) -> UserError:
-    return UserError(f"a data-loader worker died, possibly out of memory: {reason}; run again")
+    how = "run again to resume"
+    if "Bus error" in reason:
+        how = f"make /dev/shm larger (in a container: --shm-size), then {how}"
+    elif "Killed" in reason:
+        how = f"the system kills a process if memory runs out: use fewer --jobs or a smaller batch, then {how}"
+    return UserError(f"a data-loader worker died: {reason.strip()}; {how}")
 
 
-def _load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig) -> Generator[RawBatch, None, None]:
+def load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig) -> Generator[RawBatch, None, None]:
     """Yield the raw batches from step `start` on; closing the generator ends the workers."""
+    steps = range(start, len(batches))
+    parts = batches.parts  # decodes an image: workers inherit what that imports
     loader = DataLoader(
         batches,
         batch_size=None,
-        sampler=range(start, len(batches)),
-        num_workers=min(execution.workers, max(1, PREFETCH_BYTES // (2 * batches.bytes))) if execution.workers else 0,
+        sampler=(request for step in steps for request in batches.requests(step)),
+        num_workers=execution.workers,
         pin_memory=execution.gpu,
+        # The default in a spawned process is to spawn: each worker would import torch again, 0.5 GB and seconds.
+        multiprocessing_context="fork" if execution.workers else None,
     )
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited: workers must ignore signals
     iterator = iter(loader)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
-        yield from iterator
+        for step in steps:
+            yield batches.assemble(step, itertools.islice(iterator, parts), execution.device)
     except UserError as error:  # raised in a worker: torch adds the traceback to the message
         raise UserError(str(error).rpartition("UserError: ")[2]) from None
     except (ConnectionError, EOFError) as error:  # a worker died while it handed over a batch
@@ -253,7 +265,7 @@ class Trainer:
 
     def remaining_batches(self) -> Generator[RawBatch, None, None]:
         """Yield the batches of the remaining steps."""
-        return _load_batches(self.batches, self.step, self.execution)
+        return load_batches(self.batches, self.step, self.execution)
 
     def train_step(self, batch: Batch, stop: bool = False) -> tuple[dict[str, float], bool]:
         """Do one optimizer step.
@@ -299,7 +311,7 @@ class Trainer:
 
     def final_feature_health(self) -> dict[str, float]:
         """Compute feature health after training, on the last batch."""
-        return self.feature_health(self.batches[len(self.batches) - 1].render_on(self.execution.device))
+        return self.feature_health(self.batches.batch(len(self.batches) - 1, self.execution.device).render())
 
     def save(self) -> None:
         """Save the state, replacing the latest one."""

@@ -103,7 +103,7 @@ def test_dataset_is_published_downloaded_and_batched(built, tmp_path):
     found = json.loads(ran.stdout.splitlines()[-1])
     assert found["rows"] == [[f"a {k % 60} cat of kind {k}", IMAGES, [24, 24]] for k in range(CAPTIONS)]
     data = CaptionImageDataset(Path(found["place"]), recipe.revision)
-    batch = BatchDataset(data, Sampling(images=2), Schedule(240, 24), 16, seed=0)[3].render_on(torch.device("cpu"))
+    batch = BatchDataset(data, Sampling(images=2), Schedule(240, 24), 16, seed=0).batch(3).render()
     assert batch.images_V3HW.shape == (24, 3, 16, 16)
 
 

@@ -48,6 +48,16 @@ def run_job(job: Job, out: Path) -> None:
     jobs.train_and_evaluate(job, out, ExecutionConfig(), silent)
 
 
+def test_where_the_merged_index_is_kept_is_shown(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[object, ...]] = []
+    monkeypatch.setattr(jobs.CaptionImageDataset, "note", "elsewhere")
+    monkeypatch.setattr(loop, "train", lambda *_, **__: None)
+    jobs.train_job(SIMCLR, tmp_path, ExecutionConfig(), lambda *line: shown.append(line), lambda: False)
+    assert shown == [(SIMCLR.label, 0, 10 * SIMCLR.experiment.schedule.batch_views, "elsewhere")]
+
+
 def record(out: Path, job: Job, evaluation: str) -> Record:
     preset = next(iter(evaluations.presets(evaluation)))
     return store.read(store.record_path(out / "records", job.key, evaluation, preset))

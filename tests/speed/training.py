@@ -65,7 +65,7 @@ def pipeline(row: Row, folder: Path, sampling: Sampling) -> str:
 
     what = f"{sampling.images} of {IMAGES} images, {sampling.crops} crop{'s' * (sampling.crops > 1)} of each"
     what = f"decoded and augmented views, 256-pixel JPEG to {SIZE}, {what}; beside torchvision from an image folder"
-    return row(f"{what} (goal 3x)", "views/s", VIEWS, lambda: batches[next(step)].render_on(CPU), released)
+    return row(f"{what} (goal 3x)", "views/s", VIEWS, lambda: batches.batch(next(step)).render(), released)
 
 
 def augmenting(row: Row) -> str:

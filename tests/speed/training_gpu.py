@@ -84,11 +84,11 @@ def gap(setting: Setting, data: CaptionImageDataset, folder: Path) -> tuple[floa
     """Relative difference of the loss, and cosine distance of features, between this device and float32 on the CPU."""
     small = run(setting, data, folder, 8 * VIEWS)
     reference: Model = loop.build_model(small.experiment, 0).train()
-    raw = small.batches[0]
+    on_device = small.batches.batch(0, setting.device).render()
     with small.execution.autocast():
-        there = small.model.loss(raw.render_on(setting.device))["loss"].float().cpu()
-        features = small.model.encode_images(raw.render_on(setting.device).images_V3HW).float().cpu()
-    batch = raw.render_on(torch.device("cpu"))
+        there = small.model.loss(on_device)["loss"].float().cpu()
+        features = small.model.encode_images(on_device.images_V3HW).float().cpu()
+    batch = small.batches.batch(0).render()
     here = reference.loss(batch)["loss"]
     cosine = F.cosine_similarity(features, reference.encode_images(batch.images_V3HW)).min()
     return abs(float(there / here) - 1), 1 - float(cosine)
@@ -103,7 +103,7 @@ def ours(
     steps = STEPS if slices is None else 3
 
     def step() -> None:
-        one.train_step(next(batches).render_on(setting.device))
+        one.train_step(next(batches).render())
 
     for _ in range(WARM_UP if slices is None else 1):
         step()
@@ -114,11 +114,11 @@ def reading(setting: Setting, data: CaptionImageDataset, folder: Path, batch_vie
     """Views per second of the input alone: read and decoded by the workers, augmented on the device."""
     batches = run(setting, data, folder, batch_views).remaining_batches()
     for _ in range(WARM_UP):
-        next(batches).render_on(setting.device)
+        next(batches).render()
 
     def several() -> None:
         for _ in range(STEPS // 2):
-            next(batches).render_on(setting.device)
+            next(batches).render()
 
     return STEPS // 2 * batch_views / seconds(several, setting.device)
 

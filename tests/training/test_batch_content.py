@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from torch.utils.data import DataLoader
 
 from benchmark.errors import UserError
 from benchmark.interfaces import Schedule
 from benchmark.sampling import SIMCLR, Augmentation, Sampling
+from benchmark.training import loop
 from benchmark.training.batches import BatchDataset, keyed_rng, step_seed
 from benchmark.training.dataset import CaptionImageDataset
+from benchmark.training.execution import ExecutionConfig
 from benchmark.transforms.augmentations import MEAN, STD
 from datasets_scripts.building.build import build
 from datasets_scripts.text_to_image import GeneratedImage
@@ -40,8 +41,8 @@ def data(numbered_dataset):
 class Made(BatchDataset):
     """Batches whose views are rendered immediately, on the CPU."""
 
-    def __getitem__(self, step):
-        return super().__getitem__(step).render_on(CPU)
+    def batch(self, step, device=CPU):
+        return super().batch(step, device).render()
 
 
 def batches(data, sampling=SAMPLING, seed=0, steps=4 * PER_EPOCH, views=VIEWS, **share):
@@ -68,7 +69,7 @@ def test_every_view_shows_an_image_of_the_caption_it_is_labelled_with(data):
     ids = [caption.caption_id for caption in numbers()]
     all_batches = batches(data)
     for step in range(PER_EPOCH):
-        batch = all_batches[step]
+        batch = all_batches.batch(step)
         shown = read(batch)
         assert batch.caption_ids_V.tolist() == [ids[number] for number, _ in shown]
         assert batch.image_ids_V.tolist() == [number * IMAGES + index for number, index in shown]
@@ -77,7 +78,7 @@ def test_every_view_shows_an_image_of_the_caption_it_is_labelled_with(data):
 
 
 def test_views_of_a_caption_are_adjacent_and_crops_of_an_image_within_them(data):
-    shown = read(batches(data)[5])
+    shown = read(batches(data).batch(5))
     assert len(shown) == VIEWS
     for start in range(0, VIEWS, SAMPLING.views):
         views = shown[start : start + SAMPLING.views]
@@ -88,16 +89,16 @@ def test_views_of_a_caption_are_adjacent_and_crops_of_an_image_within_them(data)
 
 @pytest.mark.parametrize(("images", "crops"), [(1, 1), (1, 2), (2, 1), (4, 1), (4, 2)], ids=str)
 def test_ids_identify_equal_images(data, images, crops):
-    batch = batches(data, replace(SAMPLING, images=images, crops=crops))[0]
+    batch = batches(data, replace(SAMPLING, images=images, crops=crops)).batch(0)
     shown = read(batch)
     assert len(set(batch.image_ids_V.tolist())) == len(set(shown)) == VIEWS // crops
     assert len(set(batch.caption_ids_V.tolist())) == VIEWS // crops // images
 
 
 def test_without_text_there_are_no_texts(data):
-    batch = batches(data, replace(SAMPLING, text=False))[0]
+    batch = batches(data, replace(SAMPLING, text=False)).batch(0)
     assert batch.texts == [] and len(batch.text_index_V) == 0
-    assert same(batch, replace_text(batches(data)[0]))
+    assert same(batch, replace_text(batches(data).batch(0)))
 
 
 def replace_text(batch):
@@ -108,7 +109,7 @@ def test_image_ids_are_unique_in_the_dataset(data):
     ids = collections.defaultdict(set)
     all_batches = batches(data, Sampling(images=IMAGES, augmentation=WHOLE))
     for step in range(CAPTIONS * IMAGES // VIEWS):
-        batch = all_batches[step]
+        batch = all_batches.batch(step)
         for image_id, shown in zip(batch.image_ids_V.tolist(), read(batch), strict=True):
             ids[image_id].add(shown)
     assert all(len(shown) == 1 for shown in ids.values())
@@ -118,28 +119,28 @@ def test_image_ids_are_unique_in_the_dataset(data):
 def test_a_batch_is_a_function_of_seed_and_step_alone(numbered_dataset, data):
     """Whatever was read before, by whichever object, under whichever global random state."""
     first = batches(data, replace(SAMPLING, augmentation=SIMCLR))
-    wanted = first[7]
+    wanted = first.batch(7)
     torch.manual_seed(5)
     np.random.seed(5)
     other = batches(CaptionImageDataset(numbered_dataset, NUMBERED.revision), replace(SAMPLING, augmentation=SIMCLR))
-    _ = other[3], other[40]
-    assert same(other[7], wanted) and same(first[7], wanted)
-    assert not same(first[8], wanted)
-    assert not same(batches(data, replace(SAMPLING, augmentation=SIMCLR), seed=1)[7], wanted)
+    _ = other.batch(3), other.batch(40)
+    assert same(other.batch(7), wanted) and same(first.batch(7), wanted)
+    assert not same(first.batch(8), wanted)
+    assert not same(batches(data, replace(SAMPLING, augmentation=SIMCLR), seed=1).batch(7), wanted)
 
 
 def test_the_length_of_the_schedule_does_not_change_batches(data):
-    assert same(batches(data, steps=10)[7], batches(data, steps=70)[7])
+    assert same(batches(data, steps=10).batch(7), batches(data, steps=70).batch(7))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_workers_nor_on_where_one_starts(data, workers):
     all_batches = batches(data, replace(SAMPLING, augmentation=SIMCLR), steps=9)
     start = 4
-    loaded = DataLoader(all_batches, batch_size=None, sampler=range(start, len(all_batches)), num_workers=workers)
-    found = list(loaded)
+    loaded = loop.load_batches(all_batches, start, ExecutionConfig(workers=workers))
+    found = [raw.render() for raw in loaded]
     assert len(found) == 5
-    assert all(same(batch, all_batches[step]) for step, batch in enumerate(found, start))
+    assert all(same(batch, all_batches.batch(step)) for step, batch in enumerate(found, start))
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def failing(tmp_path_factory):
 def test_failed_images_are_never_sampled_and_the_others_as_often_as_requested(failing):
     some = batches(failing, views=36, sampling=replace(SAMPLING, crops=1))
     for step in range(some.steps_per_epoch):
-        batch = some[step]
+        batch = some.batch(step)
         shown = read(batch)
         assert batch.image_ids_V.tolist() == [number * IMAGES + index for number, index in shown]
         assert all(not 30 <= number < 40 and (index != 1 or number >= 100) for number, index in shown)
@@ -173,7 +174,7 @@ def test_failed_images_are_never_sampled_and_the_others_as_often_as_requested(fa
 def test_a_caption_with_too_few_images_repeats_some(failing):
     four = batches(failing, views=48, sampling=replace(SAMPLING, images=4, crops=1))
     for step in range(3):
-        for number, indices in itertools.groupby(read(four[step]), lambda view: view[0]):
+        for number, indices in itertools.groupby(read(four.batch(step)), lambda view: view[0]):
             assert {index for _, index in indices} == ({0, 2, 3} if number < 100 else {0, 1, 2, 3})
 
 
@@ -186,8 +187,8 @@ def test_captions_without_any_image_are_left_out_of_the_epoch(failing):
 
 def test_open_dataset_can_be_sent_to_another_process(data):
     all_batches = batches(data)
-    wanted = all_batches[2]
-    assert same(pickle.loads(pickle.dumps(all_batches))[2], wanted)
+    wanted = all_batches.batch(2)
+    assert same(pickle.loads(pickle.dumps(all_batches)).batch(2), wanted)
 
 
 def test_an_epoch_sees_each_caption_at_most_once_and_drops_the_rest(data):
@@ -230,12 +231,13 @@ def test_captions_sample_their_images_independently(data):
     assert len(both) == IMAGES**2 and max(both.values()) < CAPTIONS / 5
 
 
-def test_images_depend_on_the_caption_id_not_on_its_row(data):
+def test_images_depend_on_the_caption_id_not_on_its_row(data, monkeypatch):
     all_batches = batches(data)
-    wanted = {int(data.caption_ids[row]): all_batches.sample_images(3, row).tolist() for row in range(CAPTIONS)}
-    data.caption_ids = data.caption_ids[::-1]
+    wanted = {data.caption_id(row): all_batches.sample_images(3, row).tolist() for row in range(CAPTIONS)}
+    reversed_ids = [data.caption_id(row) for row in range(CAPTIONS)][::-1]
+    monkeypatch.setattr(data, "caption_id", lambda row: reversed_ids[row])
     for row in range(CAPTIONS):
-        assert all_batches.sample_images(3, row).tolist() == wanted[int(data.caption_ids[row])]
+        assert all_batches.sample_images(3, row).tolist() == wanted[reversed_ids[row]]
 
 
 def test_all_images_of_a_caption_can_be_sampled(data):
@@ -245,7 +247,7 @@ def test_all_images_of_a_caption_can_be_sampled(data):
 
 def test_crops_of_an_image_are_augmented_differently(small_data):
     sampling = Sampling(images=1, crops=2)
-    batch = Made(small_data, sampling, Schedule(48, 24), 16, 0)[0]
+    batch = Made(small_data, sampling, Schedule(48, 24), 16, 0).batch(0)
     first, second = batch.images_V3HW[0::2], batch.images_V3HW[1::2]
     assert ((first - second).abs().mean((1, 2, 3)) > 0.05).all()
 
@@ -256,9 +258,9 @@ def test_every_step_of_every_seed_has_its_own_augmentations(data, monkeypatch):
 
     monkeypatch.setattr("benchmark.training.batches.sample_view_params", noise)
     monkeypatch.setattr("benchmark.training.batches.render_views", lambda images, views, size: views)
-    first = [batches(data, seed=seed)[step].images_V3HW for seed in (0, 1) for step in range(2 * PER_EPOCH)]
+    first = [batches(data, seed=seed).batch(step).images_V3HW for seed in (0, 1) for step in range(2 * PER_EPOCH)]
     assert len({tuple(values.tolist()) for values in first}) == 4 * PER_EPOCH
-    again = [batches(data, seed=seed)[step].images_V3HW for seed in (0, 1) for step in range(2 * PER_EPOCH)]
+    again = [batches(data, seed=seed).batch(step).images_V3HW for seed in (0, 1) for step in range(2 * PER_EPOCH)]
     assert all(map(torch.equal, first, again))
 
 
@@ -288,7 +290,7 @@ def test_batch_that_does_not_divide(data):
 
 
 def test_images_of_different_sizes(data, monkeypatch):
-    image = data.image
-    monkeypatch.setattr(data, "image", lambda row, index: image(row, index)[: 16 - row % 2])
+    images = data.images
+    monkeypatch.setattr(data, "images", lambda row, indices: [image[: 16 - row % 2] for image in images(row, indices)])
     with pytest.raises(UserError, match=r"numbered mixes image sizes \[\(15, 16, 3\), \(16, 16, 3\)\]"):
-        batches(data)[0]
+        batches(data).batch(0)

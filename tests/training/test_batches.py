@@ -1,21 +1,25 @@
 """Batches: sharing among processes, raw batches, and errors."""
 
 import pickle
-from collections.abc import Iterator
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
 from benchmark.sampling import SIMCLR, WEAK, Augmentation, Sampling
-from benchmark.training.batches import BatchDataset, RawBatch, keyed_rng
+from benchmark.training import loop
+from benchmark.training.batches import BatchDataset, keyed_rng
 from benchmark.training.dataset import CaptionImageDataset
+from benchmark.training.execution import ExecutionConfig
 from benchmark.transforms.augmentations import MEAN, STD, render_views
 from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, read_number
 
@@ -28,11 +32,6 @@ TENSORS = ("images_V3HW", "caption_ids_V", "image_ids_V")
 
 def batches(data: CaptionImageDataset, sampling: Sampling = SAMPLING, views: int = VIEWS, **more: int) -> BatchDataset:
     return BatchDataset(data, sampling, Schedule(STEPS * views, views), SIZE, 0, **more)
-
-
-def tensors(raw: RawBatch) -> Iterator[Tensor]:
-    yield from (raw.images_B3HW, raw.caption_ids_V, raw.image_ids_V, raw.text_index_V)
-    yield from vars(raw.views).values()
 
 
 def same(first: Batch, second: Batch) -> bool:
@@ -57,10 +56,10 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(
     whole = batches(small_data, sampling)
     shared = [batches(small_data, sampling, rank=rank, world=world) for rank in range(world)]
     for step in (0, 3):
-        wanted = whole[step].render_on(CPU)
-        raw = [part[step] for part in shared]
+        wanted = whole.batch(step).render()
+        raw = [share.batch(step) for share in shared]
         assert [len(part.images_B3HW) for part in raw] == [VIEWS // sampling.crops // world] * world
-        parts = [part.render_on(CPU) for part in raw]
+        parts = [part.render() for part in raw]
         for name in TENSORS:
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(wanted, name))
         assert [text for part in parts for text in part.texts] == wanted.texts
@@ -72,9 +71,16 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(
 
 def test_a_process_decodes_only_its_share(small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[int, int]] = []
-    image = small_data.image
-    monkeypatch.setattr(small_data, "image", lambda row, index: read.append((row, index)) or image(row, index))
-    _ = [batches(small_data, rank=rank, world=3)[1] for rank in range(3)]
+    images = small_data.images
+
+    def counted(row: int, indices: np.ndarray) -> list[np.ndarray]:
+        read.extend((row, index) for index in indices)
+        return images(row, indices)
+
+    shares = [batches(small_data, rank=rank, world=3) for rank in range(3)]
+    assert [share.parts for share in shares] == [1, 1, 1]
+    monkeypatch.setattr(small_data, "images", counted)
+    _ = [share.batch(1) for share in shares]
     assert len(read) == len(set(read)) == VIEWS // SAMPLING.crops
 
 
@@ -91,7 +97,7 @@ def test_a_batch_that_cannot_be_shared(world: int, multiple: int, small_data: Ca
 @pytest.mark.slow
 def test_a_raw_batch_contains_each_image_once_as_uint8(numbered_dataset: Path) -> None:
     data = CaptionImageDataset(numbered_dataset, NUMBERED.revision)
-    raw = batches(data)[2]
+    raw = batches(data).batch(2)
     assert raw.images_B3HW.shape == (36, 3, 16, 16) and raw.images_B3HW.dtype == torch.uint8
     shown = [read_number(colour) for colour in raw.images_B3HW.float().mean((2, 3)).tolist()]
     assert [number * IMAGES + index for number, index in shown] == raw.image_ids_V[::2].tolist()
@@ -102,29 +108,63 @@ def test_a_raw_batch_contains_each_image_once_as_uint8(numbered_dataset: Path) -
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_raw_batch_can_be_sent_to_another_process(workers: int, small_data: CaptionImageDataset) -> None:
     made = batches(small_data)
-    wanted = [made[step].render_on(CPU) for step in range(STEPS)]
-    loaded = DataLoader(made, batch_size=None, sampler=range(STEPS), num_workers=workers)
-    assert all(same(raw.render_on(CPU), batch) for raw, batch in zip(loaded, wanted, strict=True))
-    assert same(pickle.loads(pickle.dumps(made[1])).render_on(CPU), wanted[1])
+    wanted = [made.batch(step).render() for step in range(STEPS)]
+    loaded = loop.load_batches(made, 0, ExecutionConfig(workers=workers))
+    assert all(same(raw.render(), batch) for raw, batch in zip(loaded, wanted, strict=True))
+    assert same(pickle.loads(pickle.dumps(made.batch(1))).render(), wanted[1])
 
 
-def test_all_of_a_raw_batch_is_pinned(small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a GPU, pinning is replaced by a counted copy."""
-    pinned: list[Tensor] = []
+@pytest.mark.slow
+@pytest.mark.parametrize(("captions", "workers"), [(1, 0), (5, 0), (5, 2), (11, 2), (12, 2)])
+def test_a_batch_does_not_depend_on_its_parts(
+    captions: int, workers: int, small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of up to so many captions; of a batch of twelve, five are sent in parts of four."""
+    made = batches(small_data)
+    wanted = [made.batch(step).render() for step in range(STEPS)]
+    assert made.parts == 1
+    image = small_data.images(0, [0])[0]
+    monkeypatch.setattr("benchmark.training.batches.PART_BYTES", captions * SAMPLING.images * image.nbytes)
+    cut = batches(small_data)
+    assert cut.parts == -(-12 // captions)
+    assert {len(request.rows) for request in cut.requests(0)} <= {12 // cut.parts, -(-12 // cut.parts)}
+    loaded = loop.load_batches(cut, 0, ExecutionConfig(workers=workers))
+    assert all(same(raw.render(), batch) for raw, batch in zip(loaded, wanted, strict=True))
 
-    def pin(values: Tensor) -> Tensor:
-        pinned.append(values.clone())
-        return pinned[-1]
 
-    raw = batches(small_data)[1]
-    monkeypatch.setattr(Tensor, "pin_memory", pin)
-    found = raw.pin_memory()
-    assert {id(values) for values in tensors(found)} == {id(values) for values in pinned}
-    assert same(found.render_on(CPU), raw.render_on(CPU))
+def test_a_worker_decodes_into_shared_memory(small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = batches(small_data)
+    request = made.requests(1)[0]
+    plain = made[request]
+    monkeypatch.setattr("benchmark.training.batches.get_worker_info", lambda: "of a worker")
+    shared = made[request]
+    assert shared.images_BHW3.is_shared() and not plain.images_BHW3.is_shared()
+    assert torch.equal(shared.images_BHW3, plain.images_BHW3)
+
+
+def test_too_little_shared_memory_is_one_line(small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    made = batches(small_data)
+    monkeypatch.setattr("benchmark.training.batches.get_worker_info", lambda: "of a worker")
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
+    with pytest.raises(UserError, match=r"^/dev/shm has no room for 0 MB of images; make it larger .*--shm-size"):
+        made[made.requests(1)[0]]
+
+
+def test_the_images_of_a_part_are_pinned(small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU, pinning is replaced by a copy."""
+    made = batches(small_data)
+    part = made[made.requests(1)[0]]
+    monkeypatch.setattr(Tensor, "pin_memory", Tensor.clone)
+    found = part.pin_memory()
+    assert found.images_BHW3.data_ptr() != part.images_BHW3.data_ptr()
+    assert same(made.assemble(1, [found], CPU).render(), made.batch(1).render())
 
 
 def test_everything_of_a_batch_goes_to_the_device(small_data: CaptionImageDataset) -> None:
-    batch = batches(small_data)[1].render_on(torch.device("meta"))
+    batch = batches(small_data).batch(1, torch.device("meta")).render()
     assert {getattr(batch, name).device.type for name in (*TENSORS, "text_index_V")} == {"meta"}
 
 
@@ -136,7 +176,7 @@ def test_crop_c_is_made_by_augmentation_c(small_data: CaptionImageDataset) -> No
     plain = Augmentation(scale=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
     further = (replace(plain, grayscale=1.0), replace(plain, solarize=1.0))
     sampling = Sampling(images=2, crops=3, augmentation=plain, further=further)
-    batch = batches(small_data, sampling)[0].render_on(CPU)
+    batch = batches(small_data, sampling).batch(0).render()
     images = batch.images_V3HW * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
     colourful = (images.amax(1) - images.amin(1)).amax((1, 2)) > 0.05
     inverted = images.amax((1, 2, 3)) < 0.51
@@ -145,8 +185,8 @@ def test_crop_c_is_made_by_augmentation_c(small_data: CaptionImageDataset) -> No
 
 
 def test_a_batch_is_its_images_and_its_views(small_data: CaptionImageDataset) -> None:
-    raw = batches(small_data)[1]
-    assert torch.equal(raw.render_on(CPU).images_V3HW, render_views(raw.images_B3HW, raw.views, SIZE))
+    raw = batches(small_data).batch(1)
+    assert torch.equal(raw.render().images_V3HW, render_views(raw.images_B3HW, raw.views, SIZE))
 
 
 # Errors
@@ -165,11 +205,17 @@ def test_a_dataset_with_one_image_per_caption(small_data: CaptionImageDataset) -
     assert "needs 3 images per caption" in found and "has 1 (datasets of real images have one)" in found
 
 
-@pytest.mark.parametrize("nothing", ["", "  \n", None])
-def test_captions_without_text_for_a_method_with_text(nothing: Any, small_dataset: Path) -> None:
-    data = CaptionImageDataset(small_dataset, RECIPE.revision)
-    data.captions = list(data.captions)
-    data.captions[7] = data.captions[90] = nothing
+@pytest.mark.parametrize("nothing", ["", "  \n"])
+def test_captions_without_text_for_a_method_with_text(nothing: str, small_dataset: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(small_dataset, tmp_path / "copy")
+    path = folder / schema.shard_name("train", 0, 1)
+    table = pq.read_table(path)
+    texts = table[schema.CAPTION].to_pylist()
+    texts[7] = texts[90] = nothing
+    column = table.schema.get_field_index(schema.CAPTION)
+    pq.write_table(table.set_column(column, schema.CAPTION, pa.array(texts)), path)
+    np.save(folder / schema.index_name("train", 0), np.full((CAPTIONS, IMAGES, 2), 5))
+    data = CaptionImageDataset(folder, RECIPE.revision)
     found = refused(data, SAMPLING)
     assert f"needs text, but 2 of {CAPTIONS} captions of" in found and "are empty (first: row 7)" in found
     batches(data, replace(SAMPLING, text=False))
@@ -196,7 +242,12 @@ def test_the_order_of_an_epoch_is_cached_and_not_pickled(
     assert pickle.loads(pickle.dumps(found))._order is None
 
 
-def test_bytes_is_the_size_of_a_raw_batch(small_data: CaptionImageDataset) -> None:
+def test_the_order_of_an_epoch_is_a_permutation_of_the_rows_with_images(small_data: CaptionImageDataset) -> None:
+    """Recorded runs were trained in NumPy's permutation of the rows; the cached order takes half of the bytes."""
+    small_data.rows_without_images = np.array([0, 1, 5, 77, 158])
     found = batches(small_data)
-    assert found.bytes == found[0].images_B3HW.nbytes
-    assert batches(small_data, rank=1, world=2).bytes == found.bytes // 2
+    rows = np.setdiff1d(np.arange(CAPTIONS), small_data.rows_without_images)
+    for epoch in (0, 1):
+        steps = range(epoch * found.steps_per_epoch, (epoch + 1) * found.steps_per_epoch)
+        order = keyed_rng(0, epoch).permutation(rows)
+        assert np.concatenate([found.rows(step) for step in steps]).tolist() == order[: len(steps) * 12].tolist()

@@ -1,5 +1,6 @@
 """The dataset that training reads: rows, and files that are damaged, changed or not the manifest's."""
 
+import contextlib
 import io
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import pickle
 import resource
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -35,16 +37,30 @@ def copy(numbered_dataset, tmp_path):
     return shutil.copytree(numbered_dataset, tmp_path / "numbered")
 
 
+def image(data, row, index):
+    return data.images(row, [index])[0]
+
+
 def test_captions_and_ids_are_those_of_the_recipe_across_files(data):
-    assert len(data) == CAPTIONS and len(data._files) == 3
-    assert data.captions == [caption.text for caption in numbers()]
-    assert data.caption_ids.tolist() == [caption.caption_id for caption in numbers()]
+    assert len(data) == CAPTIONS and len(data._shards) == 3
+    assert [data.caption(row) for row in range(CAPTIONS)] == [caption.text for caption in numbers()]
+    assert [data.caption_id(row) for row in range(CAPTIONS)] == [caption.caption_id for caption in numbers()]
 
 
 def test_images_are_read_by_row_and_index_in_any_order(data):
     places = [(row, index) for row in range(CAPTIONS) for index in range(IMAGES)]
     for row, index in np.random.default_rng(0).permutation(places):
-        assert read_number(data.image(row, index).mean((0, 1))) == (row, index)
+        assert read_number(image(data, row, index).mean((0, 1))) == (row, index)
+
+
+@pytest.mark.parametrize("indices", [[3, 0, 2], [1], [2, 2], [0, 1, 2, 3]], ids=str)
+def test_images_of_a_caption_are_read_at_once_in_the_order_of_the_request(data, indices, monkeypatch):
+    reads, real = [], os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *args: (reads.append(args), real(*args))[1])
+    found = data.images(70, indices)
+    assert [read_number(pixels.mean((0, 1))) for pixels in found] == [(70, index) for index in indices]
+    assert len(reads) == 1
+    assert data.encoded_images(70, indices) == [data.encoded_images(70, [index])[0] for index in indices]
 
 
 def test_an_image_equals_the_one_in_parquet(small_data, small_dataset):
@@ -52,7 +68,7 @@ def test_an_image_equals_the_one_in_parquet(small_data, small_dataset):
     for row in (0, 63, 64, CAPTIONS - 1):
         for index in range(IMAGES):
             stored = np.asarray(Image.open(io.BytesIO(rows[row][index]["bytes"])))
-            assert np.array_equal(small_data.image(row, index), stored)
+            assert np.array_equal(image(small_data, row, index), stored)
 
 
 def relist(folder, *names, **changes):
@@ -118,15 +134,19 @@ def test_damaged_image_is_named_by_file_row_and_image(copy, what):
     offset, length = np.load(copy / schema.index_name("train", 1))[6, 2]
     with (copy / schema.shard_name("train", 1, 3)).open("r+b") as file:
         file.seek(offset)
-        image = file.read(length)
-        damaged = {"zeros": bytes(length), "not an image": b"x" * length, "cut off": image[:150] + bytes(length - 150)}
+        encoded = file.read(length)
+        damaged = {
+            "zeros": bytes(length),
+            "not an image": b"x" * length,
+            "cut off": encoded[:150] + bytes(length - 150),
+        }
         file.seek(offset)
         file.write(damaged[what])
     relist(copy, schema.shard_name("train", 1, 3))
     opened = CaptionImageDataset(copy, NUMBERED.revision)
-    assert read_number(opened.image(70, 1).mean((0, 1))) == (70, 1)
+    assert read_number(image(opened, 70, 1).mean((0, 1))) == (70, 1)
     with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet: row 6, image 2 does not decode .* again"):
-        opened.image(70, 2)
+        image(opened, 70, 2)
 
 
 def replaced_image(copy, content):
@@ -155,7 +175,7 @@ def test_an_image_of_too_many_pixels_is_not_decoded(copy, format, place, pixels)
     content = buffer.getvalue()
     assert content.count(place) == 1
     with pytest.raises(UserError, match=r"row 6, image 2 does not decode \(.* pixels"):
-        replaced_image(copy, content.replace(place, pixels)).image(70, 2)
+        image(replaced_image(copy, content.replace(place, pixels)), 70, 2)
 
 
 def test_an_image_is_read_as_it_is_shown(copy):
@@ -163,7 +183,7 @@ def test_an_image_is_read_as_it_is_shown(copy):
     exif = Image.Exif()
     exif[274] = 6
     Image.new("L", (64, 32), 200).save(buffer, "JPEG", exif=exif)
-    assert replaced_image(copy, buffer.getvalue()).image(70, 2).shape == (64, 32, 3)
+    assert image(replaced_image(copy, buffer.getvalue()), 70, 2).shape == (64, 32, 3)
 
 
 def flip(path, at):
@@ -185,10 +205,10 @@ SHARD, INDEX = schema.shard_name("train", 1, 3), schema.index_name("train", 1)
 def test_a_changed_shard_is_found_when_it_is_first_read(copy, damage):
     flip(copy / SHARD, 20_000) if damage == "byte" else change_caption(copy / SHARD)
     opened = CaptionImageDataset(copy, NUMBERED.revision)
-    opened.image(0, 0)  # in another shard
+    image(opened, 0, 0)  # in another shard
     for _ in range(2):
         with pytest.raises(UserError, match=r"00001-of-00003\.parquet has sha256 .*, the manifest says .* again"):
-            opened.image(70, 3)
+            image(opened, 70, 3)
 
 
 @pytest.mark.parametrize("how", ["shorter", "overlap", "reversed"])
@@ -202,7 +222,7 @@ def test_a_changed_index_is_found_when_its_shard_is_first_read(copy, how):
     np.save(copy / INDEX, index[::-1] if how == "reversed" else index)
     opened = CaptionImageDataset(copy, NUMBERED.revision)
     with pytest.raises(UserError, match=r"train-00001\.npy has sha256 .*, the manifest says"):
-        opened.image(90, 0)
+        image(opened, 90, 0)
 
 
 def test_an_index_without_images_is_found_when_it_is_opened(copy):
@@ -218,12 +238,12 @@ def test_opening_hashes_nothing_and_a_shard_is_hashed_once(copy, monkeypatch):
     hashed, real = [], file_sha256
     monkeypatch.setattr(verified, "file_sha256", lambda path: (hashed.append(path), real(path))[1])
     opened = CaptionImageDataset(copy, NUMBERED.revision)
-    opened.rows_with_images()
+    assert opened.rows_without_images.tolist() == opened.blank_rows().tolist() == []
     assert not hashed
     for row in (70, 64, 127):
-        opened.image(row, 1)
-    pickle.loads(pickle.dumps(opened)).image(70, 1)
-    CaptionImageDataset(copy, NUMBERED.revision).image(70, 1)
+        image(opened, row, 1)
+    image(pickle.loads(pickle.dumps(opened)), 70, 1)
+    image(CaptionImageDataset(copy, NUMBERED.revision), 70, 1)
     assert hashed == [copy / SHARD, copy / INDEX]
 
 
@@ -299,19 +319,68 @@ def test_captions_of_other_columns_are_one_line(copy, columns):
         CaptionImageDataset(copy, NUMBERED.revision)
 
 
-def test_the_limit_of_open_files_is_raised(copy, monkeypatch):
-    """A dataset of 5,127 shards has ten times as many files as a process may usually open."""
-    monkeypatch.setattr(dataset, "OTHER_FILES", 10**9)
-    with pytest.raises(UserError, match="training needs 1,000,000,006 open files, allowed are"):
-        CaptionImageDataset(copy, NUMBERED.revision)
-    monkeypatch.undo()
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+def open_files():
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+def test_a_dataset_of_more_shards_than_files_may_be_open(copy, monkeypatch):
+    """The files that were used last stay open."""
+    monkeypatch.setattr(dataset, "OPEN_SHARDS", 2)
+    opened = CaptionImageDataset(copy, NUMBERED.revision)
+    before = open_files()
+    for row in (0, 70, 1, 150, 2, 71, 151, 3):
+        assert read_number(image(opened, row, 1).mean((0, 1))) == (row, 1)
+    assert [*opened._open] == [2, 0]
+    assert open_files() == before + 2
+
+
+def test_too_few_files_may_be_open(copy):
+    opened = CaptionImageDataset(copy, NUMBERED.revision)
+    image(opened, 70, 1)
+    opened._open.popitem()[1].close()
+    before, taken = resource.getrlimit(resource.RLIMIT_NOFILE), []
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-        CaptionImageDataset(copy, NUMBERED.revision)
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (6 + dataset.OTHER_FILES, before[1])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        with pytest.raises(UserError, match=r"00001-of-00003\.parquet cannot be opened \(Too many open .*`ulimit -n`"):
+            image(opened, 70, 1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for descriptor in taken:
+            os.close(descriptor)
+    assert read_number(image(opened, 70, 1).mean((0, 1))) == (70, 1)
+
+
+def test_a_shard_that_is_replaced_while_a_run_reads_it(copy):
+    opened = CaptionImageDataset(copy, NUMBERED.revision)
+    image(opened, 70, 1)
+    content = (copy / SHARD).read_bytes()
+    for damaged in (content[:20_000] + b"x" + content[20_001:], content[:-1]):
+        (copy / "new").write_bytes(damaged)
+        (copy / "new").replace(copy / SHARD)
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"00001-of-00003\.parquet has sha256 .*, the manifest says .* again"):
+                image(opened, 71, 3)
+    (copy / "new").write_bytes(content)
+    (copy / "new").replace(copy / SHARD)
+    assert read_number(image(opened, 71, 3).mean((0, 1))) == (71, 3)
+
+
+def test_a_shard_that_is_written_while_a_run_reads_it(copy):
+    opened = CaptionImageDataset(copy, NUMBERED.revision)
+    image(opened, 70, 1)
+    flip(copy / SHARD, 20_000)
+    with pytest.raises(UserError, match=r"00001-of-00003\.parquet has sha256"):
+        image(opened, 70, 1)
+
+
+def test_a_shard_that_is_missing_while_a_run_reads_it(copy):
+    opened = CaptionImageDataset(copy, NUMBERED.revision)
+    (copy / SHARD).unlink()
+    with pytest.raises(UserError, match=r"00001-of-00003\.parquet cannot be read \(No such file"):
+        image(opened, 70, 1)
 
 
 def test_files_may_be_links_to_anywhere(copy, tmp_path):
@@ -322,12 +391,12 @@ def test_files_may_be_links_to_anywhere(copy, tmp_path):
         path.rename(blob)
         path.symlink_to(blob)
     opened = CaptionImageDataset(copy, NUMBERED.revision)
-    assert read_number(opened.image(70, 1).mean((0, 1))) == (70, 1)
+    assert read_number(image(opened, 70, 1).mean((0, 1))) == (70, 1)
 
 
 def read_in_process(folder, rows):
     opened = CaptionImageDataset(folder, NUMBERED.revision)
-    return [read_number(opened.image(row, 1).mean((0, 1))) for row in rows]
+    return [read_number(image(opened, row, 1).mean((0, 1))) for row in rows]
 
 
 def test_two_processes_verify_the_same_shards(copy):

@@ -81,7 +81,7 @@ def test_memory_may_run_out_anywhere_in_a_step(
     def ended(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError
 
-    owner, name = {"views": (RawBatch, "render_on"), "step": (torch.optim.AdamW, "step")}[place]
+    owner, name = {"views": (RawBatch, "render"), "step": (torch.optim.AdamW, "step")}[place]
     monkeypatch.setattr(owner, name, ended)
     with pytest.raises(UserError, match="out of memory"):
         train_here(experiment("simclr"), small_data, tmp_path)

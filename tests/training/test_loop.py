@@ -2,12 +2,13 @@
 
 import json
 import math
+import multiprocessing
 import os
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.data import dataloader
+from torch.utils.data import dataloader, get_worker_info
 
 from benchmark import plugins
 from benchmark.errors import UserError
@@ -186,13 +187,29 @@ class Flat(CaptionImageDataset):
     """Dataset with as many captions and images as a smoke run needs; all images are black."""
 
     def __init__(self) -> None:
-        self.captions = [f"number {number}" for number in range(240)]
-        self.caption_ids = np.arange(240)
         self.images_per_caption = 10
-        self._index, self._start = [np.ones((240, 10, 2), np.int64)], np.array([0, 240])
+        self.rows_without_images = np.empty(0, np.int64)
 
-    def image(self, row: int, index: int) -> np.ndarray:
-        return np.zeros((8, 8, 3), np.uint8)
+    def __len__(self) -> int:
+        return 240
+
+    def blank_rows(self) -> np.ndarray:
+        return np.empty(0, np.int64)
+
+    def caption_id(self, row: int) -> int:
+        return row
+
+    def caption(self, row: int) -> str:
+        return f"number {row}"
+
+    def available_images(self, row: int) -> np.ndarray:
+        return np.arange(10)
+
+    def announce(self, rows: Sequence[int]) -> None:
+        pass
+
+    def images(self, row: int, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        return [np.zeros((8, 8, 3), np.uint8) for _ in indices]
 
 
 TRAINED = [declared for declared in smoke.EXPERIMENTS if declared.settings.optimizer]
@@ -204,7 +221,7 @@ def test_every_trained_smoke_experiment_sees_the_same_views(
 ) -> None:
     monkeypatch.setattr(Flat, "manifest", type("Manifest", (), {"repo": "flat"}), raising=False)
     batches = BatchDataset(Flat(), declared.settings.sampling, declared.schedule, 8, seed=0)
-    assert len(batches[0].render_on(CPU).images_V3HW) * len(batches) == declared.schedule.views == smoke.SCHEDULE.views
+    assert len(batches.batch(0).render().images_V3HW) * len(batches) == declared.schedule.views == smoke.SCHEDULE.views
 
 
 def test_the_loop_shows_the_model_every_view_of_the_schedule(
@@ -282,8 +299,10 @@ def test_the_number_of_workers_changes_nothing(method: str, small_dataset: Path,
 
 def test_an_error_in_a_worker_has_the_same_message(small_dataset: Path, tmp_path: Path) -> None:
     class Damaged(CaptionImageDataset):
-        def image(self, row: int, index: int) -> np.ndarray:
-            raise UserError(f"row {row} does not decode")
+        def images(self, row: int, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+            if get_worker_info():
+                raise UserError(f"row {row} does not decode")
+            return super().images(row, indices)
 
     data = Damaged(small_dataset, RECIPE.revision)
     with pytest.raises(UserError, match=r"^row \d+ does not decode$"):
@@ -294,6 +313,24 @@ def readers() -> list[psutil.Process]:
     """Return the data-loader workers, which are forks of this process."""
     here = psutil.Process()
     return [child for child in here.children() if child.cmdline() == here.cmdline()]
+
+
+def test_workers_are_forked_in_a_spawned_process_too(small_data: CaptionImageDataset, tmp_path: Path) -> None:
+    """`synrep run` spawns a process for each run."""
+    found = []
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        train_here(
+            experiment("simclr", steps=10),
+            small_data,
+            tmp_path,
+            execution=ExecutionConfig(workers=2),
+            on_step=lambda *_: found.append(len(readers())),
+        )
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert found == [2]
 
 
 def test_signals_are_not_for_the_workers(small_dataset: Path, tmp_path: Path) -> None:
@@ -325,7 +362,7 @@ def test_a_worker_that_is_killed_is_one_line(small_dataset: Path, tmp_path: Path
         return False
 
     data = CaptionImageDataset(small_dataset, RECIPE.revision)
-    with pytest.raises(UserError, match="a data-loader worker died, possibly out of memory"):
+    with pytest.raises(UserError, match="a data-loader worker died"):
         train_here(experiment("simclr", steps=400), data, tmp_path, execution=ExecutionConfig(workers=2), stop=stop)
 
 
@@ -337,7 +374,7 @@ def test_the_death_of_a_worker_that_hands_over_a_batch_is_one_line(
         raise error("connection reset")
 
     monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter, "_get_data", get)
-    with pytest.raises(UserError, match="a data-loader worker died, possibly out of memory"):
+    with pytest.raises(UserError, match="a data-loader worker died"):
         train_here(experiment("simclr", steps=4), small_data, tmp_path, execution=ExecutionConfig(workers=2))
     assert readers() == []
 
@@ -375,15 +412,19 @@ def test_an_error_ends_the_workers_although_its_traceback_is_kept(
     assert kept.traceback
 
 
+@pytest.mark.parametrize(
+    ("signal", "how"),
+    [("Killed. ", "fewer --jobs"), ("Bus error. It is possible that ...", "make /dev/shm larger"), ("Aborted.", "")],
+)
 def test_the_death_of_a_worker_is_one_line_wherever_it_is_noticed(
-    small_data: CaptionImageDataset, tmp_path: Path
+    signal: str, how: str, small_data: CaptionImageDataset, tmp_path: Path
 ) -> None:
     """Torch raises it in a signal handler, possibly in the middle of a step or a save."""
 
     def stop() -> bool:
-        raise RuntimeError("DataLoader worker (pid 17) is killed by signal: Killed.")
+        raise RuntimeError(f"DataLoader worker (pid 17) is killed by signal: {signal}")
 
-    with pytest.raises(UserError, match=r"a data-loader worker died, .* \(pid 17\) is killed .*; run again"):
+    with pytest.raises(UserError, match=rf"a data-loader worker died: .* \(pid 17\) is killed .*{how}.* run again"):
         train_here(experiment("simclr"), small_data, tmp_path, stop=stop)
 
 

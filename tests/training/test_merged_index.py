@@ -1,0 +1,182 @@
+"""The merged index: where it is kept, that it belongs to its shards, and what it says of them."""
+
+import multiprocessing
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from benchmark import schema
+from benchmark.errors import UserError
+from benchmark.training import merged_index
+from benchmark.training.dataset import CaptionImageDataset
+from benchmark.training.merged_index import MergedIndex, Shard, open_index, read_shard
+from tests.fixtures.small_datasets import IMAGES, NUMBERED, read_number
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def copy(numbered_dataset: Path, tmp_path: Path) -> Path:
+    """A dataset folder without a merged index."""
+    return shutil.copytree(numbered_dataset, tmp_path / "numbered", ignore=shutil.ignore_patterns(".cache"))
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    return tmp_path / "user" / "synrep" / "index"
+
+
+def shards(folder: Path) -> list[Shard]:
+    names = [(schema.shard_name("train", n, 3), schema.index_name("train", n)) for n in range(3)]
+    return [Shard(folder / parquet, folder / index) for parquet, index in names]
+
+
+def opened(folder: Path) -> MergedIndex:
+    return open_index(folder, shards(folder), IMAGES)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.arrow"))
+
+
+def test_it_says_what_the_shards_and_their_indices_say(copy: Path) -> None:
+    found = opened(copy)
+    assert found.starts == [0, 64, 128, 160] and found.note == ""
+    for number, shard in enumerate(shards(copy)):
+        table, index = pq.read_table(shard.parquet), np.load(shard.index)
+        batch = found.shards[number]
+        assert batch[schema.CAPTION_ID].to_pylist() == table[schema.CAPTION_ID].to_pylist()
+        assert batch[schema.CAPTION].to_pylist() == table[schema.CAPTION].to_pylist()
+        offsets, lengths = found.locations(number)
+        assert np.array_equal(offsets, index[..., 0]) and np.array_equal(lengths, index[..., 1])
+        assert batch["count"].to_pylist() == [IMAGES] * len(table)
+
+
+def test_it_is_mapped_and_written_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Shard] = []
+    monkeypatch.setattr(merged_index, "read_shard", lambda shard, count: read.append(shard) or read_shard(shard, count))
+    opened(copy)
+    assert read == shards(copy)
+    again = opened(copy)
+    sent = pickle.dumps(again)
+    assert pickle.loads(sent).shards == again.shards
+    assert len(sent) < 1000, "the path is sent, not the captions"
+    assert read == shards(copy) and len(files(copy)) == 1
+    assert str(files(copy)[0]) in Path("/proc/self/maps").read_text()
+    assert not [path for path in copy.rglob(".*") if path.name != ".cache"], "neither locks nor temporary files"
+
+
+def test_failed_images_and_blank_captions_are_told(copy: Path) -> None:
+    shard = shards(copy)[1]
+    index = np.load(shard.index)
+    index[3], index[5, 1:] = 0, 0
+    np.save(shard.index, index)
+    content = shard.parquet.read_bytes()
+    shard.parquet.write_bytes(content.replace(b"number 70", b" " * 9).replace(b"number 99", b"\t" * 9))
+    found = opened(copy)
+    assert found.rows_where("count", 0).tolist() == [67]
+    assert found.rows_where("count", 1).tolist() == [69]
+    assert found.rows_where("blank", True).tolist() == [70, 99]
+
+
+@pytest.mark.parametrize("which", ["parquet", "index"])
+def test_files_that_changed_have_another_one(copy: Path, which: str) -> None:
+    """That of the former files is removed."""
+    opened(copy)
+    before = files(copy)
+    os.utime(getattr(shards(copy)[1], which), (1e9, 1e9))
+    opened(copy)
+    assert len(files(copy)) == 1 and files(copy) != before
+
+
+@pytest.mark.parametrize("content", [b"", b"ARROW1", "cut", "two shards"])
+def test_a_damaged_one_is_written_again(copy: Path, content: bytes | str) -> None:
+    opened(copy)
+    path = files(copy)[0]
+    if content == "two shards":
+        merged_index._write_file(path, shards(copy)[:2], IMAGES)
+    else:
+        path.write_bytes(path.read_bytes()[:-20] if isinstance(content, str) else content)
+    assert opened(copy).starts[-1] == 160
+    assert MergedIndex(path).starts[-1] == 160
+
+
+def test_one_of_other_shards_is_refused_when_a_shard_is_read(copy: Path) -> None:
+    """It has the name and the numbers of this one, but other captions: as after a change that restored all times."""
+    opened(copy)
+    path = files(copy)[0]
+    path.write_bytes(path.read_bytes().replace(b"number 70", b"number 07"))
+    data = CaptionImageDataset(copy, NUMBERED.revision)
+    assert read_number(data.images(5, [1])[0].mean((0, 1))) == (5, 1)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"\.arrow does not belong to train-00001-of-00003\.parquet; remove it and"):
+            data.images(70, [1])
+    path.unlink()
+    assert CaptionImageDataset(copy, NUMBERED.revision).caption(70) == "number 70"
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
+    """Make folders that cannot be written; a test may run as root, to whom permissions say nothing."""
+    mkdir = Path.mkdir
+
+    def checked(path: Path, *args: object, **kwargs: object) -> None:
+        if any(path.is_relative_to(folder) for folder in folders):
+            raise OSError(30, "Read-only file system")
+        mkdir(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", checked)
+
+
+def test_a_folder_that_cannot_be_written(copy: Path, user_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, copy)
+    found = opened(copy)
+    assert files(copy) == [] and len(files(user_cache)) == 1
+    assert found.note == f"{copy} cannot be written: its merged index is {files(user_cache)[0]}"
+    assert "\n" not in found.note and opened(copy).note == found.note
+    assert CaptionImageDataset(copy, NUMBERED.revision).note == found.note
+    other = shutil.copytree(copy, copy.parent / "other")
+    refuse(monkeypatch, other)
+    opened(other)
+    assert len(files(user_cache)) == 2, "another folder has its own"
+
+
+def test_no_folder_can_be_written(copy: Path, user_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, copy, user_cache)
+    data = CaptionImageDataset(copy, NUMBERED.revision)
+    assert files(copy.parent) == []
+    assert data.note == f"no cache folder can be written: the merged index of {copy} is in memory (0 MB)"
+    sent = pickle.loads(pickle.dumps(data))
+    assert read_number(sent.images(70, [1])[0].mean((0, 1))) == (70, 1) and sent.caption(70) == "number 70"
+
+
+def test_a_full_disk_leaves_nothing(copy: Path, user_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merged_index.pa, "OSFile", full)
+        assert "in memory" in opened(copy).note
+    assert files(copy.parent) == [] and not [path for path in copy.rglob(".*") if path.name != ".cache"]
+
+
+def test_a_damaged_shard_is_an_error_and_not_a_folder_that_cannot_be_written(copy: Path, user_cache: Path) -> None:
+    shards(copy)[2].parquet.write_bytes(b"")
+    with pytest.raises(UserError, match="not readable Parquet"):
+        opened(copy)
+    assert files(copy) == [] and files(user_cache) == []
+
+
+def _open(folder: Path) -> int:
+    return int(opened(folder).starts[-1])
+
+
+def test_processes_that_open_it_at_once(copy: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.map(_open, [copy] * 8) == [160] * 8
+    assert len(files(copy)) == 1 and not [path for path in copy.rglob(".*") if path.name != ".cache"]
