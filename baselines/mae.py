@@ -57,6 +57,8 @@ class MAEModel(Model):
         self.patch = vit.patch_embed.patch_size[0]
         self.embed = nn.Linear(vit.embed_dim, method.width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, method.width))
+        self.masked = int(vit.patch_embed.num_patches * method.hidden_share)
+        """Number of masked patches of a view."""
         self.position = nn.Parameter(torch.zeros(1, vit.patch_embed.num_patches + 1, method.width))
         self.blocks = nn.Sequential(*(Block(method.width, method.heads, qkv_bias=True) for _ in range(method.depth)))
         self.norm = nn.LayerNorm(method.width)
@@ -76,10 +78,8 @@ class MAEModel(Model):
 
     def random_mask(self, count: int) -> Tensor:
         """Return a uniformly random mask (V, P), True for masked patches; their number is the same in every view."""
-        patches = self.vit.patch_embed.num_patches
-        masked = int(patches * self.method.hidden_share)
-        noise_VP = rank_shard_of_uniform(count, patches).to(self.mask_token.device)
-        return noise_VP.argsort(1).argsort(1) < masked
+        noise_VP = rank_shard_of_uniform(count, self.vit.patch_embed.num_patches).to(self.mask_token.device)
+        return noise_VP.argsort(1).argsort(1) < self.masked
 
     def patchify(self, images_V3HW: Tensor) -> Tensor:
         """Return the pixels of each patch, (V, P, 3 * patch**2)."""
@@ -90,12 +90,13 @@ class MAEModel(Model):
         vit, count = self.vit, len(images_V3HW)
         assert vit.pos_embed is not None and vit.cls_token is not None
         tokens_VPD = vit.patch_embed(images_V3HW) + vit.pos_embed[:, 1:]
-        visible_VKD = tokens_VPD[~masked_VP].view(count, -1, tokens_VPD.shape[2])
+        # Places of the visible patches, in order. Their number is known: the CPU does not wait for a GPU to count them.
+        place_VK1 = masked_VP.int().argsort(dim=1, stable=True)[:, : masked_VP.shape[1] - self.masked, None]
+        visible_VKD = tokens_VPD.take_along_dim(place_VK1, 1)
         cls_V1D = (vit.cls_token + vit.pos_embed[:, :1]).expand(count, -1, -1)
         encoded = self.embed(vit.norm(vit.blocks(torch.cat((cls_V1D, visible_VKD), 1)))).to(self.mask_token.dtype)
-        full_VPD = self.mask_token.expand(count, masked_VP.shape[1], -1).masked_scatter(
-            ~masked_VP[..., None], encoded[:, 1:]
-        )
+        hidden_VPD = self.mask_token.expand(count, masked_VP.shape[1], -1)
+        full_VPD = hidden_VPD.scatter(1, place_VK1.expand(-1, -1, encoded.shape[2]), encoded[:, 1:])
         decoded = self.blocks(torch.cat((encoded[:, :1], full_VPD), 1) + self.position)
         return self.pixels(self.norm(decoded[:, 1:]))
 

@@ -7,7 +7,7 @@ Shapes: V views in a batch, C captions, B images, T texts, D features, HW pixels
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from functools import partial
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -103,16 +103,19 @@ class Model(nn.Module):
         """Return `network(*rows)`, computed in slices of `micro_batch_size`; rows must be independent of each other.
 
         Activations are recomputed in the backward pass, so memory is that of one slice, while the loss sees the whole
-        batch: gradient caching (Gao et al., arXiv 2101.06983) by activation checkpointing.
+        batch: gradient caching (Gao et al., arXiv 2101.06983) by activation checkpointing. Those of the last slice are
+        kept: the backward pass needs them first. Slices have equal sizes where the batch has a suitable divisor, since
+        `torch.compile` compiles a network again for another size.
         """
-        count = -(-len(rows[0]) // (self.micro_batch_size or len(rows[0])))
-        if count == 1:
+        total = len(rows[0])
+        least = -(-total // (self.micro_batch_size or total))
+        if least == 1:
             return network(*rows)
-        bounds = [len(rows[0]) * number // count for number in range(count + 1)]
-        slices = [tuple(part[start:end] for part in rows) for start, end in pairwise(bounds)]
-        if not torch.is_grad_enabled():
-            return torch.cat([network(*part) for part in slices])
-        return torch.cat([checkpoint(network, *part, use_reentrant=False) for part in slices])
+        count = next((count for count in range(least, 2 * least) if total % count == 0), least)
+        size = -(-total // count)
+        *slices, last = (tuple(part[start : start + size] for part in rows) for start in range(0, total, size))
+        run = partial(checkpoint, network, use_reentrant=False) if torch.is_grad_enabled() else network
+        return torch.cat([*(run(*part) for part in slices), network(*last)])
 
     def encode_images(self, images_B3HW: Tensor) -> Tensor:
         """Return the CLS tokens after the final norm (B, D); in eval mode, rows do not depend on each other."""

@@ -45,7 +45,7 @@ def multi_positive(features_ND: Tensor, labels_N: Tensor, temperature: float) ->
     loss equals SupCon's L_out. A row without a positive adds zero but counts in the mean, as in the released code.
     """
     z_ND = F.normalize(features_ND.float(), dim=1)
-    scale = z_ND.new_tensor(1 / temperature)
+    scale = _scalar(1 / temperature, z_ND)
     return _contrastive(z_ND, all_gather(z_ND), labels_N, all_gather(labels_N), scale, self_offset=rank() * len(z_ND))
 
 
@@ -69,7 +69,7 @@ def info_nce(queries_ND: Tensor, keys_ND: Tensor, temperature: float) -> Tensor:
     """Return the InfoNCE loss, a scalar: the positive is the key of the query's row, the negatives all other keys."""
     q_ND, k_ND = F.normalize(queries_ND.float(), dim=1), F.normalize(keys_ND.float(), dim=1)
     rows_N = torch.arange(len(q_ND), device=q_ND.device) + rank() * len(q_ND)
-    return _contrastive(q_ND, all_gather(k_ND), rows_N, all_gather(rows_N), q_ND.new_tensor(1 / temperature))
+    return _contrastive(q_ND, all_gather(k_ND), rows_N, all_gather(rows_N), _scalar(1 / temperature, q_ND))
 
 
 @in_float32
@@ -105,17 +105,25 @@ def _contrastive(
         scale: Inverse temperature, a scalar.
         self_offset: Column `self_offset + i` is row i itself and no candidate of it. None: all columns are candidates.
     """
-    classes_C, class_of_M, count_C = labels_M.unique(return_inverse=True, return_counts=True)
-    sum_CD = columns_MD.new_zeros(len(classes_C), columns_MD.shape[1]).index_add(0, class_of_M, columns_MD)
-    class_of_N = torch.searchsorted(classes_C, labels_N).clamp(max=len(classes_C) - 1)
-    known_N = classes_C[class_of_N] == labels_N
-    positives_ND, count_N = sum_CD[class_of_N], count_C[class_of_N] * known_N
+    # A class is the place of its first label in sorted order. Unlike `unique`, this has a fixed size: the CPU that
+    # queues the work of a GPU never waits for a result.
+    sorted_M = labels_M.sort().values
+    class_of_M, class_of_N = (torch.searchsorted(sorted_M, labels) for labels in (labels_M, labels_N))
+    class_of_N = class_of_N.clamp(max=len(sorted_M) - 1)
+    sum_MD = torch.zeros_like(columns_MD).index_add(0, class_of_M, columns_MD)
+    count_M = torch.zeros_like(class_of_M).index_add(0, class_of_M, torch.ones_like(class_of_M))
+    positives_ND, count_N = sum_MD[class_of_N], count_M[class_of_N] * (sorted_M[class_of_N] == labels_N)
     if self_offset is not None:
         positives_ND, count_N = positives_ND - rows_ND, count_N - 1
     weight_N = (count_N > 0).to(rows_ND.dtype) / len(rows_ND)
     similarity_N = (rows_ND * positives_ND).sum(1) / count_N.clamp(min=1)
     log_partition: Tensor = _LogPartition.apply(rows_ND, columns_MD, scale, weight_N, self_offset)
     return log_partition - scale * (weight_N * similarity_N).sum()
+
+
+def _scalar(value: float, like: Tensor) -> Tensor:
+    """Return a scalar on the device of `like`, filled there: a copy from the CPU would wait for all earlier work."""
+    return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 class _LogPartition(torch.autograd.Function):

@@ -1,3 +1,4 @@
+import contextlib
 import inspect
 import math
 from dataclasses import FrozenInstanceError, fields, replace
@@ -257,6 +258,45 @@ def test_micro_batches_do_not_change_loss_and_gradients(name):
     assert max(seen[0]) == method.sampling.views * contract.CAPTIONS > 5 >= max(seen[1])
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "sizes"),
+    [(12, 12, [12]), (12, 5, [4, 4, 4]), (8256, 768, [688] * 12), (7, 3, [3, 3, 1]), (11, 4, [4, 4, 3])],
+)
+def test_micro_batches_have_equal_sizes_and_the_last_one_is_computed_once(rows, size, sizes):
+    """`torch.compile` compiles a network again for another size; 11 of 12 slices are computed twice, not 12."""
+    model = contract.build(METHODS["simclr"].tiny())
+    model.micro_batch_size = size
+    seen = []
+
+    def network(rows_B1):
+        seen.append(len(rows_B1))
+        return rows_B1.sin()
+
+    inputs = torch.randn(rows, 1, requires_grad=True)
+    found = model.forward_in_microbatches(network, inputs)
+    assert torch.equal(found, inputs.sin()) and seen == sizes
+    found.sum().backward()
+    assert torch.equal(inputs.grad, inputs.cos())
+    assert sorted(seen) == sorted(sizes + sizes[:-1])
+
+
+@pytest.mark.slow
+@each_method
+def test_a_step_does_not_wait_for_the_device(name, monkeypatch):
+    """Tensors of the meta device have no values: whatever copies one to the CPU, or depends on one, fails."""
+    method = METHODS[name].tiny()
+    if method.optimizer is None:
+        pytest.skip("is not trained")
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # does not know the device
+    model = contract.build(method).train().to("meta")
+    batch = contract.toy_batch(method)
+    there = {name: values.to("meta") for name, values in vars(batch).items() if isinstance(values, torch.Tensor)}
+    model.loss(replace(batch, **there))["loss"].backward()
+    model.after_step(0.5)
+    with pytest.raises(RuntimeError, match="meta"):
+        next(model.parameters()).sum().item()
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def test_decoder_gets_tokens_at_their_original_positions(model):
 
 def test_without_masking_the_encoder_is_that_of_evaluation(model):
     """Positional embeddings and CLS token are added as in the plain ViT."""
-    encoded = []
+    encoded, model.masked = [], 0
     model.embed.register_forward_hook(lambda module, tokens, out: encoded.append(tokens[0]))
     model.reconstruct(images(), torch.zeros(5, PATCHES, dtype=torch.bool))
     torch.testing.assert_close(encoded[0], model.vit.forward_features(images()))
