@@ -26,6 +26,7 @@ from benchmark.files import atomic_replace, file_sha256, lock, read_json, remove
 from benchmark.progress import Progress
 from datasets_scripts.building.executor import Done, LocalExecutor
 from datasets_scripts.generation import generate, provenance, shards
+from datasets_scripts.generation.pipelines import compile_cache
 from datasets_scripts.generation.statistics import summary
 from datasets_scripts.inspection import contact_sheet
 from datasets_scripts.publishing import card
@@ -132,10 +133,10 @@ class BuildJob:
         """Return whether a unit is finished, as a separate file or as part of its shard."""
         return shards.Units(self.folder).is_done(unit) or self.shards.is_done(unit // self.shard_units)
 
-    def finished_units(self, shard: int) -> int:
-        """Return the number of finished units in a shard."""
-        units = self.units_in_shard(shard)
-        return len(units) if self.shards.is_done(shard) else sum(map(shards.Units(self.folder).is_done, units))
+    def finished_units(self) -> set[int]:
+        """Return the numbers of all finished units; unlike `is_done` for each, this lists three folders."""
+        in_shards = map(self.units_in_shard, self.shards.done())
+        return shards.Units(self.folder).done().union(*in_shards)
 
     def read_captions(self, unit: int) -> list[Caption]:
         """Read the captions of a unit."""
@@ -233,10 +234,10 @@ def generate_share(job: BuildJob, data: Any, rank: int, world_size: int) -> Iter
     """
     del data
     first, last = rank * job.units // world_size, (rank + 1) * job.units // world_size
-    store = shards.Units(job.folder)
-    with ThreadPoolExecutor(1) as writer:
+    store, finished = shards.Units(job.folder), job.finished_units()
+    with ThreadPoolExecutor(1) as writer, compile_cache(job.folder / shards.BUILD / "compiled"):
         writing: Future[None] | None = None
-        for unit in range(first, last):
+        for unit in sorted(set(range(first, last)) - finished):
             if job.is_done(unit) or (job.folder / schema.MANIFEST).exists():
                 continue
             captions = job.read_captions(unit)
@@ -258,11 +259,11 @@ def assemble(job: BuildJob, units: range) -> bool:
     with _assembly_lock(job.folder):
         if (job.folder / schema.MANIFEST).exists():
             return True
-        for shard in overlapping:
-            members = job.units_in_shard(shard)
-            if not job.shards.is_done(shard) and all(map(store.is_done, members)):
+        units_done = store.done()
+        for shard in sorted(set(overlapping) - job.shards.done()):
+            if units_done.issuperset(members := job.units_in_shard(shard)):
                 job.shards.assemble(shard, members, constants)
-        return all(map(job.shards.is_done, overlapping))
+        return job.shards.done().issuperset(overlapping)
 
 
 def finish(job: BuildJob) -> Path | None:
@@ -296,7 +297,7 @@ def _clean_up(folder: Path) -> None:
 
 def _write_metadata(job: BuildJob) -> None:
     folder, names = job.folder, [job.shards.names(shard) for shard in range(job.shards.count)]
-    facts = [job.shards.verified(shard) for shard in range(job.shards.count)]
+    facts = job.shards.all_verified()
     statistics = summary(unit for shard in facts for unit in shard["units"].values())
     assert statistics["captions"] == job.captions
     if isinstance(job.recipe.captions, KnowsTruth) and statistics["images"]:
@@ -385,7 +386,7 @@ class _ProgressReporter:
 
     def __init__(self, job: BuildJob, progress: Progress) -> None:
         self.job, self.progress = job, progress
-        self.units = sum(map(job.finished_units, range(job.shards.count)))
+        self.units = len(job.finished_units())
         self.images = min(self.units * schema.UNIT_CAPTIONS, job.captions) * job.recipe.images_per_caption
         self.images_before, self.started_at = self.images, time.monotonic()
         self(0, 0)

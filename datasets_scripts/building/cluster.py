@@ -12,10 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmark import schema
 from benchmark.errors import UserError
 from datasets_scripts.building import build
 from datasets_scripts.generation import provenance
 from datasets_scripts.recipe import Recipe
+
+JOB_IMAGES = 10_000
+"""Images that a Slurm job draws at least: half an hour on a GPU. Loading and compiling the model takes minutes."""
 
 RESERVED = {
     "pipeline",
@@ -69,7 +73,9 @@ def _slurm(job: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
     own, others = _arguments(SlurmPipelineExecutor, settings)
     if missing := {"partition", "time"} - own.keys():
         raise UserError(f"Slurm needs --executor-arg {'=... --executor-arg '.join(sorted(missing))}=...")
-    defaults = {"qos": "", "tasks_per_job": 4, "venv_path": _activate_script(), "sbatch_args": others}
+    images = build.TASK_UNITS * schema.UNIT_CAPTIONS * job.recipe.images_per_caption
+    tasks_per_job = max(4, -(-JOB_IMAGES // images))
+    defaults = {"qos": "", "tasks_per_job": tasks_per_job, "venv_path": _activate_script(), "sbatch_args": others}
     common = {**defaults, **own, "skip_completed": False}
     generating = SlurmPipelineExecutor(
         [functools.partial(build.generate_share, job)],

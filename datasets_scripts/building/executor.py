@@ -177,7 +177,8 @@ def _sigint_ignored() -> Iterator[None]:
 
 def _worker_main(executor: LocalExecutor, connection: Connection, slot: str) -> None:
     """Request ranks from the parent, run them, and send progress and errors back, until there are no more."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = slot  # before torch is imported
+    os.environ["CUDA_VISIBLE_DEVICES"] = slot  # both before torch is imported
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(max(1, (os.cpu_count() or 1) // len(executor.slots))))
     _redirect_stderr(Path(executor.logging_dir.path) / WORKERS / f"{os.getpid()}.log")
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

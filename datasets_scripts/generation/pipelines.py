@@ -6,6 +6,7 @@ the cores.
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,23 @@ from datasets_scripts.text_to_image import Cost
 BUNDLED = {"synrep-bench/scenes-diffusion": Path(__file__).parents[1] / "scenes" / "text_to_image"}
 """Id of a model that is part of this package -> its folder. Its revision is that of `content_revision`."""
 MODEL_CARD = "README.md"
+
+
+@contextlib.contextmanager
+def compile_cache(folder: Path) -> Iterator[None]:
+    """Keep the code that `torch.compile` makes in `folder`, unless the environment names another place.
+
+    Compiling takes one or two minutes; the later processes of a build read what the first one wrote.
+    """
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @functools.lru_cache(maxsize=1)

@@ -130,6 +130,23 @@ def test_progress_counts_images_up_to_all(tmp_path, small_shards):
     assert notes[0] == "0 of 3 units" and notes[-1].endswith("images/s, 3 of 3 units")
 
 
+def test_a_build_lists_folders_and_does_not_look_for_single_units(
+    numbered_dataset, tmp_path, small_shards, monkeypatch
+):
+    """RedCaps has 330,000 units. Those in shards, in units, and missing ones are told apart."""
+    work = building.start(NUMBERED, tmp_path)
+    list(building.generate_share(work, None, 0, 3))
+    monkeypatch.setattr(building, "assemble", lambda *_: False)
+    list(building.generate_share(work, None, 1, 3))
+    assert (work.shards.done(), shards.Units(work.folder).done()) == ({0}, {1})
+    looked = []
+    monkeypatch.setattr(building.BuildJob, "is_done", lambda self, unit: looked.append(unit))
+    assert work.finished_units() == {0, 1}
+    notes = []
+    building.run_share(work, 0, 1, lambda done, total, note: notes.append(note))
+    assert looked == [2] and notes[0] == "2 of 3 units"
+
+
 def test_interrupted_build_keeps_complete_shards_and_resumes(numbered_dataset, tmp_path, small_shards):
     log = tmp_path / "log"
     recipe = replace(NUMBERED, text_to_image=example.Logged(log=log, seconds=0.3))
@@ -147,6 +164,7 @@ def test_interrupted_build_keeps_complete_shards_and_resumes(numbered_dataset, t
         building.run(work, [""], interrupt)
     kept = standing()
     assert kept, "what was drawn is kept"
+    assert work.finished_units() == set(kept)
     with pytest.raises(UserError, match="build did not finish"):
         schema.read_manifest(work.folder)
     assert files(build(recipe, tmp_path, [""], silent)) == files(numbered_dataset)

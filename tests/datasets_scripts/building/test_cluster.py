@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,26 @@ def test_settings_reach_sbatch(slurm, tmp_path):
         assert f"#SBATCH --{line}\n" in script
     assert "qos" not in script, "a cluster without accounting refuses it"
     assert f"source {sys.prefix}/bin/activate" in script
+
+
+@pytest.mark.parametrize(("images", "tasks"), [(1, 40), (2, 20), (3, 14), (4, 10), (10, 4), (40, 4)])
+def test_a_job_draws_ten_thousand_images_or_more(tmp_path, monkeypatch, images, tasks):
+    """Whatever the number of images per caption; it loads and compiles the model once."""
+    asked = []
+
+    class Executor:
+        def __init__(self, pipeline, tasks, tasks_per_job=1, **rest):
+            asked.append(tasks_per_job)
+            self.job_id = 7
+
+        def run(self):
+            pass
+
+    monkeypatch.setattr("datatrove.executor.SlurmPipelineExecutor", Executor)
+    monkeypatch.setattr(cluster, "_arguments", lambda _, settings: (settings, {}))
+    job = build.start(replace(NUMBERED, images_per_caption=images), tmp_path)
+    cluster._slurm(job, {"partition": "gpu", "time": "1:00"}, tmp_path)
+    assert asked == [tasks, 1]
 
 
 @pytest.mark.slow

@@ -116,13 +116,16 @@ def test_unit_is_done_when_both_files_exist(tmp_path):
     store = shards.Units(tmp_path)
     table, known, _ = unit(NUMBERED, numbers()[:3])
     store.write(7, table, known)
-    assert store.is_done(7) and not store.is_done(6)
+    assert store.is_done(7) and not store.is_done(6) and store.done() == {7}
+    for name in ("notes.json", "notes.parquet", ".0000008.json.1.0123abcd.tmp", "0000008.parquet"):
+        (store.folder / name).touch()
+    assert store.done() == {7}
     read, facts = store.read(7)
     assert read.to_pylist() == table.to_pylist() and facts == known
     for suffix in ("json", "parquet"):
         store.write(7, table, {})
         (store.folder / f"0000007.{suffix}").unlink()
-        assert not store.is_done(7)
+        assert not store.is_done(7) and store.done() == set()
         with pytest.raises(FileNotFoundError):
             store.read(7)
 
