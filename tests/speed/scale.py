@@ -7,10 +7,14 @@ files that are mapped can be dropped and are shared. Beside it, the straightforw
 strings, all indices and the order of an epoch in arrays.
 """
 
+import datetime
 import gc
 import io
 import multiprocessing
+import os
+import platform
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -23,10 +27,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
 
 from benchmark import schema
-from benchmark.files import file_sha256
+from benchmark.files import file_sha256, write_bytes
 from benchmark.interfaces import Schedule
 from benchmark.sampling import Sampling
 from benchmark.training import loop
@@ -35,6 +40,7 @@ from benchmark.training.dataset import CaptionImageDataset
 from benchmark.training.execution import ExecutionConfig
 from datasets_scripts.generation import generate, shards
 
+OUT = Path("results/speed/scale.md")
 IMAGES, SEEN = 10, 6
 SIZES = (10_000, 1_000_000)
 REVISION = "0" * 40
@@ -110,10 +116,16 @@ def opening(folder: Path) -> dict[str, float]:
     opened = time.perf_counter() - start
     batches = BatchDataset(data, Sampling(images=SEEN), Schedule(100 * VIEWS, VIEWS), 8, 0)
     batches.rows(0)
-    found = {"open s": opened, "epoch s": time.perf_counter() - start, "private MB": (private_bytes() - before) / 1e6}
-    for name, read in (("us/image read", data.encoded_images), ("us/image decoded", data.images)):
+    found = _opened(opened, start, before)
+    for name, read in (("an image read, µs", data.encoded_images), ("an image read and decoded, µs", data.images)):
         found[name] = _cost(read, len(data))
     return found
+
+
+def _opened(seconds: float, start: float, before: int) -> dict[str, float]:
+    """What opening took, the first order included, since `start` and beyond `before` bytes."""
+    first_order, memory = time.perf_counter() - start, (private_bytes() - before) / 1e6
+    return {"opening, s": seconds, "and the order of an epoch, s": first_order, "private memory, MB": memory}
 
 
 def plainly(folder: Path) -> dict[str, float]:
@@ -128,7 +140,7 @@ def plainly(folder: Path) -> dict[str, float]:
     files = [path.open("rb") for path in paths]
     opened = time.perf_counter() - start
     order = np.random.default_rng(0).permutation(np.flatnonzero(index[..., 1].any(1)))
-    found = {"open s": opened, "epoch s": time.perf_counter() - start, "private MB": (private_bytes() - before) / 1e6}
+    found = _opened(opened, start, before)
     assert len(order) == len(ids) == len(captions)
 
     def read(row: int, indices: np.ndarray) -> list[bytes]:
@@ -140,7 +152,7 @@ def plainly(folder: Path) -> dict[str, float]:
             images.append(file.read(length))
         return images
 
-    return found | {"us/image read": _cost(read, len(captions))}
+    return found | {"an image read, µs": _cost(read, len(captions))}
 
 
 def _cost(read: Callable[[int, np.ndarray], list[Any]], captions: int) -> float:
@@ -166,11 +178,11 @@ def epoch(folder: Path) -> dict[str, float]:
     start = time.perf_counter()
     for step, _ in enumerate(loop.load_batches(batches, 0, ExecutionConfig(workers=WORKERS))):
         if step == 0:
-            found["first batch s"] = time.perf_counter() - start
+            found["first batch, s"] = time.perf_counter() - start
         if step == steps - 2:
             children = [private_bytes(str(child.pid)) / 1e6 for child in multiprocessing.active_children()]
-            found |= {"workers MB, sum": sum(children), "workers MB, largest": max(children)}
-    return found | {"views/s": steps * VIEWS / (time.perf_counter() - start)}
+            found |= {"private memory of all workers, MB": sum(children), "of the largest, MB": max(children)}
+    return found | {"views/s of all workers": steps * VIEWS / (time.perf_counter() - start)}
 
 
 def apart(measure: Callable[[Path], dict[str, float]], folder: Path) -> dict[str, float]:
@@ -185,15 +197,36 @@ def _few_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
+def table(columns: dict[str, dict[str, float]]) -> list[str]:
+    """Lines of a Markdown table, one column per measurement."""
+    names = dict.fromkeys(name for numbers in columns.values() for name in numbers)
+    lines = [f"| | {' | '.join(columns)} |", f"|:--{'|--:' * len(columns)}|"]
+    for name in names:
+        cells = (f"{numbers[name]:,.2f}" if name in numbers else "" for numbers in columns.values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def main(folder: Path) -> None:
+    columns: dict[str, dict[str, float]] = {}
     for captions in SIZES:
-        start = time.perf_counter()
         place = built(folder, captions)
-        print(f"{captions:,} captions: built in {time.perf_counter() - start:.1f} s", flush=True)
-        print(f"  first opening: {apart(opening, place)['open s']:.1f} s", flush=True)
-        for measure in (opening, plainly, epoch):
-            numbers = ", ".join(f"{name} {value:,.2f}" for name, value in apart(measure, place).items())
-            print(f"  {measure.__name__}: {numbers}", flush=True)
+        shutil.rmtree(place / ".cache", ignore_errors=True)
+        first = {"first opening, s": apart(opening, place)["opening, s"]}
+        columns[f"{captions:,} captions"] = apart(opening, place) | first | apart(epoch, place)
+        columns[f"{captions:,}, straightforward"] = apart(plainly, place)
+    head = [
+        "# Reading at size",
+        "",
+        f"{datetime.date.today()}, {os.cpu_count()} shared cores of {platform.machine()}, torch {torch.__version__}, at "
+        f"most {FILES} open files. Ten images of 700 bytes per caption, shards of 2,048 captions, {WORKERS} workers. "
+        "`python -m tests.speed.scale` measures this; straightforward: all captions in a list, all indices in an array, "
+        "a file open for each shard.",
+        "",
+    ]
+    text = "\n".join([*head, *table(columns)]) + "\n"
+    write_bytes(OUT, text.encode())
+    print(text)
 
 
 if __name__ == "__main__":
