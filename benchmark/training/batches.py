@@ -11,12 +11,12 @@ import functools
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
@@ -31,26 +31,24 @@ PART_BYTES = 2**26
 
 @dataclass(frozen=True)
 class PartRequest:
-    """A part of a batch that a worker is to read."""
+    """A part of a batch that is to be read."""
 
     step: int
     rows: np.ndarray
     """Dataset rows of its captions."""
+    buffer: int | None = None
+    """Shared buffer for its images (`BatchDataset.share_buffers`); None makes a new tensor."""
 
 
 @dataclass(frozen=True)
 class Part:
     """A part of a batch, as sent from a worker to the training process."""
 
-    images_BHW3: Tensor
-    """Decoded images, uint8, each image once; in shared memory if a worker sends them."""
+    images: Tensor | int
+    """Decoded images, uint8 (B, H, W, 3), each image once; or the number of the shared buffer that has them."""
     image_ids_B: np.ndarray
     caption_ids_C: np.ndarray
     texts: list[str]
-
-    def pin_memory(self) -> "Part":
-        """Return a copy in page-locked memory; called by `DataLoader`."""
-        return replace(self, images_BHW3=self.images_BHW3.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -118,9 +116,10 @@ class BatchDataset(Dataset[Part]):
         self.steps_per_epoch = self._usable // self.captions
         self._order: tuple[int, np.ndarray] | None = None
         """Cached order of the most recent epoch: (epoch, positions among the rows with images)."""
+        self._buffers_NBHW3: Tensor | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_order": None}
+        return self.__dict__ | {"_order": None, "_buffers_NBHW3": None}
 
     def _check(self, world: int) -> None:
         data, sampling = self.data, self.sampling
@@ -166,11 +165,37 @@ class BatchDataset(Dataset[Part]):
         return (self._local.stop - self._local.start) * self.sampling.images_per_caption
 
     @functools.cached_property
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of the first image, which all images must have."""
+        row = int(self.rows(0)[0])
+        return self.data.images(row, self.data.available_images(row)[:1])[0].shape
+
+    @property
     def parts(self) -> int:
         """Number of parts in this process's share of a batch."""
-        row = int(self.rows(0)[0])
-        image = self.data.images(row, self.data.available_images(row)[:1])[0]
-        return min(self._local.stop - self._local.start, -(-image.nbytes * self._images // PART_BYTES))
+        parts = -(-self._images * math.prod(self.image_shape) // PART_BYTES)
+        return min(self._local.stop - self._local.start, parts)
+
+    def share_buffers(self, count: int) -> None:
+        """Make buffers for the images of `count` parts, in memory that is shared with workers forked from now on.
+
+        Unlike new tensors, their pages are mapped and cleared once, which costs as much as a third of decoding.
+
+        Raises:
+            UserError: there is too little shared memory.
+        """
+        captions = -(-(self._local.stop - self._local.start) // self.parts)
+        shape = (count, captions * self.sampling.images_per_caption, *self.image_shape)
+        try:
+            storage = torch.UntypedStorage._new_shared(math.prod(shape))
+        except RuntimeError as error:
+            if "shared memory" not in str(error):
+                raise
+            raise UserError(
+                f"/dev/shm has no room for the {math.prod(shape) / 1e6:,.0f} MB of images that workers read ahead; "
+                "make it larger (in a container: --shm-size), then run again to resume"
+            ) from None
+        self._buffers_NBHW3 = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
     def requests(self, step: int) -> list[PartRequest]:
         """Return the parts of this process's share of a batch, of nearly equal size."""
@@ -182,19 +207,15 @@ class BatchDataset(Dataset[Part]):
         return self.assemble(step, (self[request] for request in self.requests(step)), device)
 
     def assemble(self, step: int, parts: Iterable[Part], device: torch.device) -> RawBatch:
-        """Return the batch of these parts, each copied to its place on `device` before the next one is requested.
-
-        Raises:
-            UserError: images differ in size.
-        """
+        """Return the batch of these parts, each copied to its place on `device` before the next one is requested."""
         views, texts = self.sampling.views, []
-        images_BHW3, caption_ids, image_ids, filled = torch.empty(0), [], [], 0
+        images_BHW3 = torch.empty(self._images, *self.image_shape, dtype=torch.uint8, device=device)
+        caption_ids, image_ids, filled = [], [], 0
         for part in parts:
-            if not filled:
-                images_BHW3 = torch.empty(self._images, *part.images_BHW3.shape[1:], dtype=torch.uint8, device=device)
-            self._require_size(part.images_BHW3.shape[1:], images_BHW3.shape[1:])
-            images_BHW3[filled : filled + len(part.images_BHW3)].copy_(part.images_BHW3, non_blocking=True)
-            filled += len(part.images_BHW3)
+            end = filled + len(part.image_ids_B)
+            source = self._images_of(part)
+            images_BHW3[filled:end].copy_(source.pin_memory() if device.type == "cuda" else source, non_blocking=True)
+            filled = end
             caption_ids.append(part.caption_ids_C)
             image_ids.append(part.image_ids_B)
             texts += part.texts
@@ -226,28 +247,32 @@ class BatchDataset(Dataset[Part]):
     def __getitem__(self, request: PartRequest) -> Part:
         rows = request.rows.tolist()
         self.data.announce(rows)
-        images_BHW3, image_ids, filled = torch.empty(0), [], 0
+        shape = (len(rows) * self.sampling.images_per_caption, *self.image_shape)
+        buffer = request.buffer
+        images_BHW3 = torch.empty(shape, dtype=torch.uint8) if buffer is None else self._buffer(buffer)[: shape[0]]
+        pixels_BHW3, image_ids, filled = images_BHW3.numpy(), [], 0
         for row in rows:
             indices = self.sample_images(request.step, row)
             image_ids.append(row * self.data.images_per_caption + indices)
             for image in self.data.images(row, indices):
-                if not filled:
-                    images_BHW3 = _uint8_buffer((len(rows) * self.sampling.images_per_caption, *image.shape))
-                self._require_size(image.shape, images_BHW3.shape[1:])
-                np.copyto(images_BHW3[filled].numpy(), image)
+                if image.shape != self.image_shape:
+                    sizes, repo = sorted({image.shape, self.image_shape}), self.data.manifest.repo
+                    raise UserError(f"{repo} mixes image sizes {sizes}, expected one; rebuild it with one size")
+                pixels_BHW3[filled] = image
                 filled += 1
         return Part(
-            images_BHW3=images_BHW3,
+            images=images_BHW3 if buffer is None else buffer,
             image_ids_B=np.concatenate(image_ids),
             caption_ids_C=np.array([self.data.caption_id(row) for row in rows]),
             texts=[self.data.caption(row) for row in rows] if self.sampling.text else [],
         )
 
-    def _require_size(self, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-        """Raise a UserError if images differ in size."""
-        if found != expected:
-            sizes, repo = sorted({tuple(found), tuple(expected)}), self.data.manifest.repo
-            raise UserError(f"{repo} mixes image sizes {sizes}, expected one; rebuild it with one size")
+    def _images_of(self, part: Part) -> Tensor:
+        return part.images if isinstance(part.images, Tensor) else self._buffer(part.images)[: len(part.image_ids_B)]
+
+    def _buffer(self, number: int) -> Tensor:
+        assert self._buffers_NBHW3 is not None
+        return self._buffers_NBHW3[number]
 
     def _sample_views(self, step: int, height: int, width: int) -> ViewParams:
         """Sample the views of the whole batch, so that they do not depend on `world`, and return this process's."""
@@ -268,23 +293,3 @@ def keyed_rng(seed: int, epoch: int, caption_id: int | None = None) -> np.random
 def step_seed(seed: int, step: int) -> int:
     """Return the 63-bit seed of all random choices within one step."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest(), "big") >> 1
-
-
-def _uint8_buffer(shape: tuple[int, ...]) -> Tensor:
-    """Return an uninitialized tensor; in a worker, it is in shared memory and therefore sent without a copy.
-
-    Raises:
-        UserError: there is too little shared memory.
-    """
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    try:
-        storage = torch.UntypedStorage._new_shared(math.prod(shape))
-    except RuntimeError as error:
-        if "shared memory" not in str(error):
-            raise
-        raise UserError(
-            f"/dev/shm has no room for {math.prod(shape) / 1e6:,.0f} MB of images; make it larger (in a container: "
-            "--shm-size), then run again to resume"
-        ) from None
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

@@ -12,6 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ StepCallback = Callable[[int, float, float, str], None]
 
 ON_CPU = ExecutionConfig()
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PREFETCH = 2
+"""Parts of a batch that each worker reads ahead."""
 LOG_EVERY = 10
 """Steps between lines of metrics.jsonl."""
 SAVE_INTERVAL_FACTOR = 200
@@ -177,12 +180,17 @@ def load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig) 
     """Yield the raw batches from step `start` on; closing the generator ends the workers."""
     steps = range(start, len(batches))
     parts = batches.parts  # decodes an image: workers inherit what that imports
+    requests = (request for step in steps for request in batches.requests(step))
+    if execution.workers:
+        buffers = PREFETCH * execution.workers + 1  # one is copied to the device while the others are read
+        batches.share_buffers(buffers)
+        requests = (replace(request, buffer=number % buffers) for number, request in enumerate(requests))
     loader = DataLoader(
         batches,
         batch_size=None,
-        sampler=(request for step in steps for request in batches.requests(step)),
+        sampler=requests,
         num_workers=execution.workers,
-        pin_memory=execution.gpu,
+        prefetch_factor=PREFETCH if execution.workers else None,
         # The default in a spawned process is to spawn: each worker would import torch again, 0.5 GB and seconds.
         multiprocessing_context="fork" if execution.workers else None,
     )

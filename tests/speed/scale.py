@@ -218,10 +218,10 @@ def main(folder: Path) -> None:
     head = [
         "# Reading at size",
         "",
-        f"{datetime.date.today()}, {os.cpu_count()} shared cores of {platform.machine()}, torch {torch.__version__}, at "
-        f"most {FILES} open files. Ten images of 700 bytes per caption, shards of 2,048 captions, {WORKERS} workers. "
-        "`python -m tests.speed.scale` measures this; straightforward: all captions in a list, all indices in an array, "
-        "a file open for each shard.",
+        f"{datetime.date.today()}, {os.cpu_count()} shared cores of {platform.machine()}, torch {torch.__version__}, "
+        f"at most {FILES} open files. Ten images of 700 bytes per caption, shards of 2,048, {WORKERS} workers. "
+        "`python -m tests.speed.scale` measures this. Straightforward: captions in a list, indices in an array, "
+        "a file open for each shard. Opening contains imports, about 0.35 s and 24 MB.",
         "",
     ]
     text = "\n".join([*head, *table(columns)]) + "\n"

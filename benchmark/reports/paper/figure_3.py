@@ -21,8 +21,8 @@ def _axis(comparison: Comparison) -> Axis:
 
 TABLE = PaperFigure(
     title="Figure 3: real or synthetic images",
-    caption="Linear probe of models trained on the same number of real or synthetic images per caption: one, or several "
-    "for methods that pull the images of a caption together.",
+    caption="Linear probe of models trained on as many real as synthetic images per caption: one, or several for "
+    "methods that pull the images of a caption together.",
     numbers=of_table("fig3"),
     experiment_globs=("ablations-*-real-*/*",),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape", "scenes-colour"),
