@@ -8,6 +8,7 @@ moments ago, as another change could leave the same times. Without any note, fil
 """
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -35,7 +36,11 @@ def verified_sha256(path: Path, folder: Path) -> str:
     state = file_state(path)
 
     def digest() -> str:
-        found = file_sha256(path)
+        try:
+            found = file_sha256(path)
+        except OSError as error:
+            how = "raise the limit of open files (`ulimit -n`)" if error.errno == errno.EMFILE else "allow reading it"
+            raise UserError(f"{path} cannot be read ({error.strerror}); {how}") from None
         if file_state(path) != state:
             raise UserError(f"{path} changed while it was read; wait until it is complete and run again")
         return found

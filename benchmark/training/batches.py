@@ -189,7 +189,7 @@ class BatchDataset(Dataset[Part]):
         try:
             storage = torch.UntypedStorage._new_shared(math.prod(shape))
         except RuntimeError as error:
-            if "shared memory" not in str(error):
+            if "No space left" not in str(error) and "Cannot allocate" not in str(error):
                 raise
             raise UserError(
                 f"/dev/shm has no room for the {math.prod(shape) / 1e6:,.0f} MB of images that workers read ahead; "
@@ -246,13 +246,13 @@ class BatchDataset(Dataset[Part]):
 
     def __getitem__(self, request: PartRequest) -> Part:
         rows = request.rows.tolist()
-        self.data.announce(rows)
+        picks = [(row, self.sample_images(request.step, row)) for row in rows]
+        self.data.announce(picks)
         shape = (len(rows) * self.sampling.images_per_caption, *self.image_shape)
         buffer = request.buffer
         images_BHW3 = torch.empty(shape, dtype=torch.uint8) if buffer is None else self._buffer(buffer)[: shape[0]]
         pixels_BHW3, image_ids, filled = images_BHW3.numpy(), [], 0
-        for row in rows:
-            indices = self.sample_images(request.step, row)
+        for row, indices in picks:
             image_ids.append(row * self.data.images_per_caption + indices)
             for image in self.data.images(row, indices):
                 if image.shape != self.image_shape:
@@ -266,6 +266,10 @@ class BatchDataset(Dataset[Part]):
             caption_ids_C=np.array([self.data.caption_id(row) for row in rows]),
             texts=[self.data.caption(row) for row in rows] if self.sampling.text else [],
         )
+
+    def free_buffers(self) -> None:
+        """Free the shared buffers, when all workers have ended."""
+        self._buffers_NBHW3 = None
 
     def _images_of(self, part: Part) -> Tensor:
         return part.images if isinstance(part.images, Tensor) else self._buffer(part.images)[: len(part.image_ids_B)]

@@ -104,12 +104,17 @@ class CaptionImageDataset:
         shard = bisect.bisect_right(self._index.starts, row) - 1
         return shard, row - self._index.starts[shard]
 
-    def announce(self, rows: Sequence[int]) -> None:
-        """Tell the system that the images of these captions are about to be read, so that a slow disk starts now."""
-        for row in rows:
+    def announce(self, picks: Sequence[tuple[int, np.ndarray]]) -> None:
+        """Tell the system that images of captions are about to be read, so that a slow disk starts now.
+
+        Args:
+            picks: row of each caption, and the indices of its images.
+        """
+        for row, indices in picks:
             shard, position = self._locate(row)
-            starts, ends = self._ranges(shard, position, self.available_images(row))
-            os.posix_fadvise(self._file(shard), starts[0], ends[-1] - starts[0], os.POSIX_FADV_WILLNEED)
+            file = self._file(shard)
+            starts, ends = self._ranges(shard, position, indices)
+            os.posix_fadvise(file, min(starts), max(ends) - min(starts), os.POSIX_FADV_WILLNEED)
 
     def encoded_images(self, row: int, indices: Sequence[int] | np.ndarray) -> list[memoryview]:
         """Return available images of a caption as they are stored, by one read: they are adjacent in the file.
@@ -118,11 +123,12 @@ class CaptionImageDataset:
             UserError: the file has changed or cannot be opened.
         """
         shard, position = self._locate(row)
+        file = self._file(shard)  # first: this verifies the places of the images
         starts, ends = self._ranges(shard, position, indices)
         first, last = min(starts), max(ends)
         content = memoryview(bytearray(last - first))
         # Not seek() and read(): forked workers share the file position.
-        if os.preadv(self._file(shard), [content], first) < last - first:
+        if os.preadv(file, [content], first) < last - first:
             raise UserError(f"{self._shards[shard].parquet} is shorter than its index says; {AGAIN}")
         return [content[start - first : end - first] for start, end in zip(starts, ends)]
 
@@ -184,7 +190,7 @@ class CaptionImageDataset:
         files = self._shards[shard]
         for path in (files.parquet, files.index):
             schema.verify_file(self._folder, self.manifest, path.relative_to(self._folder).as_posix())
-        if not self._index.shards[shard].equals(read_shard(files, self.images_per_caption)):
+        if not self._index.has_content(shard, read_shard(files, self.images_per_caption)):
             raise UserError(f"{self._index.place} does not belong to {files.parquet.name}; remove it and run again")
 
 

@@ -182,7 +182,9 @@ def load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig) 
     parts = batches.parts  # decodes an image: workers inherit what that imports
     requests = (request for step in steps for request in batches.requests(step))
     if execution.workers:
-        buffers = PREFETCH * execution.workers + 1  # one is copied to the device while the others are read
+        # Parts come in the order of the requests, and each that comes sends a further request: one part is copied to
+        # the device while the others are read.
+        buffers = PREFETCH * execution.workers + 1
         batches.share_buffers(buffers)
         requests = (replace(request, buffer=number % buffers) for number, request in enumerate(requests))
     loader = DataLoader(
@@ -210,6 +212,7 @@ def load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig) 
         if loader.num_workers:
             # A process that exits while workers are left, which ignore SIGTERM, waits for them forever.
             iterator._shutdown_workers()  # type: ignore[attr-defined]
+            batches.free_buffers()
 
 
 def _optimizer(model: Model, settings: AdamW) -> torch.optim.AdamW:

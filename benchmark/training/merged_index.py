@@ -6,11 +6,12 @@ written when the dataset is first opened:
 
     .cache/index/<key>.arrow     in the dataset folder, in the user's cache if that cannot be written, else in memory
 
-The key is the SHA-256 of the names, sizes and times of all shards and their indices, so the file of other shards is
-never opened. Writing checks shapes, offsets and texts, and hashes nothing: a reader compares a record batch with the
+The key is the SHA-256 of the names, sizes and times of all shards and their indices, so the file of former shards is
+not opened. Writing checks shapes, offsets and texts, and hashes nothing: a reader compares a record batch with the
 shard when it verifies the shard.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -79,6 +80,14 @@ class MergedIndex:
         """Path of the file, for messages."""
         return str(self._source) if isinstance(self._source, Path) else "the merged index in memory"
 
+    def has_content(self, shard: int, expected: pa.RecordBatch) -> bool:
+        """Return whether the record batch of a shard is undamaged and has this content."""
+        try:
+            self.shards[shard].validate(full=True)  # comparing damaged offsets would read anywhere
+        except pa.ArrowException:
+            return False
+        return bool(self.shards[shard].equals(expected))
+
     def locations(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the byte offsets (int64) and lengths (int32) of the images of a shard, (rows, images per caption)."""
         if shard not in self._locations:
@@ -103,16 +112,17 @@ def open_index(folder: Path, shards: Sequence[Shard], images_per_caption: int) -
     key = sha256_json([FORMAT, images_per_caption, names, states])
     own = folder / FOLDER / f"{key}.arrow"
     other = user_cache("index") / sha256_json(str(folder.absolute())) / own.name
-    places = ((own, ""), (other, f"{folder} cannot be written: its merged index is {other}"))
+    places = ((own, ""), (other, f"the merged index of {folder} is {other}, since the folder could not be written"))
     for path, note in places:
         if found := _opened(path, len(shards), note):
             return found
     for path, note in places:
         try:
             with lock(path):
-                if not (found := _opened(path, len(shards), note)):  # no other process wrote it meanwhile
-                    _write_file(path, shards, images_per_caption)
-            return found or MergedIndex(path, note)
+                if found := _opened(path, len(shards), note):  # another process wrote it meanwhile
+                    return found
+                _write_file(path, shards, images_per_caption)
+                return MergedIndex(path, note)
         except UserError as error:
             if not isinstance(error.__cause__, OSError):  # a shard is damaged; otherwise, the file cannot be written
                 raise
@@ -185,7 +195,8 @@ def _write_file(path: Path, shards: Sequence[Shard], images_per_caption: int) ->
         _write(file, shards, images_per_caption)
     for earlier in path.parent.glob("*.arrow"):
         if earlier != path:
-            earlier.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of another user
+                earlier.unlink()
 
 
 def _write(sink: pa.NativeFile, shards: Sequence[Shard], images_per_caption: int) -> None:
@@ -199,6 +210,8 @@ def _read_captions(path: Path) -> pa.Table:
     try:
         regular_stat(path)
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            return file.read(columns=_CAPTIONS.names, use_threads=False).select(_CAPTIONS.names).cast(_CAPTIONS)
+            table = file.read(columns=_CAPTIONS.names, use_threads=False).select(_CAPTIONS.names).cast(_CAPTIONS)
+            table.validate(full=True)  # else, a text may be no UTF-8
+            return table
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is not readable Parquet ({error}); {AGAIN}") from None

@@ -140,8 +140,10 @@ def test_workers_decode_into_shared_buffers_in_turn(
     monkeypatch.setattr("benchmark.training.batches.PART_BYTES", small_data.images(0, [0])[0].nbytes * 9)
     assert made.parts == 4
     found = [raw.render() for raw in loop.load_batches(made, 0, ExecutionConfig(workers=2))]
+    assert made._buffers_NBHW3 is None, "they are freed with the workers"
+    made.share_buffers(5)
     assert made._buffers_NBHW3 is not None and made._buffers_NBHW3.is_shared()
-    assert made._buffers_NBHW3.shape == (2 * loop.PREFETCH + 1, 9, 64, 64, 3)
+    assert made._buffers_NBHW3.shape == (5, 9, 64, 64, 3)
     assert all(same(batch, made.batch(step).render()) for step, batch in enumerate(found))
     request = replace(made.requests(1)[2], buffer=3)
     part = made[request]

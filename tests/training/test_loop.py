@@ -205,7 +205,7 @@ class Flat(CaptionImageDataset):
     def available_images(self, row: int) -> np.ndarray:
         return np.arange(10)
 
-    def announce(self, rows: Sequence[int]) -> None:
+    def announce(self, picks: Sequence[tuple[int, np.ndarray]]) -> None:
         pass
 
     def images(self, row: int, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:

@@ -121,6 +121,38 @@ def test_one_of_other_shards_is_refused_when_a_shard_is_read(copy: Path) -> None
     assert CaptionImageDataset(copy, NUMBERED.revision).caption(70) == "number 70"
 
 
+@pytest.mark.parametrize("column", ["text offsets", "image lengths"])
+def test_a_damaged_one_of_the_right_size_is_one_line(copy: Path, column: str) -> None:
+    """Comparing it as it is would read any place of the memory."""
+    found = opened(copy)
+    path = files(copy)[0]
+    if column == "text offsets":
+        undamaged = found.shards[1][schema.CAPTION].buffers()[1].to_pybytes()[:256]
+        damaged = undamaged[:80] + b"\xff\xff\xff\x7f" + undamaged[84:]
+    else:
+        undamaged = found.locations(1)[1].tobytes()
+        damaged = bytes(len(undamaged))
+    content = path.read_bytes()
+    assert content.count(undamaged) == 1
+    path.write_bytes(content.replace(undamaged, damaged))
+    data = CaptionImageDataset(copy, NUMBERED.revision)
+    with pytest.raises(UserError, match=r"\.arrow does not belong to train-00001-of-00003\.parquet; remove it and"):
+        data.images(70, [1])
+
+
+def test_an_index_of_another_user_stays(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = copy / merged_index.FOLDER / "x.arrow"
+    place.mkdir(parents=True)
+    assert opened(copy).note == "" and place.exists()
+
+
+def test_a_caption_that_is_no_text_is_one_line(copy: Path) -> None:
+    path = shards(copy)[1].parquet
+    path.write_bytes(path.read_bytes().replace(b"number 70", b"number \xff0"))
+    with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet is not readable Parquet"):
+        opened(copy)
+
+
 def refuse(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
     """Make folders that cannot be written; a test may run as root, to whom permissions say nothing."""
     mkdir = Path.mkdir
@@ -137,7 +169,9 @@ def test_a_folder_that_cannot_be_written(copy: Path, user_cache: Path, monkeypat
     refuse(monkeypatch, copy)
     found = opened(copy)
     assert files(copy) == [] and len(files(user_cache)) == 1
-    assert found.note == f"{copy} cannot be written: its merged index is {files(user_cache)[0]}"
+    assert found.note == (
+        f"the merged index of {copy} is {files(user_cache)[0]}, since the folder could not be written"
+    )
     assert "\n" not in found.note and opened(copy).note == found.note
     assert CaptionImageDataset(copy, NUMBERED.revision).note == found.note
     other = shutil.copytree(copy, copy.parent / "other")
