@@ -102,10 +102,10 @@ class Model(nn.Module):
     def forward_in_microbatches(self, network: Callable[..., Tensor], *rows: Any) -> Tensor:
         """Return `network(*rows)`, computed in slices of `micro_batch_size`; rows must be independent of each other.
 
-        Activations are recomputed in the backward pass, so memory is that of one slice, while the loss sees the whole
-        batch: gradient caching (Gao et al., arXiv 2101.06983) by activation checkpointing. Those of the last slice are
-        kept: the backward pass needs them first. Slices have equal sizes where the batch has a suitable divisor, since
-        `torch.compile` compiles a network again for another size.
+        Activations are recomputed in the backward pass, so memory is that of one slice per call, while the loss sees
+        the whole batch: gradient caching (Gao et al., arXiv 2101.06983) by activation checkpointing. Those of the last
+        slice are kept: the backward pass needs them first. Slices have equal sizes where the batch has a suitable
+        divisor, since `torch.compile` compiles a network again for another size.
         """
         total = len(rows[0])
         least = -(-total // (self.micro_batch_size or total))

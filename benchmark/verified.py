@@ -75,6 +75,11 @@ def file_state(path: Path) -> list[int]:
         raise UserError(f"{path} is {error}; replace it with the file itself") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); restore or download it again") from None
+    return as_state(state)
+
+
+def as_state(state: os.stat_result) -> list[int]:
+    """Return size, mtime and ctime (ns) of what `stat` or `fstat` returned."""
     return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 
 

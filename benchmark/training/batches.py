@@ -26,7 +26,7 @@ from benchmark.transforms.augmentations import ViewParams, render_views, sample_
 
 CPU = torch.device("cpu")
 PART_BYTES = 2**26
-"""Maximum bytes of decoded images that a worker sends at a time, unless a single caption has more."""
+"""Bytes of decoded images that a worker reads at a time: at most, but for rounding up to whole captions."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.images import DecodeError, decode_image_fast
 from benchmark.training.merged_index import AGAIN, BLANK, COUNT, Shard, open_index, read_shard
-from benchmark.verified import file_state
+from benchmark.verified import as_state, file_state
 
 SPLIT = "train"
 OPEN_SHARDS = 96
@@ -53,7 +53,7 @@ class CaptionImageDataset:
         self._open: OrderedDict[int, BinaryIO] = OrderedDict()
         self._verified: dict[int, list[int]] = {}
         """State of each verified Parquet file."""
-        for shard, batch in enumerate(self._index.shards):
+        for shard, batch in enumerate(self._index.batches):
             if not batch[COUNT].to_numpy().any():  # no image of it is ever read
                 self._verify(shard)
 
@@ -87,12 +87,12 @@ class CaptionImageDataset:
     def caption_id(self, row: int) -> int:
         """Return the id of a caption."""
         shard, position = self._locate(row)
-        return int(self._index.shards[shard][schema.CAPTION_ID][position].as_py())
+        return int(self._index.batches[shard][schema.CAPTION_ID][position].as_py())
 
     def caption(self, row: int) -> str:
         """Return the text of a caption."""
         shard, position = self._locate(row)
-        return str(self._index.shards[shard][schema.CAPTION][position].as_py())
+        return str(self._index.batches[shard][schema.CAPTION][position].as_py())
 
     def available_images(self, row: int) -> np.ndarray:
         """Return the indices of a caption's images, without those whose generation failed."""
@@ -157,7 +157,7 @@ class CaptionImageDataset:
     def _file(self, shard: int) -> int:
         """Return the descriptor of a verified Parquet file, opened if it is not, or if it changed since."""
         file = self._open.pop(shard, None)
-        if file is None or _state(file) != self._verified[shard]:
+        if file is None or as_state(os.fstat(file.fileno())) != self._verified[shard]:
             file = self._open_verified(shard)
         self._open[shard] = file
         if len(self._open) > OPEN_SHARDS:
@@ -175,7 +175,7 @@ class CaptionImageDataset:
         except OSError as error:
             how = "raise the limit of open files (`ulimit -n`)" if error.errno == errno.EMFILE else AGAIN
             raise UserError(f"{path} cannot be opened ({error.strerror}); {how}") from None
-        if _state(file) != state:
+        if as_state(os.fstat(file.fileno())) != state:
             file.close()
             raise UserError(f"{path} was replaced while it was read; wait until it is complete and run again")
         self._verified[shard] = state
@@ -192,9 +192,3 @@ class CaptionImageDataset:
             schema.verify_file(self._folder, self.manifest, path.relative_to(self._folder).as_posix())
         if not self._index.has_content(shard, read_shard(files, self.images_per_caption)):
             raise UserError(f"{self._index.place} does not belong to {files.parquet.name}; remove it and run again")
-
-
-def _state(file: BinaryIO) -> list[int]:
-    """Return what `file_state` returns, of an open file."""
-    state = os.fstat(file.fileno())
-    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]

@@ -67,8 +67,8 @@ class MergedIndex:
         self._source, self.note = source, note
         file = pa.memory_map(str(source)) if isinstance(source, Path) else pa.BufferReader(source)
         reader = pa.ipc.open_file(file)
-        self.shards = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        self.starts = [*accumulate((batch.num_rows for batch in self.shards), initial=0)]
+        self.batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self.starts = [*accumulate((batch.num_rows for batch in self.batches), initial=0)]
         """First row of each shard, and the number of rows."""
         self._locations: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -83,21 +83,21 @@ class MergedIndex:
     def has_content(self, shard: int, expected: pa.RecordBatch) -> bool:
         """Return whether the record batch of a shard is undamaged and has this content."""
         try:
-            self.shards[shard].validate(full=True)  # comparing damaged offsets would read anywhere
+            self.batches[shard].validate(full=True)  # comparing damaged offsets would read anywhere
         except pa.ArrowException:
             return False
-        return bool(self.shards[shard].equals(expected))
+        return bool(self.batches[shard].equals(expected))
 
     def locations(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the byte offsets (int64) and lengths (int32) of the images of a shard, (rows, images per caption)."""
         if shard not in self._locations:
-            offsets, lengths = (_matrix(self.shards[shard][name]) for name in (OFFSET, LENGTH))
+            offsets, lengths = (_matrix(self.batches[shard][name]) for name in (OFFSET, LENGTH))
             self._locations[shard] = offsets, lengths
         return self._locations[shard]
 
     def rows_where(self, column: str, value: int) -> np.ndarray:
         """Return the rows with this value of `count` or `blank`, ascending."""
-        found = [np.flatnonzero(_column(batch, column) == value) for batch in self.shards]
+        found = [np.flatnonzero(_column(batch, column) == value) for batch in self.batches]
         return np.concatenate([start + rows for start, rows in zip(self.starts, found)])
 
 
@@ -186,7 +186,7 @@ def _opened(path: Path, shards: int, note: str) -> MergedIndex | None:
         found = MergedIndex(path, note)
     except (pa.ArrowException, OSError):
         return None
-    return found if len(found.shards) == shards else None
+    return found if len(found.batches) == shards else None
 
 
 def _write_file(path: Path, shards: Sequence[Shard], images_per_caption: int) -> None:

@@ -134,7 +134,7 @@ class BuildJob:
         return shards.Units(self.folder).is_done(unit) or self.shards.is_done(unit // self.shard_units)
 
     def finished_units(self) -> set[int]:
-        """Return the numbers of all finished units; unlike `is_done` for each, this lists three folders."""
+        """Return the numbers of all finished units; unlike `is_done` for each, this lists four folders."""
         in_shards = map(self.units_in_shard, self.shards.done())
         return shards.Units(self.folder).done().union(*in_shards)
 

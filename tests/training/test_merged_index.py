@@ -50,7 +50,7 @@ def test_it_says_what_the_shards_and_their_indices_say(copy: Path) -> None:
     assert found.starts == [0, 64, 128, 160] and found.note == ""
     for number, shard in enumerate(shards(copy)):
         table, index = pq.read_table(shard.parquet), np.load(shard.index)
-        batch = found.shards[number]
+        batch = found.batches[number]
         assert batch[schema.CAPTION_ID].to_pylist() == table[schema.CAPTION_ID].to_pylist()
         assert batch[schema.CAPTION].to_pylist() == table[schema.CAPTION].to_pylist()
         offsets, lengths = found.locations(number)
@@ -65,7 +65,7 @@ def test_it_is_mapped_and_written_once(copy: Path, monkeypatch: pytest.MonkeyPat
     assert read == shards(copy)
     again = opened(copy)
     sent = pickle.dumps(again)
-    assert pickle.loads(sent).shards == again.shards
+    assert pickle.loads(sent).batches == again.batches
     assert len(sent) < 1000, "the path is sent, not the captions"
     assert read == shards(copy) and len(files(copy)) == 1
     assert str(files(copy)[0]) in Path("/proc/self/maps").read_text()
@@ -127,7 +127,7 @@ def test_a_damaged_one_of_the_right_size_is_one_line(copy: Path, column: str) ->
     found = opened(copy)
     path = files(copy)[0]
     if column == "text offsets":
-        undamaged = found.shards[1][schema.CAPTION].buffers()[1].to_pybytes()[:256]
+        undamaged = found.batches[1][schema.CAPTION].buffers()[1].to_pybytes()[:256]
         damaged = undamaged[:80] + b"\xff\xff\xff\x7f" + undamaged[84:]
     else:
         undamaged = found.locations(1)[1].tobytes()
