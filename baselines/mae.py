@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from benchmark.interfaces import AdamW, Batch, Method, Model
 from benchmark.nn.distributed import rank_shard_of_uniform
 from benchmark.nn.losses import masked_patch_mse
+from benchmark.nn.transfer import to_device
 from benchmark.sampling import Augmentation, Sampling
 
 CROP_AND_FLIP = Augmentation(scale=(0.2, 1.0), jitter=0.0, grayscale=0.0, blur=0.0)
@@ -78,7 +79,7 @@ class MAEModel(Model):
 
     def random_mask(self, count: int) -> Tensor:
         """Return a uniformly random mask (V, P), True for masked patches; their number is the same in every view."""
-        noise_VP = rank_shard_of_uniform(count, self.vit.patch_embed.num_patches).to(self.mask_token.device)
+        noise_VP = to_device(rank_shard_of_uniform(count, self.vit.patch_embed.num_patches), self.mask_token.device)
         return noise_VP.argsort(1).argsort(1) < self.masked
 
     def patchify(self, images_V3HW: Tensor) -> Tensor:

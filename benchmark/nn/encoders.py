@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmark.interfaces import ViTConfig
+from benchmark.nn.transfer import to_device
 
 
 def build_vit(encoder: ViTConfig) -> VisionTransformer:
@@ -57,5 +58,5 @@ class TextEncoder(nn.Module):
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Return unnormalized embeddings (T, output); texts are truncated to the context length."""
         device = self.transformer.token_embedding.weight.device
-        embeddings_TD: Tensor = self.transformer(self.tokenizer(list(texts)).to(device))
+        embeddings_TD: Tensor = self.transformer(to_device(self.tokenizer(list(texts)), device))
         return embeddings_TD

@@ -37,7 +37,7 @@ from benchmark.runner.evaluate import EvaluationRun, run_evaluations
 from benchmark.training import checkpoint, diagnostics, loop
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.training.execution import ExecutionConfig, default_execution
-from benchmark.training.loop import SIGNALS
+from benchmark.training.loading import SIGNALS
 from benchmark.transforms.evaluation import EvaluationTransform
 
 ExecutionOptions = tuple[int | None, bool]

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
+from benchmark.nn.transfer import to_device
 from benchmark.sampling import Sampling
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.transforms.augmentations import ViewParams, render_views, sample_view_params
@@ -224,7 +225,7 @@ class BatchDataset(Dataset[Part]):
             np.concatenate(image_ids).repeat(self.sampling.crops_per_image),
             np.arange(len(texts)).repeat(views),
         )
-        caption_ids_V, image_ids_V, text_index_V = (torch.from_numpy(values).to(device) for values in labels)
+        caption_ids_V, image_ids_V, text_index_V = (to_device(torch.from_numpy(values), device) for values in labels)
         return RawBatch(
             images_B3HW=images_BHW3.permute(0, 3, 1, 2),
             views=self._sample_views(step, *images_BHW3.shape[1:3]),

@@ -6,36 +6,32 @@ processes compute the same step (`benchmark.nn.distributed`); rank 0 writes the 
 """
 
 import contextlib
-import itertools
 import json
 import math
-import signal
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from benchmark.errors import UserError
 from benchmark.files import remove_leftovers
 from benchmark.interfaces import AdamW, Batch, Experiment, Model
 from benchmark.nn import distributed, initialization
 from benchmark.nn.encoders import build_vit
+from benchmark.nn.transfer import to_device, to_host
 from benchmark.training import checkpoint, diagnostics, loggers
-from benchmark.training.batches import BatchDataset, RawBatch, step_seed
+from benchmark.training.batches import BatchDataset, step_seed
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.training.execution import ExecutionConfig
+from benchmark.training.loading import load_batches, render_ahead, reporting_dead_workers
 
 StepCallback = Callable[[int, float, float, str], None]
 """Progress callback: (views seen, loss, views per second, notes such as warnings)."""
 
 ON_CPU = ExecutionConfig()
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PREFETCH = 2
-"""Parts of a batch that each worker reads ahead."""
 LOG_EVERY = 10
 """Steps between lines of metrics.jsonl."""
 SAVE_INTERVAL_FACTOR = 200
@@ -89,7 +85,7 @@ def train(
         fingerprint: hash of the experiment's declaration, stored in checkpoints.
         on_step: progress callback, called every `LOG_EVERY` steps.
         execution: device and execution settings.
-        stop: asked after each step whether to stop.
+        stop: asked at each step whether to stop after the next one.
         save_seconds: minimum seconds between two saves.
 
     Raises:
@@ -104,7 +100,7 @@ def train(
     model = build_model(experiment, seed).to(execution.device)
     card: dict[str, Any] = {**identity.model_dump(), "seconds": 0.0, "views": 0}
     if experiment.settings.optimizer is not None:
-        with _reporting_dead_workers():
+        with reporting_dead_workers():
             run = Trainer(experiment, identity, model, data, folder, execution)
             _run_steps(run, on_step, stop, save_seconds)
         views = experiment.schedule.steps * experiment.schedule.batch_views
@@ -116,103 +112,67 @@ def train(
 
 def _run_steps(run: "Trainer", on_step: StepCallback, stop: Callable[[], bool], save_seconds: float) -> None:
     """Do the remaining steps, with logging, progress and checkpoints."""
-    batch_views, steps = run.experiment.schedule.batch_views, len(run.batches)
-    saved_at = logged_at = timed_at = time.monotonic()
-    save_duration, logged_step = 0.0, run.step
-    health_note = ""
+    report = _Report(run, on_step)
+    saved_at = timed_at = time.monotonic()
+    save_duration = 0.0
     run.model.train()
     with (
         contextlib.closing(run.logger),
         contextlib.closing(run.remaining_batches()) as batches,
-        run.execution.oom_guard(batch_views // distributed.world_size()),
+        run.execution.oom_guard(run.experiment.schedule.batch_views // distributed.world_size()),
     ):
-        for raw in batches:
-            batch = raw.render()
-            scalars, stopped = run.train_step(batch, stop())
+        for batch in batches:
+            is_due = timed_at - saved_at > max(save_seconds, SAVE_INTERVAL_FACTOR * save_duration)
+            report(run.train_step(batch, stop(), save=is_due and distributed.rank() == 0))
+            stopped, saved = report.stopped, report.stopped or report.save  # the same in all processes
+            health = run.feature_health(batch) if run.step % HEALTH_EVERY == 0 else {}
+            if saved or health:  # a state is saved if its scalars are finite
+                report(run.finish_step(), health)
             now = time.monotonic()
             run.seconds += now - timed_at
             timed_at = now
-            if run.step % LOG_EVERY == 0 or run.step == steps:
-                rate = (run.step - logged_step) * batch_views / max(now - logged_at, 1e-9)
-                health = run.feature_health(batch) if run.step % HEALTH_EVERY == 0 else {}
-                if health:
-                    health_note = diagnostics.collapse_warning(health) or f"rank {health['rank']:.0f}"
-                run.logger.write(run.step, run.step * batch_views, scalars | {"views_per_second": rate} | health)
-                notes = ", ".join(filter(None, (health_note, run.spikes.note)))
-                try:
-                    on_step(run.step * batch_views, scalars["loss"], rate, notes)
-                except KeyboardInterrupt:
-                    run.save()
-                    raise
-                logged_at, logged_step = now, run.step
-            if stopped or now - saved_at > max(save_seconds, SAVE_INTERVAL_FACTOR * save_duration):
+            if saved:
                 run.save()
-                saved_at = time.monotonic()
+                report.save, saved_at = False, time.monotonic()
                 save_duration = saved_at - now
             if stopped:
                 raise KeyboardInterrupt
+        report(run.finish_step())
+        if report.stopped:
+            run.save()
+            raise KeyboardInterrupt
 
 
-@contextlib.contextmanager
-def _reporting_dead_workers() -> Iterator[None]:
-    """Turn the death of a data-loader worker into a user error.
+class _Report:
+    """Log and progress of the finished steps, and what the processes ask for at a step."""
 
-    Torch raises it in a signal handler, so it can appear anywhere in the enclosed code.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
-            raise
-        raise _dead_worker(str(error)) from None
+    def __init__(self, run: "Trainer", on_step: StepCallback) -> None:
+        self._run, self._on_step = run, on_step
+        self._logged_at, self._logged_step = time.monotonic(), run.step
+        self._health_note = ""
+        self.stopped = self.save = False
 
-
-def _dead_worker(reason: str) -> UserError:
-    how = "run again to resume"
-    if "Bus error" in reason:
-        how = f"make /dev/shm larger (in a container: --shm-size), then {how}"
-    elif "Killed" in reason:
-        how = f"the system kills a process if memory runs out: use fewer --jobs or a smaller batch, then {how}"
-    return UserError(f"a data-loader worker died: {reason.strip()}; {how}")
-
-
-def load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig) -> Generator[RawBatch, None, None]:
-    """Yield the raw batches from step `start` on; closing the generator ends the workers."""
-    steps = range(start, len(batches))
-    parts = batches.parts  # decodes an image: workers inherit what that imports
-    requests = (request for step in steps for request in batches.requests(step))
-    if execution.workers:
-        # Parts come in the order of the requests, and each that comes sends a further request: one part is copied to
-        # the device while the others are read.
-        buffers = PREFETCH * execution.workers + 1
-        batches.share_buffers(buffers)
-        requests = (replace(request, buffer=number % buffers) for number, request in enumerate(requests))
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=requests,
-        num_workers=execution.workers,
-        prefetch_factor=PREFETCH if execution.workers else None,
-        # The default in a spawned process is to spawn: each worker would import torch again, 0.5 GB and seconds.
-        multiprocessing_context="fork" if execution.workers else None,
-    )
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited: workers must ignore signals
-    iterator = iter(loader)
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
-        for step in steps:
-            yield batches.assemble(step, itertools.islice(iterator, parts), execution.device)
-    except UserError as error:  # raised in a worker: torch adds the traceback to the message
-        raise UserError(str(error).rpartition("UserError: ")[2]) from None
-    except (ConnectionError, EOFError) as error:  # a worker died while it handed over a batch
-        if not loader.num_workers or "in DataLoader worker process" in str(error):  # raised by the dataset
-            raise
-        raise _dead_worker(str(error)) from None
-    finally:
-        if loader.num_workers:
-            # A process that exits while workers are left, which ignore SIGTERM, waits for them forever.
-            iterator._shutdown_workers()  # type: ignore[attr-defined]
-            batches.free_buffers()
+    def __call__(self, finished: "FinishedStep | None", health: Mapping[str, float] | None = None) -> None:
+        """Add a step, with the feature health after it, if measured."""
+        if finished is None:
+            return
+        self.stopped |= finished.stop
+        self.save |= finished.save
+        run, step = self._run, finished.step
+        if step % LOG_EVERY and step != len(run.batches):
+            return
+        now, batch_views = time.monotonic(), run.experiment.schedule.batch_views
+        rate = (step - self._logged_step) * batch_views / max(now - self._logged_at, 1e-9)
+        health = health or {}
+        if health:
+            self._health_note = diagnostics.collapse_warning(health) or f"rank {health['rank']:.0f}"
+        run.logger.write(step, step * batch_views, {**finished.scalars, "views_per_second": rate, **health})
+        notes = ", ".join(filter(None, (self._health_note, run.spikes.note)))
+        try:
+            self._on_step(step * batch_views, finished.scalars["loss"], rate, notes)
+        except KeyboardInterrupt:
+            self.stopped = True
+        self._logged_at, self._logged_step = now, step
 
 
 def _optimizer(model: Model, settings: AdamW) -> torch.optim.AdamW:
@@ -223,6 +183,29 @@ def _optimizer(model: Model, settings: AdamW) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.ndim < 2], "decays": False, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, fused=parameters[0].is_cuda or None)
+
+
+@dataclass(frozen=True)
+class _StartedStep:
+    step: int
+    lr: float
+    names: tuple[str, ...]
+    arriving: Callable[[], Tensor]
+    """Function that waits for the scalars and the two flags."""
+
+
+@dataclass(frozen=True)
+class FinishedStep:
+    """An optimizer step whose scalars have come from the device."""
+
+    step: int
+    """Number of steps done, this one included."""
+    scalars: dict[str, float]
+    """Scalars to log, averaged over processes."""
+    stop: bool
+    """True if any process was given `stop`."""
+    save: bool
+    """True if any process was given `save`."""
 
 
 class Trainer:
@@ -267,6 +250,7 @@ class Trainer:
         """Training time in seconds, including that before a resume."""
         spikes = state.spikes.model_dump() if state else None
         self.spikes = diagnostics.SpikeDetector(f"{experiment.name} seed {seed}", spikes)
+        self._started: _StartedStep | None = None
         self.logger = loggers.MetricsLogger(folder, self.step)
         distributed.require_equal_across_ranks(
             self.step, f"the step from which {folder} resumes", "choose an --out on a file system that all nodes share"
@@ -274,18 +258,17 @@ class Trainer:
         distributed.broadcast_weights(model)
         model.micro_batch_size = execution.micro_batch_size
 
-    def remaining_batches(self) -> Generator[RawBatch, None, None]:
+    def remaining_batches(self) -> Generator[Batch, None, None]:
         """Yield the batches of the remaining steps."""
-        return load_batches(self.batches, self.step, self.execution)
+        return render_ahead(load_batches(self.batches, self.step, self.execution), self.execution.device)
 
-    def train_step(self, batch: Batch, stop: bool = False) -> tuple[dict[str, float], bool]:
-        """Do one optimizer step.
+    def train_step(self, batch: Batch, stop: bool = False, save: bool = False) -> FinishedStep | None:
+        """Start one optimizer step, and return the one before unless `finish_step` has returned it.
 
-        Returns:
-            The scalars to log, averaged over processes, and whether any process was given `stop`.
+        The scalars of a step are read when the next one has started, so that a GPU never waits for the CPU.
 
         Raises:
-            NonFiniteLoss: the loss or the gradient norm is not finite; the weights are unchanged.
+            NonFiniteLoss: the loss or the gradient norm of the step before is not finite.
         """
         steps, batch_views = len(self.batches), self.experiment.schedule.batch_views
         torch.manual_seed(step_seed(self.identity.seed, self.step))
@@ -299,16 +282,33 @@ class Trainer:
             losses = self.model.loss(batch)
             losses["loss"].backward()
         distributed.average_gradients(self.model)
-        max_norm = self.settings.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_((p for p in self.model.parameters() if p.grad is not None), max_norm)
-        logged = [*(value.detach().float() for value in losses.values()), norm.float(), norm.new_tensor(stop).float()]
-        *values, stopping = distributed.all_reduce_mean(torch.stack(logged)).tolist()
-        scalars = dict(zip((*losses, "gradient_norm"), values, strict=True))
-        self.spikes.check(self.step, scalars["loss"], scalars["gradient_norm"], lr)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.settings.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.settings.clip_norm, norm)
+        flags = to_device(torch.tensor([stop, save], dtype=torch.float), norm.device)
+        values = torch.stack([*(value.detach().float() for value in losses.values()), norm.float(), *flags])
         self.optimizer.step()
         self.step += 1
         self.model.after_step(self.step / steps)
-        return scalars | {"lr": lr}, stopping > 0
+        arriving = to_host(distributed.all_reduce_mean(values))
+        before = self.finish_step()
+        self._started = _StartedStep(self.step, lr, (*losses, "gradient_norm"), arriving)
+        return before
+
+    def finish_step(self) -> FinishedStep | None:
+        """Wait for the step that was started last; None if it has been returned before.
+
+        Raises:
+            NonFiniteLoss: its loss or gradient norm is not finite.
+        """
+        started, self._started = self._started, None
+        if started is None:
+            return None
+        *values, stop, save = started.arriving().tolist()
+        scalars = dict(zip(started.names, values, strict=True))
+        self.spikes.check(started.step - 1, scalars["loss"], scalars["gradient_norm"], started.lr)
+        return FinishedStep(started.step, scalars | {"lr": started.lr}, stop > 0, save > 0)
 
     @torch.no_grad()
     def feature_health(self, batch: Batch) -> dict[str, float]:

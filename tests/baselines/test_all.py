@@ -10,6 +10,7 @@ import torch
 from open_clip.transformer import TextTransformer
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import baselines
 from benchmark import plugins
@@ -282,10 +283,24 @@ def test_micro_batches_have_equal_sizes_and_the_last_one_is_computed_once(rows, 
     assert sorted(seen) == sorted(sizes + sizes[:-1])
 
 
+class RefuseBlockingCopies(TorchDispatchMode):
+    """Mode in which a copy from the CPU to another device fails if it is not asynchronous."""
+
+    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.ops.aten._to_copy.default and args[0].device.type == "cpu":
+            device = torch.device(kwargs.get("device") or "cpu")
+            assert device.type == "cpu" or kwargs.get("non_blocking"), f"a copy of {args[0].shape} waits"
+        return function(*args, **kwargs)
+
+
 @pytest.mark.slow
 @each_method
 def test_a_step_does_not_wait_for_the_device(name, monkeypatch):
-    """Tensors of the meta device have no values: whatever copies one to the CPU, or depends on one, fails."""
+    """Tensors of the meta device have no values: whatever copies one to the CPU, or depends on one, fails.
+
+    A copy to the device waits, unless it says otherwise, for all that the device has to do before.
+    """
     method = METHODS[name].tiny()
     if method.optimizer is None:
         pytest.skip("is not trained")
@@ -293,8 +308,11 @@ def test_a_step_does_not_wait_for_the_device(name, monkeypatch):
     model = contract.build(method).train().to("meta")
     batch = contract.toy_batch(method)
     there = {name: values.to("meta") for name, values in vars(batch).items() if isinstance(values, torch.Tensor)}
-    model.loss(replace(batch, **there))["loss"].backward()
-    model.after_step(0.5)
+    with RefuseBlockingCopies():
+        model.loss(replace(batch, **there))["loss"].backward()
+        model.after_step(0.5)
+        with pytest.raises(AssertionError, match="waits"):
+            torch.ones(2).to("meta")
     with pytest.raises(RuntimeError, match="meta"):
         next(model.parameters()).sum().item()
 

@@ -34,7 +34,7 @@ from benchmark import schema
 from benchmark.files import file_sha256, write_bytes
 from benchmark.interfaces import Schedule
 from benchmark.sampling import Sampling
-from benchmark.training import loop
+from benchmark.training import loading
 from benchmark.training.batches import BatchDataset
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.training.execution import ExecutionConfig
@@ -176,7 +176,7 @@ def epoch(folder: Path) -> dict[str, float]:
     batches = BatchDataset(data, Sampling(images=SEEN, text=True), Schedule(steps * VIEWS, VIEWS), 8, 0)
     found: dict[str, float] = {}
     start = time.perf_counter()
-    for step, _ in enumerate(loop.load_batches(batches, 0, ExecutionConfig(workers=WORKERS))):
+    for step, _ in enumerate(loading.load_batches(batches, 0, ExecutionConfig(workers=WORKERS))):
         if step == 0:
             found["first batch, s"] = time.perf_counter() - start
         if step == steps - 2:

@@ -103,7 +103,7 @@ def ours(
     steps = STEPS if slices is None else 3
 
     def step() -> None:
-        one.train_step(next(batches).render())
+        one.train_step(next(batches))
 
     for _ in range(WARM_UP if slices is None else 1):
         step()
@@ -114,11 +114,11 @@ def reading(setting: Setting, data: CaptionImageDataset, folder: Path, batch_vie
     """Views per second of the input alone: read and decoded by the workers, augmented on the device."""
     batches = run(setting, data, folder, batch_views).remaining_batches()
     for _ in range(WARM_UP):
-        next(batches).render()
+        next(batches)
 
     def several() -> None:
         for _ in range(STEPS // 2):
-            next(batches).render()
+            next(batches)
 
     return STEPS // 2 * batch_views / seconds(several, setting.device)
 

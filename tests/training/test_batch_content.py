@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 from benchmark.errors import UserError
 from benchmark.interfaces import Schedule
 from benchmark.sampling import SIMCLR, Augmentation, Sampling
-from benchmark.training import loop
+from benchmark.training import loading
 from benchmark.training.batches import BatchDataset, keyed_rng, step_seed
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.training.execution import ExecutionConfig
@@ -137,7 +137,7 @@ def test_the_length_of_the_schedule_does_not_change_batches(data):
 def test_batches_do_not_depend_on_workers_nor_on_where_one_starts(data, workers):
     all_batches = batches(data, replace(SAMPLING, augmentation=SIMCLR), steps=9)
     start = 4
-    loaded = loop.load_batches(all_batches, start, ExecutionConfig(workers=workers))
+    loaded = loading.load_batches(all_batches, start, ExecutionConfig(workers=workers))
     found = [raw.render() for raw in loaded]
     assert len(found) == 5
     assert all(same(batch, all_batches.batch(step)) for step, batch in enumerate(found, start))

@@ -16,7 +16,7 @@ from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.interfaces import Batch, Schedule
 from benchmark.sampling import SIMCLR, WEAK, Augmentation, Sampling
-from benchmark.training import loop
+from benchmark.training import loading
 from benchmark.training.batches import BatchDataset, keyed_rng
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.training.execution import ExecutionConfig
@@ -109,7 +109,7 @@ def test_a_raw_batch_contains_each_image_once_as_uint8(numbered_dataset: Path) -
 def test_a_raw_batch_can_be_sent_to_another_process(workers: int, small_data: CaptionImageDataset) -> None:
     made = batches(small_data)
     wanted = [made.batch(step).render() for step in range(STEPS)]
-    loaded = loop.load_batches(made, 0, ExecutionConfig(workers=workers))
+    loaded = loading.load_batches(made, 0, ExecutionConfig(workers=workers))
     assert all(same(raw.render(), batch) for raw, batch in zip(loaded, wanted, strict=True))
     assert same(pickle.loads(pickle.dumps(made.batch(1))).render(), wanted[1])
 
@@ -128,7 +128,7 @@ def test_a_batch_does_not_depend_on_its_parts(
     cut = batches(small_data)
     assert cut.parts == -(-12 // captions)
     assert {len(request.rows) for request in cut.requests(0)} <= {12 // cut.parts, -(-12 // cut.parts)}
-    loaded = loop.load_batches(cut, 0, ExecutionConfig(workers=workers))
+    loaded = loading.load_batches(cut, 0, ExecutionConfig(workers=workers))
     assert all(same(raw.render(), batch) for raw, batch in zip(loaded, wanted, strict=True))
 
 
@@ -139,7 +139,7 @@ def test_workers_decode_into_shared_buffers_in_turn(
     made = batches(small_data)
     monkeypatch.setattr("benchmark.training.batches.PART_BYTES", small_data.images(0, [0])[0].nbytes * 9)
     assert made.parts == 4
-    found = [raw.render() for raw in loop.load_batches(made, 0, ExecutionConfig(workers=2))]
+    found = [raw.render() for raw in loading.load_batches(made, 0, ExecutionConfig(workers=2))]
     assert made._buffers_NBHW3 is None, "they are freed with the workers"
     made.share_buffers(5)
     assert made._buffers_NBHW3 is not None and made._buffers_NBHW3.is_shared()
@@ -162,7 +162,7 @@ def test_too_little_shared_memory_is_one_line(small_data: CaptionImageDataset, m
     with pytest.raises(
         UserError, match=r"^/dev/shm has no room for the 2 MB of images .*; make it larger .*--shm-size"
     ):
-        next(loop.load_batches(made, 0, ExecutionConfig(workers=2)))
+        next(loading.load_batches(made, 0, ExecutionConfig(workers=2)))
 
 
 def test_everything_of_a_batch_goes_to_the_device(small_data: CaptionImageDataset) -> None:

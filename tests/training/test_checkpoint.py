@@ -98,21 +98,23 @@ def test_moments_have_the_memory_layout_of_their_parameters(tmp_path: Path) -> N
 def test_saving_takes_at_most_its_share_of_the_time(
     small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clock that ticks when it is read; saving takes 3 ticks, a step one."""
+    """A clock that ticks when it is read; saving takes 3 ticks, a step one or, with a line of metrics, two."""
     assert 1 / loop.SAVE_INTERVAL_FACTOR <= 0.005
     monkeypatch.setattr(loop, "SAVE_INTERVAL_FACTOR", 20)
-    saved, clock = [], itertools.count()
+    saved, began, clock = [], [], itertools.count()
 
     def slow(*arguments: object) -> None:
         saved.append(arguments[3])
-        next(clock)
+        began.append(next(clock))
         next(clock)
 
     monkeypatch.setattr(checkpoint, "save", slow)
     monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: float(next(clock))))
     train_here(experiment("simclr", steps=130), small_data, tmp_path, save_seconds=0.0)
-    assert saved[0] == 1
-    assert {later - earlier for earlier, later in itertools.pairwise(saved)} == {loop.SAVE_INTERVAL_FACTOR * 3 + 1}
+    assert saved[0] == 3  # due after the first step, which is known of the second when the third has started
+    waits = {later - earlier - 3 for earlier, later in itertools.pairwise(began)}
+    assert len(saved) > 2
+    assert all(loop.SAVE_INTERVAL_FACTOR * 3 <= wait < loop.SAVE_INTERVAL_FACTOR * 3 + 5 for wait in waits)
 
 
 @pytest.fixture(scope="module")

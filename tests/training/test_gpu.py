@@ -31,7 +31,7 @@ def test_a_deterministic_run_resumes_exactly(method: str, small_data: CaptionIma
         undisturbed = train_here(declared, small_data, tmp_path / "undisturbed", execution=exact)
         asked = iter([False] * 8 + [True])
         with pytest.raises(KeyboardInterrupt):
-            train_here(declared, small_data, tmp_path / "run", execution=exact, stop=lambda: next(asked))
+            train_here(declared, small_data, tmp_path / "run", execution=exact, stop=lambda: next(asked, True))
         assert train_here(declared, small_data, tmp_path / "run", execution=exact) == undisturbed
     finally:
         torch.use_deterministic_algorithms(False)

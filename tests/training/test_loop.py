@@ -2,10 +2,8 @@
 
 import json
 import math
-import multiprocessing
 import os
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.data import dataloader, get_worker_info
 
 from benchmark import plugins
 from benchmark.errors import UserError
@@ -28,13 +24,11 @@ from benchmark.experiments import smoke
 from benchmark.interfaces import AdamW, Batch, Experiment, Method, Model
 from benchmark.records import create
 from benchmark.sampling import Sampling
-from benchmark.training import checkpoint, loggers, loop
+from benchmark.training import checkpoint, diagnostics, loggers, loop
 from benchmark.training.batches import BatchDataset
 from benchmark.training.dataset import CaptionImageDataset
-from benchmark.training.execution import ExecutionConfig
 from tests.fixtures import killed_training
 from tests.fixtures.runs import BATCH, STEPS, experiment, metrics, train_here
-from tests.fixtures.small_datasets import RECIPE
 
 pytestmark = pytest.mark.slow
 
@@ -282,152 +276,6 @@ def test_seeds_and_settings_decide_the_weights(small_data: CaptionImageDataset, 
     assert train_here(replace(declared, settings=warmer), small_data, tmp_path / "warmer") != first
 
 
-@pytest.mark.parametrize("method", ["stablerep_plus", "mae"])
-def test_the_number_of_workers_changes_nothing(method: str, small_dataset: Path, tmp_path: Path) -> None:
-    declared = experiment(method, steps=12)
-    runs = [
-        train_here(
-            declared,
-            CaptionImageDataset(small_dataset, RECIPE.revision),
-            tmp_path / str(workers),
-            execution=ExecutionConfig(workers=workers),
-        )
-        for workers in (0, 2)
-    ]
-    assert runs[0] == runs[1]
-
-
-def test_an_error_in_a_worker_has_the_same_message(small_dataset: Path, tmp_path: Path) -> None:
-    class Damaged(CaptionImageDataset):
-        def images(self, row: int, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-            if get_worker_info():
-                raise UserError(f"row {row} does not decode")
-            return super().images(row, indices)
-
-    data = Damaged(small_dataset, RECIPE.revision)
-    with pytest.raises(UserError, match=r"^row \d+ does not decode$"):
-        train_here(experiment("simclr"), data, tmp_path, execution=ExecutionConfig(workers=1))
-
-
-def readers() -> list[psutil.Process]:
-    """Return the data-loader workers, which are forks of this process."""
-    here = psutil.Process()
-    return [child for child in here.children() if child.cmdline() == here.cmdline()]
-
-
-def test_workers_are_forked_in_a_spawned_process_too(small_data: CaptionImageDataset, tmp_path: Path) -> None:
-    """`synrep run` spawns a process for each run."""
-    found = []
-    before = multiprocessing.get_start_method()
-    multiprocessing.set_start_method("spawn", force=True)
-    try:
-        train_here(
-            experiment("simclr", steps=10),
-            small_data,
-            tmp_path,
-            execution=ExecutionConfig(workers=2),
-            on_step=lambda *_: found.append(len(readers())),
-        )
-    finally:
-        multiprocessing.set_start_method(before, force=True)
-    assert found == [2]
-
-
-def test_signals_are_not_for_the_workers(small_dataset: Path, tmp_path: Path) -> None:
-    """Launchers signal whole process groups; the state must be saved although workers receive the signal too."""
-    asked = []
-
-    def stop() -> bool:
-        if len(asked) == 5:
-            assert len(readers()) == 2
-            for child in readers():
-                child.send_signal(signal.SIGTERM)
-        asked.append(len(asked) > 8)
-        return asked[-1]
-
-    data = CaptionImageDataset(small_dataset, RECIPE.revision)
-    with pytest.raises(KeyboardInterrupt):
-        train_here(experiment("simclr"), data, tmp_path, execution=ExecutionConfig(workers=2), stop=stop)
-    assert (tmp_path / "state.safetensors").exists()
-
-
-def test_a_worker_that_is_killed_is_one_line(small_dataset: Path, tmp_path: Path) -> None:
-    asked = []
-
-    def stop() -> bool:
-        if len(asked) == 5:
-            for child in readers():
-                child.kill()
-        asked.append(len(asked))
-        return False
-
-    data = CaptionImageDataset(small_dataset, RECIPE.revision)
-    with pytest.raises(UserError, match="a data-loader worker died"):
-        train_here(experiment("simclr", steps=400), data, tmp_path, execution=ExecutionConfig(workers=2), stop=stop)
-
-
-@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
-def test_the_death_of_a_worker_that_hands_over_a_batch_is_one_line(
-    error: type[Exception], small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def get(_loader: object) -> None:
-        raise error("connection reset")
-
-    monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter, "_get_data", get)
-    with pytest.raises(UserError, match="a data-loader worker died"):
-        train_here(experiment("simclr", steps=4), small_data, tmp_path, execution=ExecutionConfig(workers=2))
-    assert readers() == []
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("error", [RuntimeError, EOFError, ConnectionResetError])
-def test_an_error_of_the_dataset_is_not_the_death_of_a_worker(
-    error: type[Exception],
-    workers: int,
-    small_data: CaptionImageDataset,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def read(*_: object) -> None:
-        raise error("from the dataset")
-
-    monkeypatch.setattr(loop.BatchDataset, "__getitem__", read)
-    with pytest.raises(error, match="from the dataset"):
-        train_here(experiment("simclr", steps=4), small_data, tmp_path, execution=ExecutionConfig(workers=workers))
-
-
-def test_an_error_ends_the_workers_although_its_traceback_is_kept(
-    small_data: CaptionImageDataset, tmp_path: Path
-) -> None:
-    """They ignore SIGTERM, so the exit of a process that kept them would wait for them forever."""
-
-    def fail(*_: object) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError) as kept:
-        train_here(
-            experiment("simclr", steps=40), small_data, tmp_path, execution=ExecutionConfig(workers=2), on_step=fail
-        )
-    assert readers() == []
-    assert kept.traceback
-
-
-@pytest.mark.parametrize(
-    ("signal", "how"),
-    [("Killed. ", "fewer --jobs"), ("Bus error. It is possible that ...", "make /dev/shm larger"), ("Aborted.", "")],
-)
-def test_the_death_of_a_worker_is_one_line_wherever_it_is_noticed(
-    signal: str, how: str, small_data: CaptionImageDataset, tmp_path: Path
-) -> None:
-    """Torch raises it in a signal handler, possibly in the middle of a step or a save."""
-
-    def stop() -> bool:
-        raise RuntimeError(f"DataLoader worker (pid 17) is killed by signal: {signal}")
-
-    with pytest.raises(UserError, match=rf"a data-loader worker died: .* \(pid 17\) is killed .*{how}.* run again"):
-        train_here(experiment("simclr"), small_data, tmp_path, stop=stop)
-
-
 def test_a_finished_run_is_not_trained_again(
     small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,6 +285,45 @@ def test_a_finished_run_is_not_trained_again(
     monkeypatch.setattr(loop, "build_model", lambda *_: pytest.fail("trained again"))
     train_here(declared, small_data, tmp_path)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+# Reading the scalars late
+
+
+def test_a_step_is_read_when_the_next_has_started(
+    small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU computes step n + 1 while the CPU waits for the scalars of step n; feature health waits for its step."""
+    events: list[str] = []
+    monkeypatch.setattr(loop, "HEALTH_EVERY", 3)
+    monkeypatch.setattr(loop, "to_host", lambda values: lambda: (events.append("read"), values)[1])
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda optimizer: (events.append("start"), step(optimizer))[1])
+    train_here(experiment("simclr", steps=5), small_data, tmp_path)
+    assert " ".join(events) == "start start read start read read start start read read"
+
+
+@pytest.mark.parametrize(("bad", "saved"), [(2, None), (3, 3), (5, 3), (6, 6)])
+def test_weights_that_are_not_finite_are_never_saved(
+    bad: int, saved: int | None, small_data: CaptionImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state is saved after steps 3, 6, ..., whose scalars are on their way by then; `bad` counts from 0."""
+    check = diagnostics.SpikeDetector.check
+
+    def diverging(spikes: Any, step: int, loss: float, *rest: Any) -> None:
+        check(spikes, step, math.nan if step >= bad else loss, *rest)
+
+    monkeypatch.setattr(diagnostics.SpikeDetector, "check", diverging)
+    monkeypatch.setattr(loop, "SAVE_INTERVAL_FACTOR", 0)
+    with pytest.raises(UserError, match=f"the loss is nan at step {bad} "):
+        train_here(experiment("simclr"), small_data, tmp_path, save_seconds=0.0)
+    state = tmp_path / "state.safetensors"
+    assert (int(checkpoint.read(state, CPU)[0]["step"]) if state.exists() else None) == saved
+
+
+def test_an_interrupt_at_the_last_step_is_not_lost(small_data: CaptionImageDataset, tmp_path: Path) -> None:
+    interrupted(experiment("simclr", steps=10), small_data, tmp_path, 10)
+    assert checkpoint.read(tmp_path / "state.safetensors", CPU)[0]["step"] == "10"
 
 
 # Resume
@@ -714,9 +601,9 @@ def test_stop_saves_between_two_steps(small_data: CaptionImageDataset, tmp_path:
     undisturbed = train_here(declared, small_data, tmp_path / "undisturbed")
     asked = iter([False] * 6 + [True])
     with pytest.raises(KeyboardInterrupt):
-        train_here(declared, small_data, tmp_path / "run", stop=lambda: next(asked))
+        train_here(declared, small_data, tmp_path / "run", stop=lambda: next(asked, True))
     facts, _ = checkpoint.read(tmp_path / "run" / "state.safetensors", CPU)
-    assert facts["step"] == "7"
+    assert facts["step"] == "8"
     assert train_here(declared, small_data, tmp_path / "run") == undisturbed
 
 
