@@ -41,10 +41,17 @@ def _figure(runs: Sequence[Run], columns: Sequence[Column]) -> Figure:
 
 def _draw_panel(axes: Axes, runs: Sequence[Run], column: Column) -> None:
     """Draw the scores of a column, in percent, and a dotted line at the chance level of a main score."""
-    for at, run in enumerate(runs):
-        if scores := scores_of(run, column):
-            mean, spread = mean_and_spread(scores)
-            axes.errorbar(100 * mean, at, xerr=100 * spread, color=figures.COLORS[0], marker="o", capsize=2)
+    scored = {at: scores for at, run in enumerate(runs) if (scores := scores_of(run, column))}
+    means, spreads = zip(*(mean_and_spread(scores) for scores in scored.values()), strict=True)
+    axes.errorbar(
+        [100 * mean for mean in means],
+        list(scored),
+        xerr=[100 * spread for spread in spreads],
+        color=figures.COLORS[0],
+        marker="o",
+        linestyle="none",
+        capsize=2,
+    )
     if not column.score:
         chance = next(result.chance for run in runs for result in run.measured(column.dataset))
         axes.axvline(100 * chance, color=figures.COLORS[-1], linestyle=":", linewidth=1.0)

@@ -42,5 +42,6 @@ def draw(make: Callable[[], Figure]) -> dict[str, bytes]:
         figure = make()
         svg, png = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine("none")  # keeps the layout, which took half of the time
         figure.savefig(png, format="png", metadata={"Software": None})
     return {"svg": svg.getvalue(), "png": png.getvalue()}

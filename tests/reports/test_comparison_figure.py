@@ -44,11 +44,13 @@ def test_every_method_has_a_line_with_mean_and_spread_in_the_panel_of_every_meas
     labels = [tick.get_text() for tick in panels["digits"].get_yticklabels()]
     assert labels == ["clip", "simclr", "untrained"]  # as in the table
     assert panels["digits"].yaxis_inverted()
-    bars = {}
-    for container in panels["digits"].containers:
-        assert isinstance(container, ErrorbarContainer)
-        line, _, (spread,) = container.lines
-        bars[labels[int(line.get_ydata()[0])]] = (line.get_xdata()[0], np.ptp(spread.get_segments()[0][:, 0]) / 2)
+    (container,) = panels["digits"].containers
+    assert isinstance(container, ErrorbarContainer)
+    line, _, (spreads,) = container.lines
+    spread_of = [np.ptp(segment[:, 0]) / 2 for segment in spreads.get_segments()]
+    bars = {
+        labels[int(y)]: (x, spread) for x, y, spread in zip(line.get_xdata(), line.get_ydata(), spread_of, strict=True)
+    }
     expected = {"clip": (60, 10), "simclr": (80, 2), "untrained": (40, 3)}
     assert {label: pytest.approx(numbers) for label, numbers in expected.items()} == bars
     assert len(panels["scenes-shape"].containers) == 1
