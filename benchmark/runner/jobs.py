@@ -42,6 +42,8 @@ from benchmark.transforms.evaluation import EvaluationTransform
 
 ExecutionOptions = tuple[int | None, bool]
 """(micro_batch_size, deterministic) of `benchmark.training.execution.ExecutionConfig`."""
+DECODERS = 8
+"""Threads that decode images for an encoder on a GPU; 0 on a CPU, where each run has one thread."""
 MAX_REPORTED = 3
 """Maximum failed jobs, and maximum reasons, in the one-line error message."""
 DEFAULTS: ExecutionOptions = (None, False)
@@ -285,6 +287,7 @@ def evaluate(job: Job, folder: Path, out: Path, device: torch.device, progress: 
         weights_sha256=weights_sha256,
         store=out / "features" / experiment.name / str(experiment.version),
         device=device,
+        workers=min(os.cpu_count() or 1, DECODERS) if device.type == "cuda" else 0,
     )
     run = EvaluationRun(
         model,

@@ -1,8 +1,9 @@
-"""Image preprocessing of frozen networks.
+"""Image preprocessing of frozen networks: crops on the CPU, normalization on the device of the network.
 
 Shapes: HW pixels.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,20 +35,35 @@ class EvaluationTransform:
     std: tuple[float, ...] = STD
 
     def __call__(self, image_HW3: np.ndarray) -> Tensor:
-        """Return the image as normalized float32 (3, size, size)."""
+        """Return the input of the network: the image as normalized float32 (3, size, size)."""
+        return self.normalize(self.crop(image_HW3))
+
+    def crop(self, image_HW3: np.ndarray) -> Tensor:
+        """Return the resized center of the image, uint8 (3, size, size)."""
         image, short = torch.tensor(image_HW3).permute(2, 0, 1), round(self.size * self.zoom)
         if self.zoom != 1 or image.shape[1:] != (self.size, self.size):
             image = tv.resize(image, [short], InterpolationMode(self.interpolation), antialias=True)
             image = tv.center_crop(image, [self.size, self.size])
-        return self._normalize(image)
+        return image
 
-    def random_view(self, image_HW3: np.ndarray, generator: torch.Generator) -> Tensor:
-        """Return a random view to train a probe: a bilinear crop of 8 to 100 % of the area, flipped half the time."""
+    def random_crop(self, image_HW3: np.ndarray, generator: torch.Generator) -> Tensor:
+        """Return a random view to train a probe, uint8 (3, size, size).
+
+        It is a bilinear crop of 8 to 100 % of the area, flipped half the time.
+        """
         image, (rows, columns) = torch.tensor(image_HW3).permute(2, 0, 1), image_HW3.shape[:2]
         top, left, height, width = (int(side) for side in random_crops(1, rows, columns, (0.08, 1.0), generator))
         image = tv.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
-        return self._normalize(image.flip(2) if torch.rand((), generator=generator) < 0.5 else image)
+        return image.flip(2) if torch.rand((), generator=generator) < 0.5 else image
 
-    def _normalize(self, image_3HW: Tensor) -> Tensor:
-        mean_311, std_311 = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return (image_3HW.float() / 255 - mean_311) / std_311
+    def normalize(self, images_3HW: Tensor) -> Tensor:
+        """Return normalized float32 images; `images_3HW` is uint8, and has any further dimensions before these."""
+        mean_311, std_311 = (_per_channel(values, images_3HW.device) for values in (self.mean, self.std))
+        return images_3HW.float().div_(255).sub_(mean_311).div_(std_311)
+
+
+@functools.cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return a value per channel (3, 1, 1), copied to the device once: the host waits for such a copy."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(3, 1, 1)

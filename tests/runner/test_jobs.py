@@ -160,7 +160,7 @@ def test_predictions_are_those_of_the_record(job: Job, finished: Path) -> None:
 
 def test_finished_work_is_not_done_again(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = times(copied)
-    monkeypatch.setattr(jobs.FrozenEncoder, "_encode_rows", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(jobs.FrozenEncoder, "_encode_tiles", lambda *_: pytest.fail("encoded again"))
     monkeypatch.setattr(loop, "_run_steps", lambda *_: pytest.fail("trained again"))
     for job in (SIMCLR, CLIP):
         run_job(job, copied)

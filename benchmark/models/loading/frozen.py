@@ -6,20 +6,25 @@ precision, tile, and the versions of the packages that decode, resize and encode
 written atomically, so that an interrupted pass resumes at the last complete shard. Values are stored and returned with
 float16 precision: a cold and a warm store return the same numbers.
 
-A matrix product rounds differently for a different number of rows. The network therefore always sees a tile of `TILE`
-images: consecutive rows of the dataset that start at a multiple of `TILE`, the last tile padded with copies of its last
-image. On one processor, the features of an image are bitwise identical for any number of workers and of interruptions.
+A matrix product rounds differently for a different number of rows. The network therefore always sees a tile of the same
+number of images: consecutive rows of a shard, its last tile padded with copies of its last image. On one processor, the
+features of an image are bitwise identical for any number of workers and of interruptions.
+
+Workers decode and crop the images of a whole pass, a few tiles ahead. Tiles go to the device as bytes and are
+normalized there. The features of a tile are fetched when the next one has been started, so that a GPU never waits.
 
 Shapes: B images in a tile, N images, M selected rows, T texts, D dimensions, HW pixels.
 """
 
+import contextlib
 import hashlib
 import io
+import itertools
 import json
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,14 +37,15 @@ from torch import Tensor, nn
 from benchmark.errors import UserError
 from benchmark.files import read_json, sha256_json, write_bytes, write_json
 from benchmark.interfaces import EMBEDDING, Geometry, ImageEncoder, LabeledImages
+from benchmark.nn.transfer import to_device, to_host
 from benchmark.records.environment import package_versions
 from benchmark.transforms.evaluation import TRANSFORM_VERSION, EvaluationTransform
 
 STORE_DTYPE = np.float16
 SHARD = 1024
-"""Rows in a file of the store; a multiple of `TILE`."""
-TILE = 64
-"""Images or texts in a forward pass. Larger tiles are slower on a CPU (256: by 30 %) and hardly faster on a GPU."""
+"""Rows in a file of the store; a multiple of every tile."""
+TILE = {"cpu": 64, "cuda": 256}
+"""Images or texts in a forward pass, by device. On a CPU, larger tiles are slower (256: by 30 %)."""
 PREFETCH_BATCHES = 2
 """Tiles that are decoded ahead of the one in the network."""
 
@@ -85,10 +91,11 @@ class FrozenEncoder:
         self._store = store
         self._workers = workers
         self._use_bfloat16 = self._device.type == "cuda"
+        self._tile = TILE[self._device.type]
         self.sees_images = True
         self.encoded = {"images": 0, "texts": 0}
         """Number of images and texts encoded so far."""
-        self.layers = tuple(self._encode(torch.zeros(1, 3, transform.size, transform.size)))
+        self.layers = tuple(self._encode(torch.zeros(1, 3, transform.size, transform.size, dtype=torch.uint8)))
         if layer not in {None, *self.layers}:
             raise UserError(f"the network has no layer {layer}; choose one of: {', '.join(self.layers)}")
         self._layer = layer or self.layers[0]
@@ -98,7 +105,7 @@ class FrozenEncoder:
             "layer": self._layer,
             "transform": asdict(transform),
             "precision": "bfloat16" if self._use_bfloat16 else "float32",
-            "tile": TILE,
+            "tile": self._tile,
         }
 
     def features(self, images: LabeledImages, geometry: Geometry = Geometry()) -> np.ndarray:
@@ -130,7 +137,7 @@ class FrozenEncoder:
         self._require_text_tower()
         row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         distinct = list(row_of)
-        tiles = [_pad_tile(distinct[at : at + TILE]) for at in range(0, len(distinct), TILE)]
+        tiles = [_pad(distinct[at : at + self._tile], self._tile) for at in range(0, len(distinct), self._tile)]
         embed = cast(Callable[[list[str]], Tensor], self._module.embed_texts)
         embeddings_TD = np.concatenate([embed(tile).float().cpu().numpy() for tile in tiles])[: len(distinct)]
         self.encoded["texts"] += len(distinct)
@@ -150,9 +157,10 @@ class FrozenEncoder:
         def load(row: int) -> Tensor:
             digest = hashlib.blake2b(f"{seed}/{epoch}/{row}".encode(), digest_size=8).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-            return self._transform.random_view(images.read(row), generator)
+            return self._transform.random_crop(images.read(row), generator)
 
-        return self._encode_rows(images, [int(row) for row in rows_M], load)[self._layer].astype(np.float32)
+        with contextlib.closing(self._encode_groups(images, [[int(row) for row in rows_M]], load)) as groups:
+            return next(groups)[self._layer].astype(np.float32)
 
     def _require_text_tower(self) -> None:
         if not self.embeds_texts:
@@ -160,20 +168,23 @@ class FrozenEncoder:
 
     def _load_or_compute(self, images: LabeledImages, layer: str, geometry: Geometry) -> np.ndarray:
         transform = replace(self._transform, zoom=geometry.zoom, interpolation=geometry.interpolation)
-        folder = self._folder(images, transform) if self._store else None
-        parts = []
-        for start in range(0, len(images), SHARD):
-            rows = range(start, min(start + SHARD, len(images)))
-            path = folder / f"{start:08d}.npz" if folder else None
-            values = _read_shard(path, self.layers, len(rows), folder.name) if path and folder else None
-            if values is None:
-                values = self._encode_rows(images, rows, lambda row: transform(images.read(row)))
-                if path:
+        folder, crop = self._folder(images, transform) if self._store else None, transform.crop
+        shards = [range(start, min(start + SHARD, len(images))) for start in range(0, len(images), SHARD)]
+        paths = [folder / f"{rows.start:08d}.npz" if folder else None for rows in shards]
+        parts: list[np.ndarray | None] = []
+        for rows, path in zip(shards, paths):
+            stored = _read_shard(path, self.layers, len(rows), path.parent.name) if path else None
+            parts.append(stored[layer] if stored else None)
+        missing = [number for number, part in enumerate(parts) if part is None]
+        groups = self._encode_groups(images, [shards[number] for number in missing], lambda row: crop(images.read(row)))
+        with contextlib.closing(groups):
+            for number, values in zip(missing, groups):
+                if path := paths[number]:
                     buffer = io.BytesIO()
                     np.savez(buffer, allow_pickle=False, key=np.array(path.parent.name), **values)
                     write_bytes(path, buffer.getvalue())
-            parts.append(values[layer])
-        return np.concatenate(parts).astype(np.float32)
+                parts[number] = values[layer]
+        return np.concatenate([part for part in parts if part is not None]).astype(np.float32)
 
     def _folder(self, images: LabeledImages, transform: EvaluationTransform) -> Path:
         dataset = asdict(images.identity)
@@ -202,30 +213,33 @@ class FrozenEncoder:
             raise UserError(f"expected features of {expected} in {folder}, found {found}; remove the folder")
         return folder
 
-    def _encode_rows(self, images: LabeledImages, rows: Sequence[int], load: Callable[[int], Tensor]) -> Layers:
-        """Return the features of these rows for all layers, in float16."""
-        parts: dict[str, list[np.ndarray]] = {layer: [] for layer in self.layers}
-        for images_B3HW in self._tiles(rows, load):
-            for layer, values_BD in self._encode(images_B3HW).items():
-                with np.errstate(over="ignore"):  # values above the float16 range become infinite and raise below
-                    parts[layer].append(values_BD.float().cpu().numpy().astype(STORE_DTYPE))
-        self.encoded["images"] += len(rows)
-        values = {layer: np.concatenate(tiles)[: len(rows)] for layer, tiles in parts.items()}
-        for layer, values_MD in values.items():
-            bad = np.flatnonzero(~np.isfinite(values_MD).all(axis=1))
-            if len(bad):
-                raise UserError(
-                    f"expected finite float16 features, found {len(bad)} of {len(rows)} rows of layer {layer} of "
-                    f"{images.name} with NaN, infinite or too large values (first: row {rows[bad[0]]}); "
-                    "check the checkpoint"
-                )
-        return values
+    def _encode_groups(
+        self, images: LabeledImages, groups: Sequence[Sequence[int]], load: Callable[[int], Tensor]
+    ) -> Generator[Layers, None, None]:
+        """Yield the features of each group of rows for all layers, in float16; closing it ends the workers.
 
-    def _tiles(self, rows: Sequence[int], load: Callable[[int], Tensor]) -> Iterator[Tensor]:
-        """Yield the images of these rows as tiles, in order; the workers decode a few tiles ahead."""
-        tiles = [rows[at : at + TILE] for at in range(0, len(rows), TILE)]
+        Args:
+            images: the dataset.
+            groups: rows of each group, whose last tile is padded.
+            load: function from row to uint8 image (3, H, W).
+        """
+        size = self._tile
+        tiles = [group[at : at + size] for group in groups for at in range(0, len(group), size)]
+        with contextlib.closing(self._read_tiles(tiles, load)) as read:
+            encoded = self._encode_tiles(read)
+            for group in groups:
+                parts = list(itertools.islice(encoded, -(-len(group) // size)))
+                values = {layer: np.concatenate([part[layer] for part in parts])[: len(group)] for layer in self.layers}
+                self.encoded["images"] += len(group)
+                _require_finite(values, images, group)
+                yield values
+
+    def _read_tiles(
+        self, tiles: Sequence[Sequence[int]], load: Callable[[int], Tensor]
+    ) -> Generator[Tensor, None, None]:
+        """Yield the images of each tile, padded; the workers decode a few tiles ahead."""
         if not self._workers:
-            yield from (torch.stack(_pad_tile([load(row) for row in tile])) for tile in tiles)
+            yield from (torch.stack(_pad([load(row) for row in tile], self._tile)) for tile in tiles)
             return
         with ThreadPoolExecutor(self._workers) as pool:
             try:
@@ -234,21 +248,48 @@ class FrozenEncoder:
                     if tile:
                         pending.append([pool.submit(load, row) for row in tile])
                     if pending:
-                        yield torch.stack(_pad_tile([future.result() for future in pending.popleft()]))
+                        yield torch.stack(_pad([future.result() for future in pending.popleft()], self._tile))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
+    def _encode_tiles(self, tiles: Iterable[Tensor]) -> Iterator[Layers]:
+        """Yield the features of each tile, in float16, when the next tile has been started."""
+        started: dict[str, Callable[[], Tensor]] | None = None
+        for images_B3HW in tiles:
+            before = started
+            started = {layer: to_host(values_BD.float()) for layer, values_BD in self._encode(images_B3HW).items()}
+            if before:
+                yield _as_stored(before)
+        if started:
+            yield _as_stored(started)
+
     @torch.inference_mode()
     def _encode(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        if self._use_bfloat16:
-            images_B3HW = images_B3HW.pin_memory()
+        """Return the features of uint8 images for all layers, on the device."""
+        normalized_B3HW = self._transform.normalize(to_device(images_B3HW, self._device))
         with torch.autocast("cuda", torch.bfloat16, enabled=self._use_bfloat16):
-            return self._network.image_layers(images_B3HW.to(self._device, non_blocking=True))
+            return self._network.image_layers(normalized_B3HW)
 
 
-def _pad_tile(tile: list[T]) -> list[T]:
-    """Return the tile padded to `TILE` items with copies of its last item."""
-    return tile + tile[-1:] * (TILE - len(tile))
+def _as_stored(arriving: Mapping[str, Callable[[], Tensor]]) -> Layers:
+    with np.errstate(over="ignore"):  # values above the float16 range become infinite, see _require_finite
+        return {layer: arrived().numpy().astype(STORE_DTYPE) for layer, arrived in arriving.items()}
+
+
+def _require_finite(values: Layers, images: LabeledImages, rows: Sequence[int]) -> None:
+    for layer, values_MD in values.items():
+        bad = np.flatnonzero(~np.isfinite(values_MD).all(axis=1))
+        if len(bad):
+            raise UserError(
+                f"expected finite float16 features, found {len(bad)} of {len(rows)} rows of layer {layer} of "
+                f"{images.name} with NaN, infinite or too large values (first: row {rows[bad[0]]}); "
+                "check the checkpoint"
+            )
+
+
+def _pad(tile: list[T], size: int) -> list[T]:
+    """Return the tile padded to `size` items with copies of its last item."""
+    return tile + tile[-1:] * (size - len(tile))
 
 
 def _read_shard(path: Path, layers: Sequence[str], rows: int, key: str) -> Layers | None:

@@ -10,11 +10,14 @@ from torch import nn
 
 from benchmark.errors import UserError
 from benchmark.interfaces import DatasetIdentity, Geometry, LabeledImages
-from benchmark.models.loading.frozen import SHARD, TILE, FrozenEncoder
+from benchmark.models.loading import frozen as frozen_module
+from benchmark.models.loading.frozen import SHARD, FrozenEncoder
+from benchmark.models.loading.frozen import TILE as TILES
 from benchmark.transforms.evaluation import EvaluationTransform
 
 IDENTITY = DatasetIdentity("org/set", "r1", "test", 10, "ids")
 TRANSFORM = EvaluationTransform(4)
+TILE = TILES["cpu"]
 
 
 class Net(nn.Module):
@@ -127,7 +130,7 @@ def test_resumed_pass_uses_the_same_tiles(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_shard_is_a_multiple_of_the_tile() -> None:
-    assert SHARD % TILE == 0
+    assert all(SHARD % tile == 0 for tile in TILES.values())
 
 
 def test_tile_is_recorded_and_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +138,7 @@ def test_tile_is_recorded_and_part_of_the_key(tmp_path: Path, monkeypatch: pytes
     frozen = encoder(network, tmp_path)
     frozen.features(pictures())
     assert frozen.metadata["tile"] == TILE
-    monkeypatch.setattr("benchmark.models.loading.frozen.TILE", 32)
+    monkeypatch.setitem(TILES, "cpu", 32)
     encoder(network, tmp_path).features(pictures())
     assert network.calls == 1, "features of another tile are other features"
 
@@ -256,11 +259,11 @@ def test_labels_are_not_part_of_the_key_of_images_with_ids(tmp_path):
 
 def test_interrupted_pass_resumes_at_its_last_shard(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmark.models.loading.frozen.SHARD", 4)
-    network, images = Net(), pictures(10)
+    network, images = Net(), pictures(14)
     whole = encoder(Net()).features(images)
 
     def read(row):
-        if row == 9:
+        if row == 13:
             raise KeyboardInterrupt
         return images.read(row)
 
@@ -268,10 +271,62 @@ def test_interrupted_pass_resumes_at_its_last_shard(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         frozen.features(dataclasses.replace(images, read=read))
     (folder,) = tmp_path.iterdir()
-    assert sorted(path.name for path in folder.glob("*.npz")) == ["00000000.npz", "00000004.npz"]
+    written = ["00000000.npz", "00000004.npz"]
+    assert sorted(path.name for path in folder.glob("*.npz")) == written, "the third was in the network"
     before = frozen.encoded["images"]
     assert np.array_equal(frozen.features(images), whole)
-    assert frozen.encoded["images"] - before == 2
+    assert frozen.encoded["images"] - before == 6
+
+
+def test_a_pass_has_one_pool_and_reads_only_missing_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmark.models.loading.frozen.SHARD", 4)
+    pools, seen = [], []
+    start = frozen_module.ThreadPoolExecutor
+    monkeypatch.setattr(frozen_module, "ThreadPoolExecutor", lambda workers: (pools.append(workers), start(workers))[1])
+    images = pictures(14)
+    whole = encoder(store=tmp_path, workers=2).features(images)
+    assert pools == [2]
+    (folder,) = tmp_path.iterdir()
+    for name in ("00000004.npz", "00000012.npz"):
+        (folder / name).unlink()
+    read = dataclasses.replace(images, read=lambda row: (seen.append(row), images.read(row))[1])
+    assert np.array_equal(encoder(store=tmp_path, workers=2).features(read), whole)
+    assert sorted(seen) == [4, 5, 6, 7, 12, 13]
+    assert pools == [2, 2]
+    assert threading.active_count() == 1, "the workers have ended"
+
+
+def test_a_tile_is_fetched_when_the_next_has_been_started(monkeypatch):
+    events = []
+
+    class Noting(Net):
+        def image_layers(self, images_B3HW):
+            events.append("start")
+            return {"cls": self.net(images_B3HW)}
+
+    def to_host(values):
+        return lambda: (events.append("fetch"), values)[1]
+
+    frozen = encoder(Noting())
+    monkeypatch.setattr(frozen_module, "to_host", to_host)
+    events.clear()
+    frozen.features(pictures(3 * TILE))
+    assert events == ["start", "start", "fetch", "start", "fetch", "fetch"]
+
+
+def test_images_are_bytes_until_they_are_on_the_device(monkeypatch):
+    moved = []
+    monkeypatch.setattr(frozen_module, "to_device", lambda values, _: (moved.append(values), values)[1])
+    encoder().features(pictures(3))
+    assert [(values.dtype, values.shape[1:]) for values in moved] == [(torch.uint8, (3, 4, 4))] * 2  # layers, images
+
+
+def test_images_are_normalized_as_one_by_one():
+    """To the bit: stored features of former versions are used."""
+    crops = torch.randint(0, 256, (70, 3, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (TRANSFORM.mean, TRANSFORM.std))
+    expected = torch.stack([(crop.float() / 255 - mean) / std for crop in crops])
+    assert torch.equal(TRANSFORM.normalize(crops), expected)
 
 
 @pytest.mark.parametrize("spoil", [lambda c: c[:-20], lambda c: b"", lambda c: b"x" * 50, lambda c: c[:300] + c[340:]])
