@@ -25,12 +25,12 @@ Shapes: N images, D dimensions, K classes.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from scipy.special import expit, logsumexp, softmax
 
 from benchmark.errors import SkipCode
@@ -46,12 +46,15 @@ from benchmark.evaluations.scoring.classification import (
 )
 from benchmark.evaluations.scoring.intervals import for_each_dataset
 from benchmark.evaluations.solvers import logistic
+from benchmark.evaluations.solvers.chunks import row_chunks
+from benchmark.evaluations.solvers.device import compute_device
 from benchmark.evaluations.solvers.logistic import Solution
 from benchmark.evaluations.solvers.penalties import INVERSE_PENALTIES
 from benchmark.evaluations.solvers.sgd_heads import Heads
 from benchmark.interfaces import DatasetScores, FrozenModel, Geometry, Scores, Skipped
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture", "scenes-relation-probe")
+Rows = np.ndarray | slice
 ALL_DATASETS = ("digits", *SCENES, *TRANSFER_11, *HUB_COPIES, "imagenet", "stl10", "eurosat", "resisc45")
 
 
@@ -63,14 +66,30 @@ class Standardizer:
     scale_D: np.ndarray
 
     @classmethod
-    def fit(cls, x_ND: np.ndarray) -> "Standardizer":
-        """Return a standardizer with the statistics of `x_ND`."""
-        mean_D, std_D = x_ND.mean(axis=0, dtype=np.float64), x_ND.std(axis=0, dtype=np.float64)
+    def fit(cls, x_ND: np.ndarray, rows: Rows = slice(None)) -> "Standardizer":
+        """Return a standardizer with the statistics of these rows, a few dimensions at a time."""
+        blocks = (x_ND[rows, dimensions] for dimensions in _dimension_blocks(x_ND.shape[1]))
+        moments = ((part.mean(axis=0, dtype=np.float64), part.std(axis=0, dtype=np.float64)) for part in blocks)
+        mean_D, std_D = (np.concatenate(parts) for parts in zip(*moments))
         return cls(mean_D, np.where(std_D > 1e-6 * np.maximum(np.abs(mean_D), 1e-9), std_D, 1.0))
 
-    def __call__(self, x_ND: np.ndarray) -> np.ndarray:
-        """Return the standardized features, float32."""
-        return ((x_ND - self.mean_D) / self.scale_D).astype(np.float32)
+    def __call__(self, x_ND: np.ndarray, rows: Rows = slice(None)) -> np.ndarray:
+        """Return these rows standardized, float32."""
+        row_N = np.arange(len(x_ND))[rows]
+        scaled_ND = np.empty((len(row_N), x_ND.shape[1]), np.float32)
+        for chunk in row_chunks(*scaled_ND.shape):
+            scaled_ND[chunk] = (x_ND[row_N[chunk]] - self.mean_D) / self.scale_D
+        return scaled_ND
+
+
+def _dimension_blocks(d: int) -> list[slice]:
+    """Return slices over D dimensions, of 8 to 16 if there are as many: NumPy sums a single column in another order."""
+    edges = np.linspace(0, d, -(-d // 16) + 1).astype(int)
+    return [slice(*pair) for pair in pairwise(edges.tolist())]
+
+
+def _raw(x_ND: np.ndarray, rows: Rows = slice(None)) -> np.ndarray:
+    return x_ND[rows].astype(np.float32, copy=False)
 
 
 def stratified_split(label_N: np.ndarray, share: float, *key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -125,20 +144,20 @@ class LogisticProbe(LinearProbe):
     """Share of train that is held out if there is no official validation split."""
 
     def _measure(self, model: FrozenModel, task: Task, seed: int) -> DatasetScores:
-        train = (model.features(task.train), task.target(task.train))
+        x_ND, target = model.features(task.train), task.target(task.train)
         if task.val:
-            fit, held_out = train, (model.features(task.val), task.target(task.val))
-            everything = (np.concatenate([fit[0], held_out[0]]), np.concatenate([fit[1], held_out[1]]))
-            rule, seed_details = f"official validation split of {len(held_out[0]):,} images", {}
+            rows = (np.arange(len(task.train)), len(task.train) + np.arange(len(task.val)))
+            x_ND = np.concatenate([x_ND, model.features(task.val)])
+            target = np.concatenate([target, task.target(task.val)])
+            rule, seed_details = f"official validation split of {len(task.val):,} images", {}
         else:
-            rows = stratified_split(train[1], self.validation, task.train.identity.ids_sha256, str(seed))
-            fit, held_out = ((train[0][part], train[1][part]) for part in rows)
-            everything, rule = train, f"{len(rows[1]):,} images held out of train"
+            rows = stratified_split(target, self.validation, task.train.identity.ids_sha256, str(seed))
+            rule = f"{len(rows[1]):,} images held out of train"
             seed_details = _seed_details(rows[1], seed)
-        tried, chosen = self._choose(task, fit, held_out)
-        scale = self._scale(everything[0])
+        tried, chosen = self._choose(task, x_ND, target, *rows)
+        scale = self._scale(x_ND)
         start = next(solution for solution, _ in tried if solution.c == chosen)
-        (final,) = self._fits(scale(everything[0]), everything[1], (chosen,), start, len(task.classes))
+        (final,) = self._fits(scale(x_ND), target, (chosen,), start, len(task.classes))
         columns = prediction_columns(task, final.logits(scale(model.features(task.test))))
         order = sorted(solution.c for solution, _ in tried)
         details = {
@@ -159,11 +178,19 @@ class LogisticProbe(LinearProbe):
         return score_predictions(task, columns, details)
 
     def _choose(
-        self, task: Task, fit: tuple[np.ndarray, np.ndarray], held_out: tuple[np.ndarray, np.ndarray]
+        self, task: Task, x_ND: np.ndarray, target: np.ndarray, fit: np.ndarray, held_out: np.ndarray
     ) -> tuple[list[tuple[Solution, float]], float]:
-        """Return all solutions with their validation scores, in the order tried, and the best inverse penalty."""
-        scale = self._scale(fit[0])
-        x_ND, validation_ND = scale(fit[0]), scale(held_out[0])
+        """Return all solutions with their validation scores, in the order tried, and the best inverse penalty.
+
+        Args:
+            task: Dataset.
+            x_ND: Features of the training and validation images.
+            target: Class index (N,), or booleans (N, K) for multi-label images.
+            fit: Rows to fit.
+            held_out: Rows to select on.
+        """
+        scale = self._scale(x_ND, fit)
+        fit_ND, held_out_ND = scale(x_ND, fit), scale(x_ND, held_out)
         tried: list[tuple[Solution, float]] = []
 
         def best() -> float:
@@ -172,13 +199,12 @@ class LogisticProbe(LinearProbe):
         for refinement in range(1 + self.refinements):
             step = 10.0 ** (0.5 ** (refinement - 1))
             cs = (best() / step, best() * step) if refinement else self.inverse_penalties
-            for solution in self._fits(x_ND, fit[1], cs, None, len(task.classes)):
-                tried.append((solution, _validation_score(task, held_out[1], solution.logits(validation_ND))))
+            for solution in self._fits(fit_ND, target[fit], cs, None, len(task.classes)):
+                tried.append((solution, _validation_score(task, target[held_out], solution, held_out_ND)))
         return tried, best()
 
-    def _scale(self, x_ND: np.ndarray) -> Standardizer:
-        d = x_ND.shape[1]
-        return Standardizer.fit(x_ND) if self.standardise else Standardizer(np.zeros(d), np.ones(d))
+    def _scale(self, x_ND: np.ndarray, rows: Rows = slice(None)) -> Callable[..., np.ndarray]:
+        return Standardizer.fit(x_ND, rows) if self.standardise else _raw
 
     def _fits(
         self, x_ND: np.ndarray, target: np.ndarray, cs: Sequence[float], start: Solution | None, classes: int
@@ -202,7 +228,7 @@ class LogisticProbe(LinearProbe):
             classes=classes,
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=compute_device(),
             start=start,
         )
 
@@ -240,7 +266,7 @@ def _sklearn_fits(
         if target.ndim == 1 and weights_DK.shape[1] == 1:  # two classes: scikit-learn has one set of weights
             weights_DK, bias_K = np.hstack([-weights_DK, weights_DK]) / 2, np.array([-bias_K[0], bias_K[0]]) / 2
         iterations = sum(steps for _, _, steps in fitted)
-        objective, gradient = _objective(x_ND.astype(np.float64), target, c, weights_DK, bias_K)
+        objective, gradient = _objective(x_ND, target, c, weights_DK, bias_K)
         converged = all(steps < max_iterations for _, _, steps in fitted)
         yield Solution(c, weights_DK, bias_K, objective, iterations, gradient, converged)
 
@@ -251,32 +277,41 @@ def _objective(
     """Return mean loss + ||W||^2 / (2 C N), summed over binary problems, and its gradient's largest absolute entry.
 
     Args:
-        x_ND: Features, float64.
+        x_ND: Features.
         target: Class index (N,), or booleans (N, K) for multi-label images.
         c: Inverse penalty.
         weights_DK: Weights of the classifier.
         bias_K: Biases of the classifier.
     """
-    logits_NK = x_ND @ weights_DK + bias_K
-    if target.ndim > 1:
-        loss = float((np.logaddexp(0, logits_NK) - target * logits_NK).sum() / len(x_ND))
-        residual_NK = expit(logits_NK) - target
-    else:
-        loss = float(logsumexp(logits_NK, axis=1).mean() - np.take_along_axis(logits_NK, target[:, None], 1).mean())
-        residual_NK = softmax(logits_NK, axis=1) - np.eye(logits_NK.shape[1])[target]
-    gradient_DK = (x_ND.T @ residual_NK + weights_DK / c) / len(x_ND)
-    largest = max(float(np.abs(gradient_DK).max()), float(np.abs(residual_NK.mean(axis=0)).max()))
-    return loss + float(np.square(weights_DK).sum()) / (2 * c * len(x_ND)), largest
+    loss, slope_DK, slope_K = 0.0, np.zeros(weights_DK.shape), np.zeros(bias_K.shape)
+    for rows in row_chunks(len(x_ND), len(bias_K)):
+        x_BD, target_B = x_ND[rows].astype(np.float64), target[rows]
+        logits_BK = x_BD @ weights_DK + bias_K
+        if target.ndim > 1:
+            loss += float((np.logaddexp(0, logits_BK) - target_B * logits_BK).sum())
+            residual_BK = expit(logits_BK) - target_B
+        else:
+            loss += float((logsumexp(logits_BK, axis=1) - logits_BK[np.arange(len(x_BD)), target_B]).sum())
+            residual_BK = softmax(logits_BK, axis=1)
+            residual_BK[np.arange(len(x_BD)), target_B] -= 1
+        slope_DK += x_BD.T @ residual_BK
+        slope_K += residual_BK.sum(axis=0)
+    gradient_DK = (slope_DK + weights_DK / c) / len(x_ND)
+    largest = max(float(np.abs(gradient_DK).max()), float(np.abs(slope_K / len(x_ND)).max()))
+    return loss / len(x_ND) + float(np.square(weights_DK).sum()) / (2 * c * len(x_ND)), largest
 
 
-def _validation_score(task: Task, target: np.ndarray, logits_NK: np.ndarray) -> float:
-    """Return the dataset's main score on validation images."""
+def _validation_score(task: Task, target: np.ndarray, solution: Solution, x_ND: np.ndarray) -> float:
+    """Return the dataset's main score of a solution on validation images."""
     rows = {"row": np.arange(len(target))}
     if task.multilabel:
+        logits_NK = solution.logits(x_ND)
         rows |= {f"label_{k}": target[:, k] for k in range(target.shape[1])}
         rows |= {f"score_{k}": logits_NK[:, k] for k in range(target.shape[1])}
     else:
-        rows |= {"label": target, "prediction": logits_NK.argmax(axis=1)}
+        chunks = row_chunks(len(x_ND), len(solution.bias_K))
+        prediction_N = np.concatenate([solution.logits(x_ND[chunk]).argmax(axis=1) for chunk in chunks])
+        rows |= {"label": target, "prediction": prediction_N}
     return values(task.row.name, rows)[task.row.metric]
 
 
@@ -331,11 +366,11 @@ class SGDProbe(LinearProbe):
                 heads.step(model.random_views(task.train, batch_rows, epoch, seed), label_N[batch_rows])
             if epoch % self.check_every and epoch < self.epochs:
                 continue
-            accuracy_H = (heads.logits(selection_ND).argmax(axis=2) == selection_N).mean(axis=1)
+            accuracy_H = heads.accuracies(selection_ND, selection_N)
             checks.append({"epoch": epoch, "accuracies": accuracy_H.tolist()})
             if accuracy_H.max() > best[0]:
                 at = int(accuracy_H.argmax())
-                best = (float(accuracy_H[at]), at, epoch, heads.logits(test_ND)[at])
+                best = (float(accuracy_H[at]), at, epoch, heads.logits(test_ND, at))
         images_used = f"{len(held_out):,} images held out of train" if self.clean else "the test split, as the original"
         details = {
             "train": task.training_details(),

@@ -11,26 +11,34 @@ The method is truncated Newton (Lin, Weng and Keerthi, 2008) with inner conjugat
   preconditioner.
 - A fit starts at the best linear combination of the last solutions, found from their logits. Solutions grow with C
   while the penalty is strong and with log C once the rows are separated; linear combinations extrapolate both.
-- The line search needs no pass over the features, because logits are linear in the step.
+- Logits are linear in the parameters: if one chunk holds those of all rows, the line search needs no pass over the
+  features.
 - Steps are in float32, gradients and objectives in float64: the next step corrects rounding errors of the last. Logits
   are relative to that of the label, so that a loss of 1e-12 keeps its precision.
+
+Of N x K numbers, only those of a chunk of rows exist at a time (`solvers.chunks`); a pass over several chunks computes
+their logits again from the parameters. The size of a chunk changes sums by rounding errors, and so a solution within
+`tolerance`.
 
 A fit stops when its gap to the optimum is at most `tolerance` times the objective. Strong convexity bounds the gap by
 ||gradient by W||^2 C N / 2, which is also the duality gap. The bias, which has no penalty, adds its own decrement
 (gradient^2 / 2 curvature, to first order). The solver is deterministic and runs on any device.
 
-Shapes: N rows, D dimensions, K classes or labels, R principal axes and one more for the bias, M previous solutions,
-P problems: 1 with `softmax`, K with `sigmoid`.
+Shapes: N rows, B rows of a chunk, D dimensions, K classes or labels, R principal axes and one more for the bias,
+M previous solutions, P problems: 1 with `softmax`, K with `sigmoid`.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from benchmark.evaluations.solvers.chunks import row_chunks
 
 _HISTORY = 3  # number of previous solutions that a fit starts from
 _NEWTON_GAP_SHARE = 1e-3  # share of the gap's bound that a Newton step may leave, within the precision of float32
@@ -62,24 +70,25 @@ class Solution:
 class _Softmax:
     """The softmax link: cross-entropy of one class per row, which is one problem (P = 1)."""
 
-    def __init__(self, target_KN: Tensor) -> None:
-        self._label_1N = target_KN.to(torch.uint8).argmax(dim=0, keepdim=True)
-        share_K = target_KN.double().mean(dim=1)
+    def __init__(self, label_N: Tensor, share_K: Tensor) -> None:
+        self._label_1N = label_N[None]
         self.prior_K = share_K.log() - share_K.log().mean()  # the optimal bias for weights of zero
 
-    def loss(self, logits_KN: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of the losses (P, 1) and residual_KN, its derivative with respect to the logits."""
-        margin_KN = (logits_KN - logits_KN.gather(0, self._label_1N)).scatter_(0, self._label_1N, -torch.inf)
-        against_1N = margin_KN.logsumexp(dim=0, keepdim=True)
-        loss_1N = torch.logaddexp(against_1N, torch.zeros_like(against_1N))
-        residual_KN = margin_KN.sub_(loss_1N).exp_().scatter_(0, self._label_1N, -against_1N.sigmoid())
-        return loss_1N.sum(dim=1, keepdim=True), residual_KN
+    def loss(self, logits_KB: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return the sum of the losses (P, 1) and residual_KB, its derivative with respect to the logits."""
+        label_1B = self._label_1N[:, rows]
+        margin_KB = (logits_KB - logits_KB.gather(0, label_1B)).scatter_(0, label_1B, -torch.inf)
+        against_1B = margin_KB.logsumexp(dim=0, keepdim=True)
+        loss_1B = torch.logaddexp(against_1B, torch.zeros_like(against_1B))
+        residual_KB = margin_KB.sub_(loss_1B).exp_().scatter_(0, label_1B, -against_1B.sigmoid())
+        return loss_1B.sum(dim=1, keepdim=True), residual_KB
 
-    def residual_change(self, residual_KN: Tensor, change_KN: Tensor) -> Tensor:
-        """Return the change of the residual (K, N) for a small change of the logits, which is overwritten."""
-        change_KN -= change_KN.gather(0, self._label_1N)
-        mean_1N = (residual_KN * change_KN).sum(dim=0, keepdim=True)
-        return change_KN.sub_(mean_1N).mul_(residual_KN).scatter_add_(0, self._label_1N, -mean_1N)
+    def residual_change(self, residual_KB: Tensor, change_KB: Tensor, rows: slice) -> Tensor:
+        """Return the change of the residual (K, B) for a small change of the logits, which is overwritten."""
+        label_1B = self._label_1N[:, rows]
+        change_KB -= change_KB.gather(0, label_1B)
+        mean_1B = (residual_KB * change_KB).sum(dim=0, keepdim=True)
+        return change_KB.sub_(mean_1B).mul_(residual_KB).scatter_add_(0, label_1B, -mean_1B)
 
     def center_step(self, step_KR: Tensor) -> Tensor:
         """Return the step minus its mean over classes, which no loss depends on."""
@@ -93,17 +102,19 @@ class _Softmax:
 class _Sigmoid:
     """The sigmoid link: any set of labels per row, each label a problem of its own (P = K); see `_Softmax`."""
 
-    def __init__(self, target_KN: Tensor) -> None:
-        self._sign_KN = 2 * target_KN.double() - 1
-        self.prior_K = target_KN.double().mean(dim=1).logit()
+    def __init__(self, target_KN: Tensor, share_K: Tensor) -> None:
+        self._target_KN = target_KN
+        self.prior_K = share_K.logit()
 
-    def loss(self, logits_KN: Tensor) -> tuple[Tensor, Tensor]:
-        against_KN = -self._sign_KN * logits_KN
-        loss_KN = torch.logaddexp(against_KN, torch.zeros_like(against_KN))
-        return loss_KN.sum(dim=1, keepdim=True), -self._sign_KN * against_KN.sigmoid()
+    def loss(self, logits_KB: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        target_KB = self._target_KN[:, rows]
+        against_KB = torch.where(target_KB, -logits_KB, logits_KB)
+        loss_KB = torch.logaddexp(against_KB, torch.zeros_like(against_KB))
+        wrong_KB = against_KB.sigmoid()
+        return loss_KB.sum(dim=1, keepdim=True), torch.where(target_KB, -wrong_KB, wrong_KB)
 
-    def residual_change(self, residual_KN: Tensor, change_KN: Tensor) -> Tensor:
-        return change_KN.mul_(_variance(residual_KN))
+    def residual_change(self, residual_KB: Tensor, change_KB: Tensor, rows: slice) -> Tensor:  # noqa: ARG002
+        return change_KB.mul_(_variance(residual_KB))
 
     def center_step(self, step_KR: Tensor) -> Tensor:
         return step_KR
@@ -112,26 +123,46 @@ class _Sigmoid:
         return entries_MKR.transpose(0, 1)
 
 
-def _variance(residual_KN: Tensor) -> Tensor:
+def _variance(residual_KB: Tensor) -> Tensor:
     """Return p (1 - p), the diagonal of the Hessian by the logits; the size of a residual is p or 1 - p."""
-    size_KN = residual_KN.abs()
-    return size_KN * (1 - size_KN)
+    size_KB = residual_KB.abs()
+    return size_KB * (1 - size_KB)
+
+
+_Classifier = tuple[Tensor, ...]
+"""Parameters (K, R): weights along the principal axes, then the bias. If there is one chunk, also the logits (K, N)."""
 
 
 class _PrincipalAxes:
     """Centered features along their principal axes, and a column of ones for the bias."""
 
-    def __init__(self, x_ND: Tensor) -> None:
-        self.mean_D = x_ND.mean(dim=0)
-        rows_NR = x_ND - self.mean_D
-        span_DR = torch.eye(x_ND.shape[1], dtype=x_ND.dtype, device=x_ND.device)
+    def __init__(self, x_ND: np.ndarray, classes: int, device: str | torch.device) -> None:
+        self.chunks = row_chunks(len(x_ND), classes, torch.device(device).type)
+        rows_NR = torch.tensor(x_ND, dtype=torch.float64, device=device)
+        self.mean_D = rows_NR.mean(dim=0)
+        if not self.mean_D.isfinite().all():
+            raise ValueError("features must be finite")
+        rows_NR -= self.mean_D
+        span_DR = torch.eye(x_ND.shape[1], dtype=rows_NR.dtype, device=device)
         if x_ND.shape[0] < x_ND.shape[1]:
             span_DR, triangle_RN = torch.linalg.qr(rows_NR.T)
             rows_NR = triangle_RN.T
         axes_RR = torch.linalg.eigh(rows_NR.T @ rows_NR)[1]
         self.basis_DR = span_DR @ axes_RR
-        self.x_NR = torch.cat([rows_NR @ axes_RR, torch.ones_like(rows_NR[:, :1])], dim=1)
+        self.x_NR = rows_NR.new_ones(len(x_ND), len(axes_RR) + 1)
+        for rows in self.chunks:
+            self.x_NR[rows, :-1] = rows_NR[rows] @ axes_RR
         self.float32_NR = self.x_NR.float()
+
+    def classifier(self, parameters_KR: Tensor) -> _Classifier:
+        """Return the classifier with these parameters."""
+        return (parameters_KR, parameters_KR @ self.x_NR.T) if len(self.chunks) == 1 else (parameters_KR,)
+
+    def logits(self, classifier: _Classifier, rows: slice) -> Tensor:
+        """Return the logits (K, B) of a chunk of rows, in the precision of the parameters."""
+        parameters_KR, *kept = classifier
+        x_NR = self.x_NR if parameters_KR.dtype == torch.float64 else self.float32_NR
+        return kept[0] if kept else parameters_KR @ x_NR[rows].T
 
     def to_axes(self, weights_DK: Tensor, bias_K: Tensor) -> Tensor:
         """Return the parameters (K, R) along the principal axes of a classifier of the original features."""
@@ -151,12 +182,20 @@ class _PrincipalAxes:
 
 @dataclass(frozen=True)
 class _Point:
-    """Trial parameters (weights along the principal axes, then the bias) with their logits, residual, objective."""
+    """A trial classifier with its objective, and its residual if one chunk holds all rows."""
 
-    parameters_KR: Tensor
-    logits_KN: Tensor
-    residual_KN: Tensor
+    classifier: _Classifier
+    residual_KN: Tensor | None
     objective_P1: Tensor
+
+    @property
+    def parameters_KR(self) -> Tensor:
+        return self.classifier[0]
+
+    def float(self) -> "_Point":
+        """Return the parameters and the residual in float32."""
+        residual_KN = None if self.residual_KN is None else self.residual_KN.float()
+        return _Point((self.parameters_KR.float(),), residual_KN, self.objective_P1)
 
 
 class _Fit:
@@ -171,39 +210,60 @@ class _Fit:
         """Return the sum of the entries of each problem (P, 1)."""
         return self.link.split_by_problem(entries_KR[None]).sum(dim=2)
 
-    def evaluate(self, parameters_KR: Tensor, logits_KN: Tensor) -> _Point:
-        """Compute the residual and objective of these parameters and their logits."""
-        loss_P1, residual_KN = self.link.loss(logits_KN)
-        objective_P1 = loss_P1 / self.n + self.sum_by_problem(self.penalty_1R * parameters_KR.square()) / 2
-        return _Point(parameters_KR, logits_KN, residual_KN, objective_P1)
+    def evaluate(self, classifier: _Classifier) -> _Point:
+        """Compute the objective of a classifier, and its residual if one chunk holds all rows."""
+        penalty_P1 = self.sum_by_problem(self.penalty_1R * classifier[0].square()) / 2
+        loss_P1 = torch.zeros_like(penalty_P1)
+        for rows in self.axes.chunks:
+            chunk_P1, residual_KB = self.link.loss(self.axes.logits(classifier, rows), rows)
+            loss_P1 += chunk_P1
+        kept_KN = residual_KB if len(self.axes.chunks) == 1 else None
+        return _Point(classifier, kept_KN, loss_P1 / self.n + penalty_P1)
 
-    def combine(self, solutions: Iterable[tuple[Tensor, Tensor]]) -> _Point:
+    def sum_over_rows(self, point: _Point, term: Callable[[Tensor, slice], Tensor]) -> Tensor:
+        """Return the sum over chunks of `term(residual_KB, rows)`, with the residual of `point` in these rows."""
+
+        def residual(rows: slice) -> Tensor:
+            kept_KN = point.residual_KN
+            return kept_KN if kept_KN is not None else self.link.loss(self.axes.logits(point.classifier, rows), rows)[1]
+
+        return reduce(torch.add, (term(residual(rows), rows) for rows in self.axes.chunks))
+
+    def combine(self, solutions: Sequence[_Classifier]) -> _Point:
         """Return the best linear combination of solutions, by Newton's method on M coefficients per problem."""
-        split_by_problem, residual_change = self.link.split_by_problem, self.link.residual_change
-        parameters_MKR, logits_MKN = (torch.stack(parts) for parts in zip(*solutions))
-        scores_PME = split_by_problem(logits_MKN) / self.n
+        split_by_problem, m = self.link.split_by_problem, len(solutions)
+        parameters_MKR = torch.stack([solution[0] for solution in solutions])
         penalty_PME = split_by_problem(self.penalty_1R * parameters_MKR)
         penalty_PMM = penalty_PME @ split_by_problem(parameters_MKR).mT
-        point = self.evaluate(parameters_MKR[-1], logits_MKN[-1])
+
+        def derivatives(residual_KB: Tensor, rows: slice) -> Tensor:
+            """Return the Hessian by the coefficients and, as its last column, the gradient (P, M, M + 1)."""
+            logits_MKB = torch.stack([self.axes.logits(solution, rows) for solution in solutions])
+            scores_PME = split_by_problem(logits_MKB) / self.n
+            gradient_PM1 = scores_PME @ split_by_problem(residual_KB[None]).mT
+            for change_KB in logits_MKB:
+                change_KB.copy_(self.link.residual_change(residual_KB, change_KB, rows))
+            return torch.cat([scores_PME @ split_by_problem(logits_MKB).mT, gradient_PM1], dim=2)
+
+        point = self.evaluate(solutions[-1])
         for _ in range(5):
-            gradient_PM1 = scores_PME @ split_by_problem(point.residual_KN[None]).mT
-            gradient_PM1 += penalty_PME @ split_by_problem(point.parameters_KR[None]).mT
-            change_MKN = torch.stack([residual_change(point.residual_KN, part_KN.clone()) for part_KN in logits_MKN])
-            hessian_PMM = scores_PME @ split_by_problem(change_MKN).mT + penalty_PMM
-            step_PM1 = -torch.linalg.pinv(hessian_PMM, hermitian=True) @ gradient_PM1
+            hessian_PMM, gradient_PM1 = self.sum_over_rows(point, derivatives).split([m, 1], dim=2)
+            gradient_PM1 = gradient_PM1 + penalty_PME @ split_by_problem(point.parameters_KR[None]).mT
+            step_PM1 = -torch.linalg.pinv(hessian_PMM + penalty_PMM, hermitian=True) @ gradient_PM1
             slope_P1 = (step_PM1 * gradient_PM1).sum(dim=1)
-            steps = [(step_PM1.transpose(0, 1) * part).sum(dim=0) for part in (parameters_MKR, logits_MKN)]
-            point = self.line_search(point, steps[0], steps[1], slope_P1)
+            coefficient_MP1 = step_PM1.transpose(0, 1)
+            step = tuple((coefficient_MP1 * torch.stack(parts)).sum(dim=0) for parts in zip(*solutions))
+            point = self.line_search(point, step, slope_P1)
             if (-slope_P1 <= 1e-4 * point.objective_P1).all():
                 break
         return point
 
-    def line_search(self, point: _Point, step_KR: Tensor, shift_KN: Tensor, slope_P1: Tensor) -> _Point:
+    def line_search(self, point: _Point, step: _Classifier, slope_P1: Tensor) -> _Point:
         """Halve the step of each problem until its objective decreases enough (Armijo's rule)."""
         length_P1 = torch.ones_like(slope_P1)
         ceiling_P1 = point.objective_P1 * (1 + 4 * torch.finfo(slope_P1.dtype).eps)
         for _ in range(40):
-            moved = self.evaluate(point.parameters_KR + length_P1 * step_KR, point.logits_KN + length_P1 * shift_KN)
+            moved = self.evaluate(tuple(part + length_P1 * shift for part, shift in zip(point.classifier, step)))
             enough_P1 = moved.objective_P1 <= ceiling_P1 + _ARMIJO * length_P1 * slope_P1
             if enough_P1.all():
                 return moved
@@ -214,11 +274,11 @@ class _Fit:
         """Return the optimum from `point`, its gradient, the iterations, and True if the gap is within `tolerance`."""
         iterations = 0
         while True:
-            gradient_KR = point.residual_KN @ self.axes.x_NR / self.n + self.penalty_1R * point.parameters_KR
+            gradient_KR, curvature_K = self.gradient(point)
             iterations += 1
             # Lower bound of the curvature: the penalty; for the bias, which has none, the curvature at this point.
             floor_KR = self.penalty_1R.repeat(len(gradient_KR), 1)
-            floor_KR[:, -1] = _variance(point.residual_KN).mean(dim=1) + _TINY
+            floor_KR[:, -1] = curvature_K + _TINY
             gap_P1 = self.sum_by_problem(gradient_KR.square() / floor_KR) / 2
             goal_P1 = tolerance * point.objective_P1
             converged = bool((gap_P1 <= goal_P1).all())
@@ -227,8 +287,18 @@ class _Fit:
             goal_P1 = torch.maximum(0.5 * goal_P1, _NEWTON_GAP_SHARE * gap_P1)
             step_KR, products = self.newton_step(point, gradient_KR, floor_KR, goal_P1, max_iterations - iterations - 1)
             iterations += products
-            shift_KN, slope_P1 = step_KR @ self.axes.x_NR.T, self.sum_by_problem(gradient_KR * step_KR)
-            point = self.line_search(point, step_KR, shift_KN, slope_P1)
+            slope_P1 = self.sum_by_problem(gradient_KR * step_KR)
+            point = self.line_search(point, self.axes.classifier(step_KR), slope_P1)
+
+    def gradient(self, point: _Point) -> tuple[Tensor, Tensor]:
+        """Return the gradient (K, R) by the parameters, and the curvature by the bias (K,)."""
+
+        def terms(residual_KB: Tensor, rows: slice) -> Tensor:
+            curvature_K1 = _variance(residual_KB).sum(dim=1, keepdim=True)
+            return torch.cat([residual_KB @ self.axes.x_NR[rows], curvature_K1], dim=1)
+
+        sum_KR, curvature_K1 = (self.sum_over_rows(point, terms) / self.n).split([len(self.penalty_1R[0]), 1], dim=1)
+        return sum_KR + self.penalty_1R * point.parameters_KR, curvature_K1[:, 0]
 
     def newton_step(
         self, point: _Point, gradient_KR: Tensor, floor_KR: Tensor, goal_P1: Tensor, limit: int
@@ -245,8 +315,17 @@ class _Fit:
         x_NR, sum_by_problem = self.axes.float32_NR, self.sum_by_problem
         scale_P1 = sum_by_problem(gradient_KR.square()).sqrt() + _TINY
         rest_KR, goal_P1 = (-gradient_KR / scale_P1).float(), (goal_P1 / scale_P1**2).float()  # rest: CG's residual
-        residual_KN, penalty_1R, floor_KR = point.residual_KN.float(), self.penalty_1R.float(), floor_KR.float()
-        diagonal_KR = _variance(residual_KN) @ x_NR.square() / self.n + penalty_1R + _TINY
+        point, penalty_1R, floor_KR = point.float(), self.penalty_1R.float(), floor_KR.float()
+        curvature_KR = self.sum_over_rows(point, lambda residual_KB, rows: _variance(residual_KB) @ x_NR[rows].square())
+        diagonal_KR = curvature_KR / self.n + penalty_1R + _TINY
+
+        def hessian_product(direction_KR: Tensor) -> Tensor:
+            def term(residual_KB: Tensor, rows: slice) -> Tensor:
+                change_KB = direction_KR @ x_NR[rows].T
+                return self.link.residual_change(residual_KB, change_KB, rows) @ x_NR[rows]
+
+            return self.sum_over_rows(point, term) / self.n + penalty_1R * direction_KR
+
         step_KR = torch.zeros_like(rest_KR)
         direction_KR = preconditioned_KR = self.link.center_step(rest_KR / diagonal_KR)
         power_P1 = sum_by_problem(rest_KR * preconditioned_KR)
@@ -254,8 +333,7 @@ class _Fit:
         products = 0
         while products < limit and unfinished_P1.any():
             products += 1
-            change_KN = self.link.residual_change(residual_KN, direction_KR @ x_NR.T)
-            curved_KR = change_KN @ x_NR / self.n + penalty_1R * direction_KR
+            curved_KR = hessian_product(direction_KR)
             length_P1 = torch.where(unfinished_P1, power_P1 / sum_by_problem(direction_KR * curved_KR), 0.0)
             step_KR += length_P1 * direction_KR
             rest_KR -= length_P1 * curved_KR
@@ -275,7 +353,7 @@ def sweep(
     classes: int | None = None,
     tolerance: float = 1e-8,
     max_iterations: int = 1000,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     start: Solution | None = None,
 ) -> Iterator[Solution]:
     """Yield the optimum at each inverse penalty, starting each fit from a combination of the last solutions.
@@ -294,15 +372,20 @@ def sweep(
     Raises:
         ValueError: features are not finite.
     """
-    if not np.isfinite(x_ND).all():
-        raise ValueError("features must be finite")
     if link == "softmax":
-        target = np.arange(classes or target.max() + 1) == target[:, None]
-    target_KN = torch.as_tensor(np.ascontiguousarray(target.T), device=device)
-    share_K = target_KN.double().mean(dim=1)
+        label_N = torch.as_tensor(target, device=device)
+        count_K = torch.bincount(label_N, minlength=classes or 0)
+    else:
+        target_KN = torch.as_tensor(np.ascontiguousarray(target.T), device=device)
+        count_K = target_KN.sum(dim=1)
+    share_K = count_K.double() / len(target)
     varies_K = (share_K > 0) & ((share_K < 1) | (link == "softmax"))
-    link_function = (_Softmax if link == "softmax" else _Sigmoid)(target_KN[varies_K])
-    axes = _PrincipalAxes(torch.as_tensor(x_ND, dtype=torch.float64, device=device))
+    link_function: _Softmax | _Sigmoid
+    if link == "softmax":
+        link_function = _Softmax((varies_K.cumsum(0) - 1)[label_N], share_K[varies_K])
+    else:
+        link_function = _Sigmoid(target_KN[varies_K], share_K[varies_K])
+    axes = _PrincipalAxes(x_ND, int(varies_K.sum()), device)
     weights_DK = axes.x_NR.new_zeros(len(axes.mean_D), len(share_K))
     bias_K = torch.where(share_K > 0, torch.inf, -torch.inf).double()
     first_KR = axes.to_axes(weights_DK[:, varies_K], link_function.prior_K)
@@ -310,11 +393,11 @@ def sweep(
         first_DK, first_K = (torch.as_tensor(p, device=device)[..., varies_K] for p in (start.weights_DK, start.bias_K))
         first_K = first_K.where(first_K.isfinite(), link_function.prior_K)
         first_KR = link_function.center_step(axes.to_axes(first_DK, first_K))
-    solutions = deque([(first_KR, first_KR @ axes.x_NR.T)], maxlen=_HISTORY)
+    solutions = deque([axes.classifier(first_KR)], maxlen=_HISTORY)
     for c in cs:
         fit = _Fit(axes, link_function, c)
         point, gradient_KR, iterations, converged = fit.minimize(fit.combine(solutions), tolerance, max_iterations)
-        solutions.append((point.parameters_KR, point.logits_KN))
+        solutions.append(point.classifier)
         weights_DK[:, varies_K], bias_K[varies_K] = axes.from_axes(point.parameters_KR)
         weights, bias = weights_DK.cpu().numpy().copy(), bias_K.cpu().numpy().copy()
         objective = float(point.objective_P1.sum())

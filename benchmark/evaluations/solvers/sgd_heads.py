@@ -4,15 +4,21 @@
 learning rate = base x batch / 256, half a cosine to zero over all steps, no warm-up; optionally preceded by batch norm
 without affine parameters (eps 1e-6). The heads are independent, so each minimizes its own cross-entropy.
 
+They are on the GPU if there is one, in float32.
+
 Shapes: B images of a batch, N images, D dimensions, K classes, H heads.
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from benchmark.evaluations.solvers.chunks import row_chunks
+from benchmark.evaluations.solvers.device import compute_device, full_float32
 
 
 class Heads:
@@ -30,17 +36,20 @@ class Heads:
             seed: Seed of the initial weights.
         """
         generator = torch.Generator().manual_seed(seed)
-        self._rate_H11 = torch.tensor(rates).view(-1, 1, 1)
-        self._weight_HDK = torch.randn(len(rates), d, k, generator=generator) * 0.01
-        self._bias_H1K = torch.zeros(len(rates), 1, k)
+        self._device = device = compute_device()
+        self._rate_H11 = torch.tensor(rates, device=device).view(-1, 1, 1)
+        self._weight_HDK = (torch.randn(len(rates), d, k, generator=generator) * 0.01).to(device)
+        self._bias_H1K = torch.zeros(len(rates), 1, k, device=device)
         self._momentum = [torch.zeros_like(part) for part in (self._weight_HDK, self._bias_H1K)]
-        self._mean_D, self._variance_D = torch.zeros(d), torch.ones(d)
+        self._mean_D, self._variance_D = torch.zeros(d, device=device), torch.ones(d, device=device)
         self._batch_norm = batch_norm
         self._step, self._steps = 0, steps
 
+    @full_float32()
     def step(self, x_BD: np.ndarray, label_B: np.ndarray) -> None:
         """Update every head by one SGD step on a batch."""
-        x, label = self._normalize(torch.from_numpy(x_BD), training=True), torch.from_numpy(label_B)
+        x = self._normalize(torch.from_numpy(x_BD).to(self._device), training=True)
+        label = torch.from_numpy(label_B).to(self._device)
         residual_HBK = torch.softmax(x @ self._weight_HDK + self._bias_H1K, dim=2)
         residual_HBK -= F.one_hot(label, residual_HBK.shape[2])
         residual_HBK /= len(x)
@@ -51,10 +60,23 @@ class Heads:
             part.sub_(self._rate_H11 * scale * momentum)
         self._step += 1
 
-    def logits(self, x_ND: np.ndarray) -> np.ndarray:
-        """Return the logits of every head (H, N, K); batch norm uses its running statistics."""
-        x = self._normalize(torch.from_numpy(x_ND), training=False)
-        return (x @ self._weight_HDK + self._bias_H1K).numpy()
+    def accuracies(self, x_ND: np.ndarray, label_N: np.ndarray) -> np.ndarray:
+        """Return the accuracy of every head (H,)."""
+        predictions_HN = torch.cat([logits_HBK.argmax(dim=2) for logits_HBK in self._logits(x_ND)], dim=1)
+        return (predictions_HN.cpu().numpy() == label_N).mean(axis=1)
+
+    def logits(self, x_ND: np.ndarray, head: int) -> np.ndarray:
+        """Return the logits of a head (N, K)."""
+        return np.concatenate([logits_HBK[head].cpu().numpy().copy() for logits_HBK in self._logits(x_ND)])
+
+    def _logits(self, x_ND: np.ndarray) -> Iterator[Tensor]:
+        """Yield the logits of every head (H, B, K) by chunks; batch norm uses its running statistics."""
+        heads, _, classes = self._bias_H1K.shape
+        for rows in row_chunks(len(x_ND), heads * classes, self._device.type):
+            x_BD = self._normalize(torch.from_numpy(x_ND[rows]).to(self._device), training=False)
+            with full_float32():
+                logits_HBK = x_BD @ self._weight_HDK + self._bias_H1K
+            yield logits_HBK
 
     def _normalize(self, x_BD: Tensor, *, training: bool) -> Tensor:
         if not self._batch_norm:
