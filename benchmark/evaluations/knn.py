@@ -11,7 +11,8 @@ resized to the input size, as in the other evaluations, which share its features
 Departure of both: the official code breaks ties by sort order. Here a prediction requires that it is the same for every
 order of equally similar neighbors and that one class has strictly the most votes. Otherwise the query is wrong and
 counted as undecided, so that a constant encoder scores zero. "Equal" means within 1e-12, the resolution of float64.
-Similarities are float32 if the vote is certain despite any rounding error, and float64 otherwise.
+Similarities are float32 if the vote is certain despite any rounding error, and float64 otherwise; they are computed on
+the GPU if there is one.
 
 Shapes: N training images, M queries, B queries of a batch, L candidates (most similar images), K classes, D dimensions.
 """
@@ -22,12 +23,14 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmark.errors import SkipCode
 from benchmark.evaluations.datasets.catalog import dataset
 from benchmark.evaluations.scoring import classification
 from benchmark.evaluations.scoring.classification import ClassificationEvaluation
 from benchmark.evaluations.scoring.intervals import for_each_dataset
+from benchmark.evaluations.solvers.device import compute_device, full_float32
 from benchmark.interfaces import DatasetScores, FrozenModel, Geometry, Score, Scores, Skipped
 
 BATCH_SIMILARITIES = 2**25
@@ -140,6 +143,7 @@ class CroppedKnn(Knn):
         return Geometry(self.zoom)
 
 
+@full_float32()
 def vote(
     train_ND: np.ndarray, label_N: np.ndarray, test_MD: np.ndarray, ks: tuple[int, ...], temperature: float
 ) -> dict[int, np.ndarray]:
@@ -155,13 +159,15 @@ def vote(
     norm_N, norm_M = _norms(train_ND), _norms(test_MD)
     classes, candidates = int(label_N.max()) + 1, min(len(train_ND), max(ks) + MARGIN)
     error = (train_ND.shape[1] + 16) * FLOAT32_ROUNDOFF
-    train_DN, divisor_N = torch.from_numpy(train_ND).T, torch.from_numpy(norm_N.astype(np.float32))
+    device = compute_device()
+    gallery_ND, divisor_N = (torch.from_numpy(part).to(device) for part in (train_ND, norm_N.astype(np.float32)))
     found = {k: np.full(len(test_MD), TIED) for k in ks}
     for start in range(0, len(test_MD), size := max(1, BATCH_SIMILARITIES // len(train_ND))):
         batch = slice(start, start + size)
-        queries_BD = torch.from_numpy((test_MD[batch] / norm_M[batch, None]).astype(np.float32))
-        nearest = (queries_BD @ train_DN).div_(divisor_N).topk(candidates)
-        similarity_BL, label_BL = nearest.values.numpy().astype(np.float64), label_N[nearest.indices.numpy()]
+        queries_BD = torch.from_numpy((test_MD[batch] / norm_M[batch, None]).astype(np.float32)).to(device)
+        nearest = (queries_BD @ gallery_ND.T).div_(divisor_N).topk(candidates)
+        similarity_BL, index_BL = (part.cpu().numpy() for part in nearest)
+        similarity_BL, label_BL = similarity_BL.astype(np.float64), label_N[index_BL]
         for k in ks:
             winner_B = certain_winner(similarity_BL, label_BL, k, classes, temperature, error)
             if candidates < len(train_ND):  # the other images must certainly be less similar than the k-th
@@ -170,7 +176,7 @@ def vote(
     uncertain = np.flatnonzero(np.any([winner_M == TIED for winner_M in found.values()], axis=0))
     for start in range(0, len(uncertain), size):
         rows = uncertain[start : start + size]
-        for row, similarity_N in zip(rows, _exact_cosines(train_ND, norm_N, test_MD[rows], norm_M[rows])):
+        for row, similarity_N in zip(rows, _exact_cosines(gallery_ND, norm_N, test_MD[rows], norm_M[rows])):
             farthest = np.partition(similarity_N, -max(ks))[-max(ks)]
             near = np.flatnonzero(similarity_N >= farthest - 4 * TIE_TOLERANCE)
             near = near[np.argsort(-similarity_N[near], kind="stable")]
@@ -221,13 +227,11 @@ def _sum_by_class(label_BL: np.ndarray, weight_BL: np.ndarray, classes: int) -> 
     return np.bincount(bin_BL.ravel(), weight_BL.ravel(), classes * len(label_BL)).reshape(-1, classes)
 
 
-def _exact_cosines(train_ND: np.ndarray, norm_N: np.ndarray, queries_BD: np.ndarray, norm_B: np.ndarray) -> np.ndarray:
-    """Return the cosines (B, N) in float64."""
-    queries_BD = queries_BD.astype(np.float64) / norm_B[:, None]
-    parts = [
-        queries_BD @ train_ND[at : at + EXACT_CHUNK].astype(np.float64).T for at in range(0, len(train_ND), EXACT_CHUNK)
-    ]
-    return np.concatenate(parts, axis=1) / norm_N
+def _exact_cosines(train_ND: Tensor, norm_N: np.ndarray, queries_BD: np.ndarray, norm_B: np.ndarray) -> np.ndarray:
+    """Return the cosines (B, N) in float64, computed on the device of `train_ND`."""
+    unit_BD = torch.from_numpy(queries_BD.astype(np.float64) / norm_B[:, None]).to(train_ND.device)
+    dots_BN = torch.cat([unit_BD @ part_ND.double().T for part_ND in train_ND.split(EXACT_CHUNK)], dim=1)
+    return dots_BN.cpu().numpy() / norm_N
 
 
 def _norms(vectors_ND: np.ndarray) -> np.ndarray:

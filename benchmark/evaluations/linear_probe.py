@@ -309,8 +309,9 @@ def _validation_score(task: Task, target: np.ndarray, solution: Solution, x_ND: 
         rows |= {f"label_{k}": target[:, k] for k in range(target.shape[1])}
         rows |= {f"score_{k}": logits_NK[:, k] for k in range(target.shape[1])}
     else:
-        chunks = row_chunks(len(x_ND), len(solution.bias_K))
-        prediction_N = np.concatenate([solution.logits(x_ND[chunk]).argmax(axis=1) for chunk in chunks])
+        prediction_N = np.empty(len(x_ND), int)
+        for chunk in row_chunks(len(x_ND), len(solution.bias_K)):
+            prediction_N[chunk] = solution.logits(x_ND[chunk]).argmax(axis=1)
         rows |= {"label": target, "prediction": prediction_N}
     return values(task.row.name, rows)[task.row.metric]
 

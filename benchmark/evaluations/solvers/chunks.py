@@ -1,4 +1,8 @@
-"""Chunks of rows, so that the memory of a computation over N rows does not grow with N."""
+"""Chunks of rows, so that the memory of a computation over N rows does not grow with N.
+
+Write what a chunk leaves into one array. A list of small arrays, each allocated among the large ones of its chunk,
+keeps the allocator from using their memory again.
+"""
 
 WHOLE = 2**23
 """Largest result that is computed at once, in numbers; all datasets but ImageNet and SUN397 of MTEB are below."""

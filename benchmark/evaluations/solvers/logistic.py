@@ -372,18 +372,15 @@ def sweep(
     Raises:
         ValueError: features are not finite.
     """
-    if link == "softmax":
-        label_N = torch.as_tensor(target, device=device)
-        count_K = torch.bincount(label_N, minlength=classes or 0)
-    else:
-        target_KN = torch.as_tensor(np.ascontiguousarray(target.T), device=device)
-        count_K = target_KN.sum(dim=1)
-    share_K = count_K.double() / len(target)
+    count_K = np.bincount(target, minlength=classes or 0) if link == "softmax" else target.sum(axis=0)
+    share_K = torch.as_tensor(count_K, device=device).double() / len(target)
     varies_K = (share_K > 0) & ((share_K < 1) | (link == "softmax"))
     link_function: _Softmax | _Sigmoid
     if link == "softmax":
+        label_N = torch.as_tensor(target, device=device)
         link_function = _Softmax((varies_K.cumsum(0) - 1)[label_N], share_K[varies_K])
     else:
+        target_KN = torch.as_tensor(np.ascontiguousarray(target.T), device=device)
         link_function = _Sigmoid(target_KN[varies_K], share_K[varies_K])
     axes = _PrincipalAxes(x_ND, int(varies_K.sum()), device)
     weights_DK = axes.x_NR.new_zeros(len(axes.mean_D), len(share_K))

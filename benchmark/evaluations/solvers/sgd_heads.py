@@ -62,21 +62,27 @@ class Heads:
 
     def accuracies(self, x_ND: np.ndarray, label_N: np.ndarray) -> np.ndarray:
         """Return the accuracy of every head (H,)."""
-        predictions_HN = torch.cat([logits_HBK.argmax(dim=2) for logits_HBK in self._logits(x_ND)], dim=1)
-        return (predictions_HN.cpu().numpy() == label_N).mean(axis=1)
+        prediction_HN = np.empty((len(self._rate_H11), len(x_ND)), int)
+        for rows, logits_HBK in self._logits(x_ND):
+            prediction_HN[:, rows] = logits_HBK.argmax(dim=2).cpu().numpy()
+        accuracy_H: np.ndarray = (prediction_HN == label_N).mean(axis=1)
+        return accuracy_H
 
     def logits(self, x_ND: np.ndarray, head: int) -> np.ndarray:
         """Return the logits of a head (N, K)."""
-        return np.concatenate([logits_HBK[head].cpu().numpy().copy() for logits_HBK in self._logits(x_ND)])
+        logits_NK = np.empty((len(x_ND), self._bias_H1K.shape[2]), np.float32)
+        for rows, logits_HBK in self._logits(x_ND):
+            logits_NK[rows] = logits_HBK[head].cpu().numpy()
+        return logits_NK
 
-    def _logits(self, x_ND: np.ndarray) -> Iterator[Tensor]:
-        """Yield the logits of every head (H, B, K) by chunks; batch norm uses its running statistics."""
+    def _logits(self, x_ND: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
+        """Yield chunks of rows with the logits of every head (H, B, K); batch norm uses its running statistics."""
         heads, _, classes = self._bias_H1K.shape
         for rows in row_chunks(len(x_ND), heads * classes, self._device.type):
             x_BD = self._normalize(torch.from_numpy(x_ND[rows]).to(self._device), training=False)
             with full_float32():
                 logits_HBK = x_BD @ self._weight_HDK + self._bias_H1K
-            yield logits_HBK
+            yield rows, logits_HBK
 
     def _normalize(self, x_BD: Tensor, *, training: bool) -> Tensor:
         if not self._batch_norm:

@@ -1,9 +1,12 @@
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
+from benchmark.evaluations.solvers import chunks
 from benchmark.evaluations.solvers.logistic import Solution, sweep
 
 N, D, K = 90, 7, 4
@@ -58,8 +61,26 @@ def same_optimum(found: Solution, x_ND: np.ndarray, target: np.ndarray, weights_
     np.testing.assert_allclose(found.bias_K, bias_K, rtol=1e-3, atol=1e-3 * np.abs(bias_K).max())
 
 
+def in_chunks(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
+    """Compute in chunks of so many numbers, however small the whole."""
+    monkeypatch.setattr(chunks, "WHOLE", 0)
+    monkeypatch.setattr(chunks, "CHUNK", {"cpu": numbers})
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Return the most that torch has allocated at once during `work`."""
+    options = {"activities": [torch.profiler.ProfilerActivity.CPU], "profile_memory": True, "acc_events": True}
+    with torch.profiler.profile(**options) as recorded:
+        work()
+    events = recorded.profiler.kineto_results.events()
+    return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
+
+
+@pytest.mark.parametrize("chunk", [None, 100])
 @pytest.mark.parametrize("c", PENALTIES)
-def test_softmax_is_scikit_learns_optimum(c: float):
+def test_softmax_is_scikit_learns_optimum(c: float, chunk: int | None, monkeypatch):
+    if chunk:
+        in_chunks(monkeypatch, chunk)
     same_optimum(fit(c=c), X_ND, LABEL_N, *oracle(X_ND, LABEL_N, c))
 
 
@@ -104,6 +125,31 @@ class TestBothLinks:
                 assert warm.objective == pytest.approx(other.objective, rel=1e-11)
                 np.testing.assert_allclose(warm.weights_DK, other.weights_DK, rtol=1e-4, atol=1e-6)
                 np.testing.assert_allclose(warm.bias_K, other.bias_K, rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.parametrize("size", [1, 29, 30])
+    def test_chunks_have_the_same_optimum(self, target: np.ndarray, link: str, size: int, monkeypatch):
+        """90 rows in chunks of one, of 29 and a last one of three, and of 30."""
+        whole = list(sweep(X_ND, target, PENALTIES, link=link, tolerance=1e-10))
+        in_chunks(monkeypatch, size * K)
+        assert len(chunks.row_chunks(N, K)) == -(-N // size)
+        for found, expected in zip(sweep(X_ND, target, PENALTIES, link=link, tolerance=1e-10), whole):
+            assert found.converged
+            assert found.objective == pytest.approx(expected.objective, rel=1e-9)
+            np.testing.assert_allclose(found.weights_DK, expected.weights_DK, rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(found.bias_K, expected.bias_K, rtol=1e-3, atol=1e-5)
+            slope_DK = gradient(X_ND, target, found.weights_DK, found.bias_K, found.c)
+            assert found.gradient == pytest.approx(np.abs(slope_DK).max(), rel=1e-6, abs=1e-14)
+
+    def test_memory_grows_with_the_features_only(self, target: np.ndarray, link: str, monkeypatch):
+        """Features and targets in float64 and float32: with 128 classes, logits would be 512 bytes or more a row."""
+        in_chunks(monkeypatch, 2000)
+        peaks = []
+        for rows in (300, 600):
+            x_ND, label_N = np.resize(X_ND, (rows, D)), np.arange(rows) % 128
+            wide = label_N if link == "softmax" else np.eye(128, dtype=bool)[label_N]
+            peaks.append(peak_bytes(lambda: fit(x_ND, wide, link=link, max_iterations=6)))  # noqa: B023
+        targets = 16 if link == "softmax" else 2 * 128
+        assert peaks[1] - peaks[0] < 300 * (12 * (D + 1) + targets) * 1.1
 
     def test_reports_its_objective_and_gradient(self, target: np.ndarray, link: str):
         for limit in (1, 5):
