@@ -1,4 +1,5 @@
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from benchmark.evaluations import linear_probe
 from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.linear_probe import EVALUATIONS, Standardizer, stratified_split
+from benchmark.evaluations.solvers import chunks
+from benchmark.evaluations.solvers.logistic import Solution
 from benchmark.interfaces import DatasetIdentity, DatasetScores, LabeledImages, Skipped
 from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
 
@@ -103,6 +106,62 @@ def test_presets_match_their_papers():
         assert heads.rates == (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
         assert (heads.epochs, heads.batch, heads.check_every) == (90, 1024, 10)
         assert (heads.batch_norm, heads.clean) == ("bn" in name, "clean" in name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["synclr", "ssl-transfer", "stablerep-clean"])
+def test_chunks_give_the_same_scores(toy, monkeypatch, preset):
+    """As at ImageNet's size: 240 images of four classes in chunks of about 25 rows, the last one smaller."""
+    fewer = {"epochs": 10} if preset in SGD else {"inverse_penalties": (1e-3, 0.1, 1.0)}
+    few = dataclasses.replace(TOY[preset], **fewer)
+    whole = measure(noisy_labels(), few)
+    monkeypatch.setattr(chunks, "WHOLE", 0)
+    monkeypatch.setattr(chunks, "CHUNK", {"cpu": 100})
+    found = measure(noisy_labels(), few)
+    assert found.predictions["prediction"].tolist() == whole.predictions["prediction"].tolist()
+    for name in ("chosen", "selection", "validation_scores", "checks", "converged"):
+        assert found.details.get(name) == whole.details.get(name)
+    if preset == "ssl-transfer":  # scikit-learn's fits are the same
+        assert found.details["gradient"] == pytest.approx(whole.details["gradient"], rel=1e-9)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 16, 17, 33, 50])
+@pytest.mark.parametrize("rows", [slice(None), np.arange(1, 90, 3)])
+def test_standardized_features_are_those_of_one_array(monkeypatch, dimensions, rows):
+    """Bit by bit, for any number of dimensions and size of chunks."""
+    x_ND = (7 + 3 * np.random.default_rng(0).standard_normal((90, dimensions))).astype(np.float32)
+    monkeypatch.setattr(chunks, "WHOLE", 0)
+    monkeypatch.setattr(chunks, "CHUNK", {"cpu": 100})
+    part_ND = x_ND[rows]
+    mean_D, std_D = part_ND.mean(axis=0, dtype=np.float64), part_ND.std(axis=0, dtype=np.float64)
+    scale = Standardizer.fit(x_ND, rows)
+    assert scale.mean_D.tobytes() == mean_D.tobytes() and scale.scale_D.tobytes() == std_D.tobytes()
+    assert scale(x_ND, rows).tobytes() == ((part_ND - mean_D) / std_D).astype(np.float32).tobytes()
+    assert scale(x_ND).tobytes() == ((x_ND - mean_D) / std_D).astype(np.float32).tobytes()
+
+
+def test_no_step_around_the_solver_holds_all_logits_or_all_features_in_float64(monkeypatch):
+    """80,000 features and 500,000 logits, of which float32 takes 0.32 MB and float64 4 MB."""
+    rng = np.random.default_rng(0)
+    x_ND, target = rng.standard_normal((5000, 16), np.float32), np.arange(5000) % 100
+    solution = Solution(1.0, rng.standard_normal((16, 100)), rng.standard_normal(100), 0.0, 0, 0.0, True)
+    task = linear_probe.Task(catalog.DATASETS["imagenet"], *[None] * 3)
+    wide_ND, rows = rng.standard_normal((5000, 160), np.float32), np.arange(0, 5000, 5)
+    scale = Standardizer.fit(wide_ND)
+    monkeypatch.setattr(chunks, "WHOLE", 0)
+    monkeypatch.setattr(chunks, "CHUNK", {"cpu": 10_000})
+    for work, limit in (
+        (lambda: linear_probe._objective(x_ND, target, 1.0, solution.weights_DK, solution.bias_K), 1.0),
+        (lambda: linear_probe._validation_score(task, target, solution, x_ND), 1.0),
+        (lambda: Standardizer.fit(wide_ND), 2.0),
+        (lambda: Standardizer.fit(wide_ND, rows), 0.6),
+        (lambda: scale(wide_ND, rows), 1.1),
+    ):
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < limit * 2**20
 
 
 def arrays(subject):
