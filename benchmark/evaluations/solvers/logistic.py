@@ -84,7 +84,7 @@ class _Softmax:
         return loss_1B.sum(dim=1, keepdim=True), residual_KB
 
     def residual_change(self, residual_KB: Tensor, change_KB: Tensor, rows: slice) -> Tensor:
-        """Return the change of the residual (K, B) for a small change of the logits, which is overwritten."""
+        """Overwrite a small change of the logits (K, B) with the change of the residual, and return it."""
         label_1B = self._label_1N[:, rows]
         change_KB -= change_KB.gather(0, label_1B)
         mean_1B = (residual_KB * change_KB).sum(dim=0, keepdim=True)
@@ -242,7 +242,7 @@ class _Fit:
             scores_PME = split_by_problem(logits_MKB) / self.n
             gradient_PM1 = scores_PME @ split_by_problem(residual_KB[None]).mT
             for change_KB in logits_MKB:
-                change_KB.copy_(self.link.residual_change(residual_KB, change_KB, rows))
+                self.link.residual_change(residual_KB, change_KB, rows)
             return torch.cat([scores_PME @ split_by_problem(logits_MKB).mT, gradient_PM1], dim=2)
 
         point = self.evaluate(solutions[-1])
@@ -321,8 +321,8 @@ class _Fit:
 
         def hessian_product(direction_KR: Tensor) -> Tensor:
             def term(residual_KB: Tensor, rows: slice) -> Tensor:
-                change_KB = direction_KR @ x_NR[rows].T
-                return self.link.residual_change(residual_KB, change_KB, rows) @ x_NR[rows]
+                x_BR = x_NR[rows]
+                return self.link.residual_change(residual_KB, direction_KR @ x_BR.T, rows) @ x_BR
 
             return self.sum_over_rows(point, term) / self.n + penalty_1R * direction_KR
 
