@@ -27,7 +27,6 @@ Shapes: N images, D dimensions, K classes.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,41 +50,11 @@ from benchmark.evaluations.solvers.device import compute_device
 from benchmark.evaluations.solvers.logistic import Solution
 from benchmark.evaluations.solvers.penalties import INVERSE_PENALTIES
 from benchmark.evaluations.solvers.sgd_heads import Heads
+from benchmark.evaluations.solvers.standardizer import Rows, Standardizer
 from benchmark.interfaces import DatasetScores, FrozenModel, Geometry, Scores, Skipped
 
 SCENES = ("scenes-shape", "scenes-colour", "scenes-texture", "scenes-relation-probe")
-Rows = np.ndarray | slice
 ALL_DATASETS = ("digits", *SCENES, *TRANSFER_11, *HUB_COPIES, "imagenet", "stl10", "eurosat", "resisc45")
-
-
-@dataclass(frozen=True)
-class Standardizer:
-    """Mean and scale of each dimension; a constant dimension has scale 1, so that it becomes zero."""
-
-    mean_D: np.ndarray
-    scale_D: np.ndarray
-
-    @classmethod
-    def fit(cls, x_ND: np.ndarray, rows: Rows = slice(None)) -> "Standardizer":
-        """Return a standardizer with the statistics of these rows, a few dimensions at a time."""
-        blocks = (x_ND[rows, dimensions] for dimensions in _dimension_blocks(x_ND.shape[1]))
-        moments = ((part.mean(axis=0, dtype=np.float64), part.std(axis=0, dtype=np.float64)) for part in blocks)
-        mean_D, std_D = (np.concatenate(parts) for parts in zip(*moments))
-        return cls(mean_D, np.where(std_D > 1e-6 * np.maximum(np.abs(mean_D), 1e-9), std_D, 1.0))
-
-    def __call__(self, x_ND: np.ndarray, rows: Rows = slice(None)) -> np.ndarray:
-        """Return these rows standardized, float32."""
-        row_N = np.arange(len(x_ND))[rows]
-        scaled_ND = np.empty((len(row_N), x_ND.shape[1]), np.float32)
-        for chunk in row_chunks(*scaled_ND.shape):
-            scaled_ND[chunk] = (x_ND[row_N[chunk]] - self.mean_D) / self.scale_D
-        return scaled_ND
-
-
-def _dimension_blocks(d: int) -> list[slice]:
-    """Return slices over D dimensions, of 8 to 16 if there are as many: NumPy sums a single column in another order."""
-    edges = np.linspace(0, d, -(-d // 16) + 1).astype(int)
-    return [slice(*pair) for pair in pairwise(edges.tolist())]
 
 
 def _raw(x_ND: np.ndarray, rows: Rows = slice(None)) -> np.ndarray:
@@ -100,9 +69,9 @@ def stratified_split(label_N: np.ndarray, share: float, *key: str) -> tuple[np.n
     if label_N.ndim > 1:
         label_N = np.zeros(len(label_N), dtype=int)
     order = np.argsort(keyed_bits(*key).random_raw(len(label_N)), kind="stable")
-    validation = np.zeros(len(label_N), dtype=bool)
+    shuffled_N, validation = label_N[order], np.zeros(len(label_N), dtype=bool)
     for label in np.unique(label_N):
-        rows = order[label_N[order] == label]
+        rows = order[shuffled_N == label]
         validation[rows[: int(share * len(rows))]] = True
     return np.flatnonzero(~validation), np.flatnonzero(validation)
 

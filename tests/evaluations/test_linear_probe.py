@@ -10,9 +10,10 @@ from benchmark.errors import SkipCode
 from benchmark.evaluations import linear_probe
 from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.datasets.splits import open_split
-from benchmark.evaluations.linear_probe import EVALUATIONS, Standardizer, stratified_split
+from benchmark.evaluations.linear_probe import EVALUATIONS, stratified_split
 from benchmark.evaluations.solvers import chunks
 from benchmark.evaluations.solvers.logistic import Solution
+from benchmark.evaluations.solvers.standardizer import Standardizer
 from benchmark.interfaces import DatasetIdentity, DatasetScores, LabeledImages, Skipped
 from tests.fixtures.doubles import Double, by_label, constant, noise, write_scenes
 

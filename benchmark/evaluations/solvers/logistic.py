@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from benchmark.evaluations.solvers.chunks import row_chunks
+from benchmark.evaluations.solvers.links import Sigmoid, Softmax, variance
 
 _HISTORY = 3  # number of previous solutions that a fit starts from
 _NEWTON_GAP_SHARE = 1e-3  # share of the gap's bound that a Newton step may leave, within the precision of float32
@@ -65,68 +66,6 @@ class Solution:
     def logits(self, x_ND: np.ndarray) -> np.ndarray:
         """Return the logits (N, K): `x_ND @ weights_DK + bias_K`."""
         return x_ND @ self.weights_DK + self.bias_K
-
-
-class _Softmax:
-    """The softmax link: cross-entropy of one class per row, which is one problem (P = 1)."""
-
-    def __init__(self, label_N: Tensor, share_K: Tensor) -> None:
-        self._label_1N = label_N[None]
-        self.prior_K = share_K.log() - share_K.log().mean()  # the optimal bias for weights of zero
-
-    def loss(self, logits_KB: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        """Return the sum of the losses (P, 1) and residual_KB, its derivative with respect to the logits."""
-        label_1B = self._label_1N[:, rows]
-        margin_KB = (logits_KB - logits_KB.gather(0, label_1B)).scatter_(0, label_1B, -torch.inf)
-        against_1B = margin_KB.logsumexp(dim=0, keepdim=True)
-        loss_1B = torch.logaddexp(against_1B, torch.zeros_like(against_1B))
-        residual_KB = margin_KB.sub_(loss_1B).exp_().scatter_(0, label_1B, -against_1B.sigmoid())
-        return loss_1B.sum(dim=1, keepdim=True), residual_KB
-
-    def residual_change(self, residual_KB: Tensor, change_KB: Tensor, rows: slice) -> Tensor:
-        """Overwrite a small change of the logits (K, B) with the change of the residual, and return it."""
-        label_1B = self._label_1N[:, rows]
-        change_KB -= change_KB.gather(0, label_1B)
-        mean_1B = (residual_KB * change_KB).sum(dim=0, keepdim=True)
-        return change_KB.sub_(mean_1B).mul_(residual_KB).scatter_add_(0, label_1B, -mean_1B)
-
-    def center_step(self, step_KR: Tensor) -> Tensor:
-        """Return the step minus its mean over classes, which no loss depends on."""
-        return step_KR - step_KR.mean(dim=0)
-
-    def split_by_problem(self, entries_MKR: Tensor) -> Tensor:
-        """Return the entries split by problem (P, M, K * R / P)."""
-        return entries_MKR.flatten(1)[None]
-
-
-class _Sigmoid:
-    """The sigmoid link: any set of labels per row, each label a problem of its own (P = K); see `_Softmax`."""
-
-    def __init__(self, target_KN: Tensor, share_K: Tensor) -> None:
-        self._target_KN = target_KN
-        self.prior_K = share_K.logit()
-
-    def loss(self, logits_KB: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        target_KB = self._target_KN[:, rows]
-        against_KB = torch.where(target_KB, -logits_KB, logits_KB)
-        loss_KB = torch.logaddexp(against_KB, torch.zeros_like(against_KB))
-        wrong_KB = against_KB.sigmoid()
-        return loss_KB.sum(dim=1, keepdim=True), torch.where(target_KB, -wrong_KB, wrong_KB)
-
-    def residual_change(self, residual_KB: Tensor, change_KB: Tensor, rows: slice) -> Tensor:  # noqa: ARG002
-        return change_KB.mul_(_variance(residual_KB))
-
-    def center_step(self, step_KR: Tensor) -> Tensor:
-        return step_KR
-
-    def split_by_problem(self, entries_MKR: Tensor) -> Tensor:
-        return entries_MKR.transpose(0, 1)
-
-
-def _variance(residual_KB: Tensor) -> Tensor:
-    """Return p (1 - p), the diagonal of the Hessian by the logits; the size of a residual is p or 1 - p."""
-    size_KB = residual_KB.abs()
-    return size_KB * (1 - size_KB)
 
 
 _Classifier = tuple[Tensor, ...]
@@ -201,7 +140,7 @@ class _Point:
 class _Fit:
     """The optimization problem at one penalty."""
 
-    def __init__(self, axes: _PrincipalAxes, link: _Softmax | _Sigmoid, c: float) -> None:
+    def __init__(self, axes: _PrincipalAxes, link: Softmax | Sigmoid, c: float) -> None:
         self.axes, self.link, self.n = axes, link, len(axes.x_NR)
         self.penalty_1R = torch.full_like(axes.x_NR[:1], 1 / (c * self.n))
         self.penalty_1R[:, -1] = 0
@@ -294,7 +233,7 @@ class _Fit:
         """Return the gradient (K, R) by the parameters, and the curvature by the bias (K,)."""
 
         def terms(residual_KB: Tensor, rows: slice) -> Tensor:
-            curvature_K1 = _variance(residual_KB).sum(dim=1, keepdim=True)
+            curvature_K1 = variance(residual_KB).sum(dim=1, keepdim=True)
             return torch.cat([residual_KB @ self.axes.x_NR[rows], curvature_K1], dim=1)
 
         sum_KR, curvature_K1 = (self.sum_over_rows(point, terms) / self.n).split([len(self.penalty_1R[0]), 1], dim=1)
@@ -316,7 +255,7 @@ class _Fit:
         scale_P1 = sum_by_problem(gradient_KR.square()).sqrt() + _TINY
         rest_KR, goal_P1 = (-gradient_KR / scale_P1).float(), (goal_P1 / scale_P1**2).float()  # rest: CG's residual
         point, penalty_1R, floor_KR = point.float(), self.penalty_1R.float(), floor_KR.float()
-        curvature_KR = self.sum_over_rows(point, lambda residual_KB, rows: _variance(residual_KB) @ x_NR[rows].square())
+        curvature_KR = self.sum_over_rows(point, lambda residual_KB, rows: variance(residual_KB) @ x_NR[rows].square())
         diagonal_KR = curvature_KR / self.n + penalty_1R + _TINY
 
         def hessian_product(direction_KR: Tensor) -> Tensor:
@@ -375,13 +314,13 @@ def sweep(
     count_K = np.bincount(target, minlength=classes or 0) if link == "softmax" else target.sum(axis=0)
     share_K = torch.as_tensor(count_K, device=device).double() / len(target)
     varies_K = (share_K > 0) & ((share_K < 1) | (link == "softmax"))
-    link_function: _Softmax | _Sigmoid
+    link_function: Softmax | Sigmoid
     if link == "softmax":
         label_N = torch.as_tensor(target, device=device)
-        link_function = _Softmax((varies_K.cumsum(0) - 1)[label_N], share_K[varies_K])
+        link_function = Softmax((varies_K.cumsum(0) - 1)[label_N], share_K[varies_K])
     else:
         target_KN = torch.as_tensor(np.ascontiguousarray(target.T), device=device)
-        link_function = _Sigmoid(target_KN[varies_K], share_K[varies_K])
+        link_function = Sigmoid(target_KN[varies_K], share_K[varies_K])
     axes = _PrincipalAxes(x_ND, int(varies_K.sum()), device)
     weights_DK = axes.x_NR.new_zeros(len(axes.mean_D), len(share_K))
     bias_K = torch.where(share_K > 0, torch.inf, -torch.inf).double()

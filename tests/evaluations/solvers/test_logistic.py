@@ -126,9 +126,9 @@ class TestBothLinks:
                 np.testing.assert_allclose(warm.weights_DK, other.weights_DK, rtol=1e-4, atol=1e-6)
                 np.testing.assert_allclose(warm.bias_K, other.bias_K, rtol=1e-4, atol=1e-6)
 
-    @pytest.mark.parametrize("size", [1, 29, 30])
+    @pytest.mark.parametrize("size", [8, 29, 30])
     def test_chunks_have_the_same_optimum(self, target: np.ndarray, link: str, size: int, monkeypatch):
-        """90 rows in chunks of one, of 29 and a last one of three, and of 30."""
+        """90 rows in chunks of 8 or 29 and a smaller last one, and in chunks of 30."""
         whole = list(sweep(X_ND, target, PENALTIES, link=link, tolerance=1e-10))
         in_chunks(monkeypatch, size * K)
         assert len(chunks.row_chunks(N, K)) == -(-N // size)
@@ -142,7 +142,7 @@ class TestBothLinks:
 
     def test_memory_grows_with_the_features_only(self, target: np.ndarray, link: str, monkeypatch):
         """Features and targets in float64 and float32: with 128 classes, logits would be 512 bytes or more a row."""
-        in_chunks(monkeypatch, 2000)
+        in_chunks(monkeypatch, 4000)
         peaks = []
         for rows in (300, 600):
             x_ND, label_N = np.resize(X_ND, (rows, D)), np.arange(rows) % 128
