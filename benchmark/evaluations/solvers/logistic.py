@@ -184,7 +184,8 @@ class _Fit:
                 self.link.residual_change(residual_KB, change_KB, rows)
             return torch.cat([scores_PME @ split_by_problem(logits_MKB).mT, gradient_PM1], dim=2)
 
-        point = self.evaluate(solutions[-1])
+        # The stacked copy, since the last bit of a product depends on where its factors are in memory.
+        point = self.evaluate((parameters_MKR[-1], *solutions[-1][1:]))
         for _ in range(5):
             hessian_PMM, gradient_PM1 = self.sum_over_rows(point, derivatives).split([m, 1], dim=2)
             gradient_PM1 = gradient_PM1 + penalty_PME @ split_by_problem(point.parameters_KR[None]).mT
