@@ -2,7 +2,10 @@
 
 import contextlib
 import itertools
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 
@@ -39,6 +42,7 @@ def load_batches(batches: BatchDataset, start: int, execution: ExecutionConfig) 
         prefetch_factor=PREFETCH if execution.workers else None,
         # The default in a spawned process is to spawn: each worker would import torch again, 0.5 GB and seconds.
         multiprocessing_context="fork" if execution.workers else None,
+        worker_init_fn=_exit_with_parent,
     )
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited: workers must ignore signals
     iterator = iter(loader)
@@ -102,3 +106,15 @@ def _dead_worker(reason: str) -> UserError:
     elif "Killed" in reason:
         how = f"the system kills a process if memory runs out: use fewer --jobs or a smaller batch, then {how}"
     return UserError(f"a data-loader worker died: {reason.strip()}; {how}")
+
+
+def _exit_with_parent(_worker: int) -> None:
+    """Let this data-loader worker exit at once if its process is killed: until then, it holds its connections open."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,6 +1,7 @@
 """Loading of batches: workers, their deaths and signals, and rendering beside the step."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,6 +107,29 @@ def test_a_worker_that_is_killed_is_one_line(small_dataset: Path, tmp_path: Path
     data = CaptionImageDataset(small_dataset, RECIPE.revision)
     with pytest.raises(UserError, match="a data-loader worker died"):
         train_here(experiment("simclr", steps=400), data, tmp_path, execution=ExecutionConfig(workers=2), stop=stop)
+
+
+def test_workers_end_with_a_process_that_is_killed(
+    small_data: CaptionImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's workers look every five seconds, and until then hold the connections to the other processes open."""
+    monkeypatch.setattr(torch.utils.data._utils.worker, "MP_STATUS_CHECK_INTERVAL", 600)
+    declared = experiment("simclr")
+    batches = BatchDataset(small_data, declared.settings.sampling, declared.schedule, 16, 0)
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        read = loading.load_batches(batches, 0, ExecutionConfig(workers=3))
+        next(read)
+        os.write(writing, " ".join(str(process.pid) for process in multiprocessing.active_children()).encode())
+        signal.pause()
+    workers = [psutil.Process(int(pid)) for pid in os.read(reading, 100).split()]
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(workers) == 3
+    _, left = psutil.wait_procs(workers, timeout=30)
+    for worker in left:
+        worker.kill()
+    assert left == []
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
