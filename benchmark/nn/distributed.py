@@ -18,11 +18,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmark.errors import UserError
+from benchmark.nn import watchdog
 
 COMMUNICATION_ERROR_WORDS = ("gloo", "nccl", "connection", "socket", "tcpstore")
 """Words, in lower case, that mark a RuntimeError of torch as a communication error."""
-TIMEOUT = datetime.timedelta(minutes=10)
-"""Maximum wait for the other processes in a collective operation."""
+START_TIMEOUT = datetime.timedelta(minutes=5)
+"""Maximum wait for the others at the start: of another node, one that dies before it connects looks like a slow one."""
+TIMEOUT = datetime.timedelta(days=1)
+"""Maximum wait for the other processes in a collective operation, such as while rank 0 writes a checkpoint.
+
+`benchmark.nn.watchdog` notices dead processes; this ends a run of which a process hangs.
+"""
 
 
 def launched_world_size() -> int:
@@ -44,9 +50,15 @@ def process_group() -> Iterator[torch.device]:
             raise UserError(f"expected one GPU per process, found {gpus} on this machine; use --nproc-per-node {gpus}")
         torch.cuda.set_device(device)
     try:
-        if launched_world_size() > 1:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-        yield device
+        with contextlib.ExitStack() as stack:
+            if launched_world_size() > 1:
+                store, rank, world = next(dist.rendezvous("env://", timeout=START_TIMEOUT))
+                stack.enter_context(watchdog.watched(store, rank, world, START_TIMEOUT.total_seconds()))
+                backend = "nccl" if device.type == "cuda" else "gloo"
+                dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
+            yield device
+            if dist.is_initialized():
+                dist.destroy_process_group()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(
             word in str(error).lower() for word in COMMUNICATION_ERROR_WORDS
@@ -57,8 +69,6 @@ def process_group() -> Iterator[torch.device]:
             f"{process} lost its connection to another process; see the error of that process, "
             "then run the same command again to resume"
         ) from None
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def world_size() -> int:

@@ -193,8 +193,8 @@ def run_distributed(
         KeyboardInterrupt: a signal asked the processes to stop; the state is saved first.
     """
     stop = threading.Event()
-    handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in SIGNALS}
-    with distributed.process_group() as device:
+    with distributed.process_group() as device:  # until then, a signal interrupts the wait for the others
+        handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in SIGNALS}
         main, world = distributed.rank() == 0, distributed.world_size()
         execution = default_execution(*options, processes=min(world, max(torch.cuda.device_count(), 1)))
         folders, failures = {}, {}

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from torch import Tensor
 
 from benchmark import plugins
 from benchmark.errors import UserError
@@ -18,6 +20,8 @@ from benchmark.runner import jobs
 from benchmark.training import checkpoint
 from benchmark.training.dataset import CaptionImageDataset
 from tests.fixtures import distributed_training, runs
+from tests.fixtures.processes import errors as errors_of
+from tests.fixtures.processes import forked
 
 pytestmark = pytest.mark.slow
 
@@ -29,21 +33,30 @@ TRAINED = [
 ]
 
 
-def launch(dataset: Path, out: Path, *methods: str, **environment: str) -> subprocess.Popen[str]:
-    """Launch two processes of `tests.fixtures.distributed_training`."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def launch(
+    dataset: Path, out: Path, *methods: str, node: tuple[str, ...] = ("--standalone",), **environment: str
+) -> subprocess.Popen[str]:
+    """Launch two processes of `tests.fixtures.distributed_training` on a node, whose options are those of torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", *node, "--nproc-per-node", "2"]
     command += ["-m", "tests.fixtures.distributed_training", str(out), *methods]
     variables = os.environ | {"SYNREP_DATA": str(dataset.parents[1]), "OMP_NUM_THREADS": "1"} | environment
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True)
 
 
-def run_forked(dataset: Path, out: Path, *methods: str, **environment: str) -> tuple[int, str]:
-    """Return exit code and errors of the same two processes, without a launcher."""
+def two_nodes() -> tuple[str, ...]:
+    """Return the options of each of two nodes, which meet on this machine."""
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    return "--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "test"
+
+
+def run_forked(dataset: Path, out: Path, *methods: str, processes: int = 2, **environment: str) -> tuple[int, str]:
+    """Return the largest exit code and the errors of as many processes, without a launcher."""
     out.mkdir(parents=True, exist_ok=True)
     variables = {"SYNREP_DATA": str(dataset.parents[1])} | environment
-    code = distributed_training.forked(out, list(methods), out / "errors.txt", variables)
-    return code, (out / "errors.txt").read_text()
+    codes = forked(processes, lambda: distributed_training.main(out, list(methods)), out, variables)
+    return max(map(abs, codes)), errors_of(out)
 
 
 def wait_for(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -74,14 +87,40 @@ def first_steps(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.parametrize("method", TRAINED)
 def test_two_processes_compute_the_step_of_one(method: str, first_steps: Path, small_data: CaptionImageDataset) -> None:
     """Losses, gradients, batch statistics and moving averages are equal, for every method."""
-    found = torch.load(first_steps / f"gradients-{method}.pt")
-    expected = distributed_training.first_step(method, small_data)
+    require_equal_steps(first_steps, distributed_training.first_step(method, small_data), method)
+
+
+def require_equal_steps(folder: Path, expected: list[dict[str, Tensor]], method: str) -> None:
+    """Check that losses, gradients and buffers in a folder are equal to those of one process."""
+    found = torch.load(folder / f"gradients-{method}.pt")
     for ours, theirs in zip(found, expected):
         assert ours.keys() == theirs.keys()
     largest = max(gradient.abs().max() for gradient in expected[1].values())
     for ours, theirs, scale in zip(found, expected, (1, largest, 1)):
         for name, value in theirs.items():
             torch.testing.assert_close(ours[name] / scale, value / scale, rtol=1e-9, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_eight_processes_compute_the_step_of_one(
+    method: str, small_dataset: Path, small_data: CaptionImageDataset, tmp_path: Path
+) -> None:
+    views = 4 * runs.BATCH
+    variables = {"SYNREP_DATA": str(small_dataset.parents[1])}
+    codes = forked(8, lambda: distributed_training.first_steps(tmp_path, [method], views), tmp_path, variables)
+    assert codes == [0] * 8, errors_of(tmp_path)
+    require_equal_steps(tmp_path, distributed_training.first_step(method, small_data, views), method)
+
+
+def test_two_nodes_compute_the_step_of_one_process(
+    small_dataset: Path, small_data: CaptionImageDataset, tmp_path: Path
+) -> None:
+    node = two_nodes()
+    nodes = [launch(small_dataset, tmp_path, "stablerep", "mocov3", node=node) for _ in range(2)]
+    for code, errors in map(wait_for, nodes):
+        assert code == 0, errors
+    for method in ("stablerep", "mocov3"):
+        require_equal_steps(tmp_path, distributed_training.first_step(method, small_data), method)
 
 
 def test_killed_process_stops_the_others_and_the_next_run_resumes(small_dataset: Path, tmp_path: Path) -> None:
