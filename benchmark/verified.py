@@ -94,7 +94,9 @@ def _noted(folder: Path, name: str, state: Any, modified_ns: int, digest: Callab
         digest: Function that reads the files and returns their SHA-256.
     """
     note = folder / NOTES / f"{name}.json"
-    notes = note, user_cache("verified") / sha256_json(str(folder.absolute())) / f"{name}.json"
+    notes = [note]
+    if cache := user_cache("verified"):
+        notes.append(cache / sha256_json(str(folder.absolute())) / f"{name}.json")
     for known in (_known.get(note.absolute()), *map(_read, notes)):
         match known:
             case [noted, str() as found] if noted == state:
@@ -109,9 +111,15 @@ def _noted(folder: Path, name: str, state: Any, modified_ns: int, digest: Callab
     return found
 
 
-def user_cache(kind: str) -> Path:
-    """Return the folder for files of a kind that have no other place (XDG Base Directory Specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synrep" / kind
+def user_cache(kind: str) -> Path | None:
+    """Return the folder for files of a kind that have no other place, if the user has a home folder.
+
+    It is that of the XDG Base Directory Specification.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synrep" / kind
+    except RuntimeError:  # in a container, a user may have no name
+        return None
 
 
 def _read(note: Path) -> Any:

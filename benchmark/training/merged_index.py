@@ -7,11 +7,17 @@ written when the dataset is first opened:
     .cache/index/<key>.arrow     in the dataset folder, in the user's cache if that cannot be written, else in memory
 
 The key is the SHA-256 of the names, sizes and times of all shards and their indices, so the file of former shards is
-not opened. Writing checks shapes, offsets and texts, and hashes nothing: a reader compares a record batch with the
-shard when it verifies the shard.
+not opened. Another node may still map that file, and would crash if it vanished from a network disk: it is only
+removed after nobody has opened it for `UNUSED_DAYS`. For the same reason a file is only replaced if it is damaged.
+
+Writing checks shapes, offsets and texts. Two columns are read when the file is opened, since the order of an epoch
+depends on them: each record batch has their SHA-256. The others are compared with the shard when it is verified.
 """
 
 import contextlib
+import hashlib
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,13 +30,17 @@ import pyarrow.parquet as pq
 
 from benchmark import schema
 from benchmark.errors import UserError
-from benchmark.files import atomic_replace, lock, regular_stat, sha256_json
+from benchmark.files import atomic_replace, lock, regular_stat, remove_leftovers, sha256_json
 from benchmark.verified import file_state, user_cache
 
 FOLDER = ".cache/index"
 """Subfolder of a dataset folder with its merged index."""
-FORMAT = 1
+FORMAT = 2
 """Version of the merged file, part of its key."""
+UNUSED_DAYS = 30
+"""Days since its last opening after which the merged index of former shards is removed."""
+DIGEST = b"sha256"
+"""Key of the metadata of a record batch with the SHA-256 of what is read when the file is opened."""
 AGAIN = "build or download the dataset again"
 
 OFFSET, LENGTH, COUNT, BLANK = "offset", "length", "count", "blank"
@@ -62,12 +72,18 @@ class MergedIndex:
             note: where it is and why, if that is not the dataset folder.
 
         Raises:
-            pa.ArrowException, OSError: the file is missing or damaged.
+            pa.ArrowException, OSError, ValueError: the file is missing or damaged.
         """
         self._source, self.note = source, note
         file = pa.memory_map(str(source)) if isinstance(source, Path) else pa.BufferReader(source)
         reader = pa.ipc.open_file(file)
-        self.batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self.batches: list[pa.RecordBatch] = []
+        for number in range(reader.num_record_batches):
+            batch, metadata = reader.get_batch_with_custom_metadata(number)
+            batch.validate()  # a damaged length would be read beyond the end of the file
+            if metadata is None or metadata.get(DIGEST) != _digest(number, batch):
+                raise ValueError(f"record batch {number} is damaged")
+            self.batches.append(batch)
         self.starts = [*accumulate((batch.num_rows for batch in self.batches), initial=0)]
         """First row of each shard, and the number of rows."""
         self._locations: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -110,15 +126,16 @@ def open_index(folder: Path, shards: Sequence[Shard], images_per_caption: int) -
     names = [[str(path.relative_to(folder)) for path in (shard.parquet, shard.index)] for shard in shards]
     states = [[_state(shard.parquet), _state(shard.index)] for shard in shards]
     key = sha256_json([FORMAT, images_per_caption, names, states])
-    own = folder / FOLDER / f"{key}.arrow"
-    other = user_cache("index") / sha256_json(str(folder.absolute())) / own.name
-    places = ((own, ""), (other, f"the merged index of {folder} is {other}, since the folder could not be written"))
+    places = [(folder / FOLDER / f"{key}.arrow", "")]
+    if cache := user_cache("index"):
+        other = cache / sha256_json(str(folder.absolute())) / f"{key}.arrow"
+        places.append((other, f"the merged index of {folder} is {other}, since the folder could not be written"))
     for path, note in places:
         if found := _opened(path, len(shards), note):
             return found
     for path, note in places:
         try:
-            with lock(path):
+            with lock(path.parent):
                 if found := _opened(path, len(shards), note):  # another process wrote it meanwhile
                     return found
                 _write_file(path, shards, images_per_caption)
@@ -181,28 +198,44 @@ def _state(path: Path) -> list[int]:
 
 
 def _opened(path: Path, shards: int, note: str) -> MergedIndex | None:
-    """Return the merged index at `path`, or None if it is missing, truncated or of another number of shards."""
+    """Return the merged index at `path`, or None if it is missing, damaged or of another number of shards."""
     try:
         found = MergedIndex(path, note)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         return None
+    with contextlib.suppress(OSError):  # of another user, or on a read-only disk
+        if _days_unused(path) > 1:  # not each time: other nodes would drop the pages that they have read
+            os.utime(path)
     return found if len(found.batches) == shards else None
 
 
 def _write_file(path: Path, shards: Sequence[Shard], images_per_caption: int) -> None:
-    """Write a merged index, and remove those of earlier shards."""
+    """Write a merged index; remove unused ones, and what killed processes left. The folder must be locked."""
+    with contextlib.suppress(OSError):  # of another user
+        remove_leftovers(path.parent)
     with atomic_replace(path) as temporary, pa.OSFile(str(temporary), "wb") as file:
         _write(file, shards, images_per_caption)
     for earlier in path.parent.glob("*.arrow"):
-        if earlier != path:
-            with contextlib.suppress(OSError):  # of another user
+        with contextlib.suppress(OSError):  # of another user
+            if _days_unused(earlier) > UNUSED_DAYS:
                 earlier.unlink()
+
+
+def _days_unused(path: Path) -> float:
+    return (time.time() - path.stat().st_mtime) / 86_400
 
 
 def _write(sink: pa.NativeFile, shards: Sequence[Shard], images_per_caption: int) -> None:
     with pa.ipc.new_file(sink, _columns(images_per_caption)) as writer:
-        for shard in shards:
-            writer.write_batch(read_shard(shard, images_per_caption))
+        for number, shard in enumerate(shards):
+            batch = read_shard(shard, images_per_caption)
+            writer.write_batch(batch, custom_metadata={DIGEST: _digest(number, batch)})
+
+
+def _digest(number: int, batch: pa.RecordBatch) -> bytes:
+    """Return the SHA-256 of the number of a record batch, its columns `count` and `blank`, and thereby its length."""
+    columns = (_column(batch, name).tobytes() for name in (COUNT, BLANK))
+    return hashlib.sha256(b"".join((number.to_bytes(8), *columns))).hexdigest().encode()
 
 
 def _read_captions(path: Path) -> pa.Table:
