@@ -4,8 +4,10 @@ A `UserError` is one line: what was expected, what was found and how to fix it.
 `synrep` prints it and exits with code 2.
 """
 
+import errno
 import re
 from enum import StrEnum
+from pathlib import Path
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """Control characters, invisible spaces, overrides of the writing direction, and lone surrogates."""
@@ -37,6 +39,16 @@ class UserError(Exception):
 
 class MissingDataset(UserError):
     """A dataset that is not on this machine; an evaluation reports it as skipped, with this message as the reason."""
+
+
+def check_open_files(path: Path, error: Exception) -> None:
+    """Raise another error if a file cannot be opened because too many are open: then it may be sound.
+
+    Raises:
+        UserError: too many files are open.
+    """
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        raise UserError(f"{path} cannot be opened (Too many open files); raise the limit (`ulimit -n`)") from None
 
 
 def one_line(text: str) -> str:

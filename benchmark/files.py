@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 """Names of the temporary files of `atomic_replace`."""
@@ -39,6 +39,7 @@ def atomic_replace(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        check_open_files(path, error)
         reason = error.strerror or str(error)
         raise UserError(f"cannot write {path}: {reason}; free some space or choose another folder") from error
     finally:
@@ -70,6 +71,7 @@ def lock(path: Path) -> Iterator[None]:
     try:
         file = _open_locked(beside)
     except OSError as error:
+        check_open_files(path, error)
         reason = error.strerror or str(error)
         raise UserError(f"cannot lock {path}: {reason}; choose a folder on a local disk that can be written") from error
     try:
@@ -124,6 +126,7 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
                 raise UserError(f"{path}: expected a regular file, found a pipe or a device; remove it")
             content = file.read(max_bytes + 1) if about.st_size <= max_bytes else b""
     except OSError as error:
+        check_open_files(path, error)
         raise UserError(f"{path}: cannot read the file: {error.strerror or error}; restore or remove it") from error
     if (size := max(about.st_size, len(content))) > max_bytes:
         raise UserError(f"{path}: expected at most {max_bytes:,} bytes, found {size:,}; remove the file")

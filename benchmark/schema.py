@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.files import read_json, regular_stat, sha256_json
 from benchmark.verified import verified_sha256
 
@@ -109,6 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} is missing: the dataset build did not finish; repeat its build command to resume it"
         ) from None
     except (OSError, ValueError, TypeError) as error:
+        check_open_files(path, error)
         raise UserError(f"{path} is not a dataset manifest ({error}); remove the folder and build it again") from None
     for name in manifest.files:
         if not _stays_inside(name):
@@ -177,6 +178,7 @@ def read_index(path: Path, images_per_row: int, parquet: Path, rows: int) -> np.
         if index.dtype != np.int64 or index.ndim != 3 or index.shape[1:] != (images_per_row, 2):
             raise ValueError(f"{index.dtype} {index.shape}, expected int64 ({rows}, {images_per_row}, 2)")
     except (OSError, ValueError, EOFError) as error:
+        check_open_files(path, error)
         raise UserError(f"{path} is not a readable index ({error}); {again}") from None
     if len(index) != rows:
         raise UserError(f"{parquet} has {rows} rows, its index has {len(index)}; {again}")

@@ -8,14 +8,13 @@ moments ago, as another change could leave the same times. Without any note, fil
 """
 
 import contextlib
-import errno
 import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.files import file_sha256, read_json, regular_stat, sha256_json, write_json
 
 NOTES = ".cache/verified"
@@ -39,8 +38,8 @@ def verified_sha256(path: Path, folder: Path) -> str:
         try:
             found = file_sha256(path)
         except OSError as error:
-            how = "raise the limit of open files (`ulimit -n`)" if error.errno == errno.EMFILE else "allow reading it"
-            raise UserError(f"{path} cannot be read ({error.strerror}); {how}") from None
+            check_open_files(path, error)
+            raise UserError(f"{path} cannot be read ({error.strerror}); allow reading it") from None
         if file_state(path) != state:
             raise UserError(f"{path} changed while it was read; wait until it is complete and run again")
         return found

@@ -1,5 +1,6 @@
 """Entry point of the `synrep` command. Commands import lazily, so that `synrep --help` is fast."""
 
+import errno
 import os
 import shlex
 import signal
@@ -73,7 +74,9 @@ def _explain(error: Any) -> str | None:
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
         return "the memory is full; free some, or raise the limit of this process (`ulimit -v`)"
     if isinstance(error, OSError) and error.filename is not None:
-        return f"cannot read or write {error.filename}: {error.strerror}; {OTHER_PATH}"
+        too_many = error.errno in (errno.EMFILE, errno.ENFILE)
+        hint = "raise the limit (`ulimit -n`)" if too_many else OTHER_PATH
+        return f"cannot read or write {error.filename}: {error.strerror}; {hint}"
     return None
 
 

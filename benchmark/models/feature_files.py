@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.files import file_sha256
 from benchmark.interfaces import EMBEDDING, Geometry, LabeledImages, Pretrained
 from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, slug
@@ -122,6 +122,7 @@ class FeatureFiles:
         try:
             values_ND: np.ndarray = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
+            check_open_files(path, error)
             raise UserError(f"{path} is not a complete NumPy array ({error}); write it again") from None
         if len(values_ND) != len(images):
             raise UserError(
@@ -146,6 +147,7 @@ class FeatureFiles:
             texts = table["text"].to_pylist()
             embeddings_TE = np.asarray(table["embedding"].to_pylist(), dtype=np.float32)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, OSError, ValueError, TypeError) as error:
+            check_open_files(path, error)
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"expected columns text and embedding of equal lengths in {path} ({reason}); write it again"
@@ -174,6 +176,7 @@ def _header(path: Path) -> tuple[int, np.dtype[Any]]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        check_open_files(path, error)
         raise UserError(f"{path} is not a complete NumPy array ({error}); write it again") from None
     if array.ndim != 2 or array.dtype not in DTYPES or not array.shape[1]:
         raise UserError(
@@ -215,6 +218,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
         reason = error.errors(include_url=False)[0]["msg"]
         raise UserError(f"cannot read {path} ({reason}); write JSON with name, layer and transform") from None
     except (OSError, ValueError) as error:
+        check_open_files(path, error)
         raise UserError(f"cannot read {path} ({error}); write JSON with name, layer and transform") from None
     if not isinstance(card, dict):
         raise UserError(f"expected a JSON object with name, layer and transform in {path}, found {type(card).__name__}")

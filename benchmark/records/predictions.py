@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.files import atomic_replace, file_sha256
 from benchmark.records.schema import Measured, Predictions
 
@@ -78,6 +78,7 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{path}: {problem}; restore the file or evaluate again")
         table = file.read(use_threads=False)  # five times as fast as read_table for small files
     except (OSError, pa.ArrowException) as error:
+        check_open_files(path, error)
         raise UserError(f"{path}: not a readable Parquet file: {error}; restore the file or evaluate again") from error
     columns = {name: table[name].to_numpy() for name in table.column_names}
     return {name: part.astype(np.int64) if part.dtype.kind == "i" else part for name, part in columns.items()}

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Json, Validation
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.files import atomic_replace, file_sha256, write_bytes, write_json
 
 LATEST, HISTORY_DIR, WEIGHTS, CARD = "state.safetensors", "states", "model.safetensors", "model.json"
@@ -184,6 +184,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     try:
         return Card.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
     except (OSError, ValidationError) as error:
+        check_open_files(path, error)
         reason = _first(error) if isinstance(error, ValidationError) else error
         raise UserError(f"{path} is not a valid model.json ({reason}); remove it and run again") from None
 
@@ -265,9 +266,11 @@ def read(path: Path, device: torch.device) -> tuple[dict[str, str], dict[str, Te
         UserError: the file is missing or damaged.
     """
     try:
+        path.open("rb").close()  # safetensors reports every failure to open as a missing file
         with safe_open(path, "pt", device=str(device)) as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        check_open_files(path, error)
         raise UserError(f"{path} is not a readable checkpoint ({error}); {_hint(path)}") from None
 
 

@@ -8,7 +8,6 @@ Shapes: l images per caption, HW pixels.
 """
 
 import bisect
-import errno
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from benchmark import schema
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.images import DecodeError, decode_image_fast
 from benchmark.training.merged_index import AGAIN, BLANK, COUNT, Shard, open_index, read_shard
 from benchmark.verified import as_state, file_state
@@ -173,8 +172,8 @@ class CaptionImageDataset:
         try:
             file = path.open("rb")
         except OSError as error:
-            how = "raise the limit of open files (`ulimit -n`)" if error.errno == errno.EMFILE else AGAIN
-            raise UserError(f"{path} cannot be opened ({error.strerror}); {how}") from None
+            check_open_files(path, error)
+            raise UserError(f"{path} cannot be opened ({error.strerror}); {AGAIN}") from None
         if as_state(os.fstat(file.fileno())) != state:
             file.close()
             raise UserError(f"{path} was replaced while it was read; wait until it is complete and run again")

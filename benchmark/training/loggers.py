@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.files import write_bytes
 from benchmark.nn import distributed
 
@@ -92,6 +92,7 @@ def _lines_until(path: Path, step: int) -> list[str]:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        check_open_files(path, error)
         raise UserError(f"{path} is damaged ({error!s:.200}); remove it, or its folder to start again") from None
 
 

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark import schema
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.files import atomic_replace, lock, regular_stat, remove_leftovers, sha256_json
 from benchmark.verified import file_state, user_cache
 
@@ -201,7 +201,8 @@ def _opened(path: Path, shards: int, note: str) -> MergedIndex | None:
     """Return the merged index at `path`, or None if it is missing, damaged or of another number of shards."""
     try:
         found = MergedIndex(path, note)
-    except (pa.ArrowException, OSError, ValueError):
+    except (pa.ArrowException, OSError, ValueError) as error:
+        check_open_files(path, error)
         return None
     with contextlib.suppress(OSError):  # of another user, or on a read-only disk
         if _days_unused(path) > 1:  # not each time: other nodes would drop the pages that they have read
@@ -247,4 +248,5 @@ def _read_captions(path: Path) -> pa.Table:
             table.validate(full=True)  # else, a text may be no UTF-8
             return table
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        check_open_files(path, error)
         raise UserError(f"{path} is not readable Parquet ({error}); {AGAIN}") from None

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark import schema
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.files import atomic_replace, file_sha256, lock, read_json, remove_leftovers, write_json
 from benchmark.progress import Progress
 from datasets_scripts.building.executor import Done, LocalExecutor
@@ -209,6 +209,7 @@ def _open_captions(folder: Path, revision: str) -> Iterator[pq.ParquetFile]:
                 raise UserError(f"{path} contains the captions of another recipe; remove it and build again")
             yield file
     except (pa.ArrowException, OSError) as error:
+        check_open_files(path, error)
         raise UserError(f"{path} cannot be read ({error}); remove it and build again") from None
 
 

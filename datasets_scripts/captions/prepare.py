@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmark import schema
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.files import atomic_replace, lock, read_json, remove_leftovers, write_json
 from datasets_scripts.captions.files import BATCH_ROWS, read_rows
 from datasets_scripts.captions.rows import MALFORMED, Dropped, Row, escape_field, escape_surrogates
@@ -362,6 +362,7 @@ class PreparedCaptions:
             if digest.hexdigest() != sha256:
                 raise ValueError(f"its sha256 is {digest.hexdigest()[:12]}, not {sha256[:12]}")
         except (OSError, ValueError, pa.ArrowException) as error:
+            check_open_files(self.folder / CAPTIONS, error)
             raise UserError(
                 f"{self.folder / CAPTIONS} does not match {REPORT} ({error}); remove {self.folder} and run "
                 f"`{self.command}` again"

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmark import schema
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.files import file_sha256, regular_stat
 from benchmark.images import UPRIGHT, DecodeError, decode_image, open_image, orientation
 from datasets_scripts.generation import provenance
@@ -136,6 +136,7 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path) as file:
             yield file
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        check_open_files(path, error)
         raise UserError(f"{path} cannot be read ({error}); build or download the dataset again") from None
 
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfFileSystem, snapshot_download
 
 from benchmark import schema
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.files import file_sha256, regular_stat, write_bytes, write_json
 from benchmark.hub import cards, downloads
 from benchmark.hub.client import READ_LIMIT, Repository, require_name
@@ -197,6 +197,7 @@ def sample_image_locations(folder: Path, manifest: schema.Manifest, rng: random.
         try:
             rows = pq.read_metadata(folder / parquet).num_rows
         except (pa.ArrowException, OSError) as error:
+            check_open_files(folder / parquet, error)
             raise UserError(f"{folder / parquet} is not readable Parquet ({error}); build it again") from None
         images = schema.read_index(folder / match[0], manifest.images_per_row, folder / parquet, rows).reshape(-1, 2)
         images = images[images[:, 1] > 0]

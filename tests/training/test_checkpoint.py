@@ -15,6 +15,7 @@ from benchmark.files import file_sha256, write_json
 from benchmark.training import checkpoint, loop
 from benchmark.training.dataset import CaptionImageDataset
 from benchmark.training.diagnostics import SpikeDetector
+from tests.fixtures.descriptors import free_descriptors
 from tests.fixtures.runs import experiment, metrics, train_here
 from tests.fixtures.small_datasets import RECIPE
 from tests.training.test_loop import Sum, interrupted
@@ -43,6 +44,18 @@ def test_the_newest_three_are_kept_a_tenth_of_the_schedule_apart(tmp_path: Path)
     assert states(tmp_path) == [35, 45, 60]
     facts, _ = checkpoint.read(tmp_path / checkpoint.LATEST, CPU)
     assert facts == {"step": "60", "moments": "[]"} | FACTS
+
+
+def test_too_many_open_files_do_not_make_a_checkpoint_damaged(tmp_path: Path) -> None:
+    """Nobody is told to remove it."""
+    saved(tmp_path, 3)
+    with (
+        free_descriptors(0),
+        pytest.raises(UserError, match=r"state\.safetensors cannot be opened .*`ulimit -n`\)$"),
+    ):
+        checkpoint.read(tmp_path / checkpoint.LATEST, CPU)
+    with free_descriptors(0), pytest.raises(UserError, match=r"model\.json cannot be opened .*`ulimit -n`\)$"):
+        checkpoint.read_card(tmp_path)
 
 
 def test_a_run_resumes_from_the_newest_state_present(

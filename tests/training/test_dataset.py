@@ -1,11 +1,9 @@
 """The dataset that training reads: rows, and files that are damaged, changed or not the manifest's."""
 
-import contextlib
 import io
 import multiprocessing
 import os
 import pickle
-import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from benchmark.errors import UserError
 from benchmark.files import file_sha256, write_json
 from benchmark.training import dataset
 from benchmark.training.dataset import CaptionImageDataset
+from tests.fixtures.descriptors import free_descriptors
 from tests.fixtures.small_datasets import CAPTIONS, IMAGES, NUMBERED, RECIPE, numbers, read_number
 
 pytestmark = pytest.mark.slow
@@ -338,19 +337,32 @@ def test_too_few_files_may_be_open(copy):
     opened = CaptionImageDataset(copy, NUMBERED.revision)
     image(opened, 70, 1)
     opened._open.popitem()[1].close()
-    before, taken = resource.getrlimit(resource.RLIMIT_NOFILE), []
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        with pytest.raises(UserError, match=r"00001-of-00003\.parquet cannot be opened \(Too many open .*`ulimit -n`"):
-            image(opened, 70, 1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-        for descriptor in taken:
-            os.close(descriptor)
+    with (
+        free_descriptors(0),
+        pytest.raises(UserError, match=r"00001-of-00003\.parquet cannot be opened \(Too many open .*`ulimit -n`"),
+    ):
+        image(opened, 70, 1)
     assert read_number(image(opened, 70, 1).mean((0, 1))) == (70, 1)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_too_few_files_may_be_open_to_open_it(copy, first):
+    """Wherever it fails, nobody is told to remove or build anything, and nothing is written again or into memory."""
+    if not first:
+        CaptionImageDataset(copy, NUMBERED.revision)
+    before, failed = {*copy.rglob("*.arrow")}, set()
+    for count in range(8):
+        shutil.rmtree(copy / ".cache" if first else copy / "none", ignore_errors=True)
+        with free_descriptors(count):
+            try:
+                opened = CaptionImageDataset(copy, NUMBERED.revision)
+                image(opened, 70, 1)
+                assert opened.note == ""
+            except UserError as error:
+                assert str(error).endswith("(Too many open files); raise the limit (`ulimit -n`)")
+                failed.add(str(error).split()[0])
+    assert len(failed) >= (3 if first else 2)
+    assert first or {*copy.rglob("*.arrow")} == before
 
 
 def test_a_shard_that_is_replaced_while_a_run_reads_it(copy):

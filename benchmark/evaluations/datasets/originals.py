@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import MissingDataset, UserError
+from benchmark.errors import MissingDataset, UserError, check_open_files
 from benchmark.evaluations.datasets.catalog import VOC_CLASSES, Dataset, locate
 
 FILE_SIZE = "bytes"
@@ -53,6 +53,7 @@ class OriginalSplit:
         try:
             self._paths, self._columns = original.read_split(self.folder, split, row)
         except (RuntimeError, OSError, KeyError, ValueError, TypeError, IndexError) as error:
+            check_open_files(self.folder, error)
             raise UserError(
                 f"{self.folder} does not contain the original split files of {row.name} ({error!r}); unpack the "
                 "original archive again"
@@ -78,6 +79,7 @@ class OriginalSplit:
         try:
             return self._paths[row].read_bytes()
         except OSError as error:
+            check_open_files(self._paths[row], error)
             raise UserError(
                 f"{self.describe_row(row)}: {error.strerror}; unpack the archive of its images again"
             ) from None

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.errors import MissingDataset, UserError
+from benchmark.errors import MissingDataset, UserError, check_open_files
 from benchmark.evaluations.datasets.catalog import Dataset
 from benchmark.evaluations.datasets.parquet import download_hint
 from benchmark.files import write_bytes
@@ -80,6 +80,7 @@ class TarSplit:
                 file.seek(start - BLOCK)
                 header, content = file.read(BLOCK), file.read(size)
         except OSError as error:
+            check_open_files(self._path(row), error)
             raise UserError(f"{self.describe_row(row)}: {error.strerror}; download the dataset again") from None
         with contextlib.suppress(tarfile.HeaderError):
             found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
@@ -140,6 +141,7 @@ class TarSplit:
                         key, _, kind = name.name.partition(".")
                         self._add_member(samples.setdefault(str(name.with_name(key)), {}), kind, member, tar)
         except (tarfile.TarError, OSError, EOFError) as error:
+            check_open_files(path, error)
             raise UserError(f"{path} is not a complete tar ({error}); download the dataset again") from None
         self._check_complete(path, samples)
         spans = [sample[self._row.image] for sample in samples.values()]

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, check_open_files
 from benchmark.evaluations.datasets.splits import keyed_bits
 from benchmark.files import write_bytes
 
@@ -96,6 +96,7 @@ def read_episodes(path: Path) -> Episodes:
         with np.load(path, allow_pickle=False) as archive:
             rows_EWR, shots, about = archive["rows"], int(archive["shots"]), json.loads(str(archive["about"]))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        check_open_files(path, error)
         raise UserError(f"{path} is not a valid episodes file ({error}); write it again") from None
     found = Episodes(rows_EWR.astype(np.int64), shots, about)
     if found.metadata.pop("sha256") != found.sha256:
