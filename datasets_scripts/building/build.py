@@ -161,14 +161,11 @@ def start(recipe: Recipe, data: Path, c2pa: provenance.C2PA | None = None) -> Bu
     revision = recipe.revision
     if not ((folder / schema.MANIFEST).exists() or recipe.captions.expected_count):
         raise UserError(f"recipe {recipe.name} has no captions; add captions to it")
-    if c2pa and not recipe.text_to_image.iptc_source_type:
+    source_type = recipe.text_to_image.iptc_source_type
+    if c2pa and not source_type:
         raise UserError(f"C2PA signatures are for synthetic images, and {recipe.name} has real ones; leave --c2pa out")
     if c2pa:
-        c2pa(
-            generate.encode(np.zeros((8, 8, 3), np.uint8), recipe.text_to_image.iptc_source_type),
-            recipe.text_to_image.iptc_source_type,
-            "a test",
-        )
+        c2pa(generate.encode(np.zeros((8, 8, 3), np.uint8), source_type), source_type, "a test")
     if isinstance(recipe.text_to_image, Verifiable):
         recipe.text_to_image.verify()
     finished = claim_folder(folder, revision, recipe.declaration(), c2pa is not None)
@@ -253,18 +250,21 @@ def generate_share(job: BuildJob, data: Any, rank: int, world_size: int) -> Iter
 
 
 def assemble(job: BuildJob, units: range) -> bool:
-    """Assemble the shards that overlap `units` and are complete; return whether all overlapping shards are done."""
+    """Assemble the shards that overlap `units` and are complete; return whether all overlapping shards are done.
+
+    What a listing lacks is looked for once more: that of a network disk may be some seconds old.
+    """
     store = shards.Units(job.folder)
-    constants = {"recipe": job.recipe.declaration(), "revision": job.revision}
     overlapping = range(units.start // job.shard_units, -(-units.stop // job.shard_units)) if units else range(0)
     with _assembly_lock(job.folder):
         if (job.folder / schema.MANIFEST).exists():
             return True
         units_done = store.done()
         for shard in sorted(set(overlapping) - job.shards.done()):
-            if units_done.issuperset(members := job.units_in_shard(shard)):
-                job.shards.assemble(shard, members, constants)
-        return job.shards.done().issuperset(overlapping)
+            members = job.units_in_shard(shard)
+            if all(unit in units_done or store.is_done(unit) for unit in members):
+                job.shards.assemble(shard, members, {"recipe": job.recipe.declaration(), "revision": job.revision})
+        return all(map(job.shards.is_done, set(overlapping) - job.shards.done()))
 
 
 def finish(job: BuildJob) -> Path | None:
@@ -376,9 +376,8 @@ def _build_lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"another build of {folder} is running; wait for it, or start shares with --share"
-            ) from None
+            hint = "wait for it, or start shares with --share"
+            raise UserError(f"another build of {folder} is running; {hint}") from None
         yield
 
 

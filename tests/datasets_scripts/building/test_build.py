@@ -541,6 +541,20 @@ def test_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, small_shar
     assert {path.name for path in units.iterdir()} == {"0000000.parquet", "0000000.json"}
 
 
+@pytest.mark.parametrize("stale", ["units", "shards"])
+def test_a_listing_of_a_network_disk_may_be_old(stale, numbered_dataset, tmp_path, small_shards, monkeypatch):
+    """It lacks what another node wrote a moment ago."""
+    work = building.start(NUMBERED, tmp_path)
+    with monkeypatch.context() as patch:
+        if stale == "units":
+            patch.setattr(building, "assemble", lambda *_: True)
+        list(building.generate_share(work, None, 0, 1))
+    assert len([*(work.folder / "build" / stale).glob("*.json")]) == SHARDS
+    listed = shards._names_in
+    monkeypatch.setattr(shards, "_names_in", lambda folder: set() if folder.name == stale else listed(folder))
+    assert files(building.finish(work)) == files(numbered_dataset)
+
+
 def test_a_damaged_unit_is_removed_and_drawn_again(numbered_dataset, tmp_path, small_shards):
     work = building.start(NUMBERED, tmp_path)
     store = shards.Units(work.folder)
