@@ -9,8 +9,11 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from datatrove.utils.logging import logger
 
 from benchmark import schema
 from benchmark.errors import UserError
@@ -56,6 +59,18 @@ def submit(recipe: Recipe, data: Path, engine: str, settings: dict[str, str], c2
     return (_slurm if engine == "slurm" else _ray)(job, settings, data.resolve() / "logs" / recipe.name)
 
 
+def generate_step(job: build.BuildJob, data: Any, rank: int, world_size: int) -> Iterator[build.Done]:
+    """Generate the share of a rank: the step of each task. The arguments after `job` are those of a datatrove step.
+
+    An error is written to the task's log and not raised, since it would skip the other tasks of a Slurm job. Finishing
+    reports that units are missing.
+    """
+    try:
+        yield from build.generate_share(job, data, rank, world_size)
+    except Exception as error:
+        logger.exception(f"task {rank} failed: {error}")
+
+
 def finish_step(job: build.BuildJob, data: Any, rank: int, world_size: int) -> None:
     """Finish the dataset: the last pipeline step. The arguments after `job` are those of a datatrove step.
 
@@ -64,7 +79,7 @@ def finish_step(job: build.BuildJob, data: Any, rank: int, world_size: int) -> N
     """
     del data, rank, world_size
     if build.finish(job) is None:
-        raise UserError(f"{job.folder}: units are missing; submit the build again to generate them")
+        raise UserError(f"{job.folder}: units are missing; see the logs of the tasks, then submit the build again")
 
 
 def _slurm(job: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
@@ -78,7 +93,7 @@ def _slurm(job: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
     defaults = {"qos": "", "tasks_per_job": tasks_per_job, "venv_path": _activate_script(), "sbatch_args": others}
     common = {**defaults, **own, "skip_completed": False}
     generating = SlurmPipelineExecutor(
-        [functools.partial(build.generate_share, job)],
+        [functools.partial(generate_step, job)],
         **{**common, "tasks": job.tasks, "job_name": job.recipe.name, "logging_dir": str(logs / "draw")},
     )
     finishing = SlurmPipelineExecutor(
@@ -111,7 +126,7 @@ def _ray(job: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
     own, others = _arguments(RayPipelineExecutor, settings)
     ray.init(ignore_reinit_error=True)
     RayPipelineExecutor(
-        [functools.partial(build.generate_share, job)],
+        [functools.partial(generate_step, job)],
         tasks=job.tasks,
         skip_completed=False,
         ray_remote_kwargs=others,
@@ -120,7 +135,7 @@ def _ray(job: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
     ).run()
     folder = build.finish(job)
     if folder is None:
-        raise UserError(f"{job.folder}: units are missing; run the same command again to generate them")
+        raise UserError(f"{job.folder}: units are missing; see the logs in {logs}, then run the same command again")
     return f"{folder}: finished"
 
 

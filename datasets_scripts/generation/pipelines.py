@@ -7,12 +7,13 @@ the cores.
 import contextlib
 import functools
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.files import file_sha256
+from benchmark.files import file_sha256, sha256_json
 from benchmark.hub.errors import explain
 from datasets_scripts.recipe import revision_of
 from datasets_scripts.text_to_image import Cost
@@ -20,23 +21,36 @@ from datasets_scripts.text_to_image import Cost
 BUNDLED = {"synrep-bench/scenes-diffusion": Path(__file__).parents[1] / "scenes" / "text_to_image"}
 """Id of a model that is part of this package -> its folder. Its revision is that of `content_revision`."""
 MODEL_CARD = "README.md"
+PROCESSORS, GPUS = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia/gpus")
+"""Where Linux describes the processors and NVIDIA's driver the GPUs of a node."""
+NODE_FIELDS = ("model name", "flags", "CPU part", "Features", "Model")
+"""Lines of these descriptions that name types: of x86 and ARM processors, and of GPUs."""
 
 
 @contextlib.contextmanager
 def compile_cache(folder: Path) -> Iterator[None]:
     """Keep the code that `torch.compile` makes in `folder`, unless the environment names another place.
 
-    Compiling takes one or two minutes; the later processes of a build read what the first one wrote.
+    Compiling takes one or two minutes; the later processes of a build read what the first one wrote. Code is compiled
+    for one type of processor, so nodes of other types have other subfolders.
     """
     name = "TORCHINDUCTOR_CACHE_DIR"
     if name in os.environ:
         yield
         return
-    os.environ[name] = str(folder)
+    os.environ[name] = str(folder / node_type())
     try:
         yield
     finally:
         del os.environ[name]
+
+
+def node_type() -> str:
+    """Return a name that nodes with equal types of processors and GPUs share."""
+    reports = [PROCESSORS, *GPUS.glob("*/information")]
+    lines = {" ".join(line.split()) for path in reports if path.exists() for line in path.read_text().splitlines()}
+    described = sorted(line for line in lines if line.partition(":")[0].strip() in NODE_FIELDS)
+    return f"{platform.machine()}-{sha256_json(described)[:12]}"
 
 
 @functools.lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ import pytest
 from benchmark import schema
 from benchmark.errors import UserError
 from datasets_scripts.building import build, cluster
-from tests.datasets_scripts.building.test_build import files
+from tests.datasets_scripts.building.test_build import Fails, files
 from tests.fixtures.small_datasets import NUMBERED
 
 SBATCH = r"""#!/bin/bash
@@ -61,6 +61,19 @@ def test_slurm_draws_and_finishes_the_same_dataset(slurm, numbered_dataset, tmp_
     assert files(folder) == files(numbered_dataset)
     submitted = {path.name.split(".")[0]: path.read_text() for path in slurm.iterdir() if path.name != "output"}
     assert set(submitted) == {"numbered", "numbered-finish"}
+
+
+@pytest.mark.slow
+def test_a_task_that_fails_skips_no_other(slurm, tmp_path):
+    """All three are tasks of one job; the last job says what is missing."""
+    recipe = replace(NUMBERED, text_to_image=Fails(left=tmp_path / "left"))
+    with pytest.raises(UserError, match="sbatch rejected"):  # the last job fails, and is played at once
+        cluster.submit(recipe, tmp_path / "data", "slurm", SETTINGS | {"tasks_per_job": "3"}, None)
+    job = build.start(recipe, tmp_path / "data")
+    assert job.finished_units() == {0, 2}
+    logs = tmp_path / "data" / "logs" / "numbered"
+    assert "ValueError: the model is" in (logs / "draw" / "logs" / "task_00001.log").read_text()
+    assert "units are missing; see the logs of the tasks" in (slurm / "output").read_text()
 
 
 @pytest.mark.slow
@@ -135,7 +148,7 @@ def test_the_last_job_says_when_units_are_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(schema, "SHARD_CAPTIONS", schema.UNIT_CAPTIONS)
     work = build.start(NUMBERED, tmp_path)
     list(build.generate_share(work, None, 0, 3))
-    with pytest.raises(UserError, match="units are missing; submit the build again"):
+    with pytest.raises(UserError, match="units are missing; see the logs of the tasks, then submit the build again"):
         cluster.finish_step(work, None, 0, 1)
 
 
