@@ -5,7 +5,7 @@
 Shapes: V views in a batch, C captions, B images, T texts, D features, HW pixels.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -317,8 +317,13 @@ class FrozenModel(Protocol):
         """Return encoder features (N, D), float32."""
         ...
 
-    def random_views(self, images: LabeledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """Return features (M, D) of a random crop and flip of each row, from `epoch`, `seed` and row; never stored."""
+    def random_views(
+        self, images: LabeledImages, batches: Sequence[np.ndarray], epoch: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        """Yield features (M, D) of a random view of each row of a batch (M,), for each batch; they are never stored.
+
+        The crop and the flip of a row depend on `epoch`, `seed` and row only.
+        """
         ...
 
     def image_embeddings(self, images: LabeledImages) -> np.ndarray:

@@ -331,9 +331,9 @@ class SGDProbe(LinearProbe):
         for epoch in range(1, self.epochs + 1):
             order = rows[np.argsort(keyed_bits("epoch", str(epoch), str(seed)).random_raw(len(rows)), kind="stable")]
             # An incomplete last batch is dropped, as in the original.
-            for start in range(0, len(order) - batch + 1, batch):
-                batch_rows = order[start : start + batch]
-                heads.step(model.random_views(task.train, batch_rows, epoch, seed), label_N[batch_rows])
+            batches = [order[start : start + batch] for start in range(0, len(order) - batch + 1, batch)]
+            for rows_B, x_BD in zip(batches, model.random_views(task.train, batches, epoch, seed), strict=True):
+                heads.step(x_BD, label_N[rows_B])
             if epoch % self.check_every and epoch < self.epochs:
                 continue
             accuracy_H = heads.accuracies(selection_ND, selection_N)

@@ -18,7 +18,7 @@ Shapes: N images, T texts, D and E dimensions.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,13 +98,15 @@ class FeatureFiles:
             )
         return embeddings_TE[[rows[text] for text in texts]]
 
-    def random_views(self, images: LabeledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+    def random_views(
+        self, images: LabeledImages, batches: Sequence[np.ndarray], epoch: int, seed: int
+    ) -> Iterator[np.ndarray]:
         """Raise an error: random views need a network.
 
         Raises:
             UserError: always.
         """
-        del images, rows_M, epoch, seed
+        del images, batches, epoch, seed
         raise UserError(
             f"random views need a network, but {self._folder} contains features only; choose a preset without them"
         )

@@ -26,8 +26,11 @@ from benchmark.errors import UserError
 
 GRACE_SECONDS = 3.0
 """Time in which a process may report the death of another one by itself, such as an error of gloo."""
-KEEPALIVE = {socket.TCP_KEEPIDLE: 3, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: 3}
-"""Seconds of silence before a probe, seconds between probes, and number of lost ones that mark a node as dead."""
+KEEPALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3}
+"""Seconds of silence before a probe, seconds between probes, and number of lost ones that mark a node as dead.
+
+Where the system lacks an option, its default applies.
+"""
 POLL_SECONDS = 0.05
 ADDRESS = "synrep/watchdog"
 """Key of the store under which rank 0 publishes where to connect."""
@@ -127,7 +130,8 @@ def _connected(store: dist.Store, rank: int, world: int, deadline: float) -> Pee
         peer.settimeout(None)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE.items():
-            peer.setsockopt(socket.IPPROTO_TCP, option, value)
+            if number := getattr(socket, option, None):
+                peer.setsockopt(socket.IPPROTO_TCP, number, value)
     return peers
 
 

@@ -329,7 +329,11 @@ def test_the_clean_variant_never_trains_on_validation_images(toy, monkeypatch):
     subject = noisy_labels()
     views = subject.random_views
     monkeypatch.setattr(
-        subject, "random_views", lambda images, rows, *more: fitted.update(rows.tolist()) or views(images, rows, *more)
+        subject,
+        "random_views",
+        lambda images, batches, *more: (
+            fitted.update(*(rows.tolist() for rows in batches)) or views(images, batches, *more)
+        ),
     )
     scores = measure(subject, TOY["stablerep-clean"])
     train = open_split("toy", "train")
@@ -345,9 +349,9 @@ def test_every_epoch_shuffles_and_drops_the_incomplete_batch(toy, monkeypatch):
     subject, seen = noisy_labels(), []
     views = subject.random_views
 
-    def watched(images, rows, epoch, seed):
-        seen.append((epoch, rows.tolist()))
-        return views(images, rows, epoch, seed)
+    def watched(images, batches, epoch, seed):
+        seen.extend((epoch, rows.tolist()) for rows in batches)
+        return views(images, batches, epoch, seed)
 
     monkeypatch.setattr(subject, "random_views", watched)
     measure(subject, dataclasses.replace(TOY["stablerep"], epochs=2, batch=100))

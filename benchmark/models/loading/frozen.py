@@ -148,10 +148,12 @@ class FrozenEncoder:
     def features_sha256(self, dataset: str) -> None:
         """Return None: the weights determine the features."""
 
-    def random_views(self, images: LabeledImages, rows_M: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """Return features (M, D) of a random crop and flip of each row; they are never stored.
+    def random_views(
+        self, images: LabeledImages, batches: Sequence[np.ndarray], epoch: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        """Yield features (M, D) of a random view of each row of a batch (M,), for each batch; they are never stored.
 
-        The crop of an image depends on `epoch`, `seed` and row only.
+        The crop and the flip of a row depend on `epoch`, `seed` and row only.
         """
 
         def load(row: int) -> Tensor:
@@ -159,8 +161,9 @@ class FrozenEncoder:
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
             return self._transform.random_crop(images.read(row), generator)
 
-        with contextlib.closing(self._encode_groups(images, [[int(row) for row in rows_M]], load)) as groups:
-            return next(groups)[self._layer].astype(np.float32)
+        with contextlib.closing(self._encode_groups(images, [rows_M.tolist() for rows_M in batches], load)) as groups:
+            for values in groups:
+                yield values[self._layer].astype(np.float32)
 
     def _require_text_tower(self) -> None:
         if not self.embeds_texts:

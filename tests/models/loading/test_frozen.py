@@ -408,11 +408,17 @@ def test_random_views_depend_only_on_seed_epoch_and_row(tmp_path):
     images = pictures(10)
     large = dataclasses.replace(images, read=lambda row: np.repeat(np.repeat(images.read(row), 4, 0), 4, 1))
     frozen = encoder(Net(), tmp_path)
-    views = frozen.random_views(large, np.arange(10), epoch=1, seed=0)
-    assert frozen.random_views(large, np.array([7, 2]), 1, 0) == pytest.approx(views[[7, 2]], abs=1e-3)  # float16
-    assert np.array_equal(encoder(Net(), workers=3).random_views(large, np.arange(10), 1, 0), views)
-    assert not np.array_equal(frozen.random_views(large, np.arange(10), 2, 0), views)
-    assert not np.array_equal(frozen.random_views(large, np.arange(10), 1, 1), views)
+
+    def seen(frozen, *batches, epoch=1, seed=0):
+        return list(frozen.random_views(large, list(map(np.array, batches)), epoch, seed))
+
+    (views,) = seen(frozen, range(10))
+    first, second = seen(frozen, [7, 2], [3])
+    assert first == pytest.approx(views[[7, 2]], abs=1e-3)  # float16
+    assert second == pytest.approx(views[[3]], abs=1e-3)
+    assert np.array_equal(seen(encoder(Net(), workers=3), range(10))[0], views)
+    assert not np.array_equal(seen(frozen, range(10), epoch=2)[0], views)
+    assert not np.array_equal(seen(frozen, range(10), seed=1)[0], views)
     assert not list(tmp_path.iterdir())
 
 
