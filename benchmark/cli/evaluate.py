@@ -32,7 +32,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for features, predictions and records.")] = Path("runs"),
     compare: Annotated[bool, typer.Option("--compare", help="Print paired differences of two models.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Number of threads that decode images.")] = min(
-        os.cpu_count() or 1, 8
+        os.cpu_count() or 1, 16
     ),
 ) -> None:
     """Evaluate frozen models. Finished measurements are reused; to resume, run the same command again."""

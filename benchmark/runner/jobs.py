@@ -42,7 +42,7 @@ from benchmark.transforms.evaluation import EvaluationTransform
 
 ExecutionOptions = tuple[int | None, bool]
 """(micro_batch_size, deterministic) of `benchmark.training.execution.ExecutionConfig`."""
-DECODERS = 8
+DECODERS = 16
 """Threads that decode images for an encoder on a GPU; 0 on a CPU, where each run has one thread."""
 MAX_REPORTED = 3
 """Maximum failed jobs, and maximum reasons, in the one-line error message."""
