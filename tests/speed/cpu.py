@@ -34,13 +34,10 @@ def main() -> None:
     where = f"{datetime.date.today()}, {cores}, torch {torch.__version__}, CPU."
     head = ["# Speed on a CPU", "", f"{where} Shared machine: read the ratios.", ""]
     table = ["| what | ours | the straightforward way | ratio |", "|:--|--:|--:|--:|", *rows]
-    scripts = "`python -m tests.speed.generation_gpu` and `python -m tests.speed.training_gpu`"
-    gpu = ["", f"Drawing with Stable Diffusion and training StableRep on a GPU are measured by {scripts}."]
+    gpu = ["", "`python -m tests.speed.gpu` measures training, evaluation and generation on a GPU."]
     text = "\n".join([*head, *table, *gpu]) + "\n"
     write_bytes(OUT, text.encode())
     print(text)
-    if not torch.cuda.is_available():
-        print("There is none here, so that was not measured.")
 
 
 if __name__ == "__main__":

@@ -31,15 +31,15 @@ GENERATION = 5.0
 Row = Callable[[str, str, int, Callable[[], object], Callable[[], object]], str]
 
 
-def photographs(count: int) -> list[np.ndarray]:
-    """Images of 256 pixels that take about as many bytes as generated ones, 18 kB."""
+def photographs(count: int, height: int = 256, width: int = 256) -> list[np.ndarray]:
+    """Images that take about as many bytes as generated ones, 18 kB at 256 pixels."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).resize(
-            (256, 256), Image.Resampling.BICUBIC
+            (width, height), Image.Resampling.BICUBIC
         )
-        fine = np.asarray(coarse) + rng.normal(0, 5, (256, 256, 3))
+        fine = np.asarray(coarse) + rng.normal(0, 5, (height, width, 3))
         found.append(fine.clip(0, 255).astype(np.uint8))
     return found
 
@@ -71,13 +71,13 @@ def rows_of(images: list[bytes], start: int) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=generate.COLUMNS)
 
 
-def built(folder: Path, encoded: list[bytes]) -> CaptionImageDataset:
-    """A dataset folder of one shard of `UNITS` units."""
+def built(folder: Path, encoded: list[bytes], unit_count: int = UNITS) -> CaptionImageDataset:
+    """A dataset folder of one shard of this many units."""
     names = schema.shard_name("train", 0, 1), schema.index_name("train", 0)
-    units = (rows_of(encoded, unit * schema.UNIT_CAPTIONS) for unit in range(UNITS))
+    units = (rows_of(encoded, unit * schema.UNIT_CAPTIONS) for unit in range(unit_count))
     shards.write_parquet(folder / names[0], units, generate.COLUMNS)
     digest = shards.write_index(folder / names[0], folder / names[1])
-    rows = {"train": UNITS * schema.UNIT_CAPTIONS}
+    rows = {"train": unit_count * schema.UNIT_CAPTIONS}
     files = dict(zip(names, (digest, file_sha256(folder / names[1]))))
     shards.write_manifest(folder, schema.Manifest("speed/speed", "0" * 40, rows, IMAGES, files, {}), "")
     return CaptionImageDataset(folder, "0" * 40)
