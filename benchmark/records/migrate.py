@@ -1,10 +1,12 @@
-"""Migration of records from schema 3 to schema 4, into another folder.
+"""Migration of records from schemas 3 and 4 to schema 5, into another folder.
 
-Schema 4 adds a code for the reason why a dataset was skipped and the split on which a probe's penalty was selected; a
-checksum replaces the seal, whose SHA-256 is checked first. Measured values do not change. A predictions file is copied
-only if it has the SHA-256 in its record.
+Schema 4 added a code for the reason why a dataset was skipped and the split on which a probe's penalty was selected; a
+checksum replaced the seal. The checksum of schema 5 is that of the file's lines; in schemas 3 and 4 it is that of the
+JSON without spaces, and is checked first. Measured values do not change. A predictions file is copied only if it has
+the SHA-256 in its record.
 """
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -33,7 +35,7 @@ SELECTED_ON_TEST = "THE TEST SPLIT"
 def migrate(records: Path, out: Path) -> int:
     """Migrate the records of a folder and their predictions to `out/records` and `out/predictions`.
 
-    Records of schema 4 are copied unchanged. All records are validated before the first is written.
+    Records of schema 5 are copied unchanged. All records are validated before the first is written.
 
     Returns:
         Number of records.
@@ -91,27 +93,37 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"record {path}: expected a JSON object, found {type(content).__name__}; {hint}")
     version = content.get("schema_version")
-    sealed = {name: value for name, value in content.items() if name != "seal"}
-    seal = content.get("seal")
-    if version == store.SCHEMA:
-        store.read(path)
-    elif version in store.MIGRATABLE:
-        content = {**sealed, "schema_version": store.SCHEMA}
-        if isinstance(content.get("results"), dict):
-            content["results"] = {name: _result(result) for name, result in content["results"].items()}
-    else:
+    if version not in (*store.MIGRATABLE, store.SCHEMA):
         raise UserError(
             f"record {path}: expected schema {' or '.join(map(str, (*store.MIGRATABLE, store.SCHEMA)))}, "
             f"found {'none' if version is None else version}; evaluate again"
         )
+    if version == store.SCHEMA:
+        store.read(path)
+    field = "seal" if version == 3 else store.CHECKSUM
+    rest = {name: value for name, value in content.items() if name != field}
+    new = {**rest, "schema_version": store.SCHEMA}
+    if version == 3 and isinstance(new.get("results"), dict):
+        new["results"] = {name: _result(result) for name, result in new["results"].items()}
     try:
-        text = json.dumps(content, allow_nan=False)
+        text = json.dumps(new, allow_nan=False)
     except ValueError as error:
         raise UserError(f"record {path}: expected finite numbers, found NaN or one above 1e308; {hint}") from error
     store.parse_record(text, str(path), hint)
-    if version != store.SCHEMA and (not isinstance(seal, dict) or seal.get("sha256") != store.checksum(sealed)):
-        raise UserError(f"record {path}: the seal does not match, so the file was edited; {hint}")
-    return content
+    if version != store.SCHEMA and _stored_hash(content.get(field)) != _content_hash(rest):
+        raise UserError(f"record {path}: the {field} does not match, so the file was edited; {hint}")
+    return new
+
+
+def _stored_hash(value: Any) -> Any:
+    """Return the SHA-256 in a checksum, or in a seal, which has other fields beside it."""
+    return value.get("sha256") if isinstance(value, dict) else value
+
+
+def _content_hash(content: dict[str, Any]) -> str:
+    """Return the checksum of schemas 3 and 4: the SHA-256 of the JSON with sorted keys and without spaces."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _result(result: Any) -> Any:

@@ -47,6 +47,11 @@ def _portable(name: str) -> str:
     return name
 
 
+def _finite(value: dict[str, Any]) -> dict[str, Any]:
+    json.dumps(value, allow_nan=False)  # raises ValueError
+    return value
+
+
 NonEmptyStr = Annotated[str, AfterValidator(_not_blank)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PathLike = Annotated[str, AfterValidator(_portable)]
@@ -55,6 +60,8 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[^/]+$"), AfterValidator(
 """A name that is also a file name."""
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Details = Annotated[dict[str, Any], AfterValidator(_finite)]
+"""Any JSON object; its numbers are finite."""
 
 
 class RecordModel(BaseModel):
@@ -150,7 +157,7 @@ class ModelPart(RecordModel):
     encoder: dict[str, Any]
     layer: NonEmptyStr
     """Layer whose features were evaluated: `cls`, `pooled`, `output`, ..."""
-    transform: dict[str, Any]
+    transform: Details
     precision: NonEmptyStr
     tile: Annotated[int, Field(gt=0)] | None = None
     """Images in each forward pass; None for precomputed features, and in records from before it was fixed."""
@@ -244,7 +251,7 @@ class Measured(RecordModel):
     scores: dict[NonEmptyStr, ScorePart]
     chance: Fraction
     per_class: dict[str, ScorePart] = Field(default_factory=dict)
-    details: dict[str, Any] = Field(default_factory=dict)
+    details: Details = Field(default_factory=dict)
     predictions: Predictions | None = None
     features_sha256: Sha256 | None = Field(default=None, exclude_if=operator.not_)
     """SHA-256 of the feature files; None if a network encoded the images."""
@@ -283,9 +290,7 @@ PIXELS = "pixels"
 class Record(RecordModel):
     """One measurement: an experiment, a seed and a preset of an evaluation."""
 
-    schema_version: Literal[4] = 4
-    checksum: Sha256 | None = Field(default=None, exclude=True)
-    """SHA-256 of the rest of the record's file (`benchmark.records.store.checksum`); None for a record in memory."""
+    schema_version: Literal[5] = 5
     experiment: ExperimentPart
     seed: Count
     evaluation: EvaluationPart

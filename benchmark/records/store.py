@@ -3,29 +3,36 @@
 The path of a record is `<experiment name>/<version>/<seed>/<evaluation>.<preset>.json`. A record contains everything
 needed to verify and reproduce its numbers, including the complete declaration and its fingerprint. The fingerprint is
 compared when a record is replaced; it is not part of the path.
+
+The second line of a file is its checksum: the SHA-256 of all other lines, as `sed 2d FILE | sha256sum` prints it.
 """
 
+import contextlib
+import gc
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from benchmark.errors import UserError
-from benchmark.files import read_regular, write_json
+from benchmark.files import read_regular, write_bytes
 from benchmark.progress import LogLine
 from benchmark.records.schema import Record, sha256_of
 
-SCHEMA = 4
-MIGRATABLE = (3,)
+SCHEMA = 5
+MIGRATABLE = (3, 4)
 CHECKSUM = "checksum"
-"""Field of a record's file that contains its checksum."""
+"""Field of a record's file that contains its checksum. It is not a field of the record."""
+CHECKSUM_LINES = re.compile(rb'{\n  "checksum": "([0-9a-f]{64})",\n')
+"""The first two lines of a file."""
 MAX_BYTES = 4 * 2**20
 """Maximum size of a record in bytes; one with a thousand classes has a tenth of it."""
 MAX_DEPTH = 32
-"""Maximum depth of a record's JSON; the records of this package have a third of it."""
+"""Maximum depth of JSON whose checksum does not match; the records of this package have a third of it."""
 
 
 def content_hash(record: Record) -> str:
@@ -63,17 +70,17 @@ def write(record: Record, folder: Path) -> Path:
 
 def write_with_checksum(path: Path, content: Mapping[str, Any]) -> None:
     """Write a record's JSON atomically, with its checksum."""
-    write_json(path, {**content, CHECKSUM: checksum(content)})
+    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    lines = (json.dumps(rest, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+    write_bytes(path, f'{{\n  "{CHECKSUM}": "{checksum(lines)}",\n'.encode() + lines.removeprefix(b"{\n"))
 
 
-def checksum(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a record's JSON without its checksum.
+def checksum(lines: bytes) -> str:
+    """Return the SHA-256 of the lines of a record's file without the line of the checksum.
 
     It detects accidental edits. It is not a signature: a forged record can have a valid checksum.
     """
-    rest = {name: value for name, value in content.items() if name != CHECKSUM}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(lines).hexdigest()
 
 
 def read(path: Path) -> Record:
@@ -84,19 +91,28 @@ def read(path: Path) -> Record:
             edited, or invalid; the message names the file and the field.
     """
     hint = "remove the file and evaluate again"
-    content, data = read_json(path, hint)
+    content = _read_bytes(path)
+    lines = _intact_lines(content)
+    if lines is not None:
+        with contextlib.suppress(ValidationError, UserError):  # explained below
+            return Record.model_validate_json(lines)
+    text, data = _read_text(content, path, hint)
     if isinstance(data, dict):
         _require_schema(data.get("schema_version"), path)
-        try:
-            intact = data.get(CHECKSUM) == checksum(data)
-        except ValueError as error:
-            raise UserError(f"record {path}: expected finite numbers, found an infinite one; {hint}") from error
-        if not intact:
+        if lines is None:
             raise UserError(
                 f"record {path}: the checksum does not match, so the file was edited; restore it, or remove it and "
                 "evaluate again"
             )
-    return parse_record(content, str(path), hint)
+        _require_finite(data, path, hint)
+    return parse_record(text if lines is None else lines.decode(), str(path), hint)
+
+
+def _intact_lines(content: bytes) -> bytes | None:
+    """Return the lines of a file without that of its checksum, or None if this is not their checksum."""
+    found = CHECKSUM_LINES.match(content)
+    lines = b"{\n" + content[found.end() :] if found else b""
+    return lines if found and checksum(lines) == found[1].decode() else None
 
 
 def read_json(path: Path, hint: str) -> tuple[str, Any]:
@@ -105,12 +121,29 @@ def read_json(path: Path, hint: str) -> tuple[str, Any]:
     Raises:
         UserError: the file cannot be read, is empty, nested too deeply, or contains NaN; the message ends with `hint`.
     """
+    return _read_text(_read_bytes(path), path, hint)
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
-        content = read_regular(path, MAX_BYTES).decode()
-    except (UserError, UnicodeDecodeError) as error:
-        reason = str(error) if isinstance(error, UserError) else f"{path}: cannot read the file: {error}; {hint}"
-        raise UserError(f"record {reason}") from error
-    return content, _load_json(content, str(path), hint)
+        return read_regular(path, MAX_BYTES)
+    except UserError as error:
+        raise UserError(f"record {error}") from error
+
+
+def _read_text(content: bytes, path: Path, hint: str) -> tuple[str, Any]:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"record {path}: cannot read the file: {error}; {hint}") from error
+    return text, _load_json(text, str(path), hint)
+
+
+def _require_finite(data: Any, path: Path, hint: str) -> None:
+    try:
+        json.dumps(data, allow_nan=False)
+    except ValueError as error:
+        raise UserError(f"record {path}: expected finite numbers, found an infinite one; {hint}") from error
 
 
 def _require_schema(version: object, path: Path) -> None:
@@ -134,8 +167,10 @@ def read_all(folder: Path, log: LogLine = lambda _: None) -> list[Record]:
     paths = sorted(folder.rglob("*.json"))
     if not paths:
         raise UserError(f"no records in {folder}; run an experiment first or choose another folder")
+    with without_collection():
+        records = list(map(read, paths))
     found: dict[tuple[str | int, ...], tuple[Path, Record]] = {}
-    for path, record in zip(paths, map(read, paths)):
+    for path, record in zip(paths, records, strict=True):
         other, known = found.setdefault(_identity(record), (path, record))
         if other is path:
             continue
@@ -146,6 +181,18 @@ def read_all(folder: Path, log: LogLine = lambda _: None) -> list[Record]:
             )
         log(f"{path} is a copy of {other}; it counts once")
     return [found[identity][1] for identity in sorted(found)]
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Pause the garbage collector, which visits all objects again and again while many are made that all remain."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _identity(record: Record) -> tuple[str | int, ...]:
@@ -186,10 +233,9 @@ def parse_record(content: str, what: str, hint: str) -> Record:
         UserError: the record is invalid; the message contains `what`, the field and the `hint`.
     """
     try:
-        record = Record.model_validate_json(content)
+        return Record.model_validate_json(content)
     except ValidationError as error:
         raise UserError(f"record {what}: {_first_problem(error)}; {hint}") from error
-    return record.model_copy(update={CHECKSUM: None})
 
 
 def _reject_constant(name: str) -> None:

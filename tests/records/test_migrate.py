@@ -1,4 +1,4 @@
-"""Tests of the migration of records from schema 3 to schema 4."""
+"""Tests of the migration of records from schemas 3 and 4 to schema 5."""
 
 import hashlib
 import json
@@ -49,6 +49,27 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     rest["seal"] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "leaves": "0123"}
     path.write_text(json.dumps(rest, indent=2, sort_keys=True))
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_schema_4_changes_in_version_and_checksum_only(edited: bool, tmp_path: Path) -> None:
+    """Its checksum was that of the JSON without spaces, whatever the layout of the file."""
+    shutil.copytree(ROOT / "predictions" / MODEL, tmp_path / "predictions" / MODEL)
+    for path in sorted((ROOT / "records" / MODEL).glob("*.json")):
+        content = json.loads(path.read_text()) | {"schema_version": 4}
+        del content["checksum"]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        content["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+        if edited:
+            content["created"] = "2020-01-01"
+        new = tmp_path / "records" / MODEL / path.name
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps(content, sort_keys=True))
+    if edited:
+        return refused(tmp_path, "the checksum does not match, so the file was edited; restore or remove")
+    assert migrate.migrate(tmp_path / "records", tmp_path / "new") == 8
+    for path in sorted((ROOT / "records" / MODEL).glob("*.json")):
+        assert (tmp_path / "new" / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
 
 
 def test_measured_values_do_not_change(old: Path, tmp_path: Path) -> None:
@@ -115,7 +136,7 @@ def test_broken_records_and_predictions_are_rejected(old: Path) -> None:
     path.write_text(whole[:100])
     refused(old, r"aro.synrep-strict.json: not valid JSON")
     path.write_text(whole.replace('"schema_version": 3', '"schema_version": 1'))
-    refused(old, "expected schema 3 or 4, found 1")
+    refused(old, "expected schema 3 or 4 or 5, found 1")
     path.write_text(whole.replace('"low": 0.', '"low": 1.', 1))
     refused(old, r"aro.synrep-strict.json: field")
     path.write_text(re.sub('"created": "20..', '"created": "2031', whole))
@@ -136,7 +157,7 @@ def test_broken_records_and_predictions_are_rejected(old: Path) -> None:
         (lambda whole: json.dumps({"schema_version": 3}), "field experiment"),
         (lambda whole: "[" * 200_000, "nested too deeply"),
         (lambda whole: whole.replace('"details": {', f'"details": {{"x": {"[" * 99}{"]" * 99},', 1), "too deeply"),
-        (lambda whole: whole.replace('"schema_version": 3,', ""), "expected schema 3 or 4, found none"),
+        (lambda whole: whole.replace('"schema_version": 3,', ""), "expected schema 3 or 4 or 5, found none"),
         (lambda whole: whole.replace('"results"', '"result"'), "field results"),
         (lambda whole: json.dumps(json.loads(whole) | {"results": 3}), "field results"),
         (lambda whole: re.sub(r'("predictions": )\{[^}]*\}', r"\1 3", whole), "predictions: .*found 3"),
@@ -200,7 +221,7 @@ migrate.migrate(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
 def test_schema_1_cannot_be_migrated(old: Path) -> None:
     path = old / "records" / MODEL / "aro.synrep-strict.json"
     path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 1'))
-    with pytest.raises(UserError, match="expected schema 4, found 1; evaluate again"):
+    with pytest.raises(UserError, match="expected schema 5, found 1; evaluate again"):
         store.read(path)
 
 

@@ -1,9 +1,12 @@
 """Tests of records: validation, hashes, and writing and reading."""
 
 import dataclasses
+import gc
 import json
 import math
 import os
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,7 +288,7 @@ def test_protocol_hash_depends_on_knobs_but_not_on_datasets() -> None:
         (("model", "encoder", "depth"), 12),
         (("training", "revision"), "2.0"),
         (("seed",), "0"),
-        (("schema_version",), 5),
+        (("schema_version",), 6),
         (("results", "digits", "predictions", "file"), "../digits.parquet"),
         (("model", "layer"), ""),
         (("training",), None),
@@ -486,8 +489,8 @@ def modified(value: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_checksum_detects_a_change_of_any_field(path: Path, tmp_path: Path) -> None:
-    content = json.loads(path.read_text())
-    assert content["checksum"] == store.checksum(content)
+    content, file = json.loads(path.read_text()), tmp_path / "record.json"
+    assert path.read_bytes().splitlines()[1] == f'  "checksum": "{content["checksum"]}",'.encode()
     tried = 0
     for leaf in leaves(content):
         owner = content
@@ -495,22 +498,117 @@ def test_checksum_detects_a_change_of_any_field(path: Path, tmp_path: Path) -> N
             owner = owner[key]
         before = owner[leaf[-1]]
         owner[leaf[-1]] = modified(before)
-        assert content["checksum"] != store.checksum(content)
+        rest = {name: value for name, value in content.items() if name != "checksum"}
+        lines = json.dumps(rest, indent=2, sort_keys=True) + "\n"
+        assert content["checksum"] != store.checksum(lines.encode())
         owner[leaf[-1]] = before
         tried += 1
     assert tried > 50
-    (tmp_path / "record.json").write_text(path.read_text().replace('"seed": 0,', '"seed": 1,', 1))
+    file.write_text(path.read_text().replace('"seed": 0,', '"seed": 1,', 1))
     with pytest.raises(UserError, match=r"record.json: the checksum does not match"):
-        store.read(tmp_path / "record.json")
+        store.read(file)
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    assert store.read(file) == store.read(path)
 
 
-@pytest.mark.parametrize("version", ["none", None, "4", 5, 0, True, [4]])
+def test_checksum_is_that_of_the_other_lines(tmp_path: Path) -> None:
+    """The command in the documentation, so that anyone can verify a file without this package."""
+    path = store.write(make(), tmp_path)
+    own = subprocess.run(f"sed 2d '{path}' | sha256sum", shell=True, check=True, capture_output=True, text=True).stdout
+    assert json.loads(path.read_text())["checksum"] == own.split()[0]
+    assert path.read_text() == json.dumps(json.loads(path.read_text()), indent=2, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize("place", [0, 1, 3, 20, 60, 90, 100, 101, 5000, -2, -1])
+def test_a_changed_byte_is_refused(place: int, tmp_path: Path) -> None:
+    content = bytearray(RECORDS[0].read_bytes())
+    content[place] ^= 1
+    (tmp_path / "record.json").write_bytes(content)
+    one_line_error(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: json.dumps(json.loads(text)),
+        lambda text: json.dumps(json.loads(text), indent=4, sort_keys=True) + "\n",
+        lambda text: json.dumps(dict(reversed(json.loads(text).items())), indent=2) + "\n",
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: text + "\n",
+        lambda text: text + "{}",
+        lambda text: text.replace('  "seed": 0,\n', '  "seed": 1,\n  "seed": 0,\n'),
+        lambda text: text.replace('  "seed": 0,\n', '  "seed": 0,\n  "seed": 0,\n'),
+        lambda text: text.replace("{\n", '{\n  "checksum": "' + "0" * 64 + '",\n', 1),
+        lambda text: re.sub(r'(  "checksum": "\w+",\n)', r"\1\1", text, count=1),
+        lambda text: text.replace('"checksum"', '"Checksum"', 1),
+        lambda text: text.replace('"seed"', '"s\\u0065ed"'),
+        lambda text: text.replace('"chance": 0.', '"chance": 0.0', 1),
+        lambda text: re.sub(r'("chance": 0\.\d+)', r"\g<1>0", text, count=1),
+    ],
+)  # fmt: skip
+def test_other_bytes_of_an_intact_record_are_refused(change: Callable[[str], str], tmp_path: Path) -> None:
+    """Other layouts too: what is not byte by byte the file that was written is refused, whatever it means."""
+    text = RECORDS[0].read_text()
+    assert change(text) != text
+    (tmp_path / "record.json").write_bytes(change(text).encode())
+    one_line_error(tmp_path / "record.json")
+
+
+def test_byte_order_mark_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_bytes(b"\xef\xbb\xbf" + RECORDS[0].read_bytes())
+    one_line_error(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: lines.replace(b'"details": {', b'"details": {"x": NaN, ', 1), "expected finite numbers"),
+        (lambda lines: lines.replace(b'"details": {', b'"details": {"x": [1e999], ', 1), "expected finite numbers"),
+        (lambda lines: lines.replace(b'"settings": {', b'"settings": {"x": 1e999, ', 1), "expected finite numbers"),
+        (lambda lines: lines.replace(b'"transform": {', b'"transform": {"x": -Infinity, ', 1), "finite numbers"),
+        (
+            lambda lines: lines.replace(b'"details": {', b'"details": {"x": ' + b"[" * 999 + b"]" * 999 + b",", 1),
+            "deep",
+        ),
+        (lambda lines: lines.replace(b'"schema_version": 5', b'"schema_version": 6'), "found 6; update this package"),
+        (lambda lines: lines.replace(b'"seed": 0', b'"seed": -1'), "field seed"),
+        (lambda lines: lines + b"{}", "not valid JSON"),
+        (lambda lines: lines.replace(b'"seed"', b'"s\xffed"'), "cannot read the file"),
+    ],
+)
+def test_forged_record_with_a_valid_checksum_is_still_validated(
+    change: Callable[[bytes], bytes], said: str, tmp_path: Path
+) -> None:
+    first, _, *others = RECORDS[0].read_bytes().splitlines(keepends=True)
+    lines = first + b"".join(others)
+    changed = change(lines)
+    assert changed != lines
+    line = f'  "checksum": "{store.checksum(changed)}",\n'.encode()
+    (tmp_path / "record.json").write_bytes(first + line + changed.removeprefix(first))
+    assert said in one_line_error(tmp_path / "record.json")
+
+
+def test_garbage_collector_runs_again_after_reading(tmp_path: Path) -> None:
+    store.write(make(), tmp_path)
+    store.read_all(tmp_path)
+    assert gc.isenabled()
+    next(tmp_path.rglob("*.json")).write_text("{")
+    with pytest.raises(UserError):
+        store.read_all(tmp_path)
+    assert gc.isenabled()
+    with store.without_collection(), store.without_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("version", ["none", None, "5", 6, 0, True, [5]])
 def test_missing_or_wrong_version_does_not_skip_the_checksum(version: Any, tmp_path: Path) -> None:
     content = json.loads(RECORDS[0].read_text()) | {"seed": 7, "schema_version": version}
     if version == "none":
         del content["schema_version"]
     (tmp_path / "record.json").write_text(json.dumps(content))
-    assert "field schema_version: expected schema 4, found" in one_line_error(tmp_path / "record.json")
+    assert "field schema_version: expected schema 5, found" in one_line_error(tmp_path / "record.json")
     assert content["seed"] != json.loads(RECORDS[0].read_text())["seed"]
 
 
@@ -522,15 +620,7 @@ def test_missing_or_wrong_checksum_is_rejected(found: Any, tmp_path: Path) -> No
         store.read(tmp_path / "record.json")
 
 
-def test_checksum_ignores_layout_and_order_of_the_file(tmp_path: Path) -> None:
-    content = json.loads(RECORDS[0].read_text())
-    turned = dict(reversed(content.items()))
-    (tmp_path / "record.json").write_text(json.dumps(turned, separators=(",", ":")))
-    assert store.read(tmp_path / "record.json") == store.read(RECORDS[0])
-
-
 def test_checksum_is_added_when_writing(tmp_path: Path) -> None:
     record = store.read(RECORDS[0])
-    assert record.checksum is None
     path = store.write(record.model_copy(update={"seconds": {"train": 1.0}}), tmp_path)
     assert store.read(path).seconds == {"train": 1.0}

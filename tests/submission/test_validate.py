@@ -234,7 +234,7 @@ def test_name_that_escapes_the_folder_is_rejected(folder: Path, name: str) -> No
             ["field evaluation: expected ", " for protocol (from the declaration)"],
         ),
         (lambda c: c.update(schema_version=3), ["found 3", "`synrep results migrate FOLDER --out NEW`"]),
-        (lambda c: c.update(schema_version=1), ["expected schema 4, found 1; evaluate again"]),
+        (lambda c: c.update(schema_version=1), ["expected schema 5, found 1; evaluate again"]),
     ],
 )
 def test_unknown_evaluations_and_schemas_are_named(folder: Path, change: Change, words: list[str]) -> None:
