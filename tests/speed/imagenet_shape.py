@@ -1,4 +1,4 @@
-"""The probes at ImageNet's shape in 4 GB: `python -m tests.speed.imagenet_shape`, about an hour on two cores.
+"""The probes at ImageNet's shape in 4 GB: `python -m tests.speed.imagenet_shape`, about half an hour on two cores.
 
 As many training images, test images and classes as ImageNet, generated features of 32 dimensions instead of 768. Each
 part runs in a process that may allocate 4 GiB. The oracle of the logistic regression is scikit-learn's optimum on
@@ -184,10 +184,10 @@ def _limited(part: Callable[..., dict[str, str]], *arguments: Any) -> dict[str, 
 def main() -> None:
     full = Shape()
     parts: list[tuple[str, Callable[..., dict[str, str]], tuple[Any, ...]]] = [
-        ("logistic regression beside scikit-learn", optimum, (Shape(20_000, 10_000, 100), INVERSE_PENALTIES[4:21:8])),
+        ("Logistic regression beside scikit-learn", optimum, (Shape(20_000, 10_000, 100), INVERSE_PENALTIES[4:21:8])),
         ("kNN", neighbors, (full, 1000, 20)),
         ("SGD heads", heads, (full, 200)),
-        ("logistic regression, `synclr`", logistic, (full, STRONG)),
+        ("Logistic regression, `synclr`", logistic, (full, STRONG)),
     ]
     shape = f"{full.train:,} training images, {full.test:,} test images, {full.classes:,} classes"
     versions = f"torch {torch.__version__}, NumPy {np.__version__}, scikit-learn {sklearn.__version__}"
@@ -201,7 +201,7 @@ def main() -> None:
     for name, part, arguments in parts:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
             found = fresh.submit(_limited, part, *arguments).result()
-        lines += ["", f"## {name[0].upper()}{name[1:]}", "", "| | |", "|:--|--:|"]
+        lines += ["", f"## {name}", "", "| | |", "|:--|--:|"]
         lines += [f"| {what} | {value} |" for what, value in found.items()]
         print(name, found, flush=True)
     write_bytes(OUT, ("\n".join(lines) + "\n").encode())
