@@ -11,6 +11,7 @@ is first compared with float32 on the CPU. `--rehearse` runs every part on the C
 
 import argparse
 import importlib.util
+import os
 import signal
 import sys
 import tempfile
@@ -56,8 +57,10 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", metavar="PART", help=f"{ALWAYS} always; of: {', '.join(names)}")
     parser.add_argument("--rehearse", action="store_true", help="every part on the CPU, at tiny size")
     asked = parser.parse_args()
-    sizes = REHEARSAL
-    if not asked.rehearse:
+    if asked.rehearse:
+        sizes = REHEARSAL
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
         cards = isolated(visible, 60).get("cards", 0)
         if not cards:
             raise SystemExit("no GPU is visible: nothing was measured; --rehearse runs every part on the CPU")

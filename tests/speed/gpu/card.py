@@ -54,6 +54,7 @@ def facts(device: torch.device) -> dict[str, Any]:
     """What identifies the machine and its software."""
     found: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": str(device),
         "card": platform.processor() or platform.machine(),
         "driver": "none",
         "cuda": torch.version.cuda,

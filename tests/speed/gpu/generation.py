@@ -40,7 +40,7 @@ def model(sizes: Sizes, folder: Path) -> StableDiffusion:
     if not ready.exists():
         from tests.fixtures import tiny_diffusion
 
-        with torch.device(sizes.device):
+        with sizes.device:
             getattr(tiny_diffusion, sizes.pipeline)(folder / "diffusion-unfinished")
         (folder / "diffusion-unfinished").rename(ready)
     return replace(StableDiffusion(), model=str(ready / "model"), **sizes.generation)
