@@ -1,18 +1,25 @@
 """Rows of `make speed` about building and reading datasets: images of 256 pixels as published, ten to a caption."""
 
 import csv
+import functools
+import importlib
+import importlib.util
 import io
+import itertools
+import tarfile
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import datasets as hub
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from benchmark import schema
 from benchmark.files import file_sha256
@@ -27,6 +34,9 @@ IMAGES, UNITS, SEEN = 10, 8, 6
 """Images of a caption, units of the file, images of a caption that a batch wants."""
 GENERATION = 5.0
 """Images per second that one GPU draws, at which the builder's own work is to be small."""
+
+ORDERED = 64
+"""Captions that are read in order, with all their images."""
 
 Row = Callable[[str, str, int, Callable[[], object], Callable[[], object]], str]
 
@@ -115,6 +125,93 @@ def reading(row: Row, data: CaptionImageDataset, folder: Path) -> list[str]:
     ]
 
 
+def peers(row: Row, data: CaptionImageDataset, folder: Path) -> list[str]:
+    """Other libraries on the same images, decoded on one core: some of random captions, and all in order."""
+    rng = np.random.default_rng(1)
+    picks = [(int(row), rng.permutation(IMAGES)[:SEEN]) for row in rng.permutation(len(data))[:32]]
+    hub.disable_progress_bars()
+    parquet = [str(path) for path in (folder / "data").iterdir()]
+    as_files, as_tar = folder / "files", folder / "all.tar"
+    _write_files(data, as_files, as_tar)
+    table = hub.Dataset.from_parquet(parquet, cache_dir=str(folder / "cache")).select_columns([schema.IMAGES])
+    tree = ImageFolder(str(as_files), transform=np.asarray)
+
+    def chosen() -> list[np.ndarray]:
+        return [image for row, indices in picks for image in data.images(row, indices)]
+
+    def in_table() -> list[np.ndarray]:
+        rows = ((table[row][schema.IMAGES], indices) for row, indices in picks)
+        return [np.asarray(images[index]) for images, indices in rows for index in indices]
+
+    def in_tree() -> list[np.ndarray]:
+        return [tree[row * IMAGES + int(index)][0] for row, indices in picks for index in indices]
+
+    def in_order() -> Iterator[np.ndarray]:
+        return (image for row in range(ORDERED) for image in data.images(row, range(IMAGES)))
+
+    def streamed() -> Iterator[np.ndarray]:
+        stream = hub.load_dataset("parquet", data_files=parquet, split="train", streaming=True)
+        rows = stream.select_columns([schema.IMAGES]).take(ORDERED)
+        return (np.asarray(image) for row in rows for image in row[schema.IMAGES])
+
+    def walked() -> Iterator[np.ndarray]:
+        return (tree[number][0] for number in range(ORDERED * IMAGES))
+
+    def from_tar() -> Iterator[np.ndarray]:
+        return itertools.islice(_tar_images(as_tar), ORDERED * IMAGES)
+
+    expected = chosen()
+    assert all(np.array_equal(one, other) for way in (in_table, in_tree) for one, other in zip(expected, way()))
+    for way in (streamed, walked, from_tar):
+        assert all(np.array_equal(one, other) for one, other in zip(in_order(), way(), strict=True))
+    tar = "`webdataset`" if importlib.util.find_spec("webdataset") else "a tar read in order"
+    some = {"`datasets`, by row": in_table, "torchvision's `ImageFolder`": in_tree}
+    whole = {"`datasets`, streaming": streamed, "torchvision's `ImageFolder`": walked, tar: from_tar}
+    chosen_rows = [
+        row(f"6 of 10 images of random captions, decoded; beside {name}", "images/s", len(expected), chosen, way)
+        for name, way in some.items()
+    ]
+    return chosen_rows + [
+        row(
+            f"all images in order, decoded; beside {name}",
+            "images/s",
+            ORDERED * IMAGES,
+            functools.partial(_consume, in_order),
+            functools.partial(_consume, way),
+        )
+        for name, way in whole.items()
+    ]
+
+
+def _consume(way: Callable[[], Iterator[np.ndarray]]) -> None:
+    for _ in way():
+        pass
+
+
+def _write_files(data: CaptionImageDataset, as_files: Path, as_tar: Path) -> None:
+    """Write the images as files, in a folder per caption, and as one tar."""
+    with tarfile.open(as_tar, "w") as tar:
+        for row in range(len(data)):
+            for index, content in enumerate(data.encoded_images(row, range(IMAGES))):
+                path = as_files / f"{row:05d}" / f"{index}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                tar.add(path, f"{row:05d}-{index}.jpg")
+
+
+def _tar_images(path: Path) -> Iterator[np.ndarray]:
+    if importlib.util.find_spec("webdataset"):
+        webdataset = importlib.import_module("webdataset")
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False).decode("rgb8"):
+            yield sample["jpg"]
+        return
+    with tarfile.open(path, "r|") as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            assert content
+            yield np.asarray(Image.open(content).convert("RGB"))
+
+
 def overhead(images: list[np.ndarray]) -> str:
     """What encoding, writing, hashing and indexing cost beside drawing at `GENERATION` images/s."""
     seconds = {}
@@ -166,4 +263,5 @@ def rows(row: Row) -> list[str]:
     encoded = [generate.encode(image, provenance.TRAINED) for image in images]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        return [*reading(row, built(folder, encoded), folder), overhead(images), cleaning(row)]
+        data = built(folder, encoded)
+        return [*reading(row, data, folder), *peers(row, data, folder), overhead(images), cleaning(row)]

@@ -103,10 +103,10 @@ def _unit(rows: np.ndarray, tiny: list[bytes]) -> pa.Table:
     return pa.table([pa.array(columns[field.name], field.type) for field in generate.COLUMNS], schema=generate.COLUMNS)
 
 
-def private_bytes(process: int | str = "self") -> int:
-    """Memory that a process wrote itself."""
+def private_bytes(process: int | str = "self", kind: str = "Private_Dirty") -> int:
+    """Memory that a process wrote itself; `Private_`: that no other process maps."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(kind))
 
 
 def opening(folder: Path) -> dict[str, float]:
