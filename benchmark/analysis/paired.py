@@ -61,6 +61,7 @@ class PairedComparisons:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder if folder and folder.is_dir() else None
+        self._found: dict[tuple[str, int], bool] = {}
         self._samples: dict[tuple[str, str, str], str] = {}
         self._influence: dict[tuple[str, str, str], np.ndarray | None] = {}
 
@@ -83,10 +84,9 @@ class PairedComparisons:
             UserError: a predictions file does not match its record, or the samples differ.
         """
         models = (first, second)
-        parts = [[_measured_on(records, dataset) for dataset, _ in columns] for records in models]
-        if self._folder is None or not columns or not all(map(all, parts)):
+        if not columns or not all(map(self._has_predictions, models)):
             return None
-        if not all(map(self._has_predictions, models)):
+        if not all(_measured_on(records, dataset) for records in models for dataset, _ in columns):
             return None
         variances = [self._sample_variance(*models, column) for column in columns]
         known = [variance for variance in variances if variance is not None]
@@ -97,8 +97,13 @@ class PairedComparisons:
 
     def _has_predictions(self, records: Sequence[Record]) -> bool:
         """Return True if a model has any predictions: a fast check, since rankings compare many models without any."""
+        if self._folder is None:
+            return False
         experiment = records[0].experiment
-        return self._folder is not None and (self._folder / experiment.name / str(experiment.version)).is_dir()
+        key = (experiment.name, experiment.version)
+        if key not in self._found:
+            self._found[key] = (self._folder / experiment.name / str(experiment.version)).is_dir()
+        return self._found[key]
 
     def _sample_variance(self, first: Sequence[Record], second: Sequence[Record], column: Column) -> float | None:
         """Return the variance over samples of the difference on one column; None without predictions of every seed."""

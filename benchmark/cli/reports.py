@@ -1,5 +1,6 @@
 """`synrep tables`, `synrep compare`, `synrep site`: tables, differences and leaderboard page of records."""
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,7 @@ def tables(
     from benchmark.reports import build, inputs
 
     found = inputs.read(records, _log)
+    gc.freeze()  # records stay until the end; the garbage of figures is collected without visiting them
     expected = build.all_files(found, out)
     if check:
         groups = build.records_by_comparison(found.records)
@@ -117,7 +119,9 @@ def site(
     from benchmark.reports.site.page import page
 
     link = _records_link(records, out, records_url, published=bool(publish))
-    built = page(store.read_all(records, log=_log), PairedComparisons.for_records(records), _source, link)
+    found = store.read_all(records, log=_log)
+    gc.freeze()  # they stay until the end
+    built = page(found, PairedComparisons.for_records(records), _source, link)
     path = out / "index.html"
     content = built.html.encode()
     write_bytes(path, content)
