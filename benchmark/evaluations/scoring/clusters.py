@@ -21,10 +21,14 @@ Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 def share(correct_N: np.ndarray, unit_N: np.ndarray) -> Score:
     """Return the share of correct samples; samples with the same unit form one cluster."""
     n, value = len(correct_N), float(np.mean(correct_N))
-    effective_n = n / _design_effect(correct_N - value, unit_N)
+    return Score(value, n, *wilson_interval(value, n / _design_effect(correct_N - value, unit_N)))
+
+
+def wilson_interval(value: float, effective_n: float) -> tuple[float, float]:
+    """Return Wilson's interval of a share at an effective sample size; it contains the share."""
     z = Z * Z / effective_n
     center, half = (value + z / 2) / (1 + z), sqrt(z * value * (1 - value) + z * z / 4) / (1 + z)
-    return Score(value, n, min(max(0.0, center - half), value), max(min(1.0, center + half), value))
+    return min(max(0.0, center - half), value), max(min(1.0, center + half), value)
 
 
 def macro_average(correct_N: np.ndarray, group_N: np.ndarray, unit_N: np.ndarray) -> Score:

@@ -1,0 +1,126 @@
+"""Scores of semantic segmentation: mean intersection over union (mIoU), pixel accuracy, mean class accuracy.
+
+Areas are summed over all images before any division, as in mmsegmentation and DINOv3. With intersection I, predicted
+area P and labeled area L of a class, in pixels whose label is not ignored: IoU = I / (P + L - I). mIoU is the mean over
+classes with a union: a class that is neither labeled nor predicted is left out, one that is only predicted counts as 0.
+Pixel accuracy is sum I / sum L, mean class accuracy the mean of I / L over the labeled classes.
+
+The prediction columns have a row for each image and class: `unit` (the image), `class`, `intersection`, `predicted` and
+`labeled`, in pixels. They determine all scores. Images are the sample: an interval has the first-order variance over
+images, as Wilson's interval at the number of independent samples that has this variance.
+
+Shapes: HW pixels, N images, K classes, R rows of the columns (N * K).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from benchmark.evaluations.scoring.clusters import wilson_interval
+from benchmark.interfaces import Score
+
+IGNORED = 255
+"""Label of pixels that do not count."""
+MIOU, PIXEL_ACCURACY, CLASS_ACCURACY = "miou", "pixel_accuracy", "mean_class_accuracy"
+
+
+def areas(label_HW: np.ndarray, predicted_HW: np.ndarray, classes: int) -> np.ndarray:
+    """Return intersection, predicted and labeled area of each class in an image, int64 (3, K).
+
+    Args:
+        label_HW: class index of each pixel, or `IGNORED`; uint8.
+        predicted_HW: predicted class index of each pixel.
+        classes: number of classes, at most 255.
+    """
+    pair_HW = label_HW.astype(np.intp)  # one histogram of pairs: pixels with an ignored label are cut off at its end
+    pair_HW *= classes
+    pair_HW += predicted_HW
+    pairs_KK = np.bincount(pair_HW.ravel(), minlength=classes * classes)[: classes * classes].reshape(classes, classes)
+    return np.stack([pairs_KK.diagonal(), pairs_KK.sum(axis=0), pairs_KK.sum(axis=1)])
+
+
+def prediction_columns(areas_N3K: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the prediction columns of the areas of all images."""
+    images, _, classes = areas_N3K.shape
+    intersection_R, predicted_R, labeled_R = areas_N3K.transpose(1, 0, 2).reshape(3, -1)
+    return {
+        "unit": np.arange(images).repeat(classes),
+        "class": np.tile(np.arange(classes), images),
+        "intersection": intersection_R,
+        "predicted": predicted_R,
+        "labeled": labeled_R,
+    }
+
+
+def values(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the scores of these rows, mIoU first."""
+    return {name: float(ratio_K[counts_K].mean()) for name, (ratio_K, counts_K, _) in _ratios(columns).items()}
+
+
+def influence(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the influence of each row (R,) on each score; `benchmark.analysis.paired` sums it by unit."""
+    return {name: influence_R for name, (_, _, influence_R) in _ratios(columns).items()}
+
+
+def intervals(columns: Mapping[str, np.ndarray]) -> dict[str, Score]:
+    """Return `values` with their intervals; the sample size is the number of images."""
+    return {
+        name: _interval(float(ratio_K[counts_K].mean()), influence_R, columns["unit"])
+        for name, (ratio_K, counts_K, influence_R) in _ratios(columns).items()
+    }
+
+
+def per_class(columns: Mapping[str, np.ndarray], names: tuple[str, ...]) -> dict[str, Score]:
+    """Return the IoU of each class that has a union."""
+    iou_K, counts_K, influence_R = _ratios(columns)[MIOU]
+    found = {}
+    for k in np.flatnonzero(counts_K):
+        rows = columns["class"] == k
+        found[names[k]] = _interval(float(iou_K[k]), influence_R[rows] * counts_K.sum(), columns["unit"][rows])
+    return found
+
+
+def chance(columns: Mapping[str, np.ndarray], classes: int) -> float:
+    """Return the mIoU of the best map without an image: constant, uniformly random, or random by frequency."""
+    labeled_K = np.bincount(columns["class"], columns["labeled"], minlength=classes)
+    share_K = labeled_K / labeled_K.sum()
+    constant = share_K.max() / (share_K > 0).sum()
+    uniform = (share_K / (classes * share_K + 1 - share_K)).mean()
+    frequent = (share_K / (2 - share_K))[share_K > 0].mean()
+    return float(max(constant, uniform, frequent))
+
+
+def _ratios(columns: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return, for each score, ratios of areas whose mean it is, which of them count, and the influence of each row.
+
+    The first two have one value per class; for pixel accuracy, one in all.
+    """
+    class_R, intersection_R, labeled_R = columns["class"], columns["intersection"], columns["labeled"]
+    union_R = columns["predicted"] + labeled_R - intersection_R
+    return {
+        MIOU: _mean_of_ratios(intersection_R, union_R, class_R),
+        PIXEL_ACCURACY: _mean_of_ratios(intersection_R, labeled_R, np.zeros_like(class_R)),
+        CLASS_ACCURACY: _mean_of_ratios(intersection_R, labeled_R, class_R),
+    }
+
+
+def _mean_of_ratios(
+    part_R: np.ndarray, whole_R: np.ndarray, group_R: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ratio of sums of each group, whether it has a whole, and each row's influence on their mean."""
+    part_K, whole_K = np.bincount(group_R, part_R), np.bincount(group_R, whole_R)
+    counts_K = whole_K > 0
+    ratio_K = part_K / np.where(counts_K, whole_K, 1)
+    influence_R = (part_R - ratio_K[group_R] * whole_R) / (np.where(counts_K, whole_K, 1)[group_R] * counts_K.sum())
+    return ratio_K, counts_K, influence_R
+
+
+def _interval(value: float, influence_R: np.ndarray, unit_R: np.ndarray) -> Score:
+    """Return a score with its interval, given the influence of each row on it."""
+    unit_R = np.unique(unit_R, return_inverse=True)[1]
+    images = int(unit_R.max()) + 1
+    variance = float(np.square(np.bincount(unit_R, influence_R)).sum()) * images / max(images - 1, 1)
+    independent = value * (1 - value)
+    # Without any variation, as in a perfect map or with a single image, each image counts as one sample.
+    effective_n = independent / variance if variance > 0 and independent > 0 and images > 1 else images
+    return Score(value, images, *wilson_interval(value, effective_n))
