@@ -25,6 +25,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "ICO", "JPEG2000", "PPM"
 """Formats that are read. Pillow has others, some of which start a program (EPS) or match arbitrary bytes (TGA)."""
 MAX_PIXELS = 178_956_970
 """Maximum width times height, checked before decoding; the limit at which Pillow raises an error by default."""
+SIDEWAYS = 5
+"""Least value of the orientation of an image that is shown with its sides exchanged."""
 UPRIGHT = 1
 """Value of the orientation of an image that is shown as it is stored."""
 
@@ -106,6 +108,33 @@ def decode_image_fast(content: bytes | memoryview) -> np.ndarray:
         except RuntimeError:
             pass  # damaged: Pillow says how
     return decode_image(content)
+
+
+def image_size(content: bytes | memoryview) -> tuple[int, int]:
+    """Return height and width of an encoded image, upright, from its header alone.
+
+    Raises:
+        DecodeError: see `open_image`.
+    """
+    image = open_image(content)
+    return (image.width, image.height) if orientation(image) >= SIDEWAYS else (image.height, image.width)
+
+
+def decode_label_map(content: bytes | memoryview) -> np.ndarray:
+    """Return an image of label numbers as uint8 (H, W): the values of 8-bit gray, or the indices of a palette.
+
+    Raises:
+        DecodeError: it does not decode, or has other values, such as colors.
+    """
+    image = open_image(content)
+    if image.mode not in ("L", "P"):
+        raise DecodeError(f"values of mode {image.mode}, expected a label number per pixel (8-bit gray or a palette)")
+    try:
+        return np.array(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # see open_image
+        raise _decode_error(error) from None
 
 
 def _decode_error(error: Exception) -> DecodeError:

@@ -290,6 +290,8 @@ class LabeledImages:
     """Function from row to uint8 RGB image (H, W, 3); thread-safe."""
     columns: Mapping[str, list[Any]]
     """Column name -> N values (labels, captions)."""
+    read_mask: Callable[[int], np.ndarray] | None = None
+    """Function from row to the class index of each pixel, uint8 (H, W), 255 where it does not count; None: no masks."""
 
     def __len__(self) -> int:
         return self.identity.n

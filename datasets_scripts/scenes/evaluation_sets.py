@@ -6,10 +6,12 @@
     scenes-relation     box, true and false caption: objects swapped          (like ARO's VG-Relation)
     scenes-attribution  box, true and false caption: colors swapped           (like ARO's VG-Attribution)
     scenes-order        a caption and four shuffles of its words              (like ARO's COCO-Order)
+    scenes-masks        the class of each pixel: six backgrounds, eight shapes (semantic segmentation)
 
 Image seeds are hashes of dataset, split and row, so no evaluation image occurs in training or in another split.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from benchmark import schema
 from benchmark.files import file_sha256
@@ -37,6 +40,12 @@ GROUP_IMAGES = 150
 """Images of each group in scenes-groups."""
 ARO_IMAGES = 1000
 """Rows of scenes-relation, scenes-attribution and scenes-order."""
+
+MASKS = {"train": 1000, "test": 600}
+"""Split -> rows of scenes-masks."""
+MASK_CLASSES = (*grammar.BACKGROUNDS, *grammar.SHAPES)
+INSIDE, OUTSIDE, UNCLEAR = 0.9, 0.1, 255
+"""Coverage from which a pixel belongs to an object, up to which it belongs to the background, and the label between."""
 
 Row = dict[str, Any]
 
@@ -178,6 +187,31 @@ def _shuffle_trigrams(words: list[str], rng: np.random.Generator) -> list[str]:
     return [word for index in rng.permutation(len(trigrams)) for word in trigrams[index]]
 
 
+def masks(name: str) -> dict[str, list[Row]]:
+    """Return rows with one object or two, alternating, and the class of each pixel as a PNG."""
+    splits: dict[str, list[Row]] = {}
+    for split, count in MASKS.items():
+        rng, rows = _rng(name, split), []
+        for number in range(count):
+            first, last = ((0, grammar.SINGLES), (grammar.SINGLES, grammar.CAPTIONS))[number % 2]
+            scene = grammar.scene(int(rng.integers(first, last)))
+            row, rendering = _row(name, split, number, scene)
+            buffer = io.BytesIO()
+            Image.fromarray(_classes(scene, rendering.masks)).save(buffer, "PNG")
+            rows.append(row | {"mask": {"bytes": buffer.getvalue(), "path": f"{row['id']}.png"}})
+        splits[split] = rows
+    return splits
+
+
+def _classes(scene: grammar.Scene, masks: np.ndarray) -> np.ndarray:
+    """Return the index in `MASK_CLASSES` of each pixel, uint8; pixels on the edge of an object are `UNCLEAR`."""
+    found = np.full(masks.shape[1:], MASK_CLASSES.index(scene.background), np.uint8)
+    for thing, coverage in zip(scene.objects, masks, strict=True):
+        found[coverage > OUTSIDE] = UNCLEAR
+        found[coverage >= INSIDE] = MASK_CLASSES.index(thing.shape)
+    return found
+
+
 SETS: dict[str, Callable[[str], dict[str, list[Row]]]] = {
     "scenes-objects": objects,
     "scenes-pairs": pairs,
@@ -185,8 +219,15 @@ SETS: dict[str, Callable[[str], dict[str, list[Row]]]] = {
     "scenes-relation": relation,
     "scenes-attribution": attribution,
     "scenes-order": order,
+    "scenes-masks": masks,
 }
 """Dataset name -> function that returns the rows of each split."""
+
+
+def declaration(name: str) -> dict[str, Any]:
+    """Return what determines the rows of a set."""
+    sizes = {"masks": MASKS} if name == "scenes-masks" else {"probe": PROBE, "group": GROUP_IMAGES, "aro": ARO_IMAGES}
+    return {"name": name, "version": VERSION, "world": grammar.VERSION, "images": sizes}
 
 
 def build(data: Path, progress: Callable[[int, int], None]) -> list[Path]:
@@ -202,11 +243,10 @@ def build(data: Path, progress: Callable[[int, int], None]) -> list[Path]:
         progress(done, len(SETS))
         repo = f"synrep-bench/{name}"
         folder = data / repo
-        sizes = {"probe": PROBE, "group": GROUP_IMAGES, "aro": ARO_IMAGES}
-        declaration = {"name": name, "version": VERSION, "world": grammar.VERSION, "images": sizes}
-        revision = revision_of(declaration)
+        declared = declaration(name)
+        revision = revision_of(declared)
         folders.append(folder)
-        if claim_folder(folder, revision, declaration):
+        if claim_folder(folder, revision, declared):
             continue
         splits = make_rows(name)
         for split, rows in splits.items():
@@ -214,7 +254,7 @@ def build(data: Path, progress: Callable[[int, int], None]) -> list[Path]:
             shards.write_parquet(folder / schema.shard_name(split, 0, 1), [table], table.schema)
         counts = {split: len(rows) for split, rows in splits.items()}
         files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.glob("data/*.parquet"))}
-        manifest = schema.Manifest(repo, revision, counts, 1, files, declaration)
+        manifest = schema.Manifest(repo, revision, counts, 1, files, declared)
         shards.write_manifest(folder, manifest, _card(manifest))
     progress(len(SETS), len(SETS))
     return folders

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError, unknown
+from benchmark.evaluations.datasets import mask_classes
 from benchmark.mirror import ORIGINALS, dataset_folder
 from benchmark.schema import read_manifest
 
@@ -47,6 +48,14 @@ class Dataset:
     """Columns with the true caption, then the false ones."""
     caption_list: str = ""
     """Column with all captions of an image, five or more, all of them true."""
+    mask: str = ""
+    """Column with the label of each pixel; its class names are in `names`."""
+    first_label: int = 0
+    """Label of the first class; the others follow."""
+    void: tuple[int, ...] = (255,)
+    """Labels of pixels that do not count."""
+    side: int = 224
+    """Side in pixels of the square at which frozen networks see the images of a segmentation dataset."""
     box: tuple[str, ...] = ()
     """Columns with the bounding box that the image is cropped to: x, y, width, height in pixels."""
     group: str = ""
@@ -64,9 +73,14 @@ class Dataset:
     """Peculiarity of the split that readers of the scores should know."""
 
     @property
+    def mask_classes(self) -> tuple[str, ...]:
+        """Names of the classes of pixels."""
+        return self.names.get(self.mask, ())
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Columns to read, apart from the image."""
-        named = (self.id, *self.labels, *self.caption_choices, self.caption_list, *self.box, self.group)
+        named = (self.id, *self.labels, *self.caption_choices, self.caption_list, *self.box, self.group, self.mask)
         return tuple(dict.fromkeys(filter(None, named)))
 
     @property
@@ -135,6 +149,7 @@ def _fairface(margin: str) -> Dataset:
     )  # fmt: skip
 
 
+_MIOU = "miou"
 _LABEL = {"labels": ("label",)}
 _ACCURACY = {"metric": "accuracy"}
 _MEAN = {"metric": "mean_per_class"}
@@ -206,6 +221,15 @@ _ROWS = (
     _scenes("scenes-attribution", "scenes-attribution", caption_choices=_TRUE_FALSE, box=BOX, group="attributes",
             train=None, **_ACCURACY),
     _scenes("scenes-order", "scenes-order", caption_choices=_ORDER, train=None, **_ACCURACY),
+    # Segmentation datasets
+    _scenes("scenes-masks", "scenes-masks", mask="mask", names={"mask": mask_classes.SCENES}, id="id", side=64,
+            metric=_MIOU),
+    _original("ade20k", (20_210, 2_000), None, "BSD-3-Clause", mask="mask", names={"mask": mask_classes.ADE20K},
+              first_label=1, void=(0, 255), metric=_MIOU, note="the test is the validation split of the challenge"),
+    _original("voc2012", (1_464, 1_449), None, "Flickr terms of use", mask="mask", metric=_MIOU,
+              names={"mask": ("background", *VOC_CLASSES)}, note="the test is the validation split"),
+    _original("camvid", (367, 101, 233), None, "research use", mask="mask", names={"mask": mask_classes.CAMVID},
+              void=(11, 255), metric=_MIOU, note="the splits of SegNet; pictures of a video are alike"),
     # Image-text datasets
     _fairface("0.25"),
     _fairface("1.25"),

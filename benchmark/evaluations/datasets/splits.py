@@ -7,6 +7,7 @@ a score measured on other data looks like any other score.
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets import content
 from benchmark.evaluations.datasets.catalog import FILES, PACKAGE, TARS, Dataset, dataset, locate
+from benchmark.evaluations.datasets.masks import read_mask
 from benchmark.evaluations.datasets.originals import FILE_SIZE, OriginalSplit
 from benchmark.evaluations.datasets.parquet import ParquetSplit
 from benchmark.evaluations.datasets.tars import TarSplit
@@ -91,6 +93,7 @@ def open_split(name: str, split: str) -> LabeledImages:
         return _open_digits(row, _file_split(row, split))
     source, origin = _open_source(row, split)
     columns = source.columns()
+    masks = columns.pop(row.mask, [])
     if row.labels:
         label = [columns[column] for column in row.labels]
         columns["label"] = label[0] if len(label) == 1 else [" / ".join(values) for values in zip(*label)]
@@ -101,7 +104,8 @@ def open_split(name: str, split: str) -> LabeledImages:
             raise UserError(f"{source.describe_row(few[0])} has {found} captions, expected {MIN_CAPTIONS} or more")
     if row.caption_choices or row.caption_list:
         columns[IMAGE_SHA256] = _image_hashes(source, columns.get("id") if row.kind == FILES else None)
-    return _labeled_images(row, split, origin, columns, lambda at: _read_image(source, at))
+    images = _labeled_images(row, split, origin, columns, lambda at: _read_image(source, at))
+    return replace(images, read_mask=lambda at: read_mask(row, source, at, masks[at])) if row.mask else images
 
 
 def _captions(cell: str | list[str]) -> list[str]:

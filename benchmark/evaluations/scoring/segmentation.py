@@ -19,8 +19,6 @@ import numpy as np
 from benchmark.evaluations.scoring.clusters import wilson_interval
 from benchmark.interfaces import Score
 
-IGNORED = 255
-"""Label of pixels that do not count."""
 MIOU, PIXEL_ACCURACY, CLASS_ACCURACY = "miou", "pixel_accuracy", "mean_class_accuracy"
 
 
@@ -28,7 +26,7 @@ def areas(label_HW: np.ndarray, predicted_HW: np.ndarray, classes: int) -> np.nd
     """Return intersection, predicted and labeled area of each class in an image, int64 (3, K).
 
     Args:
-        label_HW: class index of each pixel, or `IGNORED`; uint8.
+        label_HW: class index of each pixel, or 255 where it does not count; uint8.
         predicted_HW: predicted class index of each pixel.
         classes: number of classes, at most 255.
     """

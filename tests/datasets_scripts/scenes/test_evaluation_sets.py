@@ -14,7 +14,7 @@ from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.files import file_sha256
 from datasets_scripts import toy
-from datasets_scripts.recipe import image_seed, seed_of
+from datasets_scripts.recipe import image_seed, revision_of, seed_of
 from datasets_scripts.scenes import evaluation_sets, grammar, renderer
 from tests.fixtures import seen_scenes
 
@@ -22,6 +22,12 @@ pytestmark = pytest.mark.slow
 
 TRAIN, TEST, GROUP, ARO = 90, 60, 6, 150
 """Rows of the small copies under test."""
+PUBLISHED = {
+    "scenes-objects": "4bc686aa857a465b5f0d7d789810dae9afcfee0c",
+    "scenes-pairs": "ed50900adfa43274194e060aa56d9312a26b3343",
+}
+"""Revisions in records."""
+WITH_TRAIN = ("scenes-objects", "scenes-pairs", "scenes-masks")
 NOUNS = {*grammar.SHAPES, "wall", "grass", "sand", "water", "sky"}
 ADJECTIVES = {"small", "large", "brick", "night", *grammar.COLOURS, *grammar.TEXTURES}
 
@@ -53,6 +59,7 @@ def shrink(patch):
     patch.setattr(evaluation_sets, "PROBE", {"train": TRAIN, "test": TEST})
     patch.setattr(evaluation_sets, "GROUP_IMAGES", GROUP)
     patch.setattr(evaluation_sets, "ARO_IMAGES", ARO)
+    patch.setattr(evaluation_sets, "MASKS", {"train": TRAIN, "test": TEST})
 
 
 def rows(built, name, split="test"):
@@ -62,8 +69,8 @@ def rows(built, name, split="test"):
     assert len(by_bytes) == len(drawn)
     found = pq.read_table(data / "synrep-bench" / name / schema.shard_name(split, 0, 1)).to_pylist()
     number = [*evaluation_sets.SETS].index(name)
-    sizes = [TRAIN + TEST, TRAIN + TEST, 14 * GROUP, ARO, ARO, ARO]
-    start = sum(sizes[:number]) + (TRAIN if split == "test" and number < 2 else 0)
+    sizes = [TRAIN + TEST, TRAIN + TEST, 14 * GROUP, ARO, ARO, ARO, TRAIN + TEST]
+    start = sum(sizes[:number]) + (TRAIN if split == "test" and name in WITH_TRAIN else 0)
     return [
         row | {"pixels": pixels(row), "shown": shown}
         for row, (_, shown) in zip(found, drawn[start : start + len(found)])
@@ -90,7 +97,7 @@ def test_every_set_has_its_rows_and_manifest(built):
             assert len(table) == count == len(set(table["id"].to_pylist()))
         assert {file: file_sha256(folder / file) for file in manifest.files} == manifest.files
         expected = {"test": {"scenes-groups": 14 * GROUP}.get(name, ARO)}
-        if name in ("scenes-objects", "scenes-pairs"):
+        if name in WITH_TRAIN:
             expected = {"train": TRAIN, "test": TEST}
         assert manifest.rows == expected
 
@@ -103,6 +110,7 @@ def test_no_image_occurs_twice_in_any_set_or_split(built):
 def test_published_seeds_are_all_different_and_none_is_a_training_seed():
     probes = [(name, split) for name in ("scenes-objects", "scenes-pairs") for split in evaluation_sets.PROBE]
     sizes = {(name, split): evaluation_sets.PROBE[split] for name, split in probes}
+    sizes |= {("scenes-masks", split): count for split, count in evaluation_sets.MASKS.items()}
     sizes["scenes-groups", "test"] = 14 * evaluation_sets.GROUP_IMAGES
     sizes |= {(f"scenes-{name}", "test"): evaluation_sets.ARO_IMAGES for name in ("relation", "attribution", "order")}
     seeds = {seed_of(*which, number) for which, count in sizes.items() for number in range(count)}
@@ -113,7 +121,7 @@ def test_published_seeds_are_all_different_and_none_is_a_training_seed():
 
 
 def test_train_and_test_share_no_image(built):
-    for name in ("scenes-objects", "scenes-pairs"):
+    for name in WITH_TRAIN:
         train, test = ({row["image"]["bytes"] for row in rows(built, name, split)} for split in ("train", "test"))
         assert len(train) == TRAIN and len(test) == TEST and not train & test
 
@@ -133,6 +141,33 @@ def test_pair_relations_match_the_image(built, split):
     for row in found:
         assert seen(row).relation == row["relation"] and seen(row).caption == row["caption"]
     assert {row["relation"] for row in found} == set(grammar.RELATIONS)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_masks_have_the_classes_that_the_image_shows(built, split):
+    """The oracle reads background and shapes from the pixels, and the objects' places from their colors."""
+    counts = collections.Counter()
+    for number, row in enumerate(rows(built, "scenes-masks", split)):
+        shown, mask = seen(row), np.asarray(Image.open(io.BytesIO(row["mask"]["bytes"])))
+        assert mask.shape == row["pixels"].shape[:2] and mask.dtype == np.uint8
+        names = [evaluation_sets.MASK_CLASSES[label] for label in np.unique(mask) if label != 255]
+        assert set(names) == {shown.background, *(thing.shape for thing in shown.objects)}
+        assert len(shown.objects) == 1 + number % 2
+        for thing, coverage in zip(shown.objects, row["shown"].masks, strict=True):
+            label = evaluation_sets.MASK_CLASSES.index(thing.shape)
+            assert set(mask[coverage > 0.95].tolist()) == {label}
+            assert set(mask[(coverage > 0.2) & (coverage < 0.8)].tolist()) <= {255}
+        background = evaluation_sets.MASK_CLASSES.index(shown.background)
+        assert set(mask[row["shown"].masks.max(0) < 0.05].tolist()) == {background}
+        counts.update(names)
+    assert set(counts) == set(evaluation_sets.MASK_CLASSES)
+
+
+def test_the_sets_of_the_committed_records_keep_their_revisions():
+    for name, revision in PUBLISHED.items():
+        sizes = {"probe": {"train": 3000, "test": 3000}, "group": 150, "aro": 1000}
+        assert evaluation_sets.declaration(name)["images"] == sizes
+        assert revision_of(evaluation_sets.declaration(name)) == revision
 
 
 def test_fourteen_groups_of_equal_size_vary_in_all_other_attributes(built):
@@ -246,7 +281,7 @@ def test_a_second_build_changes_nothing(built, monkeypatch):
     progress = []
     evaluation_sets.build(data, lambda done, total: progress.append((done, total)))
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
-    assert progress == [(done, 6) for done in range(7)]
+    assert progress == [(done, 7) for done in range(8)]
 
 
 def test_another_version_in_the_folder_is_refused(built, monkeypatch):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
 
+from benchmark.evaluations.datasets.masks import IGNORED
 from benchmark.evaluations.scoring import segmentation
-from benchmark.evaluations.scoring.segmentation import IGNORED
 
 K = 5
 

@@ -1,0 +1,78 @@
+"""Reading of the masks of a segmentation dataset: the class of each pixel.
+
+Files store labels, which differ between datasets in the label of the first class and in those that do not count
+(`void`). They are translated here, once, to class indices and `IGNORED`. Any other label is an error, since it would be
+counted as a class.
+
+Shapes: HW pixels.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmark.errors import UserError
+from benchmark.evaluations.datasets.catalog import Dataset
+from benchmark.images import DecodeError, decode_label_map, image_size
+
+IGNORED = 255
+"""Class index of pixels that do not count."""
+_UNKNOWN = 254
+
+
+class _Images(Protocol):
+    def image_bytes(self, row: int) -> bytes: ...
+
+    def describe_row(self, row: int) -> str: ...
+
+
+def read_mask(dataset: Dataset, source: _Images, row: int, cell: Any) -> np.ndarray:
+    """Return the class index of each pixel of an image, or `IGNORED`, uint8 (H, W).
+
+    Args:
+        dataset: row of the catalog.
+        source: reader of the images.
+        row: number of the image.
+        cell: its mask: a path, bytes, or a dictionary with `bytes`.
+
+    Raises:
+        UserError: the mask is missing, does not decode, has another size than its image, or an unknown label.
+    """
+    where = f"{source.describe_row(row)}: the mask"
+    try:
+        content = cell.read_bytes() if isinstance(cell, Path) else cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(content, bytes):
+            raise UserError(f"{where} is missing; {_AGAIN}")
+        label_HW = decode_label_map(content)
+        expected = image_size(source.image_bytes(row))
+    except OSError as error:
+        raise UserError(f"{where} cannot be read ({error.strerror}: {cell}); {_AGAIN}") from None
+    except DecodeError as error:
+        raise UserError(f"{where} has {error}; {_AGAIN}") from None
+    if label_HW.shape != expected:
+        raise UserError(
+            f"{where} has {label_HW.shape[1]} x {label_HW.shape[0]} pixels, its image {expected[1]} x {expected[0]}; "
+            f"{_AGAIN}"
+        )
+    class_HW = _class_of_label(dataset)[label_HW]
+    if unknown := label_HW[class_HW == _UNKNOWN].tolist():
+        last = dataset.first_label + len(dataset.mask_classes) - 1
+        void = ", ".join(map(str, dataset.void))
+        raise UserError(
+            f"{where} has label {unknown[0]}, expected {dataset.first_label} to {last}, or {void} where it does not "
+            f"count; {_AGAIN}"
+        )
+    return class_HW
+
+
+_AGAIN = "download or build the dataset again"
+
+
+def _class_of_label(dataset: Dataset) -> np.ndarray:
+    """Return the class index of each label, uint8 (256,)."""
+    found = np.full(256, _UNKNOWN, np.uint8)
+    classes = len(dataset.mask_classes)
+    found[dataset.first_label : dataset.first_label + classes] = np.arange(classes)
+    found[list(dataset.void)] = IGNORED
+    return found
