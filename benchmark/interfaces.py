@@ -322,10 +322,7 @@ class FrozenModel(Protocol):
     def random_views(
         self, images: LabeledImages, batches: Sequence[np.ndarray], epoch: int, seed: int
     ) -> Iterator[np.ndarray]:
-        """Yield features (M, D) of a random view of each row of a batch (M,), for each batch; they are never stored.
-
-        The crop and the flip of a row depend on `epoch`, `seed` and row only.
-        """
+        """Yield features (M, D) of random views of each batch of rows, from `epoch`, `seed` and row; never stored."""
         ...
 
     def image_embeddings(self, images: LabeledImages) -> np.ndarray:
