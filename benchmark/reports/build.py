@@ -86,13 +86,13 @@ def comparison_tables(inputs: ReportInputs) -> dict[str, Table]:
 def _comparison(inputs: ReportInputs) -> Iterator[tuple[str, Table, Declared, ReportInputs]]:
     """Yield every table with rows: its name `<table>.<preset>`, itself, its declaration, and its inputs."""
     known = plugins.names("benchmark.evaluations")
+    tables: dict[str, Declared] = {name: plugins.load(TABLES, name, "table").TABLE for name in plugins.names(TABLES)}
     for evaluation, preset in sorted(set(map(_protocol, inputs.records))):
         if evaluation not in known:
             raise unknown("evaluation", evaluation, known)
         records = [record for record in inputs.records if _protocol(record) == (evaluation, preset)]
         chosen = replace(inputs, records=records)
-        for name in plugins.names(TABLES):
-            declared: Declared = plugins.load(TABLES, name, "table").TABLE
+        for name, declared in tables.items():
             table = declared(chosen)
             if table.rows:
                 titled = replace(table, title=f"{table.title} ({preset})")

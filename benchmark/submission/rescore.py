@@ -14,7 +14,7 @@ import numpy as np
 from benchmark import evaluations
 from benchmark.errors import UserError
 from benchmark.evaluations.scoring import intervals
-from benchmark.interfaces import Score
+from benchmark.interfaces import Evaluation, Score
 from benchmark.records import predictions
 from benchmark.records.predictions import sample_hash
 from benchmark.records.schema import Measured, Record, ScorePart
@@ -65,7 +65,7 @@ def rescore(record: Record, folder: Path) -> RescoreReport:
             ]
             try:
                 columns = _require_plausible(predictions.read(folder, result))
-                report.problems += [f"{field}.{line}" for line in _differences(record, dataset, result, columns)]
+                report.problems += [f"{field}.{line}" for line in _differences(evaluation, dataset, result, columns)]
                 report.samples[dataset] = sample_hash(columns)
                 if _is_distinct(columns):
                     report.answers[dataset] = _answer_hash(columns)
@@ -126,9 +126,8 @@ def _answer_hash(columns: Columns) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def _differences(record: Record, dataset: str, result: Measured, columns: Columns) -> Iterator[str]:
+def _differences(evaluation: Evaluation, dataset: str, result: Measured, columns: Columns) -> Iterator[str]:
     """Yield one line for each stored value that differs from the recomputed one."""
-    evaluation = evaluations.evaluation_for_record(record)
     computed = evaluation.intervals(dataset, columns)
     if set(computed) != set(result.scores):
         yield f"scores: expected {sorted(computed)} (from predictions), found {sorted(result.scores)}; evaluate again"

@@ -36,12 +36,15 @@ def find_problems(records: Path, declared_fingerprint: DeclaredFingerprint = lam
     used: set[Path] = set()
     samples: dict[tuple[Path, str], str] = {}
     distinct: dict[tuple[Path, str], str] = {}
-    for path in paths:
-        try:
-            found.append((path, store.read(path)))
-        except UserError as error:
-            yield str(error)
-            used |= set((folder / path.relative_to(records).with_suffix("")).glob("*"))
+    problems = []
+    with store.without_collection():
+        for path in paths:
+            try:
+                found.append((path, store.read(path)))
+            except UserError as error:
+                problems.append(str(error))
+                used |= set((folder / path.relative_to(records).with_suffix("")).glob("*"))
+    yield from problems
     for path, record in found:
         expected = store.relative_path(record)
         if path != records / expected:
