@@ -10,10 +10,10 @@ from scipy.stats import ttest_ind
 
 from benchmark.analysis import paired
 from benchmark.analysis.paired import PairedComparisons
-from benchmark.errors import UserError
+from benchmark.errors import SkipCode, UserError
 from benchmark.evaluations.fairface import FairFace
 from benchmark.evaluations.few_shot import FewShot
-from benchmark.interfaces import DatasetIdentity, DatasetScores, Score
+from benchmark.interfaces import DatasetIdentity, DatasetScores, Score, Skipped
 from benchmark.records import predictions, store
 from benchmark.records.schema import Record
 from tests.reports.tables.conftest import record
@@ -106,6 +106,24 @@ def test_unknown_differences_are_none(tmp_path: Path) -> None:
     assert PairedComparisons().difference(*models, [COLUMN]) is None  # type: ignore[call-arg]
     assert PairedComparisons.for_records(tmp_path / "records").difference(*models, [("cifar10", "accuracy")]) is None  # type: ignore[call-arg]
     assert PairedComparisons.for_records(tmp_path / "records").difference(*models, []) is None  # type: ignore[call-arg]
+
+
+def test_models_without_predictions_are_compared_without_a_look_at_their_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ranking of M models asks for M^2 differences; each model is looked for on the disk once."""
+    first = written(tmp_path, "dino", [np.full(6, 0.5)])
+    absent = {"digits": Skipped("absent", SkipCode.MISSING_DATASET)}
+    others = [[record(f"other-{at}", absent, evaluation="few_shot", protocol=FewShot())] for at in range(5)]
+    looked: list[Path] = []
+    is_dir = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: looked.append(path) or is_dir(path))
+    monkeypatch.setattr(paired, "_measured_on", lambda *_: pytest.fail("the results were looked at"))
+    for pairs, folders in ((PairedComparisons(tmp_path / "predictions"), 6), (PairedComparisons(), 0)):
+        looked.clear()
+        for _ in range(3):
+            assert all(pairs.difference(first, other, [COLUMN]) is None for other in others)
+        assert len(looked) <= folders
 
 
 def test_files_that_do_not_match_the_records_are_refused(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The figure of a comparison shows the numbers of its table."""
 
+import io
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
@@ -73,3 +75,33 @@ def test_the_figure_is_next_to_the_table() -> None:
     }  # fmt: skip
     assert files["linear_probe.synrep.png"].startswith(b"\x89PNG")
     assert files == build.comparison_files(ReportInputs(RECORDS[::-1]))
+
+
+def test_a_figure_is_drawn_once_for_each_format_as_savefig_draws_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`savefig` draws a figure another time before, without output; the bytes are the same."""
+    made: list[Figure] = []
+    count = 0
+    draw = Figure.draw
+
+    def counted(figure: Figure, renderer: object) -> None:
+        nonlocal count
+        count += 1
+        draw(figure, renderer)
+
+    def make() -> Figure:
+        figure = Figure(figsize=(3, 2), layout="constrained")
+        figure.subplots().errorbar([1, 2], [3, 5], xerr=0.5, capsize=2)
+        made.append(figure)
+        return figure
+
+    monkeypatch.setattr(Figure, "draw", counted)
+    found = figures.draw(make)
+    assert count == 2
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(figures.STYLE)
+        saved = {name: io.BytesIO() for name in ("svg", "png")}
+        figure = make()
+        figure.savefig(saved["svg"], format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(saved["png"], format="png", metadata={"Software": None})
+    assert found == {name: file.getvalue() for name, file in saved.items()}
