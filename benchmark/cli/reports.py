@@ -1,5 +1,6 @@
 """`synrep tables`, `synrep compare`, `synrep site`: tables, differences and leaderboard page of records."""
 
+import contextlib
 import gc
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from benchmark.cli.output import show, show_differences
 from benchmark.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from benchmark.records.schema import Record
     from benchmark.reports.site.models import Source
@@ -28,8 +29,8 @@ def tables(
     """Write and print the comparison tables, one folder per experiment file, and the tables of the paper."""
     from benchmark.reports import build, inputs
 
-    found = inputs.read(records, _log)
-    gc.freeze()  # records stay until the end; the garbage of figures is collected without visiting them
+    with _kept():
+        found = inputs.read(records, _log)
     expected = build.all_files(found, out)
     if check:
         groups = build.records_by_comparison(found.records)
@@ -54,6 +55,17 @@ def tables(
             for name, content in files.items():
                 if name.endswith(".md"):
                     show(content.decode())
+
+
+@contextlib.contextmanager
+def _kept() -> "Iterator[None]":
+    """Make objects that stay until the command ends: the garbage collector never visits them."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def compare(
@@ -119,8 +131,8 @@ def site(
     from benchmark.reports.site.page import page
 
     link = _records_link(records, out, records_url, published=bool(publish))
-    found = store.read_all(records, log=_log)
-    gc.freeze()  # they stay until the end
+    with _kept():
+        found = store.read_all(records, log=_log)
     built = page(found, PairedComparisons.for_records(records), _source, link)
     path = out / "index.html"
     content = built.html.encode()
