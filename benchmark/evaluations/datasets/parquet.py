@@ -1,5 +1,11 @@
-"""Reader of a split in Parquet files; columns are read in full, images one row group at a time."""
+"""Reader of a split in Parquet files; columns are read in full, images one row group at a time.
 
+A row group that is read again, which happens if rows are read in random order, is copied to a scratch file, from which
+its images are read one by one (`benchmark.evaluations.datasets.scratch`). No file stays open. A file that changes while
+the split is in use is an error.
+"""
+
+import bisect
 import itertools
 import json
 from collections import OrderedDict
@@ -7,12 +13,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets.catalog import Dataset
+from benchmark.evaluations.datasets.scratch import ScratchCopy
+from benchmark.verified import file_state
 
 CACHE_BYTES = 256 << 20
 """Maximum size of the row groups cached per split: all of CIFAR-10, or a few groups of photographs."""
@@ -30,17 +37,21 @@ class ParquetSplit:
         self.files = self._paths = sorted(folder.glob(f"{split}-*.parquet"))
         if not self._paths:
             raise MissingDataset(f"dataset {row.name} needs {self.location}, found none; {download_hint(row)}")
-        self._files = [self._open(path) for path in self._paths]
+        self._states = [file_state(path) for path in self._paths]
+        self._footers = [self._open(path) for path in self._paths]
         self._groups = [
-            (file, group, self._files[file].metadata.row_group(group).num_rows)
-            for file in range(len(self._files))
-            for group in range(self._files[file].num_row_groups)
+            (file, group, metadata.row_group(group).num_rows)
+            for file, metadata in enumerate(self._footers)
+            for group in range(metadata.num_row_groups)
         ]
         self._starts = [0, *itertools.accumulate(rows for *_, rows in self._groups)]
         self.n = self._starts[-1]
         self._lock = Lock()
-        """Lock for pyarrow, which can read a file from one thread at a time only."""
+        """Lock for reading row groups: threads that need the same one wait for one of them."""
         self._cache: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
+        self._seen: set[int] = set()
+        """Row groups that were read."""
+        self._scratch = ScratchCopy(self.location, self.n, sum(map(self._image_size, self._footers)))
 
     def columns(self) -> dict[str, list[Any]]:
         """Return the row's columns; integer labels become class names, and column `label_index` has the integers.
@@ -50,7 +61,7 @@ class ParquetSplit:
         """
         columns = {}
         for name in self._row.columns:
-            values = [value for file in range(len(self._files)) for value in self._column(file, name)]
+            values = [value for file in range(len(self._footers)) for value in self._column(file, name)]
             key = "id" if name == self._row.id else name
             if self._row.labels == (name,) and values and isinstance(_first_value(values), int):
                 columns["label_index"] = values
@@ -61,18 +72,20 @@ class ParquetSplit:
         """Return the encoded image.
 
         Raises:
-            UserError: the row group cannot be read, or the cell contains no image.
+            UserError: the row group cannot be read, the file has changed, or the cell contains no image.
         """
         group, at = self._locate(row)
+        self._require_unchanged(group)
         try:
+            if (copy := self._scratch.read(row)) is not None:
+                return copy
             with self._lock:
-                cell = self._image_cells(group)[at].as_py()
+                content = _content(self._image_cells(group)[at].as_py())
         except READ_ERRORS as error:
             raise UserError(
                 f"{self.describe_row(row)}: the file cannot be read ({error}); download or rebuild the dataset"
             ) from None
-        content = cell.get("bytes") if isinstance(cell, dict) else cell
-        if not isinstance(content, bytes):
+        if content is None:
             raise UserError(
                 f"{self.describe_row(row)}: no image bytes in column {self._row.image}; download or rebuild the dataset"
             )
@@ -85,14 +98,15 @@ class ParquetSplit:
         first = next(index for index, (owner, *_) in enumerate(self._groups) if owner == file)
         return f"{self._paths[file]} row {self._starts[group] - self._starts[first] + at}"
 
-    def _open(self, path: Path) -> pq.ParquetFile:
+    def _open(self, path: Path) -> pq.FileMetaData:
+        """Return the footer of a file that has all columns of the dataset."""
         try:
-            file = pq.ParquetFile(path)
+            with pq.ParquetFile(path) as file:
+                metadata, arrow = file.metadata, file.schema_arrow
         except READ_ERRORS as error:
             raise UserError(
                 f"{path} is not a complete Parquet file ({error}); download or rebuild the dataset"
             ) from None
-        arrow = file.schema_arrow
         required = [self._row.image, *self._row.columns]
         if repeated := [column for column in required if arrow.names.count(column) > 1]:
             raise UserError(f"{path} has several columns {repeated[0]}; download or rebuild the dataset")
@@ -107,12 +121,28 @@ class ParquetSplit:
                     f"{path}: column {column} contains {found}, expected {' or '.join(kinds)} for dataset "
                     f"{self._row.name}; download or rebuild the dataset"
                 )
-        return file
+        return metadata
+
+    def _reader(self, file: int) -> pq.ParquetFile:
+        return pq.ParquetFile(self._paths[file], metadata=self._footers[file])
+
+    def _image_size(self, metadata: pq.FileMetaData) -> int:
+        """Return the uncompressed bytes of the images in a file."""
+        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        columns = [group.column(at) for group in groups for at in range(group.num_columns)]
+        return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == self._row.image)
+
+    def _require_unchanged(self, group: int) -> None:
+        """Raise UserError if the file of a row group is not as it was when the split was opened."""
+        file = self._groups[group][0]
+        if file_state(self._paths[file]) != self._states[file]:
+            raise UserError(f"{self._paths[file]} changed while it was in use; wait until it is complete and run again")
 
     def _column(self, file: int, name: str) -> list[Any]:
         path = self._paths[file]
         try:
-            values: list[Any] = self._files[file].read(columns=[name])[name].to_pylist()
+            with self._reader(file) as reader:
+                values: list[Any] = reader.read(columns=[name])[name].to_pylist()
         except READ_ERRORS as error:
             raise UserError(
                 f"{path}: column {name} cannot be read ({error}); download or rebuild the dataset"
@@ -149,7 +179,7 @@ class ParquetSplit:
 
     def _schema_class_names(self, file: int, column: str) -> tuple[str, ...]:
         """Return the class names that the `datasets` library stores in the Parquet schema; empty if there are none."""
-        metadata = self._files[file].schema_arrow.metadata or {}
+        metadata = self._footers[file].schema.to_arrow_schema().metadata or {}
         try:
             feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
             feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)  # list of labels
@@ -158,15 +188,24 @@ class ParquetSplit:
             return ()
 
     def _locate(self, row: int) -> tuple[int, int]:
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        group = bisect.bisect_right(self._starts, row) - 1
         return group, row - self._starts[group]
 
     def _image_cells(self, group: int) -> pa.ChunkedArray:
-        """Return the images of a row group from the LRU cache, or read them."""
+        """Return the images of a row group from the LRU cache, or read them; at the second time, also copy them.
+
+        The cache has two groups at least, for workers on both sides of a boundary.
+        """
         if group not in self._cache:
             file, at, _ = self._groups[group]
-            self._cache[group] = self._files[file].read_row_group(at, columns=[self._row.image])[self._row.image]
-            while len(self._cache) > 1 and sum(cells.nbytes for cells in self._cache.values()) > CACHE_BYTES:
+            with self._reader(file) as reader:
+                cells = reader.read_row_group(at, columns=[self._row.image])[self._row.image]
+            self._require_unchanged(group)
+            if group in self._seen:
+                self._scratch.append(self._starts[group], [_content(cell) for cell in cells.to_pylist()])
+            self._seen.add(group)
+            self._cache[group] = cells
+            while len(self._cache) > 2 and sum(cells.nbytes for cells in self._cache.values()) > CACHE_BYTES:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(group)
         return self._cache[group]
@@ -188,6 +227,12 @@ def _kind(arrow: pa.DataType) -> str:
     if pa.types.is_string(arrow) or pa.types.is_large_string(arrow):
         return "text"
     return "integer" if pa.types.is_integer(arrow) else str(arrow)
+
+
+def _content(cell: Any) -> bytes | None:
+    """Return the encoded image in a cell, or None if there is none."""
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    return content if isinstance(content, bytes) else None
 
 
 def _first_value(values: list[Any]) -> Any:
