@@ -31,6 +31,8 @@ KEEPALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3}
 
 Where the system lacks an option, its default applies.
 """
+HELLO_SECONDS = 2.0
+"""Maximum wait for the token of a process that has connected; it sends it at once."""
 POLL_SECONDS = 0.05
 ADDRESS = "synrep/watchdog"
 """Key of the store under which rank 0 publishes where to connect."""
@@ -145,9 +147,12 @@ def _accept(store: dist.Store, world: int, deadline: float) -> Peers:
         while len(peers) < world - 1:
             server.settimeout(max(deadline - time.monotonic(), POLL_SECONDS))
             peer, _ = server.accept()
-            peer.settimeout(max(deadline - time.monotonic(), POLL_SECONDS))
-            hello = peer.recv(TOKEN_BYTES + RANK_BYTES, socket.MSG_WAITALL)
-            if hello[:TOKEN_BYTES] == token:
+            peer.settimeout(HELLO_SECONDS)
+            hello = b""
+            with contextlib.suppress(OSError):  # of a stranger, such as a scan of ports
+                while (missing := TOKEN_BYTES + RANK_BYTES - len(hello)) and (part := peer.recv(missing)):
+                    hello += part
+            if not missing and hello.startswith(token):
                 peers[int.from_bytes(hello[TOKEN_BYTES:])] = peer
             else:
                 peer.close()

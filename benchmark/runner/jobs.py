@@ -198,13 +198,15 @@ def run_distributed(
         main, world = distributed.rank() == 0, distributed.world_size()
         execution = default_execution(*options, processes=min(world, max(torch.cuda.device_count(), 1)))
         folders, failures = {}, {}
-        for job in jobs:
-            try:
-                folders[job] = train_job(job, out, execution, progress if main else _ignore_progress, stop.is_set)
-            except diagnostics.NonFiniteLoss as error:
-                failures[job.label] = str(error)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+        try:
+            for job in jobs:
+                try:
+                    folders[job] = train_job(job, out, execution, progress if main else _ignore_progress, stop.is_set)
+                except diagnostics.NonFiniteLoss as error:
+                    failures[job.label] = str(error)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     for job, folder in folders.items() if main else ():
         evaluate(job, folder, out, device, progress)
     _raise_if_failed(failures, len(jobs))

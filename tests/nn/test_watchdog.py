@@ -2,8 +2,11 @@
 
 import os
 import signal
+import socket
+import struct
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -121,3 +124,35 @@ def test_a_process_that_is_missing_at_the_start(tmp_path: Path, monkeypatch: pyt
     codes = forked(2, work, tmp_path)
     assert codes == [2, 0]
     assert "process 0 of 2 cannot connect to the others (timed out); see the errors of the other" in errors(tmp_path)
+
+
+class Store(dict[str, bytes]):
+    """The part of torch's store that is used."""
+
+    def set(self, key: str, value: str) -> None:
+        self[key] = value.encode()
+
+    def check(self, keys: list[str]) -> bool:
+        return set(keys) <= self.keys()
+
+
+def test_strangers_do_not_disturb_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One resets its connection as a port scan does, one says nothing, one has another token."""
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setattr(watchdog, "HELLO_SECONDS", 0.3)
+    store, deadline = Store(), time.monotonic() + 60
+    with ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(watchdog._accept, store, 2, deadline)  # type: ignore[arg-type]
+        while not store.check([watchdog.ADDRESS]):
+            time.sleep(0.01)
+        host, port, _ = store[watchdog.ADDRESS].decode().split()
+        strangers = [socket.create_connection((host, int(port))) for _ in range(3)]
+        strangers[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        strangers[0].close()
+        strangers[2].sendall(bytes(watchdog.TOKEN_BYTES + watchdog.RANK_BYTES))
+        peer = watchdog._connect(store, 1, deadline)  # type: ignore[arg-type]
+        peers = accepted.result()
+    assert list(peers) == [1]
+    for connection in (peer, *peers.values(), *strangers):
+        connection.close()
