@@ -85,7 +85,7 @@ def train(
         fingerprint: hash of the experiment's declaration, stored in checkpoints.
         on_step: progress callback, called every `LOG_EVERY` steps.
         execution: device and execution settings.
-        stop: asked at each step whether to stop after the next one.
+        stop: asked at each step whether to stop, at the latest after the next one.
         save_seconds: minimum seconds between two saves.
 
     Raises:
@@ -123,7 +123,7 @@ def _run_steps(run: "Trainer", on_step: StepCallback, stop: Callable[[], bool], 
     ):
         for batch in batches:
             is_due = timed_at - saved_at > max(save_seconds, SAVE_INTERVAL_FACTOR * save_duration)
-            report(run.train_step(batch, stop(), save=is_due and distributed.rank() == 0))
+            report(run.train_step(batch, stop() or report.asked, save=is_due and distributed.rank() == 0))
             stopped, saved = report.stopped, report.stopped or report.save  # the same in all processes
             health = run.feature_health(batch) if run.step % HEALTH_EVERY == 0 else {}
             if saved or health:  # a state is saved if its scalars are finite
@@ -138,7 +138,7 @@ def _run_steps(run: "Trainer", on_step: StepCallback, stop: Callable[[], bool], 
             if stopped:
                 raise KeyboardInterrupt
         report(run.finish_step())
-        if report.stopped:
+        if report.stopped or report.asked:
             run.save()
             raise KeyboardInterrupt
 
@@ -151,6 +151,8 @@ class _Report:
         self._logged_at, self._logged_step = time.monotonic(), run.step
         self._health_note = ""
         self.stopped = self.save = False
+        self.asked = False
+        """True if this process was interrupted in `on_step`; the others learn it from the next step."""
 
     def __call__(self, finished: "FinishedStep | None", health: Mapping[str, float] | None = None) -> None:
         """Add a step, with the feature health after it, if measured."""
@@ -171,7 +173,7 @@ class _Report:
         try:
             self._on_step(step * batch_views, finished.scalars["loss"], rate, notes)
         except KeyboardInterrupt:
-            self.stopped = True
+            self.asked = True
         self._logged_at, self._logged_step = now, step
 
 
