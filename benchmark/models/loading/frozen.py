@@ -24,7 +24,7 @@ import json
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -181,7 +181,7 @@ class FrozenEncoder:
         missing = [number for number, part in enumerate(parts) if part is None]
         groups = self._encode_groups(images, [shards[number] for number in missing], lambda row: crop(images.read(row)))
         with contextlib.closing(groups):
-            for number, values in zip(missing, groups):
+            for number, values in zip(missing, groups, strict=True):
                 if path := paths[number]:
                     buffer = io.BytesIO()
                     np.savez(buffer, allow_pickle=False, key=np.array(path.parent.name), **values)
@@ -255,16 +255,23 @@ class FrozenEncoder:
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _encode_tiles(self, tiles: Iterable[Tensor]) -> Iterator[Layers]:
+    def _encode_tiles(self, tiles: Iterator[Tensor]) -> Iterator[Layers]:
         """Yield the features of each tile, in float16, when the next tile has been started."""
         started: dict[str, Callable[[], Tensor]] | None = None
-        for images_B3HW in tiles:
-            before = started
-            started = {layer: to_host(values_BD.float()) for layer, values_BD in self._encode(images_B3HW).items()}
+        while True:
+            try:
+                images_B3HW = next(tiles, None)
+            except BaseException:
+                if started:  # it may complete a shard
+                    yield _as_stored(started)
+                raise
+            before, started = started, None
+            if images_B3HW is not None:
+                started = {layer: to_host(values_BD.float()) for layer, values_BD in self._encode(images_B3HW).items()}
             if before:
                 yield _as_stored(before)
-        if started:
-            yield _as_stored(started)
+            if images_B3HW is None:
+                return
 
     @torch.inference_mode()
     def _encode(self, images_B3HW: Tensor) -> dict[str, Tensor]:

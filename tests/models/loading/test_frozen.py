@@ -259,11 +259,11 @@ def test_labels_are_not_part_of_the_key_of_images_with_ids(tmp_path):
 
 def test_interrupted_pass_resumes_at_its_last_shard(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmark.models.loading.frozen.SHARD", 4)
-    network, images = Net(), pictures(14)
+    network, images = Net(), pictures(10)
     whole = encoder(Net()).features(images)
 
     def read(row):
-        if row == 13:
+        if row == 9:
             raise KeyboardInterrupt
         return images.read(row)
 
@@ -272,10 +272,10 @@ def test_interrupted_pass_resumes_at_its_last_shard(tmp_path, monkeypatch):
         frozen.features(dataclasses.replace(images, read=read))
     (folder,) = tmp_path.iterdir()
     written = ["00000000.npz", "00000004.npz"]
-    assert sorted(path.name for path in folder.glob("*.npz")) == written, "the third was in the network"
+    assert sorted(path.name for path in folder.glob("*.npz")) == written, "the second was in the network"
     before = frozen.encoded["images"]
     assert np.array_equal(frozen.features(images), whole)
-    assert frozen.encoded["images"] - before == 6
+    assert frozen.encoded["images"] - before == 2
 
 
 def test_a_pass_has_one_pool_and_reads_only_missing_shards(tmp_path, monkeypatch):
@@ -283,7 +283,7 @@ def test_a_pass_has_one_pool_and_reads_only_missing_shards(tmp_path, monkeypatch
     pools, seen = [], []
     start = frozen_module.ThreadPoolExecutor
     monkeypatch.setattr(frozen_module, "ThreadPoolExecutor", lambda workers: (pools.append(workers), start(workers))[1])
-    images = pictures(14)
+    images, threads = pictures(14), set(threading.enumerate())
     whole = encoder(store=tmp_path, workers=2).features(images)
     assert pools == [2]
     (folder,) = tmp_path.iterdir()
@@ -293,7 +293,7 @@ def test_a_pass_has_one_pool_and_reads_only_missing_shards(tmp_path, monkeypatch
     assert np.array_equal(encoder(store=tmp_path, workers=2).features(read), whole)
     assert sorted(seen) == [4, 5, 6, 7, 12, 13]
     assert pools == [2, 2]
-    assert threading.active_count() == 1, "the workers have ended"
+    assert set(threading.enumerate()) <= threads, "the workers have ended"
 
 
 def test_a_tile_is_fetched_when_the_next_has_been_started(monkeypatch):
