@@ -68,8 +68,7 @@ def test_all_available_datasets_are_downloaded_and_the_others_reported(hub, tmp_
         assert card.is_file() is (repo not in failed)
         assert repo in failed or card.read_text() == f"{repo} as pinned"
     for name, row in evaluation_sets.CATALOGUE.items():
-        of_an_evaluation = not row.mask  # no evaluation reads masks yet
-        assert (f"{name} wants in originals/" in shown) is (row.kind == FILES and of_an_evaluation)
+        assert (f"{name} wants in originals/" in shown) is (row.kind == FILES)
     assert "caltech101 wants in originals/caltech101/: train.txt, test.txt, 101_ObjectCategories/; they come" in shown
 
     hub.faults.clear()

@@ -594,10 +594,10 @@ from tests.fixtures.runs import experiment
 EXPERIMENTS = (experiment('stablerep', {steps}), experiment('mae'))
 if "SLOW_FROM" in os.environ:
     train_step = loop.Trainer.train_step
-    def slow(self, *arguments):
+    def slow(self, *arguments, **named):
         if self.step >= int(os.environ["SLOW_FROM"]):
             time.sleep(1)
-        return train_step(self, *arguments)
+        return train_step(self, *arguments, **named)
     loop.Trainer.train_step = slow
 """
 """Two short runs, which take a second a step from the step in $SLOW_FROM: a signal always comes before the end."""
