@@ -39,6 +39,7 @@ from benchmark.files import read_json, sha256_json, write_bytes, write_json
 from benchmark.interfaces import EMBEDDING, Geometry, ImageEncoder, LabeledImages
 from benchmark.nn.transfer import to_device, to_host
 from benchmark.records.environment import package_versions
+from benchmark.training.execution import ExecutionConfig
 from benchmark.transforms.evaluation import TRANSFORM_VERSION, EvaluationTransform
 
 STORE_DTYPE = np.float16
@@ -56,7 +57,7 @@ T = TypeVar("T")
 class FrozenEncoder:
     """A network in eval mode with a feature store; implements `benchmark.interfaces.FrozenModel`.
 
-    The network runs in bfloat16 on a GPU and in float32 on a CPU.
+    The network runs in bfloat16 with compiled blocks on a GPU, and in float32 on a CPU.
     """
 
     def __init__(
@@ -90,12 +91,13 @@ class FrozenEncoder:
         self._transform = transform
         self._store = store
         self._workers = workers
-        self._use_bfloat16 = self._device.type == "cuda"
+        self._execution = ExecutionConfig(self._device)
         self._tile = TILE[self._device.type]
         self.sees_images = True
         self.encoded = {"images": 0, "texts": 0}
         """Number of images and texts encoded so far."""
         self.layers = tuple(self._encode(torch.zeros(1, 3, transform.size, transform.size, dtype=torch.uint8)))
+        self._execution.prepare(self._module)  # after the layers, which were read from a single image
         if layer not in {None, *self.layers}:
             raise UserError(f"the network has no layer {layer}; choose one of: {', '.join(self.layers)}")
         self._layer = layer or self.layers[0]
@@ -104,7 +106,7 @@ class FrozenEncoder:
             "weights_sha256": weights_sha256,
             "layer": self._layer,
             "transform": asdict(transform),
-            "precision": "bfloat16" if self._use_bfloat16 else "float32",
+            "precision": "bfloat16" if self._execution.gpu else "float32",
             "tile": self._tile,
         }
 
@@ -277,7 +279,7 @@ class FrozenEncoder:
     def _encode(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         """Return the features of uint8 images for all layers, on the device."""
         normalized_B3HW = self._transform.normalize(to_device(images_B3HW, self._device))
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._use_bfloat16):
+        with self._execution.autocast():
             return self._network.image_layers(normalized_B3HW)
 
 

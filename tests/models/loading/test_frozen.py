@@ -13,6 +13,7 @@ from benchmark.interfaces import DatasetIdentity, Geometry, LabeledImages
 from benchmark.models.loading import frozen as frozen_module
 from benchmark.models.loading.frozen import SHARD, FrozenEncoder
 from benchmark.models.loading.frozen import TILE as TILES
+from benchmark.training.execution import ExecutionConfig
 from benchmark.transforms.evaluation import EvaluationTransform
 
 IDENTITY = DatasetIdentity("org/set", "r1", "test", 10, "ids")
@@ -319,6 +320,14 @@ def test_images_are_bytes_until_they_are_on_the_device(monkeypatch):
     monkeypatch.setattr(frozen_module, "to_device", lambda values, _: (moved.append(values), values)[1])
     encoder().features(pictures(3))
     assert [(values.dtype, values.shape[1:]) for values in moved] == [(torch.uint8, (3, 4, 4))] * 2  # layers, images
+
+
+def test_blocks_are_compiled_after_the_layers_are_known(monkeypatch):
+    """The layers are read from one image, and compiled code is for a whole tile."""
+    calls, network = [], Net()
+    monkeypatch.setattr(ExecutionConfig, "prepare", lambda _, module: calls.append((module, module.calls)))
+    FrozenEncoder(network, weights_sha256="w", transform=TRANSFORM)
+    assert calls == [(network, 1)]
 
 
 def test_images_are_normalized_as_one_by_one():
