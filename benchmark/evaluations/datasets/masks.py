@@ -8,7 +8,7 @@ Shapes: HW pixels.
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,33 +19,28 @@ from benchmark.images import DecodeError, decode_label_map, image_size
 IGNORED = 255
 """Class index of pixels that do not count."""
 _UNKNOWN = 254
+_AGAIN = "download or build the dataset again"
 
 
-class _Images(Protocol):
-    def image_bytes(self, row: int) -> bytes: ...
-
-    def describe_row(self, row: int) -> str: ...
-
-
-def read_mask(dataset: Dataset, source: _Images, row: int, cell: Any) -> np.ndarray:
+def read_mask(dataset: Dataset, cell: Any, image: bytes, where: str) -> np.ndarray:
     """Return the class index of each pixel of an image, or `IGNORED`, uint8 (H, W).
 
     Args:
         dataset: row of the catalog.
-        source: reader of the images.
-        row: number of the image.
-        cell: its mask: a path, bytes, or a dictionary with `bytes`.
+        cell: the mask: a path, bytes, or a dictionary with `bytes`.
+        image: the encoded image.
+        where: file and row of the image, for error messages.
 
     Raises:
         UserError: the mask is missing, does not decode, has another size than its image, or an unknown label.
     """
-    where = f"{source.describe_row(row)}: the mask"
+    where = f"{where}: the mask"
     try:
         content = cell.read_bytes() if isinstance(cell, Path) else cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(content, bytes):
             raise UserError(f"{where} is missing; {_AGAIN}")
         label_HW = decode_label_map(content)
-        expected = image_size(source.image_bytes(row))
+        expected = image_size(image)
     except OSError as error:
         raise UserError(f"{where} cannot be read ({error.strerror}: {cell}); {_AGAIN}") from None
     except DecodeError as error:
@@ -64,9 +59,6 @@ def read_mask(dataset: Dataset, source: _Images, row: int, cell: Any) -> np.ndar
             f"count; {_AGAIN}"
         )
     return class_HW
-
-
-_AGAIN = "download or build the dataset again"
 
 
 def _class_of_label(dataset: Dataset) -> np.ndarray:

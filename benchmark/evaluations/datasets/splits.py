@@ -82,6 +82,7 @@ def open_split(name: str, split: str) -> LabeledImages:
     Column `id` is the id of the image, or its row number. Datasets with labels have `label`, the class of each row (a
     list of classes if the dataset is multi-label), and `label_index`, its number, if the source has numbers. Retrieval
     datasets have `captions`, all captions of each image. Datasets with captions have `image_sha256`.
+    Segmentation datasets have `read_mask`.
 
     Raises:
         MissingDataset: the dataset is not on this machine; the message says how to get it.
@@ -105,7 +106,13 @@ def open_split(name: str, split: str) -> LabeledImages:
     if row.caption_choices or row.caption_list:
         columns[IMAGE_SHA256] = _image_hashes(source, columns.get("id") if row.kind == FILES else None)
     images = _labeled_images(row, split, origin, columns, lambda at: _read_image(source, at))
-    return replace(images, read_mask=lambda at: read_mask(row, source, at, masks[at])) if row.mask else images
+    if not row.mask:
+        return images
+
+    def mask(at: int) -> np.ndarray:
+        return read_mask(row, masks[at], source.image_bytes(at), source.describe_row(at))
+
+    return replace(images, read_mask=mask)
 
 
 def _captions(cell: str | list[str]) -> list[str]:

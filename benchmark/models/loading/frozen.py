@@ -173,7 +173,7 @@ class FrozenEncoder:
 
     def _load_or_compute(self, images: LabeledImages, layer: str, geometry: Geometry) -> np.ndarray:
         transform = replace(self._transform, zoom=geometry.zoom, interpolation=geometry.interpolation)
-        folder, crop = self._folder(images, transform) if self._store else None, transform.crop
+        folder = self._folder(images, transform) if self._store else None
         shards = [range(start, min(start + SHARD, len(images))) for start in range(0, len(images), SHARD)]
         paths = [folder / f"{rows.start:08d}.npz" if folder else None for rows in shards]
         parts: list[np.ndarray | None] = []
@@ -181,7 +181,8 @@ class FrozenEncoder:
             stored = _read_shard(path, self.layers, len(rows), path.parent.name) if path else None
             parts.append(stored[layer] if stored else None)
         missing = [number for number, part in enumerate(parts) if part is None]
-        groups = self._encode_groups(images, [shards[number] for number in missing], lambda row: crop(images.read(row)))
+        rows_of = [shards[number] for number in missing]
+        groups = self._encode_groups(images, rows_of, lambda row: transform.crop(images.read(row)))
         with contextlib.closing(groups):
             for number, values in zip(missing, groups, strict=True):
                 if path := paths[number]:
