@@ -102,10 +102,9 @@ class Model(nn.Module):
     def forward_in_microbatches(self, network: Callable[..., Tensor], *rows: Any) -> Tensor:
         """Return `network(*rows)`, computed in slices of `micro_batch_size`; rows must be independent of each other.
 
-        Activations are recomputed in the backward pass, so memory is that of one slice per call, while the loss sees
-        the whole batch: gradient caching (Gao et al., arXiv 2101.06983) by activation checkpointing. Those of the last
-        slice are kept: the backward pass needs them first. Slices have equal sizes where the batch has a suitable
-        divisor, since `torch.compile` compiles a network again for another size.
+        Activations are recomputed in the backward pass, except those of the last slice, which it needs first: gradient
+        caching (Gao et al., arXiv 2101.06983) by activation checkpointing. Slices have equal sizes where the batch has
+        a suitable divisor, since `torch.compile` compiles a network again for another size.
         """
         total = len(rows[0])
         least = -(-total // (self.micro_batch_size or total))
@@ -146,7 +145,6 @@ class ImageEncoder(Protocol):
         `cls`: CLS token after the final norm. `pooled`: mean of the patch tokens. `output`: another representation that
         the network outputs, before any projection. `embedding`: unit vectors in the joint space.
         """
-        ...
 
 
 @runtime_checkable
@@ -155,11 +153,9 @@ class ImageTextModel(Protocol):
 
     def project_images(self, features_BD: Tensor) -> Tensor:
         """Project image features to unit vectors in the joint space (B, D)."""
-        ...
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Embed texts as unit vectors in the joint space (T, D)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -317,25 +313,26 @@ class FrozenModel(Protocol):
 
     def features(self, images: LabeledImages, geometry: Geometry = Geometry()) -> np.ndarray:
         """Return encoder features (N, D), float32."""
-        ...
 
     def random_views(
         self, images: LabeledImages, batches: Sequence[np.ndarray], epoch: int, seed: int
     ) -> Iterator[np.ndarray]:
         """Yield features (M, D) of random views of each batch of rows, from `epoch`, `seed` and row; never stored."""
-        ...
 
     def image_embeddings(self, images: LabeledImages) -> np.ndarray:
         """Return unit vectors (N, D) in the joint space."""
-        ...
 
     def text_embeddings(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit vectors (T, D) in the joint space; every distinct text is encoded once."""
-        ...
+
+    def lacks_patches(self, dataset: str, side: int) -> str:
+        """Return why a dataset has no patch tokens at `side` x `side` pixels, or an empty string."""
+
+    def patch_tokens(self, images: LabeledImages, side: int) -> Iterator[np.ndarray]:
+        """Yield patch tokens (M, h, w, D) of M whole images at a time, squashed to `side` x `side` pixels, in order."""
 
     def features_sha256(self, dataset: str) -> str | None:
         """Return the SHA-256 of the stored features of a dataset; None if the weights determine the features."""
-        ...
 
 
 @dataclass(frozen=True)

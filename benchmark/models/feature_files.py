@@ -1,8 +1,9 @@
 """`feature_files:FOLDER`, or the folder alone: precomputed features, without a model.
 
-    features.json                            {"name", "layer", "transform", optional "weights_sha256"}
+    features.json                            {"name", "layer", "transform", optional "weights_sha256", "patches"}
     <dataset>/<split>.npy                    (N, D), float16 or float32, one row per image in the dataset's order
     <dataset>/<split>.embedding.npy          optional, for zero-shot: (N, E) in the joint space
+    <dataset>/<split>.patches.npy            optional, for segmentation: (N, h, w, D) patch tokens
     texts.parquet                            optional, for zero-shot: columns `text` and `embedding` (E numbers)
 
 <dataset> is the name in the catalog (`cifar10`); <split> is the name of the dataset's split (`train`, `test`,
@@ -11,9 +12,10 @@ from `<split>, distinct crops.embedding.npy` (see `benchmark.evaluations.scoring
 
 `transform` describes the preprocessing, at least {"zoom": 1.0, "interpolation": "bicubic"}: the short side is resized
 to `zoom` times the network's size, then center cropped. An evaluation with a different geometry is rejected. A wrong
-order of rows cannot be detected.
+order of rows cannot be detected. Patch tokens are those of whole images, squashed to a square (bicubic); `patches` has
+its side in pixels for each dataset, such as {"ade20k": 224}.
 
-Shapes: N images, T texts, D and E dimensions.
+Shapes: N images, M images at a time, T texts, hw positions of the grid of patches, D and E dimensions.
 """
 
 import hashlib
@@ -32,6 +34,7 @@ from benchmark.errors import UserError, check_open_files
 from benchmark.files import file_sha256
 from benchmark.interfaces import EMBEDDING, Geometry, LabeledImages, Pretrained
 from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, slug
+from benchmark.models.loading.patches import PATCHES
 
 CARD, TEXTS = "features.json", "texts.parquet"
 DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
@@ -39,6 +42,10 @@ MIN_NORM = 1e-12
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 ANY_SHA256 = "0" * 64
 ANY = TypeAdapter[Any](Any)
+PATCH_ROWS = 256
+"""Images whose patch tokens are read at a time."""
+Headers = Mapping[Path, tuple[int, np.dtype[Any]]]
+"""Number of dimensions and dtype of each array."""
 
 
 class FeatureFiles:
@@ -49,19 +56,20 @@ class FeatureFiles:
     def __init__(self, folder: Path, card: Mapping[str, Any]) -> None:
         self._folder = folder
         self._transform = card["transform"]
+        self._patch_sides: Mapping[str, int] = card.get("patches", {})
         headers = {path: _header(path) for path in _arrays(folder)}
         if not headers:
             raise UserError(f"no features in {folder}; write {folder}/<dataset>/<split>.npy")
-        embeddings = {path: header for path, header in headers.items() if path.stem.endswith(f".{EMBEDDING}")}
-        features = {path: header for path, header in headers.items() if path not in embeddings}
-        _require_same_type(features)
-        _require_same_type(embeddings)
+        tokens, embeddings = _with_suffix(headers, PATCHES), _with_suffix(headers, EMBEDDING)
+        features = {path: header for path, header in headers.items() if path not in {**tokens, **embeddings}}
+        for same_kind in (features, embeddings, tokens):
+            _require_same_type(same_kind)
         self.embeds_texts = (folder / TEXTS).is_file()
         self.metadata: Mapping[str, Any] = {
             "weights_sha256": card.get("weights_sha256") or _content_sha256(folder, _arrays(folder)),
             "layer": card["layer"],
             "transform": card["transform"],
-            "precision": str(next(iter((features or embeddings).values()))[1]),
+            "precision": str(next(iter((features or embeddings or tokens).values()))[1]),
         }
 
     def features_sha256(self, dataset: str) -> str:
@@ -111,6 +119,28 @@ class FeatureFiles:
             f"random views need a network, but {self._folder} contains features only; choose a preset without them"
         )
 
+    def lacks_patches(self, dataset: str, side: int) -> str:
+        """Return why there are no patch tokens of images of this size, or an empty string."""
+        stored = self._patch_sides.get(dataset)
+        if stored is None:
+            return f"no patch tokens in {self._folder / CARD}, only layer {self.metadata['layer']}"
+        return "" if stored == side else f"patch tokens at {stored} x {stored} pixels, expected {side} x {side}"
+
+    def patch_tokens(self, images: LabeledImages, side: int) -> Iterator[np.ndarray]:
+        """Yield the patch tokens (M, h, w, D), in order.
+
+        Raises:
+            UserError: the file is missing, the number of rows differs, a value is not finite, or the images had another
+                size.
+        """
+        if problem := self.lacks_patches(images.name, side):
+            raise UserError(f"{problem}; add {images.name}/<split>.{PATCHES}.npy of this size")
+        path, values_NhwD = self._map(images, f".{PATCHES}")
+        for start in range(0, len(values_NhwD), PATCH_ROWS):
+            rows_MhwD: np.ndarray = np.array(values_NhwD[start : start + PATCH_ROWS])
+            _require_finite(path, rows_MhwD.reshape(len(rows_MhwD), -1), start)
+            yield rows_MhwD
+
     def _read(self, images: LabeledImages, suffix: str, geometry: Geometry) -> np.ndarray:
         stored = Geometry(self._transform["zoom"], self._transform["interpolation"])
         if geometry != stored:
@@ -118,26 +148,22 @@ class FeatureFiles:
                 f"expected features of images at zoom {geometry.zoom:g}, {geometry.interpolation}, found zoom "
                 f"{stored.zoom:g}, {stored.interpolation} in {self._folder}; choose another preset"
             )
+        path, values_ND = self._map(images, suffix)
+        _require_finite(path, values_ND)
+        return values_ND.astype(np.float32)
+
+    def _map(self, images: LabeledImages, suffix: str) -> tuple[Path, np.ndarray]:
+        """Return the path of a file and its values, which are read when they are used."""
         path = self._folder / images.name / f"{images.identity.split.rsplit('/', 1)[-1]}{suffix}.npy"
         if not path.is_file():
             raise UserError(f"no file {path}, which this evaluation needs; add it, or choose other datasets")
-        try:
-            values_ND: np.ndarray = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            check_open_files(path, error)
-            raise UserError(f"{path} is not a complete NumPy array ({error}); write it again") from None
-        if len(values_ND) != len(images):
+        values = _open_array(path)
+        if len(values) != len(images):
             raise UserError(
                 f"expected {len(images)} rows for split {images.identity.split} of {images.name}, found "
-                f"{len(values_ND)} in {path}; write all of them, in the dataset's order"
+                f"{len(values)} in {path}; write all of them, in the dataset's order"
             )
-        bad = np.flatnonzero(~np.isfinite(values_ND).all(axis=1))
-        if len(bad):
-            raise UserError(
-                f"expected finite values in {path}, found {len(bad)} rows with NaN or infinite values "
-                f"(first: row {bad[0]}); compute them again"
-            )
-        return values_ND.astype(np.float32)
+        return path, values
 
     @cached_property
     def _texts(self) -> tuple[dict[str, int], np.ndarray]:
@@ -173,22 +199,43 @@ def _arrays(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/*.npy"))
 
 
-def _header(path: Path) -> tuple[int, np.dtype[Any]]:
-    """Return the number of dimensions D and the dtype of an array (N, D) without reading its values."""
+def _open_array(path: Path) -> np.ndarray:
+    """Return an array whose values are read when they are used."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        values: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         check_open_files(path, error)
         raise UserError(f"{path} is not a complete NumPy array ({error}); write it again") from None
-    if array.ndim != 2 or array.dtype not in DTYPES or not array.shape[1]:
+    return values
+
+
+def _header(path: Path) -> tuple[int, np.dtype[Any]]:
+    """Return the number of dimensions D and the dtype of an array without reading its values."""
+    array = _open_array(path)
+    shape = "(N, h, w, D)" if path.stem.endswith(f".{PATCHES}") else "(N, D)"
+    if array.ndim != shape.count(",") + 1 or array.dtype not in DTYPES or not all(array.shape[1:]):
         raise UserError(
-            f"expected float16 or float32 of shape (N, D) in {path}, found {array.dtype} of shape {array.shape}; "
+            f"expected float16 or float32 of shape {shape} in {path}, found {array.dtype} of shape {array.shape}; "
             "write it again"
         )
-    return array.shape[1], array.dtype
+    return array.shape[-1], array.dtype
 
 
-def _require_same_type(headers: Mapping[Path, tuple[int, np.dtype[Any]]]) -> None:
+def _with_suffix(headers: Headers, suffix: str) -> Headers:
+    """Return the arrays of one kind."""
+    return {path: header for path, header in headers.items() if path.stem.rpartition(".")[2] == suffix}
+
+
+def _require_finite(path: Path, values_ND: np.ndarray, first: int = 0) -> None:
+    bad = np.flatnonzero(~np.isfinite(values_ND).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"expected finite values in {path}, found {len(bad)} rows with NaN or infinite values "
+            f"(first: row {first + bad[0]}); compute them again"
+        )
+
+
+def _require_same_type(headers: Headers) -> None:
     """Raise a UserError unless all arrays have the same number of dimensions and dtype."""
     first = next(iter(headers.items()), None)
     for path, header in headers.items():
@@ -224,7 +271,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path} ({error}); write JSON with name, layer and transform") from None
     if not isinstance(card, dict):
         raise UserError(f"expected a JSON object with name, layer and transform in {path}, found {type(card).__name__}")
-    unknown = card.keys() - {"name", "layer", "transform", "weights_sha256"}
+    unknown = card.keys() - {"name", "layer", "transform", "weights_sha256", "patches"}
     transform = card.get("transform")
     zoom, interpolation = (transform.get(k) if isinstance(transform, dict) else None for k in ("zoom", "interpolation"))
     is_valid = {
@@ -234,15 +281,20 @@ def _read_card(folder: Path) -> dict[str, Any]:
         "weights_sha256 of 64 hexadecimal digits": re.fullmatch(
             r"[0-9a-f]{64}", str(card.get("weights_sha256", ANY_SHA256))
         ),
+        "patches, the side in pixels of each dataset": _are_sides(card.get("patches", {})),
     }
     if invalid := [name for name, valid in is_valid.items() if not valid]:
         raise UserError(f"missing or invalid in {path}: {'; '.join(invalid)}; correct the file")
     if unknown:
         raise UserError(
-            f"expected name, layer, transform and weights_sha256 in {path}, found also "
+            f"expected name, layer, transform, weights_sha256 and patches in {path}, found also "
             f"{', '.join(sorted(unknown))}; remove it"
         )
     return card
+
+
+def _are_sides(patches: Any) -> bool:
+    return isinstance(patches, dict) and all(type(side) is int and side > 0 for side in patches.values())
 
 
 def _open(name: str, layer: str | None, freeze: Freeze) -> LoadedModel:

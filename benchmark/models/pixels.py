@@ -9,6 +9,7 @@ Shapes: B images, HW pixels.
 import re
 from dataclasses import replace
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
@@ -16,11 +17,23 @@ from benchmark.models.loading.loader import Freeze, LoadedModel, ModelLoader, pr
 from benchmark.records.schema import PIXELS
 from benchmark.transforms.evaluation import EvaluationTransform
 
-DEFAULT_SIDE, MAX_SIDE = 16, 64
+DEFAULT_SIDE, MAX_SIDE, PATCH = 16, 64, 8
+
+
+class PixelPatches(nn.Module):
+    """Patches of 8 x 8 pixels; see `benchmark.models.loading.patches`."""
+
+    def forward_features(self, images_B3HW: Tensor) -> Tensor:
+        """Return the values of the pixels of each patch (B, 192, h, w)."""
+        return F.pixel_unshuffle(images_B3HW, PATCH)
 
 
 class Pixels(nn.Module):
     """A network without weights that returns its input; see `benchmark.interfaces.ImageEncoder`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = PixelPatches()
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         """Return the values of all pixels (B, 3 * H * W)."""

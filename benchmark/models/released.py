@@ -71,6 +71,11 @@ class ReleasedNetwork(nn.Module):
         super().__init__()
         self.visual = build_vit(encoder)
 
+    @property
+    def backbone(self) -> nn.Module:
+        """Network with the patch tokens."""
+        return self.visual
+
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         """Return the features (B, D) of every layer; see `benchmark.interfaces.ImageEncoder`."""
         return token_layers(self.visual, self.visual.forward_features(images_B3HW))

@@ -62,6 +62,21 @@ class EvaluationTransform:
         return images_3HW.float().div_(255).sub_(mean_311).div_(std_311)
 
 
+@dataclass(frozen=True)
+class SquashTransform(EvaluationTransform):
+    """Preprocessing for patch tokens: the whole image, resized to a square without its aspect ratio, normalized."""
+
+    squash: bool = True
+    """Always true; it tells the key of these features from those of crops."""
+
+    def crop(self, image_HW3: np.ndarray) -> Tensor:
+        """Return the resized image, uint8 (3, size, size)."""
+        image = torch.tensor(image_HW3).permute(2, 0, 1)
+        if image.shape[1:] == (self.size, self.size):
+            return image
+        return tv.resize(image, [self.size, self.size], InterpolationMode(self.interpolation), antialias=True)
+
+
 @functools.cache
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return a value per channel (3, 1, 1), copied to the device once: the host waits for such a copy."""

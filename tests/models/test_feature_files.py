@@ -264,3 +264,53 @@ def test_row_order_changes_the_hash(folder) -> None:
     second = load(str(folder))
     assert first.origin.slug != second.origin.slug
     assert replace(first.origin, slug="") == replace(second.origin, slug="")
+
+
+PATCHES = RNG.normal(size=(5, 2, 3, 4)).astype(np.float16)
+
+
+def with_patches(folder: Path, sides: object = None) -> Path:
+    np.save(folder / "cifar10/test.patches.npy", PATCHES)
+    (folder / "features.json").write_text(json.dumps({**CARD, "patches": {"cifar10": 64} if sides is None else sides}))
+    return folder
+
+
+def test_patch_tokens_of_a_split(folder, monkeypatch) -> None:
+    monkeypatch.setattr("benchmark.models.feature_files.PATCH_ROWS", 2)
+    model = load(str(with_patches(folder))).model
+    parts = list(model.patch_tokens(images(), 64))
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert np.array_equal(np.concatenate(parts), PATCHES)
+    assert model.lacks_patches("cifar10", 64) == ""
+    assert np.array_equal(model.features(images()), FEATURES), "other files keep their meaning"
+
+
+def test_patch_tokens_of_another_size_or_none(folder) -> None:
+    model = load(str(with_patches(folder))).model
+    assert model.lacks_patches("cifar10", 224) == "patch tokens at 64 x 64 pixels, expected 224 x 224"
+    with pytest.raises(UserError, match="patch tokens at 64 x 64 pixels, expected 224 x 224"):
+        next(model.patch_tokens(images(), 224))
+    said = f"no patch tokens in {folder / 'features.json'}, only layer cls"
+    assert model.lacks_patches("camvid", 64) == said
+
+
+def test_patch_tokens_must_be_finite_complete_and_a_grid(folder) -> None:
+    path = with_patches(folder) / "cifar10/test.patches.npy"
+    np.save(path, PATCHES.astype(np.float64))
+    with pytest.raises(UserError, match=r"float64 of shape \(5, 2, 3, 4\)"):
+        load(str(folder))
+    np.save(path, np.where(np.arange(5)[:, None, None, None] == 3, np.float16(np.nan), PATCHES))
+    with pytest.raises(UserError, match=r"first: row 3\)"):
+        list(load(str(folder)).model.patch_tokens(images(), 64))
+    np.save(path, PATCHES[:4])
+    with pytest.raises(UserError, match="expected 5 rows"):
+        next(load(str(folder)).model.patch_tokens(images(), 64))
+    np.save(path, PATCHES.reshape(5, -1))
+    with pytest.raises(UserError, match=r"shape \(N, h, w, D\) in .*patches.npy"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("sides", [[64], {"cifar10": "64"}, {"cifar10": 0}, {"cifar10": True}])
+def test_sides_of_patch_tokens_are_checked(folder, sides) -> None:
+    with pytest.raises(UserError, match="patches, the side in pixels of each dataset"):
+        load(str(with_patches(folder, sides)))

@@ -37,14 +37,15 @@ from torch import Tensor, nn
 from benchmark.errors import UserError
 from benchmark.files import read_json, sha256_json, write_bytes, write_json
 from benchmark.interfaces import EMBEDDING, Geometry, ImageEncoder, LabeledImages
+from benchmark.models.loading.patches import PATCHES, PatchEncoder
 from benchmark.nn.transfer import to_device, to_host
 from benchmark.records.environment import package_versions
 from benchmark.training.execution import ExecutionConfig
-from benchmark.transforms.evaluation import TRANSFORM_VERSION, EvaluationTransform
+from benchmark.transforms.evaluation import TRANSFORM_VERSION, EvaluationTransform, SquashTransform
 
 STORE_DTYPE = np.float16
-SHARD = 1024
-"""Rows in a file of the store; a multiple of every tile."""
+SHARD, PATCH_SHARD = 1024, 256
+"""Rows in a file of the store, and in one with patch tokens; multiples of every tile."""
 TILE = {"cpu": 64, "cuda": 256}
 """Images or texts in a forward pass, by device. On a CPU, larger tiles are slower (256: by 30 %)."""
 PREFETCH_BATCHES = 2
@@ -96,6 +97,7 @@ class FrozenEncoder:
         self.sees_images = True
         self.encoded = {"images": 0, "texts": 0}
         """Number of images and texts encoded so far."""
+        self._patch_encoders: dict[int, tuple[PatchEncoder, FrozenEncoder]] = {}
         self.layers = tuple(self._encode(torch.zeros(1, 3, transform.size, transform.size, dtype=torch.uint8)))
         self._execution.prepare(self._module)  # after the layers, which were read from a single image
         if layer not in {None, *self.layers}:
@@ -167,30 +169,88 @@ class FrozenEncoder:
             for values in groups:
                 yield values[self._layer].astype(np.float32)
 
+    def lacks_patches(self, dataset: str, side: int) -> str:  # noqa: ARG002
+        """Return why there are no patch tokens of images of this size, or an empty string."""
+        try:
+            self._patch_encoder(side)
+        except UserError as error:
+            return f"{error}; its layers are {', '.join(self.layers)}"
+        return ""
+
+    def patch_tokens(self, images: LabeledImages, side: int) -> Iterator[np.ndarray]:
+        """Yield the patch tokens (M, h, w, D), float16, of M images at a time, in order.
+
+        Raises:
+            UserError: as for `features`, or the network has no patch tokens of images of this size.
+        """
+        network, encoder = self._patch_encoder(side)
+        for values_MF in encoder._shards(images, PATCHES):
+            yield values_MF.reshape(len(values_MF), *network.grid, network.dimensions)
+
+    def _patch_encoder(self, side: int) -> tuple[PatchEncoder, "FrozenEncoder"]:
+        """Return a copy of the network for images of another size, and its encoder."""
+        if side not in self._patch_encoders:
+            network = PatchEncoder(self._module, side)
+            encoder = FrozenEncoder(
+                network,
+                transform=SquashTransform(side, mean=self._transform.mean, std=self._transform.std),
+                weights_sha256=self.metadata["weights_sha256"],
+                store=self._store,
+                device=self._device,
+                workers=self._workers,
+            )
+            self._patch_encoders[side] = network, encoder
+        return self._patch_encoders[side]
+
     def _require_text_tower(self) -> None:
         if not self.embeds_texts:
             raise UserError(f"{type(self._module).__name__} has no text tower; zero-shot evaluations need one")
 
     def _load_or_compute(self, images: LabeledImages, layer: str, geometry: Geometry) -> np.ndarray:
+        return np.concatenate(list(self._shards(images, layer, geometry))).astype(np.float32)
+
+    def _shards(self, images: LabeledImages, layer: str, geometry: Geometry = Geometry()) -> Iterator[np.ndarray]:
+        """Yield the features of a layer in the order of the images, a shard at a time; missing shards are computed."""
         transform = replace(self._transform, zoom=geometry.zoom, interpolation=geometry.interpolation)
         folder = self._folder(images, transform) if self._store else None
-        shards = [range(start, min(start + SHARD, len(images))) for start in range(0, len(images), SHARD)]
-        paths = [folder / f"{rows.start:08d}.npz" if folder else None for rows in shards]
-        parts: list[np.ndarray | None] = []
-        for rows, path in zip(shards, paths):
-            stored = _read_shard(path, self.layers, len(rows), path.parent.name) if path else None
-            parts.append(stored[layer] if stored else None)
-        missing = [number for number, part in enumerate(parts) if part is None]
-        rows_of = [shards[number] for number in missing]
-        groups = self._encode_groups(images, rows_of, lambda row: transform.crop(images.read(row)))
+        missing: list[range] = []
+        size = PATCH_SHARD if layer == PATCHES else SHARD
+        for start in range(0, len(images), size):
+            rows = range(start, min(start + size, len(images)))
+            stored = _read_shard(_shard_path(folder, rows), self.layers, len(rows)) if folder else None
+            if stored is None:
+                missing.append(rows)
+                continue
+            yield from self._compute(images, layer, transform, folder, missing)
+            missing = []
+            yield stored[layer]
+        yield from self._compute(images, layer, transform, folder, missing)
+
+    def _compute(
+        self,
+        images: LabeledImages,
+        layer: str,
+        transform: EvaluationTransform,
+        folder: Path | None,
+        shards: Sequence[range],
+    ) -> Iterator[np.ndarray]:
+        """Yield the features of these shards, and write them to the store.
+
+        Args:
+            images: the dataset.
+            layer: layer to yield.
+            transform: preprocessing of the images.
+            folder: folder of the store; None stores nothing.
+            shards: rows of each shard.
+        """
+        groups = self._encode_groups(images, shards, lambda row: transform.crop(images.read(row)))
         with contextlib.closing(groups):
-            for number, values in zip(missing, groups, strict=True):
-                if path := paths[number]:
+            for rows, values in zip(shards, groups, strict=True):
+                if folder:
                     buffer = io.BytesIO()
-                    np.savez(buffer, allow_pickle=False, key=np.array(path.parent.name), **values)
-                    write_bytes(path, buffer.getvalue())
-                parts[number] = values[layer]
-        return np.concatenate([part for part in parts if part is not None]).astype(np.float32)
+                    np.savez(buffer, allow_pickle=False, key=np.array(folder.name), **values)
+                    write_bytes(_shard_path(folder, rows), buffer.getvalue())
+                yield values[layer]
 
     def _folder(self, images: LabeledImages, transform: EvaluationTransform) -> Path:
         dataset = asdict(images.identity)
@@ -305,11 +365,15 @@ def _pad(tile: list[T], size: int) -> list[T]:
     return tile + tile[-1:] * (size - len(tile))
 
 
-def _read_shard(path: Path, layers: Sequence[str], rows: int, key: str) -> Layers | None:
+def _shard_path(folder: Path, rows: range) -> Path:
+    return folder / f"{rows.start:08d}.npz"
+
+
+def _read_shard(path: Path, layers: Sequence[str], rows: int) -> Layers | None:
     """Return the features in a shard, or None if it is missing, truncated, damaged or of another key."""
     try:
         archive = np.load(path, allow_pickle=False)
-        if str(archive["key"]) != key:
+        if str(archive["key"]) != path.parent.name:
             return None
         values = {layer: archive[layer] for layer in layers}  # the zip's checksums are verified here
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile, zlib.error):

@@ -34,6 +34,7 @@ from benchmark.models.loading.loader import (
     pretrained,
     square_image_size,
 )
+from benchmark.models.loading.patches import last_map
 from benchmark.models.loading.timm_layers import default_layer, order_layers, probe_image, token_layers
 from benchmark.transforms.evaluation import EvaluationTransform
 
@@ -63,6 +64,12 @@ class OpenClipNetwork(nn.Module):
                 "this version of open_clip is not supported, install the version in constraints.txt"
             )
         self._default = default_layer(output_BD, tokens)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """Network with the patch tokens."""
+        visual: nn.Module = self.model.visual
+        return visual.trunk if isinstance(visual, TimmModel) else visual
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         """Return the features (B, D) of every layer; see `benchmark.interfaces.ImageEncoder`."""
@@ -112,10 +119,7 @@ def _resnet(visual: Any) -> Callable[[Tensor], TowerOutput]:
 
     def tower(images_B3HW: Tensor) -> TowerOutput:
         pool.to(images_B3HW.device)
-        maps = visual.stem(images_B3HW)
-        for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
-            maps = layer(maps)
-        output_BD = pool(maps)
+        output_BD = pool(last_map(visual, images_B3HW))
         return output_BD, {}, visual.attnpool.c_proj(output_BD)
 
     return tower

@@ -28,6 +28,7 @@ from benchmark.models.loading.loader import (
     pretrained,
     square_image_size,
 )
+from benchmark.models.loading.patches import final_norm
 from benchmark.transforms.evaluation import EvaluationTransform
 
 
@@ -36,8 +37,7 @@ def token_layers(model: Any, features: Any) -> dict[str, Tensor]:
     prefix = getattr(model, "num_prefix_tokens", None)
     if prefix is None or not isinstance(features, Tensor) or features.ndim != 3:
         return {}
-    norm, fc_norm = (getattr(model, name, nn.Identity()) for name in ("norm", "fc_norm"))
-    tokens_BLD = fc_norm(features) if isinstance(norm, nn.Identity) else features
+    tokens_BLD = final_norm(model, features)
     layers = {"cls": tokens_BLD[:, 0]} if getattr(model, "cls_token", None) is not None else {}
     return {**layers, "pooled": tokens_BLD[:, prefix:].mean(dim=1)}
 
@@ -63,7 +63,7 @@ class TimmNetwork(nn.Module):
 
     def __init__(self, model: Any, size: int) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.backbone = model.eval()
         with torch.inference_mode():
             output_BD, tokens = self._output_and_tokens(probe_image(size))
         if output_BD.ndim != 2:
@@ -78,8 +78,8 @@ class TimmNetwork(nn.Module):
         return order_layers(*self._output_and_tokens(images_B3HW), self._default)
 
     def _output_and_tokens(self, images_B3HW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        features = self.model.forward_features(images_B3HW)
-        return self.model.forward_head(features, pre_logits=True), token_layers(self.model, features)
+        features = self.backbone.forward_features(images_B3HW)
+        return self.backbone.forward_head(features, pre_logits=True), token_layers(self.backbone, features)
 
 
 def wrap_timm(

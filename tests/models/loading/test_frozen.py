@@ -279,7 +279,7 @@ def test_interrupted_pass_resumes_at_its_last_shard(tmp_path, monkeypatch):
     assert frozen.encoded["images"] - before == 2
 
 
-def test_a_pass_has_one_pool_and_reads_only_missing_shards(tmp_path, monkeypatch):
+def test_a_run_of_missing_shards_has_one_pool_and_nothing_else_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmark.models.loading.frozen.SHARD", 4)
     pools, seen = [], []
     start = frozen_module.ThreadPoolExecutor
@@ -288,12 +288,12 @@ def test_a_pass_has_one_pool_and_reads_only_missing_shards(tmp_path, monkeypatch
     whole = encoder(store=tmp_path, workers=2).features(images)
     assert pools == [2]
     (folder,) = tmp_path.iterdir()
-    for name in ("00000004.npz", "00000012.npz"):
+    for name in ("00000000.npz", "00000004.npz", "00000012.npz"):
         (folder / name).unlink()
     read = dataclasses.replace(images, read=lambda row: (seen.append(row), images.read(row))[1])
     assert np.array_equal(encoder(store=tmp_path, workers=2).features(read), whole)
-    assert sorted(seen) == [4, 5, 6, 7, 12, 13]
-    assert pools == [2, 2]
+    assert sorted(seen) == [*range(8), 12, 13]
+    assert pools == [2, 2, 2]
     assert set(threading.enumerate()) <= threads, "the workers have ended"
 
 
