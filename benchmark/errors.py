@@ -22,6 +22,8 @@ class SkipCode(StrEnum):
     """The evaluation needs text embeddings, but the model has no text tower."""
     NO_NETWORK = "no-network"
     """The evaluation encodes further images, but the model is a folder of stored features."""
+    NO_PATCHES = "no-patch-tokens"
+    """The evaluation needs patch tokens, and the model has none of images of this size."""
     NOT_APPLICABLE = "not-applicable"
     """The dataset lacks what the protocol needs, such as enough images per class."""
     NOT_REQUESTED = "not-requested"

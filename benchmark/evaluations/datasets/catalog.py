@@ -54,6 +54,8 @@ class Dataset:
     """Label of the first class; the others follow."""
     void: tuple[int, ...] = (255,)
     """Labels of pixels that do not count."""
+    background: tuple[str, ...] = ()
+    """Classes of pixels that the mean IoU of the objects leaves out; empty if all classes are alike."""
     side: int = 224
     """Side in pixels of the square at which frozen networks see the images of a segmentation dataset."""
     box: tuple[str, ...] = ()
@@ -223,11 +225,12 @@ _ROWS = (
     _scenes("scenes-order", "scenes-order", caption_choices=_ORDER, train=None, **_ACCURACY),
     # Segmentation datasets
     _scenes("scenes-masks", "scenes-masks", mask="mask", names={"mask": mask_classes.SCENES}, id="id", side=64,
-            metric=_MIOU),
+            background=mask_classes.SCENES[:6], metric=_MIOU),
     _original("ade20k", (20_210, 2_000), None, "BSD-3-Clause", mask="mask", names={"mask": mask_classes.ADE20K},
               first_label=1, void=(0, 255), metric=_MIOU, note="the test is the validation split of the challenge"),
     _original("voc2012", (1_464, 1_449), None, "Flickr terms of use", mask="mask", metric=_MIOU,
-              names={"mask": ("background", *VOC_CLASSES)}, note="the test is the validation split"),
+              names={"mask": ("background", *VOC_CLASSES)}, background=("background",),
+              note="the test is the validation split"),
     _original("camvid", (367, 101, 233), None, "research use", mask="mask", names={"mask": mask_classes.CAMVID},
               void=(11, 255), metric=_MIOU, note="the splits of SegNet; pictures of a video are alike"),
     # Image-text datasets

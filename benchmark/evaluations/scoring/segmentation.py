@@ -3,7 +3,8 @@
 Areas are summed over all images before any division, as in mmsegmentation and DINOv3. With intersection I, predicted
 area P and labeled area L of a class, in pixels whose label is not ignored: IoU = I / (P + L - I). mIoU is the mean over
 classes with a union: a class that is neither labeled nor predicted is left out, one that is only predicted counts as 0.
-Pixel accuracy is sum I / sum L, mean class accuracy the mean of I / L over the labeled classes.
+The mIoU of the objects leaves out the classes that the catalog names as background. Pixel accuracy is sum I / sum L,
+mean class accuracy the mean of I / L over the labeled classes.
 
 The prediction columns have a row for each image and class: `unit` (the image), `class`, `intersection`, `predicted` and
 `labeled`, in pixels. They determine all scores. Images are the sample: an interval has the first-order variance over
@@ -12,14 +13,21 @@ images, as Wilson's interval at the number of independent samples that has this 
 Shapes: HW pixels, N images, K classes, R rows of the columns (N * K).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
+from benchmark.errors import UserError
+from benchmark.evaluations.datasets import catalog
+from benchmark.evaluations.scoring.classification import Task, open_task
 from benchmark.evaluations.scoring.clusters import wilson_interval
-from benchmark.interfaces import Score
+from benchmark.evaluations.scoring.intervals import for_each_dataset
+from benchmark.interfaces import DatasetScores, Evaluation, FrozenModel, Score, Scores, Skipped
 
-MIOU, PIXEL_ACCURACY, CLASS_ACCURACY = "miou", "pixel_accuracy", "mean_class_accuracy"
+MIOU, OBJECT_MIOU = "miou", "object_miou"
+PIXEL_ACCURACY, CLASS_ACCURACY = "pixel_accuracy", "mean_class_accuracy"
 
 
 def areas(label_HW: np.ndarray, predicted_HW: np.ndarray, classes: int) -> np.ndarray:
@@ -50,36 +58,76 @@ def prediction_columns(areas_N3K: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def values(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return the scores of these rows, mIoU first."""
-    return {name: float(ratio_K[counts_K].mean()) for name, (ratio_K, counts_K, _) in _ratios(columns).items()}
+@dataclass(frozen=True)
+class SegmentationEvaluation(Evaluation):
+    """Base class of the protocols of semantic segmentation, whose predictions are the columns of this module."""
+
+    version: ClassVar[int] = 1
+    datasets: tuple[str, ...] = ("scenes-masks", "ade20k", "voc2012", "camvid")
+
+    def __call__(self, model: FrozenModel, seed: int = 0) -> Scores:
+        """Measure mIoU, pixel accuracy and mean class accuracy; `seed` determines splits, draws and crops."""
+        return for_each_dataset(self.datasets, lambda name: self._measure(model, open_task(name), seed))
+
+    def _measure(self, model: FrozenModel, task: Task, seed: int) -> DatasetScores | Skipped:
+        raise NotImplementedError
+
+    def values(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return the scores of these rows, mIoU first."""
+        return {
+            name: float(ratio_K[counts_K].mean())
+            for name, (ratio_K, counts_K, _) in _ratios(dataset, predictions).items()
+        }
+
+    def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the influence of each row (R,) on each score; `benchmark.analysis.paired` sums it by unit."""
+        return {name: influence_R for name, (_, _, influence_R) in _ratios(dataset, predictions).items()}
+
+    def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
+        """Return `values` with their intervals; the sample size is the number of images."""
+        return {
+            name: _interval(float(ratio_K[counts_K].mean()), influence_R, predictions["unit"])
+            for name, (ratio_K, counts_K, influence_R) in _ratios(dataset, predictions).items()
+        }
+
+    def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
+        """Return the mIoU of the best map without an image: constant, uniformly random, or random by frequency."""
+        return chance(predictions, len(catalog.dataset(dataset).mask_classes))
 
 
-def influence(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the influence of each row (R,) on each score; `benchmark.analysis.paired` sums it by unit."""
-    return {name: influence_R for name, (_, _, influence_R) in _ratios(columns).items()}
+def score_areas(
+    evaluation: SegmentationEvaluation, task: Task, areas_N3K: np.ndarray, details: Mapping[str, Any]
+) -> DatasetScores:
+    """Return the scores of the areas of all test images, with intervals, overall and per class.
+
+    Raises:
+        UserError: no pixel of the test split has a label.
+    """
+    name, names, columns = task.row.name, task.row.mask_classes, prediction_columns(areas_N3K)
+    if not columns["labeled"].any():
+        raise UserError(f"expected labeled pixels in the test split of {name}, found none; download the dataset again")
+    return DatasetScores(
+        task.identity,
+        evaluation.intervals(name, columns),
+        evaluation.chance(name, columns),
+        per_class(columns, names),
+        {"classes": list(names), "train": task.training_details(), **details},
+        columns,
+    )
 
 
-def intervals(columns: Mapping[str, np.ndarray]) -> dict[str, Score]:
-    """Return `values` with their intervals; the sample size is the number of images."""
-    return {
-        name: _interval(float(ratio_K[counts_K].mean()), influence_R, columns["unit"])
-        for name, (ratio_K, counts_K, influence_R) in _ratios(columns).items()
-    }
-
-
-def per_class(columns: Mapping[str, np.ndarray], names: tuple[str, ...]) -> dict[str, Score]:
+def per_class(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, Score]:
     """Return the IoU of each class that has a union."""
-    iou_K, counts_K, influence_R = _ratios(columns)[MIOU]
+    iou_K, counts_K, influence_R = _mean_of_ratios(*_intersection_and_union(columns), columns["class"])
     found = {}
-    for k in np.flatnonzero(counts_K):
+    for k in np.flatnonzero(counts_K).tolist():
         rows = columns["class"] == k
         found[names[k]] = _interval(float(iou_K[k]), influence_R[rows] * counts_K.sum(), columns["unit"][rows])
     return found
 
 
 def chance(columns: Mapping[str, np.ndarray], classes: int) -> float:
-    """Return the mIoU of the best map without an image: constant, uniformly random, or random by frequency."""
+    """Return the mIoU of the best map without an image, in closed form."""
     labeled_K = np.bincount(columns["class"], columns["labeled"], minlength=classes)
     share_K = labeled_K / labeled_K.sum()
     constant = share_K.max() / (share_K > 0).sum()
@@ -88,18 +136,26 @@ def chance(columns: Mapping[str, np.ndarray], classes: int) -> float:
     return float(max(constant, uniform, frequent))
 
 
-def _ratios(columns: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _ratios(dataset: str, columns: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return, for each score, ratios of areas whose mean it is, which of them count, and the influence of each row.
 
     The first two have one value per class; for pixel accuracy, one in all.
     """
-    class_R, intersection_R, labeled_R = columns["class"], columns["intersection"], columns["labeled"]
-    union_R = columns["predicted"] + labeled_R - intersection_R
-    return {
-        MIOU: _mean_of_ratios(intersection_R, union_R, class_R),
+    class_R, labeled_R, row = columns["class"], columns["labeled"], catalog.dataset(dataset)
+    intersection_R, union_R = _intersection_and_union(columns)
+    found = {MIOU: _mean_of_ratios(intersection_R, union_R, class_R)}
+    if row.background:
+        is_object_K = np.array([name not in row.background for name in row.mask_classes])
+        found[OBJECT_MIOU] = _mean_of_ratios(intersection_R, union_R * is_object_K[class_R], class_R)
+    return found | {
         PIXEL_ACCURACY: _mean_of_ratios(intersection_R, labeled_R, np.zeros_like(class_R)),
         CLASS_ACCURACY: _mean_of_ratios(intersection_R, labeled_R, class_R),
     }
+
+
+def _intersection_and_union(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    intersection_R = columns["intersection"]
+    return intersection_R, columns["predicted"] + columns["labeled"] - intersection_R
 
 
 def _mean_of_ratios(
@@ -110,6 +166,7 @@ def _mean_of_ratios(
     counts_K = whole_K > 0
     ratio_K = part_K / np.where(counts_K, whole_K, 1)
     influence_R = (part_R - ratio_K[group_R] * whole_R) / (np.where(counts_K, whole_K, 1)[group_R] * counts_K.sum())
+    influence_R *= counts_K[group_R]
     return ratio_K, counts_K, influence_R
 
 

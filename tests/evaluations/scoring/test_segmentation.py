@@ -10,6 +10,8 @@ from benchmark.evaluations.datasets.masks import IGNORED
 from benchmark.evaluations.scoring import segmentation
 
 K = 5
+PLAIN = segmentation.SegmentationEvaluation("plain")
+"""An evaluation to compute scores with; CamVid has no background."""
 
 
 def columns_of(labels: list[np.ndarray], predicted: list[np.ndarray], classes: int = K) -> dict[str, np.ndarray]:
@@ -38,7 +40,7 @@ def row(*values: int) -> np.ndarray:
 
 
 def miou(label: np.ndarray, answer: np.ndarray, classes: int = K) -> float:
-    return segmentation.values(columns_of([label], [answer], classes))["miou"]
+    return PLAIN.values("camvid", columns_of([label], [answer], classes))["miou"]
 
 
 def test_scores_are_those_of_scikit_learn() -> None:
@@ -46,7 +48,7 @@ def test_scores_are_those_of_scikit_learn() -> None:
     label_P, answer_P = (np.concatenate([part.ravel() for part in parts]) for parts in (labels, answers))
     kept = label_P != IGNORED
     label_P, answer_P = label_P[kept], answer_P[kept]
-    found = segmentation.values(columns_of(labels, answers))
+    found = PLAIN.values("camvid", columns_of(labels, answers))
     assert list(found) == ["miou", "pixel_accuracy", "mean_class_accuracy"]
     assert found["miou"] == pytest.approx(jaccard_score(label_P, answer_P, average="macro"), rel=1e-12)
     assert found["pixel_accuracy"] == pytest.approx(accuracy_score(label_P, answer_P), rel=1e-12)
@@ -77,7 +79,7 @@ def test_images_are_pooled_before_the_division() -> None:
         [np.ones((9, 9), np.uint8), row(0, 0, 0)],
     )
     answers[1] = np.zeros((3, 3), np.uint8)
-    assert segmentation.values(columns_of(labels, answers))["miou"] == pytest.approx(9 / 90 / 2)
+    assert PLAIN.values("camvid", columns_of(labels, answers))["miou"] == pytest.approx(9 / 90 / 2)
 
 
 def test_ignored_pixels_may_have_any_answer() -> None:
@@ -92,7 +94,7 @@ def test_an_image_without_labels_changes_nothing() -> None:
     labels, answers = maps(3)
     void = np.full((8, 8), IGNORED, np.uint8)
     with_void = columns_of([*labels, void], [*answers, np.ones((8, 8), np.uint8)])
-    assert segmentation.values(with_void) == segmentation.values(columns_of(labels, answers))
+    assert PLAIN.values("camvid", with_void) == PLAIN.values("camvid", columns_of(labels, answers))
 
 
 def test_classes_permuted_on_both_sides_change_nothing_and_on_one_side_do() -> None:
@@ -100,10 +102,10 @@ def test_classes_permuted_on_both_sides_change_nothing_and_on_one_side_do() -> N
     order = np.append(np.array([3, 0, 4, 1, 2], np.uint8), np.zeros(IGNORED - K + 1, np.uint8))
     order[IGNORED] = IGNORED
     permuted = [order[label] for label in labels], [order[answer] for answer in answers]
-    plain = segmentation.values(columns_of(labels, answers))
-    both = segmentation.values(columns_of(*permuted))
+    plain = PLAIN.values("camvid", columns_of(labels, answers))
+    both = PLAIN.values("camvid", columns_of(*permuted))
     assert both == pytest.approx(plain, rel=1e-12)
-    assert segmentation.values(columns_of(labels, permuted[1]))["miou"] < plain["miou"] / 2
+    assert PLAIN.values("camvid", columns_of(labels, permuted[1]))["miou"] < plain["miou"] / 2
 
 
 @pytest.mark.parametrize("classes", [2, 14, 150])
@@ -129,9 +131,9 @@ def test_influence_is_the_derivative_by_the_weight_of_an_image() -> None:
     for image in (0, 7, 39):
         weight = np.where(columns["unit"] == image, 1 + step, 1.0)
         heavier = columns | {name: columns[name] * weight for name in ("intersection", "predicted", "labeled")}
-        for name, value in segmentation.values(heavier).items():
-            slope = (value - segmentation.values(columns)[name]) / step
-            influence = segmentation.influence(columns)[name][columns["unit"] == image].sum()
+        for name, value in PLAIN.values("camvid", heavier).items():
+            slope = (value - PLAIN.values("camvid", columns)[name]) / step
+            influence = PLAIN.influence("camvid", columns)[name][columns["unit"] == image].sum()
             assert influence == pytest.approx(slope, rel=1e-3, abs=1e-9)
 
 
@@ -149,21 +151,23 @@ def test_intervals_are_those_of_resampled_images() -> None:
     for _ in range(2000):
         rows = rng.integers(0, 200, 200)
         resampled = {name: part[rows].ravel() for name, part in shaped.items()}
-        for name, value in segmentation.values(resampled).items():
+        for name, value in PLAIN.values("camvid", resampled).items():
             drawn.setdefault(name, []).append(value)
     z = NormalDist().inv_cdf(0.975)
-    for name, score in segmentation.intervals(columns).items():
+    for name, score in PLAIN.intervals("camvid", columns).items():
         assert (score.high - score.low) / 2 == pytest.approx(z * np.std(drawn[name]), rel=0.08)
         assert score.low < score.value < score.high
         assert score.n == 200
     per_class = segmentation.per_class(columns, ("a", "b", "c"))
-    assert np.mean([score.value for score in per_class.values()]) == pytest.approx(segmentation.values(columns)["miou"])
+    assert np.mean([score.value for score in per_class.values()]) == pytest.approx(
+        PLAIN.values("camvid", columns)["miou"]
+    )
 
 
 def test_a_perfect_map_is_one_and_its_interval_has_a_width() -> None:
     labels, _ = maps(8)
     labels = [np.where(label == IGNORED, 0, label).astype(np.uint8) for label in labels]
-    for score in segmentation.intervals(columns_of(labels, labels)).values():
+    for score in PLAIN.intervals("camvid", columns_of(labels, labels)).values():
         assert score.value == score.high == 1.0
         assert 0.3 < score.low < 1.0  # six images
 
@@ -171,3 +175,24 @@ def test_a_perfect_map_is_one_and_its_interval_has_a_width() -> None:
 def test_a_class_without_a_union_has_no_score() -> None:
     found = segmentation.per_class(columns_of([row(0, 0, 3)], [row(0, 1, 3)]), ("a", "b", "c", "d", "e"))
     assert {name: score.value for name, score in found.items()} == {"a": 0.5, "b": 0.0, "d": 1.0}
+
+
+def test_the_objects_are_the_classes_without_the_background() -> None:
+    """Of 14 classes of the scenes, the first six are backgrounds; an object that is never seen is left out."""
+    label, answer = row(0, 0, 1, 6, 6, 6, 6, 7), row(0, 0, 6, 6, 6, 6, 0, 7)
+    columns = columns_of([label], [answer], 14)
+    found = PLAIN.values("scenes-masks", columns)
+    assert list(found) == ["miou", "object_miou", "pixel_accuracy", "mean_class_accuracy"]
+    assert found["miou"] == pytest.approx(np.mean([2 / 3, 0, 3 / 5, 1]))
+    assert found["object_miou"] == pytest.approx(np.mean([3 / 5, 1]))
+
+
+def test_the_influence_of_a_background_on_the_objects_is_zero() -> None:
+    labels, answers = maps(9, images=30, classes=14)
+    columns = columns_of(labels, answers, 14)
+    influence = PLAIN.influence("scenes-masks", columns)["object_miou"]
+    assert not influence[columns["class"] < 6].any() and influence[columns["class"] >= 6].any()
+    image, step = columns["unit"] == 4, 1e-6
+    heavier = columns | {name: columns[name] * (1 + step * image) for name in ("intersection", "predicted", "labeled")}
+    slope = PLAIN.values("scenes-masks", heavier)["object_miou"] - PLAIN.values("scenes-masks", columns)["object_miou"]
+    assert influence[image].sum() == pytest.approx(slope / step, rel=1e-3)
