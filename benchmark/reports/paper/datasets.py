@@ -20,6 +20,7 @@ COUNTS = {
     "captions before": "captions before de-duplication",
     "captions after": "captions after de-duplication",
     "images per caption": "images per caption",
+    "guidance": "guidance",
     "image size": "image size (pixels)",
 }
 """Fact -> column."""

@@ -13,5 +13,5 @@ TABLE = PaperFigure(
     numbers=of_table("fig2a", "fig2b"),
     experiment_globs=("ablations-*-guidance-scale/*",),
     targets=main_scores("linear_probe", "imagenet", "scenes-shape"),
-    notes=("MAE: our sources have no number of the paper's panel b.",),
+    notes=("MAE: our sources have only differences of the paper's panel b; see the table differences.",),
 )

@@ -20,7 +20,9 @@ class Published:
     table: str
     """Table or figure of the StableRep paper (arXiv 2306.00984), such as `1` or `fig6`; `readme`: that of its code;
     `aro`: the ARO paper; `synclr-2`: Table 2 of SynCLR's paper (arXiv 2312.17742); `zero-shot`: CLIP's zero-shot
-    accuracy. Numbers that another paper published of a table's subject have the table's name and their own source."""
+    accuracy; `frozen-segmentation`: segmentation without fine-tuning; `differences`: differences that the StableRep
+    paper states without both scores, in percentage points; their metric says above what. Numbers that another paper
+    published of a table's subject have the table's name and their own source."""
     method: str
     pretraining_data: str
     images: str
@@ -42,7 +44,8 @@ class Fact:
 
     subject: str
     name: str
-    """`captions before` or `after` de-duplication, `images per caption`, `image size` (pixels), `seconds per image`."""
+    """`captions before` or `after` de-duplication, `images per caption`, `guidance`, `image size` (pixels), or
+    `seconds per image`."""
     value: float
     source: str
     confidence: str

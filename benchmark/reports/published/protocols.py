@@ -10,7 +10,8 @@ A number is in the column of one of our presets only if its source states exactl
 - ARO by its authors' code (`official scoring`) is `official`.
 
 All others are in columns `as published`: the paper's FairFace prompts, its few-shot protocol, its zero-shot prompts,
-and probes whose protocol the source does not describe. The mapping names our versions: review it when you change one.
+UperNet on ADE20K, of which SynCLR's paper and code publish different recipes, and probes whose protocol the source does
+not describe. The mapping names our versions: review it when you change one.
 """
 
 from collections.abc import Collection

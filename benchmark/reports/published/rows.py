@@ -67,6 +67,12 @@ class Target:
     dataset: str
     score: str = ""
     """Name of the score. Empty: the main score of the dataset."""
+    preset: str = ""
+    """The only preset that is shown. Empty: all presets, each in a column of its own."""
+
+    def shows(self, protocol: Protocol) -> bool:
+        """Return True if a record of this protocol can have the score."""
+        return self.evaluation == protocol.evaluation and self.preset in {"", protocol.preset}
 
 
 @dataclass(frozen=True)
@@ -122,9 +128,9 @@ def canonical_method(method: str) -> str:
     return method.lower().replace("+", "_plus")
 
 
-def main_scores(evaluation: str, *datasets: str) -> tuple[Target, ...]:
-    """Return the main scores of an evaluation on datasets."""
-    return tuple(Target(evaluation, dataset) for dataset in datasets)
+def main_scores(evaluation: str, *datasets: str, preset: str = "") -> tuple[Target, ...]:
+    """Return the main scores of an evaluation on datasets, under every preset or under one."""
+    return tuple(Target(evaluation, dataset, preset=preset) for dataset in datasets)
 
 
 def _dataset_rank(column: Column, dataset_order: Mapping[str, int]) -> int:
@@ -149,17 +155,15 @@ def _published_rows(numbers: Iterable[Published]) -> Iterator[Row]:
 def _measured_rows(
     records: Sequence[Record], experiment_globs: Sequence[str], targets: Sequence[Target], order: Mapping[str, int]
 ) -> list[Row]:
-    evaluations = {target.evaluation for target in targets}
     chosen = without_duplicates(
         record
         for record in records
-        if record.evaluation.name in evaluations
+        if any(target.shows(_protocol(record)) for target in targets)
         and any(fnmatchcase(record.experiment.name, glob) for glob in experiment_globs)
     )
 
     def group_key(record: Record) -> tuple[str, Protocol]:
-        evaluation = record.evaluation
-        return _folder(record), Protocol(evaluation.name, evaluation.preset, evaluation.version)
+        return _folder(record), _protocol(record)
 
     rows: dict[tuple[str, int], dict[Protocol, Run]] = {}
     for (_, protocol), group in groupby(sorted(chosen, key=group_key), group_key):
@@ -216,11 +220,15 @@ def _folder(record: Record) -> str:
     return record.experiment.name.partition("/")[0]
 
 
+def _protocol(record: Record) -> Protocol:
+    return Protocol(record.evaluation.name, record.evaluation.preset, record.evaluation.version)
+
+
 def _scores(runs: Mapping[Protocol, Run], targets: Sequence[Target]) -> Iterator[tuple[Column, list[ScorePart]]]:
     """Yield each column with a score, and its scores, one per seed."""
     for protocol, run in runs.items():
         for target in targets:
-            if target.evaluation == protocol.evaluation and (measured := run.measured(target.dataset)):
+            if target.shows(protocol) and (measured := run.measured(target.dataset)):
                 column = Column(target.dataset, target.score or measured[0].main, protocol)
                 if scores := comparison.scores_of(run, as_table_column(column)):
                     yield column, scores

@@ -84,6 +84,8 @@ TABLES: dict[str, Callable[[dict[str, str]], bool]] = {
     "figure_6": lambda line: line["table"] == "fig6",
     "synclr": lambda line: line["table"].startswith("synclr-"),
     "zero_shot": lambda line: line["table"] in {"zero-shot", "fig5"},
+    "frozen_segmentation": lambda line: line["table"] == "frozen-segmentation",
+    "differences": lambda line: line["table"] == "differences",
 }
 
 
@@ -100,6 +102,7 @@ def test_every_published_number_is_in_its_cell_and_in_no_other(name: str) -> Non
             for cells in same
             if cells["trained on"].text == line["pretraining_data"]
             and (not line["table"].startswith("synclr-") or cells["training"].text.startswith(line["variant"]))
+            and ("vit-l" in cells["training"].text) == ("vit-l" in line["variant"])
             and ("downsample" in cells["training"].text) == down
             and line["schedule"] in cells["training"].text
             and ("=" not in line["variant"] or line["variant"] in cells["training"].text)
@@ -126,6 +129,14 @@ def test_the_protocols_of_published_numbers_are_current_presets() -> None:
     for protocol in stand:
         presets = plugins.load("benchmark.evaluations", protocol.evaluation, "evaluation").EVALUATIONS
         assert (protocol.preset, protocol.version) in {(each.preset, each.version) for each in presets}
+
+
+def test_data_and_epochs_that_are_not_in_the_source_are_marked_as_inferred() -> None:
+    inferred = [line for line in LINES if line["schedule"] == "105ep" and "SynCLR" in line["source"]]
+    assert [(line["table"], line["evaluation"]) for line in inferred if "upernet" in line["evaluation"]] == [
+        ("4", "ade20k upernet")
+    ]
+    assert len(inferred) == 12 and all("cc12m and 105ep are inferred" in line["source"] for line in inferred)
 
 
 # Published beside measured
@@ -177,7 +188,7 @@ def test_measured_fairface_is_not_in_published_columns_with_unknown_prompts() ->
 def test_toy_datasets_have_separate_columns(name: str) -> None:
     table = build(name, *SMOKE)
     below = {column for cells in rows(table, source="measured") for column in numbers(cells)}
-    assert below or name in {"table_4", "synclr", "zero_shot"}
+    assert below or name in {"table_4", "synclr", "zero_shot", "frozen_segmentation", "differences"}
     assert all(column.startswith("scenes-") for column in below)
     assert below.isdisjoint(column for _, column, _ in published_cells(table))
     assert any("toy dataset" in note for note in table.footnotes) == bool(below)
@@ -201,6 +212,8 @@ BELONGS = {
     "figure_6": {"language-smoke-captions"},
     "synclr": set(),
     "zero_shot": set(),
+    "frozen_segmentation": set(),
+    "differences": set(),
 }
 
 
@@ -301,7 +314,7 @@ def test_no_table_has_experiments_of_both_comparisons(name: str) -> None:
     ]
     assert len({"-published/" in name for name in clips}) < 2
     assert bool(clips) == name.startswith(
-        ("table_1", "table_2", "table_3", "table_4", "table_7", "figure_3", "figure_5", "zero")
+        ("table_1", "table_2", "table_3", "table_4", "table_7", "figure_3", "figure_5", "zero", "frozen")
     )
 
 
