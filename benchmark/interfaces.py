@@ -260,8 +260,8 @@ class DatasetScores:
     """Details needed to repeat the measurement: selection rule and chosen value, solver, ties, prompts' hash."""
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Columns with a row per sample, stored in a file next to the record; dependent rows share a value of `unit`."""
-    picture: np.ndarray | None = None
-    """Image (H, W, 3) for people to look at, stored in a file of its own; no score depends on it."""
+    picture: bytes | None = None
+    """PNG for people to look at, stored in a file of its own; no score depends on it."""
     features_sha256: str | None = None
     """SHA-256 of the feature files, added by `benchmark.runner.evaluate`; None if a network encoded the images."""
 

@@ -17,7 +17,7 @@ from benchmark.errors import UserError, check_open_files
 from benchmark.files import atomic_replace, file_sha256
 from benchmark.records.schema import Measured, Predictions
 
-MODEL_INDEPENDENT = ("row", "label", "unit", "episode")
+MODEL_INDEPENDENT = ("row", "label", "unit", "episode", "class", "labeled")
 """Columns that are equal for all models."""
 MAX_BYTES = 256 * 2**20
 """Maximum size of a file in bytes; a million rows of ten columns are smaller."""
@@ -85,7 +85,7 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def sample_hash(columns: Mapping[str, np.ndarray]) -> str:
-    """Return the SHA-256 of the columns that do not depend on the model: rows, labels, units, episodes."""
+    """Return the SHA-256 of the columns that do not depend on the model: rows, labels, units, areas."""
     shared = [np.ascontiguousarray(columns[name]) for name in MODEL_INDEPENDENT if name in columns]
     return hashlib.sha256(b"".join(part.astype(np.int64).tobytes() for part in shared)).hexdigest()
 

@@ -4,7 +4,8 @@ A record belongs to one model and protocol; another one is refused. A stored res
 feature files and predictions have the content that they were measured with.
 
 Below the output folder: `records/<model>/<evaluation>.<preset>.json`, written after each dataset, and per dataset
-`predictions/<model>/<evaluation>.<preset>/<dataset>.parquet`, from which its scores can be recomputed.
+`predictions/<model>/<evaluation>.<preset>/<dataset>.parquet`, from which its scores can be recomputed. A picture for
+people, such as a contact sheet, is `pictures/<model>/<evaluation>.<preset>/<dataset>.png`; nothing depends on it.
 """
 
 import time
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from benchmark.errors import SkipCode, UserError
 from benchmark.evaluations.datasets.splits import local_origins, local_revision
-from benchmark.files import file_sha256, lock
+from benchmark.files import file_sha256, lock, write_bytes
 from benchmark.interfaces import (
     UNVERIFIED,
     DatasetScores,
@@ -118,7 +119,8 @@ class _RecordBuilder:
         self._run, self._name, self._evaluation, self._log = run, name, evaluation, log
         self._changes: dict[str, _Change] = {}
         self._skipped = evaluation.skip(run.model)
-        self._folder = run.out / "predictions" / run.key / f"{name}.{evaluation.preset}"
+        folder = f"{run.key}/{name}.{evaluation.preset}"
+        self._folder, self._pictures = run.out / "predictions" / folder, run.out / "pictures" / folder
         self._path = store.record_path(run.out / "records", run.key, name, evaluation.preset)
         self._read()
 
@@ -161,6 +163,9 @@ class _RecordBuilder:
                 for name, change in changes.items()
                 if isinstance(change.result, DatasetScores)
             }
+            for name, change in changes.items():
+                if isinstance(change.result, DatasetScores) and change.result.picture:
+                    write_bytes(self._pictures / f"{name}.png", change.result.picture)
             created = create.from_scores(
                 dict(sorted({**results, **{name: change.result for name, change in changes.items()}}.items())),
                 origin=run.origin,

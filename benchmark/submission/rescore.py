@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmark import evaluations
 from benchmark.errors import UserError
-from benchmark.evaluations.scoring import intervals
+from benchmark.evaluations.scoring import intervals, segmentation
 from benchmark.interfaces import Evaluation, Score
 from benchmark.records import predictions
 from benchmark.records.predictions import sample_hash
@@ -23,8 +23,9 @@ TOLERANCE = 1e-9
 """Maximum difference between a stored and a recomputed number: the order of float64 sums may differ."""
 DISTINCT = 20
 """Minimum number of answers that make a model's predictions its own."""
-MAX_INTEGER = 100_000
-"""Maximum integer in a column (or ten times the rows, if larger): counts of larger labels would exhaust the memory."""
+MAX_INTEGER = 10_000_000
+"""Maximum integer in a column (or ten times the rows, if larger), such as an area in pixels: counts of larger labels
+would exhaust the memory."""
 
 Columns = Mapping[str, np.ndarray]
 
@@ -137,8 +138,13 @@ def _differences(evaluation: Evaluation, dataset: str, result: Measured, columns
     if "episode" not in columns and (n := _samples(columns)) != result.dataset.n:
         yield f"dataset.n: expected {n} (from predictions), found {result.dataset.n}; evaluate again"
     prediction = next((name for name in columns if name.startswith("prediction")), "")
-    if "label" in columns and prediction:
-        yield from _compare_classes(result, columns["label"], columns["label"] == columns[prediction])
+    names = result.details.get("classes")
+    if result.per_class and isinstance(names, list):
+        if "label" in columns and prediction:
+            shares = intervals.by_group(columns["label"], columns["label"] == columns[prediction])
+            yield from _compare_classes(result, {str(names[int(k)]): score for k, score in shares.items()})
+        if "intersection" in columns:
+            yield from _compare_classes(result, segmentation.per_class(columns, names))
     if isinstance(ties := result.details.get("ties"), int):
         yield from _compare_number("details.ties", ties, _ties(columns))
     for score in ("best", "worst"):
@@ -147,11 +153,7 @@ def _differences(evaluation: Evaluation, dataset: str, result: Measured, columns
             yield from _compare_number(f"details.{score}_class", stored.value, computed[score].value)
 
 
-def _compare_classes(result: Measured, label_N: np.ndarray, correct_N: np.ndarray) -> Iterator[str]:
-    names = result.details.get("classes")
-    if not result.per_class or not isinstance(names, list):
-        return
-    computed = {str(names[int(k)]): score for k, score in intervals.by_group(label_N, correct_N).items()}
+def _compare_classes(result: Measured, computed: Mapping[str, Score]) -> Iterator[str]:
     if set(computed) != set(result.per_class):
         yield (
             f"per_class: expected {len(computed)} classes (from predictions), found {len(result.per_class)}; "
@@ -162,8 +164,9 @@ def _compare_classes(result: Measured, label_N: np.ndarray, correct_N: np.ndarra
 
 
 def _samples(columns: Columns) -> int:
-    """Return the number of images of a retrieval dataset, which have several captions, or of rows of any other."""
-    return len(np.unique(columns["unit"])) if "captions" in columns else len(next(iter(columns.values())))
+    """Return the number of images of a dataset with several rows per image, or of rows of any other."""
+    several = {"captions", "intersection"} & columns.keys()
+    return len(np.unique(columns["unit"])) if several else len(next(iter(columns.values())))
 
 
 def _ties(columns: Columns) -> int:

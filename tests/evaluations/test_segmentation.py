@@ -15,6 +15,7 @@ from benchmark.evaluations import segmentation as module
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.segmentation import CapiKnn, CapiLogistic
 from benchmark.evaluations.solvers.patches import squash_mask
+from benchmark.images import decode_image
 from benchmark.interfaces import DatasetScores, LabeledImages, Scores
 from benchmark.models import load
 from tests.fixtures import evaluation_sets
@@ -197,7 +198,8 @@ def test_a_model_without_patch_tokens_is_skipped_with_its_layers(scenes: None, t
 def test_pixels_are_measured_from_the_catalog(scenes: None) -> None:
     found = scored(CapiLogistic(), load("pixels").model)
     assert found.details["tokens"] == {"grid": [8, 8], "dimensions": 192}
-    assert found.picture is not None and found.picture.ndim == 3
+    sheet = decode_image(found.picture)
+    assert sheet[4 + 132 + 64, 4 + 64].any(), "the second row is the truth"
 
 
 def test_a_grid_that_does_not_divide_the_image_is_refused(scenes: None) -> None:

@@ -136,4 +136,4 @@ def test_unknown_layer() -> None:
 def test_every_evaluation_of_images_and_no_other() -> None:
     model = load("pixels").model
     runs = {name for name, evaluation in evaluations.select_evaluations((), None, ()) if evaluation.skip(model) is None}
-    assert runs == {"linear_probe", "knn", "few_shot"}
+    assert runs == {"linear_probe", "knn", "few_shot", "segmentation"}

@@ -133,7 +133,7 @@ def test_huge_labels_are_rejected(folder: Path) -> None:
 
     columns_forged(folder, spoil, PROBE, "digits")
     assert_one_problem(
-        folder, "results.digits.predictions: expected integers up to 100000 in column label, found 1000000000000000"
+        folder, "results.digits.predictions: expected integers up to 10000000 in column label, found 1000000000000000"
     )
 
 

@@ -4,6 +4,7 @@ Shapes: HW pixels, SS pixels of the square.
 """
 
 import colorsys
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,8 +19,8 @@ TILE, GAP, LINE, LABEL = 128, 4, 20, 160
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 
-def contact_sheet(pictures: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], names: Sequence[str]) -> np.ndarray:
-    """Return the sheet, uint8 (H, W, 3); pixels that do not count are black.
+def contact_sheet(pictures: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], names: Sequence[str]) -> bytes:
+    """Return the sheet as a PNG; pixels that do not count are black.
 
     Args:
         pictures: image (H, W, 3), true and predicted classes (S, S) of each.
@@ -43,7 +44,9 @@ def contact_sheet(pictures: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
         left, top = GAP + at % per_line * LABEL, legend + at // per_line * LINE
         draw.rectangle((left, top, left + 14, top + 14), fill=tuple(palette_K3[k].tolist()))
         draw.text((left + 20, top), names[k], fill=BLACK, font=font)
-    return np.asarray(sheet)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _palette(classes: int) -> np.ndarray:

@@ -24,7 +24,7 @@ UNIT = 1e-5
 """Unit of the page's integers: a thousandth of a percent."""
 HEX = 12
 """Number of hex digits of a hash on the page."""
-ORDER = ("linear_probe", "few_shot", "knn", "zero_shot", "retrieval", "fairface", "aro", "sugarcrepe")
+ORDER = ("linear_probe", "few_shot", "knn", "segmentation", "zero_shot", "retrieval", "fairface", "aro", "sugarcrepe")
 """Order of evaluations on the page; others follow."""
 EXTREMES = {"best", "worst"}
 """Scores that select one of many classes. They are always shown with their interval."""

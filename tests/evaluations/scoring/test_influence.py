@@ -10,6 +10,7 @@ from benchmark import plugins
 from benchmark.analysis import paired
 from benchmark.evaluations import presets
 from benchmark.evaluations.scoring import influence
+from benchmark.evaluations.scoring.segmentation import prediction_columns
 from benchmark.interfaces import Evaluation
 from benchmark.records import predictions
 
@@ -111,9 +112,22 @@ def test_the_variance_of_mean_average_precision_matches_a_bootstrap() -> None:
     compare(presets("linear_probe")["synclr"], "voc2007", answers(0.5), answers(0.8))
 
 
+@pytest.mark.slow
+def test_the_variance_of_segmentation_matches_a_bootstrap_over_images() -> None:
+    generator = np.random.default_rng(5)
+    labeled_NK = generator.integers(0, 60, (200, 14)) * (generator.random((200, 14)) < 0.5)
+
+    def answers(right: float) -> Answers:
+        intersection_NK = generator.binomial(labeled_NK, generator.beta(8 * right, 8 - 8 * right, (200, 1)))
+        wrong_NK = generator.integers(0, 20, (200, 14))
+        return prediction_columns(np.stack([intersection_NK, intersection_NK + wrong_NK, labeled_NK], axis=1))
+
+    compare(presets("segmentation")["capi-logreg"], "scenes-masks", answers(0.7), answers(0.6))
+
+
 def test_every_evaluation_is_tested() -> None:
     """A score with neither influence nor weighted values would have no significance test."""
-    tried = {name for name, *_ in CASES} | {"sugarcrepe"}
+    tried = {name for name, *_ in CASES} | {"sugarcrepe", "segmentation"}
     assert tried == set(plugins.names("benchmark.evaluations"))
 
 

@@ -1,0 +1,18 @@
+"""Semantic segmentation: methods by datasets."""
+
+from benchmark.reports.comparison import Column, ComparisonTable
+
+
+def _columns(dataset: str) -> list[Column]:
+    """Return mIoU, and that of the objects where the dataset has a background."""
+    return [Column(dataset, dataset), Column(dataset, f"{dataset}, objects", "object_miou", optional=True)]
+
+
+TABLE = ComparisonTable(
+    "segmentation",
+    title="Semantic segmentation",
+    caption="Mean intersection over union (mIoU) of areas that are summed over all images; n counts test images, which "
+    "are the sample of the interval. The objects leave out the classes of the background. Chance is the best of a "
+    "constant map and two random ones.",
+    columns=_columns,
+)
