@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmark.files import write_bytes
 from datasets_scripts.scenes import grammar, renderer
-from tests.speed import datasets, evaluations, losses, probe, processes, training
+from tests.speed import datasets, evaluations, losses, probe, processes, segmentation, training
 from tests.speed.timing import REPEATS, row, seconds
 
 OUT = Path("results/speed/cpu.md")
@@ -29,6 +29,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with threadpool_limits(1):
         rows = [rendering(), *datasets.rows(row), *training.rows(row), *evaluations.rows(row)]
+        rows += segmentation.rows(row)
     rows += [*losses.rows(), *processes.rows(), *probe.rows()]
     cores = f"one core (the sweeps: two) of {platform.machine()}"
     where = f"{datetime.date.today()}, {cores}, torch {torch.__version__}, CPU."
