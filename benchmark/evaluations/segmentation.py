@@ -188,9 +188,12 @@ def _batches(
     """Yield the grid, the tokens (M, T, D) and the pixels of the patches (M, T, A) of M images at a time.
 
     Raises:
-        UserError: the grid does not divide the image.
+        UserError: there is no image, or the grid does not divide the image.
     """
     assert images.read_mask
+    if not len(images):
+        split = images.identity.split
+        raise UserError(f"expected images in {split} of {images.name}, found none; build or download the dataset again")
     row = 0
     for tokens_MhwD in model.patch_tokens(images, side):
         count, height, width, dimensions = tokens_MhwD.shape

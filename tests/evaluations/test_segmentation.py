@@ -13,7 +13,9 @@ from benchmark.errors import SkipCode, UserError
 from benchmark.evaluations import presets
 from benchmark.evaluations import segmentation as module
 from benchmark.evaluations.datasets.splits import open_split
+from benchmark.evaluations.scoring import segmentation
 from benchmark.evaluations.segmentation import CapiKnn, CapiLogistic
+from benchmark.evaluations.solvers import logistic
 from benchmark.evaluations.solvers.patches import squash_mask
 from benchmark.images import decode_image
 from benchmark.interfaces import DatasetScores, LabeledImages, Scores
@@ -117,7 +119,7 @@ def test_each_neighbor_votes_for_the_pixels_at_its_place() -> None:
     assert predict(3) == [2, 1, 0, 0]
 
 
-def test_the_rows_that_select_are_not_those_that_are_fitted(scenes: None) -> None:
+def test_the_rows_that_select_are_not_those_that_are_fitted(scenes: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that tells the image apart is of no use on images that were not seen."""
     seen: list[np.ndarray] = []
 
@@ -133,8 +135,12 @@ def test_the_rows_that_select_are_not_those_that_are_fitted(scenes: None) -> Non
     def numbered(mask: np.ndarray, row: int) -> np.ndarray:
         return np.full((GRID, GRID, 3), row, np.float16)
 
+    fits: list[int] = []
+    sweep = logistic.sweep
+    monkeypatch.setattr(logistic, "sweep", lambda x, *more, **named: (fits.append(len(x)), sweep(x, *more, **named))[1])
     model = Seen(numbered)
     scored(Noting(), model)
+    assert fits == [(~seen[0]).sum(), len(seen[0])], "without the held-out images, then with all"
     assert seen[0].any() and model.passes == ["train", "test"], "each image is read once"
 
 
@@ -210,4 +216,14 @@ def test_a_grid_that_does_not_divide_the_image_is_refused(scenes: None) -> None:
 def test_masks_without_labels_are_refused(scenes: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "squash_mask", lambda mask, side: np.full((side, side), 255, np.uint8))
     with pytest.raises(UserError, match="expected labeled pixels in the training images of scenes-masks"):
+        measured(CapiLogistic(), Seen(shares))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_empty_split_is_refused(scenes: None, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
+    opened = segmentation.open_task("scenes-masks")
+    images = getattr(opened, split)
+    empty = replace(images, identity=replace(images.identity, n=0))
+    monkeypatch.setattr(segmentation, "open_task", lambda name: replace(opened, **{split: empty}))
+    with pytest.raises(UserError, match=f"^expected images in {split} of scenes-masks, found none; build or download"):
         measured(CapiLogistic(), Seen(shares))
