@@ -311,7 +311,7 @@ class FrozenModel(Protocol):
     sees_images: bool
     """True if the model can encode images; False for stored features."""
     metadata: Mapping[str, Any]
-    """Fields of the model in a record: `weights_sha256`, `layer`, `transform`, `precision`, `tile`."""
+    """Fields of the model in a record: `weights_sha256`, `layer`, `transform`, `precision`, `tile`; `memory_format`."""
 
     def features(self, images: LabeledImages, geometry: Geometry = Geometry()) -> np.ndarray:
         """Return encoder features (N, D), float32."""

@@ -161,6 +161,8 @@ class ModelPart(RecordModel):
     precision: NonEmptyStr
     tile: Annotated[int, Field(gt=0)] | None = None
     """Images in each forward pass; None for precomputed features, and in records from before it was fixed."""
+    memory_format: Literal["channels_last"] | None = Field(default=None, exclude_if=operator.not_)
+    """Memory format of a convolutional network; None for other models, and in records from before it was chosen."""
 
 
 class TrainingPart(RecordModel):

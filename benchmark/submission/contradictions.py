@@ -38,7 +38,7 @@ def find(found: RecordFiles, samples: Digests, answers: Digests) -> Iterator[str
     )  # fmt: skip
     yield from _require_same(
         found, "model.transform", lambda r: (r.experiment.fingerprint, r.seed, r.model.layer, r.model.weights_sha256),
-        lambda r: (r.model.precision, r.model.tile, sha256_json(r.model.transform)[:12]),
+        lambda r: (r.model.precision, r.model.tile, r.model.memory_format, sha256_json(r.model.transform)[:12]),
         "two ways to encode the images of one run; evaluate the run again",
     )  # fmt: skip
     yield from _require_same(

@@ -170,6 +170,7 @@ def test_a_dataset_evaluated_alone_is_added_to_the_record(tmp_path: Path) -> Non
         ({"model": FakeModel(transform={"size": 8})}, "transform {'size': 8}, found"),
         ({"model": FakeModel(precision="bfloat16")}, "precision bfloat16, found float32"),
         ({"model": FakeModel(tile=64)}, "tile 64, found None"),
+        ({"model": FakeModel(memory_format="channels_last")}, "memory_format channels_last, found None"),
         ({"evaluation": replace(COIN, knob=2)}, "protocol "),
         ({"evaluation": Later()}, "evaluation version 2, found 1"),
     ],

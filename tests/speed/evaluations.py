@@ -3,6 +3,7 @@
 `python -m tests.speed.evaluations` prints them. Both ways give the same answers; that is checked before they are timed.
 """
 
+import copy
 import io
 import tempfile
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
@@ -27,6 +29,7 @@ from benchmark.evaluations.solvers.episodes import sample_episodes
 from benchmark.evaluations.solvers.prototypes import margins
 from benchmark.interfaces import DatasetIdentity, LabeledImages, ViTConfig
 from benchmark.models.loading.frozen import FrozenEncoder
+from benchmark.models.loading.timm_layers import TimmNetwork
 from benchmark.nn.encoders import build_vit
 from benchmark.transforms.evaluation import EvaluationTransform
 from tests.speed import timing
@@ -235,10 +238,30 @@ def groups(row: Row) -> str:
     return row("three zero-shot tasks on 300 faces; beside a pass per task", "images/s", 300, ours, theirs)
 
 
+def convolutions(row: Row) -> str:
+    """A tile of 64 images at 224 pixels through an EfficientNet with random weights."""
+    torch.manual_seed(0)
+    network, transform = TimmNetwork(timm.create_model("tf_efficientnet_lite0"), 224), EvaluationTransform(224)
+    plain = copy.deepcopy(network).eval()
+    frozen = FrozenEncoder(network, transform=transform, weights_sha256="speed")
+    tile = torch.randint(0, 256, (64, 3, 224, 224), dtype=torch.uint8)
+
+    @torch.inference_mode()
+    def theirs() -> torch.Tensor:
+        return plain.image_layers(transform.normalize(tile))["output"]
+
+    def ours() -> torch.Tensor:
+        return frozen._encode(tile)["output"]
+
+    assert (ours() - theirs()).norm() < 1e-5 * theirs().norm()
+    what = "features of `tf_efficientnet_lite0`, channels_last; beside the plain memory format"
+    return row(what, "images/s", len(tile), ours, theirs)
+
+
 def rows(row: Row) -> list[str]:
     transfer, lgssl = FEW_SHOT
     shots = [line for width in (384, 768) for line in few_shot(row, transfer, width)]
-    return [*shots, *few_shot(row, lgssl, 384), *neighbours(row), order_captions(row), groups(row)]
+    return [*shots, *few_shot(row, lgssl, 384), *neighbours(row), order_captions(row), groups(row), convolutions(row)]
 
 
 if __name__ == "__main__":

@@ -314,12 +314,13 @@ def test_identity_of_a_dataset_is_that_of_the_catalog(
     assert any(line.startswith(f"{path}: results.{dataset}") and words in line for line in lines), lines
 
 
-def test_ties_precision_and_tile_are_checked(folder: Path) -> None:
+def test_ties_and_how_images_were_encoded_are_checked(folder: Path) -> None:
     whole = (folder / "records" / f"{CAPTIONS}.json").read_bytes()
     for change, words in (
         (lambda c: c["results"]["scenes-order"]["details"].update(ties=7), "details.ties: expected "),
         (lambda c: c["model"].update(precision="bfloat16"), "two ways to encode the images of one run"),
         (lambda c: c["model"].update(tile=7), "two ways to encode the images of one run"),
+        (lambda c: c["model"].update(memory_format="channels_last"), "two ways to encode the images of one run"),
     ):
         forge(folder, change, CAPTIONS)
         assert any(words in line for line in found(folder)), words

@@ -10,6 +10,9 @@ A matrix product rounds differently for a different number of rows. The network 
 number of images: consecutive rows of a shard, its last tile padded with copies of its last image. On one processor, the
 features of an image are bitwise identical for any number of workers and of interruptions.
 
+A convolutional network gets weights and images in the memory format channels_last, in which a CPU computes it 1.1 to
+1.7 times as fast. Its sums then round differently, so the format is part of its key and of its records.
+
 Workers decode and crop the images of a whole pass, a few tiles ahead. Tiles go to the device as bytes and are
 normalized there. The features of a tile are fetched when the next one has been started, so that a GPU never waits.
 
@@ -88,6 +91,9 @@ class FrozenEncoder:
         """
         self._device = torch.device(device)
         self._module = network.eval().to(self._device)
+        self._convolutional = _is_convolutional(network)
+        if self._convolutional:
+            self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network = cast(ImageEncoder, network)
         self._transform = transform
         self._store = store
@@ -110,6 +116,7 @@ class FrozenEncoder:
             "transform": asdict(transform),
             "precision": "bfloat16" if self._execution.gpu else "float32",
             "tile": self._tile,
+            **({"memory_format": "channels_last"} if self._convolutional else {}),
         }
 
     def features(self, images: LabeledImages, geometry: Geometry = Geometry()) -> np.ndarray:
@@ -340,8 +347,16 @@ class FrozenEncoder:
     def _encode(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         """Return the features of uint8 images for all layers, on the device."""
         normalized_B3HW = self._transform.normalize(to_device(images_B3HW, self._device))
+        if self._convolutional:
+            normalized_B3HW = normalized_B3HW.contiguous(memory_format=torch.channels_last)
         with self._execution.autocast():
             return self._network.image_layers(normalized_B3HW)
+
+
+def _is_convolutional(network: nn.Module) -> bool:
+    """Return whether a window is moved over feature maps, not only over the image as in the patches of a ViT."""
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    return any(max(module.kernel_size) > 1 and module.in_channels > 3 for module in convolutions)
 
 
 def _as_stored(arriving: Mapping[str, Callable[[], Tensor]]) -> Layers:
