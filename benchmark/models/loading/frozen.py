@@ -21,11 +21,7 @@ Shapes: B images in a tile, N images, M selected rows, T texts, D dimensions, HW
 
 import contextlib
 import hashlib
-import io
 import itertools
-import json
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,15 +34,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.files import read_json, sha256_json, write_bytes, write_json
 from benchmark.interfaces import EMBEDDING, Geometry, ImageEncoder, LabeledImages
 from benchmark.models.loading.patches import PATCHES, PatchEncoder
+from benchmark.models.loading.store import STORE_DTYPE, Layers, open_folder, read_shard, write_shard
 from benchmark.nn.transfer import to_device, to_host
-from benchmark.records.environment import package_versions
 from benchmark.training.execution import ExecutionConfig
-from benchmark.transforms.evaluation import TRANSFORM_VERSION, EvaluationTransform, SquashTransform
+from benchmark.transforms.evaluation import EvaluationTransform, SquashTransform
 
-STORE_DTYPE = np.float16
 SHARD, PATCH_SHARD = 1024, 256
 """Rows in a file of the store, and in one with patch tokens; multiples of every tile."""
 TILE = {"cpu": 64, "cuda": 256}
@@ -54,7 +48,6 @@ TILE = {"cpu": 64, "cuda": 256}
 PREFETCH_BATCHES = 2
 """Tiles that are decoded ahead of the one in the network."""
 
-Layers = dict[str, np.ndarray]
 T = TypeVar("T")
 
 
@@ -219,12 +212,12 @@ class FrozenEncoder:
     def _shards(self, images: LabeledImages, layer: str, geometry: Geometry = Geometry()) -> Iterator[np.ndarray]:
         """Yield the features of a layer in the order of the images, a shard at a time; missing shards are computed."""
         transform = replace(self._transform, zoom=geometry.zoom, interpolation=geometry.interpolation)
-        folder = self._folder(images, transform) if self._store else None
+        folder = open_folder(self._store, images, transform, self.layers, self.metadata) if self._store else None
         missing: list[range] = []
         size = PATCH_SHARD if layer == PATCHES else SHARD
         for start in range(0, len(images), size):
             rows = range(start, min(start + size, len(images)))
-            stored = _read_shard(_shard_path(folder, rows), self.layers, len(rows)) if folder else None
+            stored = read_shard(folder, rows, self.layers) if folder else None
             if stored is None:
                 missing.append(rows)
                 continue
@@ -254,37 +247,8 @@ class FrozenEncoder:
         with contextlib.closing(groups):
             for rows, values in zip(shards, groups, strict=True):
                 if folder:
-                    buffer = io.BytesIO()
-                    np.savez(buffer, allow_pickle=False, key=np.array(folder.name), **values)
-                    write_bytes(_shard_path(folder, rows), buffer.getvalue())
+                    write_shard(folder, rows, values)
                 yield values[layer]
-
-    def _folder(self, images: LabeledImages, transform: EvaluationTransform) -> Path:
-        dataset = asdict(images.identity)
-        del dataset["provenance"]  # a statement about the same files
-        if "id" in images.columns:  # images are identified by their ids: other labels do not change the key
-            ids = images.columns["id"]
-            dataset["ids_sha256"] = sha256_json([ids, images.columns["bytes"]] if "bytes" in images.columns else ids)
-        key = {
-            **self.metadata,
-            "transform": asdict(transform),
-            "transform_version": TRANSFORM_VERSION,
-            "dataset": dataset,
-            "layer": list(self.layers),
-            "packages": package_versions(),
-        }
-        assert self._store is not None
-        folder = self._store / sha256_json(key)
-        path, expected = folder / "key.json", json.loads(json.dumps(key))
-        try:
-            found = read_json(path)
-        except (OSError, ValueError):
-            found = None
-        if found is None:
-            write_json(path, expected)
-        elif found != expected:
-            raise UserError(f"expected features of {expected} in {folder}, found {found}; remove the folder")
-        return folder
 
     def _encode_groups(
         self, images: LabeledImages, groups: Sequence[Sequence[int]], load: Callable[[int], Tensor]
@@ -378,20 +342,3 @@ def _require_finite(values: Layers, images: LabeledImages, rows: Sequence[int]) 
 def _pad(tile: list[T], size: int) -> list[T]:
     """Return the tile padded to `size` items with copies of its last item."""
     return tile + tile[-1:] * (size - len(tile))
-
-
-def _shard_path(folder: Path, rows: range) -> Path:
-    return folder / f"{rows.start:08d}.npz"
-
-
-def _read_shard(path: Path, layers: Sequence[str], rows: int) -> Layers | None:
-    """Return the features in a shard, or None if it is missing, truncated, damaged or of another key."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if str(archive["key"]) != path.parent.name:
-            return None
-        values = {layer: archive[layer] for layer in layers}  # the zip's checksums are verified here
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile, zlib.error):
-        return None
-    is_complete = all(part.ndim == 2 and len(part) == rows and part.dtype == STORE_DTYPE for part in values.values())
-    return values if is_complete and all(np.isfinite(part).all() for part in values.values()) else None

@@ -221,7 +221,7 @@ def test_key_depends_on_everything_that_changes_features(tmp_path, changed):
 def test_versions_of_transform_and_packages_are_part_of_the_key(tmp_path, monkeypatch, name, value):
     network = Net()
     encoder(network, tmp_path).features(pictures())
-    monkeypatch.setattr(f"benchmark.models.loading.frozen.{name}", value)
+    monkeypatch.setattr(f"benchmark.models.loading.store.{name}", value)
     encoder(network, tmp_path).features(pictures())
     assert network.calls == 1, "computed again"
     assert len(list(tmp_path.iterdir())) == 2
