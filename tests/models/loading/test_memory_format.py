@@ -120,7 +120,7 @@ def test_hash_of_the_weights_does_not_depend_on_the_format() -> None:
     module = network(*CONVOLUTIONAL["efficientnet"])
     before = weights_sha256(module)
     frozen(module)
-    assert not module.model.conv_stem.weight.is_contiguous(), "the format was applied"
+    assert not module.backbone.conv_stem.weight.is_contiguous(), "the format was applied"
     assert weights_sha256(module) == before
 
 
