@@ -28,7 +28,7 @@ SIDE, GRID = 64, 8
 class Seen:
     """A model whose tokens are a function of the squashed mask of the image: what a perfect encoder would know."""
 
-    def __init__(self, tokens: Callable[[np.ndarray, int], np.ndarray], batch: int = 7) -> None:
+    def __init__(self, tokens: Callable[[np.ndarray, int], np.ndarray], batch: int = 5) -> None:
         self.tokens, self.batch = tokens, batch
         self.passes: list[str] = []
 
