@@ -15,11 +15,12 @@ Shapes: N samples, U units of samples, P distinct patterns of predictions, R res
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from benchmark.errors import UserError
 from benchmark.evaluations import evaluation_for_record
@@ -46,11 +47,22 @@ class Interval:
     difference: float
     low: float
     high: float
+    freedom: float = inf
+    """Degrees of freedom of the t distribution; infinite for the normal distribution."""
 
     @property
     def significant(self) -> bool:
         """True if the interval excludes zero."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of the difference; it is below 0.05 if and only if the interval excludes zero."""
+        half = (self.high - self.low) / 2
+        if half == 0:
+            return float(self.difference == 0)
+        t = -abs(self.difference) / half * _quantile(self.freedom)
+        return float(2 * (ndtr(t) if self.freedom == inf else stdtr(self.freedom, t)))
 
 
 class PairedComparisons:
@@ -113,7 +125,7 @@ class PairedComparisons:
         if all(values is not None for each in influence for values in each):
             one_U, other_U = (np.mean(each, axis=0) for each in influence)  # type: ignore[arg-type]
             return float(np.square(one_U - other_U).sum())
-        loaded = [[self._load(record, dataset) for record in records] for records in models]
+        loaded = [[self.predictions(record, dataset) for record in records] for records in models]
         known = [[columns for columns in each if columns is not None] for each in loaded]
         if list(map(len, known)) != list(map(len, loaded)):
             return None
@@ -128,15 +140,21 @@ class PairedComparisons:
             return None
         key = (result.predictions.sha256, dataset, score)
         if key not in self._influence:
-            columns = self._load(record, dataset)
+            columns = self.predictions(record, dataset)
             values = evaluation_for_record(record).influence(dataset, columns).get(score) if columns else None
             self._influence[key] = None if values is None or columns is None else sum_by_unit(values, columns)
         return self._influence[key]
 
-    def _load(self, record: Record, dataset: str) -> Predictions | None:
-        """Return the predictions of one record on a dataset; None if there is no file."""
+    def predictions(self, record: Record, dataset: str) -> Predictions | None:
+        """Return the predictions of one record on a dataset that it measured; None if there is no file.
+
+        Raises:
+            UserError: the file does not match the record, or the samples differ from those of other models.
+        """
         result = record.results[dataset]
-        assert isinstance(result, Measured) and self._folder is not None
+        assert isinstance(result, Measured)
+        if self._folder is None:
+            return None
         folder = self._folder / store.relative_path(record).with_suffix("")
         if result.predictions is None or not (folder / result.predictions.file).is_file():
             return None
@@ -161,9 +179,21 @@ def interval(difference: float, sample_variance: float, seed_variances: Iterable
     seeds = [(variance, freedom) for variance, freedom in seed_variances if freedom]
     total = sample_variance + sum(variance for variance, _ in seeds)
     known = sum(variance**2 / freedom for variance, freedom in seeds)
-    quantile = stdtrit(total**2 / known, 0.975) if known else ndtri(0.975)
-    half = float(quantile * np.sqrt(total))
-    return Interval(difference, difference - half, difference + half)
+    freedom = total**2 / known if known else inf
+    half = float(_quantile(freedom) * np.sqrt(total))
+    return Interval(difference, difference - half, difference + half, freedom)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm, 1979), in the order given.
+
+    The probability that any of them is below 0.05 without a true difference is at most 0.05.
+    """
+    count, order = len(p_values), np.argsort(p_values)
+    stepped = np.maximum.accumulate(np.array(p_values)[order] * (count - np.arange(count)))
+    corrected = np.empty(count)
+    corrected[order] = np.minimum(stepped, 1.0)
+    return corrected.tolist()
 
 
 def sample_variances(
@@ -176,6 +206,11 @@ def sample_variances(
         for score in one.keys() & other.keys()
     }
     return closed_form | resampled_variances(evaluation, dataset, [first], [second])
+
+
+def _quantile(freedom: float) -> float:
+    """Return the 97.5 % quantile of the t distribution."""
+    return float(ndtri(0.975) if freedom == inf else stdtrit(freedom, 0.975))
 
 
 def sum_by_unit(influence_N: np.ndarray, columns: Predictions) -> np.ndarray:

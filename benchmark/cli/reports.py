@@ -10,12 +10,11 @@ from urllib.parse import quote
 import typer
 
 from benchmark.cli.output import show, show_differences
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from benchmark.records.schema import Record
     from benchmark.reports.site.models import Source
 
 Records = Annotated[Path, typer.Option("--records", help="Folder of records.")]
@@ -75,45 +74,26 @@ def compare(
     evaluation: Annotated[str, typer.Option(help="Print only this evaluation.")] = "",
 ) -> None:
     """Print the differences of two experiments: paired by sample, with 95 % intervals over samples and seeds."""
-    from benchmark.analysis import ranking
+    from benchmark.analysis import experiments
     from benchmark.analysis.paired import PairedComparisons
     from benchmark.records import store
 
     found = store.read_all(records, log=_log)
-    models = [_records_of(name, found) for name in (first, second)]
-    pairs, rows = PairedComparisons.for_records(records), []
-    for shared in sorted(models[0].keys() & models[1].keys()):
-        both = [model[shared] for model in models]
-        if evaluation not in ("", shared[0]):
-            continue
-        for column in ranking.main_scores(both):
-            if difference := pairs.difference(both[0], both[1], [column]):
-                value_M = ranking.scores(both, [column])[:, 0]
-                rows.append((*shared[:2], *column, value_M[0], value_M[1], difference))
+    one, other = (
+        [record for record in experiments.records_of(name, found) if evaluation in ("", record.evaluation.name)]
+        for name in (first, second)
+    )
+    rows = [
+        (each.evaluation, each.preset, each.dataset, each.score, each.first, each.second, each.interval)
+        for each in experiments.main_differences(one, other, PairedComparisons.for_records(records))
+        if each.interval
+    ]
     if not rows:
         raise UserError(
             f"{first} and {second} have no {evaluation or 'evaluation'} in common that both have predictions of; "
             f"evaluate both with the same preset, and keep the predictions beside {records}"
         )
     show_differences(rows)
-
-
-def _records_of(name: str, records: "Sequence[Record]") -> "dict[tuple[str, str, str], list[Record]]":
-    """Return (evaluation, preset, protocol hash) -> records of the newest version of an experiment, one per seed.
-
-    Raises:
-        UserError: there are none.
-    """
-    named = [record for record in records if record.experiment.name == name]
-    if not named:
-        raise unknown("experiment in these records", name, list({record.experiment.name for record in records}))
-    newest = max(record.experiment.version for record in named)
-    found: dict[tuple[str, str, str], list[Record]] = {}
-    for record in sorted(named, key=lambda record: record.seed):
-        if record.experiment.version == newest:
-            part = record.evaluation
-            found.setdefault((part.name, part.preset, part.protocol), []).append(record)
-    return found
 
 
 def site(

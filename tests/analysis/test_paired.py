@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from benchmark.analysis import paired
-from benchmark.analysis.paired import PairedComparisons
+from benchmark.analysis.paired import Interval, PairedComparisons
 from benchmark.errors import SkipCode, UserError
 from benchmark.evaluations.fairface import FairFace
 from benchmark.evaluations.few_shot import FewShot
@@ -69,6 +69,38 @@ def test_seeds_widen_the_interval_as_in_welch_s_t_test(tmp_path: Path) -> None:
     expected = ttest_ind(*levels.values(), equal_var=False).confidence_interval(0.95)
     assert found and found.difference == pytest.approx(0.6 - 0.455)
     assert (found.low, found.high) == (pytest.approx(expected.low, abs=1e-6), pytest.approx(expected.high, abs=1e-6))
+
+
+def test_the_p_value_of_a_difference_over_seeds_is_that_of_welch_s_t_test(tmp_path: Path) -> None:
+    flat = np.full(200, 0.5)
+    levels = {"clip": (0.55, 0.60, 0.65), "mae": (0.41, 0.50)}
+    models = [written(tmp_path, name, [flat - 0.5 + level for level in of]) for name, of in levels.items()]
+    found = PairedComparisons.for_records(tmp_path / "records").difference(*models, [COLUMN])  # type: ignore[call-arg]
+    assert found and found.p == pytest.approx(ttest_ind(*levels.values(), equal_var=False).pvalue, rel=1e-5)
+
+
+@pytest.mark.parametrize("freedom", [1.3, 4.0, np.inf])
+def test_the_p_value_is_below_five_percent_if_the_interval_excludes_zero(freedom: float) -> None:
+    for low, significant in ((-1e-6, False), (1e-6, True)):
+        found = Interval(0.1 + low, low, 0.2 + low, freedom)
+        assert (found.significant, found.p < 0.05) == (significant, significant)
+        assert found.p == pytest.approx(0.05, abs=1e-4)
+        assert Interval(-0.1 - low, -0.2 - low, -low, freedom).p == found.p
+
+
+def test_the_p_value_of_a_normal_difference_is_that_of_a_table() -> None:
+    error = 0.01 / 1.959964
+    assert Interval(2.575829 * error, 0, 0).p == 0.0, "without noise, any difference is true"
+    assert Interval(0.0, 0.0, 0.0).p == 1.0
+    difference = 2.575829 * error
+    assert Interval(difference, difference - 0.01, difference + 0.01).p == pytest.approx(0.01, rel=1e-5)
+
+
+def test_p_values_are_corrected_for_their_number_as_by_holm() -> None:
+    assert paired.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert paired.holm([0.5, 0.9]) == [1.0, 1.0]
+    assert paired.holm([0.04]) == [0.04]
+    assert paired.holm([]) == []
 
 
 @pytest.mark.slow

@@ -1,0 +1,105 @@
+"""Experiments by name: their records, and the paired differences of the main scores of two of them (`paired`)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from benchmark.analysis import ranking
+from benchmark.analysis.paired import Column, Interval, PairedComparisons
+from benchmark.errors import UserError, unknown
+from benchmark.records.schema import Measured, PretrainedDeclaration, Record
+
+
+@dataclass(frozen=True)
+class MainDifference:
+    """The main score of two experiments on one dataset: means over seeds as fractions of one, and their difference."""
+
+    evaluation: str
+    preset: str
+    dataset: str
+    score: str
+    first: float
+    second: float
+    interval: Interval | None
+    """None if it is unknown: without the predictions of both, or if they were measured on different samples."""
+
+
+def records_of(name: str, records: Sequence[Record]) -> list[Record]:
+    """Return the records of the newest version of an experiment, sorted by seed.
+
+    Args:
+        name: name of the experiment, such as `main-smoke-scenes-1x/simclr-syn`, or the source of a pretrained model,
+            such as `timm:vit_base_patch16_224.dino`.
+        records: the records of all experiments.
+
+    Raises:
+        UserError: no experiment has this name, or several models have this source.
+    """
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if name in (record.experiment.name, _source(record)):
+            found.setdefault(record.experiment.name, []).append(record)
+    if len(found) > 1:
+        raise UserError(f"{name} is the source of several models; choose one of: {', '.join(sorted(found))}")
+    if not found:
+        raise _unknown(name, sorted({record.experiment.name for record in records}))
+    (named,) = found.values()
+    newest = max(record.experiment.version for record in named)
+    return sorted((each for each in named if each.experiment.version == newest), key=lambda record: record.seed)
+
+
+def main_differences(
+    first: Sequence[Record], second: Sequence[Record], pairs: PairedComparisons
+) -> Iterator[MainDifference]:
+    """Yield the difference of each main score that two experiments have under the same protocol, sorted by protocol.
+
+    Args:
+        first: records of the experiment that is subtracted from.
+        second: records of the other experiment.
+        pairs: paired differences.
+
+    Raises:
+        UserError: a predictions file does not match its record.
+    """
+    by_protocol = [_by_protocol(records) for records in (first, second)]
+    for protocol in sorted(by_protocol[0].keys() & by_protocol[1].keys()):
+        both = [records[protocol] for records in by_protocol]
+        for column in ranking.main_scores(both):
+            if not all(_results(records, column) for records in both):
+                continue
+            value_M = ranking.scores(both, [column])[:, 0]
+            interval = pairs.difference(both[0], both[1], [column]) if _same_samples(both, column) else None
+            yield MainDifference(*protocol[:2], *column, float(value_M[0]), float(value_M[1]), interval)
+
+
+def _source(record: Record) -> str:
+    declared = record.experiment.declaration
+    return declared.source if isinstance(declared, PretrainedDeclaration) else ""
+
+
+def _unknown(name: str, names: list[str]) -> UserError:
+    """Return the error for a name that does not exist; it lists the names that resemble it, or all of them."""
+    near = [each for each in names if name in each] or get_close_matches(name, names, n=5)
+    if not near:
+        return unknown("experiment in these records", name, names)
+    return UserError(f"unknown experiment in these records {name!r}; did you mean: {', '.join(near)}")
+
+
+def _by_protocol(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
+    """Return (evaluation, preset, protocol hash) -> records."""
+    found: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        part = record.evaluation
+        found.setdefault((part.name, part.preset, part.protocol), []).append(record)
+    return found
+
+
+def _results(records: Sequence[Record], column: Column) -> list[Measured]:
+    """Return the results that have a score on a dataset."""
+    results = (record.results.get(column[0]) for record in records)
+    return [result for result in results if isinstance(result, Measured) and column[1] in result.scores]
+
+
+def _same_samples(models: Sequence[Sequence[Record]], column: Column) -> bool:
+    results = [result for records in models for result in _results(records, column)]
+    return all(results[0].dataset.has_same_samples(result.dataset) for result in results)
