@@ -84,6 +84,11 @@ def mean_and_spread(parts: Sequence[ScorePart]) -> tuple[float, float]:
     return fmean(values), stdev(values) if len(values) > 1 else (parts[0].high - parts[0].low) / 2
 
 
+def mean_interval(parts: Sequence[ScorePart]) -> tuple[float, float]:
+    """Return the mean of the seeds' 95 % intervals over samples, as fractions of one; it says nothing of seeds."""
+    return fmean(part.low for part in parts), fmean(part.high for part in parts)
+
+
 def best_of_column(
     models: Sequence[Model], records_of: Callable[[Model], SeedRecords], column: Column, pairs: PairedComparisons
 ) -> BestOfColumn[Model]:

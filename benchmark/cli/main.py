@@ -16,7 +16,7 @@ from benchmark.cli.data import data
 from benchmark.cli.evaluate import episodes, evaluate
 from benchmark.cli.records import results, submit, validate
 from benchmark.cli.release import push_model
-from benchmark.cli.reports import compare, site, tables
+from benchmark.cli.reports import compare, report, site, tables
 from benchmark.cli.run import check_method, list_all, run
 from benchmark.errors import UserError
 
@@ -130,7 +130,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 app.command(name="list")(list_all)
 app.add_typer(data, name="data")
-for command in (run, evaluate, episodes, tables, compare, site, validate, submit):  # in the order of use
+for command in (run, evaluate, episodes, tables, compare, report, site, validate, submit):  # in the order of use
     app.command()(command)
 app.add_typer(results, name="results")
 app.command()(push_model)

@@ -1,4 +1,4 @@
-"""`synrep tables`, `synrep compare`, `synrep site`: tables, differences and leaderboard page of records."""
+"""`synrep tables`, `synrep compare`, `synrep report`, `synrep site`: tables and pages of records."""
 
 import contextlib
 import gc
@@ -94,6 +94,34 @@ def compare(
             f"evaluate both with the same preset, and keep the predictions beside {records}"
         )
     show_differences(rows)
+
+
+def report(
+    model: Annotated[
+        str, typer.Argument(help="An experiment with records, such as main-smoke-scenes-1x/simclr-syn, or a source.")
+    ],
+    records: Records = Path("results/records"),
+    against: Annotated[str | None, typer.Option(help="Also compare with this model, paired by sample.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write, .md or .html; default: print Markdown.")] = None,
+) -> None:
+    """Report on one model: its scores beside baselines and published numbers, its groups, classes and gaps."""
+    from benchmark.files import write_bytes
+    from benchmark.reports import inputs
+    from benchmark.reports.model_report import render
+    from benchmark.reports.model_report.report import report as build
+
+    formats = {".md": render.markdown, ".html": render.html}
+    if output and output.suffix not in formats:
+        raise UserError(f"expected --output with the ending .md or .html, found {str(output)!r}; rename it")
+    with _kept():
+        found = inputs.read(records, _log)
+    built = build(found, model, against, _source)
+    if output is None:
+        show(render.markdown(built))
+        return
+    content = formats[output.suffix](built).encode()
+    write_bytes(output, content)
+    show(f"{output}: {built.title}, {len(content) / 1e3:.0f} kB")
 
 
 def site(

@@ -23,6 +23,8 @@ from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.rows import Run, dataset_names, group_into_rows
 from benchmark.reports.table import NO_VALUE, Cell, Table
 
+TEST_SELECTED = "TEST-SELECTED: the best of what was tried on the test split itself"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -173,9 +175,9 @@ def provenance_footnotes(runs: Sequence[Run]) -> list[str]:
         lines.append(f"Training: {views}{' for every trained method' if equal else ''}, on {data}.")
     lines.append(f"Encoder: {_shared_value(runs, lambda record: _format_settings(record.model.encoder))}.")
     names = dataset_names(runs)
-    selected = [name for name in names if any(_test_selected(r) for run in runs for r in run.measured(name))]
+    selected = [name for name in names if any(is_test_selected(r) for run in runs for r in run.measured(name))]
     if selected:
-        lines.append(f"TEST-SELECTED: the best of what was tried on the test split itself: {', '.join(selected)}.")
+        lines.append(f"{TEST_SELECTED}: {', '.join(selected)}.")
     lines += _content_footnotes(runs, names)
     for name in names:
         found = [result for run in runs for result in run.measured(name)]
@@ -208,7 +210,8 @@ def _content_footnotes(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
     return lines
 
 
-def _test_selected(result: Measured) -> bool:
+def is_test_selected(result: Measured) -> bool:
+    """Return True if the best of what was tried on the test split itself was selected."""
     return result.details.get("selected_on") == "test"
 
 

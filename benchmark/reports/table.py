@@ -3,6 +3,7 @@
 import csv as csv_format
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tabulate import DataRow, TableFormat, tabulate
@@ -66,21 +67,29 @@ class Table:
 
 def markdown(table: Table) -> str:
     """Return the table as GitHub Markdown. No text can end a cell or start a tag or a formula."""
+    captions = [markdown_text(caption) for caption in table.captions]
+    footnotes = "\n".join(f"- {markdown_text(footnote)}" for footnote in table.footnotes)
+    head = (NOTICES[".md"], f"## {markdown_text(table.title)}")
+    return "\n\n".join([*head, *captions, markdown_grid(table, _alignment(table)), footnotes]) + "\n"
+
+
+def markdown_grid(table: Table, alignment: Sequence[str]) -> str:
+    """Return the columns and rows as GitHub Markdown, without title, captions and footnotes.
+
+    `alignment` is `left` or `right` for each column.
+    """
 
     def render(cell: Cell) -> str:
-        text = _markdown_text(cell.text)
+        text = markdown_text(cell.text)
         return f"**{text}**" if cell.bold else text
 
-    grid = tabulate(
+    return tabulate(
         [[render(cell) for cell in row] for row in table.rows],
-        headers=[_markdown_text(column) for column in table.columns],
+        headers=[markdown_text(column) for column in table.columns],
         tablefmt="pipe",
         disable_numparse=True,
-        colalign=_alignment(table),
+        colalign=alignment,
     )
-    captions = [_markdown_text(caption) for caption in table.captions]
-    footnotes = "\n".join(f"- {_markdown_text(footnote)}" for footnote in table.footnotes)
-    return "\n\n".join([NOTICES[".md"], f"## {_markdown_text(table.title)}", *captions, grid, footnotes]) + "\n"
 
 
 def csv(table: Table) -> str:
@@ -131,22 +140,23 @@ def _alignment(table: Table) -> list[str]:
     return ["right" if any(NUMBER.match(cell.text) for cell in column) else "left" for column in columns]
 
 
-def _one_line(text: str) -> str:
+def visible(text: str) -> str:
     """Return the text without line breaks, with hidden characters as codes such as `[U+202E]`."""
     return " ".join(HIDDEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", text).split())
 
 
 def _csv_text(text: str) -> str:
-    text = _one_line(text)
+    text = visible(text)
     formula = text.startswith(("=", "@")) or (text.startswith(("+", "-")) and not SIGNED_NUMBER.fullmatch(text))
     return f"'{text}" if formula else text
 
 
-def _markdown_text(text: str) -> str:
-    text = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def markdown_text(text: str) -> str:
+    """Return a text of one line that GitHub Markdown shows as it is."""
+    text = visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*|\[\]$~#])", r"\\\1", text)
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
 
 def _latex_text(text: str) -> str:
-    return _one_line(text).translate(LATEX_ESCAPES)
+    return visible(text).translate(LATEX_ESCAPES)

@@ -139,7 +139,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
     [
         (
             "nosuch",
-            ["'nosuch'", "choose one of: list, run, evaluate, episodes, tables, compare, site, validate, "],
+            ["'nosuch'", "choose one of: list, run, evaluate, episodes, tables, compare, report, site, validate, "],
         ),
         (
             "data nosuch",

@@ -72,17 +72,17 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _html(shown: dict[str, Any], more: dict[str, Any], models: list[Model], records: int) -> str:
-    early, script = _read(EARLY_SCRIPT), "\n".join(map(_read, SCRIPTS))
-    style = _read(STYLE)
+    early, script = read_asset(EARLY_SCRIPT), "\n".join(map(read_asset, SCRIPTS))
+    style = read_asset(STYLE)
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return template.from_string(_read("page.html")).render(
+    return template.from_string(read_asset("page.html")).render(
         models=len(models),
         records=records,
         policy="; ".join(
             (
                 "default-src 'none'",
-                f"script-src {_csp_source(early)} {_csp_source(script)}",
-                f"style-src {_csp_source(style)}",
+                f"script-src {csp_source(early)} {csp_source(script)}",
+                f"style-src {csp_source(style)}",
                 "img-src data:",
                 "base-uri 'none'",
                 "form-action 'none'",
@@ -96,11 +96,12 @@ def _html(shown: dict[str, Any], more: dict[str, Any], models: list[Model], reco
     )
 
 
-def _read(name: str) -> str:
+def read_asset(name: str) -> str:
+    """Return the text of a file of this folder: a script, a style or a template."""
     return (files(__package__) / name).read_text(encoding="utf-8")
 
 
-def _csp_source(content: str) -> str:
+def csp_source(content: str) -> str:
     """Return the source expression of the content security policy that allows an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 

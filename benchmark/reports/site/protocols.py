@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchmark.analysis import ranking
@@ -198,7 +197,7 @@ def _cell(records: Sequence[Record], column: Column) -> dict[str, float]:
         assert isinstance(result, Measured)
         parts.append(result.scores[column.main])
     mean, spread = ranking.mean_and_spread(parts)
-    low, high = fmean(part.low for part in parts), fmean(part.high for part in parts)
+    low, high = ranking.mean_interval(parts)
     return {"mean": mean, "spread": spread, "low": low, "high": high}
 
 
