@@ -333,6 +333,9 @@ class FrozenModel(Protocol):
     def patch_tokens(self, images: LabeledImages, side: int) -> Iterator[np.ndarray]:
         """Yield patch tokens (M, h, w, D) of M whole images at a time, squashed to `side` x `side` pixels, in order."""
 
+    def dense_network(self, side: int, blocks: bool) -> nn.Module:
+        """Return a `benchmark.nn.dense.DenseNetwork` to train a decoder on; `blocks`: with the maps of its blocks."""
+
     def features_sha256(self, dataset: str) -> str | None:
         """Return the SHA-256 of the stored features of a dataset; None if the weights determine the features."""
 

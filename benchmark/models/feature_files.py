@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from benchmark.errors import UserError, check_open_files
 from benchmark.files import file_sha256
@@ -140,6 +141,15 @@ class FeatureFiles:
             rows_MhwD: np.ndarray = np.array(values_NhwD[start : start + PATCH_ROWS])
             _require_finite(path, rows_MhwD.reshape(len(rows_MhwD), -1), start)
             yield rows_MhwD
+
+    def dense_network(self, side: int, blocks: bool) -> nn.Module:
+        """Raise an error: a decoder is trained on a network.
+
+        Raises:
+            UserError: always.
+        """
+        del side, blocks
+        raise UserError(f"no network to train a decoder on in {self._folder}, only layer {self.metadata['layer']}")
 
     def _read(self, images: LabeledImages, suffix: str, geometry: Geometry) -> np.ndarray:
         stored = Geometry(self._transform["zoom"], self._transform["interpolation"])

@@ -314,3 +314,8 @@ def test_patch_tokens_must_be_finite_complete_and_a_grid(folder) -> None:
 def test_sides_of_patch_tokens_are_checked(folder, sides) -> None:
     with pytest.raises(UserError, match="patches, the side in pixels of each dataset"):
         load(str(with_patches(folder, sides)))
+
+
+def test_there_is_no_network_to_train_a_decoder_on(folder) -> None:
+    with pytest.raises(UserError, match=f"^no network to train a decoder on in {folder}, only layer cls$"):
+        load(str(folder)).model.dense_network(64, False)

@@ -35,8 +35,9 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING, Geometry, ImageEncoder, LabeledImages
-from benchmark.models.loading.patches import PATCHES, PatchEncoder
+from benchmark.models.loading.patches import PATCHES, PatchEncoder, dense_network
 from benchmark.models.loading.store import STORE_DTYPE, Layers, open_folder, read_shard, write_shard
+from benchmark.nn.dense import DenseNetwork
 from benchmark.nn.transfer import to_device, to_host
 from benchmark.training.execution import ExecutionConfig
 from benchmark.transforms.evaluation import EvaluationTransform, SquashTransform
@@ -186,6 +187,18 @@ class FrozenEncoder:
         network, encoder = self._patch_encoder(side)
         for values_MF in encoder._shards(images, PATCHES):
             yield values_MF.reshape(len(values_MF), *network.grid, network.dimensions)
+
+    def dense_network(self, side: int, blocks: bool) -> DenseNetwork:
+        """Return a copy of the network for square images of `side` pixels or slightly more, with its feature maps.
+
+        Raises:
+            UserError: the network has no patch tokens of such images, or with `blocks` no maps of its blocks.
+        """
+        folder = self._store / "decoders" if self._store else None
+        try:
+            return dense_network(self._module, side, blocks, self._transform.normalize, folder)
+        except UserError as error:
+            raise UserError(f"{error}; its layers are {', '.join(self.layers)}") from None
 
     def _patch_encoder(self, side: int) -> tuple[PatchEncoder, "FrozenEncoder"]:
         """Return a copy of the network for images of another size, and its encoder."""

@@ -9,7 +9,9 @@ Shapes: B images, HW pixels, hw positions of the grid, L tokens, D features.
 """
 
 import copy
+from collections.abc import Callable, Sequence
 from math import isqrt
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
+from benchmark.nn.dense import DenseNetwork
 
 PATCHES = "patches"
 """Name of the layer in the feature store, which has a row of h * w * D values per image."""
@@ -38,10 +41,7 @@ class PatchEncoder(nn.Module):
             UserError: the network has no patch tokens, or none for images of this size.
         """
         super().__init__()
-        backbone = getattr(network, "vit", None) or getattr(network, "backbone", None)
-        if backbone is None:
-            raise UserError("no patch tokens, but vectors of whole images")
-        self.backbone = copy.deepcopy(backbone).eval().requires_grad_(False)
+        self.backbone = copy.deepcopy(_backbone(network)).eval().requires_grad_(False)
         patch = _patch_side(self.backbone)
         if side % patch:
             raise UserError(f"patches of {patch} pixels do not divide images of {side} x {side} pixels")
@@ -58,18 +58,67 @@ class PatchEncoder(nn.Module):
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Return the patch tokens (B, h, w, D)."""
-        if isinstance(self.backbone, VisionTransformer):
-            return _as_grid(_native_tokens(self.backbone, images_B3HW))
-        if isinstance(self.backbone, ModifiedResNet):
-            return last_map(self.backbone, images_B3HW).permute(0, 2, 3, 1)
-        features = self.backbone.forward_features(images_B3HW)
-        if features.ndim == 3:
-            return _as_grid(final_norm(self.backbone, features)[:, self.backbone.num_prefix_tokens :])
-        return features if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC" else features.permute(0, 2, 3, 1)
+        return _tokens(self.backbone, images_B3HW)
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         """Return the tokens of each image as one row (B, h * w * D)."""
         return {PATCHES: self(images_B3HW).flatten(1)}
+
+
+def dense_network(
+    network: nn.Module, side: int, blocks: bool, normalize: Callable[[Tensor], Tensor], folder: Path | None
+) -> DenseNetwork:
+    """Return a copy of a network with its feature maps, for images of the smallest side that its patches divide.
+
+    Args:
+        network: an `ImageEncoder` of a loader.
+        side: least height and width of the images in pixels.
+        blocks: whether maps of single blocks are needed, which the plain ViTs of timm have.
+        normalize: preprocessing of uint8 images.
+        folder: where the state of a training may be stored.
+
+    Raises:
+        UserError: the network has no patch tokens of such images, or no such maps.
+    """
+    patch = _patch_side(_backbone(network))
+    side = -(-side // patch) * patch
+    backbone = PatchEncoder(network, side).backbone
+    if blocks and not all(hasattr(backbone, name) for name in ("blocks", "num_prefix_tokens", "forward_intermediates")):
+        raise UserError(f"no maps of single blocks in {type(backbone).__name__}")
+    return DenseNetwork(backbone, feature_maps, normalize, side=side, folder=folder)
+
+
+def feature_maps(backbone: Any, images_B3HW: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+    """Return maps (B, D, h, w): after each of these blocks, or without blocks the patch tokens."""
+    if not blocks:
+        return [_tokens(backbone, images_B3HW).permute(0, 3, 1, 2)]
+    distinct = sorted(set(blocks))  # timm returns each once
+    maps = backbone.forward_intermediates(images_B3HW, indices=distinct, intermediates_only=True)
+    return [maps[distinct.index(block)] for block in blocks]
+
+
+def _backbone(network: nn.Module) -> nn.Module:
+    """Return the module that has the patch tokens.
+
+    Raises:
+        UserError: there is none.
+    """
+    backbone: nn.Module | None = getattr(network, "vit", None) or getattr(network, "backbone", None)
+    if backbone is None:
+        raise UserError("no patch tokens, but vectors of whole images")
+    return backbone
+
+
+def _tokens(backbone: Any, images_B3HW: Tensor) -> Tensor:
+    """Return the patch tokens (B, h, w, D)."""
+    if isinstance(backbone, VisionTransformer):
+        return _as_grid(_native_tokens(backbone, images_B3HW))
+    if isinstance(backbone, ModifiedResNet):
+        return last_map(backbone, images_B3HW).permute(0, 2, 3, 1)
+    features = backbone.forward_features(images_B3HW)
+    if features.ndim == 3:
+        return _as_grid(final_norm(backbone, features)[:, backbone.num_prefix_tokens :])
+    return features if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else features.permute(0, 2, 3, 1)
 
 
 def final_norm(backbone: Any, tokens_BLD: Tensor) -> Tensor:

@@ -174,3 +174,32 @@ def test_stored_tokens_are_equal_and_of_one_size(tmp_path):
     assert other.shape == (5, 8, 8, 32) and cold.shape == (5, 4, 4, 32)
     features = encoder().features(pictures)
     assert features.shape == (5, 32), "features of crops are stored apart"
+
+
+@torch.inference_mode()
+def test_a_network_to_train_a_decoder_on(tmp_path):
+    transform = EvaluationTransform(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    model = FrozenEncoder(Model(vit()), transform=transform, weights_sha256="w", store=tmp_path)
+    network = model.dense_network(44, True)
+    assert (network.side, network.folder) == (48, tmp_path / "decoders"), "the next multiple of its patches"
+    images = torch.from_numpy(noise(2, 48, 48)).permute(0, 3, 1, 2)
+    (last,) = network(images)
+    expected = PatchEncoder(model._module, 48)(transform.normalize(images))
+    assert torch.equal(last.permute(0, 2, 3, 1), expected)
+    blocks = network(images, (1, 0, 1))
+    assert [tuple(part.shape) for part in blocks] == [(2, 32, 6, 6)] * 3
+    assert torch.equal(blocks[0], blocks[2]) and not torch.equal(blocks[0], blocks[1])
+    normed = network.backbone.norm(blocks[0].permute(0, 2, 3, 1))
+    torch.testing.assert_close(normed, expected), "the last block, before the final norm"
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert FrozenEncoder(Model(vit()), transform=transform, weights_sha256="w").dense_network(32, False).folder is None
+
+
+def test_what_has_no_network_for_a_decoder_says_why():
+    encoder = FrozenEncoder(Vectors(), transform=EvaluationTransform(32), weights_sha256="w")
+    with pytest.raises(UserError, match=r"^no patch tokens, but vectors of whole images; its layers are output, cls$"):
+        encoder.dense_network(32, False)
+    encoder = FrozenEncoder(Pixels(), transform=EvaluationTransform(16), weights_sha256="w")
+    assert encoder.dense_network(64, False).side == 64
+    with pytest.raises(UserError, match=r"^no maps of single blocks in PixelPatches; its layers are output$"):
+        encoder.dense_network(64, True)
