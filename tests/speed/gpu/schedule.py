@@ -1,6 +1,6 @@
 """The parts, the most valuable first, with the seconds after which each is stopped; most need fewer."""
 
-from tests.speed.gpu import features, generation, probes, training
+from tests.speed.gpu import decoders, features, generation, probes, training
 from tests.speed.gpu.card import card
 from tests.speed.gpu.parts import Part
 from tests.speed.gpu.sizes import Sizes
@@ -12,6 +12,7 @@ PROFILE = ("kernels_ms", "attention")
 def parts(sizes: Sizes) -> list[Part]:
     """All parts for these sizes; the step on several GPUs where there are several."""
     peak = ("copy_gb_per_second", "host_to_device_gb_per_second", "peak_tflops", "sustained_tflops")
+    segmentation = [key for preset in decoders.PRESETS for key in (preset.preset, f"{preset.preset}_hours")]
     networks = ("unet_error", "unet_ms", "unet_tflops", *PROFILE, "vae_ms", "vae_tflops")
     images = (*networks, "images_per_second", "tflops", "share_of_peak", "plain_images_per_second", "times_plain")
     variants = [
@@ -36,6 +37,7 @@ def parts(sizes: Sizes) -> list[Part]:
         Part("jpegs", 60, features.from_jpegs, ("features_error", "threads", "images_per_second")),
         Part("memory", 70, training.memory, ("peak_gb", "mb_per_view")),
         Part("sliced", 120, training.sliced_loop, ("workers", *RATE)),
+        Part("decoders", 100, decoders.decoders, ("threads", "crops_per_second", *segmentation)),
         *variants,
         Part("knn", 30, probes.neighbors, ("seconds", "queries_per_second", "right")),
         Part("heads", 25, probes.heads, ("ms_per_step", "hours_of_heads", "right")),

@@ -58,6 +58,14 @@ class Sizes:
     jpeg_height: int = 375
     jpeg_width: int = 500
 
+    # Decoders of segmentation: ADE20K
+    decoder_side: int = 512
+    decoder_height: int = 512
+    decoder_width: int = 683
+    decoder_crops: int = 512
+    decoder_batches: tuple[int, int] = (16, 32)
+    """Crops in a step of the linear decoder, and of UperNet."""
+
     # Generation
     pipeline: str = "stable_diffusion_15"
     """Function of `tests.fixtures.tiny_diffusion`."""
@@ -107,6 +115,11 @@ REHEARSAL = Sizes(
     jpegs=80,
     jpeg_height=30,
     jpeg_width=40,
+    decoder_side=32,
+    decoder_height=60,
+    decoder_width=80,
+    decoder_crops=8,
+    decoder_batches=(2, 2),
     pipeline="stable_diffusion",
     generation={"steps": 2, "size": 32, "stored": 16, "batch": 2, "dtype": "float32"},
     guided=(8,),
