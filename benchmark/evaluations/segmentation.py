@@ -10,8 +10,11 @@ the square.
 - `capi-knn`: a pixel has the most frequent class at its place in the k most similar patches; k is 1, 3, 10 or 30, by
   cosine or distance. A pixel that does not count has no vote.
 
-Departures: at most 64 patches of an image are examples, drawn by seed and image, to bound the memory; `scenes-masks` is
-seen at its own 64 x 64 pixels, not at 224; equal neighbors, classes and hyperparameters are taken in their order.
+`dinov3-linear` and `synclr-upernet` train a decoder on random crops; see `segmenters.protocols`.
+
+Departures from CAPI: at most 64 patches of an image are examples, drawn by seed and image, to bound the memory;
+`scenes-masks` is seen at its own 64 x 64 pixels, not at 224; equal neighbors, classes and hyperparameters are taken in
+their order.
 
 Shapes: N images, M images of a batch, SS pixels of the square, T patches of an image, A pixels of a patch, P examples,
 Q patches to predict, D dimensions, K classes.
@@ -36,6 +39,7 @@ from benchmark.evaluations.scoring.segmentation import (
     prediction_columns,
     score_areas,
 )
+from benchmark.evaluations.segmenters.protocols import DinoV3Linear, SynClrUperNet
 from benchmark.evaluations.solvers import logistic
 from benchmark.evaluations.solvers.chunks import row_chunks
 from benchmark.evaluations.solvers.device import compute_device
@@ -362,4 +366,4 @@ def _vectors(scale: Standardizer, x_QD: np.ndarray, cosine: bool) -> np.ndarray:
     return scaled_QD
 
 
-EVALUATIONS = (CapiLogistic(), CapiKnn())
+EVALUATIONS = (CapiLogistic(), CapiKnn(), DinoV3Linear(), SynClrUperNet())
