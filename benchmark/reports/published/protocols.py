@@ -8,6 +8,8 @@ A number is in the column of one of our presets only if its source states exactl
   has repeated lines and ours has distinct images, and ImageNet, which it probes with SGD instead. Its average precision
   on VOC 2007 is `map11_sklearn`, by the definition of its code.
 - ARO by its authors' code (`official scoring`) is `official`.
+- Frozen segmentation of ADE20K by the code of CAPI (kNN) is `capi-knn`, by that of DINOv3 (linear) `dinov3-linear`.
+  DINOv2's linear layer is neither: its training code was not published.
 
 All others are in columns `as published`: the paper's FairFace prompts, its few-shot protocol, its zero-shot prompts,
 UperNet on ADE20K, of which SynCLR's paper and code publish different recipes, and probes whose protocol the source does
@@ -72,6 +74,8 @@ ARO_SCORES = {
 }
 """Dataset and metric of the ARO authors -> our score."""
 
+SEGMENTATION_PRESETS = {"ade20k knn of CAPI": "capi-knn", "ade20k linear of DINOv3": "dinov3-linear"}
+
 
 def column_of(number: Published) -> Column:
     """Return the column of a published number."""
@@ -81,6 +85,8 @@ def column_of(number: Published) -> Column:
     if number.variant == "synclr-protocol" and dataset in SYNCLR_DATASETS and task == "linear":
         score = SYNCLR_SCORES.get(number.metric, number.metric)
         return Column(dataset, score, _probe(preset="synclr"))
+    if preset := SEGMENTATION_PRESETS.get(number.evaluation):
+        return Column(dataset, number.metric, Protocol("segmentation", preset, version=1))
     aro_score = ARO_SCORES.get((number.evaluation, number.metric))
     if number.variant == "official scoring" and aro_score:
         return Column(f"aro-{dataset}", aro_score, Protocol("aro", "official", version=2))
