@@ -12,8 +12,8 @@ the square.
 
 `dinov3-linear` and `synclr-upernet` train a decoder on random crops; see `segmenters.protocols`.
 
-Departures from CAPI: a fit stops after 200 passes over the examples, which those with a weak penalty reach (1,000 passes
-moved mIoU by less than 0.1 points); at most 64 patches of an image are examples, drawn by seed and image, to bound the
+Departures from CAPI: a fit stops after 200 passes over the examples, which weak penalties reach (1,000 passes
+move mIoU by less than 0.1 points); at most 64 patches of an image are examples, drawn by seed and image, to bound the
 memory; `scenes-masks` is seen at its own 64 x 64 pixels, not at 224; equal neighbors, classes and hyperparameters are
 taken in their order.
 
