@@ -104,9 +104,9 @@ def _encoder(record: Record) -> Hashable:
 def _training(record: Record) -> str:
     """Return what determines the weights of a model, as text; without training, only the encoder and the seed do."""
     declared = record.experiment.declaration.model_dump(exclude={"name", "version", "dataset", "revision"})
-    if record.model.views == 0:
-        declared = {"encoder": declared["encoder"]}
     content = record.training and record.training.content_sha256
+    if record.model.views == 0:
+        declared, content = {"encoder": declared["encoder"]}, None
     return f"declaration {sha256_of([declared, content])[:12]} seed {record.seed}"
 
 

@@ -20,6 +20,7 @@ from tests.submission.conftest import (
     FEW_SHOT,
     MODEL,
     PROBE,
+    ROOT,
     Change,
     columns_forged,
     forge,
@@ -151,6 +152,19 @@ def test_a_training_that_is_repeated_under_another_name_is_no_copy(folder: Path)
         content["model"]["weights_sha256"] = "9" * 64
 
     copied(folder, "smoke/clip/2/0", "mine/clip/2/0", repeated)
+    assert found(folder) == []
+
+
+def test_untrained_encoders_of_two_comparisons_are_no_copies(folder: Path) -> None:
+    """Without training, neither the data nor the schedule determines the weights."""
+    shutil.copytree(ROOT / "records/smoke/untrained/2/0", folder / "records/smoke/untrained/2/0")
+    shutil.copytree(ROOT / "predictions/smoke/untrained/2/0", folder / "predictions/smoke/untrained/2/0")
+
+    def elsewhere(content: dict[str, Any]) -> None:
+        renamed(content, "mine/untrained", dataset="synrep-bench/other")
+        content["training"] |= {"repo": "synrep-bench/other", "content_sha256": "8" * 64}
+
+    copied(folder, "smoke/untrained/2/0", "mine/untrained/2/0", elsewhere)
     assert found(folder) == []
 
 
