@@ -68,6 +68,7 @@ class Examples:
     held_out_QD: np.ndarray
     held_out_QA: np.ndarray
     classes: int
+    grid: tuple[int, int]
 
 
 class Classifier(Protocol):
@@ -115,9 +116,10 @@ class CapiEvaluation(SegmentationEvaluation):
                 best = miou, candidate
         assert best
         classifier, fit_details = self._refit(examples, best[1])
-        grid, areas_N3K = (0, 0), []
+        areas_N3K: list[np.ndarray] = []
         pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for grid, tokens_MTD, pixels_MTA in _batches(model, task.test, task.row.side):
+            _require_grid(grid, examples.grid, task.test)
             predicted_QX = classifier.predict(tokens_MTD.reshape(-1, tokens_MTD.shape[2]))
             for pixels_TA, predicted_TX in zip(pixels_MTA, np.split(predicted_QX, len(pixels_MTA))):
                 areas_N3K.append(areas(pixels_TA, predicted_TX, classes))
@@ -133,7 +135,7 @@ class CapiEvaluation(SegmentationEvaluation):
             "chosen": best[1].choice,
             **fit_details,
             "images": f"squashed to {task.row.side} x {task.row.side} pixels, masks to the nearest pixel",
-            "tokens": {"grid": list(grid), "dimensions": examples.x_PD.shape[1]},
+            "tokens": {"grid": list(examples.grid), "dimensions": examples.x_PD.shape[1]},
             "examples": len(examples.x_PD),
         }
         scores = score_areas(self, task, np.stack(areas_N3K), details)
@@ -159,9 +161,11 @@ class CapiEvaluation(SegmentationEvaluation):
         """
         parts: list[tuple[np.ndarray, np.ndarray, bool]] = []
         whole: list[tuple[np.ndarray, np.ndarray]] = []
-        row = 0
+        row, first = 0, None
         for images in (task.train, *([task.val] if task.val else [])):
-            for _, tokens_MTD, pixels_MTA in _batches(model, images, task.row.side):
+            for grid, tokens_MTD, pixels_MTA in _batches(model, images, task.row.side):
+                first = first or grid
+                _require_grid(grid, first, images)
                 for tokens_TD, pixels_TA in zip(tokens_MTD, pixels_MTA):
                     drawn = self._draw(majority(pixels_TA) != IGNORED, images.identity.ids_sha256, seed, row)
                     parts.append((tokens_TD[drawn], pixels_TA[drawn], row in held_out))
@@ -176,7 +180,8 @@ class CapiEvaluation(SegmentationEvaluation):
                 f"expected labeled pixels in the training images of {task.row.name}, and in those held out of them, "
                 "found none in one part; download the dataset again"
             )
-        return Examples(x_PD, pixels_PA, is_held_out_P, held_out_QD, held_out_QA, len(task.row.mask_classes))
+        assert first
+        return Examples(x_PD, pixels_PA, is_held_out_P, held_out_QD, held_out_QA, len(task.row.mask_classes), first)
 
     def _draw(self, may_be_T: np.ndarray, ids_sha256: str, seed: int, row: int) -> np.ndarray:
         """Return the examples from an image, in their order: equally many from each image that has them."""
@@ -185,6 +190,16 @@ class CapiEvaluation(SegmentationEvaluation):
             return order
         key_T = keyed_bits("patches", ids_sha256, str(seed), str(row)).random_raw(len(order))
         return np.sort(order[np.argsort(key_T, kind="stable")[: self.patches]])
+
+
+def _require_grid(found: tuple[int, int], expected: tuple[int, int], images: LabeledImages) -> None:
+    """Raise a UserError if the images have another grid than those before."""
+    if found != expected:
+        wanted, other = (f"{rows} x {columns}" for rows, columns in (expected, found))
+        raise UserError(
+            f"expected {wanted} patches in {images.identity.split} of {images.name} as in train, found {other}; "
+            "compute the tokens of all splits with the same network"
+        )
 
 
 def _batches(

@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmark import evaluations
 from benchmark.errors import UserError
+from benchmark.evaluations.datasets import catalog
 from benchmark.evaluations.scoring import intervals, segmentation
 from benchmark.interfaces import Evaluation, Score
 from benchmark.records import predictions
@@ -139,12 +140,11 @@ def _differences(evaluation: Evaluation, dataset: str, result: Measured, columns
         yield f"dataset.n: expected {n} (from predictions), found {result.dataset.n}; evaluate again"
     prediction = next((name for name in columns if name.startswith("prediction")), "")
     names = result.details.get("classes")
-    if result.per_class and isinstance(names, list):
-        if "label" in columns and prediction:
-            shares = intervals.by_group(columns["label"], columns["label"] == columns[prediction])
-            yield from _compare_classes(result, {str(names[int(k)]): score for k, score in shares.items()})
-        if "intersection" in columns:
-            yield from _compare_classes(result, segmentation.per_class(columns, names))
+    if result.per_class and isinstance(names, list) and "label" in columns and prediction:
+        shares = intervals.by_group(columns["label"], columns["label"] == columns[prediction])
+        yield from _compare_classes(result, {str(names[int(k)]): score for k, score in shares.items()})
+    if "intersection" in columns:
+        yield from _compare_classes(result, segmentation.per_class(columns, catalog.dataset(dataset).mask_classes))
     if isinstance(ties := result.details.get("ties"), int):
         yield from _compare_number("details.ties", ties, _ties(columns))
     for score in ("best", "worst"):

@@ -227,3 +227,15 @@ def test_an_empty_split_is_refused(scenes: None, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(segmentation, "open_task", lambda name: replace(opened, **{split: empty}))
     with pytest.raises(UserError, match=f"^expected images in {split} of scenes-masks, found none; build or download"):
         measured(CapiLogistic(), Seen(shares))
+
+
+@pytest.mark.parametrize("evaluation", [CapiLogistic(), CapiKnn()])
+def test_another_grid_in_test_than_in_train_is_refused(scenes: None, evaluation: CapiLogistic | CapiKnn) -> None:
+    class Changed(Seen):
+        def patch_tokens(self, images: LabeledImages, side: int) -> Iterator[np.ndarray]:
+            for tokens in super().patch_tokens(images, side):
+                yield tokens if images.identity.split == "train" else tokens[:, ::2, ::2]
+
+    said = r"^expected 8 x 8 patches in test of scenes-masks as in train, found 4 x 4; compute"
+    with pytest.raises(UserError, match=said):
+        measured(evaluation, Changed(shares))

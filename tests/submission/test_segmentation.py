@@ -59,20 +59,56 @@ def test_a_changed_sample_size_is_found(folder: Path) -> None:
     assert_one_problem(folder, "dataset.n: expected 40 (from predictions), found 41")
 
 
+def swapped(content: dict) -> None:
+    result = content["results"]["scenes-masks"]
+    part = result["per_class"]
+    part["grass"], part["star"] = part["star"], part["grass"]
+    names = result["details"]["classes"]
+    one, other = names.index("grass"), names.index("star")
+    names[one], names[other] = names[other], names[one]
+
+
+@pytest.mark.parametrize("change", [swapped, lambda c: c["results"]["scenes-masks"].update(per_class={})])
+def test_classes_under_other_names_or_none_are_found(folder: Path, change: Callable[[dict], object]) -> None:
+    forge(folder, change, KEY)
+    assert any("per_class" in problem for problem in found(folder))
+
+
+AREAS = ("intersection", "predicted", "labeled")
+
+
+def hidden(columns: Columns) -> Columns:
+    """Objects without a union, which leave the mean."""
+    is_object = columns["class"] >= 6
+    changed = np.where(is_object, -columns["labeled"], columns["predicted"])
+    return {**columns, "intersection": np.where(is_object, 0, columns["intersection"]), "predicted": changed}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (
-            lambda c: {**c, "intersection": np.minimum(c["intersection"] + 1, c["labeled"])},
-            "scores.miou.value: expected",
-        ),
-        (lambda c: {**c, "labeled": c["labeled"] + 1}, "scores.pixel_accuracy.value: expected"),
-        (lambda c: {**c, "class": np.roll(c["class"], 1)}, "per_class"),
+        (lambda c: {**c, "predicted": c["intersection"]}, "expected as many predicted as labeled pixels in each image"),
+        (hidden, "expected an intersection of 0 to the predicted and the labeled area"),
+        (lambda c: {**c, "intersection": c["labeled"] + 1}, "expected an intersection of 0 to the predicted"),
+        (lambda c: {**c, **{name: c[name] * 0.5 for name in AREAS}}, "expected areas in whole pixels, found fractions"),
+        (lambda c: {**c, "class": np.roll(c["class"], 1)}, "expected a row for each image and each of 14 classes"),
+        (lambda c: {**c, "unit": c["unit"] // 2}, "expected a row for each image and each of 14 classes"),
+        (lambda c: {name: part[:-1] for name, part in c.items()}, "expected a row for each image and each of 14"),
         (lambda c: {**c, "class": c["class"] + 10**9}, "expected integers up to 10000000 in column class"),
-        (lambda c: {**c, "class": c["class"] + 20}, "expected the columns of segmentation"),
         (lambda c: {name: part for name, part in c.items() if name != "predicted"}, "expected the columns of segm"),
     ],
 )
-def test_changed_areas_are_found(folder: Path, change: Callable[[Columns], Columns], words: str) -> None:
+def test_impossible_areas_are_found(folder: Path, change: Callable[[Columns], Columns], words: str) -> None:
     columns_forged(folder, change, KEY, "scenes-masks")
     assert any(words in problem for problem in found(folder)), found(folder)
+
+
+def test_possible_areas_with_other_scores_are_found(folder: Path) -> None:
+    """All predictions of an image exchanged among its classes."""
+
+    def exchanged(columns: Columns) -> Columns:
+        predicted = columns["predicted"].reshape(-1, 14)[:, ::-1].ravel()
+        return {**columns, "predicted": predicted, "intersection": np.zeros_like(columns["intersection"])}
+
+    columns_forged(folder, exchanged, KEY, "scenes-masks")
+    assert any("scores.miou.value: expected" in problem for problem in found(folder))

@@ -84,7 +84,12 @@ class SegmentationEvaluation(Evaluation):
         return {name: influence_R for name, (_, _, influence_R) in _ratios(dataset, predictions).items()}
 
     def intervals(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, Score]:
-        """Return `values` with their intervals; the sample size is the number of images."""
+        """Return `values` with their intervals; the sample size is the number of images.
+
+        Raises:
+            UserError: the columns cannot be areas in the dataset's images.
+        """
+        _require_areas(predictions, len(catalog.dataset(dataset).mask_classes))
         return {
             name: _interval(float(ratio_K[counts_K].mean()), influence_R, predictions["unit"])
             for name, (ratio_K, counts_K, influence_R) in _ratios(dataset, predictions).items()
@@ -93,6 +98,21 @@ class SegmentationEvaluation(Evaluation):
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
         """Return the mIoU of the best map without an image: constant, uniformly random, or random by frequency."""
         return chance(predictions, len(catalog.dataset(dataset).mask_classes))
+
+
+def _require_areas(columns: Mapping[str, np.ndarray], classes: int) -> None:
+    """Raise a UserError unless there is a row for each image and class, and all areas are possible."""
+    intersection_R, predicted_R, labeled_R = (columns[name] for name in ("intersection", "predicted", "labeled"))
+    images = len(intersection_R) // classes
+    expected = prediction_columns(np.zeros((images, 3, classes), int))
+    if any(not np.array_equal(columns[name], expected[name]) for name in ("unit", "class")):
+        raise UserError(f"expected a row for each image and each of {classes} classes, in this order; evaluate again")
+    if any(part.dtype.kind != "i" for part in (intersection_R, predicted_R, labeled_R)):
+        raise UserError("expected areas in whole pixels, found fractions; evaluate again")
+    if ((intersection_R < 0) | (intersection_R > np.minimum(predicted_R, labeled_R))).any():
+        raise UserError("expected an intersection of 0 to the predicted and the labeled area; evaluate again")
+    if not np.array_equal(*(part.reshape(images, classes).sum(axis=1) for part in (predicted_R, labeled_R))):
+        raise UserError("expected as many predicted as labeled pixels in each image, found others; evaluate again")
 
 
 def score_areas(

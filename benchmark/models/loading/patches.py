@@ -1,7 +1,8 @@
 """Patch tokens of a network: a grid of features for each image, at any input size.
 
 Tokens are those of the last block after the final norm, without class and register tokens; for a convolutional network,
-the positions of its last feature map. Position embeddings are resampled to the grid (bicubic, antialiased).
+the positions of its last feature map. Position embeddings are resampled to the grid (bicubic, antialiased), and the
+windows of a Swin are an eighth of it, as timm sets them.
 
 A loader's network names the module that has them: `vit`, or `backbone`.
 
@@ -50,7 +51,7 @@ class PatchEncoder(nn.Module):
             _set_side(self.backbone, side)
             with torch.inference_mode():
                 probe_BhwD = self(torch.zeros(1, 3, side, side, device=device))
-        except (AssertionError, RuntimeError, ValueError) as error:
+        except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"no images of {side} x {side} pixels: {reason:.150}") from error
         self.grid: tuple[int, int] = (probe_BhwD.shape[1], probe_BhwD.shape[2])
@@ -116,7 +117,10 @@ def _tokens(backbone: Any, images_B3HW: Tensor) -> Tensor:
     if isinstance(backbone, ModifiedResNet):
         return last_map(backbone, images_B3HW).permute(0, 2, 3, 1)
     features = backbone.forward_features(images_B3HW)
-    if features.ndim == 3:
+    is_tokens = isinstance(features, Tensor) and features.ndim == 3 and hasattr(backbone, "num_prefix_tokens")
+    if not is_tokens and not (isinstance(features, Tensor) and features.ndim == 4):
+        raise UserError(f"no patch tokens in {type(backbone).__name__}")
+    if is_tokens:
         return _as_grid(final_norm(backbone, features)[:, backbone.num_prefix_tokens :])
     return features if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else features.permute(0, 2, 3, 1)
 
@@ -131,8 +135,8 @@ def _patch_side(backbone: Any) -> int:
     """Return the side of a patch in pixels; 1 for networks without patches."""
     if isinstance(backbone, VisionTransformer):
         return backbone.conv1.kernel_size[0]
-    sides: tuple[int, int] = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1, 1))
-    return sides[0]
+    sides: tuple[int, int] | int = getattr(getattr(backbone, "patch_embed", None), "patch_size", 1)
+    return sides if isinstance(sides, int) else sides[0]
 
 
 def _set_side(backbone: Any, side: int) -> None:

@@ -203,3 +203,20 @@ def test_what_has_no_network_for_a_decoder_says_why():
     assert encoder.dense_network(64, False).side == 64
     with pytest.raises(UserError, match=r"^no maps of single blocks in PixelPatches; its layers are output$"):
         encoder.dense_network(64, True)
+
+
+@pytest.mark.parametrize("name", ["mixer_s32_224", "crossvit_9_240", "twins_pcpvt_small"])
+def test_networks_without_patch_tokens_are_no_traceback(name: str) -> None:
+    model = tiny_models.timm_model(name)
+    side = model.pretrained_cfg["input_size"][1]
+    encoder = FrozenEncoder(TimmNetwork(model, side), transform=EvaluationTransform(side), weights_sha256="w")
+    for asked in (side, 64):
+        assert encoder.lacks_patches("photos", asked).endswith(f"; its layers are {', '.join(encoder.layers)}")
+
+
+@torch.inference_mode()
+def test_a_side_of_patches_that_is_a_number() -> None:
+    network = TimmNetwork(tiny_models.timm_model("xcit_nano_12_p16_224"), 224)
+    images = tiny_models.noise(2, 224)
+    tokens = PatchEncoder(network, 224)(images)
+    torch.testing.assert_close(tokens.mean(dim=(1, 2)), network.image_layers(images)["pooled"])
