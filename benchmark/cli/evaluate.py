@@ -38,6 +38,8 @@ def evaluate(
     """Evaluate frozen models. Finished measurements are reused; to resume, run the same command again."""
     if compare and len(models) != 2:
         raise UserError(f"--compare needs two models, found {len(models)}")
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise UserError(f"expected one process, found {processes} of torchrun or accelerate; start synrep without them")
     from benchmark import evaluations
 
     names = [name.strip() for name in datasets.split(",") if name.strip()]

@@ -226,6 +226,11 @@ def test_errors_are_one_line(machine: Path, synrep: Synrep, words: str, said: li
     assert_one_line(synrep(*words.split()), *said)
 
 
+def test_several_processes_are_refused(machine: Path, synrep: Synrep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert_one_line(synrep("evaluate", "pixels"), "expected one process, found 4 of torchrun or accelerate")
+
+
 def test_episodes_are_those_of_the_records(machine: Path, synrep: Synrep) -> None:
     code, shown, _ = synrep("episodes", "digits", "--preset", "lgssl", "--out", machine / "e.npz")
     assert code == 0

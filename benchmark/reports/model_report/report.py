@@ -5,6 +5,7 @@ one that it is compared with, are read.
 """
 
 from benchmark.analysis.experiments import records_of
+from benchmark.errors import UserError
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.model_report import subject
 from benchmark.reports.model_report.classes import confusions, extremes
@@ -26,11 +27,13 @@ def report(inputs: ReportInputs, name: str, against: str | None, sources: Source
         sources: function that returns the metadata of a training dataset.
 
     Raises:
-        UserError: a model does not exist, no difference of the two is known, or a predictions file does not match its
-            record.
+        UserError: a model does not exist, the two are one, no difference of the two is known, or a predictions file
+            does not match its record.
     """
     found = subject.find(name, inputs.records)
     other = records_of(against, inputs.records) if against else None
+    if other and other[0].experiment.name == found.model.name:
+        raise UserError(f"expected another model after --against, found {against} itself; choose another")
     sections = (
         about(found, sources),
         scores(found),

@@ -125,10 +125,15 @@ def _missing(records: Sequence[Record], found: Sequence[Record], dataset: str) -
 
 
 def _baselines(model: Model, records: Sequence[Record]) -> list[Model]:
-    """Return raw pixels, one model per size, and the encoder of `model` with random weights, each if it has records."""
+    """Return raw pixels, one model per size, and the encoder of `model` with random weights, each if it has records.
+
+    A model with random weights has none: another comparison has the same weights.
+    """
     own = model.first
     others = [record for record in records if record.experiment.name != model.name]
     pixels = sorted({record.experiment.name for record in others if record.is_pixels})
     random = {r.experiment.name: r for r in others if r.model.views == 0 and r.model.encoder == own.model.encoder}
     nearest = sorted(random, key=lambda name: (comparison_of(random[name]) != comparison_of(own), name))[:1]
+    if own.model.views == 0:
+        nearest = []
     return [collect(records_of(name, records))[0] for name in (*pixels, *nearest)]

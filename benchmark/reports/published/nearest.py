@@ -12,8 +12,10 @@ from benchmark.reports.published.rows import canonical_method
 
 TASKS = {"linear": "linear_probe", "knn": "knn", "zero-shot": "zero_shot", "few-shot": "few_shot"}
 """Second word of a published evaluation, after the dataset -> our evaluation of that kind."""
-SEGMENTATION_TASKS = {"linear": "segmentation", "knn": "segmentation"}
-"""The same for numbers whose score is `miou`. Others fine-tune the encoder, which is no evaluation of ours."""
+SEGMENTATION_TASKS = dict.fromkeys(("linear", "knn", "upernet"), "segmentation")
+"""The same for numbers whose score is `miou`."""
+FINE_TUNED = {"upernet", "synclr-upernet"}
+"""Second words and presets of segmentation that fine-tune the encoder; they never stand beside a frozen one."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,13 @@ def nearest(numbers: Iterable[Published], measured: Column, method: str) -> list
 def _is_alike(near: Near, measured: Column) -> bool:
     """Return True if dataset, score and kind of evaluation are those of the measured score."""
     dataset, evaluation = near.column.dataset, near.column.protocol.evaluation
+    kind = near.column.protocol.preset
     if near.column.protocol == AS_PUBLISHED:
         dataset, _, task = near.number.evaluation.partition(" ")
-        tasks = SEGMENTATION_TASKS if near.number.metric == "miou" else TASKS
-        evaluation = tasks.get(task.partition(" ")[0], "")
+        kind = task.partition(" ")[0]
+        evaluation = (SEGMENTATION_TASKS if near.number.metric == "miou" else TASKS).get(kind, "")
+    if (kind in FINE_TUNED) != (measured.protocol.preset in FINE_TUNED):
+        return False
     return (dataset, near.column.score, evaluation) == (measured.dataset, measured.score, measured.protocol.evaluation)
 
 

@@ -88,13 +88,21 @@ def test_numbers_of_something_else_are_not_near(other: Published) -> None:
     assert section_of.text == "There are none of the same evaluation, dataset and score." and not section_of.parts
 
 
-def test_segmentation_is_near_to_other_frozen_encoders_and_not_to_fine_tuned_ones() -> None:
-    found = nearest(NUMBERS, Column("ade20k", "miou", Protocol("segmentation", "capi-knn", 1)), "stablerep")
-    assert {each.number.evaluation for each in found} == {
-        "ade20k linear of DINOv2", "ade20k linear of DINOv2 multi-scale", "ade20k linear of DINOv3",
-        "ade20k knn of CAPI",
-    }  # fmt: skip
-    assert all(each.difference.startswith("another protocol, which is none of our presets") for each in found)
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("capi-knn", {"ade20k knn of CAPI"}),
+        ("dinov3-linear", {"ade20k linear of DINOv3"}),
+        ("capi-logreg", {"ade20k linear of DINOv2", "ade20k linear of DINOv2 multi-scale", "ade20k linear of DINOv3",
+                         "ade20k knn of CAPI"}),
+        ("synclr-upernet", {"ade20k upernet", "ade20k upernet 518 pixels"}),
+    ],
+)  # fmt: skip
+def test_frozen_and_fine_tuned_segmentation_are_never_near(preset: str, expected: set[str]) -> None:
+    found = nearest(NUMBERS, Column("ade20k", "miou", Protocol("segmentation", preset, 1)), "stablerep")
+    assert {each.number.evaluation for each in found} == expected
+    same = preset in {"capi-knn", "dinov3-linear"}
+    assert all((each.difference == "") == same for each in found)
 
 
 def test_numbers_of_the_same_method_are_first_and_the_rest_is_counted() -> None:

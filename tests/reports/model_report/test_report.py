@@ -178,6 +178,7 @@ def test_the_baseline_is_the_same_encoder_of_the_same_comparison() -> None:
     larger = Pretrained("timm:vit", "timm-vit", {"architecture": "vit"})
     found = made([record("x", scores, origin=larger), *random], "timm:vit")
     assert baselines(found) == "no records", "another encoder"
+    assert baselines(made([own, *random], "b/untrained")) == "no records", "the same weights in another comparison"
 
 
 # What the model is
@@ -429,6 +430,13 @@ def test_a_comparison_without_predictions_is_refused() -> None:
     found = [record(name, {"digits": measured(0.5)}) for name in ("a", "b")]
     with pytest.raises(UserError, match="smoke/a and smoke/b have no evaluation in common that both have predictions"):
         made(found, "smoke/a", "smoke/b")
+
+
+def test_a_model_is_not_compared_with_itself() -> None:
+    found = [record("a", {"digits": measured(0.5)})]
+    said = "expected another model after --against, found smoke/a itself; choose another"
+    with pytest.raises(UserError, match=said):
+        made(found, "smoke/a", "smoke/a")
 
 
 def test_what_cannot_be_compared_is_listed(committed: ReportInputs) -> None:
