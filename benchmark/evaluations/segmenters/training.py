@@ -3,7 +3,8 @@
 A step depends on seed, step and the state before it only: a training that was interrupted goes on from its last state
 and ends with the same bytes. On a GPU, the network runs in bfloat16 with compiled blocks, and the losses are read when
 the next step has started. Several processes (`benchmark.nn.distributed`) share a batch; their batch statistics are
-those of all of them. It has not been run on a GPU yet.
+those of all of them. The commands measure in one process; several are for callers that join a group themselves. It has
+not been run on a GPU yet.
 
 Shapes: B crops of a process, SS pixels of the square.
 """
