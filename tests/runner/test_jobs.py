@@ -96,7 +96,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_the_evaluations_of_these_tests_are_all_there_are() -> None:
-    assert sorted(WITH_TEXTS + ON_DIGITS) == EVALUATIONS
+    assert sorted((*WITH_TEXTS, *ON_DIGITS, "segmentation")) == EVALUATIONS
 
 
 # Files
