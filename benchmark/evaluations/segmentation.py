@@ -29,7 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmark.errors import SkipCode, UserError
-from benchmark.evaluations.datasets.masks import IGNORED
+from benchmark.evaluations.datasets.masks import IGNORED, resize_mask
 from benchmark.evaluations.datasets.splits import keyed_bits
 from benchmark.evaluations.scoring.classification import Task
 from benchmark.evaluations.scoring.contact_sheet import SHOWN, contact_sheet
@@ -46,7 +46,7 @@ from benchmark.evaluations.solvers.chunks import row_chunks
 from benchmark.evaluations.solvers.device import compute_device
 from benchmark.evaluations.solvers.logistic import Solution
 from benchmark.evaluations.solvers.nearest import nearest
-from benchmark.evaluations.solvers.patches import majority, squash_mask, to_image, to_patches
+from benchmark.evaluations.solvers.patches import majority, to_image, to_patches
 from benchmark.evaluations.solvers.standardizer import Standardizer
 from benchmark.interfaces import DatasetScores, FrozenModel, LabeledImages, Skipped
 
@@ -222,7 +222,7 @@ def _batches(
                 f"expected a grid of patches that divides {side} x {side} pixels, found {height} x {width}; "
                 "choose another model"
             )
-        masks = (squash_mask(images.read_mask(row + at), side) for at in range(count))
+        masks = (resize_mask(images.read_mask(row + at), (side, side)) for at in range(count))
         pixels_MTA = np.stack([to_patches(mask_SS, (height, width)) for mask_SS in masks])
         yield (height, width), tokens_MhwD.reshape(count, -1, dimensions), pixels_MTA
         row += count

@@ -12,11 +12,11 @@ from sklearn.metrics import jaccard_score
 from benchmark.errors import SkipCode, UserError
 from benchmark.evaluations import presets
 from benchmark.evaluations import segmentation as module
+from benchmark.evaluations.datasets.masks import resize_mask
 from benchmark.evaluations.datasets.splits import open_split
 from benchmark.evaluations.scoring import segmentation
 from benchmark.evaluations.segmentation import CapiKnn, CapiLogistic
 from benchmark.evaluations.solvers import logistic
-from benchmark.evaluations.solvers.patches import squash_mask
 from benchmark.images import decode_image
 from benchmark.interfaces import DatasetScores, LabeledImages, Scores
 from benchmark.models import load
@@ -39,7 +39,7 @@ class Seen:
         self.passes.append(images.identity.split)
         for start in range(0, len(images), self.batch):
             rows = range(start, min(start + self.batch, len(images)))
-            yield np.stack([self.tokens(squash_mask(images.read_mask(row), side), row) for row in rows])
+            yield np.stack([self.tokens(resize_mask(images.read_mask(row), (side, side)), row) for row in rows])
 
 
 def shares(mask: np.ndarray, row: int) -> np.ndarray:
@@ -85,7 +85,7 @@ def test_logistic_scores_are_those_of_scikit_learn(scenes: None) -> None:
 
     x, y = [], []
     for row in range(len(train)):
-        mask = squash_mask(train.read_mask(row), SIDE)
+        mask = resize_mask(train.read_mask(row), (SIDE, SIDE))
         for patch, token in zip(cut(mask), shares(mask, row).reshape(64, -1), strict=True):
             label = int(np.bincount(patch.ravel()).argmax())
             if label != 255:
@@ -96,7 +96,7 @@ def test_logistic_scores_are_those_of_scikit_learn(scenes: None) -> None:
     model = LogisticRegression(C=c, tol=1e-8, max_iter=10_000).fit((np.array(x) - mean) / std, y)
     truth, answer = [], []
     for row in range(len(test)):
-        mask = squash_mask(test.read_mask(row), SIDE)
+        mask = resize_mask(test.read_mask(row), (SIDE, SIDE))
         predicted = model.predict((shares(mask, row).reshape(64, -1).astype(np.float64) - mean) / std)
         painted = np.kron(predicted.reshape(8, 8), np.ones((8, 8), int))
         truth.append(mask[mask != 255])
@@ -214,7 +214,7 @@ def test_a_grid_that_does_not_divide_the_image_is_refused(scenes: None) -> None:
 
 
 def test_masks_without_labels_are_refused(scenes: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "squash_mask", lambda mask, side: np.full((side, side), 255, np.uint8))
+    monkeypatch.setattr(module, "resize_mask", lambda mask, size: np.full(size, 255, np.uint8))
     with pytest.raises(UserError, match="expected labeled pixels in the training images of scenes-masks"):
         measured(CapiLogistic(), Seen(shares))
 

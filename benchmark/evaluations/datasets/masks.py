@@ -1,4 +1,4 @@
-"""Reading of the masks of a segmentation dataset: the class of each pixel.
+"""Masks of a segmentation dataset: the class of each pixel, as it is read and at another size.
 
 Files store labels, which differ between datasets in the label of the first class and in those that do not count
 (`void`). They are translated here, once, to class indices and `IGNORED`. Any other label is an error, since it would be
@@ -59,6 +59,12 @@ def read_mask(dataset: Dataset, cell: Any, image: bytes, where: str) -> np.ndarr
             f"count; {_AGAIN}"
         )
     return class_HW
+
+
+def resize_mask(class_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a mask of another size: the class of the pixel that has the center of each new one."""
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(class_HW.shape, size))
+    return class_HW[rows[:, None], columns]
 
 
 def _class_of_label(dataset: Dataset) -> np.ndarray:

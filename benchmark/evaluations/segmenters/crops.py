@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.evaluations.datasets.masks import IGNORED
+from benchmark.evaluations.datasets.masks import IGNORED, resize_mask
 from benchmark.evaluations.datasets.splits import keyed_bits
 from benchmark.evaluations.segmenters.windows import fitted, pad, resize
 from benchmark.interfaces import LabeledImages
@@ -52,7 +52,7 @@ class Crops:
         image_HW3, class_HW = self.images.read(row), self.images.read_mask(row)
         (height, width), (low, high) = class_HW.shape, self.scale
         size = fitted(height, width, self.side * (low + (high - low) * uniform_U[0]))
-        class_RC = nearest(class_HW, size)
+        class_RC = resize_mask(class_HW, size)
         box = choose_box(class_RC, self.side, uniform_U[7:].reshape(-1, 2))
         image_3SS, class_SS = resize(image_HW3, size)[:, *box], torch.from_numpy(class_RC[box])
         if uniform_U[1] < 0.5:
@@ -66,12 +66,6 @@ class Crops:
 def _order(count: int, epoch: int, seed: int) -> np.ndarray:
     """Return the order of the images in an epoch."""
     return np.argsort(keyed_bits("images", str(seed), str(epoch)).random_raw(count), kind="stable")
-
-
-def nearest(class_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return a mask of another size: the class of the pixel that has the center of each new one."""
-    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(class_HW.shape, size))
-    return class_HW[rows[:, None], columns]
 
 
 def choose_box(class_RC: np.ndarray, side: int, uniform_T2: np.ndarray) -> tuple[slice, slice]:

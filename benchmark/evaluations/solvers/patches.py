@@ -1,16 +1,10 @@
 """Masks as patches, one for each patch token of an image.
 
-Shapes: HW pixels of the file, SS pixels of the square, hw positions of the grid, T patches of an image (h * w), A
+Shapes: SS pixels of the square, hw positions of the grid, T patches of an image (h * w), A
 pixels of a patch, row by row.
 """
 
 import numpy as np
-
-
-def squash_mask(class_HW: np.ndarray, side: int) -> np.ndarray:
-    """Return the class of the pixel nearest to the center of each pixel of a square image, (S, S)."""
-    rows, columns = ((2 * np.arange(side) + 1) * length // (2 * side) for length in class_HW.shape)
-    return class_HW[rows[:, None], columns]
 
 
 def to_patches(class_SS: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

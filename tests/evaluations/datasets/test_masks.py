@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmark.errors import UserError
-from benchmark.evaluations.datasets.masks import IGNORED
+from benchmark.evaluations.datasets.masks import IGNORED, resize_mask
 from benchmark.evaluations.datasets.splits import local_origins, open_split
 from datasets_scripts.scenes.evaluation_sets import MASK_CLASSES
 from tests.fixtures import evaluation_sets
@@ -148,3 +148,12 @@ def test_another_mask_is_another_content(name: str, mine: Any) -> None:
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     after = local_origins(name, ["train"])
     assert before and after and before["train"].content_sha256 != after["train"].content_sha256
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (64, 64), (97, 40), (30, 300)])
+@pytest.mark.parametrize("side", [8, 64])
+def test_resized_masks_are_those_of_pillow(shape: tuple[int, int], side: int) -> None:
+    """Nearest by pixel centers; a shift by half a pixel or a mean of labels would be another mask."""
+    mask = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    expected = Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST)
+    assert np.array_equal(resize_mask(mask, (side, side)), np.asarray(expected))

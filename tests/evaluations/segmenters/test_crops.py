@@ -10,9 +10,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from benchmark.evaluations.datasets.masks import IGNORED
+from benchmark.evaluations.datasets.masks import IGNORED, resize_mask
 from benchmark.evaluations.segmenters import crops as module
-from benchmark.evaluations.segmenters.crops import Crops, choose_box, distort, nearest
+from benchmark.evaluations.segmenters.crops import Crops, choose_box, distort
 from benchmark.interfaces import DatasetIdentity, LabeledImages
 
 COLOR = (10, 20, 30)
@@ -41,9 +41,9 @@ def blocks(height: int, width: int, seed: int = 0) -> np.ndarray:
 def test_a_mask_is_resized_to_the_pixel_at_each_center(size: tuple[int, int]) -> None:
     mask = np.random.default_rng(0).integers(0, 256, (41, 17), np.uint8)
     exact = tv.resize(torch.from_numpy(mask)[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
-    assert np.array_equal(nearest(mask, size), exact.numpy())
-    assert np.array_equal(nearest(mask, (41, 17)), mask)
-    assert np.array_equal(nearest(mask, (82, 34)), mask.repeat(2, 0).repeat(2, 1))
+    assert np.array_equal(resize_mask(mask, size), exact.numpy())
+    assert np.array_equal(resize_mask(mask, (41, 17)), mask)
+    assert np.array_equal(resize_mask(mask, (82, 34)), mask.repeat(2, 0).repeat(2, 1))
 
 
 def test_no_class_appears_that_is_not_in_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_no_class_appears_that_is_not_in_the_mask(monkeypatch: pytest.MonkeyPatc
     def bilinear(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return tv.resize(torch.from_numpy(mask)[None], list(size))[0].numpy()
 
-    monkeypatch.setattr(module, "nearest", bilinear)
+    monkeypatch.setattr(module, "resize_mask", bilinear)
     assert classes() > {0, 4, IGNORED}, "planted: a mask that is resized like an image"
 
 
