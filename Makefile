@@ -7,7 +7,7 @@ DEMO = runs/demo
 DEMO_TABLE = $(DEMO)/tables/demo/linear_probe.synclr
 PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test quick lint tables-check speed clean
+.PHONY: demo test quick lint tables-check pictures speed clean
 
 demo: .venv/installed
 	$(BIN)/synrep data build toy-200 scenes-evaluation
@@ -38,6 +38,9 @@ tables-check: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+pictures: .venv/installed
+	$(BIN)/python -m tests.pictures
 
 speed: .venv/installed
 	$(BIN)/python -m tests.speed.cpu
