@@ -39,7 +39,9 @@ def evaluate(
     if compare and len(models) != 2:
         raise UserError(f"--compare needs two models, found {len(models)}")
     if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
-        raise UserError(f"expected one process, found {processes} of torchrun or accelerate; start synrep without them")
+        raise UserError(
+            f"expected one process, found {processes} started by torchrun or accelerate; run synrep without a launcher"
+        )
     from benchmark import evaluations
 
     names = [name.strip() for name in datasets.split(",") if name.strip()]

@@ -72,7 +72,7 @@ def _explain(error: Any) -> str | None:
     if hasattr(error, "format_message"):
         return _usage_message(error)
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
-        return "the memory is full; free some, or raise the limit of this process (`ulimit -v`)"
+        return "out of memory; free some, or raise the limit of this process (`ulimit -v`)"
     if isinstance(error, OSError) and error.filename is not None:
         too_many = error.errno in (errno.EMFILE, errno.ENFILE)
         hint = "raise the limit (`ulimit -n`)" if too_many else OTHER_PATH

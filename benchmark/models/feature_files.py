@@ -117,7 +117,7 @@ class FeatureFiles:
         """
         del images, batches, epoch, seed
         raise UserError(
-            f"random views need a network, but {self._folder} contains features only; choose a preset without them"
+            f"expected a preset without random views for features only ({self._folder}); choose another preset"
         )
 
     def lacks_patches(self, dataset: str, side: int) -> str:
@@ -194,7 +194,7 @@ class FeatureFiles:
             raise UserError(f"expected finite vectors of one length in column embedding of {path}; write it again")
         rows = {text: row for row, text in enumerate(texts)}
         if len(rows) < len(texts):
-            raise UserError(f"{path} contains {len(texts) - len(rows)} duplicate texts; write each once")
+            raise UserError(f"{path} contains {len(texts) - len(rows)} duplicate texts; write each text once")
         return rows, _normalize(embeddings_TE, str(path))
 
 

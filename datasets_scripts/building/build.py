@@ -62,7 +62,7 @@ def claim_folder(folder: Path, revision: str, declaration: dict[str, Any], signe
     except (ValueError, KeyError, TypeError) as error:
         if revision not in _revisions_in(folder):
             raise UserError(
-                f"{marker} is damaged ({error}), and nothing else in {folder} is known to be of this recipe; "
+                f"{marker} is damaged ({error}), so {folder} may hold another recipe; "
                 "restore it, or choose another folder"
             ) from None
         write_json(marker, expected)

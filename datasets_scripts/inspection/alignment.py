@@ -70,7 +70,7 @@ def alignment(
     """
     manifest = schema.read_manifest(folder)
     if not is_caption_dataset(manifest):
-        raise UserError(f"{folder} has labelled images; alignment needs a dataset of captions with their images")
+        raise UserError(f"{folder} has labeled images; alignment needs a dataset of captions with their images")
     scorer = _Scorer(model, pretrained, device, batch)
     total, done = sum(manifest.rows.values()), 0
     counts = np.zeros((2, 100 * BINS_PER_POINT + 1), np.int64)

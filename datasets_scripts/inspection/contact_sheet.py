@@ -104,7 +104,7 @@ def _read_rows(folder: Path, numbers: np.ndarray) -> list[Row]:
     """
     manifest = schema.read_manifest(folder)
     if not is_caption_dataset(manifest):
-        raise UserError(f"{folder} has labelled images; a contact sheet needs a dataset of captions")
+        raise UserError(f"{folder} has labeled images; a contact sheet needs a dataset of captions")
     ascending = sorted(numbers.tolist())
     found = dict(zip(ascending, rows_at(folder, manifest, ascending)))
     for name in sorted({where.partition(": ")[0] for where, _ in found.values()}):

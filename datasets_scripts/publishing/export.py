@@ -65,7 +65,7 @@ def export(folder: Path, to: str, out: Path, progress: Progress) -> Exported:
         raise unknown("layout", to, list(LAYOUTS))
     manifest = schema.read_manifest(folder)
     if not is_caption_dataset(manifest):
-        raise UserError(f"{folder} has labelled images; only datasets of captions can be exported")
+        raise UserError(f"{folder} has labeled images; only datasets of captions can be exported")
     with lock(out / STARTED):
         _claim(out, {"repo": manifest.repo, "revision": manifest.revision, "to": to})
         remove_leftovers(out)

@@ -236,7 +236,9 @@ def download(repo: str, revision: str, data: Path, log: LogLine, patterns: Seque
         missing = sum(f.size for f in files.values() if not _has_size(folder / f.path, f.size))
         folder.mkdir(parents=True, exist_ok=True)
         if missing > (free := shutil.disk_usage(folder).free):
-            raise UserError(f"{repo} needs {missing / 1e9:,.1f} GB more, {folder} has {free / 1e9:,.1f} GB; free some")
+            raise UserError(
+                f"{repo} needs {missing / 1e9:,.1f} GB more, {folder} has {free / 1e9:,.1f} GB; free some space"
+            )
         log(f"downloading {repo} at {commit}: {missing / 1e9:,.1f} GB")
         edited = [schema.CARD] if (folder / schema.CARD).exists() else []  # people may have edited it
         snapshot_download(

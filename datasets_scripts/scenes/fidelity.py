@@ -231,7 +231,9 @@ def measure(captions: Sequence[str], found: Readings) -> Fidelity:
     scenes = scenes_of(captions)
     known = np.array([scene is not None for scene in scenes])
     if not known.any():
-        raise UserError(f"no truth is known of {len(captions)} images: expected captions of the scenes grammar")
+        raise UserError(
+            f"expected captions of the scenes grammar, found none in {len(captions)} images; measure a toy dataset"
+        )
     unit_N = np.unique(np.array(captions, object)[known], return_inverse=True)[1]
     found = found.select(known)
     agreed = agreement(found, [scene for scene in scenes if scene is not None])

@@ -228,7 +228,7 @@ def test_errors_are_one_line(machine: Path, synrep: Synrep, words: str, said: li
 
 def test_several_processes_are_refused(machine: Path, synrep: Synrep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert_one_line(synrep("evaluate", "pixels"), "expected one process, found 4 of torchrun or accelerate")
+    assert_one_line(synrep("evaluate", "pixels"), "expected one process, found 4 started by torchrun")
 
 
 def test_episodes_are_those_of_the_records(machine: Path, synrep: Synrep) -> None:

@@ -434,7 +434,7 @@ def test_a_full_memory_is_one_line(error: Exception, synrep: Synrep, monkeypatch
         raise error
 
     monkeypatch.setattr(main, "app", full)
-    assert_one_line(synrep("list"), "the memory is full", "ulimit -v")
+    assert_one_line(synrep("list"), "out of memory", "ulimit -v")
 
 
 # Methods

@@ -143,7 +143,7 @@ def test_missing_features_raise_user_errors(folder) -> None:
         lambda: model.text_embeddings(["a cat", "a cow", "a bee"]),
         r"expected .* 3 texts in .*, but 2 are missing \(first: 'a bee'\)",
     )
-    refused(lambda: model.random_views(images(), [np.arange(2)], 0, 0), "random views need a network")
+    refused(lambda: model.random_views(images(), [np.arange(2)], 0, 0), "expected a preset without random views")
     refused(lambda: model.features(images(), Geometry(zoom=256 / 224)), r"zoom 1.14286, bicubic, found zoom 1, bicubic")
     refused(lambda: model.features(images(), Geometry(interpolation="bilinear")), r"expected .* zoom 1, bilinear")
     refused(lambda: load(f"{folder}#pooled"), "expected layer pooled, found features of layer cls")

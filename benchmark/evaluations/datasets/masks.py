@@ -55,8 +55,8 @@ def read_mask(dataset: Dataset, cell: Any, image: bytes, where: str) -> np.ndarr
         last = dataset.first_label + len(dataset.mask_classes) - 1
         void = ", ".join(map(str, dataset.void))
         raise UserError(
-            f"{where} has label {unknown[0]}, expected {dataset.first_label} to {last}, or {void} where it does not "
-            f"count; {_AGAIN}"
+            f"{where} has label {unknown[0]}, expected {dataset.first_label} to {last}, or {void} for "
+            f"pixels to ignore; {_AGAIN}"
         )
     return class_HW
 

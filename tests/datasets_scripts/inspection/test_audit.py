@@ -738,5 +738,5 @@ def test_unavailable_weights_are_one_line(folder, monkeypatch):
 
 
 def test_an_evaluation_set_has_no_alignment(evaluation):
-    with pytest.raises(UserError, match="has labelled images"):
+    with pytest.raises(UserError, match="has labeled images"):
         aligning.alignment(evaluation, "ViT-B-32", "openai", "cpu", 8, silent)

@@ -227,7 +227,7 @@ def test_an_unknown_layout_and_an_evaluation_set_are_refused(numbered_dataset, t
         exporting.export(numbered_dataset, "zip", tmp_path / "out", silent)
     manifest = schema.Manifest("org/set", "0", {"test": 1}, 1, {}, {"name": "set"})
     write_json(tmp_path / schema.MANIFEST, manifest.as_json())
-    with pytest.raises(UserError, match="has labelled images"):
+    with pytest.raises(UserError, match="has labeled images"):
         exporting.export(tmp_path, "webdataset", tmp_path / "out", silent)
     assert not (tmp_path / "out").exists()
 

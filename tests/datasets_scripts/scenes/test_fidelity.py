@@ -138,7 +138,7 @@ def test_captions_outside_the_grammar_are_counted_and_left_out() -> None:
     result = fidelity.measure(["", "a photo of a dog", *captions[2:]], found)
     assert (result.images, result.unknown) == (4, 2)
     assert result.factors["all"].value == 1
-    with pytest.raises(UserError, match="no truth is known of 6 images"):
+    with pytest.raises(UserError, match="found none in 6 images"):
         fidelity.measure(["a dog"] * 6, found)
 
 

@@ -92,7 +92,7 @@ BAD = {
     "of colors": (png(np.ones((8, 8, 3), np.uint8)), r"has values of mode RGB, expected a label number per pixel"),
     "no image": (b"PNG", "has not an image"),
     "truncated": (png(np.random.default_rng(0).integers(0, 9, (8, 8)).astype(np.uint8))[:-30], "the mask has "),
-    "label 151": (png(np.full((8, 8), 151, np.uint8)), r"has label 151, expected 1 to 150, or 0, 255 where it"),
+    "label 151": (png(np.full((8, 8), 151, np.uint8)), r"has label 151, expected 1 to 150, or 0, 255 for pixels"),
 }
 
 
