@@ -194,7 +194,7 @@ def test_skip_without_a_text_tower():
 
 
 def test_feature_files_have_a_row_per_distinct_crop(mirror):
-    """As documented in docs/evaluation.md; the error names the file."""
+    """As documented in docs/guide/evaluation.md; the error names the file."""
     write_relation(mirror, boxes=[(row // 2 % 5, row // 2 % 6, 3, 2) for row in range(N)], images=[framed(0, 0, 0)] * N)
     crops, _ = distinct_crops(open_split("scenes-relation", "test"), DATASETS["scenes-relation"])
     texts = [*TRUE, *FALSE]
