@@ -7,7 +7,7 @@ DEMO = runs/demo
 DEMO_TABLE = $(DEMO)/tables/demo/linear_probe.synclr
 PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test quick lint tables-check pictures speed clean
+.PHONY: demo test quick lint tables-check docs pictures speed clean
 
 demo: .venv/installed
 	$(BIN)/synrep data build toy-200 scenes-evaluation
@@ -18,7 +18,7 @@ demo: .venv/installed
 	@echo "plot of this table: $(DEMO_TABLE).png"
 	@echo "all tables: $(DEMO)/tables; leaderboard: $(DEMO)/site/index.html"
 
-test: lint tables-check
+test: lint tables-check docs
 	$(PYTEST)
 
 quick: .venv/installed
@@ -33,6 +33,10 @@ lint: .venv/installed
 tables-check: .venv/installed
 	$(BIN)/synrep validate results
 	$(BIN)/synrep tables --check
+
+# The site needs no network; pages open from disk, and its search needs `python -m http.server --directory build/docs`.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

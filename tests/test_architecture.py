@@ -146,6 +146,12 @@ def test_a_room_names_only_rooms_before_it() -> None:
         assert MAY_IMPORT[room] <= set(rooms[:at]), room
 
 
+def test_the_documentation_shows_these_rules() -> None:
+    table = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    assert [(room, set(re.findall(r"\w+", others))) for room, others in table] == list(MAY_IMPORT.items())
+    assert set(list(MAY_IMPORT)[: len(GROUND)]) == GROUND, "the page says that the first rooms are the ground"
+
+
 @pytest.mark.parametrize(
     ("path", "line"),
     [

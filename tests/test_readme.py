@@ -1,9 +1,12 @@
-"""The README shows what was generated, and names what exists."""
+"""The README shows what was generated, and names what exists; every link of a document leads somewhere."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 from benchmark import plugins
+from tests.test_docs import DOCUMENTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -30,18 +33,28 @@ def test_the_readme_names_every_room_and_plug_in() -> None:
         assert [name for name in names if not re.search(rf"(?m)(^  | ){re.escape(name)}", tree)] == []
 
 
-def test_every_link_of_the_readme_leads_somewhere() -> None:
-    for document in (
-        "README.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        "results/README.md",
-        "docs/datasets.md",
-        "docs/evaluation.md",
-        "docs/results.md",
-        "docs/scenes.md",
-        "docs/training.md",
-    ):
-        place = ROOT / document
-        for target in re.findall(r"\]\(((?!http)[^)#]+)(?:#[^)]*)?\)", place.read_text()):
-            assert (place.parent / target).exists(), f"{document} links to {target}, which does not exist"
+def anchors(text: str) -> set[str]:
+    """The fragments of a document's headings, as GitHub and the documentation site form them."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+def dead_links(document: Path) -> list[str]:
+    """Links of a document to files or headings that do not exist."""
+    found = []
+    for target, fragment in re.findall(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]*))?\)", document.read_text()):
+        place = document.parent / target if target else document
+        if not place.exists() or (fragment and place.suffix == ".md" and fragment not in anchors(place.read_text())):
+            found.append(f"{target}#{fragment}" if fragment else target)
+    return found
+
+
+@pytest.mark.parametrize("document", ("CHANGELOG.md", *DOCUMENTS))
+def test_every_link_leads_somewhere(document: str) -> None:
+    assert dead_links(ROOT / document) == []
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    document = tmp_path / "a.md"
+    document.write_text("# One, two\n[a](#one-two) [b](#three) [c](b.md) [d](a.md#one-two) [e](a.md#x) [f](http://x)")
+    assert dead_links(document) == ["#three", "b.md", "a.md#x"]
