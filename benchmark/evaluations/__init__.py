@@ -1,4 +1,7 @@
-"""Evaluations, one per file, and functions to select them by name or by record."""
+"""Evaluations, one per file, and functions to select them by name or by record.
+
+The page of an evaluation is `docs/protocols/<name>.md`, on the documentation site `protocols/<name>/`.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
