@@ -19,7 +19,7 @@ from benchmark.evaluations.segmenters.protocols import DinoV3Linear
 from benchmark.evaluations.solvers.penalties import INVERSE_PENALTIES
 from benchmark.evaluations.sugarcrepe import SugarCrepe
 from tests.fixtures.protocol_pages import BLOCK, PAGES, everything, filled, presets_block, settings
-from tests.test_docs import parsed, shown, words_of
+from tests.test_docs import inline, parsed, shown, words_of
 
 NAMES = plugins.names(evaluations.__name__)
 SECTIONS = [
@@ -98,13 +98,20 @@ def test_commands_measure_this_evaluation(name: str) -> None:
     commands = [words for command in shown(page(name)) for words in words_of(command)]
     measuring = [words for words in commands if words[0] == "evaluate"]
     assert measuring
-    for words in commands:
-        parsed(words)
     for words in measuring:
         options = dict(itertools.pairwise(words))
         assert options["--evaluation"] == name
         protocol = presets(name)[options.get("--preset", next(iter(presets(name))))]
         assert set(options.get("--datasets", protocol.datasets[0]).split(",")) <= set(protocol.datasets)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EVERY_PAGE, ids=lambda path: path.stem)
+def test_commands_have_the_words_that_the_command_line_knows(path: Path) -> None:
+    text = path.read_text()
+    for command in (*shown(text), *inline(text)):
+        for words in words_of(command):
+            parsed(words)
 
 
 def test_the_table_of_all_protocols() -> None:
