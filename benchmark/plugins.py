@@ -9,13 +9,20 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import TypeVar
 
+import synrep_bench
 from benchmark.errors import UserError, unknown
 
 T = TypeVar("T")
 
 
 def names(package: str) -> list[str]:
-    """Return the names of the plug-ins in a package, such as `baselines`, in alphabetical order."""
+    """Return the names of the plug-ins in a package, such as `baselines`, in alphabetical order.
+
+    Raises:
+        UserError: files of another project take the place of ours, or are mixed with them.
+    """
+    if message := synrep_bench.collision():
+        raise UserError(message)
     folder = importlib.import_module(package)
     found = pkgutil.iter_modules(folder.__path__)
     return sorted(module.name for module in found if not module.ispkg and not module.name.startswith("_"))

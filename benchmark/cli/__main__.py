@@ -1,5 +1,5 @@
 """`python -m benchmark.cli`: the `synrep` command, for launchers that start modules."""
 
-from benchmark.cli.main import main
+from synrep_bench import main
 
 main()

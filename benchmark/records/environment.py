@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmark.records.schema import Environment
 
 PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scikit-learn", "pillow")
-CODE_FOLDERS = ("benchmark", "baselines", "datasets_scripts")
+CODE = ("benchmark", "baselines", "datasets_scripts", "synrep_bench.py")
 
 
 def environment(device: str) -> Environment:
@@ -21,7 +21,7 @@ def environment(device: str) -> Environment:
         packages=package_versions(),
         device=device,
         commit=commit,
-        dirty=commit is not None and bool(_git("status", "--porcelain", "--", *CODE_FOLDERS)),
+        dirty=commit is not None and bool(_git("status", "--porcelain", "--", *CODE)),
     )
 
 
@@ -35,8 +35,14 @@ def package_versions() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return the output of a git command in this checkout, or None outside a checkout."""
-    command = ("git", "-C", str(Path(__file__).parents[2]), *arguments)
+    """Return the output of a git command in this checkout, or None outside a checkout.
+
+    An installed package may lie in the checkout of another project, whose commits say nothing about this code.
+    """
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ("git", "-C", str(root), *arguments)
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

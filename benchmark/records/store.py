@@ -166,7 +166,7 @@ def read_all(folder: Path, log: LogLine = lambda _: None) -> list[Record]:
     """
     paths = sorted(folder.rglob("*.json"))
     if not paths:
-        raise UserError(f"no records in {folder}; run an experiment first or choose another folder")
+        raise UserError(f"no records in {folder}; name a folder with records, or run the command in a checkout")
     with without_collection():
         records = list(map(read, paths))
     found: dict[tuple[str | int, ...], tuple[Path, Record]] = {}

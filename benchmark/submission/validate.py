@@ -30,7 +30,7 @@ def find_problems(records: Path, declared_fingerprint: DeclaredFingerprint = lam
     yield from unexpected_files(records, {".json"})
     paths = [path for path in sorted(records.rglob("*.json")) if not path.is_symlink()]
     if not paths:
-        raise UserError(f"no records in {records}; run an experiment first or choose another folder")
+        raise UserError(f"no records in {records}; name a folder with records, or run the command in a checkout")
     folder = records.parent / "predictions"
     found: RecordFiles = []
     used: set[Path] = set()

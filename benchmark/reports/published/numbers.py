@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from benchmark.errors import UserError
 
+RESTORE = "restore the file or install synrep-bench again"
 NUMBERS, FACTS = (Path(__file__).with_name(name) for name in ("numbers.csv", "facts.csv"))
 CONFIDENCE = ("primary", "primary (other protocol)", "secondary", "derived", "doubtful")
 
@@ -92,11 +93,9 @@ def _read_lines(path: Path, kind: type[Line], columns: Sequence[str]) -> Iterato
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}; restore it from git") from error
+        raise UserError(f"{path} cannot be read: {error}; {RESTORE}") from error
     if not rows or rows[0] != list(columns):
-        raise UserError(
-            f"{path}: expected the columns {list(columns)}, found {rows[0] if rows else []}; restore it from git"
-        )
+        raise UserError(f"{path}: expected the columns {list(columns)}, found {rows[0] if rows else []}; {RESTORE}")
     names = [field.name for field in fields(kind)]
     for number, row in enumerate(rows[1:], 2):
         try:

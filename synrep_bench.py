@@ -1,0 +1,60 @@
+"""Start of the `synrep` command, under a name that no other project has.
+
+The packages of this project have common names: `benchmark`, `baselines`, `datasets_scripts`. Another package of the
+same name shadows ours if its folder comes first on the import path. Another distribution with the same folder mixes its
+files with ours, without a word from pip. In both cases, wrong code would run; `collision` finds both.
+"""
+
+import re
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+PACKAGES = ("benchmark", "baselines", "datasets_scripts")
+HERE = Path(__file__).parent
+OWN_ENVIRONMENT = "install synrep-bench into an environment of its own, such as with pipx"
+
+
+def main() -> NoReturn:
+    """Run the command line, or exit with code 2 and one line if it would run with the files of another project."""
+    if message := collision():
+        print(f"synrep: {message}", file=sys.stderr)
+        sys.exit(2)
+    from benchmark.cli.main import main
+
+    main()
+
+
+@cache
+def collision() -> str | None:
+    """Return what takes the place of our packages, and how to fix it; None if nothing does."""
+    return next(filter(None, (*map(_shadowed, PACKAGES), _mixed())), None)
+
+
+def _shadowed(package: str) -> str | None:
+    """Return the message for a package that is imported from another folder than this file's."""
+    spec = find_spec(package)
+    places = [Path(place) for place in spec.submodule_search_locations or [str(spec.origin)]] if spec else []
+    if HERE / package in places:
+        return None
+    if not places:
+        return f"expected the package {package} in {HERE}, found none; install synrep-bench again"
+    return (
+        f"expected the package {package} in {HERE}, found another one in {places[0].parent}; remove that folder from "
+        f"PYTHONPATH or run elsewhere, or {OWN_ENVIRONMENT}"
+    )
+
+
+def _mixed() -> str | None:
+    """Return the message for another distribution with files in our packages; a checkout has no distributions."""
+    ours = re.compile(rf"^({'|'.join(PACKAGES)})/[^,]*".encode(), re.MULTILINE)
+    for record in sorted(HERE.glob("*.dist-info/RECORD")):
+        distribution = record.parent.name.removesuffix(".dist-info")
+        if not distribution.startswith("synrep_bench-") and (file := ours.search(record.read_bytes())):
+            return (
+                f"expected files of synrep-bench only in {HERE / file[1].decode()}, found {file[0].decode()} of "
+                f"{distribution}; {OWN_ENVIRONMENT}"
+            )
+    return None
