@@ -1,23 +1,18 @@
-"""`synrep data`: the commands of the dataset pipeline, in the order of use."""
+"""`synrep data`: captions, estimates and builds of datasets, in the order of use."""
 
 import functools
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmark.cli.output import show
+from benchmark.cli import names as known_names
+from benchmark.cli.names import SCENES_EVALUATION
+from benchmark.cli.output import Answer, show
 from benchmark.errors import UserError, one_line
 
-data = typer.Typer(help="Datasets: prepare captions, build, check, publish, download, export.", no_args_is_help=True)
-
-SCENES_EVALUATION = "scenes-evaluation"
-"""Name of the evaluation sets of scenes, built together."""
-
 Root = Annotated[Path, typer.Option("--data", help="Data folder, with captions/ and the datasets.")]
-Folder = Annotated[Path, typer.Argument(help="Folder of a dataset, such as data/synrep-bench/scenes-toy.")]
 DATA = Path("data")
 
 
@@ -29,17 +24,13 @@ class Executor(StrEnum):
     RAY = "ray"
 
 
-class Layout(StrEnum):
-    """Layout of an export."""
-
-    WEBDATASET = "webdataset"
-    IMAGEFOLDER = "imagefolder"
-
-
-@data.command()
 def captions(
     source: Annotated[
-        str, typer.Argument(help="cc3m, cc12m, redcaps, laion, cc3m-real, ..., or a file, folder or Hub dataset.")
+        str,
+        typer.Argument(
+            autocompletion=known_names.caption_sources,
+            help="cc3m, cc12m, redcaps, laion, cc3m-real, ..., or a file, folder or Hub dataset.",
+        ),
     ],
     origin: Annotated[str | None, typer.Option(help="File, folder or Hub dataset to read a named source from.")] = None,
     column: Annotated[str | None, typer.Option(help="Caption column of a file, folder or Hub dataset.")] = None,
@@ -106,47 +97,88 @@ def _count_line(out: Path, counts: dict[str, Any]) -> str:
     )
 
 
-@data.command()
 def estimate(
-    name: Annotated[str, typer.Argument(help="A recipe with size and guidance, such as cc3m-10k or cc12m-1m-mixed.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=known_names.sized_recipes,
+            help="A recipe with size and guidance, such as cc3m-10k or cc12m-1m-mixed.",
+        ),
+    ],
     gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs that work in parallel.")] = 8,
     probe: Annotated[bool, typer.Option("--probe", help="Also measure this machine with two batches.")] = False,
     root: Root = DATA,
-) -> None:
+) -> Answer:
     """Estimate images, hours, cost, disk space and shards of a recipe, before anything is generated."""
-    from tabulate import tabulate
-
     from datasets_scripts import recipe
     from datasets_scripts.building import estimate as estimating
 
     chosen = recipe.find(name, root)
     found = estimating.estimate(chosen)
-    show(
-        f"{chosen.repo}: {found.captions:,} captions x {chosen.images_per_caption} = {found.images:,} images, "
-        f"{found.units:,} units, {found.shards:,} shards, {found.bytes / 1e9:,.1f} GB (on the Hub, against a "
-        f"paid quota: ${found.hub_dollars:,.2f} per month)\n"
-    )
     try:
         chosen.captions.version  # noqa: B018
+        note = None
     except UserError as error:
-        show(f"note: {error}\n")
-    machines = estimating.rates(chosen)
+        note = str(error)
+    machines = [estimating.on_machine(machine, *rate, found) for machine, rate in estimating.rates(chosen).items()]
     if probe:
-        device, rate = estimating.probe(chosen)
-        machines[f"{device} (measured here)"] = rate, None
-    rows = []
-    for machine, (rate, dollars) in machines.items():
-        hours = found.images / rate / 3600
-        money = f"${hours * dollars:,.0f}" if dollars else ""
-        rows.append([machine, f"{rate:,.2f}", f"{hours:,.1f}", f"{hours / gpus / 24:,.2f}", money])
-    show(tabulate(rows, ["machine", "images/s", "hours on one", f"days on {gpus}", "cost"], disable_numparse=True))
-    for machine in [name for name in machines if name in estimating.SHARE_OF_PEAK]:
-        show(f"{machine}: scaled from {estimating.SHARE_OF_PEAK[machine][1]}; price of Hugging Face Jobs, 2026-08")
+        device, speed = estimating.probe(chosen)
+        machines.append(estimating.on_machine(f"{device} (measured here)", speed, None, found))
+    document = {
+        "dataset": chosen.repo,
+        "captions": found.captions,
+        "images_per_caption": chosen.images_per_caption,
+        "images": found.images,
+        "units": found.units,
+        "shards": found.shards,
+        "bytes": found.bytes,
+        "hub_dollars_per_month": found.hub_dollars,
+        "note": note,
+        "gpus": gpus,
+        "machines": [{**machine, "days_on_gpus": machine["hours_on_one"] / gpus / 24} for machine in machines],
+    }
+    return Answer(document, _estimate_text(document))
 
 
-@data.command()
+def _estimate_text(document: dict[str, Any]) -> str:
+    """Return the estimate as a paragraph and a table of machines."""
+    from tabulate import tabulate
+
+    lines = [
+        f"{document['dataset']}: {document['captions']:,} captions x {document['images_per_caption']} = "
+        f"{document['images']:,} images, {document['units']:,} units, {document['shards']:,} shards, "
+        f"{document['bytes'] / 1e9:,.1f} GB (on the Hub, against a paid quota: "
+        f"${document['hub_dollars_per_month']:,.2f} per month)",
+        "",
+    ]
+    lines += [f"note: {document['note']}", ""] if document["note"] else []
+    rows = [
+        (
+            machine["machine"],
+            f"{machine['images_per_second']:,.2f}",
+            f"{machine['hours_on_one']:,.1f}",
+            f"{machine['days_on_gpus']:,.2f}",
+            "" if machine["dollars"] is None else f"${machine['dollars']:,.0f}",
+        )
+        for machine in document["machines"]
+    ]
+    header = ["machine", "images/s", "hours on one", f"days on {document['gpus']}", "cost"]
+    lines.append(tabulate(rows, header, disable_numparse=True))
+    lines += [
+        f"{machine['machine']}: scaled from {machine['scaled_from']}; price of Hugging Face Jobs, 2026-08"
+        for machine in document["machines"]
+        if machine["scaled_from"]
+    ]
+    return "\n".join(lines)
+
+
 def build(
-    names: Annotated[list[str], typer.Argument(help=f"Recipes, such as toy or cc3m-10k, or {SCENES_EVALUATION}.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            autocompletion=known_names.sized_recipes, help=f"Recipes, such as toy or cc3m-10k, or {SCENES_EVALUATION}."
+        ),
+    ],
     root: Root = DATA,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes: number of GPUs, or of CPU cores.")
@@ -238,152 +270,3 @@ def _name_and_value(setting: str) -> tuple[str, str]:
     if not equals:
         raise UserError(f"expected --executor-arg NAME=VALUE, such as partition=gpu; found {setting!r}")
     return name, value
-
-
-@data.command()
-def check(
-    folder: Folder,
-    sample: Annotated[
-        int, typer.Option(min=0, help="Regenerate this many images (rounded up to whole captions) and compare.")
-    ] = 0,
-    alignment: Annotated[
-        str | None, typer.Option(help="Compute CLIPScore: MODEL/WEIGHTS, such as ViT-B-32/openai, or MODEL/FILE.")
-    ] = None,
-    worst: Annotated[int, typer.Option(min=1, help="Number of captions with the lowest CLIPScore to list.")] = 10,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = os.cpu_count() or 1,
-    root: Root = DATA,
-) -> None:
-    """Check every file, row and image of a dataset against its recipe; exit with code 2 if there are errors."""
-    from benchmark import schema
-    from benchmark.cli.display import Display
-    from datasets_scripts import recipe
-    from datasets_scripts.inspection import alignment as aligning
-    from datasets_scripts.inspection import audit
-    from datasets_scripts.scenes import fidelity
-
-    manifest = schema.read_manifest(folder)
-    if alignment:
-        aligning.check_name(*_model_and_weights(alignment))
-    with Display() as display:
-        findings = audit.check(folder, functools.partial(display.update, "check"), workers)
-        if sample:
-            chosen = recipe.find(str(manifest.recipe["name"]), root)
-            again = audit.regenerate_sample(folder, chosen, sample, functools.partial(display.update, "regenerate"))
-            findings += again.findings
-            show(
-                f"{again.images:,} images regenerated: {again.equal:,} bit-identical, largest difference "
-                f"{again.largest} of 255, mean {again.mean:.3f}"
-            )
-        if fidelity.is_scenes(manifest.recipe):
-            show(fidelity.as_text(fidelity.of_dataset(folder)))
-        if alignment:
-            _print_alignment(folder, alignment, worst, functools.partial(display.update, "alignment"))
-    for finding in findings:
-        show(finding)
-    errors = sum(finding.error for finding in findings)
-    if errors:
-        raise UserError(
-            f"{folder} has {errors} error{'s' if errors > 1 else ''} (listed above); build or download it again"
-        )
-    rows = sum(manifest.rows.values())
-    show(f"{folder}: {rows:,} rows, {len(manifest.files)} files, revision {manifest.revision}: no errors")
-
-
-def _print_alignment(folder: Path, model: str, worst: int, progress: Any) -> None:
-    import torch
-
-    from benchmark import schema
-    from datasets_scripts.inspection import alignment
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = alignment.alignment(folder, *_model_and_weights(model), device, 256, progress, worst)
-    show(
-        f"CLIPScore by {found.model}: mean {found.mean:.2f} over {found.images:,} images; {found.below_chance:.1%} are "
-        f"below {found.chance:.2f}, the 95th percentile with a wrong caption. Captions with the lowest scores:"
-    )
-    for score, row in found.worst:
-        show(f"{score:6.2f}  {one_line(row[schema.CAPTION])}")
-    show(f"next: synrep data contact-sheet {folder} --worst")
-
-
-def _model_and_weights(model: str) -> tuple[str, str | None]:
-    """Split MODEL/WEIGHTS; a Hub model (hf-hub:ORG/NAME) includes its weights."""
-    name, _, weights = (model, "", "") if ":" in model else model.partition("/")
-    return name, weights or None
-
-
-@data.command()
-def contact_sheet(
-    folder: Folder,
-    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("sheet.png"),
-    rows: Annotated[int, typer.Option(min=1, max=100, help="Number of captions on the sheet.")] = 12,
-    worst: Annotated[
-        bool, typer.Option("--worst", help="Captions with the lowest CLIPScore; run check --alignment first.")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed for choosing captions, without --worst.")] = 0,
-) -> None:
-    """Write a contact sheet: captions as rows, their images as columns."""
-    from datasets_scripts.inspection import contact_sheet
-
-    chosen = contact_sheet.worst_rows(folder, rows) if worst else contact_sheet.random_rows(folder, rows, seed)
-    contact_sheet.write(chosen, out)
-    show(out)
-
-
-@data.command()
-def publish(
-    folder: Folder,
-    repo: Annotated[str | None, typer.Option(help="ORG/NAME on the Hub; default: the name of the dataset.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
-) -> None:
-    """Upload a built dataset to the Hub and verify it by reading it back. To resume, run the same command again."""
-    from datasets_scripts.publishing import publish as publishing
-
-    commit = publishing.publish(folder, repo, private=private, log=show)
-    show(f"published at revision {commit}")
-
-
-@data.command()
-def download(
-    what: Annotated[
-        str | None, typer.Argument(help="An evaluation dataset, such as cifar10, or ORG/NAME on the Hub.")
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Commit, branch or tag of ORG/NAME; use a commit for reproducible results.")
-    ] = None,
-    evaluations: Annotated[
-        bool, typer.Option("--all-evaluations", help="All evaluation datasets, at their pinned revisions.")
-    ] = False,
-    root: Root = DATA,
-) -> None:
-    """Download a revision of a dataset into the data folder and verify all checksums."""
-    if (what is None) is not evaluations:
-        raise UserError("expected either a dataset or --all-evaluations; see `synrep data download --help`")
-    from benchmark.cli import download
-    from datasets_scripts.publishing import publish as publishing
-
-    if what is None:
-        download.download_all(root, show)
-    elif "/" not in what:
-        if revision is not None:
-            raise UserError(f"--revision is for ORG/NAME; {what} has a pinned revision, so leave it out")
-        download.download_evaluation(what, root, show)
-    elif revision is None:
-        raise UserError(f"Missing option '--revision': which commit, branch or tag of {what}?")
-    else:
-        show(publishing.download(what, revision, root, show))
-
-
-@data.command()
-def export(
-    folder: Folder,
-    to: Annotated[Layout, typer.Option(help="WebDataset tars, or image folders for StableRep's code.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-) -> None:
-    """Export a dataset to another layout; image bytes are unchanged."""
-    from benchmark.cli.display import Display
-    from datasets_scripts.publishing import export as exporting
-
-    with Display() as display:
-        exported = exporting.export(folder, to.value, out, functools.partial(display.update, "export"))
-    show(f"{out}: {exported.captions:,} captions; {exported.skipped:,} skipped, with failed images")

@@ -1,66 +1,101 @@
-"""Progress display: bars on a terminal, plain lines elsewhere."""
+"""Progress of long commands on standard error: bars with the time left on a terminal, a few plain lines elsewhere.
 
+Elsewhere (a pipe, a log file, CI), a task that takes longer than `LINE_INTERVAL` prints a line in each interval, and
+one at its end; a shorter task prints nothing.
+"""
+
+import sys
 import time
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
-from benchmark.cli.output import show
+from benchmark.cli.output import is_quiet, show
 from benchmark.errors import one_line
 
 LINE_INTERVAL = 15.0
 """Seconds between plain lines of the same task."""
+NAME_WIDTH, NOTE_WIDTH = 30, 16
+"""Maximum columns of a task's name and of its note on a terminal of 80 columns; a wider one shows more."""
+
+
+@dataclass
+class _Lines:
+    """Plain lines of a task."""
+
+    started: float
+    """Time of the first update."""
+    first: int
+    """Amount done by then."""
+    last: float = field(init=False)
+    """Time of the last line, or of the first update."""
+    printed: bool = False
+    finished: bool = False
+    """True if the last line says that the task is finished."""
+
+    def __post_init__(self) -> None:
+        self.last = self.started
 
 
 class Display:
     """Progress display of named tasks, each with the amount done, the total and a note."""
 
     def __init__(self) -> None:
-        self._console = Console()
+        self._console = Console(stderr=True)
+        self._bars = self._console.is_terminal and not is_quiet()
+        spare = max(self._console.width - 80, 0)
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%"),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeRemainingColumn(),
+            _text("{task.description}", NAME_WIDTH + spare // 2),
+            BarColumn(bar_width=16),
+            TaskProgressColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            _text("{task.fields[note]}", NOTE_WIDTH + spare // 2),
         )
-        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        # Only then do printed lines go through the console, which keeps them above the bars.
+        redirect = sys.stdout.isatty()
+        self._progress = Progress(
+            *columns, console=self._console, disable=not self._bars, redirect_stdout=redirect, redirect_stderr=redirect
+        )
         self._tasks: dict[str, TaskID] = {}
-        self._printed: dict[str, float] = {}
-        self._started: dict[str, tuple[float, int]] = {}
-        """Time of the first update of each task, and the amount done by then."""
-        self._finished: set[str] = set()
+        self._lines: dict[str, _Lines] = {}
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        self._progress.stop()
 
     def update(self, name: str, done: int, total: int | None, note: str = "") -> None:
         """Show the progress of task `name`; `total` is None if unknown."""
-        name = one_line(name)
-        if self._console.is_terminal:
+        name, note = one_line(name), one_line(note)
+        if self._bars:
             if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(name, total=total, note=note)
-            self._bars.update(self._tasks[name], completed=done, total=total, note=note)
-            return
+                self._tasks[name] = self._progress.add_task(name, total=total, note=note)
+            self._progress.update(self._tasks[name], completed=done, total=total, note=note)
+        elif not is_quiet():
+            self._print_line(name, done, total, note)
+
+    def _print_line(self, name: str, done: int, total: int | None, note: str) -> None:
         now = time.monotonic()
-        started, done_before = self._started.setdefault(name, (now, done))
+        task = self._lines.setdefault(name, _Lines(now, done))
         finished = total is not None and done >= total
-        if finished == (name in self._finished) and (
-            finished or now - self._printed.get(name, -LINE_INTERVAL) < LINE_INTERVAL
-        ):
+        if now - task.last < LINE_INTERVAL and (not task.printed or finished == task.finished):
             return
-        self._printed[name] = now
-        if finished:
-            self._finished.add(name)
-        new = done - done_before
-        left = f"{(now - started) * (total - done) / new:.0f} s left" if total and new and not finished else ""
-        words = [f"{name}: {done:,}" + (f" of {total:,}" if total is not None else ""), note, left]
-        show(", ".join(word for word in words if word))
+        task.last, task.printed, task.finished = now, True, finished
+        left = (
+            f"{(now - task.started) * (total - done) / new:.0f} s left" if total and (new := done - task.first) else ""
+        )
+        words = [f"{name}: {done:,}" + (f" of {total:,}" if total is not None else ""), note, "" if finished else left]
+        show(", ".join(word for word in words if word), error=True)
+
+
+def _text(template: str, width: int) -> TextColumn:
+    """Return a column of one line, cut at `width`."""
+    return TextColumn(template, markup=False, table_column=Column(max_width=width, no_wrap=True, overflow="ellipsis"))

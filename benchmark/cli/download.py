@@ -4,15 +4,16 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from benchmark.cli.output import show
 from benchmark.errors import MissingDataset, UserError
 from benchmark.evaluations.datasets import originals
 from benchmark.evaluations.datasets.catalog import DATASETS, FILES, PACKAGE, dataset
 from benchmark.evaluations.datasets.splits import local_revision
-from benchmark.progress import LogLine
+from benchmark.progress import LogLine, NamedProgress
 from datasets_scripts.publishing import publish
 
 
-def download_evaluation(name: str, root: Path, log: LogLine) -> None:
+def download_evaluation(name: str, root: Path, log: LogLine, progress: NamedProgress) -> None:
     """Download an evaluation dataset of the catalog into the data folder, at its pinned revision.
 
     Raises:
@@ -20,19 +21,19 @@ def download_evaluation(name: str, root: Path, log: LogLine) -> None:
     """
     row = dataset(name)
     if row.kind == PACKAGE:
-        log(f"{name} is part of {row.repo.partition('/')[0]}; nothing to download")
+        show(f"{name} is part of {row.repo.partition('/')[0]}; nothing to download")
     elif row.kind == FILES:
-        log(f"{originals.folder(row)} has the files of {name}")
+        show(f"{originals.folder(row)} has the files of {name}")
     elif not row.revision:
         raise UserError(f"{name} is not on the Hub but built locally: run `synrep data build toy scenes-evaluation`")
     else:
         if constants.HF_HUB_OFFLINE and local_revision(name):
-            log(f"{name} is on this machine; its checksums were not verified, as HF_HUB_OFFLINE is set")
+            show(f"{name} is on this machine; its checksums were not verified, as HF_HUB_OFFLINE is set")
             return
-        log(str(publish.download(row.repo, row.revision, root, log, row.files)))
+        show(publish.download(row.repo, row.revision, root, log, row.files, progress))
 
 
-def download_all(root: Path, log: LogLine) -> None:
+def download_all(root: Path, log: LogLine, progress: NamedProgress) -> None:
     """Download all evaluation datasets on the Hub into the data folder, and list those to fetch by hand.
 
     Finished downloads are kept; another call resumes.
@@ -48,15 +49,15 @@ def download_all(root: Path, log: LogLine) -> None:
     for (repo, revision), name in pinned.items():
         try:
             files = sorted({file for row in rows.values() if row.repo == repo for file in row.files})
-            log(str(publish.download(repo, revision, root, log, files)))
+            show(publish.download(repo, revision, root, log, files, progress))
         except UserError as error:
             failed.setdefault(str(error), []).append(name)
     for row in rows.values():
         if row.kind == FILES:
             try:
-                log(f"{originals.folder(row)} has the files of {row.name}")
+                show(f"{originals.folder(row)} has the files of {row.name}")
             except MissingDataset as error:
-                log(f"to fetch by hand: {error}")
+                show(f"to fetch by hand: {error}")
     if failed:
         reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in failed.items())
         count = sum(map(len, failed.values()))

@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from benchmark.cli.output import show, show_differences
+from benchmark.cli import names as known_names
+from benchmark.cli.output import Answer, difference_document, differences_text, note, show, wrapped
 from benchmark.errors import SkipCode, UserError
 
 if TYPE_CHECKING:
@@ -20,21 +21,33 @@ def evaluate(
     models: Annotated[
         list[str],
         typer.Argument(
+            autocompletion=known_names.models,
             help="A finished run's folder, timm:NAME, open_clip:NAME/PRETRAINED, hub:ORG/NAME(@REVISION), a released "
-            ".pth, pixels or pixels:SIDE, or a folder of feature files. Append #LAYER to choose the features."
+            ".pth, pixels or pixels:SIDE, or a folder of feature files. Append #LAYER to choose the features.",
         ),
     ],
-    evaluation: Annotated[list[str] | None, typer.Option(help="Run only this evaluation; may be repeated.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Protocol, such as synclr; default: that of each evaluation.")
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(autocompletion=known_names.evaluations, help="Run only this evaluation; may be repeated."),
     ] = None,
-    datasets: Annotated[str, typer.Option(help="Run only on these datasets, comma-separated.")] = "",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=known_names.presets, help="Protocol, such as synclr; default: that of each evaluation."
+        ),
+    ] = None,
+    datasets: Annotated[
+        str,
+        typer.Option(
+            autocompletion=known_names.labeled_dataset_list, help="Run only on these datasets, comma-separated."
+        ),
+    ] = "",
     out: Annotated[Path, typer.Option(help="Folder for features, predictions and records.")] = Path("runs"),
     compare: Annotated[bool, typer.Option("--compare", help="Print paired differences of two models.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Number of threads that decode images.")] = min(
         os.cpu_count() or 1, 16
     ),
-) -> None:
+) -> Answer:
     """Evaluate frozen models. Finished measurements are reused; to resume, run the same command again."""
     if compare and len(models) != 2:
         raise UserError(f"--compare needs two models, found {len(models)}")
@@ -48,12 +61,20 @@ def evaluate(
     chosen = evaluations.select_evaluations(evaluation or (), preset, names)
     failures: list[str] = []
     runs = [_evaluate_model(model, chosen, out, workers, failures) for model in models]
-    for run in runs:
-        failures += _print_scores(run, chosen, names)
+    found = [_model_document(run, chosen) for run in runs]
+    text = "\n".join(_scores_text(model, bool(names)) for model in found)
+    if names:  # a dataset that was asked for by name and is skipped is an error
+        failures += [f"{part['evaluation']} on {part['dataset']}: {part['reason']}" for part in _skipped(found)]
+    document: dict[str, Any] = {"models": found}
     if compare:
-        _print_differences(runs, chosen)
-    if failures:
-        raise UserError("; ".join(dict.fromkeys(failures)))
+        try:
+            document["differences"] = _differences(runs, chosen)
+            titles = " vs. ".join(run.title for run in runs)
+            text += f"\n\n{titles}: paired differences with 95 % intervals\n"
+            text += differences_text(document["differences"])
+        except UserError as error:
+            failures.append(str(error))
+    return Answer(document, text, "; ".join(dict.fromkeys(failures)))
 
 
 def _evaluate_model(
@@ -92,7 +113,7 @@ def _evaluate_model(
     )
     try:
         with Display() as display:
-            run_evaluations(run, chosen, display.update)
+            run_evaluations(run, chosen, display.update, note)
     except EvaluationFailures as error:
         failures.append(str(error))
     for name, evaluation in chosen:
@@ -100,60 +121,77 @@ def _evaluate_model(
     return run
 
 
-def _print_scores(run: "EvaluationRun", chosen: NamedEvaluations, requested: list[str]) -> list[str]:
-    """Print the main score of each dataset and the skipped ones.
-
-    Returns:
-        The reasons of skipped datasets if datasets were requested by name; these are errors and are not printed.
-    """
-    from tabulate import tabulate
-
-    from benchmark.mirror import missing_mirror
+def _model_document(run: "EvaluationRun", chosen: NamedEvaluations) -> dict[str, Any]:
+    """Return the main score of each dataset, as a fraction of one, and the skipped datasets of one model."""
     from benchmark.records import store
     from benchmark.records.schema import NotMeasured
 
-    rows, skipped = [], dict[str, NotMeasured]()
+    scores, skipped = [], []
     for name, evaluation in chosen:
         path = store.record_path(run.out / "records", run.key, name, evaluation.preset)
         results = store.read(path).results
         for dataset in evaluation.datasets:
-            result = results[dataset]
+            result, place = results[dataset], {"evaluation": name, "preset": evaluation.preset, "dataset": dataset}
             if isinstance(result, NotMeasured):
-                if result.code != SkipCode.FAILED:  # the command ends with its failures
-                    skipped[f"{name} on {dataset}"] = result
+                skipped.append({**place, "code": str(result.code), "reason": result.skipped})
                 continue
             score = result.scores[result.main]
-            percent = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
-            rows.append((name, evaluation.preset, dataset, result.main, percent, f"{100 * result.chance:.1f}", score.n))
-    show(f"{run.title}, records in {run.out / 'records'}")
+            values = {"value": score.value, "low": score.low, "high": score.high, "chance": result.chance}
+            scores.append({**place, "score": result.main, **values, "n": score.n})
+    return {
+        "model": run.key,
+        "layer": run.model.metadata["layer"],
+        "records": str(run.out / "records"),
+        "scores": scores,
+        "skipped": skipped,
+    }
+
+
+def _skipped(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the skipped datasets without the failed ones, whose errors are the failures of the command."""
+    return [part for model in models for part in model["skipped"] if part["code"] != SkipCode.FAILED]
+
+
+def _scores_text(model: dict[str, Any], requested: bool) -> str:
+    """Return the scores in percent as a table; the skipped datasets follow unless they were requested by name."""
+    from tabulate import tabulate
+
+    from benchmark.mirror import missing_mirror
+
+    rows = [
+        (
+            *(score[name] for name in ("evaluation", "preset", "dataset", "score")),
+            f"{100 * score['value']:.1f} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]",
+            f"{100 * score['chance']:.1f}",
+            score["n"],
+        )
+        for score in model["scores"]
+    ]
     columns = ("evaluation", "preset", "dataset", "score", "percent [95 %]", "chance", "n")
+    lines = [f"{model['model']}, layer {model['layer']}, records in {model['records']}"]
     if rows:
-        show(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
-    if requested:
-        return [f"{measurement}: {result.skipped}" for measurement, result in skipped.items()]
+        lines.append(tabulate(rows, headers=columns, tablefmt="pipe", disable_numparse=True))
     mirror = missing_mirror()
     absent = "not on this machine" + (f" ($SYNREP_DATA is not a folder: {mirror})" if mirror else "")
     by_reason: dict[str, list[str]] = {}
-    for measurement, result in skipped.items():
-        missing = result.code == SkipCode.MISSING_DATASET
-        by_reason.setdefault(absent if missing else result.skipped, []).append(measurement)
-    for reason, measurements in by_reason.items():
-        show(f"skipped, {reason}: {', '.join(measurements)}")
-    return []
+    for part in [] if requested else _skipped([model]):
+        reason = absent if part["code"] == SkipCode.MISSING_DATASET else part["reason"]
+        by_reason.setdefault(reason, []).append(f"{part['evaluation']} on {part['dataset']}")
+    lines += [wrapped(f"skipped, {reason}: {', '.join(names)}") for reason, names in by_reason.items()]
+    return "\n".join(lines)
 
 
-def _print_differences(runs: "list[EvaluationRun]", chosen: NamedEvaluations) -> None:
+def _differences(runs: "list[EvaluationRun]", chosen: NamedEvaluations) -> list[dict[str, Any]]:
     from benchmark.analysis.compare import ModelOutput, differences
 
-    first, second = runs
-    found = differences(ModelOutput(first.out, first.key), ModelOutput(second.out, second.key), chosen)
-    rows = [(d.evaluation, d.preset, d.dataset, d.score, d.first, d.second, d.interval) for d in found]
-    show(f"\n{first.title} vs. {second.title}: paired differences with 95 % intervals")
-    show_differences(rows)
+    first, second = (ModelOutput(run.out, run.key) for run in runs)
+    return [difference_document(found) for found in differences(first, second, chosen)]
 
 
 def episodes(
-    dataset: Annotated[str, typer.Argument(help="A labeled dataset, such as cifar10.")],
+    dataset: Annotated[
+        str, typer.Argument(autocompletion=known_names.labeled_datasets, help="A labeled dataset, such as cifar10.")
+    ],
     preset: Annotated[str, typer.Option(help="Protocol: ssl-transfer or lgssl.")] = "ssl-transfer",
     seed: Annotated[int, typer.Option(min=0, help="Seed for sampling the episodes.")] = 0,
     out: Annotated[Path, typer.Option(help="File to write (.npz).")] = Path("episodes.npz"),

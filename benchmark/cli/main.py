@@ -11,22 +11,32 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from benchmark import __version__
-from benchmark.cli import output
-from benchmark.cli.data import data
+from benchmark.cli import commands, output
+from benchmark.cli.commands import Quiet
+from benchmark.cli.data import build, captions, estimate
+from benchmark.cli.dataset_folders import check, contact_sheet, download, export, publish
+from benchmark.cli.doctor import doctor
 from benchmark.cli.evaluate import episodes, evaluate
-from benchmark.cli.records import results, submit, validate
+from benchmark.cli.records import migrate, pull, push, submit, validate
 from benchmark.cli.release import push_model
 from benchmark.cli.reports import compare, report, site, tables
 from benchmark.cli.run import check_method, list_all, run
+from benchmark.cli.welcome import WELCOME
 from benchmark.errors import UserError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+USER_ERROR = 2
+"""Exit code of an error that the user can fix."""
 INTERRUPTED = 130
-"""Return value of a typer app that was stopped by Ctrl-C."""
+"""Exit code of a command that was stopped by Ctrl-C or SIGTERM; a typer app returns it after Ctrl-C."""
+EPILOG = """Exit codes:
+  0    done
+  1    an unexpected error, or the reader of the output ended early
+  2    an error that one line explains: a wrong name, an invalid record, ...
+  130  stopped by Ctrl-C or SIGTERM; the line says how to resume
+
+Completion of commands and names: synrep --install-completion
+"""
+"""Text below the commands in `synrep --help`."""
 OUT_OF_MEMORY = ("Cannot allocate memory", "can't allocate memory", "can't start new thread", "failed to map segment")
 """Parts of the messages of other errors than MemoryError: of the system, torch, threads and imports of libraries."""
 OTHER_PATH = "free some space or choose another path"
@@ -57,7 +67,8 @@ def _run() -> int:
     except UserError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(f"interrupted; progress is saved, resume with: {shlex.join(['synrep', *sys.argv[1:]])}")
+        again = shlex.join(["synrep", *sys.argv[1:]])
+        return _fail(f"interrupted; progress is saved, resume with: {again}", INTERRUPTED)
     except typer.Exit as end:
         return end.exit_code
     except Exception as error:
@@ -102,11 +113,15 @@ def _usage_message(error: Any) -> str:
     return f"{message}; see `{path} --help`"
 
 
-def _fail(message: str) -> int:
-    """Print a message, if there is one, and return the exit code of a user error."""
+def _fail(message: str, code: int = USER_ERROR) -> int:
+    """Print a message, if there is one, and return the exit code."""
     if message:
         output.show(f"synrep: {message}", error=True)
-    return 2
+    return code
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _print_version(requested: bool) -> None:
@@ -115,23 +130,44 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
+START, DATASETS, TRAINING, RESULTS, SHARING = PANELS = (
+    "Start", "Datasets", "Training and evaluation", "Results", "Sharing",
+)  # fmt: skip
+"""Headings of the commands in `synrep --help`, in this order."""
+
+
+class _Group(typer.core.TyperGroup):
+    """Group of commands that are listed in the order of their headings."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return sorted(self.commands, key=lambda name: PANELS.index(vars(self.commands[name])["rich_help_panel"]))
+
+
+app = typer.Typer(cls=_Group, invoke_without_command=True, pretty_exceptions_enable=False, epilog=EPILOG)
+
+
 @app.callback()
 def _global_options(
-    version: Annotated[
+    context: typer.Context,
+    _version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """SynRep-Bench: train and evaluate representations learned from synthetic images."""
+    commands.accept_quiet(quiet)
+    if context.invoked_subcommand is None:
+        output.show(WELCOME)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-app.command(name="list")(list_all)
-app.add_typer(data, name="data")
-for command in (run, evaluate, episodes, tables, compare, report, site, validate, submit):  # in the order of use
-    app.command()(command)
-app.add_typer(results, name="results")
-app.command()(push_model)
-app.command()(check_method)
+data = commands.group("Prepare captions; build, check, publish, download and export datasets.")
+results = commands.group("Share records in a dataset repository on the Hub.")
+commands.add(app, list_all, name="list", panel=START)
+commands.add(app, doctor, panel=START)
+app.add_typer(data, name="data", rich_help_panel=DATASETS)
+commands.add(data, captions, estimate, build, check, contact_sheet, publish, download, export)  # in the order of use
+commands.add(app, run, evaluate, episodes, check_method, panel=TRAINING)
+commands.add(app, tables, compare, report, site, validate, panel=RESULTS)
+commands.add(app, submit, push_model, panel=SHARING)
+app.add_typer(results, name="results", rich_help_panel=SHARING)
+commands.add(results, push, pull, migrate)

@@ -1,16 +1,57 @@
-"""Output of the commands: text that every terminal can show, and standard streams that may be closed."""
+"""Output of the commands: results on standard output; errors and progress on standard error.
 
+With `--quiet`, messages are dropped. With `--json`, standard output receives one JSON document and nothing else.
+Text is shown as every terminal can show it, and standard streams may be closed.
+"""
+
+import contextlib
 import io
+import json
 import os
+import shutil
 import sys
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TextIO
 
-from benchmark.errors import printable
+from benchmark.errors import UserError, printable
 
-if TYPE_CHECKING:
-    from benchmark.analysis.paired import Interval
+
+@dataclass
+class _Mode:
+    """Mode of the running command."""
+
+    quiet: bool = False
+    document: TextIO | None = None
+    """Stream of the JSON document. None without `--json`."""
+
+
+_mode = _Mode()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Result of a command that people and scripts read: a JSON document, and a text made from it."""
+
+    document: Mapping[str, Any]
+    text: str
+    error: str = ""
+    """Message of the user error with which the command ends after its result. Empty: none."""
+
+    def print(self) -> None:
+        """Print the document with `--json`, the text otherwise.
+
+        Raises:
+            UserError: the answer has an error.
+        """
+        if _mode.document:
+            print(json.dumps(self.document, indent=2, allow_nan=False), file=_mode.document, flush=True)
+        elif self.text:
+            show(self.text)
+        if self.error:
+            raise UserError(self.error)
 
 
 def prepare() -> None:
@@ -21,6 +62,7 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    _mode.quiet = False
 
 
 def discard() -> None:
@@ -28,27 +70,82 @@ def discard() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def be_quiet() -> None:
+    """Drop messages and progress until the command ends."""
+    _mode.quiet = True
+
+
+def is_quiet() -> bool:
+    """Return True if messages and progress are dropped."""
+    return _mode.quiet
+
+
+@contextlib.contextmanager
+def document_only() -> Iterator[None]:
+    """Reserve standard output for the JSON document; all other output goes to standard error."""
+    _mode.document = sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _mode.document = None
+
+
+def wants_document() -> bool:
+    """Return True if the command was started with `--json`."""
+    return _mode.document is not None
+
+
 def show(text: object, *, error: bool = False) -> None:
     """Print a text, `printable`, to standard output or standard error."""
     print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
 
 
-def show_differences(rows: "Iterable[tuple[str, str, str, str, float, float, Interval]]") -> None:
-    """Print a table of paired differences.
+def note(text: object) -> None:
+    """Print a message that is no result, unless the command is quiet."""
+    if not _mode.quiet:
+        show(text)
 
-    Rows: evaluation, preset, dataset, score, both values as fractions of one, and their difference.
+
+def warn(text: object) -> None:
+    """Print a message to standard error, unless the command is quiet."""
+    if not _mode.quiet:
+        show(text, error=True)
+
+
+def wrapped(text: str, indent: str = "  ") -> str:
+    """Return a line, broken at the width of the terminal if there is one; further lines are indented."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def difference_document(found: Any) -> dict[str, Any]:
+    """Return the JSON of a paired difference; scores and their difference are fractions of one.
+
+    Args:
+        found: a `Difference` of `benchmark.analysis.compare` or a `MainDifference` of `benchmark.analysis.experiments`.
     """
+    return {
+        **{name: getattr(found, name) for name in ("evaluation", "preset", "dataset", "score", "first", "second")},
+        **{name: getattr(found.interval, name) for name in ("difference", "low", "high", "p", "significant")},
+    }
+
+
+def differences_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return a table of paired differences in percent; the rows are those of `difference_document`."""
     from tabulate import tabulate
 
     columns = ("evaluation", "preset", "dataset", "score", "first", "second", "first - second", "")
     cells = [
         (
-            *names,
-            f"{100 * first:.1f}",
-            f"{100 * second:.1f}",
-            f"{100 * interval.difference:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]",
-            "" if interval.significant else "not significant",
+            *(row[name] for name in columns[:4]),
+            f"{100 * row['first']:.1f}",
+            f"{100 * row['second']:.1f}",
+            f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]",
+            "" if row["significant"] else "not significant",
         )
-        for *names, first, second, interval in rows
+        for row in rows
     ]
-    show(tabulate(cells, headers=columns, tablefmt="pipe", disable_numparse=True))
+    return tabulate(cells, headers=columns, tablefmt="pipe", disable_numparse=True)

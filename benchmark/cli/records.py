@@ -1,15 +1,15 @@
 """`synrep validate`, `synrep submit`, `synrep results`: checking records and exchanging them with others."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmark.cli.output import show
+from benchmark.cli.output import Answer, note, show
 from benchmark.errors import UserError
-
-results = typer.Typer(help="Share records in a dataset repository on the Hub.", no_args_is_help=True)
+from benchmark.progress import NamedProgress, silent
 
 RUN_FOLDERS = ("train", "features", "predictions")
 """Folders beside `records/` in the output of a run."""
@@ -20,8 +20,9 @@ Results = Annotated[Path, typer.Option("--results", help="Folder with records/ a
 
 def validate(
     path: Annotated[Path, typer.Argument(help="Folder of records, or a folder that contains records/.")],
-) -> None:
+) -> Answer:
     """Check records as CI does: each one, all together, and against their predictions."""
+    from benchmark.cli.display import Display
     from benchmark.submission import validate
 
     records = path / "records" if (path / "records").is_dir() else path
@@ -29,24 +30,33 @@ def validate(
         raise UserError(
             f"no folder {path / 'records'} beside {', '.join(others)}; evaluate the run first, or choose another folder"
         )
-    found = list(find_problems(records))
-    for problem in found:
-        show(problem)
-    if found:
-        count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
-        raise UserError(f"{count} in {records} (listed above); fix or remove these files; nothing was changed")
-    show(f"{records}: {validate.counts(records)}")
+    with Display() as display:
+        problems = list(find_problems(records, display.update))
+    n_records, n_predictions = validate.counts(records)
+    document = {
+        "folder": str(records),
+        "records": n_records,
+        "predictions_files": n_predictions,
+        "valid": not problems,
+        "problems": problems,
+    }
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        error = f"{count} in {records} (listed above); fix or remove these files; nothing was changed"
+        return Answer(document, "\n".join(problems), error)
+    plural = "s" if n_records != 1 else ""
+    scored = f"{n_records:,} valid record{plural}, scored again from {n_predictions:,} predictions files"
+    return Answer(document, f"{records}: {scored}")
 
 
-def find_problems(records: Path) -> Iterator[str]:
+def find_problems(records: Path, progress: NamedProgress = silent) -> Iterator[str]:
     """Yield the problems of a folder of records, one line each; official runs must match the declared experiments."""
     from benchmark.experiments import declared_fingerprint
     from benchmark.submission import validate
 
-    return validate.find_problems(records, declared_fingerprint)
+    return validate.find_problems(records, declared_fingerprint, progress)
 
 
-@results.command()
 def migrate(
     records: Annotated[Path, typer.Argument(help="Folder of records with schema 3; predictions/ must be its sibling.")],
     out: Annotated[Path, typer.Option(help="Folder for the new records/ and predictions/.")],
@@ -55,34 +65,38 @@ def migrate(
     from benchmark.records import migrate
 
     count = migrate.migrate(records, out)
-    show(f"{out}: {count} records; next: synrep validate {out / 'records'}")
+    show(f"{out}: {count} records")
+    note(f"next: synrep validate {out / 'records'}")
 
 
-@results.command()
 def push(
     repo: Repo,
     folder: Results = Path("results"),
     private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
 ) -> None:
     """Upload new records to the Hub, and update the table of all records there; nothing is replaced."""
+    from benchmark.cli.display import Display
     from benchmark.submission import exchange
 
-    commit = exchange.push(repo, folder, find_problems, private=private, log=show)
+    with Display() as display:
+        check = functools.partial(find_problems, progress=display.update)
+        commit = exchange.push(repo, folder, check, private=private, log=show)
     show(f"{repo}@{commit}")
-    show(f'load it: datasets.load_dataset("{repo}", revision="{commit}")')
+    note(f'load it: datasets.load_dataset("{repo}", revision="{commit}")')
 
 
-@results.command()
 def pull(
     repo: Repo,
     folder: Results = Path("results"),
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
 ) -> None:
     """Download new records from the Hub and check each one; nothing is replaced."""
+    from benchmark.cli.display import Display
     from benchmark.submission import exchange
 
-    exchange.pull(repo, folder, revision, log=show)
-    show(f"next: synrep validate {folder / 'records'}")
+    with Display() as display:
+        exchange.pull(repo, folder, revision, show, functools.partial(display.update, "downloading records"))
+    note(f"next: synrep validate {folder / 'records'}")
 
 
 def submit(
@@ -90,9 +104,12 @@ def submit(
     folder: Results = Path("results"),
 ) -> None:
     """Check a run's records and copy them into this checkout, ready for a pull request."""
+    from benchmark.cli.display import Display
     from benchmark.submission import submit
 
-    if submit.submit(runs, folder, find_problems, log=show):
-        show("next: synrep tables")
-        show(f"      git add {folder} && git commit -m 'Record ...'")
-        show("      push the branch and open a pull request; fill in its template")
+    with Display() as display:
+        new = submit.submit(runs, folder, functools.partial(find_problems, progress=display.update), log=show)
+    if new:
+        note("next: synrep tables")
+        note(f"      git add {folder} && git commit -m 'Record ...'")
+        note("      push the branch and open a pull request; fill in its template")

@@ -1,6 +1,7 @@
 """`synrep tables`, `synrep compare`, `synrep report`, `synrep site`: tables and pages of records."""
 
 import contextlib
+import functools
 import gc
 import os
 from pathlib import Path
@@ -9,13 +10,17 @@ from urllib.parse import quote
 
 import typer
 
-from benchmark.cli.output import show, show_differences
+from benchmark.cli import names
+from benchmark.cli.output import Answer, difference_document, differences_text, note, show, warn
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmark.reports.site.models import Source
+
+READING = "reading records"
+"""Name of a task in the progress display."""
 
 Records = Annotated[Path, typer.Option("--records", help="Folder of records.")]
 
@@ -26,11 +31,13 @@ def tables(
     check: Annotated[bool, typer.Option(help="Write nothing; exit with code 2 if a table is out of date.")] = False,
 ) -> None:
     """Write and print the comparison tables, one folder per experiment file, and the tables of the paper."""
+    from benchmark.cli.display import Display
     from benchmark.reports import build, inputs
 
-    with _kept():
-        found = inputs.read(records, _log)
-    expected = build.all_files(found, out)
+    with Display() as display:
+        with _kept():
+            found = inputs.read(records, warn, functools.partial(display.update, READING))
+        expected = build.all_files(found, out, functools.partial(display.update, "building tables"))
     if check:
         groups = build.records_by_comparison(found.records)
         again = f"run `synrep tables --records {records} --out {out}`"
@@ -48,7 +55,7 @@ def tables(
         for group, files in expected.items():
             build.write(files, out / group)
         if unknown := build.remove_extra(expected, out):
-            _log(f"not written by `synrep tables`, kept; move them away: {', '.join(map(str, unknown))}")
+            warn(f"not written by `synrep tables`, kept; move them away: {', '.join(map(str, unknown))}")
     finally:  # also where nothing can be written
         for files in expected.values():
             for name, content in files.items():
@@ -68,23 +75,33 @@ def _kept() -> "Iterator[None]":
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="An experiment with records, such as main-smoke-scenes-1x/simclr-syn.")],
-    second: Annotated[str, typer.Argument(help="The one to subtract, such as pretrained/pixels-16.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=names.recorded, help="An experiment with records, such as main-smoke-scenes-1x/simclr-syn."
+        ),
+    ],
+    second: Annotated[
+        str,
+        typer.Argument(autocompletion=names.recorded, help="The one to subtract, such as pretrained/pixels-16."),
+    ],
     records: Records = Path("results/records"),
-    evaluation: Annotated[str, typer.Option(help="Print only this evaluation.")] = "",
-) -> None:
+    evaluation: Annotated[str, typer.Option(autocompletion=names.evaluations, help="Print only this evaluation.")] = "",
+) -> Answer:
     """Print the differences of two experiments: paired by sample, with 95 % intervals over samples and seeds."""
     from benchmark.analysis import experiments
     from benchmark.analysis.paired import PairedComparisons
+    from benchmark.cli.display import Display
     from benchmark.records import store
 
-    found = store.read_all(records, log=_log)
+    with Display() as display:
+        found = store.read_all(records, warn, functools.partial(display.update, READING))
     one, other = (
         [record for record in experiments.records_of(name, found) if evaluation in ("", record.evaluation.name)]
         for name in (first, second)
     )
     rows = [
-        (each.evaluation, each.preset, each.dataset, each.score, each.first, each.second, each.interval)
+        difference_document(each)
         for each in experiments.main_differences(one, other, PairedComparisons.for_records(records))
         if each.interval
     ]
@@ -93,18 +110,26 @@ def compare(
             f"{first} and {second} have no {evaluation or 'evaluation'} in common that both have predictions of; "
             f"evaluate both with the same preset, and keep the predictions beside {records}"
         )
-    show_differences(rows)
+    return Answer({"first": first, "second": second, "differences": rows}, differences_text(rows))
 
 
 def report(
     model: Annotated[
-        str, typer.Argument(help="An experiment with records, such as main-smoke-scenes-1x/simclr-syn, or a source.")
+        str,
+        typer.Argument(
+            autocompletion=names.recorded,
+            help="An experiment with records, such as main-smoke-scenes-1x/simclr-syn, or a source.",
+        ),
     ],
     records: Records = Path("results/records"),
-    against: Annotated[str | None, typer.Option(help="Also compare with this model, paired by sample.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(autocompletion=names.recorded, help="Also compare with this model, paired by sample."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write, .md or .html; default: print Markdown.")] = None,
 ) -> None:
     """Report on one model: its scores beside baselines and published numbers, its groups, classes and gaps."""
+    from benchmark.cli.display import Display
     from benchmark.files import write_bytes
     from benchmark.reports import inputs
     from benchmark.reports.model_report import render
@@ -113,8 +138,8 @@ def report(
     formats = {".md": render.markdown, ".html": render.html}
     if output and output.suffix not in formats:
         raise UserError(f"expected --output with the ending .md or .html, found {str(output)!r}; rename it")
-    with _kept():
-        found = inputs.read(records, _log)
+    with Display() as display, _kept():
+        found = inputs.read(records, warn, functools.partial(display.update, READING))
     built = build(found, model, against, _source)
     if output is None:
         show(render.markdown(built))
@@ -134,13 +159,14 @@ def site(
 ) -> None:
     """Write the leaderboard: one self-contained HTML file that works offline."""
     from benchmark.analysis.paired import PairedComparisons
+    from benchmark.cli.display import Display
     from benchmark.files import write_bytes
     from benchmark.records import store
     from benchmark.reports.site.page import page
 
     link = _records_link(records, out, records_url, published=bool(publish))
-    with _kept():
-        found = store.read_all(records, log=_log)
+    with Display() as display, _kept():
+        found = store.read_all(records, warn, functools.partial(display.update, READING))
     built = page(found, PairedComparisons.for_records(records), _source, link)
     path = out / "index.html"
     content = built.html.encode()
@@ -149,7 +175,7 @@ def site(
     if publish:
         from benchmark.reports.site.space import publish_space
 
-        show(publish_space(out, publish, show))
+        show(publish_space(out, publish, note))
 
 
 def _records_link(records: Path, out: Path, url: str, published: bool) -> str | None:
@@ -184,8 +210,3 @@ def _source(repo: str, revision: str) -> "Source | None":
 
 NO_DATA = Path("no-data")
 """Missing data folder: the counts must not depend on the captions prepared on this machine."""
-
-
-def _log(line: str) -> None:
-    """Print a log line to stderr."""
-    show(line, error=True)

@@ -1,13 +1,14 @@
 """`synrep list`, `synrep run`, `synrep check-method`: plug-ins, experiments and checks of methods."""
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.cli.data import SCENES_EVALUATION
-from benchmark.cli.output import show
+from benchmark.cli import names
+from benchmark.cli.output import Answer, show, wants_document, wrapped
 from benchmark.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -16,33 +17,38 @@ if TYPE_CHECKING:
 Out = Annotated[Path, typer.Option("--out", help="Output folder; to resume, run again with the same one.")]
 
 
-def list_all() -> None:
+def list_all() -> Answer:
     """List the available methods, experiments, datasets, evaluations and tables."""
     from benchmark import plugins
     from datasets_scripts import recipe
-    from datasets_scripts.captions import sources
 
     kinds = {
-        "methods": plugins.names("baselines"),
-        "experiments": plugins.names("benchmark.experiments"),
-        "sizes of an experiment": ["smoke", "small", *recipe.SIZES],
-        "captions": list(sources.sources()),
-        "datasets to build": [*recipe.names(), SCENES_EVALUATION],
+        "methods": names.methods(),
+        "experiments": names.experiment_files(),
+        "sizes of an experiment": names.experiment_sizes(),
+        "captions": names.caption_sources(),
+        "datasets to build": names.recipes(),
         "sizes of a dataset": list(recipe.SIZES),
         "guidance of a dataset": [*recipe.GUIDANCE, "w2, w7.5, ..."],
-        "evaluations": plugins.names("benchmark.evaluations"),
+        "evaluations": names.evaluations(),
         "tables": plugins.names("benchmark.reports.tables"),
         "tables and figures of the paper": plugins.names("benchmark.reports.paper"),
     }
-    for kind, names in kinds.items():
-        show(f"{kind}: {', '.join(names)}")
+    text = "\n".join(wrapped(f"{kind}: {', '.join(known)}") for kind, known in kinds.items())
+    return Answer({kind.replace(" ", "_"): known for kind, known in kinds.items()}, text)
 
 
 def run(
     experiment: Annotated[
-        str, typer.Argument(help="demo, smoke, or main, language or ablations with a size, such as main-10k.")
+        str,
+        typer.Argument(
+            autocompletion=names.experiments,
+            help="demo, smoke, or main, language or ablations with a size, such as main-10k.",
+        ),
     ],
-    only: Annotated[list[str] | None, typer.Option(help="Run only this method; may be repeated.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(autocompletion=names.methods, help="Run only this method; may be repeated.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Run this seed instead of the declared ones.")
     ] = None,
@@ -56,12 +62,14 @@ def run(
     ] = None,
     deterministic: Annotated[bool, typer.Option(help="Bit-identical results on the same machine.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the cost of each run and start nothing.")] = False,
-) -> None:
+) -> Answer | None:
     """Train and evaluate the methods of an experiment; write one record per method, seed and evaluation.
 
     Raw pixels are evaluated as well: they are the floor that every method must beat.
     Under `torchrun` or `accelerate launch`, all processes train each run together (data parallel).
     """
+    if wants_document() and not plan:
+        raise UserError("--json is for --plan; add it, or read the records that the run writes")
     from benchmark import experiments
 
     declared = experiments.find(experiment)
@@ -72,8 +80,7 @@ def run(
     chosen = [e for e in declared if not only or e.method in only]
     seeds = [(e, s) for e in chosen for s in (e.seeds if seed is None else (seed,))]
     if plan:
-        _print_plan(chosen, seed)
-        return
+        return _plan(chosen, seed)
 
     from benchmark.cli.display import Display
     from benchmark.nn import distributed
@@ -90,9 +97,11 @@ def run(
             evaluate_pixels(out, display.update)
     if is_main:
         show(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
+    return None
 
 
-def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
+def _plan(chosen: "list[Experiment]", seed: int | None) -> Answer:
+    from benchmark.cli.display import Display
     from benchmark.training import cost
     from datasets_scripts import recipe
     from datasets_scripts.building import estimate
@@ -103,10 +112,17 @@ def _print_plan(chosen: "list[Experiment]", seed: int | None) -> None:
         except UserError:
             return None
 
-    show(cost.format_plan([cost.Run(e, len(e.seeds) if seed is None else 1) for e in chosen], expected_bytes))
+    runs = [cost.Run(e, len(e.seeds) if seed is None else 1) for e in chosen]
+    with Display() as display:
+        found = cost.plan(runs, expected_bytes, functools.partial(display.update, "counting FLOP"))
+    return Answer(found, cost.as_text(found))
 
 
-def check_method(method: Annotated[str, typer.Argument(help="Name of a method: a file in baselines/.")]) -> None:
+def check_method(
+    method: Annotated[
+        str, typer.Argument(autocompletion=names.methods, help="Name of a method: a file in baselines/.")
+    ],
+) -> None:
     """Check the contract of a method: seeded, finite, learning, independent of the batch."""
     from benchmark import plugins
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from benchmark.errors import UserError
 from benchmark.files import read_regular, write_bytes
-from benchmark.progress import LogLine
+from benchmark.progress import LogLine, Progress, silent
 from benchmark.records.schema import Record, sha256_of
 
 SCHEMA = 5
@@ -158,8 +158,10 @@ def _require_schema(version: object, path: Path) -> None:
     raise UserError(f"{expected} {found:.60}; remove the file and evaluate again")
 
 
-def read_all(folder: Path, log: LogLine = lambda _: None) -> list[Record]:
+def read_all(folder: Path, log: LogLine = silent, progress: Progress = silent) -> list[Record]:
     """Return every record below a folder once, sorted by experiment, seed and evaluation; copies are logged.
+
+    Progress is counted in records.
 
     Raises:
         UserError: there are no records, a record is invalid, or two different records have the same identity.
@@ -167,8 +169,11 @@ def read_all(folder: Path, log: LogLine = lambda _: None) -> list[Record]:
     paths = sorted(folder.rglob("*.json"))
     if not paths:
         raise UserError(f"no records in {folder}; name a folder with records, or run the command in a checkout")
+    records = []
     with without_collection():
-        records = list(map(read, paths))
+        for done, path in enumerate(paths, start=1):
+            records.append(read(path))
+            progress(done, len(paths), "")
     found: dict[tuple[str | int, ...], tuple[Path, Record]] = {}
     for path, record in zip(paths, records, strict=True):
         other, known = found.setdefault(_identity(record), (path, record))

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmark import plugins
 from benchmark.errors import UserError, unknown
 from benchmark.files import write_bytes
+from benchmark.progress import Progress, silent
 from benchmark.records.schema import Record
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.table import EXTENSIONS, NOTICES, Table, formats
@@ -46,8 +47,10 @@ def _protocol(record: Record) -> tuple[str, str]:
     return record.evaluation.name, record.evaluation.preset
 
 
-def all_files(inputs: ReportInputs, out: Path) -> dict[str, dict[str, bytes]]:
+def all_files(inputs: ReportInputs, out: Path, progress: Progress = silent) -> dict[str, dict[str, bytes]]:
     """Return folder below `out` -> file name -> content, for every comparison and for the paper.
+
+    Progress is counted in folders.
 
     Raises:
         UserError: the records or the published numbers cannot share one table.
@@ -58,8 +61,14 @@ def all_files(inputs: ReportInputs, out: Path) -> dict[str, dict[str, bytes]]:
             f"experiment {groups[PAPER][0].experiment.name}: the name {PAPER!r} is reserved for the paper's tables in "
             f"{out / PAPER}; rename the experiment"
         )
-    files = {group: comparison_files(replace(inputs, records=records)) for group, records in groups.items()}
-    return files | {PAPER: paper_files(inputs)}
+    files, total = {}, len(groups) + 1
+    for done, (group, records) in enumerate(groups.items()):
+        progress(done, total, group)
+        files[group] = comparison_files(replace(inputs, records=records))
+    progress(len(groups), total, PAPER)
+    files[PAPER] = paper_files(inputs)
+    progress(total, total, "")
+    return files
 
 
 def comparison_files(inputs: ReportInputs) -> dict[str, bytes]:

@@ -1,10 +1,11 @@
 """Inputs of tables and figures: records, paired differences, published numbers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.analysis.paired import PairedComparisons
+from benchmark.progress import LogLine, Progress, silent
 from benchmark.records import store
 from benchmark.records.schema import Record
 from benchmark.reports.published import numbers
@@ -21,15 +22,16 @@ class ReportInputs:
     facts: Sequence[Fact] = ()
 
 
-def read(records: Path, log: Callable[[str], None]) -> ReportInputs:
+def read(records: Path, log: LogLine, progress: Progress = silent) -> ReportInputs:
     """Read a folder of records, its sibling folder of predictions, and this package's published numbers.
 
     Args:
         records: the folder.
         log: called with each message for the user, such as that a record is a copy of another.
+        progress: called after each record.
 
     Raises:
         UserError: a record is invalid.
     """
     pairs = PairedComparisons.for_records(records)
-    return ReportInputs(store.read_all(records, log=log), pairs, numbers.read(), numbers.read_facts())
+    return ReportInputs(store.read_all(records, log, progress), pairs, numbers.read(), numbers.read_facts())

@@ -30,7 +30,7 @@ from benchmark.interfaces import Experiment
 from benchmark.mirror import dataset_folder
 from benchmark.models.loading.frozen import FrozenEncoder
 from benchmark.nn import distributed
-from benchmark.progress import NamedProgress
+from benchmark.progress import NamedProgress, silent
 from benchmark.records import create
 from benchmark.records.schema import PIXELS
 from benchmark.runner.evaluate import EvaluationRun, run_evaluations
@@ -201,7 +201,7 @@ def run_distributed(
         try:
             for job in jobs:
                 try:
-                    folders[job] = train_job(job, out, execution, progress if main else _ignore_progress, stop.is_set)
+                    folders[job] = train_job(job, out, execution, progress if main else silent, stop.is_set)
                 except diagnostics.NonFiniteLoss as error:
                     failures[job.label] = str(error)
         finally:
@@ -210,10 +210,6 @@ def run_distributed(
     for job, folder in folders.items() if main else ():
         evaluate(job, folder, out, device, progress)
     _raise_if_failed(failures, len(jobs))
-
-
-def _ignore_progress(*_: object) -> None:
-    """Discard a progress update."""
 
 
 def train_and_evaluate(

@@ -19,7 +19,7 @@ from benchmark.errors import UserError
 from benchmark.files import write_bytes
 from benchmark.hub.client import IGNORED_FILES, Files, Repository, matches_local
 from benchmark.hub.errors import RevisionConflict
-from benchmark.progress import LogLine
+from benchmark.progress import LogLine, Progress, silent
 from benchmark.records import predictions, store, table
 from benchmark.submission import bundle
 from benchmark.submission.bundle import RecordBundle
@@ -30,8 +30,6 @@ T = TypeVar("T")
 TABLE, CARD = "records.parquet", "README.md"
 MAX_GROWTH = 4
 """Maximum size of a table from another version of pyarrow, in sizes of the same table from this one."""
-LOG_EVERY = 500
-"""Records between two progress messages."""
 THREADS = 8
 """Parallel downloads; records are small, so latency dominates."""
 
@@ -182,10 +180,17 @@ def _bytes(table: pq.ParquetFile) -> int:
     return sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups)) + 8 * about.num_rows
 
 
-def pull(repo: str, folder: Path, revision: str, log: LogLine) -> int:
+def pull(repo: str, folder: Path, revision: str, log: LogLine, progress: Progress = silent) -> int:
     """Add the records and predictions of a dataset repository at a revision to `folder`; each is validated first.
 
     An interrupted pull keeps the complete records; the next call resumes.
+
+    Args:
+        repo: ORG/NAME of the dataset repository.
+        folder: folder for `records/` and `predictions/`.
+        revision: branch, tag or commit.
+        log: callback for messages.
+        progress: callback in records.
 
     Returns:
         Number of new files.
@@ -207,8 +212,7 @@ def pull(repo: str, folder: Path, revision: str, log: LogLine) -> int:
         results: list[_PullResult] = []
         for result in _parallel_map(lambda path: _pull_record(remote, path, folder), paths):
             results.append(result)
-            if len(results) % LOG_EVERY == 0:
-                log(f"{len(results)} of {len(paths)} records")
+            progress(len(results), len(paths), "")
     for line in (line for result in results for line in result.problems):
         log(line)
     new, skipped = sum(result.new_files for result in results), sum(bool(result.problems) for result in results)

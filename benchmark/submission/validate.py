@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.files import is_lock
+from benchmark.progress import NamedProgress, silent
 from benchmark.records import store
 from benchmark.records.schema import Record
 from benchmark.submission import contradictions, rescore, run_files
@@ -19,10 +20,12 @@ DeclaredFingerprint = Callable[[Record], str | None]
 """Function that returns the fingerprint declared in this code for the run of a record; None if there is none."""
 
 
-def find_problems(records: Path, declared_fingerprint: DeclaredFingerprint = lambda _: None) -> Iterator[str]:
+def find_problems(
+    records: Path, declared_fingerprint: DeclaredFingerprint = lambda _: None, progress: NamedProgress = silent
+) -> Iterator[str]:
     """Yield one line for each problem of a folder of records and its sibling `predictions/`.
 
-    Each line begins with the file.
+    Each line begins with the file. Progress is counted in records.
 
     Raises:
         UserError: there are no records.
@@ -38,14 +41,16 @@ def find_problems(records: Path, declared_fingerprint: DeclaredFingerprint = lam
     distinct: dict[tuple[Path, str], str] = {}
     problems = []
     with store.without_collection():
-        for path in paths:
+        for done, path in enumerate(paths, start=1):
+            progress("reading records", done, len(paths), "")
             try:
                 found.append((path, store.read(path)))
             except UserError as error:
                 problems.append(str(error))
                 used |= set((folder / path.relative_to(records).with_suffix("")).glob("*"))
     yield from problems
-    for path, record in found:
+    for done, (path, record) in enumerate(found):
+        progress("recomputing scores", done, len(found), record.key)
         expected = store.relative_path(record)
         if path != records / expected:
             yield f"{path}: expected this record at {records / expected}; move it there or remove it"
@@ -61,17 +66,16 @@ def find_problems(records: Path, declared_fingerprint: DeclaredFingerprint = lam
                 f"{path}: experiment.fingerprint: expected {declared[:12]} as declared for {record.experiment.name} "
                 f"version {record.experiment.version}, found {record.experiment.fingerprint[:12]}; rename the run"
             )
+    progress("recomputing scores", len(found), len(found), "")
     yield from unexpected_files(folder, {".parquet"}, used)
     yield from contradictions.find(found, samples, distinct)
     yield from run_files.find_problems(records.parent, found)
 
 
-def counts(records: Path) -> str:
-    """Return the summary of a folder without problems."""
-    n_records = len(list(records.rglob("*.json")))
-    n_predictions = len(list((records.parent / "predictions").rglob("*.parquet")))
-    plural = "s" if n_records != 1 else ""
-    return f"{n_records:,} valid record{plural}, scored again from {n_predictions:,} predictions files"
+def counts(records: Path) -> tuple[int, int]:
+    """Return the numbers of records and of predictions files of a folder."""
+    predictions = records.parent / "predictions"
+    return len(list(records.rglob("*.json"))), len(list(predictions.rglob("*.parquet")))
 
 
 def unexpected_files(folder: Path, suffixes: set[str], expected: set[Path] | None = None) -> Iterator[str]:

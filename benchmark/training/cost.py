@@ -10,9 +10,10 @@ bottleneck.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -25,6 +26,7 @@ from benchmark.gpus import GPUS
 from benchmark.interfaces import Batch, Experiment, Method, ViTConfig
 from benchmark.mirror import dataset_folder
 from benchmark.nn.encoders import build_vit
+from benchmark.progress import Progress, silent
 from benchmark.training import checkpoint
 
 PLANNED_GPUS = ("A100", "H100")
@@ -131,34 +133,38 @@ def local_status(experiment: Experiment) -> tuple[str, Path | None]:
     return ("yes", folder) if matches else ("another revision", None)
 
 
-def format_plan(runs: Sequence[Run], expected_bytes: Callable[[str], int | None]) -> str:
-    """Return the plan as a text table with totals.
+def plan(
+    runs: Sequence[Run], expected_bytes: Callable[[str], int | None], progress: Progress = silent
+) -> dict[str, Any]:
+    """Return the cost of each run and the totals, as JSON.
 
-    `expected_bytes` returns the size of a dataset (by repo) that is not on this machine, or None if it is unknown.
+    Args:
+        runs: experiments to run.
+        expected_bytes: returns the size of a dataset (by repo) that is not on this machine, or None if it is unknown.
+        progress: progress callback in runs.
     """
-    hours = [f"{gpu} h" for gpu in PLANNED_GPUS]
-    header = ("experiment", "dataset", "here", "seeds", "views", "steps", "batch", "M trained", "GFLOP/view", *hours)
-    rows = [_row(run) for run in runs]
-    alignment = ["left"] * 3 + ["right"] * (len(header) - 3)
-    return "\n".join(
-        [tabulate(rows, header, disable_numparse=True, colalign=alignment), "", *_totals(runs, expected_bytes)]
-    )
+    rows = []
+    for done, run in enumerate(runs):
+        progress(done, len(runs), run.experiment.name)
+        rows.append(_row(run))
+    progress(len(runs), len(runs), "")
+    return {"experiments": rows, "total": _totals(runs, expected_bytes)}
 
 
-def _row(run: Run) -> tuple[str, ...]:
+def _row(run: Run) -> dict[str, Any]:
     experiment, trained = run.experiment, run.experiment.settings.optimizer is not None
-    return (
-        experiment.name,
-        experiment.dataset,
-        local_status(experiment)[0],
-        str(run.seeds),
-        f"{run.views:,}",
-        f"{experiment.schedule.steps if trained else 0:,}",
-        f"{experiment.schedule.batch_views:,}",
-        f"{run.cost.parameters / 1e6:,.1f}",
-        f"{run.cost.flops / 1e9:,.2f}",
-        *(f"{gpu_hours(run.flops, gpu):,.3f}" for gpu in PLANNED_GPUS),
-    )
+    return {
+        "experiment": experiment.name,
+        "dataset": experiment.dataset,
+        "dataset_here": local_status(experiment)[0],
+        "seeds": run.seeds,
+        "views": run.views,
+        "steps": experiment.schedule.steps if trained else 0,
+        "batch_views": experiment.schedule.batch_views,
+        "trained_parameters": run.cost.parameters,
+        "flop_per_view": run.cost.flops,
+        "gpu_hours": {gpu: gpu_hours(run.flops, gpu) for gpu in PLANNED_GPUS},
+    }
 
 
 def gpu_hours(flops: float, gpu: str) -> float:
@@ -166,11 +172,8 @@ def gpu_hours(flops: float, gpu: str) -> float:
     return flops / (GPUS[gpu].peak_flops * ASSUMED_MFU) / 3600
 
 
-def _totals(runs: Sequence[Run], expected_bytes: Callable[[str], int | None]) -> list[str]:
-    seeds, views = sum(run.seeds for run in runs), sum(run.views * run.seeds for run in runs)
-    flops, weights = sum(run.flops for run in runs), sum(run.weights_bytes for run in runs)
-    hours = ", ".join(f"{gpu_hours(flops, gpu):,.2f} {gpu}-hours" for gpu in PLANNED_GPUS)
-    state = max((run.state_bytes for run in runs), default=0)
+def _totals(runs: Sequence[Run], expected_bytes: Callable[[str], int | None]) -> dict[str, Any]:
+    flops = sum(run.flops for run in runs)
     sizes: dict[str, int | None] = {}
     missing: list[str] = []
     for run in runs:
@@ -178,12 +181,51 @@ def _totals(runs: Sequence[Run], expected_bytes: Callable[[str], int | None]) ->
         if repo not in sizes:
             sizes[repo] = _folder_bytes(folder) if folder else expected_bytes(repo)
             missing += [] if status == "yes" else [repo.rpartition("/")[2]]
+    return {
+        "runs": sum(run.seeds for run in runs),
+        "views": sum(run.views * run.seeds for run in runs),
+        "flop": flops,
+        "gpu_hours": {gpu: gpu_hours(flops, gpu) for gpu in PLANNED_GPUS},
+        "assumed_peak_fraction": ASSUMED_MFU,
+        "weights_bytes": sum(run.weights_bytes for run in runs),
+        "state_bytes_per_active_run": max((run.state_bytes for run in runs), default=0),
+        "datasets_bytes": sizes,
+        "missing_datasets": missing,
+    }
+
+
+def as_text(plan: Mapping[str, Any]) -> str:
+    """Return a plan as a text table with totals."""
+    hours = [f"{gpu} h" for gpu in PLANNED_GPUS]
+    header = ("experiment", "dataset", "here", "seeds", "views", "steps", "batch", "M trained", "GFLOP/view", *hours)
+    rows = [
+        (
+            row["experiment"],
+            row["dataset"],
+            row["dataset_here"],
+            str(row["seeds"]),
+            *(f"{row[name]:,}" for name in ("views", "steps", "batch_views")),
+            f"{row['trained_parameters'] / 1e6:,.1f}",
+            f"{row['flop_per_view'] / 1e9:,.2f}",
+            *(f"{row['gpu_hours'][gpu]:,.3f}" for gpu in PLANNED_GPUS),
+        )
+        for row in plan["experiments"]
+    ]
+    alignment = ["left"] * 3 + ["right"] * (len(header) - 3)
+    table = tabulate(rows, header, disable_numparse=True, colalign=alignment)
+    return "\n".join([table, "", *_total_lines(plan["total"])])
+
+
+def _total_lines(total: Mapping[str, Any]) -> list[str]:
+    sizes, missing = total["datasets_bytes"], total["missing_datasets"]
+    hours = ", ".join(f"{total['gpu_hours'][gpu]:,.2f} {gpu}-hours" for gpu in PLANNED_GPUS)
+    weights, state = total["weights_bytes"] / 1e9, total["state_bytes_per_active_run"] / 1e9
     known = sum(size for size in sizes.values() if size is not None)
     unknown = sum(size is None for size in sizes.values())
     lines = [
-        f"{seeds:,} runs, {views:,} views, {flops:.3g} FLOP: {hours}",
-        f"(assuming {ASSUMED_MFU:.0%} of the dense bf16 peak; without evaluations)",
-        f"checkpoints: {weights / 1e9:,.2f} GB of final weights, plus up to {state / 1e9:,.2f} GB per active run",
+        f"{total['runs']:,} runs, {total['views']:,} views, {total['flop']:.3g} FLOP: {hours}",
+        f"(assuming {total['assumed_peak_fraction']:.0%} of the dense bf16 peak; without evaluations)",
+        f"checkpoints: {weights:,.2f} GB of final weights, plus up to {state:,.2f} GB per active run",
         f"datasets: {len(sizes)}, {known / 1e9:,.2f} GB" + (f" and {unknown} of unknown size" if unknown else ""),
     ]
     if missing:

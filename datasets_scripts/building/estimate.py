@@ -6,6 +6,7 @@ Images per second = dense bf16 peak FLOP/s of the GPU x fraction of it that Stab
 import itertools
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from benchmark import schema
 from benchmark.gpus import GPUS
@@ -63,6 +64,18 @@ def rates(recipe: Recipe) -> dict[str, tuple[float, float | None]]:
     return {
         name: (GPUS[name].peak_flops * share / (cost.teraflops * 1e12), GPUS[name].dollars_per_hour)
         for name, (share, _) in SHARE_OF_PEAK.items()
+    }
+
+
+def on_machine(name: str, images_per_second: float, dollars_per_hour: float | None, build: Estimate) -> dict[str, Any]:
+    """Return what a build takes on machines of one kind: hours on one of them, and dollars (None: unknown)."""
+    hours = build.images / images_per_second / 3600
+    return {
+        "machine": name,
+        "images_per_second": images_per_second,
+        "hours_on_one": hours,
+        "dollars": hours * dollars_per_hour if dollars_per_hour else None,
+        "scaled_from": SHARE_OF_PEAK[name][1] if name in SHARE_OF_PEAK else None,
     }
 
 

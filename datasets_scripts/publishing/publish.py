@@ -8,6 +8,7 @@ A card is prose: no checksum covers it, and text that people wrote, in the folde
 """
 
 import contextlib
+import functools
 import hashlib
 import random
 import re
@@ -27,7 +28,7 @@ from benchmark.errors import UserError, check_open_files
 from benchmark.files import file_sha256, regular_stat, write_bytes, write_json
 from benchmark.hub import cards, downloads
 from benchmark.hub.client import READ_LIMIT, Repository, require_name
-from benchmark.progress import LogLine
+from benchmark.progress import LogLine, NamedProgress, Progress, silent
 from benchmark.verified import verified_sha256
 
 DELETE_PATTERNS = ["data/*", "index/*"]
@@ -138,18 +139,21 @@ def _written_by_people(card: str, manifest: schema.Manifest | None) -> set[str]:
     return set() if unedited else cards.written_by_people(card)
 
 
-def verify_files(folder: Path, manifest: schema.Manifest, hint: str) -> None:
+def verify_files(folder: Path, manifest: schema.Manifest, hint: str, progress: Progress = silent) -> None:
     """Verify the checksum of every file that the manifest lists, except the card; `hint` ends the error message.
+
+    Progress is counted in files.
 
     Raises:
         UserError: a file is missing or differs.
     """
-    for name, expected in sorted(manifest.data_files.items()):
+    for done, (name, expected) in enumerate(sorted(manifest.data_files.items()), start=1):
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing; {hint}")
         if (found := file_sha256(path)) != expected:
             raise UserError(f"{path} has sha256 {found[:12]}, the manifest says {expected[:12]}; {hint}")
+        progress(done, len(manifest.data_files), "")
 
 
 def verify_upload(repository: Repository, folder: Path, commit: str) -> None:
@@ -206,7 +210,14 @@ def sample_image_locations(folder: Path, manifest: schema.Manifest, rng: random.
     return found[:IMAGES_READ_BACK]
 
 
-def download(repo: str, revision: str, data: Path, log: LogLine, patterns: Sequence[str] = ("*",)) -> Path:
+def download(
+    repo: str,
+    revision: str,
+    data: Path,
+    log: LogLine,
+    patterns: Sequence[str] = ("*",),
+    progress: NamedProgress = silent,
+) -> Path:
     """Download a revision of a dataset to `data/<org>/<name>` and verify checksums; an interrupted download resumes.
 
     Args:
@@ -215,6 +226,7 @@ def download(repo: str, revision: str, data: Path, log: LogLine, patterns: Seque
         data: Folder for datasets.
         log: Callback for log lines.
         patterns: Glob patterns of the files to download.
+        progress: Progress callback in bytes, then in verified files.
 
     Returns:
         The folder of the dataset.
@@ -248,16 +260,18 @@ def download(repo: str, revision: str, data: Path, log: LogLine, patterns: Seque
             local_dir=folder,
             allow_patterns=list(patterns),
             ignore_patterns=edited,
+            tqdm_class=downloads.reporting_bar(missing, functools.partial(progress, f"downloading {repo}")),
         )
-    hint = "remove it and download it again"
+    hint, verifying = "remove it and download it again", functools.partial(progress, f"verifying {repo}")
     if (folder / schema.MANIFEST).is_file():
-        verify_files(folder, schema.read_manifest(folder), hint)
+        verify_files(folder, schema.read_manifest(folder), hint, verifying)
         log("all checksums match the manifest")
         return folder
     large = {name: file.lfs.sha256 for name, file in files.items() if file.lfs}
-    for name, expected in sorted(large.items()):
+    for done, (name, expected) in enumerate(sorted(large.items()), start=1):
         if (found := verified_sha256(folder / name, folder)) != expected:
             raise UserError(f"{folder / name} has sha256 {found[:12]}, the Hub says {expected[:12]}; {hint}")
+        verifying(done, len(large), "")
     log(f"no {schema.MANIFEST} in {repo}: verified {len(large)} of {len(files)} files by the checksums of the Hub")
     return folder
 

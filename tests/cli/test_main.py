@@ -23,6 +23,7 @@ import baselines
 from benchmark import experiments, plugins
 from benchmark.analysis.paired import PairedComparisons
 from benchmark.cli import main
+from benchmark.cli.commands import SHARED
 from benchmark.records import store
 from benchmark.training.dataset import CaptionImageDataset
 from tests.fixtures.runs import experiment, metrics, train_here
@@ -52,8 +53,12 @@ def synrep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 def assert_one_line(answer: tuple[int, str, str], *words: str) -> None:
     """The command failed as it should: exit code 2, and a single line with these words."""
-    code, _, error = answer
-    assert code == 2, answer
+    assert answer[0] == 2, answer
+    assert_last_words(answer[2], *words)
+
+
+def assert_last_words(error: str, *words: str) -> None:
+    """The command ended with a single line on standard error."""
     assert error.startswith("synrep: ")
     assert error.endswith("\n")
     assert error.count("\n") == 1, error
@@ -125,7 +130,8 @@ def commands(command: Any, path: str = "synrep") -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize(("path", "command"), list(commands(typer.main.get_command(main.app))))
 def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path: str, command: Any) -> None:
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
-    assert len(options) <= 8
+    assert "quiet" in {option.name for option in options}
+    assert len([option for option in options if option.name not in SHARED]) <= 8
     assert command.help
     for parameter in command.params:
         assert parameter.help, f"{path}: {parameter.name}"
@@ -139,7 +145,10 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
     [
         (
             "nosuch",
-            ["'nosuch'", "choose one of: list, run, evaluate, episodes, tables, compare, report, site, validate, "],
+            [
+                "'nosuch'",
+                "choose one of: list, doctor, run, evaluate, episodes, check-method, tables, compare, ",
+            ],
         ),
         (
             "data nosuch",
@@ -197,7 +206,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("check-method _private", ["method '_private'", METHODS]),
         ("run smoke --nosuch 3", ["--nosuch", "`synrep run`", "choose one of: --only, --seed, --out, --jobs"]),
         ("tables --nosuch", ["--nosuch", "choose one of: --records, --out, --check"]),
-        ("--nosuch", ["--nosuch", "choose one of: list, run, evaluate, episodes"]),
+        ("--nosuch", ["--nosuch", "choose one of: list, doctor, run, evaluate"]),
         ("run", ["Missing argument 'experiment'", "see `synrep run --help`"]),
         ("run smoke --out", ["--out", "requires an argument"]),
         ("run smoke surplus", ["surplus", "see `synrep run --help`"]),
@@ -222,9 +231,9 @@ def test_the_script_itself_fails_in_one_line() -> None:
     assert_one_line((ran.returncode, ran.stdout, ran.stderr), METHODS)
 
 
-@pytest.mark.parametrize("words", [[], ["data"]])
-def test_a_bare_command_shows_its_help_and_no_more(words: list[str], synrep: Synrep) -> None:
-    code, shown, error = synrep(*words)
+@pytest.mark.parametrize("words", ["data", "results", "-q data"])
+def test_a_bare_group_shows_its_help_and_no_more(words: str, synrep: Synrep) -> None:
+    code, shown, error = synrep(*words.split())
     assert (code, error) == (2, "")
     assert "Usage: synrep" in shown
 
@@ -626,7 +635,8 @@ def test_interrupted_run_resumes_with_the_printed_command(
         wait_for_step(reached + 20, folder, child)
         stop(child)
         _, error = child.communicate()
-        assert_one_line((child.returncode, "", error), "interrupted; progress is saved, resume with: synrep run")
+        assert child.returncode == 130
+        assert_last_words(error, "interrupted; progress is saved, resume with: synrep run")
         assert not (folder / "model.json").exists()
         with safe_open(folder / "state.safetensors", "pt") as state:
             before, reached = reached, int(state.metadata()["step"])

@@ -122,7 +122,7 @@ def test_the_table_says_what_each_run_costs_and_the_totals(
     monkeypatch.setenv("SYNREP_DATA", str(small_dataset.parents[1]))
     known = experiment("stablerep", steps=50)
     other = replace(experiment("untrained"), name="test/floor", dataset="synrep-bench/nosuch")
-    shown = cost.format_plan([Run(known, 2), Run(other, 1)], lambda repo: 3_000_000_000)
+    shown = cost.as_text(cost.plan([Run(known, 2), Run(other, 1)], lambda repo: 3_000_000_000))
     head_, _, first, second, _, *totals = shown.splitlines()
     row = dict(zip(cells(head_), cells(first)))
     views = 50 * BATCH
@@ -162,5 +162,5 @@ def test_a_dataset_counts_as_local_only_if_complete_and_at_its_revision(
 def test_unknown_sizes_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SYNREP_DATA", raising=False)
-    shown = cost.format_plan([Run(experiment("untrained"), 1)], lambda repo: None)
+    shown = cost.as_text(cost.plan([Run(experiment("untrained"), 1)], lambda repo: None))
     assert "datasets: 1, 0.00 GB and 1 of unknown size" in shown
