@@ -3,10 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 from benchmark.analysis import ranking
+from benchmark.analysis.compare import Difference
 from benchmark.analysis.paired import Column, Interval, PairedComparisons
 from benchmark.errors import UserError, unknown
+from benchmark.progress import LogLine, Progress, silent
+from benchmark.records import store
 from benchmark.records.schema import Measured, PretrainedDeclaration, Record
 
 
@@ -70,6 +74,45 @@ def main_differences(
             value_M = ranking.scores(both, [column])[:, 0]
             interval = pairs.difference(both[0], both[1], [column]) if _same_samples(both, column) else None
             yield MainDifference(*protocol[:2], *column, float(value_M[0]), float(value_M[1]), interval)
+
+
+def paired_differences(
+    first: str,
+    second: str,
+    folder: Path,
+    evaluation: str = "",
+    log: LogLine = silent,
+    progress: Progress = silent,
+) -> list[Difference]:
+    """Return the differences of the main scores of two experiments that both have predictions of.
+
+    Args:
+        first: name of the experiment that is subtracted from; see `records_of`.
+        second: name of the other experiment.
+        folder: folder of records, with the predictions in its sibling `predictions/`.
+        evaluation: name of an evaluation; empty for all.
+        log: called with a line on each copy of a record.
+        progress: called with the number of records that were read.
+
+    Raises:
+        UserError: there is no such experiment, or no such difference.
+    """
+    found = store.read_all(folder, log, progress)
+    one, other = (
+        [record for record in records_of(name, found) if evaluation in ("", record.evaluation.name)]
+        for name in (first, second)
+    )
+    differences = [
+        Difference(each.evaluation, each.preset, each.dataset, each.score, each.first, each.second, each.interval)
+        for each in main_differences(one, other, PairedComparisons.for_records(folder))
+        if each.interval
+    ]
+    if not differences:
+        raise UserError(
+            f"{first} and {second} have no {evaluation or 'evaluation'} in common that both have predictions of; "
+            f"evaluate both with the same preset, and keep the predictions beside {folder}"
+        )
+    return differences
 
 
 def _source(record: Record) -> str:

@@ -125,7 +125,7 @@ def difference_document(found: Any) -> dict[str, Any]:
     """Return the JSON of a paired difference; scores and their difference are fractions of one.
 
     Args:
-        found: a `Difference` of `benchmark.analysis.compare` or a `MainDifference` of `benchmark.analysis.experiments`.
+        found: a `Difference` of `benchmark.analysis.compare`.
     """
     return {
         **{name: getattr(found, name) for name in ("evaluation", "preset", "dataset", "score", "first", "second")},

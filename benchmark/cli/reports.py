@@ -89,27 +89,13 @@ def compare(
     evaluation: Annotated[str, typer.Option(autocompletion=names.evaluations, help="Print only this evaluation.")] = "",
 ) -> Answer:
     """Print the differences of two experiments: paired by sample, with 95 % intervals over samples and seeds."""
-    from benchmark.analysis import experiments
-    from benchmark.analysis.paired import PairedComparisons
+    from benchmark.analysis.experiments import paired_differences
     from benchmark.cli.display import Display
-    from benchmark.records import store
 
     with Display() as display:
-        found = store.read_all(records, warn, functools.partial(display.update, READING))
-    one, other = (
-        [record for record in experiments.records_of(name, found) if evaluation in ("", record.evaluation.name)]
-        for name in (first, second)
-    )
-    rows = [
-        difference_document(each)
-        for each in experiments.main_differences(one, other, PairedComparisons.for_records(records))
-        if each.interval
-    ]
-    if not rows:
-        raise UserError(
-            f"{first} and {second} have no {evaluation or 'evaluation'} in common that both have predictions of; "
-            f"evaluate both with the same preset, and keep the predictions beside {records}"
-        )
+        progress = functools.partial(display.update, READING)
+        found = paired_differences(first, second, records, evaluation, warn, progress)
+    rows = list(map(difference_document, found))
     return Answer({"first": first, "second": second, "differences": rows}, differences_text(rows))
 
 

@@ -55,6 +55,17 @@ def parquet(records: Mapping[str, Record]) -> bytes:
     Raises:
         UserError: a number of a record does not fit into its column.
     """
+    buffer = io.BytesIO()
+    pq.write_table(arrow(records), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def arrow(records: Mapping[str, Record]) -> pa.Table:
+    """Return the table of records by their paths.
+
+    Raises:
+        UserError: a number of a record does not fit into its column.
+    """
     parts = []
     for path in sorted(records):
         try:
@@ -63,9 +74,7 @@ def parquet(records: Mapping[str, Record]) -> bytes:
             raise UserError(
                 f"record {path}: a number does not fit into its column: {error}; remove the file"
             ) from error
-    buffer = io.BytesIO()
-    pq.write_table(pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks(), buffer, compression="zstd")
-    return buffer.getvalue()
+    return pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks()
 
 
 def rows(path: str, record: Record) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmark.analysis.ranking import mean_and_spread
+from benchmark.errors import UserError
 from benchmark.reports import figures
 from benchmark.reports.comparison import Column, ComparisonTable, scores_of
 from benchmark.reports.inputs import ReportInputs
@@ -24,9 +25,24 @@ class ComparisonFigure(ComparisonTable):
         Raises:
             UserError: the records differ in something that a table must not mix.
         """
-        runs = group_into_rows(inputs.records, self.evaluation)
-        columns = [column for column in self.shown_columns(runs) if any(scores_of(run, column) for run in runs)]
+        runs, columns = self._rows_and_columns(inputs)
         return figures.draw(lambda: _figure(runs, columns)) if columns else {}
+
+    def figure(self, inputs: ReportInputs) -> Figure:
+        """Return the figure, to show or change.
+
+        Raises:
+            UserError: there is no number, or the records differ in something that a table must not mix.
+        """
+        runs, columns = self._rows_and_columns(inputs)
+        if not columns:
+            raise UserError(f"no scores of {self.evaluation} in these records; choose others")
+        with figures.style():
+            return _figure(runs, columns)
+
+    def _rows_and_columns(self, inputs: ReportInputs) -> tuple[list[Run], list[Column]]:
+        runs = group_into_rows(inputs.records, self.evaluation)
+        return runs, [column for column in self.shown_columns(runs) if any(scores_of(run, column) for run in runs)]
 
 
 def _figure(runs: Sequence[Run], columns: Sequence[Column]) -> Figure:

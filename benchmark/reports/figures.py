@@ -4,8 +4,9 @@ The same numbers produce the same bytes: no dates or versions, a fixed salt for 
 user settings. The palette is that of Okabe and Ito (2008), safe for color-blind readers.
 """
 
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import matplotlib
@@ -36,11 +37,18 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw(make: Callable[[], Figure]) -> dict[str, bytes]:
-    """Return file extension -> the figure that `make` returns, as `svg` and `png`, in the style of this benchmark."""
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Make the figures of this context in the style of this benchmark."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def draw(make: Callable[[], Figure]) -> dict[str, bytes]:
+    """Return file extension -> the figure that `make` returns, as `svg` and `png`, in the style of this benchmark."""
+    with style():
         figure = make()
         svg, png = io.BytesIO(), io.BytesIO()
         # A canvas draws the figure once; `savefig` would draw it another time before, without output.

@@ -4,14 +4,17 @@ Shapes: HW pixels.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from benchmark.errors import UserError
 from benchmark.transforms.augmentations import MEAN, STD, random_crops
 
 TRANSFORM_VERSION = 1
@@ -61,6 +64,10 @@ class EvaluationTransform:
         mean_311, std_311 = (_per_channel(values, images_3HW.device) for values in (self.mean, self.std))
         return images_3HW.float().div_(255).sub_(mean_311).div_(std_311)
 
+    def squashed(self, side: int) -> "SquashTransform":
+        """Return the preprocessing for patch tokens of whole images of `side` x `side` pixels."""
+        return SquashTransform(side, mean=self.mean, std=self.std)
+
 
 @dataclass(frozen=True)
 class SquashTransform(EvaluationTransform):
@@ -75,6 +82,44 @@ class SquashTransform(EvaluationTransform):
         if image.shape[1:] == (self.size, self.size):
             return image
         return tv.resize(image, [self.size, self.size], InterpolationMode(self.interpolation), antialias=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionTransform(EvaluationTransform):
+    """Preprocessing by a function from a PIL image to the input of the network, float32 (3, size, size).
+
+    Protocols that resize or crop images in their own way cannot be measured with it.
+    """
+
+    function: Callable[[Image.Image], Tensor]
+
+    def crop(self, image_HW3: np.ndarray) -> Tensor:
+        """Return the input of the network.
+
+        Raises:
+            UserError: the protocol resizes images in its own way.
+        """
+        if (self.zoom, self.interpolation) != (1.0, "bicubic"):
+            raise _own_crops("resizes images in its own way")
+        return self.function(Image.fromarray(image_HW3))
+
+    def random_crop(self, image_HW3: np.ndarray, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """Raise a UserError: the protocol crops images at random."""
+        raise _own_crops("crops images at random")
+
+    def normalize(self, images_3HW: Tensor) -> Tensor:
+        """Return the images unchanged: the function has normalized them."""
+        return images_3HW.float()
+
+    def squashed(self, side: int) -> SquashTransform:
+        """Raise a UserError: the protocol needs whole images of `side` pixels."""
+        raise _own_crops(f"squashes images to {side} x {side} pixels")
+
+
+def _own_crops(how: str) -> UserError:
+    return UserError(
+        f"the protocol {how}, which a function as transform cannot do; pass an EvaluationTransform instead"
+    )
 
 
 @functools.cache

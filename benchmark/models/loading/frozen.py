@@ -40,7 +40,7 @@ from benchmark.models.loading.store import STORE_DTYPE, Layers, open_folder, rea
 from benchmark.nn.dense import DenseNetwork
 from benchmark.nn.transfer import to_device, to_host
 from benchmark.training.execution import ExecutionConfig
-from benchmark.transforms.evaluation import EvaluationTransform, SquashTransform
+from benchmark.transforms.evaluation import EvaluationTransform
 
 SHARD, PATCH_SHARD = 1024, 256
 """Rows in a file of the store, and in one with patch tokens; multiples of every tile."""
@@ -206,7 +206,7 @@ class FrozenEncoder:
             network = PatchEncoder(self._module, side)
             encoder = FrozenEncoder(
                 network,
-                transform=SquashTransform(side, mean=self._transform.mean, std=self._transform.std),
+                transform=self._transform.squashed(side),
                 weights_sha256=self.metadata["weights_sha256"],
                 store=self._store,
                 device=self._device,

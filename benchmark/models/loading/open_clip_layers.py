@@ -133,6 +133,7 @@ def wrap_open_clip(
     layer: str | None,
     freeze: Freeze,
     pinned: bool = True,
+    transform: EvaluationTransform | None = None,
 ) -> LoadedModel:
     """Wrap an open_clip model for evaluation.
 
@@ -144,18 +145,15 @@ def wrap_open_clip(
         layer: selected layer; None for the default one.
         freeze: factory of the frozen encoder.
         pinned: `source` identifies the weights; see `loader.pretrained`.
+        transform: preprocessing of the images; None for that of the model.
 
     Raises:
         UserError: the input is not square RGB, or the image tower is not supported.
     """
-    config = model.visual.preprocess_cfg
-    sides = config["size"] if isinstance(config["size"], list | tuple) else (config["size"],) * 2
-    size = square_image_size(source, 3, *map(int, sides))
-    mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
+    transform = transform or _model_transform(model, source)
     with load_errors_as_user_errors(source):
-        network = OpenClipNetwork(model, tokenize, size)
+        network = OpenClipNetwork(model, tokenize, transform.size)
     description = {"library": "open_clip", "parameters": sum(p.numel() for p in model.parameters()), **encoder}
-    transform = EvaluationTransform(size, mean=mean, std=std)
     return pretrained(
         network,
         source,
@@ -166,3 +164,11 @@ def wrap_open_clip(
         freeze=freeze,
         pinned=pinned,
     )
+
+
+def _model_transform(model: Any, source: str) -> EvaluationTransform:
+    config = model.visual.preprocess_cfg
+    sides = config["size"] if isinstance(config["size"], list | tuple) else (config["size"],) * 2
+    size = square_image_size(source, 3, *map(int, sides))
+    mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
+    return EvaluationTransform(size, mean=mean, std=std)

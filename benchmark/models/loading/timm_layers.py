@@ -89,6 +89,7 @@ def wrap_timm(
     layer: str | None,
     freeze: Freeze,
     pinned: bool = True,
+    transform: EvaluationTransform | None = None,
 ) -> LoadedModel:
     """Wrap a timm model for evaluation.
 
@@ -99,22 +100,20 @@ def wrap_timm(
         layer: selected layer; None for the default one.
         freeze: factory of the frozen encoder.
         pinned: `source` identifies the weights; see `loader.pretrained`.
+        transform: preprocessing of the images; None for that of the model.
 
     Raises:
         UserError: the input is not square RGB, or the architecture is not supported.
     """
-    config = resolve_model_data_config(model)
-    size = square_image_size(source, *config["input_size"])
-    mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
+    transform = transform or _model_transform(model, source)
     with load_errors_as_user_errors(source):
-        network = TimmNetwork(model, size)
+        network = TimmNetwork(model, transform.size)
     description = {
         "library": "timm",
         "architecture": model.pretrained_cfg["architecture"],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **encoder,
     }
-    transform = EvaluationTransform(size, mean=mean, std=std)
     return pretrained(
         network,
         source,
@@ -125,3 +124,10 @@ def wrap_timm(
         freeze=freeze,
         pinned=pinned,
     )
+
+
+def _model_transform(model: Any, source: str) -> EvaluationTransform:
+    config = resolve_model_data_config(model)
+    size = square_image_size(source, *config["input_size"])
+    mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
+    return EvaluationTransform(size, mean=mean, std=std)

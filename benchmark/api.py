@@ -1,0 +1,401 @@
+"""SynRep-Bench from Python: load a dataset, evaluate a model, read and compare results, draw them.
+
+This module is stable: a release that changes it says so in the changelog. All other modules may change at any time.
+Errors that the user can fix are `UserError`, with the message that `synrep` prints. As with `synrep`, datasets are
+found in `data/` or `$SYNREP_DATA`, and results in `results/`.
+"""
+
+import os
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import overload
+
+import pandas as pd  # type: ignore[import-untyped]
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from benchmark import evaluations, models, plugins, schema
+from benchmark.analysis.compare import score_differences
+from benchmark.analysis.experiments import paired_differences
+from benchmark.errors import MissingDataset, UserError, unknown
+from benchmark.evaluations.datasets.splits import local_revision
+from benchmark.files import read_json
+from benchmark.hub import downloads
+from benchmark.interfaces import Batch, DatasetScores, Evaluation, Schedule, Score, Skipped
+from benchmark.mirror import dataset_folder
+from benchmark.models.loading.loader import Freeze, LoadedModel
+from benchmark.models.loading.module import Preprocessing, Tokenizer, wrap_module
+from benchmark.records import create, store, table
+from benchmark.reports import build, figures, inputs
+from benchmark.reports.comparison_figure import ComparisonFigure
+from benchmark.sampling import Augmentation, Sampling
+from benchmark.training.batches import BatchDataset
+from benchmark.training.dataset import CaptionImageDataset
+from benchmark.training.execution import ExecutionConfig
+from benchmark.training.loading import load_batches, render_ahead
+from benchmark.transforms.evaluation import EvaluationTransform
+
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "CaptionImageDataset",
+    "DatasetScores",
+    "Evaluated",
+    "EvaluationTransform",
+    "MissingDataset",
+    "Sampling",
+    "Score",
+    "UserError",
+    "compare",
+    "evaluate",
+    "iterate_batches",
+    "list_datasets",
+    "list_evaluations",
+    "list_methods",
+    "load_dataset",
+    "plot_comparison",
+    "plot_trade_off",
+    "read_records",
+]
+
+
+def load_dataset(name: str | Path, revision: str | None = None) -> CaptionImageDataset:
+    """Open a dataset of captions and images that was built or downloaded on this machine.
+
+    It opens at once, whatever its size. A file is verified when the first of its images is read.
+
+    Args:
+        name: a folder; a dataset in `data/` or `$SYNREP_DATA`, as `ORG/NAME`; or a recipe, such as `toy-200`.
+        revision: revision of the recipe, or the commit that was downloaded from the Hub. None accepts what is there.
+
+    Returns:
+        The dataset. `len(data)` counts captions, `data.caption(row)` is a text, and
+            `data.images(row, data.available_images(row))` are its images, uint8 arrays (H, W, 3).
+
+    Raises:
+        UserError: the dataset is missing, incomplete or at another revision.
+
+    Example:
+        ```python
+        data = load_dataset("toy-16")
+        print(len(data), data.caption(0))
+        ```
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = dataset_folder(_repo(str(name)), revision or "<commit>")
+    built = schema.read_manifest(folder).revision
+    commits = {note.commit for note in downloads.notes(folder).values()}
+    return CaptionImageDataset(folder, built if revision is None or commits == {revision} else revision)
+
+
+def iterate_batches(
+    data: CaptionImageDataset,
+    sampling: Sampling | str,
+    *,
+    captions: int,
+    size: int = 224,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+) -> Generator[Batch, None, None]:
+    """Yield training batches, as the trainings of this benchmark read them.
+
+    A batch depends on its number and on the arguments, but not on `workers` or `device`. An epoch visits every caption
+    once, in an order of its own, and drops an incomplete last batch.
+
+    Args:
+        data: the dataset.
+        sampling: images per caption, crops per image and augmentations; or a method that has them, such as `stablerep`.
+        captions: captions per batch. A batch has `captions * sampling.views` views.
+        size: side of a view in pixels.
+        steps: number of batches. None is one epoch.
+        seed: key of all random choices: the order of captions, the images that are sampled, and the views.
+        device: device that renders the views.
+        workers: processes that read and decode images; 0 reads in this process.
+
+    Yields:
+        Batches with the normalized views `images_V3HW` and, for each view, `caption_ids_V` and `image_ids_V`. With
+            `Sampling(text=True)`, also `texts` and `text_index_V`.
+
+    Raises:
+        UserError: there is no such method, or the dataset has too few captions or images.
+
+    Example:
+        ```python
+        for batch in iterate_batches(data, "stablerep", captions=8, size=64):
+            print(batch.images_V3HW.shape, batch.caption_ids_V)
+        ```
+    """
+    chosen: Sampling = (
+        plugins.load("baselines", sampling, "method").METHOD.sampling if isinstance(sampling, str) else sampling
+    )
+    if captions < 1:
+        raise UserError(f"expected at least one caption per batch, found {captions}; choose a larger number")
+    views = captions * chosen.views
+    epoch = (len(data) - len(data.rows_without_images)) // captions
+    schedule = Schedule(views * (epoch if steps is None else steps), views)
+    execution = ExecutionConfig(torch.device(device), workers=workers)
+    batches = BatchDataset(data, chosen, schedule, size, seed)
+    return render_ahead(load_batches(batches, 0, execution), execution.device)
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluated:
+    """Scores of a model under one evaluation. It is shown as a table; `scores["digits"]` is the main score."""
+
+    experiment: str
+    """Name of the model, as in records."""
+    evaluation: str
+    protocol: Evaluation
+    """Settings of the evaluation, with its `preset`."""
+    results: Mapping[str, DatasetScores]
+    """Dataset -> all scores, chance level, scores of classes, details and predictions."""
+    skipped: Mapping[str, str]
+    """Dataset -> why it was not measured."""
+
+    def __getitem__(self, dataset: str) -> Score:
+        """Return the main score of a dataset: `value`, its 95 % interval from `low` to `high`, and sample size `n`."""
+        if dataset not in self.results:
+            raise unknown("dataset of these scores", dataset, list(self.results))
+        return next(iter(self.results[dataset].scores.values()))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per dataset and score, the main score first; the columns are some of `read_records`."""
+        rows = []
+        for dataset, result in self.results.items():
+            for name, score in result.scores.items():
+                names = (self.experiment, self.evaluation, self.protocol.preset, dataset, name)
+                is_main = score == self[dataset]
+                rows.append((*names, is_main, score.value, score.low, score.high, score.n, result.chance))
+        columns = "experiment evaluation preset dataset score is_main value low high n chance"
+        return pd.DataFrame(rows, columns=columns.split())
+
+    def __repr__(self) -> str:
+        shown = ["dataset", "score", "value", "low", "high", "n", "chance"]
+        scores = self.to_frame().to_string(columns=shown, index=False)
+        return f"{self.evaluation}, {self.protocol.preset}: {self.experiment}\n{scores}"
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html())
+
+
+def evaluate(
+    model: nn.Module | str | Path,
+    evaluation: str,
+    datasets: str | Sequence[str] = (),
+    *,
+    preset: str | None = None,
+    transform: Preprocessing | None = None,
+    tokenizer: Tokenizer | None = None,
+    device: str | torch.device | None = None,
+    workers: int | None = None,
+) -> Evaluated:
+    """Evaluate a frozen model. The scores are those of `synrep evaluate`; no file is written.
+
+    A model of timm or open_clip is evaluated at the layer, and with the preprocessing, of `synrep evaluate`. Of any
+    other module, the output is evaluated. A module is copied first, so that its mode and its device do not change.
+
+    Args:
+        model: a module from images (B, 3, S, S) to features (B, D), or a model name of `synrep evaluate`:
+            `timm:NAME`, `open_clip:NAME/PRETRAINED`, `hub:ORG/NAME`, `pixels:16`, or the folder of a run.
+        evaluation: one of `list_evaluations()`.
+        datasets: one or several of `list_datasets(evaluation)`. None of them selects all that are on this machine.
+        preset: protocol of the evaluation. None selects the default.
+        transform: `EvaluationTransform(S)`; or a function from a PIL image to a tensor (3, S, S) without randomness,
+            which cannot serve protocols with crops of their own (such as `dino-crop`, `stablerep`, segmentation).
+        tokenizer: function from a list of texts to the input of the module's `encode_text`.
+        device: device of the network. None selects a GPU if there is one.
+        workers: threads that decode images. None selects one per core, up to 16. Scores do not depend on it.
+
+    Raises:
+        UserError: a name does not exist, a named dataset is not on this machine, or the model cannot be evaluated.
+
+    Example:
+        ```python
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 64))
+        scores = evaluate(model, "linear_probe", "digits", transform=EvaluationTransform(16))
+        print(scores["digits"].value)
+        ```
+    """
+    named = [datasets] if isinstance(datasets, str) else list(datasets)
+    ((_, protocol),) = evaluations.select_evaluations([evaluation], preset, named)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    freeze = Freeze(device=device, workers=min(os.cpu_count() or 1, 16) if workers is None else workers)
+    loaded = _load_model(model, transform, tokenizer, freeze)
+    if skipped := protocol.skip(loaded.model):
+        advice = "a module needs encode_image and encode_text, and evaluate its tokenizer"
+        raise UserError(f"{evaluation}: {skipped.reason}; {advice}")
+    found: dict[str, DatasetScores | Skipped] = {}
+    for dataset in sorted(protocol.datasets, key=lambda name: local_revision(name) is not None):  # missing ones first
+        result = replace(protocol, datasets=(dataset,))(loaded.model)[dataset]
+        if isinstance(result, Skipped) and named:
+            raise UserError(f"{evaluation} on {dataset}: {result.reason}")
+        found[dataset] = result
+    return Evaluated(
+        create.record_key(loaded.origin, loaded.seed).rsplit("/", 2)[0],
+        evaluation,
+        protocol,
+        {name: result for name, result in found.items() if isinstance(result, DatasetScores)},
+        {name: result.reason for name, result in found.items() if isinstance(result, Skipped)},
+    )
+
+
+def read_records(folder: str | Path = "results", **columns: object) -> pd.DataFrame:
+    """Read a folder of records as a table with a row per record, dataset and score.
+
+    Args:
+        folder: a folder that contains `records/`, or the folder of records itself.
+        **columns: column -> the value, or a list of values, of the rows to return.
+
+    Returns:
+        The table; values are fractions of one. `benchmark.records.table.COLUMNS` describes its columns.
+
+    Raises:
+        UserError: there are no records, a record is invalid, or a column does not exist.
+
+    Example:
+        ```python
+        probes = read_records("results", evaluation="linear_probe", is_main=True)
+        print(probes.pivot_table("value", "experiment", "dataset"))
+        ```
+    """
+    records = {f"records/{store.relative_path(each).as_posix()}": each for each in store.read_all(_records(folder))}
+    frame = table.arrow(records).to_pandas()
+    for column, value in columns.items():
+        if column not in frame:
+            raise unknown("column", column, list(frame))
+        frame = frame[frame[column].isin(value if isinstance(value, list | tuple) else [value])]
+    return frame.reset_index(drop=True)
+
+
+@overload
+def compare(first: Evaluated, second: Evaluated) -> pd.DataFrame: ...
+@overload
+def compare(first: str, second: str, records: str | Path = "results", evaluation: str = "") -> pd.DataFrame: ...
+def compare(
+    first: Evaluated | str, second: Evaluated | str, records: str | Path = "results", evaluation: str = ""
+) -> pd.DataFrame:
+    """Compare two models: the paired differences `first - second`, with 95 % intervals.
+
+    Both models answer the same samples, so most of the sampling noise cancels in their difference. Between experiments
+    with several seeds, the interval also covers the seeds.
+
+    Args:
+        first: result of `evaluate`; or an experiment with records, such as `main-smoke-scenes-1x/stablerep-syn`.
+        second: what to subtract, of the same kind.
+        records: for experiments, a folder that contains `records/` and `predictions/`.
+        evaluation: for experiments, the only evaluation to compare. Empty compares all.
+
+    Returns:
+        A row per score; for experiments, only main scores. Values are fractions of one. `p` is the two-sided p-value
+            of a difference, not corrected for the number of comparisons.
+
+    Raises:
+        UserError: a name does not exist, or the models have no measurement in common.
+
+    Example:
+        ```python
+        compare("main-smoke-scenes-1x/stablerep-syn", "main-smoke-scenes-1x/simclr-syn")
+        ```
+    """
+    if isinstance(first, Evaluated) and isinstance(second, Evaluated):
+        if first.protocol != replace(second.protocol, datasets=first.protocol.datasets):
+            both = " and ".join(f"{each.evaluation}.{each.protocol.preset}" for each in (first, second))
+            raise UserError(f"expected scores of one protocol, found {both}; evaluate both with the same preset")
+        found = list(score_differences(first.evaluation, first.protocol, first.results, second.results))
+    elif isinstance(first, str) and isinstance(second, str):
+        found = paired_differences(first, second, _records(records), evaluation)
+    else:
+        raise UserError("expected two names, or the scores of two models, found one of each; name or evaluate both")
+    names = ("evaluation", "preset", "dataset", "score", "first", "second")
+    return pd.DataFrame(
+        {name: [getattr(each, name) for each in found] for name in names}
+        | {name: [getattr(each.interval, name) for each in found] for name in ("difference", "low", "high", "p")}
+    )
+
+
+def plot_comparison(
+    comparison: str, evaluation: str = "linear_probe", preset: str | None = None, records: str | Path = "results"
+) -> Figure:
+    """Draw the scores of a comparison: a panel per dataset, mean and standard deviation over seeds, dotted at chance.
+
+    Args:
+        comparison: first part of the names of its experiments, such as `main-smoke-scenes-1x`.
+        evaluation: one of `list_evaluations()`.
+        preset: protocol of the evaluation. None selects the default.
+        records: a folder that contains `records/`, or the folder of records itself.
+
+    Raises:
+        UserError: there are no such records, or they cannot share a figure.
+
+    Example:
+        ```python
+        plot_comparison("main-smoke-scenes-1x", "knn").savefig("knn.svg")
+        ```
+    """
+    ((_, protocol),) = evaluations.select_evaluations([evaluation], preset, ())
+    every = inputs.read(_records(records), lambda _: None)
+    groups = build.records_by_comparison(every.records)
+    if comparison not in groups:
+        raise unknown("comparison in these records", comparison, list(groups))
+    part = (evaluation, protocol.preset)
+    chosen = [each for each in groups[comparison] if (each.evaluation.name, each.evaluation.preset) == part]
+    return ComparisonFigure(evaluation, title="", caption="").figure(replace(every, records=chosen))
+
+
+def plot_trade_off(file: str | Path = "results/scenes/trade_off.json") -> Figure:
+    """Draw fidelity against diversity of drawn images over guidance, beside the fidelity of each factor.
+
+    Args:
+        file: output of `python -m datasets_scripts.scenes.trade_off`.
+
+    Raises:
+        UserError: the file does not exist.
+    """
+    from datasets_scripts.scenes import trade_off
+
+    if not Path(file).is_file():
+        raise UserError(f"{file} does not exist; choose another, or measure it: `python -m {trade_off.__name__}`")
+    with figures.style():
+        return trade_off.figure(read_json(Path(file)))
+
+
+def list_methods() -> list[str]:
+    """Return the names of the training methods."""
+    return plugins.names("baselines")
+
+
+def list_evaluations() -> dict[str, list[str]]:
+    """Return evaluation -> its presets, the default first."""
+    return {name: list(evaluations.presets(name)) for name in plugins.names("benchmark.evaluations")}
+
+
+def list_datasets(evaluation: str) -> list[str]:
+    """Return the datasets of an evaluation; a `UserError` lists the evaluations if there is no such one."""
+    return sorted(evaluations.all_datasets(evaluation))
+
+
+def _repo(name: str) -> str:
+    """Return the repository of a dataset. A name without organization is that of a recipe."""
+    from datasets_scripts import recipe
+
+    return name if "/" in name else recipe.find(name).repo
+
+
+def _load_model(
+    model: nn.Module | str | Path, transform: Preprocessing | None, tokenizer: Tokenizer | None, freeze: Freeze
+) -> LoadedModel:
+    if isinstance(model, nn.Module):
+        return wrap_module(model, transform, tokenizer, freeze)
+    if transform is not None or tokenizer is not None:
+        raise UserError(f"{model} has its own transform and tokenizer; leave them out, or pass the module itself")
+    return models.load(str(model), device=freeze.device, workers=freeze.workers)
+
+
+def _records(folder: str | Path) -> Path:
+    inside = Path(folder) / "records"
+    return inside if inside.is_dir() else Path(folder)
