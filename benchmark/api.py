@@ -6,8 +6,8 @@ found in `data/` or `$SYNREP_DATA`, and results in `results/`.
 """
 
 import os
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from benchmark import evaluations, models, plugins, schema
-from benchmark.analysis.compare import score_differences
+from benchmark.analysis.evaluated import Evaluated, differences
 from benchmark.analysis.experiments import paired_differences
 from benchmark.errors import MissingDataset, UserError, unknown
 from benchmark.evaluations.datasets.splits import local_revision
 from benchmark.files import read_json
 from benchmark.hub import downloads
-from benchmark.interfaces import Batch, DatasetScores, Evaluation, Schedule, Score, Skipped
+from benchmark.interfaces import Batch, DatasetScores, Schedule, Score, Skipped
 from benchmark.mirror import dataset_folder
 from benchmark.models.loading.loader import Freeze, LoadedModel
 from benchmark.models.loading.module import Preprocessing, Tokenizer, wrap_module
@@ -141,46 +141,6 @@ def iterate_batches(
     execution = ExecutionConfig(torch.device(device), workers=workers)
     batches = BatchDataset(data, chosen, schedule, size, seed)
     return render_ahead(load_batches(batches, 0, execution), execution.device)
-
-
-@dataclass(frozen=True, repr=False)
-class Evaluated:
-    """Scores of a model under one evaluation. It is shown as a table; `scores["digits"]` is the main score."""
-
-    experiment: str
-    """Name of the model, as in records."""
-    evaluation: str
-    protocol: Evaluation
-    """Settings of the evaluation, with its `preset`."""
-    results: Mapping[str, DatasetScores]
-    """Dataset -> all scores, chance level, scores of classes, details and predictions."""
-    skipped: Mapping[str, str]
-    """Dataset -> why it was not measured."""
-
-    def __getitem__(self, dataset: str) -> Score:
-        """Return the main score of a dataset: `value`, its 95 % interval from `low` to `high`, and sample size `n`."""
-        if dataset not in self.results:
-            raise unknown("dataset of these scores", dataset, list(self.results))
-        return next(iter(self.results[dataset].scores.values()))
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return a row per dataset and score, the main score first; the columns are some of `read_records`."""
-        rows = []
-        for dataset, result in self.results.items():
-            for name, score in result.scores.items():
-                names = (self.experiment, self.evaluation, self.protocol.preset, dataset, name)
-                is_main = score == self[dataset]
-                rows.append((*names, is_main, score.value, score.low, score.high, score.n, result.chance))
-        columns = "experiment evaluation preset dataset score is_main value low high n chance"
-        return pd.DataFrame(rows, columns=columns.split())
-
-    def __repr__(self) -> str:
-        shown = ["dataset", "score", "value", "low", "high", "n", "chance"]
-        scores = self.to_frame().to_string(columns=shown, index=False)
-        return f"{self.evaluation}, {self.protocol.preset}: {self.experiment}\n{scores}"
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html())
 
 
 def evaluate(
@@ -303,10 +263,7 @@ def compare(
         ```
     """
     if isinstance(first, Evaluated) and isinstance(second, Evaluated):
-        if first.protocol != replace(second.protocol, datasets=first.protocol.datasets):
-            both = " and ".join(f"{each.evaluation}.{each.protocol.preset}" for each in (first, second))
-            raise UserError(f"expected scores of one protocol, found {both}; evaluate both with the same preset")
-        found = list(score_differences(first.evaluation, first.protocol, first.results, second.results))
+        found = list(differences(first, second))
     elif isinstance(first, str) and isinstance(second, str):
         found = paired_differences(first, second, _records(records), evaluation)
     else:

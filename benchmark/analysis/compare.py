@@ -5,7 +5,7 @@ interval is far narrower than two separate intervals suggest. The method is that
 one seed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from benchmark.records.predictions import MODEL_INDEPENDENT
 from benchmark.records.schema import Measured
 
 if TYPE_CHECKING:  # imports torch, which takes seconds and is not needed to compare records
-    from benchmark.interfaces import DatasetScores, Evaluation
+    from benchmark.interfaces import Evaluation
 
 
 @dataclass(frozen=True)
@@ -70,31 +70,13 @@ def differences(
             folder = f"{name}.{evaluation.preset}"
             paths = [model.out / "predictions" / model.key / folder for model in (first, second)]
             columns = [predictions.read(path, result) for path, result in zip(paths, (a, b))]
-            yield from _differences_on(name, evaluation, dataset, *columns)
+            yield from differences_on(name, evaluation, dataset, *columns)
 
 
-def score_differences(
-    name: str, evaluation: "Evaluation", first: "Mapping[str, DatasetScores]", second: "Mapping[str, DatasetScores]"
-) -> Iterator[Difference]:
-    """Yield the difference of every score of two models on the datasets that both were evaluated on.
-
-    Raises:
-        UserError: they have no dataset in common, or the samples differ.
-    """
-    common = [dataset for dataset in first if dataset in second]
-    if not common:
-        raise UserError(f"{name}: the models have no dataset in common; evaluate both on the same datasets")
-    for dataset in common:
-        a, b = first[dataset], second[dataset]
-        if a.dataset != b.dataset:
-            raise UserError(f"{name}: the models were measured on different samples of {dataset}; evaluate both again")
-        yield from _differences_on(name, evaluation, dataset, a.predictions, b.predictions)
-
-
-def _differences_on(
+def differences_on(
     name: str, evaluation: "Evaluation", dataset: str, a: Predictions, b: Predictions
 ) -> Iterator[Difference]:
-    """Yield the difference of every score on one dataset.
+    """Yield the difference of every score of two models on one dataset.
 
     Args:
         name: name of the evaluation.
