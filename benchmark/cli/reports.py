@@ -141,6 +141,12 @@ def site(
     records_url: Annotated[
         str, typer.Option(help="URL of the folder of records; default: its relative path from the page.")
     ] = "",
+    docs: Annotated[
+        str,
+        typer.Option(
+            help="Built documentation to link protocols to: a folder, such as build/docs, is copied; or its URL."
+        ),
+    ] = "",
     publish: Annotated[str, typer.Option(help="Also upload the page to this Space on the Hub (ORG/SPACE).")] = "",
 ) -> None:
     """Write the leaderboard: one self-contained HTML file that works offline."""
@@ -148,12 +154,14 @@ def site(
     from benchmark.cli.display import Display
     from benchmark.files import write_bytes
     from benchmark.records import store
-    from benchmark.reports.site.page import page
+    from benchmark.reports.site.documentation import documentation_links
+    from benchmark.reports.site.page import Links, page
 
-    link = _records_link(records, out, records_url, published=bool(publish))
+    records_link = _records_link(records, out, records_url, published=bool(publish))
     with Display() as display, _kept():
         found = store.read_all(records, warn, functools.partial(display.update, READING))
-    built = page(found, PairedComparisons.for_records(records), _source, link)
+    links = Links(records_link, documentation_links(docs, out))
+    built = page(found, PairedComparisons.for_records(records), _source, links, _trade_off(records))
     path = out / "index.html"
     content = built.html.encode()
     write_bytes(path, content)
@@ -162,6 +170,23 @@ def site(
         from benchmark.reports.site.space import publish_space
 
         show(publish_space(out, publish, note))
+
+
+def _trade_off(records: Path) -> object:
+    """Return the trade-off of the built-in world beside a folder of records, as JSON; None if there is none.
+
+    Raises:
+        UserError: the file is not JSON.
+    """
+    from benchmark.files import read_json
+
+    path = records.parent / "scenes" / "trade_off.json"
+    if not path.is_file():
+        return None
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise UserError(f"expected JSON in {path}, found other content ({error}); restore the file") from None
 
 
 def _records_link(records: Path, out: Path, url: str, published: bool) -> str | None:

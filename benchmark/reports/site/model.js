@@ -43,20 +43,8 @@ function facts(model) {
 
 function command(line) {
   const code = el("code", { tabindex: "0" }, visible(line));
-  const status = el("span", { class: "sr", role: "status" });
-  const copy = async (event) => {
-    let done = true;
-    try {
-      await navigator.clipboard.writeText(line);
-    } catch {
-      getSelection().selectAllChildren(code); // without clipboard access, select the text for the user
-      done = false;
-    }
-    event.target.textContent = done ? "Copied" : "Selected";
-    status.textContent = event.target.textContent;
-    setTimeout(() => (event.target.textContent = "Copy"), 1500);
-  };
-  return el("div", { class: "command" }, el("span", { class: "label" }, "Reproduce"), code, el("button", { type: "button", click: copy }, "Copy"), status);
+  return el("div", { class: "command" }, el("span", { class: "label" }, "Reproduce"), code,
+    copyButton("Copy", () => line, () => getSelection().selectAllChildren(code)));
 }
 
 function standing(model, found) {
@@ -84,7 +72,7 @@ function scores(more, model, { protocol, of, rows }) {
   }
   const heads = seeds.map((seed) => `seed ${seed}`);
   return el("section", { class: "protocol" },
-    el("h3", {}, boxed(protocolName(protocol)), " ", el("span", { class: "sub" }, `version ${protocol.version}, hash ${protocol.hash}`)),
+    el("h3", {}, protocolLink(protocol), " ", el("span", { class: "sub" }, `version ${protocol.version}, hash ${protocol.hash}`)),
     lines.length ? table(`Scores of ${protocolName(protocol)}`, ["dataset", "score", "mean", ...heads, "n", "chance"], lines, "numbers scores") : el("p", {}, "Nothing was measured."),
     others.length ? fold(`Other scores (${others.length})`, () => table(`Other scores of ${protocolName(protocol)}`, ["dataset", "score", "mean", ...heads, "n", "chance"], others, "numbers scores")) : null,
     groups.length ? fold(`Every group (${groups.length})`, () => table(`Groups of ${protocolName(protocol)}`, ["dataset", "group", "mean", ...heads, "n"], groups, "numbers scores")) : null,

@@ -4,16 +4,17 @@
 const TITLES = { table: ["Leaderboard", ""], cost: ["Accuracy and cost", "The score of a model against the cost of its training."] };
 
 function show() {
-  const [name, model] = route;
+  const [name, detail] = route;
   tip(null);
-  for (const each of ["table", "cost", "groups", "model"]) $(each).hidden = each !== name;
+  for (const each of [...Object.keys(pathOf), "model"]) $(each).hidden = each !== name;
   $("filters").hidden = !["table", "cost"].includes(name);
   $("intro").hidden = !(name in TITLES);
   if (name in TITLES) {
     const [title, lead] = TITLES[name];
     document.title = name === "table" ? "SynRep-Bench leaderboard" : `${title} – SynRep-Bench`;
     $("intro").firstElementChild.textContent = title;
-    $("intro").lastElementChild.textContent = lead || $("intro").lead;
+    $("lead").textContent = lead || $("lead").first;
+    if ($("scope")) $("scope").hidden = name !== "table";
     showFilters();
   }
   if (name === "table") showTable();
@@ -22,8 +23,18 @@ function show() {
     document.title = "Groups – SynRep-Bench";
     showGroups();
   }
-  if (name === "model") showModel(model);
+  if (name === "trade-offs") showTradeOffs();
+  if (name === "protocols") showProtocols();
+  if (name === "model") showModel(detail);
   link();
+}
+
+// Move to the protocol that the address names, otherwise to the top of a view.
+function arrive() {
+  const place = route[0] === "protocols" && route[1] && document.getElementById(`protocol-${route[1]}`);
+  if (!place) scrollTo(0, 0);
+  else place.scrollIntoView();
+  (place || $("content")).focus({ preventScroll: true });
 }
 
 // Filters change the rows, not the columns, so only rows are rendered again.
@@ -56,11 +67,13 @@ async function start() {
   }
   for (const model of models) model.seeds ??= null;
   [...models].sort((a, b) => collator.compare(a.name, b.name) || a.version - b.version).forEach((model, at) => (model.order = at));
-  $("intro").lead = $("intro").lastElementChild.textContent;
+  $("lead").first = $("lead").textContent;
   prepareTable();
   prepareFilters(filtered);
+  prepareShare();
   read();
   show();
+  if (route[0] === "protocols" && route[1]) arrive();
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault(); // following the link would replace the address of the view
     $("content").focus();
@@ -68,8 +81,7 @@ async function start() {
   addEventListener("hashchange", () => {
     read();
     show();
-    scrollTo(0, 0);
-    $("content").focus({ preventScroll: true });
+    arrive();
   });
   addEventListener("keydown", (event) => event.key === "Escape" && tip(null));
   addEventListener("scroll", () => tip(null), { passive: true });

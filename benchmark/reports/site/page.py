@@ -11,8 +11,8 @@ import functools
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -20,11 +20,16 @@ from jinja2 import Environment, StrictUndefined
 
 from benchmark.analysis.paired import PairedComparisons
 from benchmark.records.schema import Record
+from benchmark.reports.published.rows import TOY_PREFIX
+from benchmark.reports.site.curves import curves
 from benchmark.reports.site.details import details
-from benchmark.reports.site.models import Model, Sources, collect, describe
+from benchmark.reports.site.models import Sources, collect, describe
 from benchmark.reports.site.protocols import UNIT, collect_protocols, protocol_data
 
-SCRIPTS = ("base.js", "state.js", "table.js", "model.js", "chart.js", "cost.js", "groups.js", "page.js")
+SCRIPTS = (
+    "base.js", "state.js", "table.js", "share.js", "protocols.js", "model.js", "chart.js", "cost.js", "groups.js",
+    "curves.js", "page.js",
+)  # fmt: skip
 """Scripts in dependency order."""
 EARLY_SCRIPT = "theme.js"
 """Script that runs before the first paint, so that a dark page does not flash white."""
@@ -40,30 +45,51 @@ class Page:
     records: int
 
 
-def page(records: Iterable[Record], pairs: PairedComparisons, sources: Sources, records_url: str | None) -> Page:
+@dataclass(frozen=True)
+class Links:
+    """Links from the page."""
+
+    records: str | None = None
+    """Link to the folder of records."""
+    docs: Mapping[str, str] = field(default_factory=dict)
+    """Evaluation -> link to its documentation."""
+
+
+def page(
+    records: Iterable[Record],
+    pairs: PairedComparisons,
+    sources: Sources,
+    links: Links,
+    trade_off: Any = None,
+) -> Page:
     """Return the leaderboard page.
 
     Args:
         records: the records, each once.
         pairs: paired differences between models.
         sources: function that returns the metadata of a training dataset.
-        records_url: link to the folder of records. None: no links.
+        links: links from the page.
+        trade_off: fidelity and diversity over guidance, as written by `datasets_scripts.scenes.trade_off`.
 
     Raises:
         UserError: records of one name and version have different declarations.
     """
-    models = collect(records)
+    all_records = list(records)
+    models = collect(all_records)
     protocols = collect_protocols(models)
     count = sum(len(model.records) for model in models)
     cached_sources = functools.cache(sources)
     shown = {
         "unit": UNIT,
         "records": count,
-        "url": records_url,
+        "url": links.records,
         "models": _columns([describe(model, cached_sources) for model in models]),
-        "protocols": [protocol_data(protocol, pairs) for protocol in protocols],
+        "protocols": [protocol_data(protocol, pairs, links.docs) for protocol in protocols],
+        "curves": curves(all_records, trade_off),
     }
-    return Page(_html(shown, details(protocols), models, count), len(models), count)
+    scenes = any(column.dataset.startswith(TOY_PREFIX) for protocol in protocols for column in protocol.columns)
+    html = _html(shown, details(protocols), models=len(models), records=count, scenes=scenes)
+    return Page(html, len(models), count)
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -71,13 +97,13 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
 
 
-def _html(shown: dict[str, Any], more: dict[str, Any], models: list[Model], records: int) -> str:
+def _html(shown: dict[str, Any], more: dict[str, Any], **facts: Any) -> str:
+    """Return the page; `facts` are the variables of its template."""
     early, script = read_asset(EARLY_SCRIPT), "\n".join(map(read_asset, SCRIPTS))
     style = read_asset(STYLE)
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return template.from_string(read_asset("page.html")).render(
-        models=len(models),
-        records=records,
+        **facts,
         policy="; ".join(
             (
                 "default-src 'none'",

@@ -9,11 +9,12 @@ Numbers are integers in units of `UNIT`; models are indices into the list of mod
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from benchmark import evaluations, plugins
 from benchmark.analysis import ranking
 from benchmark.analysis.paired import PairedComparisons
 from benchmark.records.schema import Measured, Record, ScorePart
@@ -128,16 +129,29 @@ def collect_protocols(models: Sequence[Model]) -> list[Protocol]:
     return sorted(protocols, key=sort_key)
 
 
-def protocol_data(protocol: Protocol, pairs: PairedComparisons) -> dict[str, Any]:
-    """Return one protocol for the page: its settings, its columns with their cells, and the standings of its models."""
+def protocol_data(protocol: Protocol, pairs: PairedComparisons, docs: Mapping[str, str]) -> dict[str, Any]:
+    """Return one protocol for the page: its settings, its columns with their cells, and the standings of its models.
+
+    `docs` is evaluation -> link to its documentation.
+    """
     key, knobs = protocol.key, next(iter(protocol.records.values()))[0].evaluation.knobs
     return {
         **key._asdict(),
         "hash": key.hash[:HEX],
         "knobs": ", ".join(f"{k} {v}" for k, v in sorted(knobs.items()) if not isinstance(v, list | dict)),
+        "about": _about(key.evaluation),
+        "docs": docs.get(key.evaluation),
         "columns": [_column(protocol, column, pairs) for column in protocol.columns],
         "places": _standings(protocol, pairs),
     }
+
+
+def _about(evaluation: str) -> str:
+    """Return the first sentence of the code of an evaluation; empty if this code does not have it."""
+    if evaluation not in plugins.names(evaluations.__name__):
+        return ""
+    text = plugins.load(evaluations.__name__, evaluation, "evaluation").__doc__ or ""
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def units(value: float) -> int:

@@ -15,7 +15,7 @@ function address(path) {
   return `#/${path}${query ? `?${query}` : ""}`;
 }
 
-const pathOf = { table: "", cost: "cost", groups: "groups" };
+const pathOf = { table: "", cost: "cost", groups: "groups", "trade-offs": "trade-offs", protocols: "protocols" };
 
 // After a change in a view: update its address without a new history entry.
 function remember() {
@@ -46,6 +46,10 @@ function read() {
       // invalid encoding: no such model
     }
     route = ["model", models.find((model) => model.name === name && String(model.version) === parts.at(-1))];
+    return;
+  }
+  if (parts[0] === "protocols" && parts.length > 1) {
+    route = ["protocols", parts[1]];
     return;
   }
   route = [parts[0] in pathOf ? parts[0] : "table"];

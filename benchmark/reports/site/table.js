@@ -133,7 +133,8 @@ function chooser() {
     set(groups.map((each) => each.key).filter((key) => (key === group.key ? event.target.checked : shownKeys().includes(key)))), group.key));
   return el("div", { class: "choose" },
     el("fieldset", {}, el("legend", {}, "Columns"), every),
-    el("fieldset", {}, el("legend", {}, "Of each"), parts));
+    el("fieldset", {}, el("legend", {}, "Of each"), parts),
+    el("fieldset", {}, el("legend", {}, "Export"), exportButtons()));
 }
 
 // Sorting
@@ -212,7 +213,7 @@ function head() {
     el("tr", {},
       button(nameColumn, { class: "name", rowspan: 2 }),
       kinds.map(([group, of]) => el("th", { scope: "colgroup", colspan: of.length, class: "edge" },
-        el("span", { class: "title", title: group.title }, group.title),
+        el("span", { class: "title", title: group.title }, group.protocol ? protocolLink(group.protocol) : group.title),
         group.protocol && el("span", { class: "sub" }, `version ${group.protocol.version} · ${group.protocol.hash.slice(0, 6)}`)))),
     el("tr", {}, kinds.flatMap(([group, of]) =>
       of.map((column) => button(column, { class: `${column.number ? "number" : "text"} ${first(group, column)}` })))));
@@ -329,7 +330,7 @@ function notes() {
       winner ? item(el("strong", {}, "Bold"), ": the best of a column, significantly better than every other model.") : null,
       tied ? item("* the best of a column and those not significantly different from it.") : null,
       winner || tied ? null : item("Bold, stars and groups need paired differences, which need the predictions of every model.")),
-    el("details", {}, el("summary", {}, "Protocols and datasets"), used.map(({ protocol }) => about(protocol))));
+    el("p", {}, "Settings and datasets: ", used.map(({ protocol }, at) => [at ? ", " : "", protocolLink(protocol)]), "."));
 }
 
 // Notes on differences between models that are ranked together, and on limits of the intervals.
@@ -343,14 +344,4 @@ function pooled(protocols) {
     seeds.flat().includes(1) ? "A model with one seed: the interval of its differences is over samples only and does not cover other seeds." : null,
     "Bold, stars and groups: no correction for multiple comparisons.",
   ].filter(Boolean);
-}
-
-function about(protocol) {
-  return [
-    el("h2", { class: "minor" }, boxed(protocolName(protocol))),
-    el("p", {}, boxed(`Version ${protocol.version}, hash ${protocol.hash}${protocol.knobs ? `: ${protocol.knobs}` : ""}.`)),
-    table(`Datasets of ${protocolName(protocol)}`, ["dataset", "score", "repository", "revision", "split", "images", "n", "chance", "ids"],
-      protocol.columns.map((column) => [boxed(column.dataset), boxed(words(column.main)), boxed(column.repo), boxed(column.revision),
-        boxed(column.split), whole(column.images), whole(column.n), percent(column.chance), column.ids])),
-  ];
 }
