@@ -6,9 +6,12 @@ The YAML header names the Parquet files of each split, so that `datasets.load_da
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from benchmark import schema
 from benchmark.hub import cards
 from datasets_scripts.generation import provenance
+from datasets_scripts.generation.generate import COLUMNS, IMAGE
 from datasets_scripts.text_to_image import Terms
 
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
@@ -17,17 +20,25 @@ TASKS = ("image-feature-extraction", "zero-shot-image-classification", "text-to-
 TAGS = ("synthetic", "stablerep", "synrep-bench", "image", "text")
 
 SYNTHETIC = """\
-**Every image is synthetic**: computed from a caption, for learning visual representations as in StableRep
-([arXiv 2306.00984](https://arxiv.org/abs/2306.00984)); none is a photograph. One row is one caption with all of its
-images; an image that could not be drawn is null, and `status` says why."""
+**Synthetic images from captions**, for learning visual representations as in StableRep
+([arXiv 2306.00984](https://arxiv.org/abs/2306.00984)). Every image was computed from its caption; none is a photograph.
+A row is one caption with all of its images."""
 REAL = """\
-**Every image is real**: downloaded with its caption, for comparison with synthetic ones as in StableRep
-([arXiv 2306.00984](https://arxiv.org/abs/2306.00984)); none was generated, and none is marked as synthetic. One row is
-one caption with its image, at the size that synthetic ones are stored in; an image that does not decode is null, and
-`status` says so. Seeds and guidance have no meaning here."""
+**Real images with their captions**, to compare with synthetic ones as in StableRep
+([arXiv 2306.00984](https://arxiv.org/abs/2306.00984)). None was generated. A row is one caption with its image, at the
+size in which synthetic images are stored."""
+SYNTHETIC_USES = """\
+- **Made for** pretraining image encoders whose positives are images of one caption, and for comparing text-to-image
+  models, guidance scales and numbers of images.
+- **Not for** claims about photographs without an evaluation on photographs, nor as labels: an image may not show what
+  its caption says. It has the biases and omissions of the captions and of the text-to-image model."""
+REAL_USES = """\
+- **Made for** training the same methods on real images of the same captions, as the reference of a synthetic dataset.
+- **Not for** identifying people, nor as labels: a caption from the web may not describe its image. It has the biases
+  and omissions of its source."""
 MARKED = """
 **Mark of origin**: every image file says in its XMP that it is synthetic (IPTC digital source type
-`trainedAlgorithmicMedia` where a trained model drew it, `algorithmicMedia` where a program did); keep the mark.
+`trainedAlgorithmicMedia` if a trained model drew it, `algorithmicMedia` if a program did); keep the mark.
 """
 
 
@@ -64,14 +75,16 @@ def card(
                 "data_files": [{"split": s, "path": f"data/{s}-*.parquet"} for s in sorted(manifest.rows)],
             }
         ],
+        "dataset_info": {"features": [{"name": column.name} | _feature(column.type) for column in COLUMNS]},
     }
     yaml = DatasetCardData(**fields).to_yaml()
     parts = (
-        _summary_section(manifest, statistics, samples),
+        _first_section(manifest, terms, synthetic),
+        _contents_section(manifest, statistics, samples),
         *([_fidelity_section(statistics["fidelity"])] if "fidelity" in statistics else []),
-        _recipe_section(manifest, statistics),
-        _loading_section(manifest),
+        _columns_section(manifest),
         _terms_section(terms) + (MARKED if synthetic else ""),
+        _recipe_section(manifest, statistics),
         _citation_section(manifest),
     )
     return cards.generated(yaml, "\n".join(parts))
@@ -111,7 +124,41 @@ def size_category(rows: int) -> str:
     return f"n>{SIZES[-1]}"
 
 
-def _summary_section(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequence[str]) -> str:
+def _feature(dtype: pa.DataType) -> dict[str, str]:
+    """Return the type of a column as the Hub's `dataset_info` names it."""
+    if dtype == IMAGE:
+        return {"dtype": "image"}
+    if pa.types.is_list(dtype):
+        return {"list": _feature(dtype.value_type)["dtype"]}
+    return {"dtype": {"float": "float32", "double": "float64"}.get(str(dtype), str(dtype))}
+
+
+def _first_section(manifest: schema.Manifest, terms: Sequence[Terms], synthetic: bool) -> str:
+    split = sorted(manifest.rows)[0]
+    licenses = ", ".join(dict.fromkeys(cards.escape(each.licence) for each in terms))
+    forbidden = "" if all(each.commercial for each in terms) else " **Non-commercial use only.**"
+    return f"""# {manifest.repo}
+
+{SYNTHETIC if synthetic else REAL}
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset("{manifest.repo}", split="{split}", revision="main")
+print(rows[0]["caption"], rows[0]["images"])
+```
+
+Replace `main` by the commit that you use, because later versions replace the files. `streaming=True` reads rows without
+downloading all of them.
+
+{SYNTHETIC_USES if synthetic else REAL_USES}
+- **License**: {licenses or "none declared"}, all at once ([terms](#terms)).{forbidden}
+- **Provenance**: made by SynRep-Bench from revision `{manifest.revision}` of its [recipe](#recipe), which
+  `synrep data check` verifies.
+"""
+
+
+def _contents_section(manifest: schema.Manifest, statistics: dict[str, Any], samples: Sequence[str]) -> str:
     failed = ", ".join(f"{count:,} ({cards.escape(reason)})" for reason, count in sorted(statistics["failed"].items()))
     rows = [
         ("captions", f"{statistics['captions']:,}"),
@@ -128,18 +175,14 @@ def _summary_section(manifest: schema.Manifest, statistics: dict[str, Any], samp
     if statistics["nsfw_scored"]:
         hidden = f"{statistics['nsfw_above_zero']:,} of {statistics['nsfw_scored']:,}"
         rows.append(("images that the model's safety checker would have hidden", hidden))
-    picture = f"\n![Some captions and their images]({schema.SHEET})\n\nThe number on an image is its guidance.\n"
+    picture = f"![Some captions and their images]({schema.SHEET})\n\nThe number on an image is its guidance.\n\n"
     sheet = picture if schema.SHEET in manifest.files else ""
     listed = "".join(f"\n- {cards.escape(sample)}" for sample in samples)
     captions = f"\nSome captions:\n{listed}\n" if listed else ""
-    return f"""# {manifest.repo}
+    return f"""## Contents
 
-{SYNTHETIC if provenance.is_synthetic(manifest.recipe) else REAL}
-
-Made by SynRep-Bench; revision `{manifest.revision}` of its recipe.
-
-{cards.table(("", ""), *rows)}
-{sheet}{captions}"""
+{sheet}{cards.table(("", ""), *rows)}
+{captions}"""
 
 
 def _sorted_by_value(guidance: dict[str, int]) -> list[tuple[str, int]]:
@@ -187,40 +230,37 @@ def _recipe_section(manifest: schema.Manifest, statistics: dict[str, Any]) -> st
     rows = [*declaration, *environment]
     return f"""## Recipe
 
+The same recipe gives the same images again, with the same software on the same kind of device.
+
+<details>
+<summary>Every setting of the recipe, software and devices</summary>
+
 {cards.table(("", ""), *rows)}
 
-The seed of an image is 64 bits of BLAKE2b over recipe, caption id and number of the image, never of an order or a
-process: the same recipe gives the same images again with the same software on the same kind of device. Image `i` of
-a caption has the guidance at place `(caption id + i)` of the schedule, counted round, so that every value is equally
-frequent. A caption's id is the start of its SHA-256.
+The seed of an image is 64 bits of BLAKE2b over recipe, caption id and number of the image. It never depends on an order
+or a process. Image `i` of a caption has the guidance at place `(caption id + i)` of the schedule, counted cyclically, so
+that every value is equally frequent. A caption's id is the start of its SHA-256.
+
+</details>
 """
 
 
-def _loading_section(manifest: schema.Manifest) -> str:
+def _columns_section(manifest: schema.Manifest) -> str:
     split = sorted(manifest.rows)[0]
-    return f"""## Loading
+    return f"""## Columns
 
-```python
-from datasets import load_dataset
-
-rows = load_dataset("{manifest.repo}", split="{split}", revision="<commit>")  # all of it, on disk
-rows = load_dataset("{manifest.repo}", split="{split}", revision="<commit>", streaming=True)
-print(rows.features)  # images: List(Image())
-```
-
-| column | what it holds |
+| column | content |
 | --- | --- |
 | `caption_id`, `caption` | the text, and the start of its SHA-256 as a signed 64-bit number |
-| `source`, `source_id` | where the caption is from, and the address or id of its row there |
-| `images` | all images of the caption; null where one could not be drawn |
-| `seeds`, `guidance` | of each image |
+| `source`, `source_id` | origin of the caption, and the address or id of its row there |
+| `images` | all images of the caption; null if one could not be drawn or decoded |
+| `seeds`, `guidance` | of each image; without meaning for real images |
 | `status` | of each image: "ok", or why it is null |
-| `nsfw` | of each image: above zero the model's own safety checker would have hidden it; none is hidden here |
+| `nsfw` | of each image: above zero, the model's own safety checker would have hidden it; none is hidden here |
 
-Give the commit that you use: later versions replace the files. Image bytes lie uncompressed and in one piece in
-`data/{split}-*.parquet`; `index/{split}-*.npy` has the offset and length of each, int64
-(rows, {manifest.images_per_row}, 2), for reading some images of a row from a local copy or by HTTP range.
-`{schema.MANIFEST}` has the SHA-256 of rows, indices and sheet.
+The bytes of an image are uncompressed and contiguous in `data/{split}-*.parquet`. `index/{split}-*.npy` has the offset
+and length of each, int64 (rows, {manifest.images_per_row}, 2), to read some images of a row from a local copy or by HTTP
+range. `{schema.MANIFEST}` has the SHA-256 of rows, indices and sheet.
 """
 
 
@@ -233,7 +273,7 @@ def _terms_section(terms: Sequence[Terms]) -> str:
     )
     return f"""## Terms
 
-The dataset is under the terms of everything that it is made from, all at once:
+The terms of everything that the dataset is made from apply, all at once:
 
 {listed}
 """

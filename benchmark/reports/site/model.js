@@ -92,7 +92,7 @@ function evaluateCommand(model, protocol, seed) {
 function fold(title, content) {
   const node = el("details", {}, el("summary", {}, title));
   node.addEventListener("toggle", () => {
-    if (node.open && node.childElementCount === 1) node.append(content());
+    if (node.open && node.childElementCount === 1) node.append(...[content()].flat());
   });
   return node;
 }

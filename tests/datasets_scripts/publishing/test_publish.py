@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -13,14 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import datasets
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import DatasetCard
 from PIL import Image
 
 from benchmark import schema
 from benchmark.errors import UserError
 from benchmark.files import file_sha256, write_bytes, write_json
 from benchmark.hub import cards
+from datasets_scripts.generation import shards
+from datasets_scripts.generation.generate import COLUMNS
 from datasets_scripts.publishing import card, publish
 from datasets_scripts.text_to_image import Terms
 from tests.fixtures.fake_hub import CUT, Hub
@@ -90,16 +95,9 @@ def jpeg(row, image, version):
 def write_shard(folder, index, total, version):
     images = [[jpeg(row, i, version) for i in range(IMAGES)] for row in range(ROWS)]
     images[1][1] = None  # one that could not be drawn
-    struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    features = {
-        schema.CAPTION: {"_type": "Value", "dtype": "string"},
-        schema.IMAGES: {"_type": "List", "feature": {"_type": "Image"}},
-    }
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    fields = [pa.field(schema.CAPTION, pa.string()), pa.field(schema.IMAGES, pa.list_(struct))]
     stored = [[i and {"bytes": i, "path": None} for i in row] for row in images]
-    captions = [f"caption {index} {row}" for row in range(ROWS)]
-    table = pa.table([captions, pa.array(stored, fields[1].type)], schema=pa.schema(fields, metadata=metadata))
+    rows = [{schema.CAPTION: f"caption {index} {row}", schema.IMAGES: of} for row, of in enumerate(stored)]
+    table = pa.Table.from_pylist(rows, schema=shards.with_features(COLUMNS))
     path = folder / schema.shard_name("train", index, total)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, compression="none", use_dictionary=[schema.CAPTION])
@@ -197,6 +195,18 @@ def test_datasets_reads_what_was_published(hub, tmp_path):
     local = [[r["caption"], [i and i["bytes"].hex() for i in r["images"]]] for r in table.to_pylist()]
     assert finish(start(hub, REPO, commit, home=home, code=LOAD)) == [local, local]
     assert any(b"bytes=" in str(r.headers).encode() for r in hub.requests if ".parquet" in r.path)
+
+
+def test_the_code_of_the_card_runs_and_its_features_are_those_of_the_files(lfs, tmp_path):
+    folder, home = made(tmp_path / "dataset"), tmp_path / "home"
+    finish(start(lfs, "publish", folder, None, False, home=home))
+    (code,) = re.findall(r"```python\n(.*?)```", published(lfs)["README.md"].decode(), re.DOTALL)
+    client = start(lfs, home=home, code=code)
+    out, err = client.communicate(timeout=100)
+    assert client.returncode == 0, err
+    assert out.startswith("caption 0 0 [<PIL.") and out.count("PIL.") == IMAGES
+    declared = datasets.Features._from_yaml_list(DatasetCard.load(folder / "README.md").data.dataset_info["features"])
+    assert declared == datasets.Features.from_arrow_schema(pq.read_schema(folder / "data/train-00000-of-00003.parquet"))
 
 
 def kill_at(hub, client, pattern, count):

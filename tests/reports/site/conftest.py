@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from playwright.sync_api import Page as Tab
 
-from tests.fixtures.site_records import few, hostile, made
+from tests.fixtures.site_records import curved, few, hostile, made, trade_off
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -62,6 +62,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Page files by name."""
     place = tmp_path_factory.mktemp("site")
     found = {"few": made(few()), "hostile": made(hostile()), "none": made(few()[:1])}
+    found["curves"] = made(curved(), trade_off=trade_off())
     paths = {name: place / name / "index.html" for name in found}
     for name, path in paths.items():
         path.parent.mkdir()
@@ -91,5 +92,6 @@ def visit(browser: Browser, files: dict[str, Path]) -> Iterator[Callable[..., Vi
     for context, seen in opened:
         context.close()
         assert seen.said == []
-        others = {url.partition("#")[0] for url in seen.asked if not url.startswith("data:")} - {"about:blank"}
+        own = ("data:", "blob:")  # made by the page
+        others = {url.partition("#")[0] for url in seen.asked if not url.startswith(own)} - {"about:blank"}
         assert others == {seen.file.as_uri()}

@@ -72,7 +72,7 @@ def test_a_model_links_to_its_records_and_shows_their_origin(visit: Open, files:
 def test_a_model_has_a_command_to_copy(visit: Open) -> None:
     page = visit(view=CID)
     page.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.tab.get_by_role("button", name="Copy").first.click()
+    page.tab.get_by_role("button", name="Copy", exact=True).first.click()
     page.tab.get_by_role("button", name="Copied").wait_for()
     assert page.tab.evaluate("navigator.clipboard.readText()") == "synrep run smoke --only cid"
     page.tab.get_by_text("Repeat this evaluation").first.click()
@@ -171,7 +171,7 @@ def test_without_storage_there_are_themes_for_a_visit(visit: Open) -> None:
     assert dark(page)
 
 
-VIEWS = ("", CID, "#/cost", "#/groups")
+VIEWS = ("", CID, "#/cost", "#/groups", "#/protocols")
 
 
 @pytest.mark.parametrize("name", ["few", "hostile"])
