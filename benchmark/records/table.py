@@ -115,7 +115,9 @@ def card(repo: str, records: Mapping[str, Record], table: str) -> str:
     """Return the README.md of a repository with these records; `table` is the file name of its table."""
     data = DatasetCardData(
         pretty_name="SynRep-Bench records",
-        tags=["synrep-bench", "benchmark"],
+        license="apache-2.0",
+        language=["en"],
+        tags=["synrep-bench", "benchmark", "evaluation", "tabular"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": table}]}],
     )
     models = {(record.experiment.name, record.experiment.version, record.seed) for record in records.values()}
@@ -129,15 +131,21 @@ def card(repo: str, records: Mapping[str, Record], table: str) -> str:
 
 # Records of SynRep-Bench
 
-{len(records):,} records of {len(models):,} models, with {scores:,} scores. A record is one measurement: a model, a seed
-and an evaluation with one protocol.
+**Measured scores of visual representations**: {len(records):,} records of {len(models):,} models, with {scores:,}
+scores. A record is one measurement: a model, a seed, and an evaluation with one protocol.
 
 ```python
-import datasets
+from datasets import load_dataset
 
-scores = datasets.load_dataset("{repo}", split="train").to_pandas()
-main = scores[scores.is_main]
+scores = load_dataset("{repo}", split="train", revision="main").to_pandas()
+print(scores[scores.is_main].groupby(["experiment", "dataset", "protocol"]).value.mean())
 ```
+
+- **Made for** comparing models whose rows have the same `protocol`, `dataset_revision` and `split`, with intervals.
+- **Not for** ranking rows of different protocols, nor for training.
+- **License**: Apache-2.0. The terms of a dataset also apply to results computed from it.
+- **Provenance**: records are never edited. `synrep results pull {repo}` downloads them, recomputes every score from the
+  predictions, and merges them into `results/`. `synrep results push {repo}` adds local records that are missing here.
 
 | evaluation | records |
 |---|---|
@@ -149,14 +157,16 @@ main = scores[scores.is_main]
 |---|---|
 | `{table}` | one row per record, dataset and score, generated from the files below |
 | `records/<model>/<evaluation>.<preset>.json` | the records, with everything needed to verify and reproduce them |
-| `predictions/<model>/<evaluation>.<preset>/<dataset>.parquet` | the per-sample predictions |
-
-`synrep results pull {repo}` downloads and validates them into `results/`; `synrep results push {repo}` adds local
-records that are missing here. Records are never edited. The terms of a dataset also apply to results computed from it.
+| `predictions/<model>/<evaluation>.<preset>/<dataset>.parquet` | the answers of the model, one row per sample |
 
 ## Columns
+
+<details>
+<summary>The {len(COLUMNS)} columns of the table</summary>
 
 | column | type | description |
 |---|---|---|
 {column_rows}
+
+</details>
 """

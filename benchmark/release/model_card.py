@@ -1,8 +1,10 @@
-"""The model card of a released encoder: description, loading, training, scores, limits and license.
+"""The model card of a released encoder: what it is, how to load it, what it is for, scores, training and limits.
 
-Scores appear twice: in the YAML's `model-index`, which the Hub reads, and as a table with n and intervals.
+Scores appear twice: in the YAML's `model-index`, which the Hub reads, and as a table with n and intervals. Long tables
+are folded. The Hub has no widget for image features, so the header has no examples for one.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,8 +21,8 @@ from benchmark.training import diagnostics
 from benchmark.transforms.evaluation import EvaluationTransform
 
 TAGS = ("timm", "image-feature-extraction", "synrep-bench")
-TASK = "image-classification"
-"""Task type on the Hub of all evaluations that need no text tower."""
+TASKS = {"segmentation": "image-segmentation"}
+"""Evaluation -> task type on the Hub; the others that need no text tower are `image-classification`."""
 LICENSE_FIELDS = ("license", "license_name", "license_link")
 
 
@@ -56,12 +58,11 @@ def card(
         eval_results=eval_results(records) or None,
     )
     parts = (
-        _description(repo, experiment, parameters),
-        _loading(repo, experiment),
-        _training(experiment, seed, run, hashes),
-        _scores(records),
+        _first_section(repo, experiment, seed, parameters, license_data),
+        _scores(repo, records),
+        _preprocessing(experiment),
         _limits(experiment, run),
-        _license(experiment, license_data),
+        _training(experiment, seed, run, hashes),
     )
     return f"---\n{fields.to_yaml()}\n---\n" + "\n".join(parts)
 
@@ -97,7 +98,7 @@ def eval_results(records: Sequence[Record]) -> list[EvalResult]:
     """
     return [
         EvalResult(
-            task_type=TASK,
+            task_type=TASKS.get(record.evaluation.name, "image-classification"),
             dataset_type=result.dataset.repo,
             dataset_name=f"{result.dataset.repo} at {result.dataset.revision}",
             dataset_split=result.dataset.split,
@@ -114,37 +115,60 @@ def eval_results(records: Sequence[Record]) -> list[EvalResult]:
     ]
 
 
-def _description(repo: str, experiment: Experiment, parameters: int) -> str:
+def _first_section(
+    repo: str, experiment: Experiment, seed: int, parameters: int, license_data: Mapping[str, Any]
+) -> str:
     vit = experiment.encoder
     pixels = f"{vit.image_size} x {vit.image_size}"
     return f"""# {cards.escape(repo)}
 
-An image encoder, trained by SynRep-Bench: method **{cards.escape(experiment.method)}**, dataset
-{cards.escape(experiment.dataset)}. It is a ViT of {parameters:,} parameters: patches of {vit.patch} pixels, width
-{vit.width}, depth {vit.depth}, {vit.heads} heads, images of {pixels} pixels. Its output is the CLS token after the
-final norm, {vit.width} numbers per image; there is no classifier and no text tower.
-"""
-
-
-def _loading(repo: str, experiment: Experiment) -> str:
-    transform = EvaluationTransform(experiment.encoder.image_size)
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (transform.mean, transform.std))
-    pixels = round(transform.size * transform.zoom)
-    return f"""## Loading
+**An image encoder**: a ViT of {parameters:,} parameters that returns {vit.width} features of an image. It was trained
+from scratch by **{cards.escape(experiment.method)}** on {_dataset(experiment)}, and has neither a classifier nor a text
+tower.
 
 ```python
 import timm
+from PIL import Image
 
 model = timm.create_model("hf_hub:{repo}", pretrained=True).eval()
-data = timm.data.resolve_model_data_config(model)
-transform = timm.data.create_transform(**data, is_training=False)
-features = model(transform(image).unsqueeze(0))  # of a PIL image in RGB: (1, {experiment.encoder.width})
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+features = model(transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0))  # (1, {vit.width})
 ```
 
-`forward_features` returns all tokens. An image's short side is resized to {pixels} pixels ({transform.interpolation}),
-the center is cropped, and RGB in [0, 1] is normalized by mean ({mean}) and standard deviation ({std}).
+- **Made for** comparing methods and training datasets under equal compute, with the features frozen: linear probe, kNN,
+  few-shot.
+- **Not for** decisions about people, nor as a general-purpose encoder: it is one seed of one experiment, and saw nothing
+  but its training dataset, at {pixels} pixels.
+- **License**: {_license(license_data)}, the terms of the training dataset, from which the weights are derived.
+- **Provenance**: experiment {cards.escape(experiment.name)}, version {experiment.version}, seed {seed}, of
+  SynRep-Bench ([training](#training)).
+"""
 
-To reproduce the scores: `synrep evaluate hub:{repo}@<commit>`, with the commit that you use.
+
+def _dataset(experiment: Experiment) -> str:
+    """Return the name of the training dataset, as a link if it is a plain repository on the Hub."""
+    name = cards.escape(experiment.dataset)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", experiment.dataset):
+        return f"[{name}](https://huggingface.co/datasets/{experiment.dataset})"
+    return name
+
+
+def _license(license_data: Mapping[str, Any]) -> str:
+    name = cards.escape(" ".join(str(license_data[field]) for field in LICENSE_FIELDS[:2] if field in license_data))
+    return f"{name} ({cards.link(str(license_data['license_link']))})" if "license_link" in license_data else name
+
+
+def _preprocessing(experiment: Experiment) -> str:
+    vit, transform = experiment.encoder, EvaluationTransform(experiment.encoder.image_size)
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (transform.mean, transform.std))
+    pixels = round(transform.size * transform.zoom)
+    return f"""## Input and output
+
+The short side of an image is resized to {pixels} pixels ({transform.interpolation}), the center is cropped, and RGB in
+[0, 1] is normalized by mean ({mean}) and standard deviation ({std}).
+
+The encoder has patches of {vit.patch} pixels, width {vit.width}, depth {vit.depth} and {vit.heads} heads. Its output is
+the CLS token after the final norm. `forward_features` returns all tokens.
 """
 
 
@@ -168,34 +192,54 @@ def _training(experiment: Experiment, seed: int, run: Mapping[str, Any], hashes:
     rows += [(f"{cards.escape(name)} at the end", f"{value:.4g}") for name, value in recorded.get("health", {}).items()]
     if "spikes" in recorded:
         rows.append(("loss spikes", str(recorded["spikes"])))
-    return f"## Training\n\n{cards.table(('', ''), *rows)}\n"
+    return f"""## Training
+
+<details>
+<summary>Declaration, checksums and diagnostics of the run</summary>
+
+{cards.table(("", ""), *rows)}
+
+</details>
+"""
 
 
-def _scores(records: Sequence[Record]) -> str:
-    rows, missing = [], []
+def _scores(repo: str, records: Sequence[Record]) -> str:
+    """Return the main score of every dataset as a table, and all scores with their sources as a folded one."""
+    main, every, missing = [], [], []
     for record in records:
         name, preset = record.evaluation.name, record.evaluation.preset
         for dataset, result in record.results.items():
             if isinstance(result, NotMeasured):
                 missing.append(f"{name} on {dataset}")
                 continue
+            labels = tuple(map(cards.escape, (name, preset, dataset)))
             source = f"{result.dataset.repo} at {result.dataset.revision}, {result.dataset.split}"
             for metric, score in result.scores.items():
                 percent = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
-                chance = f"{100 * result.chance:.1f}" if metric == result.main else ""
-                labels = [*map(cards.escape, (name, preset, dataset, source, metric))]
-                rows.append((*labels, percent, chance, f"{score.n:,}"))
-    if not rows:
+                every.append((*labels, cards.escape(source), cards.escape(metric), percent, f"{score.n:,}"))
+                if metric == result.main:
+                    chance = f"{100 * result.chance:.1f}"
+                    main.append((*labels, cards.escape(metric), percent, chance, f"{score.n:,}"))
+    if not every:
         return "## Scores\n\nNot measured.\n"
-    header = ("evaluation", "preset", "dataset", "source", "score", "percent [95 %]", "chance", "n")
+    labels = ("evaluation", "preset", "dataset")
     footer = f"\nNot measured: {cards.escape(', '.join(missing))}.\n" if missing else ""
     return f"""## Scores
 
-Scores of the frozen encoder, layer `cls`; the preset names the protocol. Intervals are over the samples of a test set,
-not over seeds: this is one seed.
+Scores of the frozen encoder, layer `cls`. The preset names the protocol. Intervals are over the samples of a test set,
+not over seeds.
 
-{cards.table(header, *rows)}
-{footer}"""
+{cards.table((*labels, "score", "percent [95 %]", "chance", "n"), *main)}
+{footer}
+<details>
+<summary>All scores, with the revisions of the evaluation sets</summary>
+
+{cards.table((*labels, "source", "score", "percent [95 %]", "n"), *every)}
+
+</details>
+
+`synrep evaluate hub:{repo}@<commit>` measures them again, with the commit that you use.
+"""
 
 
 def _limits(experiment: Experiment, run: Mapping[str, Any]) -> str:
@@ -205,17 +249,5 @@ def _limits(experiment: Experiment, run: Mapping[str, Any]) -> str:
 
 {warning}- It was trained on {cards.escape(experiment.dataset)} only. Images generated from captions have the biases and
   omissions of the captions and of the text-to-image model; the features may have them too.
-- It was evaluated only on the datasets in the table above. Nothing was done to make it fair or safe, and it is not
-  intended for decisions about people.
-- It is one seed of one experiment, meant for comparing methods and datasets under equal compute.
-"""
-
-
-def _license(experiment: Experiment, license_data: Mapping[str, Any]) -> str:
-    name = " ".join(str(license_data[field]) for field in ("license", "license_name") if field in license_data)
-    link = f" ({cards.link(str(license_data['license_link']))})" if "license_link" in license_data else ""
-    return f"""## License
-
-The weights are derived from {cards.escape(experiment.dataset)} and are released under its terms:
-{cards.escape(name)}{link}.
+- It was evaluated only on the datasets in the table above. Nothing was done to make it fair or safe.
 """

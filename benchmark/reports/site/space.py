@@ -15,6 +15,21 @@ MARK = "<!-- written by synrep site -->"
 """Marker of a Space's card that was written by `synrep site`."""
 
 
+TEXT = """# SynRep-Bench leaderboard
+
+Scores of visual representations that were learned from synthetic images, beside baselines on real ones: with intervals,
+under named protocols. The page is one file that makes no network requests.
+
+- **Read it**: filter and sort the table, share a view by its link, export it as CSV or LaTeX.
+- **Not for** choosing an encoder by one number: scores with different protocol hashes are not comparable, and models of
+  one protocol may differ in compute.
+- **License**: Apache-2.0. The terms of a dataset also apply to results computed from it.
+- **Provenance**: `synrep site` made the page from records, whose scores `synrep validate` recomputes from predictions.
+
+`synrep site` writes these files again at the next upload; changes here are lost.
+"""
+
+
 def publish_space(folder: Path, repo: str, log: Callable[[str], None]) -> str:
     """Publish the site in `folder` as a static Space, in one commit.
 
@@ -33,7 +48,7 @@ def publish_space(folder: Path, repo: str, log: Callable[[str], None]) -> str:
     space = Repository.open(repo, "space", writes=True)
     with space.friendly_errors(), tempfile.TemporaryDirectory() as temporary:
         card = Path(temporary) / "site" / CARD
-        write_bytes(card, _space_card().encode())
+        write_bytes(card, space_card().encode())
         space.create()
         head = space.commit()
         remote = space.files(head)
@@ -63,7 +78,8 @@ def _site_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _space_card() -> str:
+def space_card() -> str:
+    """Return the README.md of the Space."""
     data = SpaceCardData(
         title="SynRep-Bench",
         emoji="📊",
@@ -76,7 +92,7 @@ def _space_card() -> str:
         short_description="Representations learned from synthetic images",
         tags=["synrep-bench", "leaderboard"],
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{MARK}\n\nThe page is made from records; changes here are overwritten.\n"
+    return f"---\n{data.to_yaml()}\n---\n\n{MARK}\n\n{TEXT}"
 
 
 def _require_overwritable(space: Repository, head: str, remote: Files) -> None:
