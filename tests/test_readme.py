@@ -35,7 +35,9 @@ def test_the_readme_names_every_room_and_plug_in() -> None:
 
 def anchors(text: str) -> set[str]:
     """The fragments of a document's headings, as GitHub and the documentation site form them."""
-    titles = re.findall(r"^#+ (.+)$", re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    titles = re.findall(
+        r"^#+ (.+)$", re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    )
     return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 

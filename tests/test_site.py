@@ -1,4 +1,4 @@
-"""The documentation site: it builds strictly, loads nothing from elsewhere, and works for everybody in a real browser."""
+"""The documentation site: a strict build, no dead link, nothing loaded from elsewhere, accessible in a real browser."""
 
 import functools
 import http.server
