@@ -68,7 +68,7 @@ def _names(nav: Any) -> list[str]:
 
 
 def _expanded(nav: list[Any], docs: Path, listed: set[str]) -> list[Any]:
-    """Return a navigation with a list of pages in place of each folder; empty folders are left out."""
+    """Return a navigation with pages in place of each folder, its index first; empty folders are left out."""
     expanded: list[Any] = []
     for item in nav:
         if isinstance(item, dict):
@@ -77,8 +77,9 @@ def _expanded(nav: list[Any], docs: Path, listed: set[str]) -> list[Any]:
             inner = _expanded(inner, docs, listed) if isinstance(inner, list) else inner
             expanded += [{title: inner}] if inner else []
         elif item.endswith("/"):
-            pages = sorted(path.relative_to(docs).as_posix() for path in (docs / item).rglob("*.md"))
-            expanded += [page for page in pages if page not in listed]
+            pages = sorted((docs / item).rglob("*.md"), key=lambda path: (path.name != "index.md", path))
+            names = (path.relative_to(docs).as_posix() for path in pages)
+            expanded += [name for name in names if name not in listed]
         else:
             expanded.append(item)
     return expanded
