@@ -30,15 +30,8 @@ def test_path_without_a_model(tmp_path: Path) -> None:
 
 
 def test_every_loader_is_a_file() -> None:
-    assert plugins.names("benchmark.models") == [
-        "feature_files",
-        "hub",
-        "open_clip",
-        "pixels",
-        "released",
-        "run",
-        "timm",
-    ]
+    expected = {"feature_files", "hub", "open_clip", "pixels", "released", "run", "timm"}
+    assert expected <= set(plugins.names("benchmark.models"))
 
 
 def test_slugs_are_unique_folder_names() -> None:
