@@ -164,7 +164,7 @@ def test_kernels_are_summed_by_class() -> None:
 
 
 def test_three_commands_measure_all_in_ten_minutes_each() -> None:
-    text = Path("CONTRIBUTING.md").read_text().replace("\\\n", "")
+    text = Path("docs/how-to/measure-speed.md").read_text().replace("\\\n", "")
     commands = [line.partition("--parts")[2].split() for line in text.splitlines() if "tests.speed.gpu" in line]
     chosen = [names for names in commands if names]
     allowed = {part.name: part.seconds for part in parts(Sizes())}
