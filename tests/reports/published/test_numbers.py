@@ -1,7 +1,6 @@
 """Reading of published numbers and facts, and errors in their files."""
 
 import csv
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple
 from pathlib import Path
@@ -22,13 +21,6 @@ def test_every_line_of_the_committed_file_is_read_in_order(read: Callable[..., A
         lines = list(csv.DictReader(file))
     expected = [tuple((line | {"value": float(line["value"])}).values()) for line in lines]
     assert [astuple(line) for line in read()] == expected and len(expected) > 10
-
-
-def test_the_files_are_in_the_wheel() -> None:
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
-    patterns = project["tool"]["setuptools"]["package-data"]["benchmark.reports.published"]
-    packaged = {path for pattern in patterns for path in numbers.NUMBERS.parent.glob(pattern)}
-    assert packaged == {numbers.NUMBERS, numbers.FACTS}
 
 
 def test_no_committed_number_is_duplicated() -> None:
