@@ -34,16 +34,15 @@ def collision() -> str | None:
 
 
 def _shadowed(package: str) -> str | None:
-    """Return the message for a package that is imported from another folder than this file's."""
-    spec = find_spec(package)
-    places = [Path(place) for place in spec.submodule_search_locations or [str(spec.origin)]] if spec else []
-    if HERE / package in places:
+    """Return the message for a package that is not the one next to this file."""
+    spec, expected = find_spec(package), HERE / package / "__init__.py"
+    if spec is None or spec.origin is None:
+        return f"expected {expected}, found no such file; install synrep-bench again"
+    if Path(spec.origin) == expected:
         return None
-    if not places:
-        return f"expected the package {package} in {HERE}, found none; install synrep-bench again"
     return (
-        f"expected the package {package} in {HERE}, found another one in {places[0].parent}; remove that folder from "
-        f"PYTHONPATH or run elsewhere, or {OWN_ENVIRONMENT}"
+        f"expected the package {package} in {HERE}, found {spec.origin}; remove its folder from PYTHONPATH, run the "
+        f"command in another folder, or {OWN_ENVIRONMENT}"
     )
 
 

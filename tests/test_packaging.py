@@ -158,7 +158,9 @@ def test_the_commit_of_another_project_is_not_recorded(monkeypatch: pytest.Monke
         subprocess.run(["git", "-C", tmp_path, *command], check=True, capture_output=True)
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "benchmark/records/environment.py"))
     assert environment.environment("cpu").commit, "the checkout itself"
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / ".venv/site-packages/benchmark/records/environment.py"))
+    installed = tmp_path / ".venv/site-packages/benchmark/records/environment.py"
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr(environment, "__file__", str(installed))
     found = environment.environment("cpu")
     assert (found.commit, found.dirty) == (None, False)
 
@@ -179,7 +181,7 @@ def test_a_package_on_the_path_before_ours_ends_the_command(package: str, instal
     foreign.mkdir(parents=True)
     (foreign / "__init__.py").touch()
     ran = synrep(tmp_path, [foreign.parent, installed], "list")
-    assert_refused(ran, f"package {package} in {installed}", f"found another one in {foreign.parent}")
+    assert_refused(ran, f"package {package} in {installed}", f"found {foreign / '__init__.py'}")
     (foreign / "__init__.py").unlink()
     assert synrep(tmp_path, [foreign.parent, installed], "list").code == 0, "a folder without __init__.py is harmless"
 
@@ -205,9 +207,11 @@ def test_a_distribution_with_similar_names_is_no_collision(monkeypatch: pytest.M
     assert synrep_bench._mixed() is None
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synrep_bench, "find_spec", lambda _: None)
-    assert "found none; install synrep-bench again" in str(synrep_bench._shadowed("baselines"))
+@pytest.mark.parametrize("spec", [None, SimpleNamespace(origin=None)], ids=["no folder", "no __init__.py"])
+def test_a_package_that_was_removed_is_named(spec: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uninstalling the other distribution removes files of ours."""
+    monkeypatch.setattr(synrep_bench, "find_spec", lambda _: spec)
+    assert "__init__.py, found no such file; install synrep-bench again" in str(synrep_bench._shadowed("baselines"))
 
 
 def test_discovery_refuses_plug_ins_of_another_project(monkeypatch: pytest.MonkeyPatch) -> None:
