@@ -48,12 +48,13 @@ def _shadowed(package: str) -> str | None:
 
 def _mixed() -> str | None:
     """Return the message for another distribution with files in our packages; a checkout has no distributions."""
-    ours = re.compile(rf"^({'|'.join(PACKAGES)})/[^,]*".encode(), re.MULTILINE)
+    ours = re.compile(rf"\n(({'|'.join(PACKAGES)})/[^,]*)".encode())
     for record in sorted(HERE.glob("*.dist-info/RECORD")):
         distribution = record.parent.name.removesuffix(".dist-info")
-        if not distribution.startswith("synrep_bench-") and (file := ours.search(record.read_bytes())):
+        if not distribution.startswith("synrep_bench-") and (found := ours.search(b"\n" + record.read_bytes())):
+            file, package = found[1].decode(), found[2].decode()
             return (
-                f"expected files of synrep-bench only in {HERE / file[1].decode()}, found {file[0].decode()} of "
-                f"{distribution}; {OWN_ENVIRONMENT}"
+                f"expected files of synrep-bench only in {HERE / package}, found {file} of {distribution}; "
+                f"{OWN_ENVIRONMENT}"
             )
     return None

@@ -194,7 +194,8 @@ def test_files_of_another_distribution_end_the_command(package: str, installed: 
     (site / package / "__init__.py").write_text("raise ImportError\n")
     record = site / "foreign-1.0.dist-info/RECORD"
     record.parent.mkdir()
-    record.write_text(f"foreign.py,,\r\nforeign/{package}/x.py,,\r\n{package}/__init__.py,sha256=abc,19\r\n")
+    lines = [f"foreign/{package}/x.py,,", f"{package}/__init__.py,sha256=abc,19"]
+    record.write_text("\r\n".join(lines if package == "benchmark" else lines[::-1]))
     ran = synrep(tmp_path, [site], "list")
     assert_refused(ran, str(site / package), f"found {package}/__init__.py of foreign-1.0")
 
