@@ -120,7 +120,7 @@ def _ray(job: build.BuildJob, settings: dict[str, str], logs: Path) -> str:
     try:
         import ray
     except ImportError:
-        raise UserError("Ray is not installed; run `pip install --editable '.[ray]'`") from None
+        raise UserError("Ray is not installed; run `pip install ray`") from None
     from datatrove.executor import RayPipelineExecutor
 
     own, others = _arguments(RayPipelineExecutor, settings)

@@ -93,9 +93,7 @@ def _load_signer(files: C2PA) -> tuple[Any, Any]:
     try:
         import c2pa
     except ImportError:
-        raise UserError(
-            "C2PA signatures need the package c2pa-python; run `pip install --editable '.[c2pa]'`"
-        ) from None
+        raise UserError("C2PA signatures need the package c2pa-python; run `pip install c2pa-python`") from None
     try:
         chain, key = files.certificates.read_bytes(), files.key.read_bytes()
     except OSError as error:
