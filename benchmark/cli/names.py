@@ -67,10 +67,20 @@ def evaluations() -> list[str]:
 
 def presets(context: typer.Context) -> list[str]:
     """Return the presets of the evaluations on the command line, or of all evaluations."""
+    return sorted({preset for name in context.params.get("evaluation") or evaluations() for preset in presets_of(name)})
+
+
+def presets_of(evaluation: str) -> set[str]:
+    """Return the presets in the source of an evaluation and of what it imports from its room."""
     from benchmark import evaluations as folder
 
-    chosen = context.params.get("evaluation") or evaluations()
-    return sorted({preset for name in chosen for preset in _presets(_source(folder.__path__, name))})
+    own = _source(folder.__path__, evaluation)
+    room = f"{folder.__name__}."
+    imported = [node.module for node in own.body if isinstance(node, ast.ImportFrom) and node.module]
+    shared = [name.removeprefix(room).replace(".", "/") for name in imported if name.startswith(room)]
+    return {
+        preset for source in (own, *(_source(folder.__path__, name) for name in shared)) for preset in _presets(source)
+    }
 
 
 def _presets(source: ast.Module) -> Iterator[str]:

@@ -125,4 +125,4 @@ class FairFace(ImageTextEvaluation):
         )
 
 
-EVALUATIONS = (FairFace(), FairFace("synrep-joint-man-woman", FACES))
+EVALUATIONS = (FairFace(), FairFace(preset="synrep-joint-man-woman", datasets=FACES))

@@ -1,0 +1,104 @@
+"""Progress: bars on a terminal, a few lines elsewhere, never on standard output."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from benchmark.cli import display, output
+from benchmark.cli.display import Display
+
+Clock = Callable[[float], None]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Sets the time that the display sees."""
+    now = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(display, "LINE_INTERVAL", 15.0)
+
+    def set_time(seconds: float) -> None:
+        now[0] = seconds
+
+    return set_time
+
+
+def test_a_short_task_prints_nothing_in_a_pipe(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Display() as shown:
+        for seconds in range(15):
+            clock(seconds)
+            shown.update("task", seconds, 14)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_long_task_prints_a_line_in_each_interval_and_at_its_end(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Display() as shown:
+        for seconds in range(0, 41, 5):
+            clock(seconds)
+            shown.update("task", 1000 + seconds, 1040, "a note" if seconds < 40 else "")
+        shown.update("task", 1040, 1040)
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.splitlines() == [
+        "task: 1,015 of 1,040, a note, 25 s left",
+        "task: 1,030 of 1,040, a note, 10 s left",
+        "task: 1,040 of 1,040",
+    ]
+
+
+def test_a_task_without_a_total_has_no_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Display() as shown:
+        shown.update("captions", 0, None)
+        clock(20.0)
+        shown.update("captions", 7, None)
+    assert capsys.readouterr() == ("", "captions: 7\n")
+
+
+def test_quiet_shows_no_progress(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    output.be_quiet()
+    try:
+        with Display() as shown:
+            for seconds in (0, 20):
+                clock(seconds)
+                shown.update("task", seconds, 40)
+    finally:
+        output.prepare()
+    assert capsys.readouterr() == ("", "")
+
+
+SCRIPT = """
+from benchmark.cli import output
+from benchmark.cli.display import Display
+with Display() as display:
+    for done in range(51):
+        display.update("an experiment with a long name/and a method seed 0", done, 100, "a note that is long as well")
+    output.show("a result that is longer than the eighty columns of this terminal, on one line of the output")
+"""
+
+
+@pytest.mark.slow
+def test_bars_are_drawn_on_the_terminal_of_standard_error_and_results_stay_on_standard_output() -> None:
+    terminal, other = pty.openpty()
+    env = os.environ | {"COLUMNS": "80", "TERM": "xterm"}
+    command = [sys.executable, "-c", SCRIPT]
+    child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=other, stdin=other, text=True)
+    os.close(other)
+    found = io.BytesIO()
+    try:
+        while part := os.read(terminal, 4096):
+            found.write(part)
+    except OSError:  # the end of a terminal
+        pass
+    out = child.communicate()[0]
+    assert out.count("\n") == 1 and out.startswith("a result that is longer"), "not wrapped, not on the other stream"
+    bars = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", found.getvalue().decode())
+    assert "50%" in bars and re.search(r"\d:\d\d:\d\d", bars)
+    assert all(len(line) <= 80 for line in re.split(r"[\r\n]+", bars)), "one line for each task"
