@@ -117,9 +117,11 @@ def publish(
     private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
 ) -> None:
     """Upload a built dataset to the Hub and verify it by reading it back. To resume, run the same command again."""
+    from benchmark.cli.display import Display
     from datasets_scripts.publishing import publish as publishing
 
-    commit = publishing.publish(folder, repo, private=private, log=note)
+    with Display() as display:
+        commit = publishing.publish(folder, repo, private=private, log=note, progress=display.update)
     show(f"published at revision {commit}")
 
 

@@ -62,6 +62,7 @@ class Display:
         )
         self._tasks: dict[str, TaskID] = {}
         self._lines: dict[str, _Lines] = {}
+        self._done: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -73,13 +74,26 @@ class Display:
         self._progress.stop()
 
     def update(self, name: str, done: int, total: int | None, note: str = "") -> None:
-        """Show the progress of task `name`; `total` is None if unknown."""
+        """Show the progress of task `name`, which starts again if less is done than before.
+
+        Args:
+            name: Name of the task.
+            done: Amount done.
+            total: Amount to do. None: unknown.
+            note: Text beside the bar.
+        """
         name, note = one_line(name), one_line(note)
+        again = done < self._done.get(name, 0)
+        self._done[name] = done
         if self._bars:
             if name not in self._tasks:
                 self._tasks[name] = self._progress.add_task(name, total=total, note=note)
+            if again:
+                self._progress.reset(self._tasks[name])
             self._progress.update(self._tasks[name], completed=done, total=total, note=note)
         elif not is_quiet():
+            if again:
+                del self._lines[name]
             self._print_line(name, done, total, note)
 
     def _print_line(self, name: str, done: int, total: int | None, note: str) -> None:

@@ -1,5 +1,6 @@
 """`synrep evaluate`: evaluation and comparison of frozen models. `synrep episodes`: export of few-shot episodes."""
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,7 +100,9 @@ def _evaluate_model(
     from benchmark.training import diagnostics
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = load(model, store=out / "features", device=device, workers=workers)
+    display = Display()
+    features = functools.partial(display.update, "features")
+    loaded = load(model, store=out / "features", device=device, workers=workers, progress=features)
     card, is_run = loaded.training, isinstance(loaded.origin, Experiment)
     run = EvaluationRun(
         loaded.model,
@@ -112,7 +115,7 @@ def _evaluate_model(
         seconds={"train": card["seconds"]} if is_run else {},
     )
     try:
-        with Display() as display:
+        with display:
             run_evaluations(run, chosen, display.update, note)
     except EvaluationFailures as error:
         failures.append(str(error))

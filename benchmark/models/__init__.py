@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from benchmark import plugins
 from benchmark.errors import UserError
+from benchmark.progress import Progress, silent
 
 if TYPE_CHECKING:  # importing torch takes seconds, and the command lists the files of this folder
     import torch
@@ -13,7 +14,12 @@ if TYPE_CHECKING:  # importing torch takes seconds, and the command lists the fi
 
 
 def load(
-    spec: str, *, store: Path | None = None, device: "str | torch.device" = "cpu", workers: int = 0
+    spec: str,
+    *,
+    store: Path | None = None,
+    device: "str | torch.device" = "cpu",
+    workers: int = 0,
+    progress: Progress = silent,
 ) -> "LoadedModel":
     """Load the model that `spec` names: `LOADER:NAME` or a path, optionally followed by `#LAYER`.
 
@@ -22,6 +28,7 @@ def load(
         store: folder of the feature store; None computes features without storing them.
         device: device of the network.
         workers: threads that decode images; 0 decodes in the calling thread.
+        progress: callback in images while a split is encoded; its note is the split.
 
     Raises:
         UserError: no loader accepts the name, or the model cannot be downloaded or loaded.
@@ -30,7 +37,7 @@ def load(
 
     name, layer = _split_layer(spec)
     loader, rest = _find_loader(name)
-    return loader.open(rest, layer, Freeze(store, device, workers))
+    return loader.open(rest, layer, Freeze(store, device, workers, progress))
 
 
 def _split_layer(spec: str) -> tuple[str, str | None]:

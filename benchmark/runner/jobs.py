@@ -9,6 +9,7 @@ Below the output folder: `train/<name>/<version>/<seed>/` (see `benchmark.traini
 `benchmark.runner.evaluate` writes.
 """
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -286,6 +287,7 @@ def evaluate(job: Job, folder: Path, out: Path, device: torch.device, progress: 
         store=out / "features" / experiment.name / str(experiment.version),
         device=device,
         workers=min(os.cpu_count() or 1, DECODERS) if device.type == "cuda" else 0,
+        progress=functools.partial(progress, f"{job.label} features"),
     )
     run = EvaluationRun(
         model,

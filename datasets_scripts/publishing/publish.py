@@ -39,7 +39,7 @@ IMAGES_READ_BACK = 16
 """Number of images whose bytes are compared after an upload."""
 
 
-def publish(folder: Path, repo: str | None, *, private: bool, log: LogLine) -> str:
+def publish(folder: Path, repo: str | None, *, private: bool, log: LogLine, progress: NamedProgress = silent) -> str:
     """Upload a built dataset to the Hub and verify it by reading it back.
 
     Args:
@@ -47,6 +47,7 @@ def publish(folder: Path, repo: str | None, *, private: bool, log: LogLine) -> s
         repo: ORG/NAME on the Hub. None uses the name in the manifest.
         private: Create the repository as private.
         log: Callback for log lines.
+        progress: Progress callback in verified files.
 
     Returns:
         The commit on the Hub; for an unchanged dataset, the existing one.
@@ -58,7 +59,8 @@ def publish(folder: Path, repo: str | None, *, private: bool, log: LogLine) -> s
     repo = repo or manifest.repo
     require_name(repo, "dataset")
     log(f"verifying the checksums of {len(manifest.data_files)} files in {folder}")
-    verify_files(folder, manifest, f"remove {folder} and build or download it again")
+    hint = f"remove {folder} and build or download it again"
+    verify_files(folder, manifest, hint, functools.partial(progress, "verifying"))
     _read_card(folder)
     repository = Repository.open(repo, "dataset", writes=True)
     with repository.friendly_errors(), tempfile.TemporaryDirectory() as temporary:

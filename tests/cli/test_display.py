@@ -62,6 +62,17 @@ def test_a_task_without_a_total_has_no_time_left(clock: Clock, capsys: pytest.Ca
     assert capsys.readouterr() == ("", "captions: 7\n")
 
 
+def test_a_task_can_start_again(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Display() as shown:
+        for start, note in ((0, "one split"), (100, "another")):
+            for seconds in (0, 20, 40):
+                clock(start + seconds)
+                shown.update("features", seconds, 80, note)
+    expected = [(note, done) for note in ("one split", "another") for done in (20, 40)]
+    lines = [f"features: {done} of 80, {note}, {80 - done} s left" for note, done in expected]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
 def test_quiet_shows_no_progress(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     output.be_quiet()
     try:

@@ -39,6 +39,7 @@ from benchmark.models.loading.patches import PATCHES, PatchEncoder, dense_networ
 from benchmark.models.loading.store import STORE_DTYPE, Layers, open_folder, read_shard, write_shard
 from benchmark.nn.dense import DenseNetwork
 from benchmark.nn.transfer import to_device, to_host
+from benchmark.progress import Progress, silent
 from benchmark.training.execution import ExecutionConfig
 from benchmark.transforms.evaluation import EvaluationTransform
 
@@ -68,6 +69,7 @@ class FrozenEncoder:
         store: Path | None = None,
         device: str | torch.device = "cpu",
         workers: int = 0,
+        progress: Progress = silent,
     ) -> None:
         """Move the network to `device` and probe its layers.
 
@@ -79,6 +81,7 @@ class FrozenEncoder:
             store: folder of this model's features; None computes them without storing them.
             device: device of the network.
             workers: threads that read and decode images; 0 decodes in the calling thread.
+            progress: callback in images while a split is encoded; its note is the split.
 
         Raises:
             UserError: the network has no such layer.
@@ -92,6 +95,7 @@ class FrozenEncoder:
         self._transform = transform
         self._store = store
         self._workers = workers
+        self._progress = progress
         self._execution = ExecutionConfig(self._device)
         self._tile = TILE[self._device.type]
         self.sees_images = True
@@ -257,10 +261,14 @@ class FrozenEncoder:
             shards: rows of each shard.
         """
         groups = self._encode_groups(images, shards, lambda row: transform.crop(images.read(row)))
+        done, total = 0, sum(map(len, shards))
+        note = f"{images.identity.repo} {images.identity.split}"
         with contextlib.closing(groups):
             for rows, values in zip(shards, groups, strict=True):
                 if folder:
                     write_shard(folder, rows, values)
+                done += len(rows)
+                self._progress(done, total, note)
                 yield values[layer]
 
     def _encode_groups(

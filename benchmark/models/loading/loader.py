@@ -23,6 +23,7 @@ from benchmark.errors import UserError
 from benchmark.hub.errors import chain, explain
 from benchmark.interfaces import Experiment, FrozenModel, Pretrained
 from benchmark.models.loading.frozen import FrozenEncoder
+from benchmark.progress import Progress, silent
 from benchmark.transforms.evaluation import EvaluationTransform
 
 
@@ -49,6 +50,8 @@ class Freeze:
     device: str | torch.device = "cpu"
     workers: int = 0
     """Threads that decode images; 0 decodes in the calling thread."""
+    progress: Progress = silent
+    """Callback in images while a split is encoded; its note is the split."""
 
     def __call__(
         self, network: nn.Module, *, store_name: str, transform: EvaluationTransform, sha256: str, layer: str | None
@@ -70,6 +73,7 @@ class Freeze:
             store=self.store / store_name if self.store else None,
             device=self.device,
             workers=self.workers,
+            progress=self.progress,
         )
 
 
