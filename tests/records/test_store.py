@@ -123,7 +123,9 @@ def test_write_and_read_round_trip(tmp_path: Path) -> None:
     path = store.write(record, tmp_path)
     assert path == tmp_path / "smoke/stablerep/1/0/linear_probe.ssl-transfer.json"
     assert store.read(path) == record
-    assert store.read_all(tmp_path) == [record]
+    seen: list[tuple[int, int, str]] = []
+    assert store.read_all(tmp_path, progress=lambda *now: seen.append(now)) == [record]
+    assert seen == [(1, 1, "")]
     assert store.content_hash(store.read(path)) == store.content_hash(record)
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["linear_probe.ssl-transfer.json"]
 

@@ -13,6 +13,7 @@ from benchmark.files import file_sha256, lock
 from benchmark.records import predictions, store
 from benchmark.records.schema import sha256_of
 from benchmark.submission import rescore
+from benchmark.submission.validate import find_problems
 from tests.cli.test_main import Synrep, assert_one_line, synrep
 from tests.submission.conftest import (
     CAPTIONS,
@@ -32,6 +33,18 @@ __all__ = ["synrep"]
 
 def test_valid_records_have_no_problems(folder: Path) -> None:
     assert found(folder) == []
+
+
+def test_progress_counts_the_records_twice(folder: Path) -> None:
+    seen: list[tuple[str, int, int, str]] = []
+    assert list(find_problems(folder / "records", progress=lambda *now: seen.append(now))) == []
+    n = len(list((folder / "records").rglob("*.json")))
+    assert [now[:3] for now in seen if now[0] == "reading records"] == [
+        ("reading records", done, n) for done in range(1, n + 1)
+    ]
+    assert [now[:3] for now in seen if now[0] == "recomputing scores"] == [
+        ("recomputing scores", done, n) for done in range(n + 1)
+    ]
 
 
 def score(content: dict[str, Any], value: float, dataset: str = "digits", name: str = "top1") -> None:

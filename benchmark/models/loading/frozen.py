@@ -262,7 +262,7 @@ class FrozenEncoder:
         """
         groups = self._encode_groups(images, shards, lambda row: transform.crop(images.read(row)))
         done, total = 0, sum(map(len, shards))
-        note = f"{images.identity.repo} {images.identity.split}"
+        note = f"{images.name} {images.identity.split}"
         with contextlib.closing(groups):
             for rows, values in zip(shards, groups, strict=True):
                 if folder:

@@ -532,6 +532,23 @@ def test_download_errors_are_one_line(served, tmp_path):
         assert wanted in refused(client)
 
 
+def test_a_download_reports_its_bytes_and_then_its_verified_files(hub, tmp_path):
+    code = CLIENT.replace(
+        "Path(data), lines.append)", "Path(data), lines.append, progress=lambda *now: lines.append(now))"
+    )
+    made(tmp_path / "made")
+    commit = hub.put(REPO, tmp_path / "made", kind="datasets")
+    _, lines = finish(start(hub, "download", REPO, commit, tmp_path / "mirror", home=tmp_path / "home", code=code))
+    seen = [line for line in lines if isinstance(line, list)]
+    last = {name: (done, total) for name, done, total, _ in seen}
+    size = sum(path.stat().st_size for path in (tmp_path / "made").rglob("*") if path.is_file())
+    files = len(schema.read_manifest(tmp_path / "made").data_files)
+    assert last == {f"downloading {REPO}": (size, size), f"verifying {REPO}": (files, files)}
+    for name in last:
+        amounts = [done for known, done, _, _ in seen if known == name]
+        assert amounts == sorted(amounts) and len(amounts) > 1
+
+
 def test_a_download_with_another_checksum_than_the_manifest_is_refused(lfs, tmp_path):
     """The Hub's own checksum is that of the damaged file, so that only the manifest tells."""
     lfs.corrupt = "data/train-00002"

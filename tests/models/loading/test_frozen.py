@@ -75,6 +75,15 @@ def test_features_are_the_first_layer_in_float16_precision():
     assert pooled == pytest.approx(2 * values[:, ::-1], abs=4e-3)
 
 
+def test_progress_counts_the_images_that_are_encoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(frozen_module, "SHARD", 4)
+    seen = []
+    for _ in range(2):  # the second time from the store
+        encoder(store=tmp_path, progress=lambda *now: seen.append(now)).features(pictures())
+    note = f"set {IDENTITY.split}"
+    assert seen == [(4, 10, note), (8, 10, note), (10, 10, note)]
+
+
 def test_unknown_layer_lists_the_choices():
     with pytest.raises(UserError, match=r"no layer head; choose one of: cls, pooled$"):
         encoder(layer="head")

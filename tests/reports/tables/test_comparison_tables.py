@@ -578,7 +578,9 @@ def test_pixels_are_in_every_comparison_under_its_protocols(
         "second": [*records[1:3], *floor],
         "pretrained": floor,
     }
-    files = build.all_files(report_inputs(records), tmp_path)
+    seen: list[tuple[int, int, str]] = []
+    files = build.all_files(report_inputs(records), tmp_path, lambda *now: seen.append(now))
+    assert seen == [(0, 4, "first"), (1, 4, "second"), (2, 4, "pretrained"), (3, 4, "paper"), (4, 4, "")]
     assert {name for name in files["first"] if name.endswith(".md")} == {
         "linear_probe.synrep.md",
         "ranking_linear_probe.synrep.md",
