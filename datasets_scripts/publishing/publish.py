@@ -27,7 +27,7 @@ from benchmark import schema
 from benchmark.errors import UserError, check_open_files
 from benchmark.files import file_sha256, regular_stat, write_bytes, write_json
 from benchmark.hub import cards, downloads
-from benchmark.hub.client import READ_LIMIT, Repository, require_name
+from benchmark.hub.client import READ_LIMIT, Files, Repository, require_name
 from benchmark.progress import LogLine, NamedProgress, Progress, silent
 from benchmark.verified import verified_sha256
 
@@ -264,18 +264,33 @@ def download(
             ignore_patterns=edited,
             tqdm_class=downloads.reporting_bar(missing, functools.partial(progress, f"downloading {repo}")),
         )
-    hint, verifying = "remove it and download it again", functools.partial(progress, f"verifying {repo}")
+    _verify_download(folder, files, log, functools.partial(progress, f"verifying {repo}"))
+    return folder
+
+
+def _verify_download(folder: Path, files: Files, log: LogLine, progress: Progress) -> None:
+    """Verify the checksums of the manifest or, without one, those of the Hub.
+
+    Args:
+        folder: Folder of the dataset.
+        files: Files as the Hub lists them.
+        log: Callback for log lines.
+        progress: Progress callback in verified files.
+
+    Raises:
+        UserError: a file is missing or differs.
+    """
+    hint = "remove it and download it again"
     if (folder / schema.MANIFEST).is_file():
-        verify_files(folder, schema.read_manifest(folder), hint, verifying)
+        verify_files(folder, schema.read_manifest(folder), hint, progress)
         log("all checksums match the manifest")
-        return folder
+        return
     large = {name: file.lfs.sha256 for name, file in files.items() if file.lfs}
     for done, (name, expected) in enumerate(sorted(large.items()), start=1):
         if (found := verified_sha256(folder / name, folder)) != expected:
             raise UserError(f"{folder / name} has sha256 {found[:12]}, the Hub says {expected[:12]}; {hint}")
-        verifying(done, len(large), "")
-    log(f"no {schema.MANIFEST} in {repo}: verified {len(large)} of {len(files)} files by the checksums of the Hub")
-    return folder
+        progress(done, len(large), "")
+    log(f"no {schema.MANIFEST} in {folder}: verified {len(large)} of {len(files)} files by the checksums of the Hub")
 
 
 def local_revision(folder: Path) -> str | None:

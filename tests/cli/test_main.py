@@ -639,7 +639,9 @@ def test_interrupted_run_resumes_with_the_printed_command(
         stop(child)
         _, error = child.communicate()
         assert child.returncode == 130
-        assert_last_words(error, "interrupted; progress is saved, resume with: synrep run")
+        assert_last_words(
+            error.splitlines(keepends=True)[-1], "interrupted; progress is saved, resume with: synrep run"
+        )
         assert not (folder / "model.json").exists()
         with safe_open(folder / "state.safetensors", "pt") as state:
             before, reached = reached, int(state.metadata()["step"])

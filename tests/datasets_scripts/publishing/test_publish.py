@@ -562,7 +562,7 @@ def test_a_dataset_of_others_is_compared_with_the_hub(lfs, tmp_path):
     (folder / schema.MANIFEST).unlink()
     commit = lfs.put(REPO, folder, kind="datasets")
     _, lines = finish(start(lfs, "download", REPO, commit, data, home=home))
-    assert lines[-1] == f"no dataset.json in {REPO}: verified 7 of 11 files by the checksums of the Hub"
+    assert lines[-1] == f"no dataset.json in {data / REPO}: verified 7 of 11 files by the checksums of the Hub"
     (data / REPO / schema.SHEET).write_bytes(bytes((folder / schema.SHEET).stat().st_size))
     sheet = lfs.repo(REPO).revisions[commit][schema.SHEET].sha256
     (lfs.store / sheet).write_bytes(bytes((folder / schema.SHEET).stat().st_size))
