@@ -45,7 +45,7 @@ class Display:
     """Progress display of named tasks, each with the amount done, the total and a note."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, soft_wrap=True)
         self._bars = self._console.is_terminal and not is_quiet()
         spare = max(self._console.width - 80, 0)
         columns = (

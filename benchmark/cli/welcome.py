@@ -10,7 +10,7 @@ You want a dataset. Download a published one and verify its images.
   synrep data check data/ORG/NAME
 
 You have a model. Evaluate it on data that needs no download; build the tables.
-  synrep evaluate timm:vit_small_patch16_224.dino --datasets digits
+  synrep evaluate timm:resnet50 --datasets digits
   synrep tables --records runs/records --out runs/tables
 
 You want the numbers. In a checkout, verify the records and compare two models.

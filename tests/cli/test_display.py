@@ -95,12 +95,12 @@ with Display() as display:
 """
 
 
-@pytest.mark.slow
-def test_bars_are_drawn_on_the_terminal_of_standard_error_and_results_stay_on_standard_output() -> None:
+def on_terminal(stdout: int | None) -> tuple[str, str]:
+    """What the script writes to a terminal of 80 columns, without control sequences, and to standard output."""
     terminal, other = pty.openpty()
     env = os.environ | {"COLUMNS": "80", "TERM": "xterm"}
-    command = [sys.executable, "-c", SCRIPT]
-    child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=other, stdin=other, text=True)
+    streams = {"stdin": other, "stderr": other, "stdout": other if stdout is None else stdout}
+    child = subprocess.Popen([sys.executable, "-c", SCRIPT], env=env, text=True, **streams)
     os.close(other)
     found = io.BytesIO()
     try:
@@ -108,8 +108,21 @@ def test_bars_are_drawn_on_the_terminal_of_standard_error_and_results_stay_on_st
             found.write(part)
     except OSError:  # the end of a terminal
         pass
-    out = child.communicate()[0]
-    assert out.count("\n") == 1 and out.startswith("a result that is longer"), "not wrapped, not on the other stream"
-    bars = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", found.getvalue().decode())
+    out = child.communicate()[0] or ""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", found.getvalue().decode()), out
+
+
+RESULT = "a result that is longer than the eighty columns of this terminal, on one line of the output"
+
+
+@pytest.mark.slow
+def test_bars_are_drawn_on_standard_error_and_results_stay_on_standard_output() -> None:
+    bars, out = on_terminal(subprocess.PIPE)
+    assert out == RESULT + "\n"
     assert "50%" in bars and re.search(r"\d:\d\d:\d\d", bars)
     assert all(len(line) <= 80 for line in re.split(r"[\r\n]+", bars)), "one line for each task"
+
+
+@pytest.mark.slow
+def test_a_result_between_bars_is_not_broken_into_lines() -> None:
+    assert RESULT in on_terminal(None)[0]
