@@ -28,7 +28,9 @@ Records = Annotated[Path, typer.Option("--records", help="Folder of records.")]
 def tables(
     records: Records = Path("results/records"),
     out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("results/tables"),
-    check: Annotated[bool, typer.Option(help="Write nothing; exit with code 2 if a table is out of date.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit with code 2 if a table is out of date.")
+    ] = False,
 ) -> None:
     """Write and print the comparison tables, one folder per experiment file, and the tables of the paper."""
     from benchmark.cli.display import Display

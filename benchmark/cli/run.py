@@ -60,7 +60,9 @@ def run(
         int | None,
         typer.Option(min=1, help="Views per forward pass: less memory, a third slower, same but for rounding."),
     ] = None,
-    deterministic: Annotated[bool, typer.Option(help="Bit-identical results on the same machine.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Bit-identical results on the same machine.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the cost of each run and start nothing.")] = False,
 ) -> Answer | None:
     """Train and evaluate the methods of an experiment; write one record per method, seed and evaluation.
