@@ -86,6 +86,7 @@ class Display:
         again = done < self._done.get(name, 0)
         self._done[name] = done
         if self._bars:
+            note = note if total else note or f"{done:,}"  # nothing else shows it
             if name not in self._tasks:
                 self._tasks[name] = self._progress.add_task(name, total=total, note=note)
             if again:
