@@ -6,7 +6,7 @@ one at its end; a shorter task prints nothing.
 
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -31,14 +31,11 @@ class _Lines:
     """Time of the first update."""
     first: int
     """Amount done by then."""
-    last: float = field(init=False)
+    last: float
     """Time of the last line, or of the first update."""
     printed: bool = False
     finished: bool = False
     """True if the last line says that the task is finished."""
-
-    def __post_init__(self) -> None:
-        self.last = self.started
 
 
 class Display:
@@ -55,11 +52,9 @@ class Display:
             TimeRemainingColumn(elapsed_when_finished=True),
             _text("{task.fields[note]}", NOTE_WIDTH + spare // 2),
         )
-        # Only then do printed lines go through the console, which keeps them above the bars.
+        # A printed line that goes through the console stays above the bars; the console writes to standard error.
         redirect = sys.stdout.isatty()
-        self._progress = Progress(
-            *columns, console=self._console, disable=not self._bars, redirect_stdout=redirect, redirect_stderr=redirect
-        )
+        self._progress = Progress(*columns, console=self._console, disable=not self._bars, redirect_stdout=redirect)
         self._tasks: dict[str, TaskID] = {}
         self._lines: dict[str, _Lines] = {}
         self._done: dict[str, int] = {}
@@ -99,15 +94,15 @@ class Display:
 
     def _print_line(self, name: str, done: int, total: int | None, note: str) -> None:
         now = time.monotonic()
-        task = self._lines.setdefault(name, _Lines(now, done))
+        task = self._lines.setdefault(name, _Lines(now, done, now))
         finished = total is not None and done >= total
-        if now - task.last < LINE_INTERVAL and (not task.printed or finished == task.finished):
+        due = now - task.last >= LINE_INTERVAL or (finished and task.printed)
+        if not due or (finished and task.finished):
             return
         task.last, task.printed, task.finished = now, True, finished
-        left = (
-            f"{(now - task.started) * (total - done) / new:.0f} s left" if total and (new := done - task.first) else ""
-        )
-        words = [f"{name}: {done:,}" + (f" of {total:,}" if total is not None else ""), note, "" if finished else left]
+        words = [f"{name}: {done:,}" + (f" of {total:,}" if total is not None else ""), note]
+        if total and not finished and (new := done - task.first):
+            words.append(f"{(now - task.started) * (total - done) / new:.0f} s left")
         show(", ".join(word for word in words if word), error=True)
 
 
