@@ -42,8 +42,6 @@ def doctor() -> Answer:
 
     It ends with exit code 2 if a required package is missing, cannot be imported or has another version than required.
     """
-    from benchmark.cli.display import Display
-
     sections: dict[str, Callable[[], Any]] = {
         "python": _python,
         "packages": _packages,
@@ -54,12 +52,7 @@ def doctor() -> Answer:
         "limits": _limits,
         "evaluations": _evaluations,
     }
-    document: dict[str, Any] = {}
-    with Display() as display:
-        for done, (name, look) in enumerate(sections.items()):
-            display.update("checking", done, len(sections), name)
-            document[name] = _guarded(look)
-        display.update("checking", len(sections), len(sections))
+    document: dict[str, Any] = {name: _guarded(look) for name, look in sections.items()}
     problems = [f"{name}: {part['problem']}" for name, part in document.items() if "problem" in part]
     problems += [package["problem"] for package in document["packages"].get("required", []) if package["problem"]]
     document = {"usable": not problems, **document, "problems": problems}
