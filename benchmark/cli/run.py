@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,14 +73,7 @@ def run(
     """
     if wants_document() and not plan:
         raise UserError("--json is for --plan; add it, or read the records that the run writes")
-    from benchmark import experiments
-
-    declared = experiments.find(experiment)
-    methods = sorted({e.method for e in declared})
-    for method in only or []:
-        if method not in methods:
-            raise unknown(f"method of experiment {experiment}", method, methods)
-    chosen = [e for e in declared if not only or e.method in only]
+    chosen = _choose(experiment, only or ())
     seeds = [(e, s) for e in chosen for s in (e.seeds if seed is None else (seed,))]
     if plan:
         return _plan(chosen, seed)
@@ -100,6 +94,18 @@ def run(
     if is_main:
         show(f"records: {out / 'records'}; tables: synrep tables --records {out / 'records'} --out {out / 'tables'}")
     return None
+
+
+def _choose(experiment: str, only: Sequence[str]) -> "list[Experiment]":
+    """Return the experiments of a name, restricted to the methods `only`; empty: all methods."""
+    from benchmark import experiments
+
+    declared = experiments.find(experiment)
+    methods = sorted({each.method for each in declared})
+    for method in only:
+        if method not in methods:
+            raise unknown(f"method of experiment {experiment}", method, methods)
+    return [each for each in declared if not only or each.method in only]
 
 
 def _plan(chosen: "list[Experiment]", seed: int | None) -> Answer:
