@@ -265,7 +265,8 @@ def compare(
     if isinstance(first, Evaluated) and isinstance(second, Evaluated):
         found = list(differences(first, second))
     elif isinstance(first, str) and isinstance(second, str):
-        found = paired_differences(first, second, _records(records), evaluation)
+        folder = _records(records)
+        found = paired_differences(first, second, store.read_all(folder), folder, evaluation)
     else:
         raise UserError("expected two names, or the scores of two models, found one of each; name or evaluate both")
     names = ("evaluation", "preset", "dataset", "score", "first", "second")

@@ -34,10 +34,9 @@ class Evaluated:
         """Return a row per dataset and score, the main score first; the columns are some of `read_records`."""
         rows = []
         for dataset, result in self.results.items():
-            for name, score in result.scores.items():
+            for number, (name, score) in enumerate(result.scores.items()):
                 names = (self.experiment, self.evaluation, self.protocol.preset, dataset, name)
-                is_main = score == self[dataset]
-                rows.append((*names, is_main, score.value, score.low, score.high, score.n, result.chance))
+                rows.append((*names, number == 0, score.value, score.low, score.high, score.n, result.chance))
         columns = "experiment evaluation preset dataset score is_main value low high n chance"
         return pd.DataFrame(rows, columns=columns.split())
 

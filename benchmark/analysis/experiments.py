@@ -9,8 +9,6 @@ from benchmark.analysis import ranking
 from benchmark.analysis.compare import Difference
 from benchmark.analysis.paired import Column, Interval, PairedComparisons
 from benchmark.errors import UserError, unknown
-from benchmark.progress import LogLine, Progress, silent
-from benchmark.records import store
 from benchmark.records.schema import Measured, PretrainedDeclaration, Record
 
 
@@ -77,29 +75,22 @@ def main_differences(
 
 
 def paired_differences(
-    first: str,
-    second: str,
-    folder: Path,
-    evaluation: str = "",
-    log: LogLine = silent,
-    progress: Progress = silent,
+    first: str, second: str, records: Sequence[Record], folder: Path, evaluation: str = ""
 ) -> list[Difference]:
     """Return the differences of the main scores of two experiments that both have predictions of.
 
     Args:
         first: name of the experiment that is subtracted from; see `records_of`.
         second: name of the other experiment.
-        folder: folder of records, with the predictions in its sibling `predictions/`.
+        records: the records of all experiments.
+        folder: the folder of these records, with the predictions in its sibling `predictions/`.
         evaluation: name of an evaluation; empty for all.
-        log: called with a line on each copy of a record.
-        progress: called with the number of records that were read.
 
     Raises:
         UserError: there is no such experiment, or no such difference.
     """
-    found = store.read_all(folder, log, progress)
     one, other = (
-        [record for record in records_of(name, found) if evaluation in ("", record.evaluation.name)]
+        [record for record in records_of(name, records) if evaluation in ("", record.evaluation.name)]
         for name in (first, second)
     )
     differences = [

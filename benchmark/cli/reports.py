@@ -93,11 +93,11 @@ def compare(
     """Print the differences of two experiments: paired by sample, with 95 % intervals over samples and seeds."""
     from benchmark.analysis.experiments import paired_differences
     from benchmark.cli.display import Display
+    from benchmark.records import store
 
     with Display() as display:
-        progress = functools.partial(display.update, READING)
-        found = paired_differences(first, second, records, evaluation, warn, progress)
-    rows = list(map(difference_document, found))
+        known = store.read_all(records, warn, functools.partial(display.update, READING))
+    rows = list(map(difference_document, paired_differences(first, second, known, records, evaluation)))
     return Answer({"first": first, "second": second, "differences": rows}, differences_text(rows))
 
 
