@@ -5,7 +5,6 @@ by people, in the file or on the page of the Hub, and is kept when the card is g
 """
 
 import re
-import string
 from collections.abc import Callable, Sequence
 
 from benchmark.errors import one_line
@@ -19,12 +18,13 @@ _PARTS = [
     re.compile(rf"^{re.escape(begin)}[^\S\n]*$.*?^{re.escape(end)}[^\S\n]*$", re.MULTILINE | re.DOTALL)
     for begin, end in (HEADER_MARKS, TEXT_MARKS)
 ]
-PUNCTUATION = re.compile(f"([{re.escape(string.punctuation)}])")
+MARKUP = re.compile(r"([!#$&()*+.<>@\[\\\]_`{|}~-]|:(?=\S))")
+"""Characters with a meaning in GitHub Markdown. A colon has one in an address and in the name of an emoji."""
 
 
 def escape(text: str) -> str:
     """Return Markdown that shows exactly `text`, on one line; control characters as \\x1b."""
-    return PUNCTUATION.sub(r"\\\1", one_line(text))
+    return MARKUP.sub(r"\\\1", one_line(text))
 
 
 def code(text: str) -> str:

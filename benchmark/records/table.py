@@ -117,7 +117,7 @@ def card(repo: str, records: Mapping[str, Record], table: str) -> str:
         pretty_name="SynRep-Bench records",
         license="apache-2.0",
         language=["en"],
-        tags=["synrep-bench", "benchmark", "evaluation", "tabular"],
+        tags=["synrep-bench", "benchmark"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": table}]}],
     )
     models = {(record.experiment.name, record.experiment.version, record.seed) for record in records.values()}
@@ -144,8 +144,8 @@ print(scores[scores.is_main].groupby(["experiment", "dataset", "protocol"]).valu
 - **Made for** comparing models whose rows have the same `protocol`, `dataset_revision` and `split`, with intervals.
 - **Not for** ranking rows of different protocols, nor for training.
 - **License**: Apache-2.0. The terms of a dataset also apply to results computed from it.
-- **Provenance**: records are never edited. `synrep results pull {repo}` downloads them, recomputes every score from the
-  predictions, and merges them into `results/`. `synrep results push {repo}` adds local records that are missing here.
+- **Provenance**: records are never edited. `synrep results pull {repo}` downloads and validates them, and merges them
+  into `results/`. `synrep results push {repo}` adds local records that are missing here.
 
 | evaluation | records |
 |---|---|

@@ -163,6 +163,7 @@ def stage(release: Release, repo: str, folder: Path) -> None:
             "of this encoder": file_sha256(folder / WEIGHTS),
         },
         parameters=sum(tensor.numel() for tensor in state.values()),
+        license_data=model_card.license_fields(release.experiment),
     )
     write_bytes(folder / CARD, text.encode())
     _require_equal(release.model, folder, size)

@@ -1,7 +1,7 @@
 """The model card of a released encoder: what it is, how to load it, what it is for, scores, training and limits.
 
-Scores appear twice: in the YAML's `model-index`, which the Hub reads, and as a table with n and intervals. Long tables
-are folded. The Hub has no widget for image features, so the header has no examples for one.
+Main scores are in the YAML's `model-index`, which the Hub reads, and in a table with n and intervals. Long tables are
+folded. The Hub has no widget for image features, so the header has no examples for one.
 """
 
 import re
@@ -35,6 +35,7 @@ def card(
     records: Sequence[Record],
     hashes: Mapping[str, str],
     parameters: int,
+    license_data: Mapping[str, Any],
 ) -> str:
     """Return the card as Markdown with a YAML header.
 
@@ -46,8 +47,8 @@ def card(
         records: records of this run only.
         hashes: SHA-256 by description of the weights.
         parameters: number of parameters of the encoder.
+        license_data: its YAML license fields, see `license_fields`.
     """
-    license_data = license_fields(experiment)
     fields = ModelCardData(
         **license_data,
         library_name="timm",
@@ -92,7 +93,7 @@ def license_fields(experiment: Experiment) -> dict[str, Any]:
 
 
 def eval_results(records: Sequence[Record]) -> list[EvalResult]:
-    """Return every score of every dataset in the Hub's `model-index` format, as fractions of one.
+    """Return the main score of every dataset in the Hub's `model-index` format, as fractions of one.
 
     The Hub merges entries of one dataset, revision and split, so the metric's name includes the protocol.
     """
@@ -103,15 +104,15 @@ def eval_results(records: Sequence[Record]) -> list[EvalResult]:
             dataset_name=f"{result.dataset.repo} at {result.dataset.revision}",
             dataset_split=result.dataset.split,
             dataset_revision=result.dataset.revision,
-            metric_type=metric,
-            metric_name=f"{record.evaluation.name} ({record.evaluation.preset}) on {dataset}: {metric}",
+            metric_type=result.main,
+            metric_name=f"{record.evaluation.name} ({record.evaluation.preset}) on {dataset}: {result.main}",
             metric_value=score.value,
             metric_args={"n": score.n, "low": score.low, "high": score.high},
         )
         for record in records
         for dataset, result in record.results.items()
         if isinstance(result, Measured)
-        for metric, score in result.scores.items()
+        for score in (result.scores[result.main],)
     ]
 
 
@@ -205,12 +206,13 @@ def _training(experiment: Experiment, seed: int, run: Mapping[str, Any], hashes:
 
 def _scores(repo: str, records: Sequence[Record]) -> str:
     """Return the main score of every dataset as a table, and all scores with their sources as a folded one."""
-    main, every, missing = [], [], []
+    main, every = [], []
+    missing: dict[str, list[str]] = {}
     for record in records:
         name, preset = record.evaluation.name, record.evaluation.preset
         for dataset, result in record.results.items():
             if isinstance(result, NotMeasured):
-                missing.append(f"{name} on {dataset}")
+                missing.setdefault(name, []).append(dataset)
                 continue
             labels = tuple(map(cards.escape, (name, preset, dataset)))
             source = f"{result.dataset.repo} at {result.dataset.revision}, {result.dataset.split}"
@@ -223,18 +225,21 @@ def _scores(repo: str, records: Sequence[Record]) -> str:
     if not every:
         return "## Scores\n\nNot measured.\n"
     labels = ("evaluation", "preset", "dataset")
-    footer = f"\nNot measured: {cards.escape(', '.join(missing))}.\n" if missing else ""
+    unmeasured = "".join(f"\n- {cards.escape(name)}: {cards.escape(', '.join(of))}" for name, of in missing.items())
     return f"""## Scores
 
 Scores of the frozen encoder, layer `cls`. The preset names the protocol. Intervals are over the samples of a test set,
 not over seeds.
 
 {cards.table((*labels, "score", "percent [95 %]", "chance", "n"), *main)}
-{footer}
+
 <details>
-<summary>All scores, with the revisions of the evaluation sets</summary>
+<summary>All scores, the revisions of the evaluation sets, and what was not measured</summary>
 
 {cards.table((*labels, "source", "score", "percent [95 %]", "n"), *every)}
+
+Not measured:
+{unmeasured or "nothing."}
 
 </details>
 

@@ -135,7 +135,8 @@ def _feature(dtype: pa.DataType) -> dict[str, str]:
 
 def _first_section(manifest: schema.Manifest, terms: Sequence[Terms], synthetic: bool) -> str:
     split = sorted(manifest.rows)[0]
-    licenses = ", ".join(dict.fromkeys(cards.escape(each.licence) for each in terms))
+    licenses = list(dict.fromkeys(cards.escape(each.licence) for each in terms))
+    together = ", all at once" if len(licenses) > 1 else ""
     forbidden = "" if all(each.commercial for each in terms) else " **Non-commercial use only.**"
     return f"""# {manifest.repo}
 
@@ -152,7 +153,7 @@ Replace `main` by the commit that you use, because later versions replace the fi
 downloading all of them.
 
 {SYNTHETIC_USES if synthetic else REAL_USES}
-- **License**: {licenses or "none declared"}, all at once ([terms](#terms)).{forbidden}
+- **License**: {", ".join(licenses) or "none declared"}{together} ([terms](#terms)).{forbidden}
 - **Provenance**: made by SynRep-Bench from revision `{manifest.revision}` of its [recipe](#recipe), which
   `synrep data check` verifies.
 """
@@ -165,7 +166,7 @@ def _contents_section(manifest: schema.Manifest, statistics: dict[str, Any], sam
         ("images", f"{statistics['images']:,}"),
         ("images per caption", f"{manifest.images_per_row:,}"),
         ("not drawn", failed or "0"),
-        ("size", f"{statistics['bytes'] / 1e9:,.2f} GB"),
+        ("size", _size(statistics["bytes"])),
         *((f"rows in {cards.escape(split)}", f"{count:,}") for split, count in sorted(manifest.rows.items())),
         *(
             (f"images asked for at guidance {cards.escape(str(g))}", f"{n:,}")
@@ -183,6 +184,10 @@ def _contents_section(manifest: schema.Manifest, statistics: dict[str, Any], sam
 
 {sheet}{cards.table(("", ""), *rows)}
 {captions}"""
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _sorted_by_value(guidance: dict[str, int]) -> list[tuple[str, int]]:
@@ -226,7 +231,9 @@ def _reference(fidelity: dict[str, Any], name: str) -> str:
 
 def _recipe_section(manifest: schema.Manifest, statistics: dict[str, Any]) -> str:
     declaration = [(cards.escape(key), cards.code(str(value))) for key, value in manifest.recipe.items()]
-    environment = [(kind, cards.escape("; ".join(sorted(statistics[kind])))) for kind in ("software", "device")]
+    environment = [
+        (kind, cards.escape("; ".join(sorted(statistics[kind])))) for kind in ("software", "device") if kind in statistics
+    ]
     rows = [*declaration, *environment]
     return f"""## Recipe
 
