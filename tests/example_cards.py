@@ -1,9 +1,9 @@
 """The example cards of docs/examples: a dataset, a model, records and a Space, as the Hub shows them.
 
 `python -m tests.example_cards` writes them; `test_example_cards.py` fails if one of them is stale. The model and the
-records are those of results/. The dataset is `toy-200`, of which `example_dataset.json` has the manifest, the statistics
-without times and machines, and some captions. `python -m tests.example_cards data/synrep-bench/scenes-toy-200` takes
-them from a new build.
+records are those of results/. The dataset is `toy-200`; `example_dataset.json` has its manifest, some captions, and
+its statistics without times and machines. `python -m tests.example_cards data/synrep-bench/scenes-toy-200` takes them
+from a new build.
 """
 
 import io

@@ -136,10 +136,10 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 features = model(transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0))  # (1, {vit.width})
 ```
 
-- **Made for** comparing methods and training datasets under equal compute, with the features frozen: linear probe, kNN,
-  few-shot.
-- **Not for** decisions about people, nor as a general-purpose encoder: it is one seed of one experiment, and saw nothing
-  but its training dataset, at {pixels} pixels.
+- **Made for** comparing methods and training datasets under equal compute, with the features frozen: linear probe,
+  kNN, few-shot.
+- **Not for** decisions about people, nor as a general-purpose encoder: it is one seed of one experiment, and saw only
+  its training dataset, at {pixels} pixels.
 - **License**: {_license(license_data)}, the terms of the training dataset, from which the weights are derived.
 - **Provenance**: experiment {cards.escape(experiment.name)}, version {experiment.version}, seed {seed}, of
   SynRep-Bench ([training](#training)).

@@ -232,7 +232,9 @@ def _reference(fidelity: dict[str, Any], name: str) -> str:
 def _recipe_section(manifest: schema.Manifest, statistics: dict[str, Any]) -> str:
     declaration = [(cards.escape(key), cards.code(str(value))) for key, value in manifest.recipe.items()]
     environment = [
-        (kind, cards.escape("; ".join(sorted(statistics[kind])))) for kind in ("software", "device") if kind in statistics
+        (kind, cards.escape("; ".join(sorted(statistics[kind]))))
+        for kind in ("software", "device")
+        if kind in statistics
     ]
     rows = [*declaration, *environment]
     return f"""## Recipe
@@ -245,8 +247,8 @@ The same recipe gives the same images again, with the same software on the same 
 {cards.table(("", ""), *rows)}
 
 The seed of an image is 64 bits of BLAKE2b over recipe, caption id and number of the image. It never depends on an order
-or a process. Image `i` of a caption has the guidance at place `(caption id + i)` of the schedule, counted cyclically, so
-that every value is equally frequent. A caption's id is the start of its SHA-256.
+or a process. Image `i` of a caption has the guidance at place `(caption id + i)` of the schedule, counted cyclically.
+Every value is thus equally frequent. A caption's id is the start of its SHA-256.
 
 </details>
 """
@@ -266,8 +268,8 @@ def _columns_section(manifest: schema.Manifest) -> str:
 | `nsfw` | of each image: above zero, the model's own safety checker would have hidden it; none is hidden here |
 
 The bytes of an image are uncompressed and contiguous in `data/{split}-*.parquet`. `index/{split}-*.npy` has the offset
-and length of each, int64 (rows, {manifest.images_per_row}, 2), to read some images of a row from a local copy or by HTTP
-range. `{schema.MANIFEST}` has the SHA-256 of rows, indices and sheet.
+and length of each, int64 (rows, {manifest.images_per_row}, 2), to read some images of a row from a local copy or by
+HTTP range. `{schema.MANIFEST}` has the SHA-256 of rows, indices and sheet.
 """
 
 

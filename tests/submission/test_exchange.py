@@ -129,6 +129,13 @@ def test_datasets_library_loads_the_table(hub, pushed, tmp_path):
     assert rows == [{**row, "created": str(row["created"])} for row in table_of(hub)] and len(rows) == 6
 
 
+def test_the_code_of_the_card_runs(hub, pushed, tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", hub.read(REPO, "README.md").decode(), re.DOTALL)
+    env = hub.environment(tmp_path / "home", None)
+    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert "test/clip" in ran.stdout and "digits" in ran.stdout
+
+
 def test_table_row_matches_its_record(hub, pushed, here):
     path = "records/test/clip/1/1/knn.dino.json"
     record = store.read(here / path)

@@ -12,9 +12,9 @@ import sys
 import threading
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
-import datasets
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard

@@ -31,7 +31,7 @@ def series(panel: dict[str, Any]) -> dict[str, list[list[Any]]]:
 
 def test_guidance_is_in_the_order_of_its_values_with_intervals_in_percent() -> None:
     figure = curves([], trade_off())[0]
-    by_position, by_features, factors = figure["panels"]
+    by_position, _, factors = figure["panels"]
     assert series(by_position)["drawn"] == [
         [2.7, 50.0, 45.0, 55.0, [2.6, 2.8], "w = 1"],
         [2.0, 70.0, 65.0, 75.0, [1.9, 2.1], "w = 3"],
