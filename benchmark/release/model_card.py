@@ -132,7 +132,8 @@ import timm
 from PIL import Image
 
 model = timm.create_model("hf_hub:{repo}", pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+settings = timm.data.resolve_model_data_config(model)
+transform = timm.data.create_transform(**settings, is_training=False)
 features = model(transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0))  # (1, {vit.width})
 ```
 
