@@ -184,6 +184,32 @@ def interval(difference: float, sample_variance: float, seed_variances: Iterable
     return Interval(difference, difference - half, difference + half, freedom)
 
 
+def score_interval(records: Sequence[Record], columns: Sequence[Column]) -> Interval:
+    """Return a model's mean over `columns`, all of which it has, with its 95 % interval over samples and seeds.
+
+    The variance over samples is that of the intervals in the records, averaged over seeds, which share their samples;
+    with one seed, it is all.
+
+    Args:
+        records: records of the model, one per seed.
+        columns: datasets and scores to average over.
+    """
+    variances = [
+        np.mean([_interval_variance(record, column) for record in _measured_on(records, column[0])])
+        for column in columns
+    ]
+    sample_variance = float(np.sum(variances)) / len(columns) ** 2
+    return interval(_mean(records, columns), sample_variance, [_seed_variance(records, columns)])
+
+
+def _interval_variance(record: Record, column: Column) -> float:
+    """Return the variance over samples of one score, from its 95 % interval in the record."""
+    result = record.results[column[0]]
+    assert isinstance(result, Measured)
+    score = result.scores[column[1]]
+    return float(((score.high - score.low) / 2 / _quantile(inf)) ** 2)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number (Holm, 1979), in the order given.
 

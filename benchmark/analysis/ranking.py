@@ -100,13 +100,30 @@ def best_of_column(
         column: dataset and score.
         pairs: paired differences.
     """
+    return best_of_mean(models, records_of, [column], pairs)
+
+
+def best_of_mean(
+    models: Sequence[Model],
+    records_of: Callable[[Model], SeedRecords],
+    columns: Sequence[Column],
+    pairs: PairedComparisons,
+) -> BestOfColumn[Model]:
+    """Return the winner by the mean over columns or the models tied for it, among those that have all columns.
+
+    Args:
+        models: the models.
+        records_of: function that returns the records of a model.
+        columns: datasets and scores.
+        pairs: paired differences.
+    """
     seeds = [records_of(model) for model in models]
-    score_M = scores(seeds, [column])[:, 0]
+    score_M = scores(seeds, columns).mean(axis=1)
     scored = [at for at in range(len(models)) if not np.isnan(score_M[at])]
     if len(scored) < 2:
         return BestOfColumn()
     best = max(scored, key=lambda at: float(score_M[at]))
-    differences = {at: pairs.difference(seeds[best], seeds[at], [column]) for at in scored if at != best}
+    differences = {at: pairs.difference(seeds[best], seeds[at], columns) for at in scored if at != best}
     if None in differences.values():
         return BestOfColumn(unknown=True)
     tied = [at for at, difference in differences.items() if difference and not difference.significant]

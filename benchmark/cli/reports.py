@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
@@ -15,8 +16,10 @@ from benchmark.cli.output import Answer, difference_document, differences_text, 
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from benchmark.records.schema import Record
+    from benchmark.reports.inputs import ReportInputs
     from benchmark.reports.site.models import Source
 
 READING = "reading records"
@@ -32,7 +35,7 @@ def tables(
         bool, typer.Option("--check", help="Write nothing; exit with code 2 if a table is out of date.")
     ] = False,
 ) -> None:
-    """Write and print the comparison tables, one folder per experiment file, and the tables of the paper."""
+    """Write the comparison tables, one folder each, and the tables of the paper; print the main summary."""
     from benchmark.cli.display import Display
     from benchmark.reports import build, inputs
 
@@ -41,17 +44,7 @@ def tables(
             found = inputs.read(records, warn, functools.partial(display.update, READING))
         expected = build.all_files(found, out, functools.partial(display.update, "building tables"))
     if check:
-        groups = build.records_by_comparison(found.records)
-        again = f"run `synrep tables --records {records} --out {out}`"
-        for group, files in expected.items():
-            if stale := build.check(files, out / group):
-                raise UserError(f"{out / group}: {', '.join(stale)}; {again}")
-            count = len(found.records if group == build.PAPER else groups[group])
-            show(f"{out / group}: up to date with {count} records")
-        if extra := build.extra_folders(expected, out):
-            raise UserError(
-                f"{', '.join(map(str, extra))}: no record belongs to this comparison; {again}, or move it away"
-            )
+        _check_tables(found.records, expected, records, out)
         return
     try:
         for group, files in expected.items():
@@ -59,10 +52,42 @@ def tables(
         if unknown := build.remove_extra(expected, out):
             warn(f"not written by `synrep tables`, kept; move them away: {', '.join(map(str, unknown))}")
     finally:  # also where nothing can be written
-        for files in expected.values():
-            for name, content in files.items():
-                if name.endswith(".md"):
-                    show(content.decode())
+        _show_summary(found, expected, out)
+
+
+def _check_tables(
+    found: "Sequence[Record]", expected: "Mapping[str, Mapping[str, bytes]]", records: Path, out: Path
+) -> None:
+    """Print a line for each folder that is up to date.
+
+    Raises:
+        UserError: a file is out of date, or a folder has no records.
+    """
+    from benchmark.reports import build
+
+    groups = build.records_by_comparison(found)
+    again = f"run `synrep tables --records {records} --out {out}`"
+    for group, files in expected.items():
+        if stale := build.check(files, out / group):
+            raise UserError(f"{out / group}: {', '.join(stale)}; {again}")
+        count = len(found if group == build.PAPER else groups[group])
+        show(f"{out / group}: up to date with {count} records")
+    if extra := build.extra_folders(expected, out):
+        raise UserError(f"{', '.join(map(str, extra))}: no record belongs to this comparison; {again}, or move it away")
+
+
+def _show_summary(found: "ReportInputs", expected: "Mapping[str, Mapping[str, bytes]]", out: Path) -> None:
+    """Print the summary of the main comparison, and where all tables are."""
+    from benchmark.reports import build
+    from benchmark.reports.table import text
+
+    main = build.main_comparison(found.records)
+    summary = build.summary_of(replace(found, records=build.records_by_comparison(found.records)[main]))
+    show(f"{text(replace(summary, title=main))}\n")
+    count = {group: sum(name.endswith(".md") for name in files) for group, files in expected.items()}
+    show(f"{out / main}: this summary and {count.pop(main) - 1} tables")
+    for group, number in count.items():
+        show(f"{out / group}: {number} tables")
 
 
 @contextlib.contextmanager

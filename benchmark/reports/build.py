@@ -16,12 +16,16 @@ from benchmark.errors import UserError, unknown
 from benchmark.files import write_bytes
 from benchmark.progress import Progress, silent
 from benchmark.records.schema import Record
+from benchmark.reports import summary
+from benchmark.reports.comparison import ComparisonTable
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.table import EXTENSIONS, NOTICES, Table, formats
 
 TABLES, PAPER_TABLES = f"{__package__}.tables", f"{__package__}.paper"
 Declared = Callable[[ReportInputs], Table]
 """A declared `TABLE`."""
+MAIN = "main-"
+"""Start of the names of the main comparisons."""
 PAPER = "paper"
 """Folder of the paper's tables, which are built from all records."""
 
@@ -77,10 +81,30 @@ def comparison_files(inputs: ReportInputs) -> dict[str, bytes]:
     Raises:
         UserError: the records cannot share one table.
     """
-    files: dict[str, bytes] = {}
+    files = formats(summary.NAME, summary_of(inputs))
     for name, table, declared, chosen in _comparison(inputs):
         files |= formats(name, table) | _plots(name, declared, chosen)
     return files
+
+
+def summary_of(inputs: ReportInputs) -> Table:
+    """Return the summary of one comparison.
+
+    Raises:
+        UserError: the records cannot share one table.
+    """
+    return summary.build(inputs, [table for table in _declared().values() if isinstance(table, ComparisonTable)])
+
+
+def main_comparison(records: Sequence[Record]) -> str:
+    """Return the comparison to print: one of the main comparisons if there is any, that with the most records."""
+    groups = records_by_comparison(records)
+    return min(groups, key=lambda name: (not name.startswith(MAIN), -len(groups[name]), name))
+
+
+def _declared() -> dict[str, Declared]:
+    """Return name -> comparison table, for every module of `tables/`."""
+    return {name: plugins.load(TABLES, name, "table").TABLE for name in plugins.names(TABLES)}
 
 
 def comparison_tables(inputs: ReportInputs) -> dict[str, Table]:
@@ -95,7 +119,7 @@ def comparison_tables(inputs: ReportInputs) -> dict[str, Table]:
 def _comparison(inputs: ReportInputs) -> Iterator[tuple[str, Table, Declared, ReportInputs]]:
     """Yield every table with rows: its name `<table>.<preset>`, itself, its declaration, and its inputs."""
     known = plugins.names("benchmark.evaluations")
-    tables: dict[str, Declared] = {name: plugins.load(TABLES, name, "table").TABLE for name in plugins.names(TABLES)}
+    tables = _declared()
     for evaluation, preset in sorted(set(map(_protocol, inputs.records))):
         if evaluation not in known:
             raise unknown("evaluation", evaluation, known)
@@ -213,11 +237,9 @@ def _report_files(folder: Path) -> list[Path]:
 
 
 def _is_generated(path: Path) -> bool:
-    """Return True if a file, or the Markdown file of the same name, starts with the notice of a generated file."""
+    """Return True if a file, or the Markdown file of the same name, ends with the notice of a generated file."""
     if path.suffix not in EXTENSIONS or path.is_symlink() or not path.is_file():
         return False
     if path.suffix not in NOTICES:
         return _is_generated(path.with_suffix(".md"))
-    notice = NOTICES[path.suffix].encode()
-    with path.open("rb") as file:
-        return file.read(len(notice)) == notice
+    return path.read_bytes().rstrip().endswith(NOTICES[path.suffix].encode())

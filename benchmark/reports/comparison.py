@@ -1,28 +1,31 @@
 """Comparison tables: methods as rows, datasets as columns, from the records of one evaluation.
 
-Rows: methods in alphabetical order, `untrained` and raw pixels last, then rules without a model, the chance level and
-the sample size.
-Columns: datasets. One that no method was measured on has a footnote with the reason instead.
+Rows: methods by family and score (`rows`), the untrained encoder and raw pixels last, then rules without a model, the
+chance level and the sample size. Below a method on synthetic images is its paired difference from real ones. A method
+without any score is in a footnote with the reason instead.
+Columns: datasets. One that no method was measured on is in a note with the reason instead.
 Cells: mean over seeds in percent ± the sample standard deviation over seeds; with one seed ± half of the 95 % interval
-of the test sample. Bold: the best mean of a column, if it is significantly better than every other one: the 95 %
-interval of each paired difference excludes zero. Otherwise the best mean and those not significantly worse have a star.
+of the test sample. A difference has ± half of its 95 % interval. Bold: the best mean of a column, if it is
+significantly better than every other one: the 95 % interval of each paired difference excludes zero. Otherwise the best
+mean and those not significantly worse have a star.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from string import ascii_lowercase
 from typing import Any
 
 from benchmark.analysis import ranking
-from benchmark.analysis.paired import PairedComparisons
+from benchmark.analysis.paired import Interval, PairedComparisons
 from benchmark.analysis.ranking import BestOfColumn
 from benchmark.errors import SkipCode
 from benchmark.records.schema import Measured, Record, ScorePart, canonical_json
 from benchmark.reports.inputs import ReportInputs
-from benchmark.reports.rows import Run, dataset_names, group_into_rows
+from benchmark.reports.rows import Run, dataset_names, group_into_rows, real_partner
 from benchmark.reports.table import NO_VALUE, Cell, Table
 
+HEAD = ("method", "experiment", "seeds")
 TEST_SELECTED = "TEST-SELECTED: the best of what was tried on the test split itself"
 
 
@@ -71,50 +74,56 @@ class ComparisonTable:
     """A comparison of all methods under one evaluation, as declared by a module of `tables/`."""
 
     evaluation: str
+    name: str
+    """Short name of the evaluation, for the summary."""
     title: str
     caption: str
     columns: Callable[[str], list[Column]] = main_scores
     """Function from a dataset to its columns."""
     references: tuple[str, ...] = ()
     """Names of rules that need no model, each a detail with its value for every score; shown as rows."""
+    needs_text: bool = False
+    """True if the evaluation compares images with texts."""
 
     def __call__(self, inputs: ReportInputs) -> Table:
-        """Return the table; it has no rows without records of this evaluation.
+        """Return the table; it has no rows without a score of this evaluation.
 
         Raises:
             UserError: the records differ in preset, version, protocol, views, or the samples of a column.
         """
-        runs = group_into_rows(inputs.records, self.evaluation)
-        names = dataset_names(runs)
-        measured = [name for name in names if any(run.measured(name) for run in runs)]
+        every = group_into_rows(inputs.records, self.evaluation)
+        names = dataset_names(every)
+        measured = [name for name in names if any(run.measured(name) for run in every)]
+        runs = [run for run in every if any(run.measured(name) for name in measured)]
         columns = self.shown_columns(runs)
         notes = Notes()
         bests = [best_of_column(runs, column, inputs.pairs) for column in columns]
-        rows = [
-            (Cell(run.label), Cell(str(run.seeds or "")), *(cell(run, *pair, notes) for pair in zip(columns, bests)))
-            for run in runs
-        ]
+        rows = list(_rows(runs, columns, bests, inputs.pairs, notes))
         if rows:
             rules = [rule for rule in self.references if any(_reference(runs, column, rule).text for column in columns)]
-            rows += [(Cell(rule), Cell(""), *(_reference(runs, column, rule) for column in columns)) for rule in rules]
-            rows.append((Cell("chance"), Cell(""), *(_main_score_cell(runs, column, _chance) for column in columns)))
-            rows.append((Cell("n"), Cell(""), *(_main_score_cell(runs, column, _n) for column in columns)))
+            rows += [_row(rule, (_reference(runs, column, rule) for column in columns)) for rule in rules]
+            rows.append(_row("chance", (_main_score_cell(runs, column, _chance) for column in columns)))
+            rows.append(_row("n", (_main_score_cell(runs, column, _n) for column in columns)))
+        warnings, skipped = _unmeasured(runs, [name for name in names if name not in measured])
         return Table(
             title=self.title,
             captions=(self.caption,),
-            columns=("method", "seeds", *(column.header for column in columns)),
-            keys=("method", "seeds", *(f"{each.dataset} {each.share or each.score}".strip() for each in columns)),
+            columns=(*HEAD, *(column.header for column in columns)),
+            keys=(*HEAD, *(f"{each.dataset} {each.share or each.score}".strip() for each in columns)),
             rows=tuple(rows),
             footnotes=(
                 *notes.lines(),
+                *left_out_footnotes([run for run in every if run not in runs], names),
                 *unit_footnotes(runs),
                 *pixels_footnotes(runs),
+                *_difference_footnotes(runs),
                 *significance_footnotes(bests, runs),
-                *provenance_footnotes(runs),
-                *(_unmeasured(runs, [name for name in names if measured and name not in measured])),
-            )
-            if runs
-            else (),
+                *warning_footnotes(runs),
+                *warnings,
+            ),
+            folded=(*skipped, provenance(runs)) if runs else (),
+            leading=len(HEAD),
+            csv_only=HEAD[1:] if has_equal_seeds(runs) else HEAD[1:2],
         )
 
     def shown_columns(self, runs: Sequence[Run]) -> list[Column]:
@@ -126,6 +135,85 @@ class ComparisonTable:
             for column in self.columns(name)
             if not column.optional or any(scores_of(run, column) for run in runs)
         ]
+
+
+def _rows(
+    runs: Sequence[Run],
+    columns: Sequence[Column],
+    bests: Sequence[BestOfColumn[Run]],
+    pairs: PairedComparisons,
+    notes: Notes,
+) -> Iterator[tuple[Cell, ...]]:
+    """Yield the row of each method, and below one on synthetic images the difference from real ones.
+
+    Args:
+        runs: the methods.
+        columns: columns of the table.
+        bests: the best methods of each column.
+        pairs: paired differences.
+        notes: footnotes, to which the reasons for missing scores are added.
+    """
+    for run in runs:
+        seeds = str(run.seeds or "")
+        cells = [cell(run, *pair, notes) for pair in zip(columns, bests, strict=True)]
+        yield (Cell(run.label), Cell(run.records[0].experiment.name), Cell(seeds), *cells)
+        if real := real_partner(run, runs):
+            yield _row(difference_label(run), (_difference_cell(run, real, column, pairs) for column in columns))
+
+
+def _row(label: str, cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """Return a row that is no method."""
+    return (Cell(label), *(Cell("") for _ in HEAD[1:]), *cells)
+
+
+def difference_label(run: Run) -> str:
+    """Return the label of the difference between a run on synthetic images and that on real ones."""
+    return f"{run.label} - real"
+
+
+def difference_cell(difference: Interval | None) -> Cell:
+    """Return a difference in percentage points, ± half of its 95 % interval."""
+    if difference is None:
+        return Cell(NO_VALUE)
+    half = (difference.high - difference.low) / 2
+    return Cell(f"{100 * difference.difference:+.1f} ± {100 * half:.1f}")
+
+
+def _difference_cell(run: Run, real: Run, column: Column, pairs: PairedComparisons) -> Cell:
+    if column.share or not (scores_of(run, column) and scores_of(real, column)):
+        return Cell("")
+    score = (column.dataset, column.score or run.measured(column.dataset)[0].main)
+    return difference_cell(pairs.difference(run.records, real.records, [score]))
+
+
+def _difference_footnotes(runs: Sequence[Run]) -> list[str]:
+    if not any(real_partner(run, runs) for run in runs):
+        return []
+    return [
+        "synthetic - real: paired difference in percentage points, ± half of its 95 % interval over samples and seeds "
+        "(no correction for multiple comparisons)."
+    ]
+
+
+def has_equal_seeds(runs: Sequence[Run]) -> bool:
+    """Return True if all runs but raw pixels have the same number of seeds."""
+    return len({run.seeds for run in runs if not run.is_pixels}) <= 1
+
+
+def left_out_footnotes(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
+    """Return one footnote for each reason for which runs have no score on any of the datasets.
+
+    A run whose datasets have different reasons is named in all of their footnotes, with the datasets.
+    """
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        reasons: dict[str, list[str]] = {}
+        for name in datasets:
+            reasons.setdefault(run.missing_reason(name), []).append(name)
+        for reason, names in reasons.items():
+            where = f" ({', '.join(names)})" if len(reasons) > 1 else ""
+            found.setdefault(reason, []).append(f"{run.label}{where}")
+    return [f"{reason[:1].upper()}{reason[1:]}: {', '.join(labels)}." for reason, labels in found.items()]
 
 
 def percent(scores: Sequence[ScorePart]) -> str:
@@ -140,7 +228,9 @@ def unit_footnotes(runs: Sequence[Run]) -> list[str]:
     seeds = {len(run.measured(name)) for run in runs if not run.is_pixels for name in names} - {0}
     lines = ["Scores in percent."]
     if max(seeds, default=0) > 1:
-        lines.append("± with several seeds: sample standard deviation over seeds.")
+        several = {run.seeds for run in runs if run.seeds > 1}
+        count = f" ({several.pop()} of each)" if len(several) == 1 else ""
+        lines.append(f"± with several seeds{count}: sample standard deviation over seeds.")
     if 1 in seeds:
         lines.append("± with one seed: half of the 95 % interval of the test sample.")
     return lines
@@ -157,15 +247,17 @@ def pixels_footnotes(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def provenance_footnotes(runs: Sequence[Run]) -> list[str]:
-    """Return footnotes on the protocol, the training, the encoder, and the samples of each dataset."""
+def provenance(runs: Sequence[Run]) -> tuple[str, tuple[str, ...]]:
+    """Return a title, and lines on experiments, protocol, training, encoder, and the samples of each dataset."""
     first = runs[0].records[0].evaluation
     knobs = ", ".join(
         f"{name} {value}" for name, value in sorted(first.knobs.items()) if not isinstance(value, list | dict)
     )
+    experiments = (f"{run.label} is {_experiment(run.records[0])}" for run in runs)
     lines = [
+        f"Experiments: {'; '.join(experiments)}.",
         f"Protocol: evaluation {first.name}, version {first.version}, preset {first.preset}, hash {first.protocol[:12]}"
-        + (f" ({knobs})." if knobs else ".")
+        + (f" ({knobs})." if knobs else "."),
     ]
     trained = [run for run in runs if run.records[0].model.views]
     if trained:
@@ -174,12 +266,7 @@ def provenance_footnotes(runs: Sequence[Run]) -> list[str]:
         equal = len({record.model.views for run in trained for record in run.records}) == 1
         lines.append(f"Training: {views}{' for every trained method' if equal else ''}, on {data}.")
     lines.append(f"Encoder: {_shared_value(runs, lambda record: _format_settings(record.model.encoder))}.")
-    names = dataset_names(runs)
-    selected = [name for name in names if any(is_test_selected(r) for run in runs for r in run.measured(name))]
-    if selected:
-        lines.append(f"{TEST_SELECTED}: {', '.join(selected)}.")
-    lines += _content_footnotes(runs, names)
-    for name in names:
+    for name in dataset_names(runs):
         found = [result for run in runs for result in run.measured(name)]
         if found:
             part = found[0].dataset
@@ -187,7 +274,19 @@ def provenance_footnotes(runs: Sequence[Run]) -> list[str]:
                 f"{name}: {found[0].main}, {part.repo} @ {part.revision[:12]}, split {part.split}, "
                 f"{part.n:,} samples, ids {part.ids_sha256[:12]}."
             )
-    return lines
+    return "Provenance", tuple(lines)
+
+
+def _experiment(record: Record) -> str:
+    return f"{record.experiment.name} version {record.experiment.version}"
+
+
+def warning_footnotes(runs: Sequence[Run]) -> list[str]:
+    """Return footnotes on scores that were selected on the test split or whose files are not those of a revision."""
+    names = dataset_names(runs)
+    selected = [name for name in names if any(is_test_selected(r) for run in runs for r in run.measured(name))]
+    lines = [f"{TEST_SELECTED}: {', '.join(selected)}."] if selected else []
+    return lines + _content_footnotes(runs, names)
 
 
 def _content_footnotes(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
@@ -220,17 +319,21 @@ def _training(record: Record) -> str:
     return f"{source.repo} @ {source.revision[:12]}" if source else "third-party data"
 
 
-def _unmeasured(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
-    """Return footnotes on datasets that no method was measured on, with the reasons of methods measured on others."""
-    names = dataset_names(runs)
-    measured = [run for run in runs if any(run.measured(name) for name in names)]
-    reasons = {name: "; ".join(dict.fromkeys(run.missing_reason(name) for run in measured)) for name in datasets}
-    lines, shared = [], {SkipCode.MISSING_DATASET: "not on the machine", SkipCode.NOT_REQUESTED: "not requested"}
+def _unmeasured(runs: Sequence[Run], datasets: Sequence[str]) -> tuple[list[str], list[tuple[str, tuple[str, ...]]]]:
+    """Return footnotes on datasets that no method was measured on, and what is folded: those that nobody tried."""
+    reasons = {name: "; ".join(dict.fromkeys(run.missing_reason(name) for run in runs)) for name in datasets}
+    lines, count, shared = (
+        [],
+        0,
+        {SkipCode.MISSING_DATASET: "Not on the machine", SkipCode.NOT_REQUESTED: "Not requested"},
+    )
     for code, words in shared.items():
-        if found := [name for name in reasons if any(code in run.skip_codes(name) for run in measured)]:
-            lines.append(f"Not measured, {words}: {', '.join(found)}.")
+        if found := [name for name in reasons if any(code in run.skip_codes(name) for run in runs)]:
+            lines.append(f"{words}: {', '.join(found)}.")
+            count += len(found)
             reasons = {name: reason for name, reason in reasons.items() if name not in found}
-    return [*lines, *(f"Not measured: {name}: {reason}." for name, reason in reasons.items())]
+    folded = [(f"Not measured: {count} dataset{'s' if count > 1 else ''}", tuple(lines))] if lines else []
+    return [f"Not measured: {name}: {reason}." for name, reason in reasons.items()], folded
 
 
 def scores_of(run: Run, column: Column) -> list[ScorePart]:

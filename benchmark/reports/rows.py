@@ -1,14 +1,26 @@
-"""Table rows: the records of one evaluation grouped by experiment. Records that must not share a table are refused."""
+"""Table rows: the records of one evaluation grouped by experiment. Records that must not share a table are refused.
+
+Rows are sorted by family (`family`), then methods by their best score, then the experiments of a method by name.
+"""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import groupby, pairwise
 
+import numpy as np
+
+from benchmark.analysis import ranking
 from benchmark.errors import SkipCode, UserError
-from benchmark.records.schema import Measured, NotMeasured, Record
+from benchmark.records.schema import Declaration, Measured, NotMeasured, Record
+from benchmark.reports.published.numbers import method_name
 from benchmark.schema import parse_count
+
+REAL, SYNTHETIC = "-real", "-syn"
+"""Ends of the names of two experiments that differ only in their training images."""
+VARIANTS = {"real": "real", "syn": "synthetic"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,28 +71,84 @@ class Run:
 
 
 def group_into_rows(records: Iterable[Record], evaluation: str) -> list[Run]:
-    """Return the rows of one evaluation, sorted by method and experiment name, with `untrained` and raw pixels last.
+    """Return the rows of one evaluation in the order of a table.
 
     Raises:
         UserError: the records differ in something that a table must not mix.
     """
-
-    def experiment(record: Record) -> tuple[str, list[tuple[int, str]], str, int]:
-        name = record.experiment.name
-        return record.experiment.method, natural_sort_key(name), name, record.experiment.version
-
-    chosen = [record for record in records if record.evaluation.name == evaluation]
-    chosen.sort(key=lambda r: (r.is_pixels, r.experiment.method == "untrained", experiment(r), r.seed))
+    chosen = sorted((r for r in records if r.evaluation.name == evaluation), key=lambda r: (_experiment(r), r.seed))
     _refuse_mixed(chosen)
-    groups = [tuple(group) for _, group in groupby(chosen, experiment)]
+    groups = [tuple(group) for _, group in groupby(chosen, _experiment)]
     for group in groups:
         _require_equal(group, lambda record: {"configurations of one experiment": record.experiment.fingerprint})
         seeds = [record.seed for record in group]
         for earlier, later in pairwise(seeds):
             if earlier == later:
                 raise UserError(f"two records of {_describe(group[seeds.index(later)])}; keep one of them")
-    others = [group[0] for group in groups if not group[0].is_pixels]
-    return [Run(_label(group[0], others), group) for group in groups]
+    return _sorted([Run(label, group) for label, group in zip(labels([group[0] for group in groups]), groups)])
+
+
+def family(record: Record) -> int:
+    """Return the place of a record's family: the families of a table stand in this order.
+
+    0: several images of a caption are positives; 1: single images; 2: images and captions; 3: models that were trained
+    elsewhere; 4: random weights; 5: raw pixels.
+    """
+    declared = record.experiment.declaration
+    if record.is_pixels:
+        return 5
+    if not isinstance(declared, Declaration):
+        return 3
+    if declared.views == 0:
+        return 4
+    sampling = declared.settings.get("sampling", {})
+    if sampling.get("images", 1) > 1:
+        return 0
+    return 2 if sampling.get("text") else 1
+
+
+def real_partner(run: Run, runs: Sequence[Run]) -> Run | None:
+    """Return the run on real images that a run on synthetic ones is compared with; None if there is none."""
+    experiment = run.records[0].experiment
+    if not experiment.name.endswith(SYNTHETIC):
+        return None
+    partner = (experiment.method, experiment.name.removesuffix(SYNTHETIC) + REAL, experiment.version)
+    others = {(r.experiment.method, r.experiment.name, r.experiment.version): o for o in runs for r in o.records[:1]}
+    return others.get(partner)
+
+
+def _experiment(record: Record) -> tuple[str, list[tuple[int, str]], str, int]:
+    name = record.experiment.name
+    return record.experiment.method, natural_sort_key(name), name, record.experiment.version
+
+
+def method_families(runs: Iterable[Run]) -> dict[str, int]:
+    """Return method -> its family, the first of those of its experiments."""
+    found: dict[str, int] = {}
+    for run in runs:
+        method = run.records[0].experiment.method
+        found[method] = min(found.get(method, family(run.records[0])), family(run.records[0]))
+    return found
+
+
+def _sorted(runs: Sequence[Run]) -> list[Run]:
+    """Return the rows by family, best score of the method, and name; the score is a mean over shared datasets."""
+    models = [run.records for run in runs]
+    score_MC = ranking.scores(models, ranking.main_scores(models))
+    is_measured_M = ~np.isnan(score_MC).all(axis=1)
+    is_shared_C = ~np.isnan(score_MC[is_measured_M]).any(axis=0)
+    mean_M = np.nan_to_num(score_MC[:, is_shared_C]).mean(axis=1) if is_shared_C.any() else np.zeros(len(runs))
+    best: dict[str, float] = {}
+    for run, mean in zip(runs, mean_M, strict=True):
+        method = run.records[0].experiment.method
+        best[method] = max(best.get(method, 0.0), float(mean))
+    families = method_families(runs)
+
+    def sort_key(run: Run) -> tuple[object, ...]:
+        experiment = _experiment(run.records[0])
+        return families[experiment[0]], -best[experiment[0]], *experiment
+
+    return sorted(runs, key=sort_key)
 
 
 @cache
@@ -142,23 +210,41 @@ def _describe(record: Record) -> str:
     return f"{experiment.name} version {experiment.version} seed {record.seed} {record.evaluation.name}"
 
 
-def _label(record: Record, others: Sequence[Record]) -> str:
-    """Return a unique label of a row: the method if that is unique, else the experiment, with the version if needed.
+def labels(experiments: Sequence[Record]) -> list[str]:
+    """Return a unique label of each experiment, given one record of each.
 
-    If all experiments are in one folder, and a method has several of them, every row is labeled by the last part of its
-    experiment's name.
+    A label is the name of the method. If all experiments are in one folder, and a method has several of them, what
+    distinguishes them follows; experiments of several folders have their full names. A version is shown if there are
+    two.
     """
+    trained = [record for record in experiments if not record.is_pixels]
+    found = [_label(record, trained if not record.is_pixels else experiments) for record in experiments]
+    counts = Counter(found)
+    return [_full_name(record) if counts[label] > 1 else label for label, record in zip(found, experiments)]
+
+
+def _label(record: Record, others: Sequence[Record]) -> str:
     experiment = record.experiment
     if record.is_pixels:
-        return experiment.method
+        return "raw pixels" if sum(other.is_pixels for other in others) == 1 else f"raw {experiment.method}"
     names: dict[str, set[str]] = {}
     for other in others:
         names.setdefault(other.experiment.method, set()).add(other.experiment.name)
     versions = [other.experiment.version for other in others if other.experiment.name == experiment.name]
-    label = experiment.method
+    label = method_name(experiment.method)
     if len({name.rpartition("/")[0] for same_method in names.values() for name in same_method}) > 1:
         if len(names[experiment.method]) > 1:
             label = experiment.name
     elif any(len(same_method) > 1 for same_method in names.values()):
-        label = experiment.name.rpartition("/")[2]
+        label = _with_variant(label, experiment.name.rpartition("/")[2], experiment.method)
     return label if len(versions) == 1 else f"{label} v{experiment.version}"
+
+
+def _with_variant(label: str, name: str, method: str) -> str:
+    """Return the label with what distinguishes the experiment, such as `SimCLR synthetic` for `simclr-syn`."""
+    variant = name.removeprefix(method).removeprefix("-")
+    return name if not name.startswith(method) else f"{label} {VARIANTS.get(variant, variant)}".strip()
+
+
+def _full_name(record: Record) -> str:
+    return f"{record.experiment.name} v{record.experiment.version}"

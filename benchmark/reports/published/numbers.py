@@ -4,13 +4,14 @@ import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmark.errors import UserError
 
 RESTORE = "restore the file or install synrep-bench again"
-NUMBERS, FACTS = (Path(__file__).with_name(name) for name in ("numbers.csv", "facts.csv"))
+NUMBERS, FACTS, NAMES = (Path(__file__).with_name(name) for name in ("numbers.csv", "facts.csv", "names.csv"))
 CONFIDENCE = ("primary", "primary (other protocol)", "secondary", "derived", "doubtful")
 
 
@@ -82,6 +83,17 @@ def read_facts(path: Path = FACTS) -> tuple[Fact, ...]:
             raise UserError(f"{path} line {at}: expected a finite value above zero, found {fact.value}; fix this line")
         facts.append(fact)
     return tuple(facts)
+
+
+def method_name(method: str) -> str:
+    """Return the name of a method as its paper writes it, or `method` itself if `names.csv` does not have it."""
+    return _method_names().get(method, method)
+
+
+@cache
+def _method_names() -> dict[str, str]:
+    with NAMES.open(newline="", encoding="utf-8") as file:
+        return {line["method"]: line["name"] for line in csv.DictReader(file)}
 
 
 Line = TypeVar("Line", Published, Fact)

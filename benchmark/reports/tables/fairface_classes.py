@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from benchmark.errors import UserError
-from benchmark.reports.comparison import percent, provenance_footnotes, unit_footnotes
+from benchmark.reports.comparison import left_out_footnotes, percent, provenance, unit_footnotes, warning_footnotes
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.rows import Run, dataset_names, group_into_rows
 from benchmark.reports.table import NO_VALUE, Cell, Table
@@ -20,7 +20,7 @@ def build(inputs: ReportInputs) -> Table:
     runs = group_into_rows(inputs.records, "fairface")
     names = dataset_names(runs)
     measured = [run for run in runs if any(run.measured(name) for name in names)]
-    missing = [f"{run.label} on {name}: {why}." for name in names for run in runs if (why := run.missing_reason(name))]
+    left_out = [run for run in runs if run not in measured]
     columns = ("dataset", "group", "n", *(run.label for run in measured))
     return Table(
         title=TITLE,
@@ -28,8 +28,25 @@ def build(inputs: ReportInputs) -> Table:
         columns=columns,
         keys=columns,
         rows=tuple(row for name in names for row in _rows(measured, name)),
-        footnotes=(*missing, *unit_footnotes(runs), *provenance_footnotes(runs)) if measured else (),
+        footnotes=(
+            *_partly_missing(measured, names),
+            *left_out_footnotes(left_out, names),
+            *unit_footnotes(measured),
+            *warning_footnotes(measured),
+        ),
+        folded=(provenance(measured),) if measured else (),
+        leading=3,
     )
+
+
+def _partly_missing(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
+    """Return one footnote for each dataset and reason for which runs with other scores lack seeds there."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in datasets:
+        for run in runs:
+            if reason := run.missing_reason(name):
+                found.setdefault((name, reason), []).append(run.label)
+    return [f"{name}: {reason}: {', '.join(labels)}." for (name, reason), labels in found.items()]
 
 
 def _rows(runs: Sequence[Run], dataset: str) -> list[tuple[Cell, ...]]:

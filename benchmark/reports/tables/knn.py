@@ -4,6 +4,7 @@ from benchmark.reports.comparison import ComparisonTable
 
 TABLE = ComparisonTable(
     "knn",
+    name="kNN",
     title="k nearest neighbors",
     caption="Weighted vote of the nearest training images, unit vectors; n counts test images. Images are "
     "resized to the input size; under the preset that ends in -crop, to 256 / 224 of it and cropped, as in DINO's "

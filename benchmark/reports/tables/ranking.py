@@ -1,9 +1,9 @@
 """Ranking of all models under each protocol: mean, average rank, Borda count, and groups of similar models."""
 
 from benchmark.analysis import ranking
-from benchmark.reports.comparison import pixels_footnotes, provenance_footnotes, unit_footnotes
+from benchmark.reports.comparison import pixels_footnotes, provenance, unit_footnotes, warning_footnotes
 from benchmark.reports.inputs import ReportInputs
-from benchmark.reports.rows import group_into_rows
+from benchmark.reports.rows import Run, dataset_names, group_into_rows
 from benchmark.reports.table import NO_VALUE, Cell, Table
 
 TITLE = "Ranking"
@@ -18,12 +18,14 @@ def build(inputs: ReportInputs) -> Table:
         UserError: the records cannot share one table.
     """
     evaluation = inputs.records[0].evaluation.name
-    runs = group_into_rows(inputs.records, evaluation)
+    runs = [run for run in group_into_rows(inputs.records, evaluation) if _is_measured(run)]
     models = [run.records for run in runs]
     names = [name for name, _ in ranking.main_scores(models)]
     standings = ranking.rank_models(models, inputs.pairs)
-    rows = [(standing, run) for standing, run in zip(standings, runs) if standing.datasets]
-    rows.sort(key=lambda row: (row[0].mean is None, -(row[0].mean or 0.0), -row[0].borda))
+    rows = sorted(
+        zip(standings, runs, strict=True),
+        key=lambda row: (row[0].mean is None, -(row[0].mean or 0.0), -row[0].borda),
+    )
     return Table(
         title=f"{TITLE}: {evaluation.replace('_', ' ')}",
         captions=(f"Over the main scores of {len(names)} datasets: {', '.join(names)}.",),
@@ -48,12 +50,18 @@ def build(inputs: ReportInputs) -> Table:
             "Mean (in percent) and average rank (1 is best): of, and among, models measured on every dataset.",
             "Borda count: on each dataset, one point for every model with a lower score and half a point for an equal "
             "one.",
-            *unit_footnotes([run for _, run in rows])[1:],
-            *pixels_footnotes([run for _, run in rows]),
-            provenance_footnotes(runs)[0],
+            *unit_footnotes(runs)[1:],
+            *pixels_footnotes(runs),
+            *warning_footnotes(runs),
         ),
+        folded=(provenance(runs),) if runs else (),
+        leading=2,
         name=f"ranking_{evaluation}",
     )
+
+
+def _is_measured(run: Run) -> bool:
+    return any(run.measured(name) for name in dataset_names([run]))
 
 
 def _mean(standing: ranking.Standing) -> str:

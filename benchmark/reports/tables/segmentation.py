@@ -10,6 +10,7 @@ def _columns(dataset: str) -> list[Column]:
 
 TABLE = ComparisonTable(
     "segmentation",
+    name="segmentation",
     title="Semantic segmentation",
     caption="Mean intersection over union (mIoU) of areas that are summed over all images; n counts test images, which "
     "are the sample of the interval. The objects leave out the classes of the background. Chance is the best of a "
