@@ -22,8 +22,9 @@ from benchmark.analysis.ranking import BestOfColumn
 from benchmark.errors import SkipCode
 from benchmark.records.schema import Measured, Record, ScorePart, canonical_json
 from benchmark.reports.inputs import ReportInputs
+from benchmark.reports.published.numbers import method_name
 from benchmark.reports.rows import Run, dataset_names, group_into_rows, real_partner
-from benchmark.reports.table import NO_VALUE, Cell, Table
+from benchmark.reports.table import NO_VALUE, Cell, Fold, Table
 
 HEAD = ("method", "experiment", "seeds")
 TEST_SELECTED = "TEST-SELECTED: the best of what was tried on the test split itself"
@@ -104,7 +105,7 @@ class ComparisonTable:
             rows += [_row(rule, (_reference(runs, column, rule) for column in columns)) for rule in rules]
             rows.append(_row("chance", (_main_score_cell(runs, column, _chance) for column in columns)))
             rows.append(_row("n", (_main_score_cell(runs, column, _n) for column in columns)))
-        warnings, skipped = _unmeasured(runs, [name for name in names if name not in measured])
+        warnings, skipped = unmeasured_notes(runs, [name for name in names if name not in measured])
         return Table(
             title=self.title,
             captions=(self.caption,),
@@ -168,7 +169,7 @@ def _row(label: str, cells: Iterable[Cell]) -> tuple[Cell, ...]:
 
 def difference_label(run: Run) -> str:
     """Return the label of the difference between a run on synthetic images and that on real ones."""
-    return f"{run.label} - real"
+    return f"{method_name(run.records[0].experiment.method)} difference"
 
 
 def difference_cell(difference: Interval | None) -> Cell:
@@ -190,14 +191,20 @@ def _difference_footnotes(runs: Sequence[Run]) -> list[str]:
     if not any(real_partner(run, runs) for run in runs):
         return []
     return [
-        "synthetic - real: paired difference in percentage points, ± half of its 95 % interval over samples and seeds "
-        "(no correction for multiple comparisons)."
+        "Difference: synthetic - real, paired, in percentage points, ± half of its 95 % interval over samples and "
+        "seeds (no correction for multiple comparisons)."
     ]
 
 
 def has_equal_seeds(runs: Sequence[Run]) -> bool:
     """Return True if all runs but raw pixels have the same number of seeds."""
     return len({run.seeds for run in runs if not run.is_pixels}) <= 1
+
+
+def missing_reason(run: Run, dataset: str) -> str:
+    """Return the reason why a run has no score on a dataset; without a text tower, the same for every evaluation."""
+    no_text = run.skip_codes(dataset) == {SkipCode.NO_TEXT_TOWER}
+    return "no text tower" if no_text else run.missing_reason(dataset)
 
 
 def left_out_footnotes(runs: Sequence[Run], datasets: Sequence[str]) -> list[str]:
@@ -209,7 +216,7 @@ def left_out_footnotes(runs: Sequence[Run], datasets: Sequence[str]) -> list[str
     for run in runs:
         reasons: dict[str, list[str]] = {}
         for name in datasets:
-            reasons.setdefault(run.missing_reason(name), []).append(name)
+            reasons.setdefault(missing_reason(run, name), []).append(name)
         for reason, names in reasons.items():
             where = f" ({', '.join(names)})" if len(reasons) > 1 else ""
             found.setdefault(reason, []).append(f"{run.label}{where}")
@@ -247,7 +254,7 @@ def pixels_footnotes(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def provenance(runs: Sequence[Run]) -> tuple[str, tuple[str, ...]]:
+def provenance(runs: Sequence[Run]) -> Fold:
     """Return a title, and lines on experiments, protocol, training, encoder, and the samples of each dataset."""
     first = runs[0].records[0].evaluation
     knobs = ", ".join(
@@ -319,7 +326,9 @@ def _training(record: Record) -> str:
     return f"{source.repo} @ {source.revision[:12]}" if source else "third-party data"
 
 
-def _unmeasured(runs: Sequence[Run], datasets: Sequence[str]) -> tuple[list[str], list[tuple[str, tuple[str, ...]]]]:
+def unmeasured_notes(
+    runs: Sequence[Run], datasets: Sequence[str]
+) -> tuple[list[str], list[tuple[str, tuple[str, ...]]]]:
     """Return footnotes on datasets that no method was measured on, and what is folded: those that nobody tried."""
     reasons = {name: "; ".join(dict.fromkeys(run.missing_reason(name) for run in runs)) for name in datasets}
     lines, count, shared = (

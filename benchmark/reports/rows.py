@@ -76,9 +76,9 @@ def group_into_rows(records: Iterable[Record], evaluation: str) -> list[Run]:
     Raises:
         UserError: the records differ in something that a table must not mix.
     """
-    chosen = sorted((r for r in records if r.evaluation.name == evaluation), key=lambda r: (_experiment(r), r.seed))
+    chosen = sorted((r for r in records if r.evaluation.name == evaluation), key=lambda r: (experiment_key(r), r.seed))
     _refuse_mixed(chosen)
-    groups = [tuple(group) for _, group in groupby(chosen, _experiment)]
+    groups = [tuple(group) for _, group in groupby(chosen, experiment_key)]
     for group in groups:
         _require_equal(group, lambda record: {"configurations of one experiment": record.experiment.fingerprint})
         seeds = [record.seed for record in group]
@@ -117,7 +117,8 @@ def real_partner(run: Run, runs: Sequence[Run]) -> Run | None:
     return others.get(partner)
 
 
-def _experiment(record: Record) -> tuple[str, list[tuple[int, str]], str, int]:
+def experiment_key(record: Record) -> tuple[str, list[tuple[int, str]], str, int]:
+    """Return a sort key of experiments: by method, then by name in natural order, then by version."""
     name = record.experiment.name
     return record.experiment.method, natural_sort_key(name), name, record.experiment.version
 
@@ -145,7 +146,7 @@ def _sorted(runs: Sequence[Run]) -> list[Run]:
     families = method_families(runs)
 
     def sort_key(run: Run) -> tuple[object, ...]:
-        experiment = _experiment(run.records[0])
+        experiment = experiment_key(run.records[0])
         return families[experiment[0]], -best[experiment[0]], *experiment
 
     return sorted(runs, key=sort_key)

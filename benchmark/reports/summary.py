@@ -13,9 +13,24 @@ from statistics import fmean
 from benchmark.analysis import ranking
 from benchmark.analysis.paired import Column, PairedComparisons, score_interval
 from benchmark.analysis.ranking import BestOfColumn
-from benchmark.reports.comparison import HEAD, ComparisonTable, difference_cell, difference_label, has_equal_seeds
+from benchmark.reports.comparison import (
+    HEAD,
+    ComparisonTable,
+    difference_cell,
+    difference_label,
+    has_equal_seeds,
+    missing_reason,
+)
 from benchmark.reports.inputs import ReportInputs
-from benchmark.reports.rows import Run, dataset_names, group_into_rows, labels, method_families, real_partner
+from benchmark.reports.rows import (
+    Run,
+    dataset_names,
+    experiment_key,
+    group_into_rows,
+    labels,
+    method_families,
+    real_partner,
+)
 from benchmark.reports.table import NO_VALUE, Cell, Table
 
 NAME = "summary"
@@ -146,7 +161,10 @@ def _rows(parts: Sequence[Part]) -> list[Run]:
             if part.count(run):
                 found.setdefault(_key(run), run)
     families = method_families(found.values())
-    runs = sorted(found.values(), key=lambda run: families[run.records[0].experiment.method])
+    methods = list(dict.fromkeys(run.records[0].experiment.method for run in found.values()))
+    methods.sort(key=lambda method: families[method])
+    runs = sorted(found.values(), key=lambda run: experiment_key(run.records[0]))
+    runs.sort(key=lambda run: methods.index(run.records[0].experiment.method))
     named = labels([run.records[0] for run in runs])
     return [Run(label, run.records) for label, run in zip(named, runs, strict=True)]
 
@@ -178,7 +196,7 @@ def _missing(parts: Sequence[Part], rows: Sequence[Run]) -> list[str]:
         without: dict[str, list[str]] = {}
         for run in part.runs:
             if not part.count(run):
-                reasons = dict.fromkeys(run.missing_reason(name) for name in dataset_names([run]))
+                reasons = dict.fromkeys(missing_reason(run, name) for name in dataset_names([run]))
                 without.setdefault("; ".join(reasons), []).append(label_of.get(_key(run), run.label))
         for reason, names in without.items():
             ordered = sorted(

@@ -4,13 +4,13 @@ import io
 from collections.abc import Sequence
 
 import matplotlib
-import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from benchmark.errors import SkipCode
-from benchmark.interfaces import Skipped
+from benchmark.interfaces import Pretrained, Skipped
 from benchmark.records.schema import Record
 from benchmark.reports import build, figures
 from benchmark.reports.inputs import ReportInputs
@@ -37,31 +37,64 @@ def plot(records: Sequence[Record]) -> dict[str, bytes]:
     return linear_probe.TABLE.plot(ReportInputs(records))
 
 
-def test_every_method_has_a_line_with_mean_and_spread_in_the_panel_of_every_measured_dataset(
+def bars(axes: Axes) -> dict[str, list[tuple[float, float, float, float]]]:
+    """Return series -> y, mean, and both ends of the interval of each point."""
+    found: dict[str, list[tuple[float, float, float, float]]] = {}
+    for container in axes.containers:
+        assert isinstance(container, ErrorbarContainer)
+        line, _, (spreads,) = container.lines
+        (segment,) = spreads.get_segments()
+        ends = segment[:, 0]
+        found.setdefault(str(container.get_label()), []).append(
+            (float(line.get_ydata()[0]), float(line.get_xdata()[0]), float(ends.min()), float(ends.max()))
+        )
+    return found
+
+
+def test_every_method_has_a_line_with_mean_and_interval_in_the_panel_of_every_measured_dataset(
     drawn: list[Figure],
 ) -> None:
     plot(RECORDS)
     panels = {axes.get_title(): axes for axes in drawn[0].axes}
     assert list(panels) == ["digits", "scenes-shape"]
     labels = [tick.get_text() for tick in panels["digits"].get_yticklabels()]
-    assert labels == ["clip", "simclr", "untrained"]  # as in the table
+    assert labels == ["SimCLR", "CLIP"]  # as in the table, without the floor
     assert panels["digits"].yaxis_inverted()
-    (container,) = panels["digits"].containers
-    assert isinstance(container, ErrorbarContainer)
-    line, _, (spreads,) = container.lines
-    spread_of = [np.ptp(segment[:, 0]) / 2 for segment in spreads.get_segments()]
-    bars = {
-        labels[int(y)]: (x, spread) for x, y, spread in zip(line.get_xdata(), line.get_ydata(), spread_of, strict=True)
-    }
-    expected = {"clip": (60, 10), "simclr": (80, 2), "untrained": (40, 3)}
-    assert {label: pytest.approx(numbers) for label, numbers in expected.items()} == bars
+    points = [point for series in bars(panels["digits"]).values() for point in series]
+    half = 23.84  # 4.07 * sqrt(0.1 ** 2 / 3 + 0.0102 ** 2): of 2.13 degrees of freedom, over seeds and samples
+    assert points[0] == pytest.approx((0, 80, 78, 82))
+    assert points[1] == pytest.approx((1, 60, 60 - half, 60 + half), abs=0.01)
     assert len(panels["scenes-shape"].containers) == 1
 
 
-def test_a_dotted_line_is_at_the_chance_level(drawn: list[Figure]) -> None:
-    plot(RECORDS)
-    dotted = [line for line in drawn[0].axes[0].lines if line.get_linestyle() == ":"]
-    assert [list(line.get_xdata()) for line in dotted] == [[10.0, 10.0]]
+def test_real_and_synthetic_images_of_a_method_share_a_line(drawn: list[Figure]) -> None:
+    values = {"simclr-real": 0.5, "simclr-syn": 0.6, "mae-syn": 0.7, "mae-real": 0.4, "clip-syn": 0.3}
+    records = [
+        record(name.partition("-")[0], {"digits": measured(value)}, name=f"main/{name}")
+        for name, value in values.items()
+    ]
+    plot([*records, record("untrained", {"digits": measured(0.2)}, name="main/untrained")])
+    (axes,) = drawn[0].axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["MAE", "SimCLR", "CLIP"]
+    at = {name: [(round(y), round(x)) for y, x, _, _ in points] for name, points in bars(axes).items()}
+    assert at == {"real images": [(0, 40), (1, 50)], "synthetic images": [(0, 70), (1, 60), (2, 30)]}
+    heights = [y for points in bars(axes).values() for y, *_ in points]
+    assert len(set(heights)) == len(heights)
+    shown = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert shown == ["real images", "synthetic images", "untrained", "chance"]
+
+
+def test_floors_are_vertical_lines(drawn: list[Figure]) -> None:
+    pixels = Pretrained("pixels:16", "pixels-16", {"library": "pixels", "image_size": 16})
+    plot([*RECORDS, record("pixels", {"digits": measured(0.55)}, origin=pixels)])
+    lines = [line for line in drawn[0].axes[0].lines if not str(line.get_label()).startswith("_")]
+    levels = {str(line.get_label()): float(line.get_xdata()[0]) for line in lines}
+    assert levels == pytest.approx({"untrained": 40, "raw pixels": 55, "chance": 10})
+    assert len({line.get_linestyle() for line in lines}) == 3
+
+
+def test_only_floors_are_no_figure(drawn: list[Figure]) -> None:
+    assert plot(RECORDS[:1]) == {} and drawn == []
 
 
 def test_without_a_number_nothing_is_drawn(drawn: list[Figure]) -> None:

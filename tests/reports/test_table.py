@@ -2,14 +2,16 @@
 
 import csv as csv_format
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmark.errors import UserError
 from benchmark.reports import build
 from benchmark.reports.table import HIDDEN as HIDDEN_PATTERN
-from benchmark.reports.table import NO_VALUE, Cell, Table, csv, formats, latex, markdown
+from benchmark.reports.table import NO_VALUE, Cell, Table, csv, formats, grids, latex, markdown, text
 
 SMALL = Table("t", (), ("m",), ("m",), ((Cell("x"),),), ())
 HIDDEN = "\x00\x1b\x7f\x9b\u061c\u200b\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069\ufeff\ud800"
@@ -17,8 +19,8 @@ HIDDEN = "\x00\x1b\x7f\x9b\u061c\u200b\u200e\u200f\u2028\u2029\u202a\u202e\u2066
 
 @pytest.mark.parametrize("character", HIDDEN)
 def test_hidden_characters_are_shown_as_codes_in_every_format(character: str) -> None:
-    text = f"a{character}b"
-    table = Table(text, (text,), (text,), (text,), ((Cell(text),),), (text,))
+    word = f"a{character}b"
+    table = Table(word, (word,), (word,), (word,), ((Cell(word),),), (word,))
     code = f"a[U+{ord(character):04X}]b"
     assert [page.count(shown) for page, shown in ((csv(table), code), (latex(table), code))] == [2, 5]
     assert markdown(table).count(code.replace("[", r"\[").replace("]", r"\]")) == 5
@@ -129,3 +131,66 @@ def test_a_file_that_cannot_be_removed_is_a_user_error_and_retried_next_time(
 
 def test_a_missing_folder_is_up_to_date_if_nothing_is_expected(tmp_path: Path) -> None:
     assert build.check({}, tmp_path / "none") == []
+
+
+# Grids
+
+
+def wide(**changes: Any) -> Table:
+    """A table of two rows and ten columns of 20 characters, five of each group, in which each row has one group."""
+    head, columns = ("source", "name"), tuple(f"column {at}" for at in range(10))
+    rows = (
+        tuple(map(Cell, ("a", "x", *["1" * 20] * 5, *[""] * 5))),
+        tuple(map(Cell, ("b", "y", *[""] * 5, *["2" * 20] * 5))),
+        tuple(map(Cell, ("b", "z", *[""] * 5, *["3" * 20] * 5))),
+    )
+    groups = ("first",) * 5 + ("second",) * 5
+    return Table("t", (), (*head, *columns), (*head, *columns), rows, (), leading=2, groups=groups, **changes)
+
+
+def test_a_wide_table_is_split_and_no_number_is_lost() -> None:
+    table = wide()
+    parts = grids(table, 100, padding=3, label=24)
+    assert [part.columns for part in parts] == [
+        ("source", "name", "column 0", "column 1", "column 2"), ("source", "column 3", "column 4"),
+        ("name", "column 5", "column 6", "column 7", "column 8"), ("name", "column 9"),
+    ]  # fmt: skip
+    assert [len(part.rows) for part in parts] == [1, 1, 2, 2]
+    assert parts[2].captions == ("source: b",)
+    page = markdown(table)
+    assert page.count("1" * 20) == page.count("2" * 20) == page.count("3" * 20) == 5
+    assert max(map(len, page.splitlines())) <= 100
+    assert csv(table).count("\n") == 4 and csv(table).count("1" * 20) == 5
+
+
+def test_a_row_that_only_names_itself_shares_nothing() -> None:
+    table = wide()
+    count = tuple(map(Cell, ("", "n", *[""] * 5, *["4"] * 5)))
+    part = grids(replace(table, rows=(*table.rows, count)), 100, padding=3, label=24)[2]
+    assert part.captions == ("source: b",) and [row[0].text for row in part.rows] == ["y", "z", "n"]
+
+
+def test_what_some_rows_lack_is_not_said_of_all() -> None:
+    rows = tuple((Cell(name), Cell(epochs), Cell("1" * 90)) for name, epochs in (("a", "35ep"), ("b", "")))
+    table = Table("t", (), ("m", "training", "n"), ("m", "training", "n"), rows, (), leading=2)
+    (part,) = grids(table, 100, padding=3, label=24)
+    assert part.columns == ("m", "training", "n") and part.captions == ()
+
+
+def test_a_table_that_fits_is_one_grid_as_it_is() -> None:
+    assert grids(SMALL, 100, padding=3, label=24) == [SMALL]
+
+
+def test_columns_of_csv_are_in_no_other_format() -> None:
+    table = Table("t", (), ("m", "id", "n"), ("m", "id", "n"), ((Cell("x"), Cell("hidden"), Cell("1")),), (), leading=2)
+    table = replace(table, csv_only=("id",))
+    assert "hidden" in csv(table)
+    assert not any("hidden" in page for page in (markdown(table), latex(table), text(table)))
+
+
+def test_what_is_folded_is_on_the_page_and_in_latex() -> None:
+    table = replace(SMALL, footnotes=("first",), folded=(("Provenance <b>", ("hash | abc",)),))
+    page = markdown(table)
+    assert "<details><summary>Provenance &lt;b&gt;</summary>\n\n- hash \\| abc\n\n</details>" in page
+    assert page.index("- first") < page.index("<details>") < page.index("<!-- generated")
+    assert r"\par hash \textbar{} abc" in latex(table)

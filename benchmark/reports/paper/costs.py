@@ -42,6 +42,9 @@ def build(inputs: ReportInputs) -> Table:
             "evaluations; records do not say whether the machine was shared.",
             "Empty: for published rows, not found in our sources; for measured rows, not in the records.",
         ),
+        leading=COLUMNS.index("seconds per image"),
+        groups=("generation",) * (1 + len(IMAGES_PER_CAPTION)) + ("training",) * 4,
+        csv_only=("method",),
     )
 
 

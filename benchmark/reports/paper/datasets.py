@@ -48,6 +48,8 @@ def build(inputs: ReportInputs) -> Table:
             "Empty: for published rows, not found in our sources (sizes in bytes are in none of them); for measured "
             "rows, not in a record.",
         ),
+        leading=4,
+        groups=("published",) * (len(COUNTS) + len(derived)) + ("measured",),
     )
 
 

@@ -14,7 +14,7 @@ from benchmark.errors import UserError
 from benchmark.records.schema import Record, ScorePart
 from benchmark.reports import comparison
 from benchmark.reports.inputs import ReportInputs
-from benchmark.reports.published.numbers import Published
+from benchmark.reports.published.numbers import Published, method_name
 from benchmark.reports.published.protocols import AS_PUBLISHED, Column, Protocol, column_of, training_variant
 from benchmark.reports.rows import Run, group_into_rows, natural_sort_key
 
@@ -125,7 +125,7 @@ def compare(
 
 def canonical_method(method: str) -> str:
     """Return a method's name in the spelling that papers and our modules share, such as `stablerep_plus`."""
-    return method.lower().replace("+", "_plus")
+    return method.lower().replace("+", "_plus").replace(" ", "")
 
 
 def main_scores(evaluation: str, *datasets: str, preset: str = "") -> tuple[Target, ...]:
@@ -194,7 +194,7 @@ def _measured_row(runs: Mapping[Protocol, Run], targets: Sequence[Target]) -> Ro
     folder, _, last = experiment.name.partition("/")
     variant = last.removeprefix(experiment.method).strip("-")
     return Row(
-        method=experiment.method,
+        method=method_name(experiment.method),
         data=training.repo.rpartition("/")[2] if training else "",
         images="real" if training and "real" in training.repo.split("-") else "synthetic" if training else "",
         schedule=f"{views:,} views" if views is not None else "",

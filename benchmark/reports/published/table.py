@@ -99,6 +99,7 @@ class PaperTable:
         """
         comparison, notes = self.comparison(inputs), Notes()
         columns = comparison.columns
+        published = {column for row in comparison.rows for column in row.numbers}
         measured = [_runs(comparison, column) for column in columns]
         bests = [best_of_column(runs, as_table_column(column), inputs.pairs) for runs, column in zip(measured, columns)]
         rows = [
@@ -106,7 +107,7 @@ class PaperTable:
             for row in comparison.rows
         ]
         if any(measured):
-            head = (Cell("n"), *(Cell("") for _ in HEAD[1:]))
+            head = (Cell(""), Cell("n"), *(Cell("") for _ in HEAD[2:]))
             rows.append((*head, *(Cell(_n(runs, column)) for runs, column in zip(measured, columns))))
         return Table(
             title=self.title,
@@ -114,7 +115,10 @@ class PaperTable:
             columns=(*HEAD, *(column.header for column in columns)),
             keys=(*HEAD, *(f"{column.protocol.evaluation} {column.header}".strip() for column in columns)),
             rows=tuple(rows),
-            footnotes=(*notes.lines(), *_reading_footnotes(comparison, bests), *_provenance(comparison), *self.notes),
+            footnotes=(*notes.lines(), *self.notes, *_reading_footnotes(comparison, bests)),
+            folded=(("Provenance", provenance),) if (provenance := _provenance(comparison)) else (),
+            leading=len(HEAD),
+            groups=tuple("published" if column in published else "measured" for column in columns),
         )
 
 
@@ -212,7 +216,7 @@ def _reading_footnotes(comparison: Comparison, bests: Sequence[BestOfColumn[Run]
     return lines
 
 
-def _provenance(comparison: Comparison) -> list[str]:
+def _provenance(comparison: Comparison) -> tuple[str, ...]:
     """Return footnotes that define epochs, protocols, test sets, training sets and encoders."""
     in_epochs = {row.method for row in comparison.rows if row.schedule.endswith("ep")}
     lines = [text for method, text in EPOCHS.items() if method in in_epochs]
@@ -229,7 +233,7 @@ def _provenance(comparison: Comparison) -> list[str]:
     runs = [run for row in comparison.rows for run in row.runs.values()]
     lines += [f"Trained on {text}." for text in _distinct(runs, _trained_on)]
     lines += [f"Encoder: {text}." for text in _distinct(runs, _encoder)]
-    return list(dict.fromkeys(lines))
+    return tuple(dict.fromkeys(lines))
 
 
 def _distinct(runs: Iterable[Run], text: Callable[[Record], str]) -> list[str]:

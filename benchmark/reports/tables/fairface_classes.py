@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 
 from benchmark.errors import UserError
-from benchmark.reports.comparison import left_out_footnotes, percent, provenance, unit_footnotes, warning_footnotes
+from benchmark.reports.comparison import (
+    left_out_footnotes,
+    percent,
+    provenance,
+    unit_footnotes,
+    unmeasured_notes,
+    warning_footnotes,
+)
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.rows import Run, dataset_names, group_into_rows
 from benchmark.reports.table import NO_VALUE, Cell, Table
@@ -19,22 +26,25 @@ def build(inputs: ReportInputs) -> Table:
     """
     runs = group_into_rows(inputs.records, "fairface")
     names = dataset_names(runs)
-    measured = [run for run in runs if any(run.measured(name) for name in names)]
+    shown = [name for name in names if any(run.measured(name) for run in runs)]
+    measured = [run for run in runs if any(run.measured(name) for name in shown)]
     left_out = [run for run in runs if run not in measured]
+    warnings, skipped = unmeasured_notes(measured, [name for name in names if name not in shown])
     columns = ("dataset", "group", "n", *(run.label for run in measured))
     return Table(
         title=TITLE,
         captions=("Recall of each group as one class; n counts its test images.",),
         columns=columns,
         keys=columns,
-        rows=tuple(row for name in names for row in _rows(measured, name)),
+        rows=tuple(row for name in shown for row in _rows(measured, name)),
         footnotes=(
-            *_partly_missing(measured, names),
+            *_partly_missing(measured, shown),
             *left_out_footnotes(left_out, names),
             *unit_footnotes(measured),
             *warning_footnotes(measured),
+            *warnings,
         ),
-        folded=(provenance(measured),) if measured else (),
+        folded=(*skipped, provenance(measured)) if measured else (),
         leading=3,
     )
 

@@ -69,7 +69,7 @@ def test_a_panel_per_column_with_every_number_of_the_table(name: str, drawn: lis
     shown = panels(name, drawn)
     assert list(shown) == [column for column in table.columns if column not in HEAD]
     for column, axes in shown.items():
-        texts = [cells[column].text for cells in rows(table) if cells["source"].text != "n" and cells[column].text]
+        texts = [cells[column].text for cells in rows(table) if cells["method"].text != "n" and cells[column].text]
         below = [y for _, y, _, _ in markers(axes)] + levels(axes)
         assert sorted(f"{y:.1f}" for y in below) == sorted(text.split(" ")[0] for text in texts)
         assert axes.get_xlabel() and axes.get_ylabel() == "score (%)"
@@ -108,7 +108,7 @@ def styles(figure: Figure) -> dict[str, str]:
 def test_a_single_point_has_no_line_in_panel_or_legend(drawn: list[Figure]) -> None:
     panels("figure_2", drawn)
     assert {label: style for label, style in styles(drawn[-1]).items() if "images" not in label} == {
-        "SimCLR (published)": "None", "simclr (measured)": "-", "mae (measured)": "-",
+        "SimCLR (published)": "None", "SimCLR (measured)": "-", "MAE (measured)": "-",
     }  # fmt: skip
     for name in FIGURES:
         for axes in panels(name, drawn).values():
@@ -120,7 +120,7 @@ def test_a_single_point_has_no_line_in_panel_or_legend(drawn: list[Figure]) -> N
 def test_legend_shows_a_line_if_any_panel_has_one(drawn: list[Figure]) -> None:
     own = run("language-full-captions/clip-3m", {"imagenet": 0.61}, ("linear_probe", "stablerep", 2), data="laion-real")
     panels("figure_6", drawn, records=[own, *SMOKE])
-    assert styles(drawn[-1])["clip (measured)"] == "-"
+    assert styles(drawn[-1])["CLIP (measured)"] == "-"
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -133,8 +133,8 @@ def test_ticks_of_scores_are_round(name: str, drawn: list[Figure]) -> None:
 
 def test_real_and_synthetic_are_next_to_each_other(drawn: list[Figure]) -> None:
     axes = panels("figure_3", drawn)["scenes-shape top1, synclr v2"]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["simclr", "byol", "mocov3"]
-    assert [(round(x), y) for x, y, _, _ in markers(axes)] == [(0, 50.0)] * 2 + [(1, 45.0)] * 2 + [(2, 40.0)] * 2
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["SimCLR", "MoCo v3", "BYOL"]
+    assert [(round(x), y) for x, y, _, _ in markers(axes)] == [(0, 50.0)] * 2 + [(1, 40.0)] * 2 + [(2, 45.0)] * 2
     assert [container.lines[0].get_linestyle() for container in axes.containers] == ["None"] * 2  # type: ignore[attr-defined]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmark import plugins
 from benchmark.errors import UserError
 from benchmark.reports.published import numbers
 
@@ -21,6 +22,15 @@ def test_every_line_of_the_committed_file_is_read_in_order(read: Callable[..., A
         lines = list(csv.DictReader(file))
     expected = [tuple((line | {"value": float(line["value"])}).values()) for line in lines]
     assert [astuple(line) for line in read()] == expected and len(expected) > 10
+
+
+def test_methods_have_the_names_of_their_papers() -> None:
+    assert numbers.method_name("stablerep_plus") == "StableRep+" and numbers.method_name("mocov3") == "MoCo v3"
+    assert numbers.method_name("mine") == "mine"
+    names = {line["method"]: line["name"] for line in csv.DictReader(numbers.NAMES.open())}
+    assert set(names) <= set(plugins.names("baselines"))
+    published = {number.method.lower(): number.method for number in numbers.read()}
+    assert [name for name in names.values() if published.get(name.lower(), name) != name] == []
 
 
 def test_no_committed_number_is_duplicated() -> None:

@@ -19,7 +19,7 @@ from benchmark.reports.published.numbers import Published
 from benchmark.reports.table import NO_VALUE, Cell, Table, latex, markdown
 from benchmark.sampling import Sampling
 from tests.fixtures.paper_records import BN, NUMBERS, PROBE, SMOKE, STABLEREP, KnownSignificance, report_inputs, run
-from tests.reports.tables.conftest import measured
+from tests.reports.tables.conftest import measured, provenance
 
 LINES = list(csv.DictReader(numbers.NUMBERS.open(newline="")))
 """The numbers, read independently."""
@@ -151,9 +151,9 @@ def test_data_and_epochs_that_are_not_in_the_source_are_marked_as_inferred() -> 
 def test_measured_rows_are_below_published_rows_in_the_same_column() -> None:
     own = run("main-full-cc12m-1x/stablerep-syn", {"imagenet": 0.701}, STABLEREP, data="cc12m")
     table = build("table_1", own)
-    assert [cells["source"].text for cells in rows(table)] == ["published"] * 10 + ["measured", "n"]
+    assert [cells["source"].text for cells in rows(table)] == ["published"] * 10 + ["measured", ""]
     assert numbers(row(table, source="measured")) == {"imagenet top1, stablerep v2": "70.1 ± 2.0"}
-    assert numbers(row(table, source="n")) == {"imagenet top1, stablerep v2": "360"}
+    assert numbers(row(table, method="n")) == {"imagenet top1, stablerep v2": "360"}
     assert len({column for _, column, _ in published_cells(table)} & {"imagenet top1, stablerep v2"}) == 1
 
 
@@ -237,9 +237,9 @@ def test_rows_say_what_was_trained() -> None:
         for cells in rows(build("table_6", *SMOKE), source="measured")
     ]
     assert shown == [
-        ("stablerep", "scenes-toy-small", "synthetic", "guidance small, 6,000 views", "1"),
-        ("stablerep", "scenes-toy", "synthetic", "encoder large, 6,000 views", "1"),
-        ("stablerep", "scenes-toy", "synthetic", "epochs 3x, 18,000 views", "1"),
+        ("StableRep", "scenes-toy-small", "synthetic", "guidance small, 6,000 views", "1"),
+        ("StableRep", "scenes-toy", "synthetic", "encoder large, 6,000 views", "1"),
+        ("StableRep", "scenes-toy", "synthetic", "epochs 3x, 18,000 views", "1"),
     ]
     of_main = rows(build("table_1", *SMOKE), source="measured")
     assert [(cells["images"].text, cells["trained on"].text) for cells in of_main] == [
@@ -253,19 +253,19 @@ def test_the_untrained_encoder_was_trained_on_nothing() -> None:
     table = build("table_1", untrained)
     (cells,) = rows(table, source="measured")
     assert (cells["trained on"].text, cells["images"].text, cells["training"].text) == ("", "", "0 views")
-    assert not any("Trained on" in note for note in table.footnotes)
+    assert not any("Trained on" in note for note in provenance(table))
 
 
 def test_methods_are_in_the_published_order_then_alphabetical() -> None:
     found = rows(build("figure_3", *SMOKE), source="measured")
-    assert [cells["method"].text for cells in found] == ["simclr"] * 2 + ["byol"] * 2 + ["mocov3"] * 2
+    assert [cells["method"].text for cells in found] == ["SimCLR"] * 2 + ["MoCo v3"] * 2 + ["BYOL"] * 2
     names = [row["training"].text.split(",")[0] for row in rows(build("table_5a", *SMOKE), source="measured")]
     assert names == ["images l1", "images l2", "images l10"]
 
 
 def test_figure_2_shows_both_methods_of_the_paper() -> None:
     found = rows(build("figure_2", *SMOKE), source="measured")
-    assert {cells["method"].text for cells in found} == {"simclr", "mae"}
+    assert {cells["method"].text for cells in found} == {"SimCLR", "MAE"}
     assert any("MAE" in note and "panel" in note for note in build("figure_2", *SMOKE).footnotes)
 
 
@@ -295,8 +295,8 @@ def test_clip_at_its_published_schedule_shares_no_table_with_clip_at_equal_views
         [(row["method"].text, row["training"].text) for row in rows(table, source="measured")]
         for table in (equal, published)
     ]
-    assert shown[0] == [("simclr", "6,000 views"), ("clip", "6,000 views"), ("stablerep", "6,000 views")]
-    assert shown[1] == [("simclr", "6,000 views"), ("stablerep", "6,000 views"), ("clip", "3,000 views")]
+    assert shown[0] == [("SimCLR", "6,000 views"), ("CLIP", "6,000 views"), ("StableRep", "6,000 views")]
+    assert shown[1] == [("SimCLR", "6,000 views"), ("StableRep", "6,000 views"), ("CLIP", "3,000 views")]
     assert "at equal views" in equal.title and "at published schedules" in published.title
     assert equal.captions[1].startswith("Measured rows: equal views")
     assert published.captions[1].startswith("Measured rows: published schedules")
@@ -333,7 +333,7 @@ def test_every_declared_comparison_of_the_paper_is_in_a_table() -> None:
 
 @pytest.mark.parametrize("name", ["table_1", "table_2", "table_6"])
 def test_epochs_are_defined_for_the_methods_in_the_table(name: str) -> None:
-    notes = [note for note in build(name).footnotes if note.startswith("Epochs of ")]
+    notes = [note for note in provenance(build(name)) if note.startswith("Epochs of ")]
     wanted = {
         "table_1": ["70 N views", "35 N views", "six views of every de-duplicated caption"],
         "table_2": ["six views of every de-duplicated caption"],
@@ -378,7 +378,7 @@ def test_bold_is_the_best_if_significantly_better_than_every_other() -> None:
 def test_published_numbers_are_never_bold_and_have_no_spread() -> None:
     best = run("main-full-cc12m-1x/stablerep-syn", {"imagenet": 0.2}, STABLEREP)
     table = build("table_1", best, run("main-full-cc12m-1x/simclr-syn", {"imagenet": 0.1}, STABLEREP))
-    assert [cells["method"].text for cells in rows(table) if cells["imagenet top1, stablerep v2"].bold] == ["stablerep"]
+    assert [cells["method"].text for cells in rows(table) if cells["imagenet top1, stablerep v2"].bold] == ["StableRep"]
     for name in TABLES:
         assert all("±" not in text and not cells[column].bold for cells, column, text in published_cells(build(name)))
 
@@ -389,7 +389,7 @@ def test_published_numbers_are_never_bold_and_have_no_spread() -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_what_is_missing_is_empty(name: str) -> None:
     table = build(name, *SMOKE)
-    count = sum(len(numbers(cells)) for cells in rows(table) if cells["source"].text != "n")
+    count = sum(len(numbers(cells)) for cells in rows(table) if cells["method"].text != "n")
     values = [text for cells in rows(table) for text in numbers(cells).values()]
     assert not any(re.match(rf"(0\.0|nan|None|{NO_VALUE})", text) for text in values)
     assert count < len(table.rows) * len(table.columns)
@@ -406,7 +406,8 @@ def test_footnotes_name_presets_selected_on_the_test_set() -> None:
 
 
 def test_footnotes_name_protocol_and_data_and_define_epochs() -> None:
-    notes = build("table_6", *SMOKE).footnotes
+    table = build("table_6", *SMOKE)
+    notes = (*provenance(table), *table.footnotes)
     hashed = SMOKE[3].evaluation.protocol[:12]
     assert f"synclr v2: evaluation linear_probe, hash {hashed}." in notes
     assert "scenes-shape: synrep-bench/digits @ 1.7, split test, 360 samples." in notes

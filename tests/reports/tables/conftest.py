@@ -23,6 +23,7 @@ from benchmark.interfaces import (
 )
 from benchmark.records import create
 from benchmark.records.schema import Environment, Record
+from benchmark.reports.table import Table
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ def record(
         content_sha256=None if origin else "c" * 64,
         environment=ENVIRONMENT,
     )
+
+
+def provenance(table: Table) -> tuple[str, ...]:
+    """Return the lines of a table that tell where its numbers are from."""
+    return next((lines for title, lines in table.folded if title == "Provenance"), ())
 
 
 @pytest.fixture(name="measured")

@@ -9,17 +9,16 @@ import pytest
 from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import DatasetScores, Score, Skipped
 from benchmark.reports.inputs import ReportInputs
-from benchmark.reports.table import NO_VALUE, Table, csv, markdown
+from benchmark.reports.table import Table, csv, markdown
 from benchmark.reports.tables import aro, fairface, fairface_classes
 from tests.fixtures.differences import Known
 
 Make = Callable[..., Any]
 NO_TEXT = Skipped("the method has no text tower", SkipCode.NO_TEXT_TOWER)
-DASH = f"{NO_VALUE} (a)"
 
 
 def texts(table: Table) -> dict[str, list[str]]:
-    return {cells[0].text: [cell.text for cell in cells[1:]] for cells in table.rows}
+    return {cells[0].text: [cell.text for cell in cells[2:]] for cells in table.rows}
 
 
 @pytest.fixture
@@ -47,15 +46,15 @@ def test_best_and_worst_group_are_named_with_their_interval(record: Make, groups
         record("simclr", {"scenes-groups": NO_TEXT}, evaluation="fairface"),
     ]
     table = fairface.TABLE(ReportInputs(records))
-    assert table.columns == ("method", "seeds", "scenes-groups: mean", "best", "worst")
+    assert table.columns[3:] == ("scenes-groups: mean", "scenes-groups: best", "scenes-groups: worst")
     assert texts(table) == {
-        "clip": ["1", "50.0 ± 5.0", "90.0 ± 13.5 (red ball)", "20.0 ± 15.0 (blue cube)"],
-        "simclr": ["1", DASH, DASH, DASH],
+        "CLIP": ["1", "50.0 ± 5.0", "90.0 ± 13.5 (red ball)", "20.0 ± 15.0 (blue cube)"],
         "chance": ["", "7.1", "", ""],
         "n": ["", "280", "", ""],
     }
-    assert table.footnotes[0] == "(a) the method has no text tower"
-    assert csv(table).splitlines()[0] == "method,seeds,scenes-groups mean,scenes-groups best,scenes-groups worst"
+    assert table.footnotes[0] == "No text tower: SimCLR."
+    head = "method,experiment,seeds,scenes-groups mean,scenes-groups best,scenes-groups worst"
+    assert csv(table).splitlines()[0] == head
 
 
 def test_a_worst_group_that_changes_with_the_seed_is_not_named(record: Make, groups: Make) -> None:
@@ -63,7 +62,7 @@ def test_a_worst_group_that_changes_with_the_seed_is_not_named(record: Make, gro
         record("clip", {"scenes-groups": groups(worst=worst)}, seed=seed, evaluation="fairface")
         for seed, worst in enumerate(("blue cube", "green cone"))
     ]
-    assert texts(fairface.TABLE(ReportInputs(records)))["clip"][2:] == ["90.0 ± 0.0 (red ball)", "20.0 ± 0.0 (varies)"]
+    assert texts(fairface.TABLE(ReportInputs(records)))["CLIP"][2:] == ["90.0 ± 0.0 (red ball)", "20.0 ± 0.0 (varies)"]
 
 
 def test_the_demo_never_calls_its_groups_fairface(record: Make, groups: Make) -> None:
@@ -82,12 +81,12 @@ def test_every_group_has_its_recall_and_its_n(record: Make, groups: Make) -> Non
         record("stablerep_plus", {"scenes-groups": groups(recall=0.4)}, evaluation="fairface"),
     ]
     table = fairface_classes.TABLE(ReportInputs(records))
-    assert table.columns == ("dataset", "group", "n", "clip", "stablerep_plus")
+    assert table.columns == ("dataset", "group", "n", "CLIP", "StableRep+")
     assert [[cell.text for cell in cells[1:]] for cells in table.rows] == [
         ["blue cube", "30", "25.0 ± 7.1", "40.0 ± 15.0"],
         ["red ball", "20", "90.0 ± 0.0", "90.0 ± 13.5"],
     ]
-    assert table.footnotes[0] == "simclr on scenes-groups: the method has no text tower."
+    assert table.footnotes[0] == "No text tower: SimCLR."
 
 
 def test_a_group_with_different_sizes_is_refused(record: Make, groups: Make) -> None:
@@ -117,13 +116,12 @@ def test_ties_are_next_to_the_accuracy(record: Make, measured: Make) -> None:
         record("mae", {"scenes-relation": NO_TEXT}, evaluation="aro"),
     ]
     table = aro.TABLE(ReportInputs(records, Known(0.1)))
-    assert table.columns == ("method", "seeds", "scenes-relation", "ties")
+    assert table.columns == ("method", "experiment", "seeds", "scenes-relation", "scenes-relation: ties")
     assert texts(table) == {
-        "clip": ["2", "60.0 ± 0.0", "2.5"],
+        "CLIP": ["2", "60.0 ± 0.0", "2.5"],
         "collapsed": ["1", "0.0 ± 0.0", "100.0"],
-        "mae": ["1", DASH, DASH],
         "chance": ["", "50.0", ""],
         "n": ["", "200", ""],
     }
-    assert [cells[0].text for cells in table.rows if any(cell.bold for cell in cells)] == ["clip"]
+    assert [cells[0].text for cells in table.rows if any(cell.bold for cell in cells)] == ["CLIP"]
     assert "scores the same as the true one" in markdown(table)
