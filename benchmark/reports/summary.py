@@ -106,7 +106,9 @@ def build(inputs: ReportInputs, tables: Sequence[ComparisonTable]) -> Table:
     """
     parts = _parts(inputs, tables)
     shown = [part for part in parts if part.columns]
-    runs = _rows(shown)
+    experiments = _experiments(parts)
+    measured = {_key(run) for part in shown for run in part.runs if part.count(run)}
+    runs = [run for run in experiments if _key(run) in measured]
     rows = []
     for run in runs:
         cells = (part.cell(_key(run)) for part in shown)
@@ -117,20 +119,15 @@ def build(inputs: ReportInputs, tables: Sequence[ComparisonTable]) -> Table:
     if rows:
         rows.append((Cell("chance"), Cell(""), Cell(""), *(part.chance() for part in shown)))
     names = [_heading(part, shown) for part in shown]
+    datasets = tuple(f"{name}: {', '.join(dict(part.columns))}." for name, part in zip(names, shown, strict=True))
     return Table(
         title="Summary",
         captions=(_caption(runs, shown),),
         columns=(*HEAD, *names),
         keys=(*HEAD, *(f"{part.table.evaluation} {part.preset}" for part in shown)),
         rows=tuple(rows),
-        footnotes=tuple(_missing(parts, runs)),
-        folded=(
-            (
-                "Datasets",
-                tuple(f"{name}: {', '.join(d for d, _ in part.columns)}." for name, part in zip(names, shown)),
-            ),
-            ("Experiments", tuple(f"{run.label}: {run.records[0].experiment.name}" for run in runs)),
-        ),
+        footnotes=tuple(_missing(parts, experiments)),
+        folded=(("Datasets", datasets), ("Experiments", tuple(map(_experiment, runs)))) if rows else (),
         leading=len(HEAD),
         groups=tuple(TEXTS if part.table.needs_text else IMAGES for part in shown),
         csv_only=HEAD[1:] if has_equal_seeds(runs) else HEAD[1:2],
@@ -153,13 +150,12 @@ def _place(part: Part) -> int:
     return EVALUATIONS.index(name) if name in EVALUATIONS else len(EVALUATIONS)
 
 
-def _rows(parts: Sequence[Part]) -> list[Run]:
-    """Return a run of every measured experiment: by family, then in the order of the first column that has it."""
+def _experiments(parts: Sequence[Part]) -> list[Run]:
+    """Return a run of every experiment: by family, then in the order of the first column that has the method."""
     found: dict[Key, Run] = {}
-    for part in parts:
-        for run in part.runs:
-            if part.count(run):
-                found.setdefault(_key(run), run)
+    for measured in (True, False):
+        for run in (run for part in parts for run in part.runs if bool(part.count(run)) is measured):
+            found.setdefault(_key(run), run)
     families = method_families(found.values())
     methods = list(dict.fromkeys(run.records[0].experiment.method for run in found.values()))
     methods.sort(key=lambda method: families[method])
@@ -171,6 +167,11 @@ def _rows(parts: Sequence[Part]) -> list[Run]:
 
 def _key(run: Run) -> Key:
     return run.records[0].experiment.name, run.records[0].experiment.version
+
+
+def _experiment(run: Run) -> str:
+    experiment = run.records[0].experiment
+    return f"{run.label}: {experiment.name} version {experiment.version}"
 
 
 def _heading(part: Part, parts: Sequence[Part]) -> str:
@@ -188,21 +189,19 @@ def _caption(runs: Sequence[Run], parts: Sequence[Part]) -> str:
     )
 
 
-def _missing(parts: Sequence[Part], rows: Sequence[Run]) -> list[str]:
+def _missing(parts: Sequence[Part], experiments: Sequence[Run]) -> list[str]:
     """Return one footnote for each reason for which experiments have no score, with the evaluations."""
-    label_of = {_key(run): run.label for run in rows}
+    label_of = {_key(run): run.label for run in experiments}
     found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for part in parts:
         without: dict[str, list[str]] = {}
         for run in part.runs:
             if not part.count(run):
                 reasons = dict.fromkeys(missing_reason(run, name) for name in dataset_names([run]))
-                without.setdefault("; ".join(reasons), []).append(label_of.get(_key(run), run.label))
+                without.setdefault("; ".join(reasons), []).append(label_of[_key(run)])
         for reason, names in without.items():
-            ordered = sorted(
-                names, key=lambda name: (name not in label_of.values(), [*label_of.values(), name].index(name))
-            )
-            found.setdefault((reason, tuple(ordered)), []).append(part.table.name)
+            ordered = tuple(label for label in label_of.values() if label in names)
+            found.setdefault((reason, ordered), []).append(part.table.name)
     return [
         f"{reason[:1].upper()}{reason[1:]}: {', '.join(names)} ({', '.join(evaluations)})."
         for (reason, names), evaluations in found.items()

@@ -154,3 +154,10 @@ def test_the_main_comparison_is_printed() -> None:
     many = [record("mae", {"digits": measured(0.5)}, name="zzz/mae", seed=seed) for seed in range(3)]
     assert build.main_comparison([*many, *few]) == "main-a"
     assert build.main_comparison([*many, record("mae", {"digits": measured(0.5)}, name="abc/mae")]) == "zzz"
+
+
+def test_reasons_are_kept_where_nothing_was_measured() -> None:
+    table = summary([record("mae", {"digits": Skipped("the disk is full", SkipCode.FAILED)})])
+    assert table.rows == () and table.footnotes == ("The disk is full: MAE (linear probe).",)
+    assert "- The disk is full: MAE (linear probe)." in markdown(table)
+    assert text(table).startswith("Summary\n")
