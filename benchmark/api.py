@@ -302,7 +302,7 @@ def plot_comparison(
         raise unknown("comparison in these records", comparison, list(groups))
     part = (evaluation, protocol.preset)
     chosen = [each for each in groups[comparison] if (each.evaluation.name, each.evaluation.preset) == part]
-    return ComparisonFigure(evaluation, title="", caption="").figure(replace(every, records=chosen))
+    return ComparisonFigure(evaluation, name="", title="", caption="").figure(replace(every, records=chosen))
 
 
 def plot_trade_off(file: str | Path = "results/scenes/trade_off.json") -> Figure:

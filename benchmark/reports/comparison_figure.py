@@ -22,8 +22,8 @@ from benchmark.reports.rows import REAL, SYNTHETIC, VARIANTS, Run, family, group
 
 SERIES: dict[str, dict[str, Any]] = {
     "": {"color": figures.COLORS[0], "marker": "o"},
-    SYNTHETIC: {"color": figures.COLORS[0], "marker": "o", "label": "synthetic images"},
-    REAL: {"color": figures.COLORS[1], "marker": "s", "markerfacecolor": "white", "label": "real images"},
+    REAL: {"color": figures.COLORS[0], "marker": "o", "markerfacecolor": "white", "label": "real images"},
+    SYNTHETIC: {"color": figures.COLORS[1], "marker": "s", "label": "synthetic images"},
 }
 """End of an experiment's name -> style of its points."""
 FLOORS = {4: "--", 5: "-."}
@@ -105,8 +105,8 @@ def _draw_panel(axes: Axes, lines: Lines, floors: Sequence[Run], column: Column)
             drawn.append(axes.errorbar([100 * score.difference], [at + shift], xerr=[half], **style))
     for run in floors:
         if scores_of(run, column):
-            mean, style = 100 * _interval(run, column).difference, FLOORS[family(run.records[0])]
-            drawn.append(axes.axvline(mean, color=GRAY, linestyle=style, linewidth=1.0, label=run.label))
+            mean, dashes = 100 * _interval(run, column).difference, FLOORS[family(run.records[0])]
+            drawn.append(axes.axvline(mean, color=GRAY, linestyle=dashes, linewidth=1.0, label=run.label))
     if not column.score:
         chance = next(result.chance for run in _runs(lines, floors) for result in run.measured(column.dataset))
         drawn.append(axes.axvline(100 * chance, color=GRAY, linestyle=":", linewidth=1.0, label="chance"))

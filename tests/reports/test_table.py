@@ -170,6 +170,14 @@ def test_a_row_that_only_names_itself_shares_nothing() -> None:
     assert part.captions == ("source: b",) and [row[0].text for row in part.rows] == ["y", "z", "n"]
 
 
+def test_the_label_of_a_row_stays_where_all_others_share_theirs() -> None:
+    names = (("CLIP", "w1"), ("CLIP", "w2"), ("n", ""))
+    rows = tuple((Cell(method), Cell(word), Cell("1" * 90)) for method, word in names)
+    table = Table("t", (), ("method", "word", "n"), ("method", "word", "n"), rows, (), leading=2)
+    (part,) = grids(table, 100, padding=3, label=24)
+    assert [row[0].text for row in part.rows] == ["CLIP", "CLIP", "n"] and part.captions == ()
+
+
 def test_what_some_rows_lack_is_not_said_of_all() -> None:
     rows = tuple((Cell(name), Cell(epochs), Cell("1" * 90)) for name, epochs in (("a", "35ep"), ("b", "")))
     table = Table("t", (), ("m", "training", "n"), ("m", "training", "n"), rows, (), leading=2)
