@@ -23,7 +23,7 @@ from benchmark.errors import MissingDataset, UserError, unknown
 from benchmark.evaluations.datasets.splits import local_revision
 from benchmark.files import read_json
 from benchmark.hub import downloads
-from benchmark.interfaces import Batch, DatasetScores, Schedule, Score, Skipped
+from benchmark.interfaces import Batch, DatasetScores, Schedule, Score
 from benchmark.mirror import dataset_folder
 from benchmark.models.loading.loader import Freeze, LoadedModel
 from benchmark.models.loading.module import Preprocessing, Tokenizer, wrap_module
@@ -163,13 +163,16 @@ def evaluate(
         model: a module from images (B, 3, S, S) to features (B, D), or a model name of `synrep evaluate`:
             `timm:NAME`, `open_clip:NAME/PRETRAINED`, `hub:ORG/NAME`, `pixels:16`, or the folder of a run.
         evaluation: one of `list_evaluations()`.
-        datasets: one or several of `list_datasets(evaluation)`. None of them selects all that are on this machine.
+        datasets: one or several of `list_datasets(evaluation)`. Empty selects all that are on this machine.
         preset: protocol of the evaluation. None selects the default.
         transform: `EvaluationTransform(S)`; or a function from a PIL image to a tensor (3, S, S) without randomness,
             which cannot serve protocols with crops of their own (such as `dino-crop`, `stablerep`, segmentation).
         tokenizer: function from a list of texts to the input of the module's `encode_text`.
         device: device of the network. None selects a GPU if there is one.
         workers: threads that decode images. None selects one per core, up to 16. Scores do not depend on it.
+
+    Returns:
+        The scores of all measured datasets, and the reasons why others were skipped.
 
     Raises:
         UserError: a name does not exist, a named dataset is not on this machine, or the model cannot be evaluated.
@@ -183,25 +186,23 @@ def evaluate(
     """
     named = [datasets] if isinstance(datasets, str) else list(datasets)
     ((_, protocol),) = evaluations.select_evaluations([evaluation], preset, named)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    freeze = Freeze(device=device, workers=min(os.cpu_count() or 1, 16) if workers is None else workers)
-    loaded = _load_model(model, transform, tokenizer, freeze)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    threads = min(os.cpu_count() or 1, 16) if workers is None else workers
+    loaded = _load_model(model, transform, tokenizer, Freeze(device=device, workers=threads))
     if skipped := protocol.skip(loaded.model):
         advice = "a module needs encode_image and encode_text, and evaluate its tokenizer"
         raise UserError(f"{evaluation}: {skipped.reason}; {advice}")
-    found: dict[str, DatasetScores | Skipped] = {}
+    results, reasons = dict[str, DatasetScores](), dict[str, str]()
     for dataset in sorted(protocol.datasets, key=lambda name: local_revision(name) is not None):  # missing ones first
         result = replace(protocol, datasets=(dataset,))(loaded.model)[dataset]
-        if isinstance(result, Skipped) and named:
+        if isinstance(result, DatasetScores):
+            results[dataset] = result
+        elif named:
             raise UserError(f"{evaluation} on {dataset}: {result.reason}")
-        found[dataset] = result
-    return Evaluated(
-        create.record_key(loaded.origin, loaded.seed).rsplit("/", 2)[0],
-        evaluation,
-        protocol,
-        {name: result for name, result in found.items() if isinstance(result, DatasetScores)},
-        {name: result.reason for name, result in found.items() if isinstance(result, Skipped)},
-    )
+        else:
+            reasons[dataset] = result.reason
+    name = create.record_key(loaded.origin, loaded.seed).rsplit("/", 2)[0]
+    return Evaluated(name, evaluation, protocol, results, reasons)
 
 
 def read_records(folder: str | Path = "results", **columns: object) -> pd.DataFrame:
