@@ -129,12 +129,11 @@ tower.
 
 ```python
 import timm
-from PIL import Image
 
 model = timm.create_model("hf_hub:{repo}", pretrained=True).eval()
 settings = timm.data.resolve_model_data_config(model)
 transform = timm.data.create_transform(**settings, is_training=False)
-features = model(transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0))  # (1, {vit.width})
+features = model(transform(image).unsqueeze(0))  # of a PIL image in RGB: (1, {vit.width})
 ```
 
 - **Made for** comparing methods and training datasets under equal compute, with the features frozen: linear probe,

@@ -14,7 +14,6 @@ import timm
 import torch
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-from PIL import Image
 from safetensors.torch import load_file
 
 from benchmark import evaluations
@@ -204,8 +203,8 @@ def test_timm_and_the_benchmark_load_the_runs_features_from_the_hub(run, tmp_pat
 def test_the_code_of_the_card_runs(run, hub, pushed, tmp_path):
     pushed(run)
     (code,) = re.findall(r"```python\n(.*?)```", hub.read(REPO, "README.md", kind="models").decode(), re.DOTALL)
-    Image.new("RGB", (40, 50)).save(tmp_path / "image.jpg")
-    command = [sys.executable, "-c", f"{code}\nprint(tuple(features.shape))"]
+    image = "from PIL import Image\nimage = Image.new('RGB', (40, 50))"
+    command = [sys.executable, "-c", f"{image}\n{code}\nprint(tuple(features.shape))"]
     env = hub.environment(tmp_path / "home", None)
     ran = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "(1, 32)"
