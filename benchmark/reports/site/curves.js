@@ -68,7 +68,7 @@ function curvePanel(panel) {
     return [line.length > 1 ? svg("path", { class: `curve ${color}`, d: `M${line.join("L")}` }) : null, marks];
   });
   const labels = place(all.filter(([, , , , , label]) => label).map(([x, y, , , , label]) => ({ px: across.at(x), py: up.at(y) - 8, label })),
-    { left, right, top, bottom }).map(({ point, anchor, x, y }) => text({ class: "label", x, y, "text-anchor": anchor }, point.label));
+    { left, right, top: 0, bottom }).map(({ point, anchor, x, y }) => text({ class: "label", x, y, "text-anchor": anchor }, point.label));
   keys(nodes, (at) => tip(tips[at], nodes[at].getBoundingClientRect()));
   return el("figure", { class: "plot" }, el("figcaption", {}, bdi(panel.title)),
     svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group",
