@@ -183,10 +183,12 @@ def _caption(runs: Sequence[Run], parts: Sequence[Part]) -> str:
     seeds = {run.seeds for run in runs} - {0}
     count = f"{max(seeds)} " if len(seeds) == 1 else ""
     over = f"samples and {count}training seeds" if max(seeds, default=0) > 1 else "samples"
-    marked = any(part.best.winner or part.best.tied for part in parts)
-    return f"Mean over the datasets of each evaluation in percent, ± half of its 95 % interval over {over}." + (
-        " Bold or star: the best mean, and those that are not significantly worse." if marked else ""
-    )
+    lines = [f"Mean over the datasets of each evaluation in percent, ± half of its 95 % interval over {over}."]
+    if any(part.best.winner or part.best.tied for part in parts):
+        lines.append("Bold or star: the best mean, and those that are not significantly worse.")
+    if any(real_partner(run, runs) for run in runs):
+        lines.append("Difference: synthetic - real.")
+    return " ".join(lines)
 
 
 def _missing(parts: Sequence[Part], experiments: Sequence[Run]) -> list[str]:

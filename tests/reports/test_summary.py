@@ -131,6 +131,7 @@ def test_a_terminal_of_80_columns_shows_it_without_comments_or_hashes(main: list
     shown = text(summary(main))
     lines = shown.splitlines()
     assert max(map(len, lines)) <= TERMINAL and len(lines) <= 25
+    assert "Difference: synthetic - real." in shown
     assert "<!--" not in shown and main[0].evaluation.protocol[:12] not in shown
     start = {line.split("  ")[0]: line for line in lines}
     assert "80.0 ± 1.4 *" in start["SimCLR real"], "a star stands for bold"
