@@ -13,15 +13,9 @@ from statistics import fmean
 from benchmark.analysis import ranking
 from benchmark.analysis.paired import Column, PairedComparisons, score_interval
 from benchmark.analysis.ranking import BestOfColumn
-from benchmark.reports.comparison import (
-    HEAD,
-    ComparisonTable,
-    difference_cell,
-    difference_label,
-    has_equal_seeds,
-    missing_reason,
-)
+from benchmark.reports.comparison import HEAD, ComparisonTable, difference_cell, difference_label, has_equal_seeds
 from benchmark.reports.inputs import ReportInputs
+from benchmark.reports.notes import missing_reason
 from benchmark.reports.rows import (
     Run,
     dataset_names,

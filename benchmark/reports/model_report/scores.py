@@ -7,9 +7,10 @@ from benchmark import plugins
 from benchmark.analysis.ranking import mean_interval
 from benchmark.errors import SkipCode
 from benchmark.records.schema import NotMeasured, Record, ScorePart
-from benchmark.reports.comparison import TEST_SELECTED, Notes, is_test_selected, percent
+from benchmark.reports.comparison import Notes, percent
 from benchmark.reports.model_report.document import Mark, Part, PlotRow, Section, as_table
 from benchmark.reports.model_report.subject import Evaluated, Row, Subject
+from benchmark.reports.notes import TEST_SELECTED, is_test_selected
 from benchmark.reports.site.protocols import EXTREMES, HEX
 from benchmark.reports.table import NO_VALUE, Table
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from benchmark.analysis.ranking import BestOfColumn
 from benchmark.records.schema import Declaration, Record
-from benchmark.reports.comparison import Notes, best_of_column, cell, significance_footnotes, unit_footnotes
+from benchmark.reports.comparison import Notes, best_of_column, cell
 from benchmark.reports.inputs import ReportInputs
+from benchmark.reports.notes import significance_footnotes, unit_footnotes
 from benchmark.reports.published.numbers import Published
 from benchmark.reports.published.protocols import (
     AS_PUBLISHED,

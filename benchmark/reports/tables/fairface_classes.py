@@ -3,15 +3,9 @@
 from collections.abc import Sequence
 
 from benchmark.errors import UserError
-from benchmark.reports.comparison import (
-    left_out_footnotes,
-    percent,
-    provenance,
-    unit_footnotes,
-    unmeasured_notes,
-    warning_footnotes,
-)
+from benchmark.reports.comparison import percent
 from benchmark.reports.inputs import ReportInputs
+from benchmark.reports.notes import left_out_footnotes, provenance, unit_footnotes, unmeasured_notes, warning_footnotes
 from benchmark.reports.rows import Run, dataset_names, group_into_rows
 from benchmark.reports.table import NO_VALUE, Cell, Table
 

@@ -1,8 +1,8 @@
 """Ranking of all models under each protocol: mean, average rank, Borda count, and groups of similar models."""
 
 from benchmark.analysis import ranking
-from benchmark.reports.comparison import pixels_footnotes, provenance, unit_footnotes, warning_footnotes
 from benchmark.reports.inputs import ReportInputs
+from benchmark.reports.notes import pixels_footnotes, provenance, unit_footnotes, warning_footnotes
 from benchmark.reports.rows import Run, dataset_names, group_into_rows
 from benchmark.reports.table import NO_VALUE, Cell, Table
 
