@@ -33,7 +33,7 @@ tables-check: .venv/installed
 
 # The site needs no network; pages open from disk, and its search needs `python -m http.server --directory build/docs`.
 docs: .venv/installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -24,8 +24,8 @@ FENCED = re.compile(r"(^ *```.*?^ *```)", re.DOTALL | re.MULTILINE)
 
 def on_config(config: MkDocsConfig) -> None:
     """Expand the folders in `nav`."""
-    listed = set(_names(config.nav))
-    config.nav = _expanded(config.nav, Path(config.docs_dir), listed)
+    nav = config.nav or []
+    config.nav = _expanded(nav, Path(config.docs_dir), set(_names(nav)))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:

@@ -166,7 +166,7 @@ def address(site: Path) -> Iterator[str]:
     """The address of the site on a server of this machine."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    host, port = server.server_address[:2]
+    host, port = str(server.server_address[0]), server.server_port
     yield f"http://{host}:{port}/"
     server.shutdown()
     server.server_close()
