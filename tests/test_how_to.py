@@ -36,7 +36,7 @@ from benchmark.records import store
 from benchmark.training import contract
 from datasets_scripts.building import executor
 from tests import test_architecture as architecture
-from tests.cli.test_main import SYNREP, Synrep, assert_one_line, synrep
+from tests.cli.test_main import Synrep, assert_one_line, synrep
 from tests.fixtures import doubles, evaluation_sets, runs, tiny_diffusion, tiny_models
 from tests.fixtures.fake_hub import Hub
 from tests.fixtures.toy_training import distances, trained
@@ -501,7 +501,8 @@ def test_publishing_an_encoder(
     command = evaluate.replace("<commit>", commit)
     assert command.startswith(evaluate_it.removeprefix("evaluate it: "))
     env = hub.environment(tmp_path / "home")
-    ran = subprocess.run([SYNREP, *words_of(command)[0]], env=env, capture_output=True, text=True, check=False)
+    words = [sys.executable, "-m", "benchmark.cli", *words_of(command)[0]]
+    ran = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "| linear_probe | synclr   | digits    |" in ran.stdout
 
