@@ -81,14 +81,14 @@ class ComparisonTable:
     """A comparison of all methods under one evaluation, as declared by a module of `tables/`."""
 
     evaluation: str
-    name: str
-    """Short name of the evaluation, for the summary."""
     title: str
     caption: str
     columns: Callable[[str], list[Column]] = main_scores
     """Function from a dataset to its columns."""
     references: tuple[str, ...] = ()
     """Names of rules that need no model, each a detail with its value for every score; shown as rows."""
+    name: str = ""
+    """Name of the evaluation in the summary. Empty: that of its module."""
     needs_text: bool = False
     """True if the evaluation compares images with texts."""
 

@@ -46,6 +46,11 @@ class Part:
     runs: tuple[Run, ...]
     pairs: PairedComparisons
 
+    @property
+    def name(self) -> str:
+        """Name of the evaluation."""
+        return self.table.name or self.table.evaluation.replace("_", " ")
+
     @cached_property
     def columns(self) -> list[Column]:
         """The main score of every dataset that some run was measured on."""
@@ -170,7 +175,7 @@ def _experiment(run: Run) -> str:
 
 def _heading(part: Part, parts: Sequence[Part]) -> str:
     several = sum(other.table.evaluation == part.table.evaluation for other in parts) > 1
-    return f"{part.table.name} ({part.preset})" if several else part.table.name
+    return f"{part.name} ({part.preset})" if several else part.name
 
 
 def _caption(runs: Sequence[Run], parts: Sequence[Part]) -> str:
@@ -197,7 +202,7 @@ def _missing(parts: Sequence[Part], experiments: Sequence[Run]) -> list[str]:
                 without.setdefault("; ".join(reasons), []).append(label_of[_key(run)])
         for reason, names in without.items():
             ordered = tuple(label for label in label_of.values() if label in names)
-            found.setdefault((reason, ordered), []).append(part.table.name)
+            found.setdefault((reason, ordered), []).append(part.name)
     return [
         f"{reason[:1].upper()}{reason[1:]}: {', '.join(names)} ({', '.join(evaluations)})."
         for (reason, names), evaluations in found.items()
