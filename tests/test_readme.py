@@ -5,32 +5,37 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import plugins
+from benchmark import api
 from tests.test_docs import DOCUMENTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def grid(markdown: str) -> str:
-    """The rows of a Markdown table."""
-    return "\n".join(line for line in markdown.splitlines() if line.startswith("|"))
+def grids(markdown: str) -> list[str]:
+    """The tables of a Markdown text."""
+    return re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
 
 
-def test_the_readme_shows_the_generated_table() -> None:
+def test_the_readme_shows_a_generated_table() -> None:
     ((source, shown),) = re.findall(r"<!-- begin: (\S+) -->\n(.*?)<!-- end -->", README, re.DOTALL)
-    generated = grid((ROOT / source).read_text())
-    assert generated and grid(shown) == generated, f"paste the rows of {source} between the markers of README.md"
+    assert shown == grids((ROOT / source).read_text())[0], f"paste the first table of {source} into README.md"
 
 
-def test_the_readme_names_every_room_and_plug_in() -> None:
-    tree = README.split("## The tree")[1].split("## Add a method")[0]
-    for folder in ("baselines", "benchmark.evaluations", "benchmark.experiments", "benchmark.models"):
-        assert [name for name in plugins.names(folder) if not re.search(rf"\b{name}\b", tree)] == []
-    for package in ("benchmark", "datasets_scripts"):
-        rooms = [path for path in (ROOT / package).iterdir() if not path.name.startswith(("__", "py.typed"))]
-        names = [f"{path.name}/" if path.is_dir() else path.name for path in rooms]
-        assert [name for name in names if not re.search(rf"(?m)(^  | ){re.escape(name)}", tree)] == []
+@pytest.mark.slow
+def test_the_difference_in_the_readme_is_that_of_the_records() -> None:
+    found = api.compare(
+        "main-smoke-scenes-1x/stablerep-syn", "main-smoke-scenes-1x/simclr-syn", evaluation="linear_probe"
+    )
+    ((points, low, high),) = 100 * found[found.dataset == "scenes-shape"][["difference", "low", "high"]].to_numpy()
+    assert f"on shape by {points:.1f} [{low:.1f}, {high:.1f}] points" in " ".join(README.split())
+
+
+def test_the_readme_is_short_and_names_every_room() -> None:
+    assert len(README.splitlines()) <= 150
+    rooms = README.split("## The rooms")[1].split("## Where to go")[0]
+    folders = [path for path in (ROOT / "benchmark").iterdir() if path.is_dir() and not path.name.startswith("__")]
+    assert [path.name for path in folders if f"{path.name}/" not in rooms] == []
 
 
 def anchors(text: str) -> set[str]:

@@ -4,23 +4,23 @@ import functools
 import importlib
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.cli.output import Answer, wrapped
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 DISTRIBUTION = "synrep-bench"
 IMPORTED = ("torch", "torchvision")
 """Packages that are imported: compiled for each other, they are the ones that most often break."""
 OPEN_FILES = 1024
 """Smallest usual limit of open files. Datasets of many shards need more than a lower one."""
-REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[\w,-]+\])?\s*([^;\s]*)\s*(?:;.*extra\s*==\s*['\"]([\w-]+)['\"])?")
-"""Requirement of a distribution: name, version specifier, extra."""
 WAYS = {
     "build": "synrep data build toy scenes-evaluation",
     "download": "synrep data download NAME",
@@ -84,7 +84,7 @@ def _python() -> dict[str, Any]:
 
 def _packages() -> dict[str, Any]:
     """Return the required packages with their versions."""
-    required = [_package(name, wanted) for name, wanted, extra in _requirements() if not extra]
+    required = [_package(requirement) for requirement, extra in _requirements() if not extra]
     for package in required:
         if package["name"] in IMPORTED and not package["problem"]:
             found = _guarded(functools.partial(importlib.import_module, package["name"]))
@@ -96,46 +96,41 @@ def _packages() -> dict[str, Any]:
 def _extras() -> dict[str, Any]:
     """Return the packages of each optional extra with their versions."""
     found: dict[str, Any] = {}
-    for name, wanted, extra in _requirements():
+    for requirement, extra in _requirements():
         if extra and extra != DEVELOPMENT:
-            found.setdefault(extra, []).append(_package(name, wanted))
+            found.setdefault(extra, []).append(_package(requirement))
     return found
 
 
-def _requirements() -> list[tuple[str, str, str]]:
-    """Return name, version specifier and extra (empty: required) of the declared requirements."""
-    declared = metadata.requires(DISTRIBUTION) or []
-    matches = filter(None, map(REQUIREMENT.match, declared))
-    return [(match[1], match[2], match[3] or "") for match in matches]
+def _requirements() -> "list[tuple[Requirement, str]]":
+    """Return the declared requirements, each with its extra (empty: required)."""
+    from packaging.requirements import Requirement
+
+    found = map(Requirement, metadata.requires(DISTRIBUTION) or [])
+    extras = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+    return [
+        (requirement, next((name for name in extras if _is_of(requirement, name)), ""))
+        for requirement in found
+        if requirement.marker is None or any(_is_of(requirement, name) for name in extras)
+    ]
 
 
-def _package(name: str, wanted: str) -> dict[str, Any]:
+def _is_of(requirement: "Requirement", extra: str) -> bool:
+    """Return True if an extra has this requirement."""
+    return requirement.marker is not None and requirement.marker.evaluate({"extra": extra})
+
+
+def _package(requirement: "Requirement") -> dict[str, Any]:
     """Return a package with its version, and the problem if it is missing or has another version than required."""
+    name, wanted = requirement.name, str(requirement.specifier)
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         version = None
     found = "is not installed" if version is None else f"is {version}, expected {wanted}"
     problem = f"{name} {found}; run: pip install '{name}{wanted}'"
-    fits = version is not None and is_allowed(version, wanted)
+    fits = version is not None and requirement.specifier.contains(version, prereleases=True)
     return {"name": name, "required": wanted, "version": version, "problem": None if fits else problem}
-
-
-def is_allowed(version: str, specifier: str) -> bool:
-    """Return True if a release meets a specifier such as `>=2.11,<2.14`; only >=, < and == are used in this project."""
-    release = _release(version)
-    for part in filter(None, specifier.split(",")):
-        operator, bound = part.rstrip("0123456789."), _release(part.lstrip("<>="))
-        length = max(len(release), len(bound))
-        one, other = (numbers + (0,) * (length - len(numbers)) for numbers in (release, bound))
-        if not {">=": one >= other, "<": one < other, "==": one == other}[operator]:
-            return False
-    return True
-
-
-def _release(version: str) -> tuple[int, ...]:
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def _gpu() -> dict[str, Any]:
