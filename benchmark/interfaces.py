@@ -369,7 +369,7 @@ class Evaluation:
         raise NotImplementedError
 
     def chance(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> float:
-        """Return the main score of random guessing."""
+        """Return the main score of a model that knows nothing: the best constant answer, or random guessing."""
         raise NotImplementedError
 
     def influence(self, dataset: str, predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

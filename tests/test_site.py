@@ -133,13 +133,14 @@ def test_links_are_those_of_the_repository(tmp_path: Path, text: str, sound: boo
         (tmp_path / name).write_text("# One\n")
     (tmp_path / "docs/index.md").write_text(f"# Home\n\n{text}\n")
     pages = "[index.md, CONTRIBUTING.md, results/README.md, guide/, none/]"
-    (tmp_path / "hooks.py").write_text((ROOT / "mkdocs_hooks.py").read_text())
+    (tmp_path / "docs/hooks.py").write_text((ROOT / "docs/hooks.py").read_text())
     config = f"""
         site_name: x
         strict: true
         use_directory_urls: false
         nav: {pages}
-        hooks: [hooks.py]
+        hooks: [docs/hooks.py]
+        exclude_docs: hooks.py
         validation: {{links: {{anchors: warn}}}}
     """
     (tmp_path / "mkdocs.yml").write_text(textwrap.dedent(config))

@@ -14,7 +14,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 EXTERNAL_PAGES = ("CONTRIBUTING.md", "results/README.md")
 """Pages of the site that are outside of docs/."""
 PICTURES = {".png", ".svg"}
