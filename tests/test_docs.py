@@ -163,7 +163,7 @@ def test_the_three_ways_of_the_readme(
     assert printed["synrep validate runs"].startswith("runs/records: 2 valid records, scored again from 2")
     assert len(store.read_all(checkout / "results/records")) == 8 * len(MODELS) + 2, "submitted to this checkout"
     tables = checkout / "results/tables"
-    assert "StableRep+ synthetic" in printed["synrep tables"], "the summary of the main comparison"
+    assert "StableRep+" in printed["synrep tables"], "the summary of the main comparison"
     assert (tables / "main-smoke-scenes-1x/linear_probe.synclr.md").is_file()
     assert (tables / "pretrained/few_shot.ssl-transfer.md").is_file()
     assert (checkout / "site/index.html").read_text().startswith("<!doctype html>")
