@@ -9,8 +9,11 @@ PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 .PHONY: demo test quick lint tables-check docs pictures speed clean
 
 demo: .venv/installed
+	@echo "step 1 of 3: draw and render the images"
 	$(BIN)/synrep data build toy-200 scenes-evaluation
+	@echo "step 2 of 3: train and evaluate"
 	$(BIN)/synrep run demo --out $(DEMO)
+	@echo "step 3 of 3: tables and leaderboard"
 	$(BIN)/synrep site --records $(DEMO)/records --out $(DEMO)/site >/dev/null
 	@$(BIN)/synrep tables --records $(DEMO)/records --out $(DEMO)/tables
 	@echo "plot: $(DEMO)/tables/demo/linear_probe.synclr.png; leaderboard: $(DEMO)/site/index.html"

@@ -6,11 +6,15 @@ A `UserError` is one line: what was expected, what was found and how to fix it.
 
 import errno
 import re
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """Control characters, invisible spaces, overrides of the writing direction, and lone surrogates."""
+
+FEW_CHOICES = 20
+"""Number of valid names that a message still lists next to those that resemble a wrong one."""
 
 
 class SkipCode(StrEnum):
@@ -64,5 +68,9 @@ def printable(text: str) -> str:
 
 
 def unknown(kind: str, name: str, choices: list[str]) -> UserError:
-    """Return the error for a name that does not exist; it lists the valid names."""
-    return UserError(f"unknown {kind} {name!r}; choose one of: {', '.join(sorted(choices))}")
+    """Return the error for a name that does not exist: with the names that resemble it, and the valid ones if few."""
+    near = get_close_matches(name, choices, n=3)
+    hints = [f"did you mean {' or '.join(near)}?"] if near else []
+    if not near or len(choices) <= FEW_CHOICES:
+        hints.append(f"choose one of: {', '.join(sorted(choices))}")
+    return UserError(f"unknown {kind} {name!r}; {' '.join(hints)}")

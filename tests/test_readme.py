@@ -28,6 +28,8 @@ def test_the_difference_in_the_readme_is_that_of_the_records() -> None:
         "main-smoke-scenes-1x/stablerep-syn", "main-smoke-scenes-1x/simclr-syn", evaluation="linear_probe"
     )
     ((points, low, high),) = 100 * found[found.dataset == "scenes-shape"][["difference", "low", "high"]].to_numpy()
+    assert found[found.dataset == "scenes-colour"].low.item() > 0, "ahead on color"
+    assert found[found.dataset == "scenes-relation-probe"].high.item() < 0, "behind on the relation"
     assert f"on shape by {points:.1f} [{low:.1f}, {high:.1f}] points" in " ".join(README.split())
 
 

@@ -102,7 +102,10 @@ def _evaluate_model(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     display = Display()
     features = functools.partial(display.update, "features")
-    loaded = load(model, store=out / "features", device=device, workers=workers, progress=features)
+    with display:
+        display.update(f"loading {model}", 0, None)
+        loaded = load(model, store=out / "features", device=device, workers=workers, progress=features)
+        display.update(f"loading {model}", 1, 1)
     card, is_run = loaded.training, isinstance(loaded.origin, Experiment)
     run = EvaluationRun(
         loaded.model,

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 READING = "reading records"
 """Name of a task in the progress display."""
 
-Records = Annotated[Path, typer.Option("--records", help="Folder of records.")]
+
+def _records_inside(folder: Path) -> Path:
+    """Return the folder of records in the output folder of a run, or the given folder itself."""
+    inside = folder / "records"
+    return inside if inside.is_dir() else folder
+
+
+Records = Annotated[
+    Path,
+    typer.Option("--records", callback=_records_inside, help="Folder of records, or the --out of a run or evaluation."),
+]
 
 
 def tables(

@@ -134,10 +134,15 @@ def check_method(
     """Check the contract of a method: seeded, finite, learning, independent of the batch."""
     from benchmark import plugins
 
-    tiny = plugins.load("baselines", method, "method").METHOD.tiny()
+    declared = plugins.load("baselines", method, "method").METHOD
+    if isinstance(declared, type):
+        raise UserError(
+            f"expected an instance as METHOD of {method}, found a class; write METHOD = {declared.__name__}()"
+        )
 
     from benchmark.training import contract  # imports torch, which is slow; check the name first
 
     for name, test in contract.CHECKS.items():
-        test(tiny)
+        test(declared.tiny())
         show(f"ok  {name}")
+    show(f"next: pytest -k {method}, which also checks imports and training on several processes")

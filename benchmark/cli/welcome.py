@@ -9,8 +9,8 @@ You want a dataset. Download a published one and verify its images.
   synrep data download ORG/NAME --revision COMMIT
   synrep data check data/ORG/NAME
 
-You have a model. Evaluate it on data that needs no download; build the tables.
-  synrep evaluate timm:resnet50 --datasets digits
+You have a model. Evaluate it; the handwritten digits need no download.
+  synrep evaluate timm:vit_base_patch16_224.dino --datasets digits
   synrep tables --records runs/records --out runs/tables
 
 You want the numbers. In a checkout, verify the records and compare two models.

@@ -61,9 +61,11 @@ def check_learns(method: Method) -> None:
     for _ in range(30):
         torch.manual_seed(0)
         values = model.loss(toy_batch(method))
-        _require("loss" in values and values["loss"].ndim == 0, "loss() must return a scalar named 'loss'")
+        found = ", ".join(values) if isinstance(values, dict) else type(values).__name__
+        _require(isinstance(values, dict) and "loss" in values, f"loss() must return a dict with 'loss', found {found}")
+        _require(values["loss"].ndim == 0, f"expected a scalar 'loss', found shape {tuple(values['loss'].shape)}")
         taken = ", ".join(sorted(loggers.RESERVED & values.keys()))
-        _require(not taken, f"loss() returns scalars whose names the training loop uses for its own: {taken}")
+        _require(not taken, f"loss() returns {taken}, which the training loop logs itself; choose other names")
         _require(bool(values["loss"].isfinite()), "the loss is not finite")
         optimizer.zero_grad()
         values["loss"].backward()

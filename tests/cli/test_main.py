@@ -541,7 +541,8 @@ main()
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
     assert ran.stderr == ""
-    names, *checks = ran.stdout.splitlines()
+    names, *checks, following = ran.stdout.splitlines()
+    assert following.startswith("next: pytest -k toy")
     assert {"smoke/toy", "toy"} <= set(names.split())
     assert len(checks) == 4
     assert all(line.startswith("ok  ") for line in checks)
@@ -553,7 +554,7 @@ main()
     [
         ("toy_detached", "batch.images_V3HW)) -", "batch.images_V3HW).detach()) -", "no gradient reaches the encoder"),
         ("toy_rising", '{"loss": ', '{"loss": -2 * wrong.square().mean().detach() + ', "the loss does not fall"),
-        ("toy_unnamed", '{"loss": wrong', '{"error": wrong', "must return a scalar named 'loss'"),
+        ("toy_unnamed", '{"loss": wrong', '{"error": wrong', "must return a dict with 'loss', found error"),
         ("toy_unseeded", "nn.Linear(vit.embed_dim, 3)", "_unseeded(vit.embed_dim)", "torch's seed does not fix"),
         ("toy_absent", "METHOD = Toy()", "", "declares no METHOD"),
     ],

@@ -114,9 +114,9 @@ def test_fine_method_passes_every_check():
     [
         (Unseeded, "initializes weights that torch's seed does not fix"),
         (NotFinite, "the loss is not finite"),
-        (Vector, "must return a scalar named 'loss'"),
-        (Nameless, "must return a scalar named 'loss'"),
-        (Stepping, "names the training loop uses for its own: rank, step"),
+        (Vector, "expected a scalar 'loss', found shape"),
+        (Nameless, "must return a dict with 'loss', found"),
+        (Stepping, "returns rank, step, which the training loop logs itself"),
         (Detached, "no gradient reaches the encoder"),
         (Growing, r"does not fall on a repeated batch \(\d"),
         (Mixing, "depend on the rest of the batch"),
