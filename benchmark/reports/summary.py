@@ -184,7 +184,7 @@ def _caption(runs: Sequence[Run], parts: Sequence[Part]) -> str:
     over = f"samples and {count}training seeds" if max(seeds, default=0) > 1 else "samples"
     lines = [f"Mean over the datasets of each evaluation in percent, ± half of its 95 % interval over {over}."]
     if any(part.best.winner or part.best.tied for part in parts):
-        lines.append("Bold or star: the best mean, and those that are not significantly worse.")
+        lines.append("Bold or star: the best mean, and all means not significantly below it.")
     if any(real_partner(run, runs) for run in runs):
         lines.append("Difference: synthetic - real.")
     return " ".join(lines)

@@ -186,7 +186,7 @@ def _reading_footnotes(comparison: Comparison, bests: Sequence[BestOfColumn[Run]
     """Return footnotes on how to read the numbers, and on which must not be compared."""
     runs = [run for row in comparison.rows for run in row.runs.values()]
     columns, published = comparison.columns, {column for row in comparison.rows for column in row.numbers}
-    views = {run.records[0].model.views for run in runs}
+    views = {run.records[0].model.views for run in runs} - {0}  # the untrained encoder sees none
     lines = [
         "Published: numbers of others, copied from the marked source, without a spread and never bold. "
         "Measured: our records."
