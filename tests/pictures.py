@@ -16,19 +16,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from benchmark.cli.main import app
 from benchmark.reports import figures
 from datasets_scripts import recipe
 from datasets_scripts.scenes import renderer, trade_off
+from tests.reports.site.conftest import NAMES
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "images"
 CAPTIONS, DRAWN, GUIDANCE = 2, 5, 3.0
 WIDTH, HEIGHT = 1200, 800
 """Size of the browser window in CSS pixels."""
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def images_of_captions() -> bytes:
@@ -60,21 +60,17 @@ def _figure(captions: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> Fi
     return figure
 
 
-def leaderboard(browser: str) -> bytes:
-    """Return a screenshot of the leaderboard. Its text chunk `rows` has the rows that it shows, as JSON.
-
-    Args:
-        browser: path of Chromium.
-    """
-    with TemporaryDirectory() as folder, sync_playwright() as play:
+def leaderboard(browser: Browser) -> bytes:
+    """Return a screenshot of the leaderboard. Its text chunk `rows` has the rows that it shows, as JSON."""
+    with TemporaryDirectory() as folder:
         app(["site", "--out", folder], standalone_mode=False)
-        with play.chromium.launch(executable_path=browser, args=["--no-sandbox"]) as chromium:
-            tab = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=1.5)
-            tab.goto((Path(folder) / "index.html").as_uri())
-            tab.wait_for_selector("html[data-ready]")
-            shown = [row for row in tab.locator("#table tbody tr").all() if _bottom(row.bounding_box()) <= HEIGHT]
-            rows = [row.inner_text() for row in shown]
-            screenshot = tab.screenshot()
+        tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=1.5)
+        tab.goto((Path(folder) / "index.html").as_uri())
+        tab.wait_for_selector("html[data-ready]")
+        shown = [row for row in tab.locator("#table tbody tr").all() if _bottom(row.bounding_box()) <= HEIGHT]
+        rows = [row.inner_text() for row in shown]
+        screenshot = tab.screenshot()
+        tab.close()
     information, picture = PngInfo(), io.BytesIO()
     information.add_itxt("rows", json.dumps(rows))
     # A palette of 128 colors halves the file; the page has few.
@@ -92,12 +88,13 @@ def main() -> None:
     Raises:
         SystemExit: no browser is installed.
     """
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        sys.exit(f"no browser found: expected one of {', '.join(BROWSERS)}")
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        sys.exit(f"no browser found: expected one of {', '.join(NAMES)}")
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "captions.png").write_bytes(images_of_captions())
-    (FOLDER / "leaderboard.png").write_bytes(leaderboard(browser))
+    with sync_playwright() as play, play.chromium.launch(executable_path=found, args=["--no-sandbox"]) as browser:
+        (FOLDER / "leaderboard.png").write_bytes(leaderboard(browser))
 
 
 if __name__ == "__main__":

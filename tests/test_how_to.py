@@ -400,7 +400,7 @@ def test_the_table(add, execute, place: Path) -> None:
     (record,) = store.read_all(place / "runs/records")
     scores = record.results["digits"].scores
     for column, name in (("digits", "top1"), ("digits: per class", "mean_per_class")):
-        assert pixels[column].strip("*").startswith(f"{100 * scores[name].value:.1f} ± ")
+        assert pixels[column].strip("*").startswith(f"{100 * scores[name].value:.1f}\u00a0±")
     assert (place / named).with_suffix(".csv").is_file() and (place / named).with_suffix(".tex").is_file()
 
 

@@ -1,14 +1,17 @@
 """The pictures of the README show what the models draw and what the leaderboard says today."""
 
 import json
-import shutil
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Browser
 
 from tests import pictures
+from tests.reports.site.conftest import browser
+
+__all__ = ["browser"]
 
 pytestmark = pytest.mark.slow
 
@@ -28,11 +31,8 @@ def test_the_images_are_those_of_the_captions() -> None:
     assert difference(committed, pictures.images_of_captions()) < 0.3
 
 
-def test_the_screenshot_shows_the_rows_of_the_leaderboard() -> None:
+def test_the_screenshot_shows_the_rows_of_the_leaderboard(browser: Browser) -> None:
     """Its layout may be older: only what it says is compared."""
-    browser = next(filter(None, map(shutil.which, pictures.BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser found: expected one of {', '.join(pictures.BROWSERS)}")
     committed = shown((pictures.FOLDER / "leaderboard.png").read_bytes())
     today = shown(pictures.leaderboard(browser))
     assert committed and committed == today[: len(committed)], "stale: run `make pictures`"

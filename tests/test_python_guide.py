@@ -55,7 +55,7 @@ def test_a_project_that_uses_the_interface_has_the_right_types(tmp_path: Path) -
     for name, text in (("measure", file), ("wrong", wrong)):
         (tmp_path / f"{name}.py").write_text(text)
     files = [str(tmp_path / "measure.py"), str(tmp_path / "wrong.py")]
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml"), *files]
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), *files]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     errors = [line for line in ran.stdout.splitlines() if ": error:" in line]
     assert len(errors) == 2 and all("wrong.py" in line for line in errors), ran.stdout

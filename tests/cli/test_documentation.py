@@ -67,9 +67,9 @@ def shape(value: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["data estimate", "run", "compare"])
 def test_the_examples_have_the_keys_of_the_documents(
-    command: str, synrep: Synrep, two_models: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, synrep: Synrep, two_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.chdir(tmp_path)  # where no dataset is
     ((words, document),) = [(words, one) for words, one in examples().items() if words.startswith(command)]
     more = ("--records", two_models) if command == "compare" else ()
     code, shown, error = synrep(*words.split(), *more)

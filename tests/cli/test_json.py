@@ -51,7 +51,8 @@ def test_estimate(document: Document) -> None:
 
 
 @pytest.mark.slow
-def test_plan(document: Document, synrep: Synrep) -> None:
+def test_plan(document: Document, synrep: Synrep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no dataset is
     found = document("run", "smoke", "--plan", "--only", "simclr")
     (row,) = found["experiments"]
     assert row["views"] == row["steps"] * row["batch_views"] and row["trained_parameters"] > 0

@@ -623,6 +623,7 @@ if "SLOW_FROM" in os.environ:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_interrupted_run_resumes_with_the_printed_command(
     synrep: Synrep,
     small_dataset: Path,
