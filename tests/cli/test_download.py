@@ -143,7 +143,7 @@ def test_datasets_that_are_not_on_the_hub(synrep: Synrep, tmp_path, monkeypatch)
     [
         ([], "expected either a dataset or --all-evaluations"),
         (["cifar10", "--all-evaluations"], "expected either a dataset or --all-evaluations"),
-        (["cifar11"], "unknown dataset 'cifar11'; choose one of: ade20k, aircraft, "),
+        (["cifar11"], "unknown dataset 'cifar11'; did you mean cifar10 or cifar100?"),
         (["cifar10", "--revision", "main"], "cifar10 has a pinned revision"),
         (["org/name"], "Missing option '--revision'"),
         (["cifar10"], "HF_HUB_OFFLINE=1 disables access to"),
