@@ -184,7 +184,7 @@ def test_every_recipe_has_every_size():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("cc4m", f"'cc4m'; did you mean cc3m or cc12m? choose one of: {', '.join(sorted(recipe.names()))}"),
+        ("cc4m", f"'cc4m'; did you mean cc3m or cc12m. choose one of: {', '.join(sorted(recipe.names()))}"),
         ("cc3m-many", "unknown variant 'many' of recipe cc3m; choose captions"),
         ("cc3m-1000k", "unknown variant '1000k' of recipe cc3m"),  # 1m
         ("cc3m-2000", "unknown variant '2000' of recipe cc3m"),  # 2k
