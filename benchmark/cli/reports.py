@@ -240,7 +240,7 @@ def _records_link(records: Path, out: Path, url: str, published: bool) -> str | 
 
 
 def _source(repo: str, revision: str) -> "Source | None":
-    """Return the source of a dataset from its recipe; None if it has no recipe, or one of another revision."""
+    """Return the source of a dataset from its recipe, of another revision without its images; None without recipe."""
     from benchmark.reports.site.models import Source
     from datasets_scripts import recipe
 
@@ -253,7 +253,9 @@ def _source(repo: str, revision: str) -> "Source | None":
         matches = found.revision == revision
     except UserError:
         matches = True  # the revision depends on captions that this machine does not have
-    return Source(images, real="real" in found.name.split("-")) if found.repo == repo and matches else None
+    if found.repo != repo:
+        return None
+    return Source(images if matches else None, real="real" in found.name.split("-"), outdated=not matches)
 
 
 NO_DATA = Path("no-data")

@@ -74,8 +74,8 @@ function rowsOf(columns) {
   return (columns.name ?? []).map((_, at) => {
     const row = { at };
     for (const name of names) row[name] = columns[name][at];
-    row.folder = row.name.includes("/") ? row.name.slice(0, row.name.lastIndexOf("/")) : "(none)";
     row.label = last(row.name);
+    row.age = row.superseded ? "superseded" : "current";
     row.href = `#/model/${row.name.split("/").map(encodeURIComponent).join("/")}/${row.version}`;
     row.search = [row.name, `v${row.version}`, row.method, row.data, row.kind, row.language, row.encoder, row.source]
       .join(" ").toLowerCase();

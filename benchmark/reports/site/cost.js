@@ -12,7 +12,7 @@ function scorings() {
       id: columnId(protocol, at), text: `${name}: ${visible(column.dataset)}`, score: words(column.main),
       of: new Map(column.models.map((model, at) => [model, { y: column.mean[at], spread: column.spread[at], low: column.low[at], high: column.high[at] }])),
     }));
-    const { models: owners, mean: means, spread } = protocol.places;
+    const { models: owners, mean: means, spread } = protocol.places[state.comparison] ?? { models: [] };
     const whole = new Map(owners.flatMap((model, at) => (means[at] === null ? [] : [[model, { y: means[at], spread: spread[at] }]])));
     return whole.size ? [{ id: `${protocolId(protocol)}:mean`, text: `${name}: mean`, score: "mean", of: whole }, ...single] : single;
   });
@@ -20,9 +20,9 @@ function scorings() {
 
 function showCost() {
   const every = scorings();
-  const scoring = every.find((each) => each.id === state.y) ?? [...every].sort((a, b) => b.of.size - a.of.size)[0];
   const cost = state.x in COSTS ? state.x : "views";
   const list = chosen();
+  const scoring = every.find((each) => each.id === state.y) ?? every.find((each) => each.id.endsWith(":mean")) ?? mostTelling(every, list);
   showCount(list.length);
   if (!scoring) return $("cost").replaceChildren(el("p", {}, "Nothing was measured."));
   const measured = list.filter((model) => scoring.of.has(model.at));
@@ -54,10 +54,18 @@ function showCost() {
         percent(point.spread), point.low === undefined ? "–" : interval(point.low, point.high), best.includes(point) ? "yes" : "no"]), "numbers")));
 }
 
+// Of the scores that most models have, the one in which they differ most.
+function mostTelling(every, list) {
+  const values = new Map(every.map((each) => [each, list.flatMap((model) => each.of.get(model.at)?.y ?? [])]));
+  const range = (of) => Math.max(...of) - Math.min(...of);
+  return [...every].sort((a, b) => values.get(b).length - values.get(a).length || range(values.get(b)) - range(values.get(a)))[0];
+}
+
 function mark(kind) {
   if (kind === "real") return svg("path", { class: "mark real", d: "M0 -6L6 0L0 6L-6 0Z" });
   if (kind === "synthetic") return svg("circle", { class: "mark synthetic", r: 5 });
-  return svg("circle", { class: "mark other", r: 4.5 });
+  if (kind === "not trained") return svg("rect", { class: "mark other", x: -4.5, y: -4.5, width: 9, height: 9 });
+  return svg("path", { class: "mark other", d: "M-4 -4L4 4M4 -4L-4 4" });
 }
 
 function scatter(points, best, scoring, cost) {

@@ -11,7 +11,13 @@ const SHAPES = [ // marks of series, so that color is not the only difference
   (x, y) => svg("path", { d: `M${x - 4} ${y - 4}l8 8m0 -8l-8 8` }),
   (x, y) => svg("path", { d: `M${x - 5} ${y}h10m-5 -5v10` }),
 ];
-const styled = (at, x, y) => fill(SHAPES[at % SHAPES.length](x, y), { class: `dot c${at % SHAPES.length}` }, []);
+const styled = (at, color, x, y) => fill(SHAPES[at % SHAPES.length](x, y), { class: `dot ${color}` }, []);
+
+// The only series of its kind of images has the color of that kind.
+const colorOf = (panel, at) => {
+  const { kind } = panel.series[at];
+  return kind && panel.series.filter((each) => each.kind === kind).length === 1 ? kind : `c${at % SHAPES.length}`;
+};
 
 function showTradeOffs() {
   document.title = "Trade-offs – SynRep-Bench";
@@ -52,7 +58,7 @@ function curvePanel(panel) {
   const nodes = [];
   const tips = [];
   const series = panel.series.map(({ name, points }, at) => {
-    const color = `c${at % SHAPES.length}`;
+    const color = colorOf(panel, at);
     const line = points.filter(([x]) => x !== null).map(([x, y]) => `${across.at(x)} ${up.at(y)}`);
     const marks = points.map(([x, y, low, high, wide, label]) => {
       const say = `${name}${label ? `, ${label}` : x === null ? "" : `, ${panel.x} ${x}`}: ${panel.y} ${y}, ${low} to ${high}${wide ? `; ${panel.x} ${x}, ${wide.join(" to ")}` : ""}`;
@@ -60,7 +66,7 @@ function curvePanel(panel) {
       const node = svg("g", { class: "bar", role: "img", "aria-label": visible(say) },
         x === null ? svg("path", { class: `curve reference ${color}`, d: `M${left} ${up.at(y)}H${right}` }) : null,
         svg("path", { class: `whisker`, d: `M${px} ${up.at(low)}V${up.at(high)}${wide ? `M${across.at(wide[0])} ${up.at(y)}H${across.at(wide[1])}` : ""}` }),
-        styled(at, px, up.at(y)), svg("circle", { class: "hit", cx: px, cy: up.at(y), r: 10 }));
+        styled(at, color, px, up.at(y)), svg("circle", { class: "hit", cx: px, cy: up.at(y), r: 10 }));
       nodes.push(node);
       tips.push([label ? `${name}, ${label}` : name, ...say.slice(say.indexOf(": ") + 2).split("; "), ...(label || x === null ? [] : [`${panel.x} ${x}`])]);
       return node;
@@ -77,5 +83,5 @@ function curvePanel(panel) {
     text({ class: "name", x: (left + right) / 2, y: height - 14, "text-anchor": "middle" }, panel.x),
     text({ class: "name", transform: `translate(12 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, panel.y)),
     el("p", { class: "legend" }, panel.series.map(({ name }, at) => el("span", {},
-      svg("svg", { width: 14, height: 14, viewBox: "-7 -7 14 14", "aria-hidden": "true" }, styled(at, 0, 0)), bdi(name)))));
+      svg("svg", { width: 14, height: 14, viewBox: "-7 -7 14 14", "aria-hidden": "true" }, styled(at, colorOf(panel, at), 0, 0)), bdi(name)))));
 }

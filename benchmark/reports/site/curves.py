@@ -70,7 +70,10 @@ def _against_diversity(name: str, label: str, drawn: Any, rendered: Any) -> dict
         return [_round(spread["value"]), *_percent(measured["factors"]["all"]), across, text]
 
     drawn_points = [point(measured, f"w = {w}") for w, measured in drawn]
-    series = [_series("drawn", drawn_points), _series("rendered", [point(rendered, "rendered")])]
+    series = [
+        _series("drawn", drawn_points, "synthetic"),
+        _series("rendered", [point(rendered, "rendered")], "real"),
+    ]
     return _panel(f"Fidelity against diversity of {name}", label, "all factors right, %", series)
 
 
@@ -98,11 +101,16 @@ def _paper_figures(inputs: ReportInputs) -> Iterator[dict[str, Any]]:
 
 def _paper_panel(comparison: Comparison, column: Column, axis: Axis) -> dict[str, Any]:
     groups: dict[str, list[list[Any]]] = {}
+    kinds: dict[str, set[str]] = {}
     for point in points(comparison, column, axis):
         name = axis.series(point.row) + ("" if point.x is not None else f", {point.row.images} images")
         y, low, high = (_round(point.y + sign * point.spread) for sign in (0, -1, 1))
         groups.setdefault(name, []).append([point.x, y, low, high])
-    series = [_series(name, sorted(found, key=lambda point: point[0] or 0)) for name, found in groups.items()]
+        kinds.setdefault(name, set()).add(point.row.images)
+    series = [
+        _series(name, sorted(found, key=lambda point: point[0] or 0), *(kinds[name] if len(kinds[name]) == 1 else ()))
+        for name, found in groups.items()
+    ]
     title, y_label = f"{column.dataset}, {column.protocol}", f"{column.score.replace('_', ' ')}, %"
     return _panel(title, axis.label, y_label, series) | {"log": axis.log}
 
@@ -115,8 +123,9 @@ def _panel(title: str, x: str, y: str, series: Sequence[Mapping[str, Any]]) -> d
     return {"title": title, "x": x, "y": y, "log": False, "series": series}
 
 
-def _series(name: str, of: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    return {"name": name, "points": of}
+def _series(name: str, of: Sequence[Sequence[Any]], kind: str = "") -> dict[str, Any]:
+    """Return a series. `kind` is that of its images: `real` or `synthetic`."""
+    return {"name": name, "points": of, "kind": kind}
 
 
 def _round(value: float) -> float:

@@ -17,7 +17,7 @@ async function showModel(model) {
   place.replaceChildren(el("article", {},
     el("p", { class: "back" }, el("a", { href: address("") }, "All models")),
     el("h1", {}, boxed(model.label)),
-    el("p", { class: "lead" }, boxed(model.name), `, version ${model.version}`),
+    el("p", { class: "lead" }, boxed(model.name), `, version ${model.version}${model.superseded ? " (superseded)" : ""}`),
     facts(model),
     command(model.command),
     el("h2", {}, "Standing"), standing(model, found),
@@ -48,12 +48,11 @@ function command(line) {
 }
 
 function standing(model, found) {
-  const rows = found.map(({ protocol }) => [protocol, protocol.places.models.indexOf(model.at)]).filter(([, at]) => at >= 0);
+  const rows = found.map(({ protocol }) => [protocol, placeIn(protocol, model.comparison, model)]).filter(([, place]) => place);
   if (!rows.length) return el("p", {}, "Nothing was measured.");
-  return table("Standing among all models of each protocol", ["protocol", "mean", "average rank", "Borda", "group", "datasets", "models"],
-    rows.map(([protocol, at]) => {
-      const { mean, spread, rank, borda, group, datasets, models: others } = protocol.places;
-      const all = protocol.columns.filter((column) => column.ranked).length;
+  return table(`Standing within ${cut(visible(model.comparison), 60)}`, ["protocol", "mean", "average rank", "Borda", "tie group", "datasets", "models"],
+    rows.map(([protocol, { places, at }]) => {
+      const { mean, spread, rank, borda, group, datasets, of: all, models: others } = places;
       return [boxed(protocolName(protocol)), mean[at] === null ? "–" : `${percent(mean[at])} ± ${percent(spread[at])}`, rank[at] === null ? "–" : rank[at].toFixed(1),
         borda[at].toFixed(1), group[at] ?? "–", `${datasets[at]} of ${all}`, whole(others.length)];
     }), "numbers");
@@ -135,7 +134,7 @@ function scoreLines(more, column, result, rows, shown) {
     const picked = result.picked[name];
     const which = (each) => picked && each && more.texts[picked[each.at]] ? el("span", { class: "sub" }, boxed(more.texts[picked[each.at]])) : null;
     const main = name === column.main;
-    return [[boxed(column.dataset + (column.ranked && !column.unverified ? "" : ` @ ${column.revision}`)),
+    return [[boxed(column.dataset + (column.common && !column.unverified ? "" : ` @ ${column.revision}`)),
       boxed(words(name)), summary(all, picked), ...found.map((each) => [single(each), which(each)]),
       all.n.map(whole).join(", "), main ? percent(column.chance) : ""].map((content, at) => el(at ? "td" : "th", at ? {} : { scope: "row" }, content))];
   });

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmark.errors import SkipCode, UserError
 from benchmark.records.schema import Declaration, Measured, NotMeasured, Record
+from benchmark.reports.build import comparison_of
 
 VIT_NAMES: dict[tuple[object, ...], str] = {(384, 12, 6): "ViT-S", (768, 12, 12): "ViT-B", (1024, 24, 16): "ViT-L"}
 """Width, depth, heads -> common name."""
@@ -18,10 +19,12 @@ TEXT_EVALUATIONS = {"aro", "fairface", "retrieval", "sugarcrepe", "zero_shot"}
 class Source:
     """Metadata of a training dataset that its records lack."""
 
-    images: int
-    """Number of distinct images."""
+    images: int | None
+    """Number of distinct images. None if they were not counted."""
     real: bool
     """True for real, False for synthetic images."""
+    outdated: bool = False
+    """True if its recipe now makes another revision."""
 
 
 Sources = Callable[[str, str], Source | None]
@@ -70,6 +73,7 @@ def describe(model: Model, sources: Sources) -> dict[str, Any]:
     return {
         "name": model.name,
         "version": model.version,
+        "comparison": comparison_of(record),
         "method": record.experiment.method,
         "fingerprint": record.experiment.fingerprint[:12],
         "data": training.repo if training else None,
@@ -85,6 +89,14 @@ def describe(model: Model, sources: Sources) -> dict[str, Any]:
         "precision": record.model.precision,
         "command": _command(record),
     }
+
+
+def is_superseded(model: Model, models: Iterable[Model], sources: Sources) -> bool:
+    """Return True if there is a newer version of a model's experiment, or a newer revision of its training dataset."""
+    training = model.first.training
+    known = sources(training.repo, training.revision) if training else None
+    newer = any(other.name == model.name and other.version > model.version for other in models)
+    return newer or (known is not None and known.outdated)
 
 
 def _sort_key(record: Record) -> tuple[Any, ...]:

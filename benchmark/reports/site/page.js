@@ -37,9 +37,9 @@ function arrive() {
   (place || $("content")).focus({ preventScroll: true });
 }
 
-// Filters change the rows, not the columns, so only rows are rendered again.
-function filtered() {
-  if (route[0] === "table") drawRows();
+// Another comparison has other columns; the other filters change only the rows.
+function filtered(name) {
+  if (route[0] === "table") (name === "comparison" ? showTable : drawRows)();
   if (route[0] === "cost") showCost();
   remember();
 }
@@ -61,6 +61,8 @@ async function start() {
   prepareTheme();
   page = await unpacked("shown");
   models = rowsOf(page.models);
+  first.comparison = page.main;
+  Object.assign(state, first);
   for (const protocol of page.protocols) {
     protocol.columns.forEach((column) => column.models.forEach((model, at) =>
       (models[model].seeds = Math.max(models[model].seeds ?? 0, column.of[at]))));

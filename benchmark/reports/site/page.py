@@ -20,10 +20,11 @@ from jinja2 import Environment, StrictUndefined
 
 from benchmark.analysis.paired import PairedComparisons
 from benchmark.records.schema import Record
+from benchmark.reports.build import main_comparison
 from benchmark.reports.published.rows import TOY_PREFIX
 from benchmark.reports.site.curves import curves
 from benchmark.reports.site.details import details
-from benchmark.reports.site.models import Sources, collect, describe
+from benchmark.reports.site.models import Sources, collect, describe, is_superseded
 from benchmark.reports.site.protocols import UNIT, collect_protocols, protocol_data
 
 SCRIPTS = (
@@ -83,7 +84,13 @@ def page(
         "unit": UNIT,
         "records": count,
         "url": links.records,
-        "models": _columns([describe(model, cached_sources) for model in models]),
+        "main": main_comparison(all_records) if all_records else "",
+        "models": _columns(
+            [
+                describe(model, cached_sources) | {"superseded": is_superseded(model, models, cached_sources)}
+                for model in models
+            ]
+        ),
         "protocols": [protocol_data(protocol, pairs, links.docs) for protocol in protocols],
         "curves": curves(all_records, trade_off),
     }

@@ -27,7 +27,7 @@ function protocolSection(protocol) {
     el("dl", { class: "facts" },
       fact("Version", protocol.version),
       fact("Hash", el("code", {}, protocol.hash)),
-      fact("Models", whole(protocol.places.models.length)),
+      fact("Models", whole(distinct(protocol.columns.flatMap((column) => column.models)).length)),
       el("div", { class: "wide" }, el("dt", {}, "Settings"), el("dd", {}, protocol.knobs ? boxed(protocol.knobs) : "none"))),
     protocol.columns.length ? table(`Datasets of ${protocolName(protocol)}`, ["dataset", "score", "repository", "revision", "split", "images", "n", "chance", "ids"],
       protocol.columns.map((column) => [boxed(column.dataset), boxed(words(column.main)), boxed(column.repo), boxed(column.revision),

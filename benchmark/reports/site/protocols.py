@@ -2,8 +2,10 @@
 
 A protocol is one version of one preset of an evaluation, identified by its hash. A column is one exact dataset: another
 revision, split, list of ids, chance level or main score makes another column, and so do unverified files. If a dataset
-name has several columns, means and ranks use the one that most models have. All models of a protocol are ranked
-together (`analysis.ranking`).
+name has several columns, means and ranks use the one that most models have.
+
+Models are compared within a comparison, as in its tables (`build.records_by_comparison`): means, ranks, tie groups and
+marks are taken over its datasets and among its models, to which raw pixels belong.
 
 Numbers are integers in units of `UNIT`; models are indices into the list of models.
 """
@@ -17,7 +19,9 @@ from typing import Any, NamedTuple
 from benchmark import evaluations, plugins
 from benchmark.analysis import ranking
 from benchmark.analysis.paired import PairedComparisons
+from benchmark.analysis.ranking import SeedRecords
 from benchmark.records.schema import Measured, Record, ScorePart
+from benchmark.reports.build import records_by_comparison
 from benchmark.reports.site.models import Model
 
 UNIT = 1e-5
@@ -68,6 +72,14 @@ class Protocol:
         return sorted(self._model_counts, key=lambda column: (column.dataset, -self._model_counts[column], column))
 
     @cached_property
+    def comparisons(self) -> "dict[str, Protocol]":
+        """The protocol of each comparison's models, and of raw pixels."""
+        owner = {_key(records[0]): model for model, records in self.records.items()}
+        groups = records_by_comparison([record for records in self.records.values() for record in records])
+        members = {name: sorted({owner[_key(record)] for record in group}) for name, group in groups.items()}
+        return {name: Protocol(self.key, {at: self.records[at] for at in own}) for name, own in members.items()}
+
+    @cached_property
     def ranked(self) -> set[Column]:
         """Columns that count for means and ranks: for each dataset name, the one that most models have."""
         first: dict[str, Column] = {}
@@ -111,6 +123,10 @@ class Protocol:
         return record.model_copy(update={"results": {k: v for k, v in record.results.items() if k not in unranked}})
 
 
+def _key(record: Record) -> tuple[str, int]:
+    return record.experiment.name, record.experiment.version
+
+
 def collect_protocols(models: Sequence[Model]) -> list[Protocol]:
     """Return the protocols of all models, sorted by evaluation, those with most models first."""
     found: dict[ProtocolKey, dict[int, list[Record]]] = {}
@@ -130,7 +146,7 @@ def collect_protocols(models: Sequence[Model]) -> list[Protocol]:
 
 
 def protocol_data(protocol: Protocol, pairs: PairedComparisons, docs: Mapping[str, str]) -> dict[str, Any]:
-    """Return one protocol for the page: its settings, its columns with their cells, and the standings of its models.
+    """Return one protocol for the page: its settings, columns with their cells, and the standings of each comparison.
 
     `docs` is evaluation -> link to its documentation.
     """
@@ -142,7 +158,7 @@ def protocol_data(protocol: Protocol, pairs: PairedComparisons, docs: Mapping[st
         "about": _about(key.evaluation),
         "docs": docs.get(key.evaluation),
         "columns": [_column(protocol, column, pairs) for column in protocol.columns],
-        "places": _standings(protocol, pairs),
+        "places": {name: _standings(own, pairs) for name, own in sorted(protocol.comparisons.items()) if own.ranked},
     }
 
 
@@ -186,21 +202,29 @@ def _has_result(record: Record, column: Column) -> bool:
 def _column(protocol: Protocol, column: Column, pairs: PairedComparisons) -> dict[str, Any]:
     records_of = protocol.records_of(column)
     cells = {index: _cell(records, column) for index, records in records_of.items()}
-    best = ranking.best_of_column(list(records_of), records_of.__getitem__, (column.dataset, column.main), pairs)
     return {
         **column._asdict(),
         "revision": column.revision[:HEX] + (" (unverified)" if column.unverified else ""),
         "ids": column.ids[:HEX],
         "chance": units(column.chance),
         "extreme": column.main in EXTREMES,
-        "ranked": column in protocol.ranked,
-        "best": best.winner,
-        "level": list(best.tied),
+        "common": column in protocol.ranked,
+        "marks": {
+            name: _marks(own.records_of(column), column, pairs)
+            for name, own in sorted(protocol.comparisons.items())
+            if column in own.columns
+        },
         "models": list(cells),
         **{field: [units(cell[field]) for cell in cells.values()] for field in ("mean", "spread", "low", "high")},
         "seeds": [len(records) for records in records_of.values()],
         "of": [len(protocol.records[index]) for index in records_of],
     }
+
+
+def _marks(records_of: Mapping[int, SeedRecords], column: Column, pairs: PairedComparisons) -> dict[str, Any]:
+    """Return the winner of a column among these models, or the models tied for it."""
+    best = ranking.best_of_column(list(records_of), records_of.__getitem__, (column.dataset, column.main), pairs)
+    return {"best": best.winner, "level": list(best.tied)}
 
 
 def _cell(records: Sequence[Record], column: Column) -> dict[str, float]:
@@ -221,6 +245,7 @@ def _standings(protocol: Protocol, pairs: PairedComparisons) -> dict[str, Any]:
     standings = ranking.rank_models(list(records.values()), pairs)
     return {
         "models": list(records),
+        "of": len(protocol.ranked),
         "mean": [None if each.mean is None else units(each.mean) for each in standings],
         "spread": [None if each.spread is None else units(each.spread) for each in standings],
         "rank": [None if each.average_rank is None else round(each.average_rank, 2) for each in standings],

@@ -75,11 +75,12 @@ function cellParts(column, model) {
   const value = column.value(model);
   if (value === null) return { value: "" };
   if (isMean(column)) {
-    const { models: owners, spread } = column.protocol.places;
-    return { value: percent(value), spread: percent(spread[owners.indexOf(model.at)]) };
+    const { places, at } = placeIn(column.protocol, scopeOf(model), model);
+    return { value: percent(value), spread: percent(places.spread[at]) };
   }
   if (!column.column) return { value: column.place ? column.text(model) : visible(value) };
-  const { extreme, spread, low, high, best, level } = column.column;
+  const { extreme, spread, low, high, marks } = column.column;
+  const { best, level } = marks[scopeOf(model)];
   const at = column.place_of(model);
   return {
     value: percent(value),
@@ -97,7 +98,7 @@ function csv(rows, columns) {
     return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   };
   const parts = (column) => ["value", ...(column.column || isMean(column) ? ["spread"] : []),
-    ...(column.column && (column.column.level.length || column.column.best !== null) ? ["mark"] : [])];
+    ...(column.column && inScope(column.column.marks).some(({ best, level }) => level.length || best !== null) ? ["mark"] : [])];
   const heads = columns.flatMap((column) => parts(column).map((part) =>
     columnTitle(column) + { value: "", spread: column.column?.extreme ? " [95 %]" : " ±", mark: " mark" }[part]));
   const lines = [["model", "version", ...heads], ...rows.map((model) => [visible(model.name), String(model.version),
@@ -121,7 +122,7 @@ function latex(rows, columns) {
     const text = texed(value + (shownSpread ?? ""));
     return mark === "best" ? `\\textbf{${text}}` : text + (mark ? "\\textsuperscript{*}" : "");
   };
-  const heads = groups.map((group) => [group.title, columns.filter((column) => group.columns.includes(column))]).filter(([, of]) => of.length);
+  const heads = offered.map((group) => [group.title, columns.filter((column) => group.columns.includes(column))]).filter(([, of]) => of.length);
   let at = 2;
   const rules = heads.map(([, of]) => `\\cmidrule(lr){${at}-${(at += of.length) - 1}}`);
   const lines = [

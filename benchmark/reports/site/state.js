@@ -1,16 +1,17 @@
 "use strict";
 // The state of a view, stored after the # of the address, so that every view has a link, also in a local file.
 
-const FILTERS = ["data", "kind", "encoder", "language", "folder"];
+const FILTERS = ["data", "kind", "encoder", "language", "comparison", "age"];
 const KEPT = ["q", ...FILTERS, "sort", "dir", "show", "parts", "y", "x", "on", "models"];
 const ALL = "all";
 const state = Object.fromEntries(KEPT.map((name) => [name, ""]));
+const first = { ...state, age: "current" }; // the first view; its comparison is that of the page
 let models = [];
 let route = ["table"];
 
 function address(path) {
   const kept = new URLSearchParams();
-  for (const name of KEPT) if (state[name] !== "") kept.set(name, state[name]);
+  for (const name of KEPT) if (state[name] !== first[name]) kept.set(name, state[name]);
   const query = kept.toString();
   return `#/${path}${query ? `?${query}` : ""}`;
 }
@@ -54,17 +55,30 @@ function read() {
   }
   route = [parts[0] in pathOf ? parts[0] : "table"];
   const given = new URLSearchParams(query);
-  for (const name of KEPT) state[name] = given.get(name) ?? "";
+  for (const name of KEPT) state[name] = given.get(name) ?? first[name];
 }
 
 const valueOf = { data: (model) => model.data ?? "not known" };
 for (const name of FILTERS) valueOf[name] ??= (model) => model[name];
 
+// Raw pixels are the floor of other comparisons, too.
+const belongs = (model, comparison) => model.comparison === comparison || page.protocols.some((each) => placeIn(each, comparison, model));
+
+// The comparison in which a model is shown: the chosen one, or its own.
+const scopeOf = (model) => state.comparison || model.comparison;
+
+// The standing of a model under a protocol in a comparison: the list of places, and its index in it; or null.
+function placeIn(protocol, comparison, model) {
+  const places = protocol.places[comparison];
+  const at = places ? places.models.indexOf(model.at) : -1;
+  return at < 0 ? null : { places, at };
+}
+
 function chosen() {
   const asked = state.q.toLowerCase().split(/\s+/).filter(Boolean);
   const set = FILTERS.filter((name) => state[name] !== "");
   return models.filter((model) =>
-    set.every((name) => valueOf[name](model) === state[name]) && asked.every((word) => model.search.includes(word)));
+    set.every((name) => (name === "comparison" ? belongs(model, state[name]) : valueOf[name](model) === state[name])) && asked.every((word) => model.search.includes(word)));
 }
 
 function prepareFilters(changed) {
@@ -75,27 +89,32 @@ function prepareFilters(changed) {
     $(name).append(el("option", { value: "" }, ALL), ...values.map((value, at) => el("option", { value: at + 1 }, label(value))));
     $(name).addEventListener("change", (event) => {
       state[name] = event.target.value === "" ? "" : values[event.target.value - 1];
-      changed();
+      changed(name);
     });
     $(name).show = (value) => {
       $(name).value = value === "" ? "" : String(values.indexOf(value) + 1);
       if ($(name).selectedIndex < 0) {
-        state[name] = "";
-        $(name).value = "";
+        state[name] = first[name];
+        $(name).value = String(values.indexOf(first[name]) + 1);
       }
     };
   }
   prepareFold();
   $("q").addEventListener("input", (event) => {
     state.q = event.target.value.trim();
-    changed();
+    changed("q");
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", (event) => {
     event.preventDefault();
-    for (const name of KEPT) state[name] = "";
+    Object.assign(state, first);
     showFilters();
-    changed();
+    changed("comparison");
+  });
+  $("all").addEventListener("click", () => {
+    for (const name of ["q", "sort", "dir", ...FILTERS]) state[name] = "";
+    showFilters();
+    changed("comparison");
   });
 }
 
@@ -110,9 +129,10 @@ function prepareFold() {
 function showFilters() {
   if (document.activeElement !== $("q") || state.q === "") $("q").value = state.q;
   for (const name of FILTERS) $(name).show(state[name]);
-  if (FILTERS.some((name) => state[name] !== "")) $("fold").setAttribute("aria-expanded", "true");
+  if (FILTERS.some((name) => state[name] !== first[name])) $("fold").setAttribute("aria-expanded", "true");
 }
 
 function showCount(count) {
   $("count").textContent = `${whole(count)} of ${plural(models.length, "model")}`;
+  $("all").hidden = count === models.length;
 }

@@ -9,6 +9,7 @@ let shown = []; // visible columns, from left to right
 let cells = new Map(); // model -> its row, with the visible columns
 let drawing = 0;
 
+let offered = []; // groups with a column of the chosen comparison
 const nothing = () => el("span", { class: "none" }, "–");
 
 function prepareTable() {
@@ -35,11 +36,11 @@ function protocolGroup(protocol) {
     owners.forEach((model, at) => (found[model] = list[at]));
     return found;
   };
-  const places = protocol.places;
   const place = (id, label, field, first, text, width = 66) => {
-    const values = by(places[field], places.models);
-    const show = (m) => (values[m.at] === null ? nothing() : text(values[m.at], places.models.indexOf(m.at)));
-    return { id: `${key}:${id}`, label, width, values, value: (m) => values[m.at], text: show, first, number: true, place: true, protocol };
+    const found = (m) => placeIn(protocol, scopeOf(m), m);
+    const value = (m) => found(m)?.places[field][found(m).at] ?? null;
+    const show = (m) => (value(m) === null ? nothing() : text(value(m), found(m)));
+    return { id: `${key}:${id}`, label, width, value, text: show, first, number: true, place: true, protocol };
   };
   const columns = protocol.columns.map((column, at) => {
     const values = by(column.mean, column.models);
@@ -47,11 +48,10 @@ function protocolGroup(protocol) {
     return {
       id: columnId(protocol, at),
       label: visible(column.dataset),
-      sub: visible(words(column.main)) + (column.ranked && !column.unverified ? "" : ` @ ${visible(column.revision)}`),
+      sub: visible(words(column.main)) + (column.common && !column.unverified ? "" : ` @ ${visible(column.revision)}`),
       width: 100,
-      values,
       value: (m) => values[m.at],
-      text: (m) => score(column, places[m.at]),
+      text: (m) => score(column, places[m.at], column.marks[scopeOf(m)]),
       first: "desc",
       number: true,
       column,
@@ -64,19 +64,19 @@ function protocolGroup(protocol) {
     protocol,
     title: protocolName(protocol),
     columns: [
-      place("mean", "mean", "mean", "desc", (v, at) => [percent(v), el("span", { class: "spread" }, ` ±${percent(places.spread[at])}`)], 96),
+      place("mean", "mean", "mean", "desc", (v, { places, at }) => [percent(v), el("span", { class: "spread" }, ` ±${percent(places.spread[at])}`)], 96),
       place("rank", "average rank", "rank", "asc", (v) => v.toFixed(1), 82),
       place("borda", "Borda", "borda", "desc", (v) => v.toFixed(1), 72),
-      place("group", "group", "group", "asc", (v) => String(v)),
+      place("group", "tie group", "group", "asc", (v) => String(v)),
       ...columns,
     ],
   };
 }
 
-function score(column, at) {
+function score(column, at, marks) {
   if (at === null) return nothing();
-  const winner = column.best === column.models[at];
-  const tied = column.level.includes(column.models[at]);
+  const winner = marks.best === column.models[at];
+  const tied = marks.level.includes(column.models[at]);
   const mean = percent(column.mean[at]);
   const behind = column.extreme ? interval(column.low[at], column.high[at]) : `±${percent(column.spread[at])}`;
   const partly = column.seeds[at] < column.of[at] ? ` ${column.seeds[at]}/${column.of[at]}` : null;
@@ -94,7 +94,7 @@ function score(column, at) {
 function defaultKeys() {
   const keys = innerWidth < 640 ? [] : ["model"]; // a phone has no room for both properties and scores
   let count = 0;
-  for (const group of groups.slice(1)) {
+  for (const group of offered.slice(1)) {
     count += group.columns.length;
     if (count > group.columns.length && count > FIRST_COLUMNS) break;
     keys.push(group.key);
@@ -105,13 +105,15 @@ function defaultKeys() {
 function shownKeys() {
   if (state.show === "") return defaultKeys();
   const asked = state.show.split(",");
-  return groups.map((group) => group.key).filter((key) => asked.includes(encodeURIComponent(key)));
+  return offered.map((group) => group.key).filter((key) => asked.includes(encodeURIComponent(key)));
 }
 
 function chooseColumns() {
+  const here = (column) => !state.comparison || !column.protocol || state.comparison in (column.column?.marks ?? column.protocol.places);
+  offered = groups.map((group) => ({ ...group, columns: group.columns.filter(here) })).filter((group) => group.columns.length);
   const keys = shownKeys();
   const part = (column) => state.parts === "" || !column.protocol || (state.parts === "means") === Boolean(column.place);
-  shown = groups.filter((group) => keys.includes(group.key)).flatMap((group) => group.columns.filter(part));
+  shown = offered.filter((group) => keys.includes(group.key)).flatMap((group) => group.columns.filter(part));
 }
 
 function chooser() {
@@ -129,8 +131,8 @@ function chooser() {
       state.parts = event.target.checked ? "" : other;
       rebuild();
     }));
-  const every = groups.map((group) => chip(group.title, keys.includes(group.key), (event) =>
-    set(groups.map((each) => each.key).filter((key) => (key === group.key ? event.target.checked : shownKeys().includes(key)))), group.key));
+  const every = offered.map((group) => chip(group.title, keys.includes(group.key), (event) =>
+    set(offered.map((each) => each.key).filter((key) => (key === group.key ? event.target.checked : shownKeys().includes(key)))), group.key));
   return el("div", { class: "choose" },
     el("fieldset", {}, el("legend", {}, "Columns"), every),
     el("fieldset", {}, el("legend", {}, "Of each"), parts),
@@ -151,10 +153,11 @@ function sorted(list) {
 
 const nameColumn = { id: "name", label: "model", value: (m) => m.name, first: "asc" };
 
+// Means of different comparisons have no common order.
 function sortColumn() {
-  const all = groups.flatMap((group) => group.columns);
+  const all = offered.flatMap((group) => group.columns);
   return [nameColumn, ...all].find((column) => column.id === state.sort)
-    ?? all.find((column) => column.place && column.values.some((value) => value !== null)) ?? nameColumn;
+    ?? ((state.comparison && all.find((column) => column.place && models.some((model) => column.value(model) !== null))) || nameColumn);
 }
 
 function sortBy(column) {
@@ -200,10 +203,10 @@ function showTable() {
 }
 
 function head() {
-  const kinds = groups.map((group) => [group, shown.filter((column) => group.columns.includes(column))]).filter(([, of]) => of.length);
+  const kinds = offered.map((group) => [group, shown.filter((column) => group.columns.includes(column))]).filter(([, of]) => of.length);
   const button = (column, attributes) => {
     const node = el("th", { scope: "col", "data-id": column.id, ...attributes },
-      el("button", { type: "button", title: column.label.length > 24 ? column.label : null, click: () => sortBy(column) },
+      el("button", { type: "button", title: column.place ? "within the comparison of the model" : column.label.length > 24 ? column.label : null, click: () => sortBy(column) },
         el("span", { class: "label" }, el("bdi", {}, column.label)), column.sub && el("span", { class: "sub" }, column.sub)));
     markSorted(node);
     return node;
@@ -230,7 +233,7 @@ function rowOf(model) {
   if (!row) {
     row = el("tr", {}, el("th", { scope: "row", class: "name" },
       el("a", { href: model.href, title: model.name.length > 40 ? cut(visible(model.name), 2000) : null }, bdi(model.label)),
-      el("span", { class: "sub" }, el("bdi", {}, `${visible(model.folder)} · v${model.version}`))),
+      el("span", { class: "sub" }, el("bdi", {}, `${visible(model.comparison)} · v${model.version}${model.superseded ? ", superseded" : ""}`))),
     shown.map((column, at) => {
       const edge = at && column.protocol !== shown[at - 1].protocol ? " edge" : "";
       return el("td", { class: (column.number ? "number" : "text") + edge }, column.text(model));
@@ -285,25 +288,26 @@ function scoreTip(column, model) {
   const head = `${model.label} on ${cut(of.dataset, 60)}`;
   if (at === null) return [head, "not measured"];
   const many = of.seeds[at] > 1;
+  const marks = of.marks[scopeOf(model)];
   return [
     head,
     `${words(of.main)} ${percent(of.mean[at])} ± ${percent(of.spread[at])} ${many ? "over seeds" : "(half of the interval)"}`,
     `95 % interval ${interval(of.low[at], of.high[at])}${many ? ", mean of the seeds" : ""}`,
     `n ${whole(of.n)} · ${of.seeds[at]} of ${plural(of.of[at], "seed")} · chance ${percent(of.chance)}`,
-    ...(of.level.includes(model.at) ? ["not significantly different from the best"] : []),
-    ...(of.best === model.at ? ["significantly better than every other model"] : []),
+    ...(marks.level.includes(model.at) ? ["not significantly different from the best of its comparison"] : []),
+    ...(marks.best === model.at ? ["significantly better than every other model of its comparison"] : []),
   ];
 }
 
 function standingTip(column, model) {
-  const places = column.protocol.places;
-  const at = places.models.indexOf(model.at);
-  if (at < 0) return [model.label, "not measured"];
-  const all = column.protocol.columns.filter((each) => each.ranked).length;
+  const found = placeIn(column.protocol, scopeOf(model), model);
+  if (!found) return [model.label, "not measured"];
+  const { places, at } = found;
   const complete = places.mean[at] !== null;
-  return [`${model.label}, ${protocolName(column.protocol)}`, `${places.datasets[at]} of ${plural(all, "dataset")}`,
+  return [`${model.label}, ${protocolName(column.protocol)}`, `among ${plural(places.models.length, "model")} of ${scopeOf(model)}`,
+    `${places.datasets[at]} of ${plural(places.of, "dataset")}`,
     ...(complete ? [] : ["no mean and no rank: a dataset is missing"]),
-    ...(complete && places.group[at] === null ? ["no group: the paired difference from the first of the group is unknown"] : [])];
+    ...(complete && places.group[at] === null ? ["no tie group: the paired difference from the first of the group is unknown"] : [])];
 }
 
 function missingReason(more, column, model) {
@@ -318,30 +322,40 @@ function missingReason(more, column, model) {
 // Notes on the numbers
 
 function notes() {
-  const used = groups.filter((group) => group.protocol && shown.some((column) => column.protocol === group.protocol));
-  const tied = used.some(({ protocol }) => protocol.columns.some((column) => column.level.length));
-  const winner = used.some(({ protocol }) => protocol.columns.some((column) => column.best !== null));
+  const used = offered.filter((group) => group.protocol && shown.some((column) => column.protocol === group.protocol));
+  const marks = used.flatMap(({ protocol }) => protocol.columns.flatMap((column) => inScope(column.marks)));
+  const tied = marks.some((each) => each.level.length);
+  const winner = marks.some((each) => each.best !== null);
   const item = (...content) => el("li", {}, content);
   return el("div", { class: "notes" },
     el("ul", {},
       item("Scores in percent. ± is the sample standard deviation over seeds; with one seed, half of the 95 % interval of the test sample. n and intervals are in the tooltip of a cell and on the page of a model."),
-      item("Mean and average rank: of, and among, the models that have every dataset of a protocol. Borda: one point per dataset for every measured model with a lower score. Group: models, each with every dataset, that are not significantly different from the first of the group (paired 95 % interval). Filters do not change any of these, nor bold and stars."),
+      item(state.comparison
+        ? ["Models are compared with each other within ", bdi(state.comparison), "."]
+        : "Models are compared with each other only within their own comparison, the first part of a model's name. Means, ranks and marks of different comparisons are over different models, and may be over different datasets."),
+      item("Mean and average rank: over all datasets of the comparison, for the models that were measured on each of them. Borda: one point per dataset for every model with a lower score, half a point for an equal one. Tie group: models that are not significantly different from the first of their group (paired 95 % interval). Other filters change none of these, nor bold and stars."),
+      models.some((model) => model.superseded) ? item("Superseded: there is a newer version of the experiment, or a newer revision of its training images.") : null,
       pooled(used.map(({ protocol }) => protocol)).map((line) => item(line)),
-      winner ? item(el("strong", {}, "Bold"), ": the best of a column, significantly better than every other model.") : null,
-      tied ? item("* the best of a column and those not significantly different from it.") : null,
-      winner || tied ? null : item("Bold, stars and groups need paired differences, which need the predictions of every model.")),
+      winner ? item(el("strong", {}, "Bold"), ": the best of a column in its comparison, significantly better than every other model.") : null,
+      tied ? item("* the best of a column in its comparison and those not significantly different from it.") : null,
+      winner || tied ? null : item("Bold, stars and tie groups need paired differences, which need the predictions of every model.")),
     el("p", {}, "Settings and datasets: ", used.map(({ protocol }, at) => [at ? ", " : "", protocolLink(protocol)]), "."));
 }
 
-// Notes on differences between models that are ranked together, and on limits of the intervals.
+// Those of a value for each comparison that are shown: of the chosen one, or all.
+const inScope = (of) => (state.comparison ? [of[state.comparison]].filter(Boolean) : Object.values(of));
+
+// Notes on differences between trained models that are ranked together, and on limits of the intervals.
 function pooled(protocols) {
-  const seeds = protocols.map(({ columns }) => distinct(columns.flatMap((column) => column.seeds)));
-  const views = protocols.map(({ columns }) => distinct(columns.flatMap((column) => column.models.map((at) => models[at].views))));
+  const trained = protocols.flatMap(({ places }) => inScope(places))
+    .map((each) => each.models.map((at) => models[at]).filter((model) => model.kind !== "not trained"));
+  const seeds = trained.map((of) => distinct(of.map((model) => model.seeds)));
+  const views = trained.map((of) => distinct(of.map((model) => model.views)));
   const several = (of) => of.some((values) => values.length > 1);
   const differ = [several(views) ? "views seen" : null, several(seeds) ? "seeds" : null].filter(Boolean);
   return [
-    differ.length ? `All models of a protocol are ranked together, although they differ in ${differ.join(" and in ")}: ranks are not at equal compute.` : null,
+    differ.length ? `All models of a comparison are ranked together, although they differ in ${differ.join(" and in ")}: ranks are not at equal compute.` : null,
     seeds.flat().includes(1) ? "A model with one seed: the interval of its differences is over samples only and does not cover other seeds." : null,
-    "Bold, stars and groups: no correction for multiple comparisons.",
+    "Bold, stars and tie groups: no correction for multiple comparisons.",
   ].filter(Boolean);
 }

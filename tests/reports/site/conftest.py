@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from playwright.sync_api import Page as Tab
 
-from tests.fixtures.site_records import curved, few, hostile, made, trade_off
+from tests.fixtures.site_records import curved, few, hostile, made, several, trade_off
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -39,6 +39,11 @@ class Visit:
         """Return the stripped texts of all matching elements."""
         return [text.strip() for text in self.tab.locator(selector).all_text_contents()]
 
+    def cells(self, name: str) -> list[str]:
+        """Return the cells of a model's first row of the leaderboard."""
+        row = self.tab.locator("#table tbody tr").filter(has=self.tab.get_by_role("link", name=name, exact=True)).first
+        return [" ".join(text.split()) for text in row.locator("td").all_text_contents()]
+
     @property
     def names(self) -> list[str]:
         """Models of the leaderboard, from top to bottom."""
@@ -62,6 +67,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Page files by name."""
     place = tmp_path_factory.mktemp("site")
     found = {"few": made(few()), "hostile": made(hostile()), "none": made(few()[:1])}
+    found["several"] = made(several())
     found["curves"] = made(curved(), trade_off=trade_off())
     paths = {name: place / name / "index.html" for name in found}
     for name, path in paths.items():

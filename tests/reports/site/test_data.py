@@ -1,6 +1,7 @@
 """Data of the page: averages, standings, marks, separate columns, and reproducible bytes."""
 
 import base64
+import csv
 import dataclasses
 import hashlib
 import random
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from benchmark.analysis.paired import PairedComparisons
 from benchmark.cli.main import app
 from benchmark.cli.reports import _source, site
 from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import Pretrained, Skipped
 from benchmark.records import store
 from benchmark.records.schema import NotMeasured, Record
-from benchmark.reports.site.models import collect, describe
+from benchmark.reports.site.models import Source, collect, describe, is_superseded
 from benchmark.reports.site.protocols import HEX, UNIT, units
 from datasets_scripts import recipe
 from tests.fixtures.many_records import records
@@ -36,6 +38,8 @@ from tests.fixtures.site_records import (
     record,
     sources,
 )
+
+MAIN = "main-smoke-scenes-1x"
 
 
 def protocol(page: dict[str, Any], evaluation: str = "linear_probe") -> dict[str, Any]:
@@ -55,9 +59,9 @@ def cell(page: dict[str, Any], model: str, dataset: str) -> dict[str, Any]:
 
 
 def place(page: dict[str, Any], model: str) -> dict[str, Any]:
-    of = protocol(page)["places"]
+    of = protocol(page)["places"]["smoke"]
     at = of["models"].index(page["models"]["name"].index(f"smoke/{model}"))
-    return {name: values[at] for name, values in of.items()}
+    return {name: values[at] for name, values in of.items() if isinstance(values, list)}
 
 
 # Averages
@@ -128,7 +132,71 @@ def test_standings_are_among_models_measured_under_the_protocol() -> None:
 def test_without_differences_there_are_ranks_and_no_groups() -> None:
     page = data(made(few(), ThresholdDifferences(known=False)).html)
     assert place(page, "ann")["mean"] is not None
-    assert {each for part in page["protocols"] for each in part["places"]["group"]} == {None}
+    assert {each for part in page["protocols"] for each in part["places"]["smoke"]["group"]} == {None}
+
+
+def test_standings_and_marks_are_those_of_a_comparison() -> None:
+    # A better model of another comparison, with a dataset that this one lacks, changes none of its numbers.
+    scores = {"a": (0.9, 0.2), "b": (0.8, 0.3)}
+    own = [record(n, {"digits": on("digits", x), "colours": on("colours", y)}) for n, (x, y) in scores.items()]
+    others = [
+        record("c", {n: on(n, 0.99) for n in ("digits", "colours", "cifar10")}, name="other/c"),
+        record("d", {"digits": on("digits", 0.1)}, name="other/d"),
+    ]
+    alone, both = data(made(own).html), data(made([*own, *others]).html)
+    names = both["models"]["name"]
+    assert names == ["other/c", "other/d", "smoke/a", "smoke/b"]
+    for name in scores:
+        assert place(both, name) | {"models": 0} == place(alone, name) | {"models": 0}
+    assert protocol(both)["places"]["smoke"]["of"] == 2
+    other = protocol(both)["places"]["other"]
+    assert (other["models"], other["of"], other["mean"], other["rank"]) == ([0, 1], 3, [99_000, None], [1.0, None])
+    assert column(both, "digits")["marks"] == {
+        "other": {"best": 0, "level": []},
+        "smoke": {"best": 2, "level": []},
+    }
+    assert list(column(both, "cifar10")["marks"]) == ["other"]
+
+
+def test_raw_pixels_are_ranked_in_every_comparison() -> None:
+    origin = Pretrained("pixels:16", "pixels-16", {"library": "pixels", "image_size": 16})
+    pixels = record("pixels", {"digits": on("digits", 0.7)}, origin=origin)
+    found = [record("a", {"digits": on("digits", 0.5)}), record("b", {"digits": on("digits", 0.9)}, name="other/b")]
+    places = protocol(data(made([pixels, *found]).html))["places"]
+    assert {name: (of["models"], of["rank"]) for name, of in places.items()} == {
+        "other": ([0, 1], [1.0, 2.0]),
+        "pretrained": ([1], [1.0]),
+        "smoke": ([1, 2], [1.0, 2.0]),
+    }
+
+
+@pytest.mark.slow
+def test_standings_are_those_of_the_committed_tables() -> None:
+    results = Path(__file__).parents[3] / "results"
+    with (results / "tables" / MAIN / "ranking_linear_probe.synclr.csv").open() as file:
+        expected = [(row["mean"].split()[0], row["average rank"], row["Borda count"]) for row in csv.DictReader(file)]
+    found = [one for one in store.read_all(results / "records") if one.evaluation.name == "linear_probe"]
+    page = data(made(found, PairedComparisons()).html)
+    assert page["main"] == MAIN
+    of = protocol(page)["places"][MAIN]
+    shown = zip(of["mean"], of["rank"], of["borda"], strict=True)
+    assert len(expected) == 10
+    assert sorted((f"{mean * 100 * UNIT:.1f}", f"{rank:.2f}", f"{borda:g}") for mean, rank, borda in shown) == sorted(
+        expected
+    )
+
+
+def test_older_versions_and_older_images_are_superseded() -> None:
+    scores = {"digits": on("digits", 0.5)}
+    found = [record("a", scores), record("a", scores, version=2), record("b", scores)]
+    models = data(made(found).html)["models"]
+    assert list(zip(models["name"], models["version"], models["superseded"])) == [
+        ("smoke/a", 1, True),
+        ("smoke/a", 2, False),
+        ("smoke/b", 1, False),
+    ]
+    (model,) = collect([record("b", scores)])
+    assert is_superseded(model, [model], lambda *_: Source(None, real=False, outdated=True))
 
 
 # Marks
@@ -137,8 +205,9 @@ def test_without_differences_there_are_ranks_and_no_groups() -> None:
 def marks(values: dict[str, float], pairs: ThresholdDifferences) -> tuple[str | None, set[str]]:
     page = data(made((record(name, {"digits": on("digits", value)}) for name, value in values.items()), pairs).html)
     names, of = page["models"]["name"], column(page, "digits")
-    level = {names[at].removeprefix("smoke/") for at in of["level"]}
-    return (None if of["best"] is None else names[of["best"]].removeprefix("smoke/")), level
+    found = of["marks"]["smoke"]
+    level = {names[at].removeprefix("smoke/") for at in found["level"]}
+    return (None if found["best"] is None else names[found["best"]].removeprefix("smoke/")), level
 
 
 def test_bold_is_the_significantly_best_model() -> None:
@@ -182,10 +251,10 @@ def test_another_dataset_of_a_name_is_another_column(what: str) -> None:
     )
     first, second = protocol(page)["columns"]
     assert (first["models"], second["models"]) == ([0, 1], [2])
-    assert (first["ranked"], second["ranked"]) == (True, False)
+    assert (first["common"], second["common"]) == (True, False)
     assert second["revision"].endswith(" (unverified)") == second["unverified"] == (what == "files")
     assert [place(page, name)["rank"] for name in "ab"] == [2.0, 1.0]
-    assert 2 not in protocol(page)["places"]["models"], "ranked with what it was not measured on"
+    assert 2 not in protocol(page)["places"]["smoke"]["models"], "ranked with what it was not measured on"
 
 
 def test_another_main_score_or_chance_is_another_column() -> None:
@@ -325,7 +394,9 @@ def test_images_are_counted_by_the_recipe_on_any_machine() -> None:
     toy = recipe.find("scenes-toy")
     found = _source(toy.repo, toy.revision)
     assert found is not None and (found.images, found.real) == (20_480, False)
-    assert _source(toy.repo, "0" * 40) is None, "another version of the recipe"
+    older = _source(toy.repo, "0" * 40)
+    assert older is not None and older.outdated and older.images is None and not older.real
+    assert not found.outdated
     assert _source("somebody/scenes-toy", toy.revision) is None
     assert _source("synrep-bench/nothing", "0" * 40) is None
     real = recipe.find("scenes-toy-real")

@@ -40,7 +40,10 @@ def cells(rows: Iterable[dict[str, str]], name: str) -> list[str]:
 # Links
 
 
-LISTS = {"": ("#data", "#kind", "#encoder", "#language", "#folder"), "#/cost": ("#kind", "#pick-y", "#pick-x")}
+LISTS = {
+    "": ("#data", "#kind", "#encoder", "#language", "#comparison", "#age"),
+    "#/cost": ("#kind", "#pick-y", "#pick-x"),
+}
 
 
 @pytest.mark.parametrize("view", LISTS)
@@ -122,7 +125,7 @@ def test_csv_has_means_ranks_and_intervals_as_they_are_shown(visit: Open) -> Non
         "0.0",
         "1.0",
     )
-    assert (row[f"{SYNCLR} · Borda"], row[f"{SYNCLR} · group"]) == ("7.0", "1")
+    assert (row[f"{SYNCLR} · Borda"], row[f"{SYNCLR} · tie group"]) == ("7.0", "1")
 
 
 def test_notes_name_protocols_filters_and_the_source(visit: Open) -> None:

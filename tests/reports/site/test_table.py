@@ -50,6 +50,44 @@ def test_models_are_initially_sorted_by_the_first_mean(visit: Open) -> None:
     assert page.tab.locator("#table [aria-sort]").text_content() == "mean"
 
 
+def test_the_page_opens_on_the_main_comparison_with_its_floor(visit: Open) -> None:
+    page = visit("several")
+    assert page.texts("#comparison option:checked") == ["main-x"]
+    assert page.names == ["pixels", "new", "gone"], "raw pixels are the floor; models of `side` are not shown"
+    heads = page.texts("#table thead tr:nth-child(2) th .label")
+    assert heads[4:] == ["mean", "average rank", "Borda", "tie group", "digits"], "cifar10 is only of `side`"
+    assert page.cells("new")[4:8] == ["60.0 ±2.0", "2.0", "1.0", "2"]
+    assert page.texts("#count") == ["3 of 6 models"]
+
+
+def test_all_models_have_the_means_of_their_own_comparison_and_no_common_order(visit: Open) -> None:
+    page = visit("several")
+    page.tab.get_by_role("button", name="Show all").click()
+    assert page.texts("#count") == ["6 of 6 models"] and not page.tab.locator("#all").is_visible()
+    assert page.tab.locator("#table [aria-sort]").text_content() == "model"
+    assert {name: page.cells(name)[4:6] for name in ("new", "other")} == {
+        "new": ["60.0 ±2.0", "2.0"],
+        "other": ["80.0 ±1.4", "1.0"],
+    }
+    assert page.cells("pixels")[4:6] == ["70.0 ±2.0", "1.0"], "raw pixels alone are `pretrained`"
+    assert "only within their own comparison" in " ".join(page.texts("#table .notes li"))
+    head = page.tab.locator("#table thead button", has_text="average rank")
+    assert head.get_attribute("title") == "within the comparison of the model"
+    again = visit("several", view=page.tab.evaluate("location.hash"))
+    assert again.texts("#count") == ["6 of 6 models"]
+    again.tab.click("button[type=reset]")
+    assert again.texts("#comparison option:checked") == ["main-x"]
+
+
+def test_older_versions_are_hidden_until_asked_for_and_named(visit: Open) -> None:
+    page = visit("several")
+    assert "main-x · v2" in page.texts("#table tbody th .sub")
+    assert not any("superseded" in text for text in page.texts("#table tbody th .sub"))
+    page.tab.select_option("#age", label="superseded")
+    assert page.names == ["new"]
+    assert page.texts("#table tbody th .sub") == ["main-x · v1, superseded"]
+
+
 def test_a_cell_shows_mean_and_spread_and_its_tooltip_the_rest(visit: Open) -> None:
     page = visit()
     cell = page.tab.locator("#table tbody tr").filter(has_text="ann").locator("td").filter(has_text="10.0")
@@ -91,7 +129,7 @@ def test_the_notes_name_differences_between_models_ranked_together(visit: Open) 
     assert "they differ in views seen and in seeds" in notes
     assert "A model with one seed: the interval of its differences is over samples only" in notes
     assert "no correction for multiple comparisons" in notes
-    assert "of, and among, the models that have every dataset" in notes
+    assert "over all datasets of the comparison, for the models that were measured on each" in notes
     alike = " ".join(visit("none").texts("#table .notes li"))
     assert "they differ" not in alike and "A model with one seed" in alike
 
@@ -116,7 +154,7 @@ def test_columns_are_chosen_by_protocol_and_kind(visit: Open) -> None:
     heads = "#table thead tr:nth-child(2) th .label"
     every = page.texts(heads)
     assert every[:4] == ["trained on", "images", "views", "seeds"]
-    assert every[4:10] == ["mean", "average rank", "Borda", "group", "colours", "digits"]
+    assert every[4:10] == ["mean", "average rank", "Borda", "tie group", "colours", "digits"]
     page.tab.get_by_role("checkbox", name="Model", exact=True).uncheck()
     assert page.texts(heads) == every[4:]
     page.tab.get_by_role("checkbox", name="means and ranks").uncheck()
