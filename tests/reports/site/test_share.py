@@ -132,7 +132,7 @@ def test_notes_name_protocols_filters_and_the_source(visit: Open) -> None:
     page = visit(view="#/?kind=synthetic&q=cid")
     notes = [line for line in exported(page, "CSV").splitlines() if line.startswith("# ")]
     assert any(re.fullmatch(rf"# {SYNCLR}: version 1, hash [0-9a-f]{{12}}; shots 5\.", line) for line in notes)
-    assert "# 1 of 5 models; search: cid; images: synthetic." in notes
+    assert "# 1 of 5 models; search: cid; images: synthetic; comparison: smoke; version: current." in notes
     assert notes[-1] == "# Source: SynRep-Bench leaderboard, 14 records.", "a local path is in the file"
     assert any("sample standard deviation over seeds" in line for line in notes)
 

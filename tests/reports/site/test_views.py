@@ -101,6 +101,28 @@ def test_the_pareto_front_has_the_models_that_no_other_beats(visit: Open) -> Non
     assert "x=" in page.tab.evaluate("location.hash")
 
 
+def test_means_are_drawn_of_one_comparison_only(visit: Open) -> None:
+    page = visit("several", view="#/cost")
+    assert page.texts("#pick-y option:checked") == ["linear probe · synrep: mean"]
+    labels = [node.get_attribute("aria-label") for node in page.tab.locator("#cost .point").all()]
+    assert sorted((label or "").split(":")[0] for label in labels) == ["main-x/gone", "main-x/new"]
+    page.tab.get_by_role("button", name="Show all").click()
+    assert page.texts("#pick-y option") == ["linear probe · synrep: cifar10", "linear probe · synrep: digits"]
+    assert page.texts("#pick-y option:checked") == ["linear probe · synrep: digits"]
+
+
+def test_real_and_synthetic_have_the_colors_of_the_figures(visit: Open) -> None:
+    page = visit("curves", view="#/trade-offs")
+    found = {
+        name: page.tab.locator("#trade-offs .legend span", has_text=name)
+        .locator(".dot")
+        .first.evaluate("(dot) => getComputedStyle(dot).stroke")
+        for name in ("drawn", "rendered", "clip, real images")
+    }
+    orange, blue = "rgb(213, 94, 0)", "rgb(0, 114, 178)"
+    assert found == {"drawn": orange, "rendered": blue, "clip, real images": blue}
+
+
 def test_points_are_at_their_numbers(visit: Open) -> None:
     page = visit(view="#/cost")
     page.tab.select_option("#pick-y", label="linear probe · synrep: digits")
