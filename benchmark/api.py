@@ -60,6 +60,9 @@ __all__ = [
     "read_records",
 ]
 
+SHORTEST = 7
+"""Number of characters of the shortest abbreviation of a revision."""
+
 
 def load_dataset(name: str | Path, revision: str | None = None) -> CaptionImageDataset:
     """Open a dataset of captions and images that was built or downloaded on this machine.
@@ -68,7 +71,8 @@ def load_dataset(name: str | Path, revision: str | None = None) -> CaptionImageD
 
     Args:
         name: a folder; a dataset in `data/` or `$SYNREP_DATA`, as `ORG/NAME`; or a recipe, such as `toy-200`.
-        revision: revision of the recipe, or the commit that was downloaded from the Hub. None accepts what is there.
+        revision: revision of the recipe, or the commit that was downloaded from the Hub; the first seven characters or
+            more are enough. None accepts what is there.
 
     Returns:
         The dataset. `len(data)` counts captions, `data.caption(row)` is a text, and
@@ -86,9 +90,10 @@ def load_dataset(name: str | Path, revision: str | None = None) -> CaptionImageD
     folder = Path(name)
     if not folder.is_dir():
         folder = dataset_folder(_repo(str(name)), revision or "<commit>")
-    built = schema.read_manifest(folder).revision
-    commits = {note.commit for note in downloads.notes(folder).values()}
-    return CaptionImageDataset(folder, built if revision is None or commits == {revision} else revision)
+    manifest = schema.read_manifest(folder)
+    if revision is not None:
+        _require_revision(folder, manifest, revision)
+    return CaptionImageDataset(folder, manifest.revision)
 
 
 def iterate_batches(
@@ -343,6 +348,20 @@ def _repo(name: str) -> str:
     from datasets_scripts import recipe
 
     return name if "/" in name else recipe.find(name).repo
+
+
+def _require_revision(folder: Path, manifest: schema.Manifest, revision: str) -> None:
+    """Raise a UserError unless `revision` begins the revision of the recipe, or the commit that was downloaded."""
+    commits = {note.commit for note in downloads.notes(folder).values()}
+    commit = commits.pop() if len(commits) == 1 else None
+    if len(revision) >= SHORTEST and any(known.startswith(revision) for known in (manifest.revision, commit or "")):
+        return
+    if commit is None:
+        found, advice = f"revision {manifest.revision[:12]}", "build or download that revision"
+    else:
+        again = f"synrep data download {manifest.repo} --revision {revision}"
+        found, advice = f"commit {commit[:12]}", f"give that commit, or move the folder and run `{again}`"
+    raise UserError(f"{folder} is at {found}, expected {revision}; {advice}")
 
 
 def _load_model(

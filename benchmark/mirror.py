@@ -46,7 +46,7 @@ def _hint(repo: str, revision: str) -> str:
     if name == "scenes-toy" or (name.startswith("scenes-") and not name.startswith("scenes-toy-")):
         return "build it with `synrep data build toy scenes-evaluation`"
     if name != repo:
-        return f"build it with `synrep data build {name}`"
+        return f"build it with `synrep data build {name.removeprefix('scenes-')}`"
     if repo.startswith(f"{ORIGINALS}/"):
         return "download its files by hand: `synrep data download --all-evaluations` lists them and their sources"
     return f"run `synrep data download {repo} --revision {revision}`"

@@ -299,14 +299,16 @@ def test_a_commit_of_the_hub_is_a_revision(small_dataset: Path, machine: Path) -
     (machine / "data/me").mkdir(parents=True)
     (machine / "data/me/small").symlink_to(small_dataset)
     note = small_dataset / NOTES / "dataset.json.metadata"
-    with pytest.raises(UserError, match=r"is at revision .{12}, expected cccccccccccc; build or download"):
+    with pytest.raises(UserError, match=r"is at revision .{12}, expected c{40}; build or download"):
         api.load_dataset("me/small", commit)
     note.parent.mkdir(parents=True)
     note.write_text(f"{commit}\netag\n0\n")
     try:
-        assert len(api.load_dataset("me/small", commit)) == CAPTIONS
-        with pytest.raises(UserError, match="expected dddddddddddd"):
-            api.load_dataset("me/small", "d" * 40)
+        for revision in (commit, commit[:7], RECIPE.revision[:7]):
+            assert len(api.load_dataset("me/small", revision)) == CAPTIONS
+        for other in ("d" * 40, "main", commit[:6], ""):
+            with pytest.raises(UserError, match=rf"is at commit c{{12}}, expected {other}; give that commit, or move"):
+                api.load_dataset("me/small", other)
     finally:
         note.unlink()
 
@@ -316,7 +318,7 @@ def test_a_commit_of_the_hub_is_a_revision(small_dataset: Path, machine: Path) -
     [
         (
             "toy-16",
-            "dataset synrep-bench/scenes-toy-16 is neither in data/ nor in $SYNREP_DATA; build it with `",
+            "scenes-toy-16 is neither in data/ nor in $SYNREP_DATA; build it with `synrep data build toy-16`",
         ),
         ("me/x", "run `synrep data download me/x --revision <commit>`"),
         ("nope", "unknown recipe 'nope'; choose one of: cc12m, "),

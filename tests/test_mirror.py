@@ -65,11 +65,10 @@ def test_missing_dataset_says_how_to_get_it(machine):
     assert isinstance(raised.value, UserError) and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["scenes-toy-2k-l1", "scenes-toy-real", "cc12m-10k-w2", "cc3m-real-1m"])
+@pytest.mark.parametrize("name", ["toy-2k-l1", "toy-real", "cc12m-10k-w2", "cc3m-real-1m"])
 def test_missing_datasets_of_a_recipe_name_the_build_command(machine, name):
-    recipe.find(name)  # the recipe exists
     with pytest.raises(MissingDataset, match=rf"build it with `synrep data build {name}`"):
-        dataset_folder(f"synrep-bench/{name}", "r")
+        dataset_folder(recipe.find(name).repo, "r")
 
 
 @pytest.mark.parametrize("name", ["scenes-toy", "scenes-objects"])
