@@ -73,6 +73,11 @@ class CaptionImageDataset:
             )
         return [Shard(self._folder / parquet, self._folder / index) for parquet, index in names]
 
+    def __repr__(self) -> str:
+        images = f"{self.images_per_caption} image{'s' * (self.images_per_caption != 1)}"
+        revision = self.manifest.revision[:12]
+        return f"<{type(self).__name__} {self.manifest.repo}: {len(self):,} captions x {images}, revision {revision}>"
+
     def __len__(self) -> int:
         return self._index.starts[-1]
 

@@ -30,6 +30,11 @@ def data(numbered_dataset):
     return CaptionImageDataset(numbered_dataset, NUMBERED.revision)
 
 
+def test_a_dataset_describes_itself(data):
+    size = f"{len(data):,} captions x {data.images_per_caption} images"
+    assert repr(data) == f"<CaptionImageDataset {NUMBERED.repo}: {size}, revision {NUMBERED.revision[:12]}>"
+
+
 @pytest.fixture
 def copy(numbered_dataset, tmp_path):
     """A dataset folder to damage; its second file holds captions 64 to 127."""
