@@ -68,7 +68,7 @@ def _run() -> int:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         again = shlex.join(["synrep", *sys.argv[1:]])
-        return _fail(f"interrupted; progress is saved, resume with: {again}", INTERRUPTED)
+        return _fail(f"interrupted; finished work is saved; resume with: {again}", INTERRUPTED)
     except typer.Exit as end:
         return end.exit_code
     except Exception as error:

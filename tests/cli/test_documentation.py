@@ -102,6 +102,6 @@ def test_the_exit_code_of_each_kind_of_end(synrep: Synrep, monkeypatch: pytest.M
     monkeypatch.setattr(main, "app", stopped)
     code, shown, error = synrep("run", "smoke")
     assert (code, shown) == (130, "")
-    assert error == "synrep: interrupted; progress is saved, resume with: synrep run smoke\n"
+    assert error == "synrep: interrupted; finished work is saved; resume with: synrep run smoke\n"
     for code in ("0", "1", "2", "130"):
         assert re.search(rf"^\| {code} \|", TEXT, re.MULTILINE)

@@ -648,7 +648,7 @@ def test_interrupted_run_resumes_with_the_printed_command(
         _, error = child.communicate()
         assert child.returncode == 130
         assert_last_words(
-            error.splitlines(keepends=True)[-1], "interrupted; progress is saved, resume with: synrep run"
+            error.splitlines(keepends=True)[-1], "interrupted; finished work is saved; resume with: synrep run"
         )
         assert not (folder / "model.json").exists()
         with safe_open(folder / "state.safetensors", "pt") as state:
