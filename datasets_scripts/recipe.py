@@ -28,6 +28,9 @@ GUIDANCE = {
 }
 """Guidance schedules of the ablation in the StableRep paper (arXiv 2306.00984, Table 6)."""
 
+DECLARE = "declare one (docs/how-to/add-a-dataset.md)"
+"""What to do with prepared captions that no recipe uses."""
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -182,6 +185,8 @@ def find(name: str, data: Path = Path("data")) -> Recipe:
     declared = _declared()
     known = {recipe.name: recipe for recipe in declared.values()} | declared
     base = max((key for key in known if f"{name}-".startswith(f"{key}-")), key=len, default=None)
+    if base is None and (data / "captions" / name / "captions.parquet").is_file():
+        raise UserError(f"no recipe uses the captions {data / 'captions' / name}; {DECLARE}, then build it by its name")
     if base is None:
         raise unknown("recipe", name, list(declared))
     recipe = known[base]

@@ -9,7 +9,7 @@ import typer
 
 from benchmark.cli import names as known_names
 from benchmark.cli.names import SCENES_EVALUATION
-from benchmark.cli.output import Answer, show
+from benchmark.cli.output import Answer, note, show
 from benchmark.errors import UserError, one_line
 
 Root = Annotated[Path, typer.Option("--data", help="Data folder, with captions/ and the datasets.")]
@@ -38,6 +38,7 @@ def captions(
 ) -> None:
     """Read, normalize and deduplicate captions; dropped rows are written to a separate file with their reasons."""
     from benchmark.cli.display import Display
+    from datasets_scripts import recipe
     from datasets_scripts.captions import prepare as preparing
     from datasets_scripts.captions import sources
 
@@ -69,6 +70,20 @@ def captions(
             lambda rows: display.update(f"captions of {chosen.name}", rows, None),
         )
     show(_count_line(out, counts))
+    if names := _recipes_of(chosen):
+        note(f"next: synrep data estimate {names[0]}, then synrep data build {names[0]}")
+    else:
+        note(f"next: no recipe uses these captions; {recipe.DECLARE}, then synrep data build NAME")
+
+
+def _recipes_of(source: Any) -> list[str]:
+    """Return the names of the recipes that use the captions of a source."""
+    from datasets_scripts import recipe
+    from datasets_scripts.captions.prepare import PreparedCaptions
+
+    captions = {name: recipe.find(name).captions for name in recipe.names()}
+    prepared = {name: used.source.name for name, used in captions.items() if isinstance(used, PreparedCaptions)}
+    return [name for name, used in prepared.items() if used == source.name]
 
 
 def _unknown_source(name: str, known: list[str], root: Path) -> UserError:
@@ -117,9 +132,9 @@ def estimate(
     found = estimating.estimate(chosen)
     try:
         chosen.captions.version  # noqa: B018
-        note = None
+        missing = None
     except UserError as error:
-        note = str(error)
+        missing = str(error)
     machines = [estimating.on_machine(machine, *rate, found) for machine, rate in estimating.rates(chosen).items()]
     if probe:
         device, speed = estimating.probe(chosen)
@@ -133,7 +148,7 @@ def estimate(
         "shards": found.shards,
         "bytes": found.bytes,
         "hub_dollars_per_month": found.hub_dollars,
-        "note": note,
+        "note": missing,
         "gpus": gpus,
         "machines": [{**machine, "days_on_gpus": machine["hours_on_one"] / gpus / 24} for machine in machines],
     }

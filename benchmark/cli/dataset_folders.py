@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmark import mirror
 from benchmark.cli import names
 from benchmark.cli.data import DATA, Root
 from benchmark.cli.output import note, show
 from benchmark.errors import UserError, one_line
 
-Folder = Annotated[Path, typer.Argument(help="Folder of a dataset, such as data/synrep-bench/scenes-toy.")]
+Folder = Annotated[Path, typer.Argument(help="A dataset that was built, such as toy, or the folder of a dataset.")]
 
 
 class Layout(StrEnum):
@@ -21,6 +22,20 @@ class Layout(StrEnum):
 
     WEBDATASET = "webdataset"
     IMAGEFOLDER = "imagefolder"
+
+
+def _dataset_folder(folder: Path, root: Path = DATA) -> Path:
+    """Return a folder; for the name of a recipe or ORG/NAME, that dataset's folder in `root` or `$SYNREP_DATA`.
+
+    Raises:
+        UserError: there is no such folder, or no such recipe.
+    """
+    from datasets_scripts import recipe
+
+    if folder.is_dir() or len(folder.parts) > 2:
+        return folder
+    repo = str(folder) if len(folder.parts) == 2 else recipe.find(str(folder)).repo
+    return root / repo if (root / repo).is_dir() else mirror.dataset_folder(repo, "<commit>")
 
 
 def check(
@@ -43,6 +58,7 @@ def check(
     from datasets_scripts.inspection import audit
     from datasets_scripts.scenes import fidelity
 
+    folder = _dataset_folder(folder, root)
     manifest = schema.read_manifest(folder)
     if alignment:
         aligning.check_name(*_model_and_weights(alignment))
@@ -106,6 +122,7 @@ def contact_sheet(
     """Write a contact sheet: captions as rows, their images as columns."""
     from datasets_scripts.inspection import contact_sheet
 
+    folder = _dataset_folder(folder)
     chosen = contact_sheet.worst_rows(folder, rows) if worst else contact_sheet.random_rows(folder, rows, seed)
     contact_sheet.write(chosen, out)
     show(out)
@@ -117,12 +134,19 @@ def publish(
     private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
 ) -> None:
     """Upload a built dataset to the Hub and verify it by reading it back. To resume, run the same command again."""
+    from huggingface_hub import constants
+
+    from benchmark import schema
     from benchmark.cli.display import Display
     from datasets_scripts.publishing import publish as publishing
 
+    folder = _dataset_folder(folder)
+    repo = repo or schema.read_manifest(folder).repo
     with Display() as display:
         commit = publishing.publish(folder, repo, private=private, log=note, progress=display.update)
     show(f"published at revision {commit}")
+    note(f"page: {constants.ENDPOINT}/datasets/{repo}")
+    note(f"next: synrep data download {repo} --revision {commit}")
 
 
 def download(
@@ -170,6 +194,7 @@ def export(
     from benchmark.cli.display import Display
     from datasets_scripts.publishing import export as exporting
 
+    folder = _dataset_folder(folder)
     with Display() as display:
         exported = exporting.export(folder, to.value, out, functools.partial(display.update, "export"))
     show(f"{out}: {exported.captions:,} captions; {exported.skipped:,} skipped, with failed images")

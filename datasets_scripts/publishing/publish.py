@@ -67,6 +67,7 @@ def publish(folder: Path, repo: str | None, *, private: bool, log: LogLine, prog
         repository.create(private=private)
         card = card_to_publish(folder, manifest, repository, log)
         staged = stage(folder, replace(manifest, repo=repo, files=manifest.data_files), card, Path(temporary))
+        before = repository.commit()
         log(f"uploading to {repo}")
         commit = repository.api.upload_folder(
             repo_id=repo,
@@ -75,6 +76,8 @@ def publish(folder: Path, repo: str | None, *, private: bool, log: LogLine, prog
             delete_patterns=DELETE_PATTERNS,
             commit_message=f"Revision {manifest.revision[:12]} of {manifest.repo}",
         ).oid
+        if commit == before:
+            log(f"nothing changed: {repo} has this revision of the dataset and its card")
         log(f"reading back {repo} at {commit}")
         verify_upload(repository, staged, commit)
     if "extra_gated_prompt:" in card:

@@ -30,7 +30,8 @@ def test_captions_are_counted_and_compared_with_the_paper(tmp_path: Path, synrep
     code, shown, error = synrep("data", "captions", "cc3m", "--origin", source, "--data", tmp_path)
     assert (code, error) == (0, "")
     out = tmp_path / "captions" / "cc3m"
-    assert shown.splitlines()[-1] == (
+    assert shown.splitlines()[-1] == "next: synrep data estimate cc3m, then synrep data build cc3m"
+    assert shown.splitlines()[-2] == (
         f"{out}: 1 captions of 3 rows, dropped: 1 empty, 1 duplicate; the paper has 2,700,000 of 3,000,000"
     )
     assert {path.name for path in out.iterdir()} == {"captions.parquet", "dropped.parquet", "captions.json"}
@@ -39,7 +40,13 @@ def test_captions_are_counted_and_compared_with_the_paper(tmp_path: Path, synrep
 def test_captions_of_any_table_are_called_after_its_file(tmp_path: Path, synrep: Synrep) -> None:
     source = tmp_path / "birds.csv"
     source.write_text("text\na robin\n")
-    assert synrep("data", "captions", source, "--column", "text", "--data", tmp_path)[0] == 0
+    code, shown, _ = synrep("data", "captions", source, "--column", "text", "--data", tmp_path)
+    declare = "declare one (docs/how-to/add-a-dataset.md), then"
+    assert code == 0 and f"\nnext: no recipe uses these captions; {declare} synrep data build NAME\n" in shown
+    assert_one_line(
+        synrep("data", "build", "birds", "--data", tmp_path),
+        f"no recipe uses the captions {tmp_path / 'captions' / 'birds'}; {declare} build it by its name",
+    )
     assert (tmp_path / "captions" / "birds" / "captions.json").exists()
     assert_one_line(
         synrep("data", "captions", source, "--column", "txt", "--data", tmp_path), "expected a column txt, found text"
@@ -147,6 +154,36 @@ def test_alignment_lists_the_worst_captions_and_the_sheet_shows_them(
     assert synrep("data", "contact-sheet", folder, "--out", tmp_path / "worst.png", "--worst", "--rows", 3)[0] == 0
     with Image.open(tmp_path / "worst.png") as picture:
         assert picture.tobytes() == contact_sheet.render(rows).tobytes()
+
+
+@pytest.mark.slow
+def test_a_built_dataset_is_found_by_the_name_of_its_recipe(
+    small_dataset: Path, tmp_path: Path, synrep: Synrep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for root in ("data", "other"):
+        (tmp_path / root / "synrep-bench").mkdir(parents=True)
+    (tmp_path / "data/synrep-bench/scenes-toy-16").symlink_to(small_dataset)
+    (tmp_path / "other/synrep-bench/scenes-toy-17").symlink_to(small_dataset)
+    monkeypatch.chdir(tmp_path)
+    for name in ("toy-16", "synrep-bench/scenes-toy-16"):
+        assert synrep("data", "contact-sheet", name)[0] == 0
+    assert synrep("data", "check", "toy-17", "--data", "other", "--workers", 1)[0] == 0
+    for command in (("check",), ("contact-sheet",), ("publish",), ("export", "--to", "webdataset", "--out", "x")):
+        assert_one_line(synrep("data", *command, "toy-17"), "build it with `synrep data build toy-17`")
+        assert_one_line(synrep("data", *command, "nothing"), "unknown recipe 'nothing'; choose one of: cc12m, ")
+        assert_one_line(synrep("data", *command, "a/b/c"), "folder a/b/c does not exist")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "repo"), [((), RECIPE.repo), (("--repo", "me/mine"), "me/mine")])
+def test_publish_ends_with_the_page_and_the_next_command(
+    words: tuple[str, ...], repo: str, small_dataset: Path, synrep: Synrep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets_scripts.publishing.publish.publish", lambda folder, repo, **_: "c" * 40)
+    result = f"published at revision {'c' * 40}\n"
+    after = f"page: https://huggingface.co/datasets/{repo}\nnext: synrep data download {repo} --revision {'c' * 40}\n"
+    assert synrep("data", "publish", small_dataset, *words) == (0, result + after, "")
+    assert synrep("-q", "data", "publish", small_dataset, *words) == (0, result, "")
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "imagefolder"])

@@ -162,7 +162,7 @@ def test_quiet_drops_messages_and_keeps_the_result(synrep: Synrep, monkeypatch: 
         return SimpleNamespace(captions=3, skipped=0)
 
     monkeypatch.setattr("datasets_scripts.publishing.export.export", export)
-    words = ("export", "x", "--to", "webdataset", "--out", "y")
+    words = ("export", "data/me/x", "--to", "webdataset", "--out", "y")
     result = "y: 3 captions; 0 skipped, with failed images\n"
     assert synrep("data", *words) == (0, f"a message\n{result}", "a warning\n")
     assert synrep("data", "-q", *words) == (0, result, "")

@@ -153,10 +153,12 @@ def published(hub, repo=REPO, revision="main"):
 def test_a_dataset_goes_and_comes_back(hub, tmp_path):
     """All of it and nothing else; again without a commit; a new version leaves nothing of the old one behind."""
     folder, home = made(tmp_path / "old"), tmp_path / "home"
-    first, _ = finish(start(hub, "publish", folder, None, False, home=home))
+    first, lines = finish(start(hub, "publish", folder, None, False, home=home))
+    assert not any(line.startswith("nothing changed") for line in lines)
     wanted = {path: content for path, content in contents(folder).items() if not path.startswith("build/")}
     assert {p: c for p, c in published(hub).items() if p != ".gitattributes"} == wanted
-    again, _ = finish(start(hub, "publish", folder, None, False, home=home))
+    again, lines = finish(start(hub, "publish", folder, None, False, home=home))
+    assert f"nothing changed: {REPO} has this revision of the dataset and its card" in lines
     assert again == first and hub.repo(REPO).messages[1:] == [f"Revision {'ab' * 6} of {REPO}"]
 
     newer = made(tmp_path / "new", shards=2, version=1)
