@@ -28,11 +28,13 @@ class _Lines:
     """Plain lines of a task."""
 
     started: float
-    """Time of the first update."""
+    """Time of the first progress, which has taken the time to start, too."""
     first: int
     """Amount done by then."""
     last: float
     """Time of the last line, or of the first update."""
+    moved: bool = False
+    """True after the first progress."""
     printed: bool = False
     finished: bool = False
     """True if the last line says that the task is finished."""
@@ -95,6 +97,8 @@ class Display:
     def _print_line(self, name: str, done: int, total: int | None, note: str) -> None:
         now = time.monotonic()
         task = self._lines.setdefault(name, _Lines(now, done, now))
+        if not task.moved and done > task.first:
+            task.started, task.first, task.moved = now, done, True
         finished = total is not None and done >= total
         due = now - task.last >= LINE_INTERVAL or (finished and task.printed)
         if not due or (finished and task.finished):

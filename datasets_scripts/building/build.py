@@ -376,8 +376,7 @@ def _build_lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            hint = "wait for it, or start shares with --share"
-            raise UserError(f"another build of {folder} is running; {hint}") from None
+            raise UserError(f"another build of {folder} is running; wait for it, or add shares with --share") from None
         yield
 
 
@@ -385,15 +384,16 @@ class _ProgressReporter:
     """Progress of the whole build, including units finished earlier; call it with new images and finished units."""
 
     def __init__(self, job: BuildJob, progress: Progress) -> None:
-        self.job, self.progress = job, progress
-        self.units = len(job.finished_units())
+        self.job, self.progress, self.units = job, progress, len(job.finished_units())
         self.images = min(self.units * schema.UNIT_CAPTIONS, job.captions) * job.recipe.images_per_caption
-        self.images_before, self.started_at = self.images, time.monotonic()
+        self.images_before, self.started_at = self.images, 0.0
         self(0, 0)
 
     def __call__(self, images: int, units: int) -> None:
         self.images = min(self.images + images, self.job.images)
         self.units = min(self.units + units, self.job.units)
+        if images and not self.started_at:  # the first batch, which also takes the time to start
+            self.images_before, self.started_at = self.images, time.monotonic()
         rate = (self.images - self.images_before) / max(time.monotonic() - self.started_at, 1e-9)
         words = [f"{rate:,.1f} images/s"] if rate else []
         shown = self.images if self.units == self.job.units else min(self.images, self.job.images - 1)

@@ -54,6 +54,18 @@ def test_a_long_task_prints_a_line_in_each_interval_and_at_its_end(
     ]
 
 
+def test_the_time_to_start_is_not_part_of_the_estimate(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Display() as shown:
+        for seconds, done in ((0, 0), (60, 0), (100, 10), (120, 30)):
+            clock(seconds)
+            shown.update("build", done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "build: 0 of 100",
+        "build: 10 of 100",
+        "build: 30 of 100, 70 s left",
+    ]
+
+
 def test_a_task_without_a_total_has_no_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Display() as shown:
         shown.update("captions", 0, None)
@@ -68,8 +80,11 @@ def test_a_task_can_start_again(clock: Clock, capsys: pytest.CaptureFixture[str]
             for seconds in (0, 20, 40):
                 clock(start + seconds)
                 shown.update("features", seconds, 80, note)
-    expected = [(note, done) for note in ("one split", "another") for done in (20, 40)]
-    lines = [f"features: {done} of 80, {note}, {80 - done} s left" for note, done in expected]
+    lines = [
+        line
+        for note in ("one split", "another")
+        for line in (f"features: 20 of 80, {note}", f"features: 40 of 80, {note}, 40 s left")
+    ]
     assert capsys.readouterr().err.splitlines() == lines
 
 
