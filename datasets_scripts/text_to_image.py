@@ -8,6 +8,8 @@ import numpy as np
 
 OK = "ok"
 """Status of an image that was generated."""
+UNDECLARED = "unknown"
+"""License of material whose terms nobody declared; it is treated as non-commercial."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Terms:
     subject: str
     """Subject of the terms, such as "captions: Conceptual Captions 3M"."""
     licence: str
-    """License identifier of the Hugging Face Hub, or "other"."""
+    """License identifier of the Hugging Face Hub, "other", or `UNDECLARED`."""
     text: str
     """Summary of the terms, one paragraph."""
     url: str

@@ -10,7 +10,7 @@ from benchmark import plugins
 from benchmark.errors import UserError
 from benchmark.files import file_sha256
 from datasets_scripts.recipe import revision_of
-from datasets_scripts.text_to_image import Terms
+from datasets_scripts.text_to_image import UNDECLARED, Terms
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".zip")
 """Suffixes of files that can contain captions; `captions.files` reads them."""
@@ -53,8 +53,8 @@ class Source:
 
 def custom_source(name: str, column: str) -> Source:
     """Return a source for any Parquet, CSV or TSV file with a header, or any dataset of such files on the Hub."""
-    text = "Captions supplied by the person who built this dataset; their terms of use apply and are not known here."
-    terms = Terms(subject=f"captions: {name}", licence="other", text=text, url="", commercial=False)
+    text = "Captions of the person who built this dataset. Their terms of use apply, but are not declared here."
+    terms = Terms(subject=f"captions: {name}", licence=UNDECLARED, text=text, url="", commercial=False)
     return Source(name=name, caption_columns=(column,), terms=terms)
 
 

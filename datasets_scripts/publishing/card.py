@@ -12,7 +12,7 @@ from benchmark import schema
 from benchmark.hub import cards
 from datasets_scripts.generation import provenance
 from datasets_scripts.generation.generate import COLUMNS, IMAGE
-from datasets_scripts.text_to_image import Terms
+from datasets_scripts.text_to_image import UNDECLARED, Terms
 
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
 """Bounds of the Hub's size categories."""
@@ -105,14 +105,24 @@ def licence(repo: str, terms: Sequence[Terms]) -> dict[str, str]:
         "license_link": f"https://huggingface.co/datasets/{repo}#terms",
     }
     if not commercial:
-        sources = "; ".join(each.subject for each in terms if not each.commercial)
         fields["extra_gated_heading"] = "For non-commercial research only"
         fields["extra_gated_prompt"] = (
-            f"This dataset is made from material that may be used for non-commercial research only ({sources}). "
+            f"{_why_non_commercial(terms)} "
             "By asking for access you agree to use it, and what is derived from it, for nothing else, "
             "and not to try to identify persons."
         )
     return fields
+
+
+def _why_non_commercial(terms: Sequence[Terms]) -> str:
+    """Return sentences that name the material that is for non-commercial use only, by its terms or for want of them."""
+    declared = "; ".join(each.subject for each in terms if not each.commercial and each.licence != UNDECLARED)
+    others = "; ".join(each.subject for each in terms if each.licence == UNDECLARED)
+    sentences = (
+        declared and f"This dataset is made from material for non-commercial research only ({declared}).",
+        others and f"Terms of its material are not declared ({others}), so it is treated as non-commercial research.",
+    )
+    return " ".join(filter(None, sentences))
 
 
 def size_category(rows: int) -> str:
@@ -149,8 +159,8 @@ rows = load_dataset("{manifest.repo}", split="{split}", revision="main")
 print(rows[0]["caption"], rows[0]["images"])
 ```
 
-Replace `main` by the commit that you use, because later versions replace the files. `streaming=True` reads rows without
-downloading all of them.
+Replace `main` with the commit that you use, because later versions replace the files. `streaming=True` reads rows
+without downloading all of them.
 
 {SYNTHETIC_USES if synthetic else REAL_USES}
 - **License**: {", ".join(licenses) or "none declared"}{together} ([terms](#terms)).{forbidden}
@@ -169,7 +179,7 @@ def _contents_section(manifest: schema.Manifest, statistics: dict[str, Any], sam
         ("size", _size(statistics["bytes"])),
         *((f"rows in {cards.escape(split)}", f"{count:,}") for split, count in sorted(manifest.rows.items())),
         *(
-            (f"images asked for at guidance {cards.escape(str(g))}", f"{n:,}")
+            (f"images requested at guidance {cards.escape(str(g))}", f"{n:,}")
             for g, n in _sorted_by_value(statistics["guidance"])
         ),
     ]
@@ -182,7 +192,7 @@ def _contents_section(manifest: schema.Manifest, statistics: dict[str, Any], sam
     captions = f"\nSome captions:\n{listed}\n" if listed else ""
     return f"""## Contents
 
-{sheet}{cards.table(("", ""), *rows)}
+{sheet}{cards.table(("property", "value"), *rows)}
 {captions}"""
 
 
@@ -214,6 +224,8 @@ captions.{unknown} Share of images (objects, relation, background, all) or of ob
 
 {cards.table(("factor", "share, %", "95 % interval", "n"), *shares)}
 
+Images of one caption are not independent. The sample of an interval is therefore captions, not images.
+
 Spread within a caption, of objects that are as it says: position in pixels, rotation and hue in degrees, features
 relative to the distance between captions.
 
@@ -244,7 +256,7 @@ The same recipe gives the same images again, with the same software on the same 
 <details>
 <summary>Every setting of the recipe, software and devices</summary>
 
-{cards.table(("", ""), *rows)}
+{cards.table(("setting", "value"), *rows)}
 
 The seed of an image is 64 bits of BLAKE2b over recipe, caption id and number of the image. It never depends on an order
 or a process. Image `i` of a caption has the guidance at place `(caption id + i)` of the schedule, counted cyclically.
@@ -260,7 +272,7 @@ def _columns_section(manifest: schema.Manifest) -> str:
 
 | column | content |
 | --- | --- |
-| `caption_id`, `caption` | the text, and the start of its SHA-256 as a signed 64-bit number |
+| `caption_id`, `caption` | the start of the SHA-256 of the text, as a signed 64-bit number; and the text |
 | `source`, `source_id` | origin of the caption, and the address or id of its row there |
 | `images` | all images of the caption; null if one could not be drawn or decoded |
 | `seeds`, `guidance` | of each image; without meaning for real images |
@@ -276,7 +288,7 @@ HTTP range. `{schema.MANIFEST}` has the SHA-256 of rows, indices and sheet.
 def _terms_section(terms: Sequence[Terms]) -> str:
     listed = "\n".join(
         f"- **{cards.escape(each.subject)}** ({cards.escape(each.licence)}"
-        f"{'' if each.commercial else ', **non-commercial use only**'}): {cards.escape(each.text)}"
+        f"{_restriction(each)}): {cards.escape(each.text)}"
         f"{f' <{each.url}>' if each.url else ''}"
         for each in terms
     )
@@ -286,6 +298,12 @@ The terms of everything that the dataset is made from apply, all at once:
 
 {listed}
 """
+
+
+def _restriction(terms: Terms) -> str:
+    if terms.commercial:
+        return ""
+    return ", **treated as non-commercial**" if terms.licence == UNDECLARED else ", **non-commercial use only**"
 
 
 def _citation_section(manifest: schema.Manifest) -> str:

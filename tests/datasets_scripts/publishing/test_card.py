@@ -6,6 +6,7 @@ from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
 from benchmark import schema
+from datasets_scripts.captions.sources import custom_source
 from datasets_scripts.publishing import card
 from datasets_scripts.text_to_image import Terms
 
@@ -105,6 +106,21 @@ def test_readers_of_non_commercial_material_are_asked_to_agree(terms):
     assert "non-commercial" in data["extra_gated_prompt"] and "captions: Forum" in data["extra_gated_prompt"]
 
 
+def test_captions_without_declared_terms_are_treated_as_non_commercial():
+    """The card says that nobody declared terms, not that the captions have such terms."""
+    own = custom_source("mine", "text").terms
+    data, page = metadata(written((own, MODEL))), rendered(written((own, MODEL)))
+    assert data["extra_gated_prompt"].startswith("Terms of its material are not declared (captions: mine), so it is ")
+    assert "treated as non-commercial" in page and "non-commercial use only" not in page.split("Terms</h2>")[1]
+    assert "captions: Forum" not in data["extra_gated_prompt"]
+    both = metadata(written((own, FORUM)))["extra_gated_prompt"]
+    assert "research only (captions: Forum)." in both and "not declared (captions: mine)" in both
+
+
+def test_every_table_has_a_header():
+    assert "|  |" not in written()
+
+
 def test_terms_of_every_source_are_shown():
     page = rendered(written((CAPTIONS, MODEL, FORUM)))
     for terms in (CAPTIONS, MODEL, FORUM):
@@ -120,9 +136,9 @@ def test_counts_are_those_of_the_statistics():
         rows["captions"] == f"{10_000:,}" and rows["images"] == "39,997" and rows["not drawn"] == "2 (black), 1 (nan)"
     )
     assert (
-        rows["images asked for at guidance 2.0"] == "20,000" and rows["images asked for at guidance 10.0"] == "19,997"
+        rows["images requested at guidance 2.0"] == "20,000" and rows["images requested at guidance 10.0"] == "19,997"
     )
-    assert list(rows).index("images asked for at guidance 2.0") < list(rows).index("images asked for at guidance 10.0")
+    assert list(rows).index("images requested at guidance 2.0") < list(rows).index("images requested at guidance 10.0")
     assert rows["size"] == "1.23 GB" and rows["rows in validation"] == "10"
     assert rows["images that the model's safety checker would have hidden"] == "17 of 39,998"
     assert table(page, "<h2>Recipe")["device"] == "H100; H200"
