@@ -24,6 +24,12 @@ MAX_JSON_BYTES = 64 * 2**20
 """Largest JSON file that is read; the manifest of a dataset with 100,000 shards is a third of it."""
 
 
+def describe_bytes(count: float) -> str:
+    """Return a number of bytes for people, in GB, MB or kB."""
+    unit, size = next((pair for pair in (("GB", 1e9), ("MB", 1e6)) if count >= pair[1]), ("kB", 1e3))
+    return f"{count / size:,.1f} {unit}"
+
+
 @contextlib.contextmanager
 def atomic_replace(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success rename it to `path`, on failure remove it.

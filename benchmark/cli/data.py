@@ -11,6 +11,7 @@ from benchmark.cli import names as known_names
 from benchmark.cli.names import SCENES_EVALUATION
 from benchmark.cli.output import Answer, note, show
 from benchmark.errors import UserError, one_line
+from benchmark.files import describe_bytes
 
 Root = Annotated[Path, typer.Option("--data", help="Data folder, with captions/ and the datasets.")]
 DATA = Path("data")
@@ -107,9 +108,8 @@ def _count_line(out: Path, counts: dict[str, Any]) -> str:
     known = paper["after"] and paper["before"]
     reasons = describe_dropped(counts["dropped"])
     comparison = f"; the paper has {paper['after']:,} of {paper['before']:,}" if known else ""
-    return (
-        f"{one_line(str(out))}: {counts['kept']:,} captions of {counts['read']:,} rows, dropped: {reasons}{comparison}"
-    )
+    kept, read = _counted(counts["kept"], "caption"), _counted(counts["read"], "row")
+    return f"{one_line(str(out))}: {kept} of {read}, dropped: {reasons}{comparison}"
 
 
 def estimate(
@@ -161,9 +161,9 @@ def _estimate_text(document: dict[str, Any]) -> str:
 
     lines = [
         f"{document['dataset']}: {document['captions']:,} captions x {document['images_per_caption']} = "
-        f"{document['images']:,} images, {document['units']:,} units, {document['shards']:,} shards, "
-        f"{document['bytes'] / 1e9:,.1f} GB (on the Hub, against a paid quota: "
-        f"${document['hub_dollars_per_month']:,.2f} per month)",
+        f"{document['images']:,} images, {_counted(document['units'], 'unit')}, "
+        f"{_counted(document['shards'], 'shard')}, {describe_bytes(document['bytes'])} "
+        f"(on the Hub, against a paid quota: {_dollars(document['hub_dollars_per_month'])} per month)",
         "",
     ]
     lines += [f"note: {document['note']}", ""] if document["note"] else []
@@ -171,13 +171,13 @@ def _estimate_text(document: dict[str, Any]) -> str:
         (
             machine["machine"],
             f"{machine['images_per_second']:,.2f}",
-            f"{machine['hours_on_one']:,.1f}",
-            f"{machine['days_on_gpus']:,.2f}",
-            "" if machine["dollars"] is None else f"${machine['dollars']:,.0f}",
+            _duration(machine["hours_on_one"]),
+            _duration(24 * machine["days_on_gpus"]),
+            "" if machine["dollars"] is None else _dollars(machine["dollars"]),
         )
         for machine in document["machines"]
     ]
-    header = ["machine", "images/s", "hours on one", f"days on {document['gpus']}", "cost"]
+    header = ["machine", "images/s", "time on one", f"time on {document['gpus']}", "cost"]
     lines.append(tabulate(rows, header, disable_numparse=True))
     lines += [
         f"{machine['machine']}: scaled from {machine['scaled_from']}; price of Hugging Face Jobs, 2026-08"
@@ -185,6 +185,20 @@ def _estimate_text(document: dict[str, Any]) -> str:
         if machine["scaled_from"]
     ]
     return "\n".join(lines)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _duration(hours: float) -> str:
+    """Return a duration in its largest unit that is not a fraction of one."""
+    unit, size = next((pair for pair in (("days", 48), ("h", 1), ("min", 1 / 60)) if hours >= pair[1]), ("s", 1 / 3600))
+    return f"{hours / (24 if unit == 'days' else size):,.1f} {unit}"
+
+
+def _dollars(amount: float) -> str:
+    return "less than $0.01" if 0 < amount < 0.01 else f"${amount:,.2f}"
 
 
 def build(
@@ -268,8 +282,8 @@ def _build(
     manifest = schema.read_manifest(folder)
     rows = sum(manifest.rows.values())
     show(
-        f"{folder}: {rows:,} captions, {rows * manifest.images_per_row:,} images, revision {manifest.revision}; "
-        f"next: synrep data check {folder}"
+        f"{folder}: {_counted(rows, 'caption')}, {_counted(rows * manifest.images_per_row, 'image')}, "
+        f"revision {manifest.revision}; next: synrep data check {folder}"
     )
 
 

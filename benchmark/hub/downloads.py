@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub.utils import tqdm
 
+from benchmark.files import describe_bytes
 from benchmark.progress import Progress
 
 NOTES = Path(".cache", "huggingface", "download")
@@ -51,6 +52,6 @@ def reporting_bar(total: int, progress: Progress) -> type[tqdm]:
                 return
             with lock:  # files are downloaded by several threads
                 self.done = min(self.done + (n or 0), total)
-                progress(int(self.done), total, f"{total / 1e9:,.1f} GB")
+                progress(int(self.done), total, describe_bytes(total))
 
     return ReportingBar

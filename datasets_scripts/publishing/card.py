@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmark import schema
+from benchmark.files import describe_bytes
 from benchmark.hub import cards
 from datasets_scripts.generation import provenance
 from datasets_scripts.generation.generate import COLUMNS, IMAGE
@@ -147,7 +148,10 @@ def _first_section(manifest: schema.Manifest, terms: Sequence[Terms], synthetic:
     split = sorted(manifest.rows)[0]
     licenses = list(dict.fromkeys(cards.escape(each.licence) for each in terms))
     together = ", all at once" if len(licenses) > 1 else ""
-    forbidden = "" if all(each.commercial for each in terms) else " **Non-commercial use only.**"
+    forbidding = [each for each in terms if not each.commercial]
+    undeclared = forbidding and all(each.licence == UNDECLARED for each in forbidding)
+    reason = "Terms not declared, so treated as non-commercial." if undeclared else "Non-commercial use only."
+    forbidden = f" **{reason}**" if forbidding else ""
     return f"""# {manifest.repo}
 
 {SYNTHETIC if synthetic else REAL}
@@ -176,7 +180,7 @@ def _contents_section(manifest: schema.Manifest, statistics: dict[str, Any], sam
         ("images", f"{statistics['images']:,}"),
         ("images per caption", f"{manifest.images_per_row:,}"),
         ("not drawn", failed or "0"),
-        ("size", _size(statistics["bytes"])),
+        ("size", describe_bytes(statistics["bytes"])),
         *((f"rows in {cards.escape(split)}", f"{count:,}") for split, count in sorted(manifest.rows.items())),
         *(
             (f"images requested at guidance {cards.escape(str(g))}", f"{n:,}")
@@ -194,10 +198,6 @@ def _contents_section(manifest: schema.Manifest, statistics: dict[str, Any], sam
 
 {sheet}{cards.table(("property", "value"), *rows)}
 {captions}"""
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _sorted_by_value(guidance: dict[str, int]) -> list[tuple[str, int]]:

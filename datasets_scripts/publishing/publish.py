@@ -25,7 +25,7 @@ from huggingface_hub import HfFileSystem, snapshot_download
 
 from benchmark import schema
 from benchmark.errors import UserError, check_open_files
-from benchmark.files import file_sha256, regular_stat, write_bytes, write_json
+from benchmark.files import describe_bytes, file_sha256, regular_stat, write_bytes, write_json
 from benchmark.hub import cards, downloads
 from benchmark.hub.client import READ_LIMIT, Files, Repository, require_name
 from benchmark.progress import LogLine, NamedProgress, Progress, silent
@@ -254,9 +254,9 @@ def download(
         folder.mkdir(parents=True, exist_ok=True)
         if missing > (free := shutil.disk_usage(folder).free):
             raise UserError(
-                f"{repo} needs {missing / 1e9:,.1f} GB more, {folder} has {free / 1e9:,.1f} GB; free some space"
+                f"{repo} needs {describe_bytes(missing)} more, {folder} has {describe_bytes(free)}; free some space"
             )
-        log(f"downloading {repo} at {commit}: {missing / 1e9:,.1f} GB")
+        log(f"downloading {repo} at {commit}: {describe_bytes(missing)}")
         edited = [schema.CARD] if (folder / schema.CARD).exists() else []  # people may have edited it
         snapshot_download(
             repo,

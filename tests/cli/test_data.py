@@ -32,7 +32,7 @@ def test_captions_are_counted_and_compared_with_the_paper(tmp_path: Path, synrep
     out = tmp_path / "captions" / "cc3m"
     assert shown.splitlines()[-1] == "next: synrep data estimate cc3m, then synrep data build cc3m"
     assert shown.splitlines()[-2] == (
-        f"{out}: 1 captions of 3 rows, dropped: 1 empty, 1 duplicate; the paper has 2,700,000 of 3,000,000"
+        f"{out}: 1 caption of 3 rows, dropped: 1 empty, 1 duplicate; the paper has 2,700,000 of 3,000,000"
     )
     assert {path.name for path in out.iterdir()} == {"captions.parquet", "dropped.parquet", "captions.json"}
 
@@ -60,9 +60,16 @@ def test_the_estimate_is_the_arithmetic_of_the_paper(synrep: Synrep, tmp_path: P
     assert "2,700,000 captions x 10 = 27,000,000 images, 42,188 units, 1,319 shards" in shown
     (a100,) = [line.split() for line in shown.splitlines() if line.startswith("A100 ")]
     hours = 27e6 * 0.8 / 3600
-    assert float(a100[2].replace(",", "")) == pytest.approx(hours, rel=0.02)
-    assert float(a100[3]) == pytest.approx(hours / 8 / 24, rel=0.02)
-    assert float(a100[4].strip("$").replace(",", "")) == pytest.approx(2.5 * hours, rel=0.02)
+    assert a100[3] == a100[5] == "days" and float(a100[2]) == pytest.approx(hours / 24, rel=0.02)
+    assert float(a100[4]) == pytest.approx(hours / 8 / 24, rel=0.02)
+    assert float(a100[6].strip("$").replace(",", "")) == pytest.approx(2.5 * hours, rel=0.02)
+
+
+def test_the_estimate_of_a_small_dataset_has_small_units(synrep: Synrep) -> None:
+    _, shown, _ = synrep("data", "estimate", "toy-1-l2", "--gpus", "1")
+    assert "2 images, 1 unit, 1 shard, " in shown and " kB (" in shown and "less than $0.01 per month" in shown
+    (row,) = [line for line in shown.splitlines() if line.startswith("CPU core ")]
+    assert re.search(r" 0\.1 s +0\.1 s", row)
 
 
 @pytest.mark.slow
@@ -75,7 +82,7 @@ def test_the_estimate_can_measure_this_machine(synrep: Synrep) -> None:
 def test_the_estimate_of_toy_is_in_cpu_cores(synrep: Synrep) -> None:
     code, shown, _ = synrep("data", "estimate", "toy", "--gpus", "2")
     (row,) = [line.split() for line in shown.splitlines() if line.startswith("CPU core ")]
-    assert code == 0 and "2,048 captions x 10 = 20,480 images, 32 units, 1 shards" in shown
+    assert code == 0 and "2,048 captions x 10 = 20,480 images, 32 units, 1 shard, " in shown
     assert float(row[2]) == pytest.approx(1 / toy.DIFFUSION.core_seconds, rel=0.01)
 
 

@@ -230,7 +230,7 @@ def test_dropped_rows_of_a_tar_are_printed_with_advice(tmp_path, synrep):
     tar(tmp_path / "0.tar", [("0.jpg", b""), ("0.txt", b"a dog"), ("1.txt", b"a cat")])
     code, out, _ = synrep("data", "captions", "cc3m-real", "--origin", tmp_path / "0.tar", "--data", tmp_path)
     assert code == 0
-    assert "1 captions of 2 rows, dropped: 1 no image (an image (.jpg, .jpeg" in out and "`tar --sort=name`" in out
+    assert "1 caption of 2 rows, dropped: 1 no image (an image (.jpg, .jpeg" in out and "`tar --sort=name`" in out
 
 
 def test_markup_in_a_file_name_is_text(tmp_path, synrep, monkeypatch):
@@ -245,7 +245,7 @@ def test_a_file_name_with_control_characters_is_printed_on_one_line(tmp_path, sy
     path = birds(tmp_path / "a", "a robin").rename(tmp_path / "x\n\x1b[31m.csv")
     code, out, _ = synrep("data", "captions", path, "--column", "text", "--data", tmp_path)
     assert (
-        code == 0 and all(line.isprintable() for line in out.split("\n")) and r"captions/x \x1b[31m: 1 captions" in out
+        code == 0 and all(line.isprintable() for line in out.split("\n")) and r"captions/x \x1b[31m: 1 caption" in out
     )
 
 
