@@ -458,7 +458,7 @@ def test_a_dataset_that_is_here_without_its_captions_has_its_own_revision(tmp_pa
         ("main-2k", "experiment main needs a size, found '2k'"),
         ("mainly-10k", "unknown experiment 'mainly-10k'"),
         ("smoke-10k", "unknown experiment 'smoke-10k'"),
-        ("main-10k-cc3m-1x", "unknown comparison of experiment main-10k 'main-10k-cc3m-1x'; did you mean main-10k-cc12m-1x"),
+        ("main-10k-cc3m-1x", "'main-10k-cc3m-1x'; did you mean main-10k-cc12m-1x"),
         ("_scales", "unknown experiment '_scales'"),
     ],
 )  # fmt: skip

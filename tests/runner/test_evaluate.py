@@ -367,7 +367,9 @@ def test_names_that_do_not_exist_list_those_that_do() -> None:
         evaluations.select_evaluations(("few_shot",), "synclr", ())
     with pytest.raises(UserError, match=r"unknown preset 'none'; choose one of: .*synclr"):
         evaluations.select_evaluations((), "none", ())
-    with pytest.raises(UserError, match=r"unknown dataset of these evaluations 'cifar'; did you mean cifar10 .*choose one of: aircraft"):
+    with pytest.raises(
+        UserError, match=r"unknown dataset of these evaluations 'cifar'; did you mean cifar10 .*choose one of: aircraft"
+    ):
         evaluations.select_evaluations(("few_shot",), None, ("digits", "cifar"))
 
 
