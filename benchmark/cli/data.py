@@ -11,7 +11,6 @@ from benchmark.cli import names as known_names
 from benchmark.cli.names import SCENES_EVALUATION
 from benchmark.cli.output import Answer, note, show
 from benchmark.errors import UserError, one_line
-from benchmark.files import describe_bytes
 
 Root = Annotated[Path, typer.Option("--data", help="Data folder, with captions/ and the datasets.")]
 DATA = Path("data")
@@ -158,6 +157,8 @@ def estimate(
 def _estimate_text(document: dict[str, Any]) -> str:
     """Return the estimate as a paragraph and a table of machines."""
     from tabulate import tabulate
+
+    from benchmark.files import describe_bytes
 
     lines = [
         f"{document['dataset']}: {document['captions']:,} captions x {document['images_per_caption']} = "

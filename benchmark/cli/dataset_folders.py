@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmark import mirror
 from benchmark.cli import names
 from benchmark.cli.data import DATA, Root
 from benchmark.cli.output import note, show
@@ -30,6 +29,7 @@ def _dataset_folder(folder: Path, root: Path = DATA) -> Path:
     Raises:
         UserError: there is no such folder, or no such recipe.
     """
+    from benchmark import mirror
     from datasets_scripts import recipe
 
     if folder.is_dir() or len(folder.parts) > 2:
