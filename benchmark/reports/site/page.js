@@ -64,6 +64,8 @@ async function start() {
   first.comparison = page.main;
   Object.assign(state, first);
   for (const protocol of page.protocols) {
+    // Keyed by names of comparisons, which may be any, such as `constructor`.
+    for (const named of [protocol.places, ...protocol.columns.map((column) => column.marks)]) Object.setPrototypeOf(named, null);
     protocol.columns.forEach((column) => column.models.forEach((model, at) =>
       (models[model].seeds = Math.max(models[model].seeds ?? 0, column.of[at]))));
   }

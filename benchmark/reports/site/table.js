@@ -7,9 +7,9 @@ const MORE_ROWS = 80;
 let groups = []; // groups of columns
 let shown = []; // visible columns, from left to right
 let cells = new Map(); // model -> its row, with the visible columns
+let offered = []; // groups with a column of the chosen comparison
 let drawing = 0;
 
-let offered = []; // groups with a column of the chosen comparison
 const nothing = () => el("span", { class: "none" }, "–");
 
 function prepareTable() {
@@ -342,7 +342,7 @@ function notes() {
     el("p", {}, "Settings and datasets: ", used.map(({ protocol }, at) => [at ? ", " : "", protocolLink(protocol)]), "."));
 }
 
-// Those of a value for each comparison that are shown: of the chosen one, or all.
+// The values of the chosen comparison, or of all.
 const inScope = (of) => (state.comparison ? [of[state.comparison]].filter(Boolean) : Object.values(of));
 
 // Notes on differences between trained models that are ranked together, and on limits of the intervals.

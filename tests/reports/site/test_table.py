@@ -80,6 +80,13 @@ def test_all_models_have_the_means_of_their_own_comparison_and_no_common_order(v
     assert again.texts("#comparison option:checked") == ["main-x"]
 
 
+def test_a_comparison_may_have_any_name(visit: Open) -> None:
+    page = visit("odd")
+    assert page.names == ["b"]
+    page.tab.select_option("#comparison", label="constructor")
+    assert page.names == ["a"] and page.texts("#table thead .title") == ["Model", "knn · synrep"]
+
+
 def test_older_versions_are_hidden_until_asked_for_and_named(visit: Open) -> None:
     page = visit("several")
     assert "main-x · v2" in page.texts("#table tbody th .sub")
