@@ -151,7 +151,7 @@ def report(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write, .md or .html; default: print Markdown.")] = None,
 ) -> None:
-    """Report on one model: its scores beside baselines and published numbers, its groups, classes and gaps."""
+    """Report on one model: its scores next to baselines and published numbers, its groups, classes and gaps."""
     from benchmark.cli.display import Display
     from benchmark.files import write_bytes
     from benchmark.reports import inputs

@@ -1,4 +1,4 @@
-"""The report on one model: what it is, its scores beside baselines and published numbers, its groups and classes.
+"""The report on one model: what it is, its scores next to baselines and published numbers, its groups and classes.
 
 All numbers come from the records, as in the tables and on the leaderboard. Only predictions of the model, and of the
 one that it is compared with, are read.

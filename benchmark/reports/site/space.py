@@ -17,7 +17,7 @@ MARK = "<!-- written by synrep site -->"
 
 TEXT = """# SynRep-Bench leaderboard
 
-Scores of visual representations that were learned from synthetic images, beside baselines on real ones: with intervals,
+Scores of visual representations that were learned from synthetic images, with baselines on real ones: with intervals,
 under named protocols. The page is one file that makes no network requests.
 
 - **Read it**: filter and sort the table, share a view by its link, export it as CSV or LaTeX.
