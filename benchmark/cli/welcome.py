@@ -10,7 +10,7 @@ You want a dataset. Download a published one and verify its images.
   synrep data check data/ORG/NAME
 
 You have a model. Evaluate it; the handwritten digits need no download.
-  synrep evaluate timm:vit_base_patch16_224.dino --datasets digits
+  synrep evaluate timm:resnet50.a1_in1k --datasets digits
   synrep tables --records runs/records --out runs/tables
 
 You want the numbers. In a checkout, verify the records and compare two models.
