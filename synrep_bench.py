@@ -14,6 +14,8 @@ from typing import NoReturn
 
 PACKAGES = ("benchmark", "baselines", "datasets_scripts")
 HERE = Path(__file__).parent
+OWN_RECORDS = ("synrep_bench-", "~")
+"""Starts of the names of our distribution, and of what pip leaves of an interrupted installation."""
 OWN_ENVIRONMENT = "install synrep-bench into an environment of its own, such as with pipx"
 
 
@@ -36,13 +38,15 @@ def collision() -> str | None:
 def _shadowed(package: str) -> str | None:
     """Return the message for a package that is not the one next to this file."""
     spec, expected = find_spec(package), HERE / package / "__init__.py"
-    if spec is None or spec.origin is None:
+    if spec is None or not expected.is_file():
         return f"expected {expected}, found no such file; install synrep-bench again"
-    if Path(spec.origin) == expected:
+    if spec.origin and Path(spec.origin).resolve() == expected.resolve():
         return None
+    # A folder without __init__.py has no origin.
+    found = spec.origin or next(iter(spec.submodule_search_locations or ["none"]))
     return (
-        f"expected the package {package} in {HERE}, found {spec.origin}; remove its folder from PYTHONPATH, run the "
-        f"command in another folder, or {OWN_ENVIRONMENT}"
+        f"expected the package {package} in {HERE}, found {found}; remove its folder from PYTHONPATH, run the command "
+        f"in another folder, or {OWN_ENVIRONMENT}"
     )
 
 
@@ -51,7 +55,7 @@ def _mixed() -> str | None:
     ours = re.compile(rf"\n(({'|'.join(PACKAGES)})/[^,]*)".encode())
     for record in sorted(HERE.glob("*.dist-info/RECORD")):
         distribution = record.parent.name.removesuffix(".dist-info")
-        if not distribution.startswith("synrep_bench-") and (found := ours.search(b"\n" + record.read_bytes())):
+        if not distribution.startswith(OWN_RECORDS) and (found := ours.search(b"\n" + record.read_bytes())):
             file, package = found[1].decode(), found[2].decode()
             return (
                 f"expected files of synrep-bench only in {HERE / package}, found {file} of {distribution}; "

@@ -6,7 +6,7 @@ found in `data/` or `$SYNREP_DATA`, and results in `results/`.
 """
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import overload
@@ -221,7 +221,7 @@ def read_records(folder: str | Path = "results", **columns: object) -> pd.DataFr
         The table; values are fractions of one. `benchmark.records.table.COLUMNS` describes its columns.
 
     Raises:
-        UserError: there are no records, a record is invalid, or a column does not exist.
+        UserError: there are no records, a record is invalid, or no record has such a column or text.
 
     Example:
         ```python
@@ -230,11 +230,15 @@ def read_records(folder: str | Path = "results", **columns: object) -> pd.DataFr
         ```
     """
     records = {f"records/{store.relative_path(each).as_posix()}": each for each in store.read_all(_records(folder))}
-    frame = table.arrow(records).to_pandas()
+    frame = records_frame = table.arrow(records).to_pandas()
     for column, value in columns.items():
         if column not in frame:
             raise unknown("column", column, list(frame))
-        frame = frame[frame[column].isin(value if isinstance(value, list | tuple) else [value])]
+        values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+        known = set(records_frame[column])
+        if missing := [each for each in values if isinstance(each, str) and each not in known]:
+            raise unknown(column, missing[0], sorted(known - {None}))
+        frame = frame[frame[column].isin(values)]
     return frame.reset_index(drop=True)
 
 
@@ -285,7 +289,7 @@ def compare(
 def plot_comparison(
     comparison: str, evaluation: str = "linear_probe", preset: str | None = None, records: str | Path = "results"
 ) -> Figure:
-    """Draw the scores of a comparison: a panel per dataset, mean and standard deviation over seeds, dotted at chance.
+    """Draw the scores of a comparison: a panel per dataset, means with 95 % intervals, and the floors as lines.
 
     Args:
         comparison: first part of the names of its experiments, such as `main-smoke-scenes-1x`.
@@ -369,6 +373,10 @@ def _load_model(
 ) -> LoadedModel:
     if isinstance(model, nn.Module):
         return wrap_module(model, transform, tokenizer, freeze)
+    if not isinstance(model, str | Path):
+        raise UserError(
+            f"expected a torch.nn.Module or a model name, found {type(model).__name__}; wrap it in a module"
+        )
     if transform is not None or tokenizer is not None:
         raise UserError(f"{model} has its own transform and tokenizer; leave them out, or pass the module itself")
     return models.load(str(model), device=freeze.device, workers=freeze.workers)

@@ -232,6 +232,14 @@ EVALUATE: dict[str, tuple[Callable[[], object], str]] = {
         lambda: api.evaluate(MODEL, "knn", transform=v2.Compose([v2.RandomCrop(16), prepared])),
         "expected a transform that returns the same tensor twice, found a random one; remove the augmentations",
     ),
+    "tokens, not vectors": (
+        lambda: api.evaluate(nn.Flatten(0, 2), "knn", "digits", transform=prepared),
+        "expected one vector for each of 64 inputs, found shape (3072, 16)",
+    ),
+    "no module": (
+        lambda: api.evaluate(len, "knn", transform=prepared),
+        "expected a torch.nn.Module or a model name, found builtin_function_or_method",
+    ),
     "maps, not vectors": (
         lambda: api.evaluate(nn.Conv2d(3, 3, 1), "knn", transform=prepared),
         "expected model(images) to return one vector per row (N, D), found shape (1, 3, 16, 16); wrap the model",
@@ -393,6 +401,8 @@ def test_columns_choose_rows() -> None:
     assert list(chosen.index) == list(range(len(chosen)))
     with pytest.raises(UserError, match=re.escape("unknown column 'mehtod'; did you mean method?")):
         api.read_records(RESULTS / "records" / GROUP, mehtod="clip")
+    with pytest.raises(UserError, match=re.escape("unknown evaluation 'knnn'; did you mean knn?")):
+        api.read_records(RESULTS / "records" / GROUP, evaluation={"knnn", "few_shot"})
     with pytest.raises(UserError, match=re.escape("no records in nope; name a folder with records")):
         api.read_records("nope")
 

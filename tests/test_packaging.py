@@ -205,14 +205,25 @@ def test_a_distribution_with_similar_names_is_no_collision(monkeypatch: pytest.M
     record = tmp_path / "pytest_benchmark-5.dist-info/RECORD"
     record.parent.mkdir()
     record.write_text("pytest_benchmark/__init__.py,,\nx/benchmark/y.py,,\nbenchmarks/z.py,,\nbaselines.py,,\n")
+    interrupted = tmp_path / "~ynrep_bench-0.1.0.dist-info/RECORD"
+    interrupted.parent.mkdir()
+    interrupted.write_text("benchmark/__init__.py,,\n")
     assert synrep_bench._mixed() is None
 
 
 @pytest.mark.parametrize("spec", [None, SimpleNamespace(origin=None)], ids=["no folder", "no __init__.py"])
-def test_a_package_that_was_removed_is_named(spec: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_was_removed_is_named(spec: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Uninstalling the other distribution removes files of ours."""
+    monkeypatch.setattr(synrep_bench, "HERE", tmp_path)
     monkeypatch.setattr(synrep_bench, "find_spec", lambda _: spec)
     assert "__init__.py, found no such file; install synrep-bench again" in str(synrep_bench._shadowed("baselines"))
+
+
+def test_a_folder_without_init_on_the_path_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes before an editable installation."""
+    folder = SimpleNamespace(origin=None, submodule_search_locations=["results/baselines"])
+    monkeypatch.setattr(synrep_bench, "find_spec", lambda _: folder)
+    assert "found results/baselines; remove its folder from PYTHONPATH" in str(synrep_bench._shadowed("baselines"))
 
 
 def test_discovery_refuses_plug_ins_of_another_project(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def _guarded(look: Callable[[], Any]) -> Any:
     """Return what `look` returns, or the error as a problem: a broken package may fail in any way."""
     try:
         return look()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return {"problem": f"{type(error).__name__}: {error}"}
 
 

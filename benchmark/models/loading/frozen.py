@@ -148,7 +148,7 @@ class FrozenEncoder:
         distinct = list(row_of)
         tiles = [_pad(distinct[at : at + self._tile], self._tile) for at in range(0, len(distinct), self._tile)]
         embed = cast(Callable[[list[str]], Tensor], self._module.embed_texts)
-        embeddings_TD = np.concatenate([embed(tile).float().cpu().numpy() for tile in tiles])[: len(distinct)]
+        embeddings_TD = _rows([embed(tile).float().cpu().numpy() for tile in tiles], self._tile, len(distinct))
         self.encoded["texts"] += len(distinct)
         if not np.isfinite(embeddings_TD).all():
             raise UserError("expected finite text embeddings, found NaN or infinite values; check the checkpoint")
@@ -287,7 +287,7 @@ class FrozenEncoder:
             encoded = self._encode_tiles(read)
             for group in groups:
                 parts = list(itertools.islice(encoded, -(-len(group) // size)))
-                values = {layer: np.concatenate([part[layer] for part in parts])[: len(group)] for layer in self.layers}
+                values = {layer: _rows([part[layer] for part in parts], size, len(group)) for layer in self.layers}
                 self.encoded["images"] += len(group)
                 _require_finite(values, images, group)
                 yield values
@@ -347,6 +347,18 @@ def _is_convolutional(network: nn.Module) -> bool:
 def _as_stored(arriving: Mapping[str, Callable[[], Tensor]]) -> Layers:
     with np.errstate(over="ignore"):  # values above the float16 range become infinite, see _require_finite
         return {layer: arrived().numpy().astype(STORE_DTYPE) for layer, arrived in arriving.items()}
+
+
+def _rows(tiles: Sequence[np.ndarray], tile: int, count: int) -> np.ndarray:
+    """Return the first `count` rows of encoded tiles.
+
+    Raises:
+        UserError: the network did not return one row of at least one value for each image or text of a tile.
+    """
+    wrong = next((each for each in tiles if len(each) != tile or not each.size), None)
+    if wrong is not None:
+        raise UserError(f"expected one vector for each of {tile} inputs, found shape {wrong.shape}; check the model")
+    return np.concatenate(tiles)[:count]
 
 
 def _require_finite(values: Layers, images: LabeledImages, rows: Sequence[int]) -> None:
