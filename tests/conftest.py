@@ -6,6 +6,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # before torch, B
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -14,7 +15,11 @@ from threadpoolctl import threadpool_limits
 from benchmark import schema
 from benchmark.training.dataset import CaptionImageDataset
 from datasets_scripts.building.build import build
+from tests.fixtures import browser as chromium
 from tests.fixtures.small_datasets import NUMBERED, RECIPE
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 torch.set_num_threads(1)
 
@@ -43,3 +48,16 @@ def numbered_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "SHARD_CAPTIONS", 64)
         return build(NUMBERED, tmp_path_factory.mktemp("data"), [""], lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Chromium, opened once per process: Playwright cannot run twice in one."""
+    from playwright.sync_api import sync_playwright
+
+    if (found := chromium.path()) is None:
+        pytest.skip(f"no browser found: expected one of {', '.join(chromium.NAMES)}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()

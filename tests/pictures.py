@@ -6,7 +6,6 @@ picture of the main comparison is written by `synrep tables`.
 
 import io
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from benchmark.cli.main import app
 from benchmark.reports import figures
 from datasets_scripts import recipe
 from datasets_scripts.scenes import renderer, trade_off
-from tests.reports.site.conftest import NAMES
+from tests.fixtures import browser as chromium
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "images"
@@ -88,9 +87,8 @@ def main() -> None:
     Raises:
         SystemExit: no browser is installed.
     """
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        sys.exit(f"no browser found: expected one of {', '.join(NAMES)}")
+    if (found := chromium.path()) is None:
+        sys.exit(f"no browser found: expected one of {', '.join(chromium.NAMES)}")
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "captions.png").write_bytes(images_of_captions())
     with sync_playwright() as play, play.chromium.launch(executable_path=found, args=["--no-sandbox"]) as browser:

@@ -48,6 +48,7 @@ __all__ = ["checkout", "finished", "hub", "pushed", "run", "synrep"]
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs/how-to"
 PAGES = {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.md"))}
+pytestmark = pytest.mark.timeout(900)  # the default is too short for the commands on a loaded machine
 ADDING = [name for name in PAGES if name.startswith("add-")]
 SECTIONS = ["Check it", "What the tests check", "Common mistakes", "Larger examples"]
 """Sections that every page about adding something has, in this order."""

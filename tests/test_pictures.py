@@ -9,9 +9,6 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from tests import pictures
-from tests.reports.site.conftest import browser
-
-__all__ = ["browser"]
 
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,6 @@ from mkdocs.exceptions import Abort
 from playwright.sync_api import Browser
 from playwright.sync_api import Page as Tab
 
-from tests.reports.site.conftest import browser
-
-__all__ = ["browser"]
-
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]

@@ -188,7 +188,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("data captions nosuch.csv --column text", ["no file or folder nosuch.csv"]),
         ("data check nosuch", ["nosuch"]),
         ("data contact-sheet nosuch", ["nosuch"]),
-        ("data publish nosuch", ["nosuch/dataset.json is missing"]),
+        ("data publish nosuch", ["unknown recipe 'nosuch'"]),
         ("data download org/name", ["Missing option '--revision'"]),
         ("data download org/name --revision main", ["HF_HUB_OFFLINE=1"]),
         ("data export nosuch --to webdataset --out x", ["nosuch"]),
@@ -462,7 +462,8 @@ def test_a_full_memory_is_one_line(error: Exception, synrep: Synrep, monkeypatch
 def test_check_says_what_it_checked(synrep: Synrep) -> None:
     code, shown, error = synrep("check-method", "stablerep")
     assert (code, error) == (0, "")
-    assert [line.startswith("ok  ") for line in shown.splitlines()] == [True] * 4
+    assert [line.startswith("ok  ") for line in shown.splitlines()] == [True] * 4 + [False]
+    assert shown.splitlines()[-1].startswith("next: pytest -k stablerep")
 
 
 TOY = '''"""Features that say the mean colour of their image."""

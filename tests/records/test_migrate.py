@@ -231,5 +231,5 @@ def test_error_names_the_migration_command(old: Path, synrep: Synrep) -> None:
         expected = "found 3; run `synrep results migrate FOLDER --out NEW`"
         assert code == 2 and expected in "".join(output)
     code, shown, _ = synrep("results", "migrate", old / "records", "--out", old / "new")
-    assert (code, shown) == (0, f"{old / 'new'}: 8 records; next: synrep validate {old / 'new/records'}\n")
+    assert (code, shown) == (0, f"{old / 'new'}: 8 records\nnext: synrep validate {old / 'new/records'}\n")
     assert_one_line(synrep("results", "migrate", old / "no", "--out", old / "new"), "no records in")

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import platform
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -111,9 +110,9 @@ def page(folder: Path) -> str:
     """From navigation to the first frame with the table in it, in a real Chromium."""
     from playwright.sync_api import sync_playwright
 
-    from tests.reports.site.conftest import NAMES
+    from tests.fixtures.browser import path
 
-    chromium = next(filter(None, map(shutil.which, NAMES)), None)
+    chromium = path()
     if not chromium:
         return "| the page interactive | no Chromium here: not measured | | |"
     drawn = "new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(performance.now()))))"

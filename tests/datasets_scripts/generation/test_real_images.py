@@ -132,7 +132,7 @@ def test_real_images_have_no_mark_and_the_card_says_real(built):
         content = bytes(data.encoded_images(row, [0])[0])
         assert b"DigitalSourceType" not in content and not examine.MARK.search(content)
     card = (built / schema.CARD).read_text()
-    assert "Every image is real" in card and "is synthetic**" not in card and "Mark of origin" not in card
+    assert "None was generated" in card and "is synthetic**" not in card and "Mark of origin" not in card
     assert "- synthetic" not in card.split("---")[1]
     assert "No right to redistribute it was granted" in card.replace("\n", " ")
     assert provenance.is_synthetic(recipe.find("toy-real").declaration())
