@@ -34,7 +34,7 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class Difference:
-    """One score of two models as fractions of one, and the interval of `first - second`."""
+    """One score of two models as fractions of one (means over seeds), and the interval of `first - second`."""
 
     evaluation: str
     preset: str
@@ -42,7 +42,8 @@ class Difference:
     score: str
     first: float
     second: float
-    interval: Interval
+    interval: Interval | None
+    """None if it is unknown: without the predictions of both, or if they were measured on different samples."""
 
 
 def differences(

@@ -1,29 +1,14 @@
 """Experiments by name: their records, and the paired differences of the main scores of two of them (`paired`)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from benchmark.analysis import ranking
 from benchmark.analysis.compare import Difference
-from benchmark.analysis.paired import Column, Interval, PairedComparisons
+from benchmark.analysis.paired import Column, PairedComparisons
 from benchmark.errors import UserError, unknown
 from benchmark.records.schema import Measured, PretrainedDeclaration, Record
-
-
-@dataclass(frozen=True)
-class MainDifference:
-    """The main score of two experiments on one dataset: means over seeds as fractions of one, and their difference."""
-
-    evaluation: str
-    preset: str
-    dataset: str
-    score: str
-    first: float
-    second: float
-    interval: Interval | None
-    """None if it is unknown: without the predictions of both, or if they were measured on different samples."""
 
 
 def records_of(name: str, records: Sequence[Record]) -> list[Record]:
@@ -52,7 +37,7 @@ def records_of(name: str, records: Sequence[Record]) -> list[Record]:
 
 def main_differences(
     first: Sequence[Record], second: Sequence[Record], pairs: PairedComparisons
-) -> Iterator[MainDifference]:
+) -> Iterator[Difference]:
     """Yield the difference of each main score that two experiments have under the same protocol, sorted by protocol.
 
     Args:
@@ -71,7 +56,7 @@ def main_differences(
                 continue
             value_M = ranking.scores(both, [column])[:, 0]
             interval = pairs.difference(both[0], both[1], [column]) if _same_samples(both, column) else None
-            yield MainDifference(*protocol[:2], *column, float(value_M[0]), float(value_M[1]), interval)
+            yield Difference(*protocol[:2], *column, float(value_M[0]), float(value_M[1]), interval)
 
 
 def paired_differences(
@@ -93,11 +78,8 @@ def paired_differences(
         [record for record in records_of(name, records) if evaluation in ("", record.evaluation.name)]
         for name in (first, second)
     )
-    differences = [
-        Difference(each.evaluation, each.preset, each.dataset, each.score, each.first, each.second, each.interval)
-        for each in main_differences(one, other, PairedComparisons.for_records(folder))
-        if each.interval
-    ]
+    pairs = PairedComparisons.for_records(folder)
+    differences = [each for each in main_differences(one, other, pairs) if each.interval]
     if not differences:
         raise UserError(
             f"{first} and {second} have no {evaluation or 'evaluation'} in common that both have predictions of; "

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from benchmark.analysis.experiments import MainDifference, main_differences
+from benchmark.analysis.compare import Difference
+from benchmark.analysis.experiments import main_differences
 from benchmark.analysis.paired import Interval, PairedComparisons, holm
 from benchmark.errors import UserError
 from benchmark.records.schema import Record
@@ -47,11 +48,11 @@ def differences(subject: Subject, other: Sequence[Record], pairs: PairedComparis
     return Section(f"Against {name}", TEST + (ONE_SEED if one_seed else ""), tuple(facts), tuple(parts))
 
 
-Test = tuple[MainDifference, Interval, float]
+Test = tuple[Difference, Interval, float]
 """A difference, its interval, and its corrected p-value."""
 
 
-def _title(each: MainDifference) -> str:
+def _title(each: Difference) -> str:
     return f"{each.evaluation} ({each.preset})"
 
 
