@@ -230,14 +230,14 @@ def read_records(folder: str | Path = "results", **columns: object) -> pd.DataFr
         ```
     """
     records = {f"records/{store.relative_path(each).as_posix()}": each for each in store.read_all(_records(folder))}
-    frame = records_frame = table.arrow(records).to_pandas()
+    frame = every = table.arrow(records).to_pandas()
     for column, value in columns.items():
         if column not in frame:
             raise unknown("column", column, list(frame))
         values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
-        known = set(records_frame[column])
+        known = [each for each in every[column].unique() if isinstance(each, str)]
         if missing := [each for each in values if isinstance(each, str) and each not in known]:
-            raise unknown(column, missing[0], sorted(known - {None}))
+            raise unknown(column, missing[0], known)
         frame = frame[frame[column].isin(values)]
     return frame.reset_index(drop=True)
 
