@@ -6,7 +6,8 @@ from pathlib import Path
 
 from benchmark.analysis import ranking
 from benchmark.analysis.compare import Difference
-from benchmark.analysis.paired import Column, PairedComparisons
+from benchmark.analysis.means import Column
+from benchmark.analysis.paired import PairedComparisons
 from benchmark.errors import UserError, unknown
 from benchmark.records.schema import Measured, PretrainedDeclaration, Record
 

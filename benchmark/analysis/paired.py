@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.special import ndtr, stdtr
 
+from benchmark.analysis.means import Column, t_quantile
 from benchmark.errors import UserError
 from benchmark.evaluations import evaluation_for_record
 from benchmark.records import predictions, store
@@ -34,8 +35,6 @@ if TYPE_CHECKING:  # imports torch, which takes seconds and is not needed for ta
 RESAMPLINGS = 1000
 """Bootstrap resamplings of scores without influence values. The interval width then has a relative error of 2 %."""
 
-Column = tuple[str, str]
-"""Dataset and score."""
 Predictions = Mapping[str, np.ndarray]
 """Prediction columns of one model on one dataset, a row per sample."""
 
@@ -61,7 +60,7 @@ class Interval:
         half = (self.high - self.low) / 2
         if half == 0:
             return float(self.difference == 0)
-        t = -abs(self.difference) / half * _quantile(self.freedom)
+        t = -abs(self.difference) / half * t_quantile(self.freedom)
         return float(2 * (ndtr(t) if self.freedom == inf else stdtr(self.freedom, t)))
 
 
@@ -180,34 +179,8 @@ def interval(difference: float, sample_variance: float, seed_variances: Iterable
     total = sample_variance + sum(variance for variance, _ in seeds)
     known = sum(variance**2 / freedom for variance, freedom in seeds)
     freedom = total**2 / known if known else inf
-    half = float(_quantile(freedom) * np.sqrt(total))
+    half = float(t_quantile(freedom) * np.sqrt(total))
     return Interval(difference, difference - half, difference + half, freedom)
-
-
-def score_interval(records: Sequence[Record], columns: Sequence[Column]) -> Interval:
-    """Return a model's mean over `columns`, all of which it has, with its 95 % interval over samples and seeds.
-
-    The variance over samples is that of the intervals in the records, averaged over seeds, which share their samples;
-    with one seed, it is all.
-
-    Args:
-        records: records of the model, one per seed.
-        columns: datasets and scores to average over.
-    """
-    variances = [
-        np.mean([_interval_variance(record, column) for record in _measured_on(records, column[0])])
-        for column in columns
-    ]
-    sample_variance = float(np.sum(variances)) / len(columns) ** 2
-    return interval(_mean(records, columns), sample_variance, [_seed_variance(records, columns)])
-
-
-def _interval_variance(record: Record, column: Column) -> float:
-    """Return the variance over samples of one score, from its 95 % interval in the record."""
-    result = record.results[column[0]]
-    assert isinstance(result, Measured)
-    score = result.scores[column[1]]
-    return float(((score.high - score.low) / 2 / _quantile(inf)) ** 2)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -232,11 +205,6 @@ def sample_variances(
         for score in one.keys() & other.keys()
     }
     return closed_form | resampled_variances(evaluation, dataset, [first], [second])
-
-
-def _quantile(freedom: float) -> float:
-    """Return the 97.5 % quantile of the t distribution."""
-    return float(ndtri(0.975) if freedom == inf else stdtrit(freedom, 0.975))
 
 
 def sum_by_unit(influence_N: np.ndarray, columns: Predictions) -> np.ndarray:

@@ -16,13 +16,14 @@ Shapes: M models, C columns (a dataset and a score), S seeds.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from benchmark.analysis.paired import Column, PairedComparisons
-from benchmark.records.schema import Measured, Record, ScorePart
+from benchmark.analysis.means import Column, Mean, mean_of_columns, score_parts
+from benchmark.analysis.paired import PairedComparisons
+from benchmark.records.schema import Measured, Record
 
 Model = TypeVar("Model")
 SeedRecords = Sequence[Record]
@@ -33,14 +34,11 @@ SeedRecords = Sequence[Record]
 class Standing:
     """The standing of one model among others under one protocol.
 
-    Mean, spread, average rank and group are None if the model lacks a dataset.
+    Mean, average rank and group are None if the model lacks a dataset.
     """
 
-    mean: float | None
-    """Mean of the main scores, as a fraction of one."""
-    spread: float | None
-    """Sample standard deviation of the mean over the seeds that have every dataset; with fewer than two such seeds,
-    half of its 95 % interval over samples."""
+    mean: Mean | None
+    """Mean of the main scores with its 95 % interval over samples and seeds."""
     average_rank: float | None
     """Average rank over datasets among complete models. 1 is best; equal models share the mean of their ranks."""
     borda: float
@@ -73,20 +71,6 @@ def main_scores(models: Sequence[SeedRecords]) -> list[Column]:
         if isinstance(result, Measured)
     }
     return sorted(found.items())
-
-
-def mean_and_spread(parts: Sequence[ScorePart]) -> tuple[float, float]:
-    """Return the mean of one score per seed and its sample standard deviation, as fractions of one.
-
-    With one seed the spread is half of the score's 95 % interval over samples.
-    """
-    values = [part.value for part in parts]
-    return fmean(values), stdev(values) if len(values) > 1 else (parts[0].high - parts[0].low) / 2
-
-
-def mean_interval(parts: Sequence[ScorePart]) -> tuple[float, float]:
-    """Return the mean of the seeds' 95 % intervals over samples, as fractions of one; it says nothing of seeds."""
-    return fmean(part.low for part in parts), fmean(part.high for part in parts)
 
 
 def best_of_column(
@@ -134,16 +118,15 @@ def rank_models(models: Sequence[SeedRecords], pairs: PairedComparisons) -> list
     """Return the standing of each model, in the order given."""
     columns = main_scores(models)
     if not columns:
-        return [Standing(None, None, None, 0.0, 0, None) for _ in models]
+        return [Standing(None, None, 0.0, 0, None) for _ in models]
     score_MC = scores(models, columns)
-    mean_M, borda_M = score_MC.mean(axis=1), borda(score_MC)
+    borda_M = borda(score_MC)
     complete = [at for at in range(len(models)) if not np.isnan(score_MC[at]).any()]
     rank_of = dict(zip(complete, ranks(score_MC[complete]).mean(axis=1)))
     group_of = dict(zip(complete, groups([models[at] for at in complete], columns, pairs)))
     return [
         Standing(
-            mean=float(mean_M[at]) if at in group_of else None,
-            spread=_spread(records, columns) if at in group_of else None,
+            mean=mean_of_columns(records, columns) if at in group_of else None,
             average_rank=float(rank_of[at]) if at in group_of else None,
             borda=float(borda_M[at]),
             datasets=int((~np.isnan(score_MC[at])).sum()),
@@ -153,28 +136,11 @@ def rank_models(models: Sequence[SeedRecords], pairs: PairedComparisons) -> list
     ]
 
 
-def _spread(records: SeedRecords, columns: Sequence[Column]) -> float:
-    """Return the spread of a model's mean over columns, as described at `Standing.spread`."""
-    mean_S = scores([[record] for record in records], columns).mean(axis=1)
-    complete_S = mean_S[~np.isnan(mean_S)]
-    if len(complete_S) > 1:
-        return float(complete_S.std(ddof=1))
-    # The seeds of a column share its samples, so that more seeds do not narrow the interval over samples.
-    half_C = [fmean((part.high - part.low) / 2 for part in _parts(records, *column)) for column in columns]
-    return float(np.sqrt(np.square(half_C).sum()) / len(columns))
-
-
-def _parts(records: SeedRecords, dataset: str, score: str) -> list[ScorePart]:
-    """Return a model's scores in a column, one per seed that has one."""
-    results = (record.results.get(dataset) for record in records)
-    return [r.scores[score] for r in results if isinstance(r, Measured) and score in r.scores]
-
-
 def scores(models: Sequence[SeedRecords], columns: Sequence[Column]) -> np.ndarray:
     """Return the mean over seeds of each model's score in each column (M, C); NaN where no seed has a score."""
 
     def mean(records: SeedRecords, dataset: str, score: str) -> float:
-        values = [part.value for part in _parts(records, dataset, score)]
+        values = [part.value for part in score_parts(records, dataset, score)]
         return fmean(values) if values else np.nan
 
     return np.array([[mean(records, *column) for column in columns] for records in models]).reshape(

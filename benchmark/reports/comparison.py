@@ -4,10 +4,9 @@ Rows: methods by family and score (`rows`), the untrained encoder and raw pixels
 chance level and the sample size. Below a method on synthetic images is its paired difference from real ones. A method
 without any score is in a footnote with the reason instead.
 Columns: datasets. One that no method was measured on is in a note with the reason instead.
-Cells: mean over seeds in percent ± the sample standard deviation over seeds; with one seed ± half of the 95 % interval
-of the test sample. A difference has ± half of its 95 % interval. Bold: the best mean of a column, if it is
-significantly better than every other one: the 95 % interval of each paired difference excludes zero. Otherwise the best
-mean and those not significantly worse have a star.
+Cells: mean over seeds, or difference, in percent ± half of its 95 % interval over test samples and training seeds.
+Bold: the best mean of a column, if it is significantly better than every other one: the 95 % interval of each paired
+difference excludes zero. Otherwise the best mean and those not significantly worse have a star.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from statistics import fmean
 from string import ascii_lowercase
 
 from benchmark.analysis import ranking
+from benchmark.analysis.means import Mean, mean_of_seeds
 from benchmark.analysis.paired import Interval, PairedComparisons
 from benchmark.analysis.ranking import BestOfColumn
 from benchmark.records.schema import Measured, ScorePart
@@ -124,7 +124,7 @@ class ComparisonTable:
                 *unit_footnotes(runs),
                 *pixels_footnotes(runs),
                 *_difference_footnotes(runs),
-                *significance_footnotes(bests, runs),
+                *significance_footnotes(bests),
                 *warning_footnotes(runs),
                 *warnings,
             ),
@@ -207,10 +207,9 @@ def has_equal_seeds(runs: Sequence[Run]) -> bool:
     return len({run.seeds for run in runs if not run.is_pixels}) <= 1
 
 
-def percent(scores: Sequence[ScorePart]) -> str:
-    """Return one score per seed as `63.4 ± 0.5`, in percent."""
-    mean, spread = ranking.mean_and_spread(scores)
-    return f"{100 * mean:.1f} ± {100 * spread:.1f}"
+def percent(mean: Mean) -> str:
+    """Return a mean in percent, ± half of its 95 % interval, as `63.4 ± 0.5`."""
+    return f"{100 * mean.value:.1f} ± {100 * mean.half:.1f}"
 
 
 def scores_of(run: Run, column: Column) -> list[ScorePart]:
@@ -236,7 +235,7 @@ def cell(run: Run, column: Column, best: BestOfColumn[Run], notes: Notes) -> Cel
     scores = scores_of(run, column)
     if not scores:
         return Cell(f"{NO_VALUE}{mark}")
-    text = f"{percent(scores)}{_class_label(run, column)}{mark}"
+    text = f"{percent(mean_of_seeds(scores))}{_class_label(run, column)}{mark}"
     return Cell(f"{text} *" if run in best.tied else text, bold=run is best.winner)
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmark.analysis.paired import Interval, score_interval
+from benchmark.analysis.means import Mean, mean_of_seeds
 from benchmark.errors import UserError
 from benchmark.reports import figures
 from benchmark.reports.comparison import Column, ComparisonTable, scores_of
@@ -98,14 +98,14 @@ def _draw_panel(axes: Axes, lines: Lines, floors: Sequence[Run], column: Column)
         for end, run in ends.items():
             if not scores_of(run, column):
                 continue
-            score = _interval(run, column)
+            score = _mean(run, column)
             shift = 0.0 if len(ends) == 1 else OFFSET if end == SYNTHETIC else -OFFSET
-            half = 100 * (score.high - score.low) / 2
+            sides = [[100 * (score.value - score.low)], [100 * (score.high - score.value)]]
             style: dict[str, Any] = {"linestyle": "none", "capsize": 2, "elinewidth": 1.0, **SERIES[end]}
-            drawn.append(axes.errorbar([100 * score.difference], [at + shift], xerr=[half], **style))
+            drawn.append(axes.errorbar([100 * score.value], [at + shift], xerr=sides, **style))
     for run in floors:
         if scores_of(run, column):
-            mean, dashes = 100 * _interval(run, column).difference, FLOORS[family(run.records[0])]
+            mean, dashes = 100 * _mean(run, column).value, FLOORS[family(run.records[0])]
             drawn.append(axes.axvline(mean, color=GRAY, linestyle=dashes, linewidth=1.0, label=run.label))
     if not column.score:
         chance = next(result.chance for run in _runs(lines, floors) for result in run.measured(column.dataset))
@@ -121,6 +121,5 @@ def _runs(lines: Lines, floors: Sequence[Run]) -> list[Run]:
     return [*(run for ends in lines.values() for run in ends.values()), *floors]
 
 
-def _interval(run: Run, column: Column) -> Interval:
-    measured = run.measured(column.dataset)[0]
-    return score_interval(run.records, [(column.dataset, column.score or measured.main)])
+def _mean(run: Run, column: Column) -> Mean:
+    return mean_of_seeds(scores_of(run, column))

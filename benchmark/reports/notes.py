@@ -35,16 +35,19 @@ def left_out_footnotes(runs: Sequence[Run], datasets: Sequence[str]) -> list[str
 
 
 def unit_footnotes(runs: Sequence[Run]) -> list[str]:
-    """Return footnotes on the units of scores and of the values after ±."""
+    """Return footnotes on the unit of scores and on the values after ±."""
     names = dataset_names(runs)
     seeds = {len(run.measured(name)) for run in runs if not run.is_pixels for name in names} - {0}
-    lines = ["Scores in percent."]
-    if max(seeds, default=0) > 1:
+    if not any(run.measured(name) for run in runs for name in names):
+        return ["Scores in percent."]
+    if max(seeds, default=0) < 2:
+        lines = ["Scores in percent, ± half of the 95 % interval over test samples."]
+    else:
         several = {run.seeds for run in runs if run.seeds > 1}
         count = f" ({several.pop()} of each)" if len(several) == 1 else ""
-        lines.append(f"± with several seeds{count}: sample standard deviation over seeds.")
+        lines = [f"Scores in percent, ± half of the 95 % interval over test samples and training seeds{count}."]
     if 1 in seeds:
-        lines.append("± with one seed: half of the 95 % interval of the test sample.")
+        lines.append("A method with one seed: the interval is over samples only and does not cover other seeds.")
     return lines
 
 
@@ -53,10 +56,7 @@ def pixels_footnotes(runs: Sequence[Run]) -> list[str]:
     labels = [run.label for run in runs if run.is_pixels]
     if not labels:
         return []
-    return [
-        f"{', '.join(labels)}: the pixels of the image as features, the floor that an encoder must beat. ± without "
-        "seeds: half of the 95 % interval of the test sample."
-    ]
+    return [f"{', '.join(labels)}: the pixels of the image as features, the floor that an encoder must beat."]
 
 
 def provenance(runs: Sequence[Run]) -> Fold:
@@ -150,7 +150,7 @@ def unmeasured_notes(
     return [f"Not measured: {name}: {reason}." for name, reason in reasons.items()], folded
 
 
-def significance_footnotes(bests: Sequence[BestOfColumn[Run]], runs: Sequence[Run]) -> list[str]:
+def significance_footnotes(bests: Sequence[BestOfColumn[Run]]) -> list[str]:
     """Return footnotes on the meaning of bold and stars, if there are any."""
     lines = []
     bold, starred = any(best.winner for best in bests), any(best.tied for best in bests)
@@ -167,8 +167,6 @@ def significance_footnotes(bests: Sequence[BestOfColumn[Run]], runs: Sequence[Ru
         lines.append(
             f"* the best mean of a column and those not significantly different from it{'' if bold else test}."
         )
-    if (bold or starred) and any(run.seeds == 1 for run in runs):
-        lines.append("A method with one seed: the interval is over samples only and does not cover other seeds.")
     if any(best.unknown for best in bests):
         lines.append(
             "No bold and no stars where a paired difference is unknown: it needs the predictions of both methods."

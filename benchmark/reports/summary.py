@@ -11,9 +11,17 @@ from functools import cached_property
 from statistics import fmean
 
 from benchmark.analysis import ranking
-from benchmark.analysis.paired import Column, PairedComparisons, score_interval
+from benchmark.analysis.means import Column, mean_of_columns
+from benchmark.analysis.paired import PairedComparisons
 from benchmark.analysis.ranking import BestOfColumn
-from benchmark.reports.comparison import HEAD, ComparisonTable, difference_cell, difference_label, has_equal_seeds
+from benchmark.reports.comparison import (
+    HEAD,
+    ComparisonTable,
+    difference_cell,
+    difference_label,
+    has_equal_seeds,
+    percent,
+)
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.notes import missing_reason
 from benchmark.reports.rows import (
@@ -76,8 +84,7 @@ class Part:
         if run is None:
             counts = [self.count(other) for other in self.runs if _key(other) == key]
             return Cell(f"{NO_VALUE} ({counts[0]} of {len(self.columns)})" if any(counts) else "")
-        mean = score_interval(run.records, self.columns)
-        text = f"{100 * mean.difference:.1f} ± {100 * (mean.high - mean.low) / 2:.1f}"
+        text = percent(mean_of_columns(run.records, self.columns))
         return Cell(f"{text} *" if run in self.best.tied else text, bold=run is self.best.winner)
 
     def difference(self, synthetic: Key, real: Key) -> Cell:

@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import rankdata
 
 from benchmark.analysis import ranking
-from benchmark.analysis.paired import Column, Interval, PairedComparisons
+from benchmark.analysis.means import Column, mean_of_columns
+from benchmark.analysis.paired import Interval, PairedComparisons
 from benchmark.errors import SkipCode
 from benchmark.interfaces import Skipped
 from benchmark.records.schema import Record
@@ -62,7 +63,12 @@ def test_ranks_are_among_measured_models() -> None:
 
 def test_mean_and_average_rank_are_of_complete_models_only() -> None:
     places = ranking.rank_models(models(GAPS), Known(0.01))
-    assert [place.mean for place in places] == [pytest.approx(0.5), None, pytest.approx(0.875 / 3), None]
+    assert [place.mean and place.mean.value for place in places] == [
+        pytest.approx(0.5),
+        None,
+        pytest.approx(0.875 / 3),
+        None,
+    ]
     assert [place.average_rank for place in places] == [pytest.approx(4 / 3), None, pytest.approx(5 / 3), None]
     assert [place.datasets for place in places] == [3, 2, 3, 0]
     assert [place.borda for place in places] == [2.5, 3.0, 1.5, 0.0]
@@ -87,20 +93,11 @@ def test_average_ranks_are_among_complete_models_and_borda_counts_among_all() ->
     assert moved > 5
 
 
-def test_the_spread_of_a_mean_is_over_seeds_or_over_samples() -> None:
-    (three,) = ranking.rank_models(models([[0.5, 0.25]], seeds=3), Known(0.1))
-    assert three.mean == pytest.approx(0.385) and three.spread == pytest.approx(0.01)
-    (one,) = ranking.rank_models(models([[0.5, 0.25]]), Known(0.1))
-    assert one.spread == pytest.approx(0.02 / np.sqrt(2))
-
-
-def test_further_seeds_of_some_datasets_do_not_narrow_the_interval_over_samples() -> None:
-    """All seeds are measured on the same samples; only the first one is measured on both datasets."""
-    (first,) = models([[0.5, 0.25]])
-    (further,) = models([[0.5, np.nan]], seeds=3)
-    (place,) = ranking.rank_models([[*first, *further[1:]]], Known(0.1))
-    assert place.mean == pytest.approx((0.51 + 0.25) / 2)
-    assert place.spread == pytest.approx(0.02 / np.sqrt(2))
+def test_the_mean_of_a_standing_is_that_of_its_columns() -> None:
+    three, one = models([[0.5, 0.25]], seeds=3)[0], models([[0.5, np.nan]])[0]
+    whole, partial = ranking.rank_models([three, one], Known(0.1))
+    assert whole.mean == mean_of_columns(three, [("d0", "top1"), ("d1", "top1")])
+    assert partial.mean is None
 
 
 def groups(means: Sequence[float], half: float) -> list[int | None]:

@@ -61,7 +61,7 @@ def test_every_method_has_a_line_with_mean_and_interval_in_the_panel_of_every_me
     assert labels == ["SimCLR", "CLIP"]  # as in the table, without the floor
     assert panels["digits"].yaxis_inverted()
     points = [point for series in bars(panels["digits"]).values() for point in series]
-    half = 23.84  # 4.07 * sqrt(0.1 ** 2 / 3 + 0.0102 ** 2): of 2.13 degrees of freedom, over seeds and samples
+    half = 24.92  # the root of 2 ** 2 and (4.3027 * 10) ** 2 / 3, of three seeds
     assert points[0] == pytest.approx((0, 80, 78, 82))
     assert points[1] == pytest.approx((1, 60, 60 - half, 60 + half), abs=0.01)
     assert len(panels["scenes-shape"].containers) == 1

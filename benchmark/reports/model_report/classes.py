@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmark.analysis.means import mean_of_seeds
 from benchmark.analysis.paired import PairedComparisons, Predictions
 from benchmark.reports.comparison import percent
 from benchmark.reports.model_report.document import Part, Section, as_table
-from benchmark.reports.model_report.scores import INTERVAL, dataset_of, has_groups, interval_of, sizes
+from benchmark.reports.model_report.scores import dataset_of, has_groups, sizes
 from benchmark.reports.model_report.subject import Row, Subject
 
 PAIRS = 3
@@ -41,7 +42,7 @@ def extremes(subject: Subject) -> Section:
     for each in subject.evaluated:
         rows = [line for row in each.rows if row.classes and not has_groups(row) for line in _extremes(row)]
         if rows:
-            columns = ("dataset", "", "class", "this model", INTERVAL, "n")
+            columns = ("dataset", "", "class", "this model", "n")
             parts.append(Part(as_table(each.title, columns, rows)))
     return Section("Best and worst classes", SELECTED if parts else "", parts=tuple(parts))
 
@@ -114,6 +115,6 @@ def _extremes(row: Row) -> list[tuple[str, ...]]:
     value = {name: fmean(part.value for part in parts) for name, parts in found.items()}
     chosen = {"best": max(value, key=value.__getitem__), "worst": min(value, key=value.__getitem__)}
     return [
-        (dataset_of(row), which, name, percent(found[name]), interval_of(found[name]), sizes(found[name]))
+        (dataset_of(row), which, name, percent(mean_of_seeds(found[name])), sizes(found[name]))
         for which, name in chosen.items()
     ]

@@ -9,7 +9,6 @@ from benchmark.analysis.paired import Interval, PairedComparisons, holm
 from benchmark.errors import UserError
 from benchmark.records.schema import Record
 from benchmark.reports.model_report.document import Part, Section, as_table
-from benchmark.reports.model_report.scores import INTERVAL
 from benchmark.reports.model_report.subject import Subject
 
 LEVEL = 0.05
@@ -38,7 +37,11 @@ def differences(subject: Subject, other: Sequence[Record], pairs: PairedComparis
     corrected = holm([interval.p for _, interval in known])
     tested = [(each, interval, p) for (each, interval), p in zip(known, corrected, strict=True)]
     parts = [
-        Part(as_table(title, ("dataset", "this model", "other", "difference", INTERVAL, "p", ""), _rows(list(group))))
+        Part(
+            as_table(
+                title, ("dataset", "this model", "other", "difference", "95 % interval", "p", ""), _rows(list(group))
+            )
+        )
         for title, group in groupby(tested, lambda test: _title(test[0]))
     ]
     facts = [(verdict, "; ".join(_names(tested, verdict)) or "none") for verdict in ("better", "worse")]

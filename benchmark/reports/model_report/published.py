@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from benchmark.analysis.means import mean_of_seeds
 from benchmark.reports.comparison import Notes, percent
 from benchmark.reports.model_report.document import Part, Section, as_table
 from benchmark.reports.model_report.scores import dataset_of
@@ -20,8 +21,8 @@ from benchmark.reports.published.table import source_mark
 MOST = 5
 """Largest number of published numbers that are shown for one score."""
 READING = (
-    f"Numbers of others, without a spread: at most {MOST} for each score, those of the same protocol if there are any, "
-    "and of the same method first. Encoders, training data and schedules differ."
+    f"Numbers of others, without an interval: at most {MOST} for each score, those of the same protocol if there are "
+    "any, and of the same method first. Encoders, training data and schedules differ."
 )
 
 
@@ -66,7 +67,7 @@ def _rows(
         if found:
             more = f"{len(found) - MOST} more published numbers are not shown" if len(found) > MOST else ""
             head = f"{dataset_of(row)} {score}{notes.mark(more)}"
-            yield head, "this model", data, str(protocol), percent(row.scores(score))
+            yield head, "this model", data, str(protocol), percent(mean_of_seeds(row.scores(score)))
         for near in found[:MOST]:
             columns.add(near.column)
             yield "", near.number.method, _training(near), _protocol(near, notes), _value(near, notes)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from benchmark import plugins
-from benchmark.analysis.ranking import mean_interval
+from benchmark.analysis.means import mean_of_seeds
 from benchmark.errors import SkipCode
 from benchmark.records.schema import NotMeasured, Record, ScorePart
 from benchmark.reports.comparison import Notes, percent
@@ -14,11 +14,8 @@ from benchmark.reports.notes import TEST_SELECTED, is_test_selected
 from benchmark.reports.site.protocols import EXTREMES, HEX
 from benchmark.reports.table import NO_VALUE, Table
 
-INTERVAL = "95 % CI"
 READING = (
-    "In percent. ± is the sample standard deviation over seeds; with one seed, and for raw pixels, half of the 95 % "
-    "interval of the test sample. CI: the interval of the test sample, its mean over seeds; it says nothing about "
-    "other seeds."
+    "In percent, ± half of the 95 % interval over test samples and training seeds; with one seed, over samples only."
 )
 WORST = "The worst of many groups is a minimum of noisy estimates. Its interval allows for that; the gap has none."
 REASONS = {SkipCode.MISSING_DATASET: "the dataset is not on the machine", SkipCode.NOT_REQUESTED: "not requested"}
@@ -36,13 +33,13 @@ def other_scores(subject: Subject) -> Section:
     parts = []
     for each in subject.evaluated:
         rows = [
-            (dataset_of(row), name, percent(found), interval_of(found), sizes(found))
+            (dataset_of(row), name, percent(mean_of_seeds(found)), sizes(found))
             for row in each.rows
             for name in dict.fromkeys(name for result in row.results for name in result.scores)
             if name != row.column.main and (found := row.scores(name))
         ]
         if rows:
-            parts.append(Part(as_table(each.title, ("dataset", "score", "this model", INTERVAL, "n"), rows)))
+            parts.append(Part(as_table(each.title, ("dataset", "score", "this model", "n"), rows)))
     return Section("Other scores", parts=tuple(parts), folded=True)
 
 
@@ -63,12 +60,6 @@ def missing(subject: Subject) -> Section:
     measured = {record.evaluation.name for record in subject.model.records}
     absent = [name for name in plugins.names("benchmark.evaluations") if name not in measured]
     return Section("Not measured", facts=(*facts, *([("no record", ", ".join(absent))] if absent else [])))
-
-
-def interval_of(found: Sequence[ScorePart]) -> str:
-    """Return the mean of the seeds' 95 % intervals, in percent."""
-    low, high = mean_interval(found)
-    return f"{100 * low:.1f}{NO_VALUE}{100 * high:.1f}"
 
 
 def sizes(found: Sequence[ScorePart]) -> str:
@@ -96,8 +87,7 @@ def _scores(subject: Subject, evaluated: Evaluated) -> Part:
         rows.append(
             (
                 dataset_of(row) + (f", {row.column.main}" if len(names) > 1 else ""),
-                percent(found) + notes.mark(row.missing),
-                interval_of(found),
+                percent(mean_of_seeds(found)) + notes.mark(row.missing),
                 sizes(found),
                 f"{100 * row.column.chance:.1f}",
                 *(_baseline(row.baseline_scores(at)) for at in shown),
@@ -110,7 +100,7 @@ def _scores(subject: Subject, evaluated: Evaluated) -> Part:
     )
     table = as_table(
         evaluated.title,
-        ("dataset", "this model", INTERVAL, "n", "chance", *(subject.labels[1 + at] for at in shown)),
+        ("dataset", "this model", "n", "chance", *(subject.labels[1 + at] for at in shown)),
         rows,
         [caption],
         [*notes.lines(), *([f"{TEST_SELECTED}: {', '.join(selected)}."] if selected else [])],
@@ -119,7 +109,7 @@ def _scores(subject: Subject, evaluated: Evaluated) -> Part:
 
 
 def _baseline(found: Sequence[ScorePart]) -> str:
-    return percent(found) if found else NO_VALUE
+    return percent(mean_of_seeds(found)) if found else NO_VALUE
 
 
 def _plot_row(subject: Subject, row: Row) -> PlotRow:
@@ -127,8 +117,8 @@ def _plot_row(subject: Subject, row: Row) -> PlotRow:
     marks = []
     for name, found in zip(subject.labels, every, strict=True):
         if found:
-            low, high = mean_interval(found)
-            marks.append(Mark(name, 100 * fmean(part.value for part in found), 100 * low, 100 * high))
+            mean = mean_of_seeds(found)
+            marks.append(Mark(name, 100 * mean.value, 100 * mean.low, 100 * mean.high))
     return PlotRow(dataset_of(row), 100 * row.column.chance, tuple(marks))
 
 
@@ -136,21 +126,21 @@ def _groups(evaluated: Evaluated, row: Row) -> Table:
     """Return the score of every group, the best first, below a summary with the gap of the best and the worst."""
     found = {name: row.class_scores(name) for name in row.classes}
     order = sorted(found, key=lambda name: -fmean(part.value for part in found[name]))
-    rows = [(name, percent(found[name]), interval_of(found[name]), sizes(found[name])) for name in order]
+    rows = [(name, percent(mean_of_seeds(found[name])), sizes(found[name])) for name in order]
     best, worst = (fmean(part.value for part in row.scores(name)) for name in sorted(EXTREMES))
     summary = [
-        f"{name} {percent(row.scores(name))} ({interval_of(row.scores(name))}{_class_of(row, name)})"
+        f"{name} {percent(mean_of_seeds(row.scores(name)))}{_class_of(row, name)}"
         for name in dict.fromkeys((row.column.main, *sorted(EXTREMES)))
     ]
     caption = f"{', '.join(summary)}; gap {100 * (best - worst):.1f}; chance {100 * row.column.chance:.1f}."
     title = f"{evaluated.title}: {dataset_of(row)}"
-    return as_table(title, ("group", "this model", INTERVAL, "n"), rows, [caption])
+    return as_table(title, ("group", "this model", "n"), rows, [caption])
 
 
 def _class_of(row: Row, score: str) -> str:
-    """Return the group that a score is of, such as `: red / small`; empty for a score of all groups."""
+    """Return the group that a score is of, such as ` (red / small)`; empty for a score of all groups."""
     names = {str(result.details[key]) for result in row.results if (key := f"{score}_class") in result.details}
-    return f": {names.pop() if len(names) == 1 else 'another group in each seed'}" if names else ""
+    return f" ({names.pop() if len(names) == 1 else 'another group in each seed'})" if names else ""
 
 
 def _skipped(record: Record) -> dict[str, list[str]]:

@@ -37,7 +37,7 @@ def build(inputs: ReportInputs) -> Table:
         footnotes=(
             *notes.lines(),
             "GPU-hours are derived: captions after de-duplication x images per caption x seconds per image / 3,600.",
-            "Measured: mean over seeds ± sample standard deviation with several seeds. Evaluation: the sum over all "
+            "Measured: mean over seeds, with their sample standard deviation (sd). Evaluation: the sum over all "
             "presets and datasets; features that were already stored are not counted again. The device is that of the "
             "evaluations; records do not say whether the machine was shared.",
             "Empty: for published rows, not found in our sources; for measured rows, not in the records.",
@@ -88,7 +88,7 @@ def _seconds(values: Sequence[float]) -> str:
     if not any(values):
         return ""
     mean = fmean(values)
-    return f"{mean:,.0f} ± {stdev(values):,.0f}" if len(values) > 1 else f"{mean:,.0f}"
+    return f"{mean:,.0f} (sd {stdev(values):,.0f})" if len(values) > 1 else f"{mean:,.0f}"
 
 
 TABLE = build

@@ -1,6 +1,6 @@
 """Figures of comparisons as SVG and PNG, with one panel per column, since different protocols must not share an axis.
 
-Published numbers have open markers and dashed lines, measured ones filled markers with the spread of the table.
+Published numbers have open markers and dashed lines, measured ones filled markers with 95 % intervals.
 """
 
 import re
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from benchmark.analysis.ranking import mean_and_spread
+from benchmark.analysis.means import mean_of_seeds
 from benchmark.reports import figures
 from benchmark.reports.figures import COLORS, MARKERS
 from benchmark.reports.inputs import ReportInputs
@@ -45,8 +45,9 @@ class Point:
     row: Row
     x: float | None
     y: float
-    spread: float
-    """Half height of the error bar. Zero for published numbers."""
+    low: float
+    high: float
+    """End of the 95 % interval; equal to `y` for published numbers, as is the other end."""
 
 
 def guidance_axis(comparison: Comparison) -> Axis:
@@ -89,10 +90,10 @@ def points(comparison: Comparison, column: Column, axis: Axis) -> Iterator[Point
         if x is None and row.images != "real":
             continue
         if number := row.numbers.get(column):
-            yield Point(row, x, number.value, 0.0)
+            yield Point(row, x, number.value, number.value, number.value)
         elif scores := row.scores.get(column):
-            mean, spread = mean_and_spread(scores)
-            yield Point(row, x, 100 * mean, 100 * spread)
+            mean = mean_of_seeds(scores)
+            yield Point(row, x, 100 * mean.value, 100 * mean.low, 100 * mean.high)
 
 
 def _figure(comparison: Comparison, axis: Axis) -> Figure:
@@ -127,7 +128,7 @@ def _draw_series(axes: Axes, group: list[Point], style: int, axis: Axis) -> tupl
     handle = axes.errorbar(
         [point.x or 0.0 for point in group],
         [point.y for point in group],
-        yerr=None if published else [point.spread for point in group],
+        yerr=None if published else [[p.y - p.low for p in group], [p.high - p.y for p in group]],
         color=COLORS[style],
         marker=MARKERS[style],
         markerfacecolor="white" if published else COLORS[style],
@@ -145,8 +146,8 @@ def _draw_reference_line(axes: Axes, group: list[Point], style: int, _axis: Axis
         handle = axes.axhline(
             point.y, color=COLORS[style], linestyle=":" if row.source == "measured" else (0, (6, 3)), linewidth=1.0
         )
-        if point.spread:
-            axes.axhspan(point.y - point.spread, point.y + point.spread, color=COLORS[style], alpha=0.12, linewidth=0)
+        if point.low < point.high:
+            axes.axhspan(point.low, point.high, color=COLORS[style], alpha=0.12, linewidth=0)
     return f"{row.method}, {row.images} images ({row.source})", handle
 
 

@@ -1,8 +1,8 @@
 """The paper's tables from rows and columns, with footnotes on what may be compared.
 
 The first column says whether a row is published or measured. A published number is marked with its source and
-confidence, and has neither a spread nor bold. A measured number is shown as in the comparison tables: mean ± spread,
-and bold only if it is significantly better than every other measured row of the column.
+confidence, and has neither an interval nor bold. A measured number is shown as in the comparison tables, ± half of its
+interval, and bold only if it is significantly better than every other measured row of the column.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -188,12 +188,12 @@ def _reading_footnotes(comparison: Comparison, bests: Sequence[BestOfColumn[Run]
     columns, published = comparison.columns, {column for row in comparison.rows for column in row.numbers}
     views = {run.records[0].model.views for run in runs} - {0}  # the untrained encoder sees none
     lines = [
-        "Published: numbers of others, copied from the marked source, without a spread and never bold. "
+        "Published: numbers of others, copied from the marked source, without an interval and never bold. "
         "Measured: our records."
         if published
         else "No published number of this table was found in our sources. Measured: our records.",
         *unit_footnotes(runs),
-        *significance_footnotes(bests, runs),
+        *significance_footnotes(bests),
         *protocol_difference_footnotes(published),
         *test_selection_footnotes(columns),
     ]

@@ -10,10 +10,10 @@ function scorings() {
     const name = protocolName(protocol);
     const single = protocol.columns.map((column, at) => ({
       id: columnId(protocol, at), text: `${name}: ${visible(column.dataset)}`, score: words(column.main),
-      of: new Map(column.models.map((model, at) => [model, { y: column.mean[at], spread: column.spread[at], low: column.low[at], high: column.high[at] }])),
+      of: new Map(column.models.map((model, at) => [model, { y: column.mean[at], half: column.half[at] }])),
     }));
-    const { models: owners, mean: means, spread } = protocol.places[state.comparison] ?? { models: [] };
-    const whole = new Map(owners.flatMap((model, at) => (means[at] === null ? [] : [[model, { y: means[at], spread: spread[at] }]])));
+    const { models: owners, mean: means, half } = protocol.places[state.comparison] ?? { models: [] };
+    const whole = new Map(owners.flatMap((model, at) => (means[at] === null ? [] : [[model, { y: means[at], half: half[at] }]])));
     return whole.size ? [{ id: `${protocolId(protocol)}:mean`, text: `${name}: mean`, score: "mean", of: whole }, ...single] : single;
   });
 }
@@ -49,9 +49,9 @@ function showCost() {
     best.length ? el("span", {}, svg("svg", { width: 22, height: 14, "aria-hidden": "true" }, svg("path", { class: "front", d: "M0 7H22" })), "Pareto front") : null),
     el("p", { class: "small" }, left.length ? `Left out: ${left.join("; ")}. ` : "",
       "Pareto front: models for which no other model at the same or a lower cost is as accurate. It compares means and ignores their intervals."),
-    fold("Show as a table", () => table("Accuracy and cost", ["model", cost === "views" ? "views" : "images", scoring.score, "±", "95 % interval", "on the Pareto front"],
+    fold("Show as a table", () => table("Accuracy and cost", ["model", cost === "views" ? "views" : "images", scoring.score, "± (95 %)", "on the Pareto front"],
       [...points].sort((a, b) => a.x - b.x || b.y - a.y).map((point) => [el("a", { href: point.model.href }, bdi(point.model.name)), whole(point.x), percent(point.y),
-        percent(point.spread), point.low === undefined ? "–" : interval(point.low, point.high), best.includes(point) ? "yes" : "no"]), "numbers")));
+        percent(point.half), best.includes(point) ? "yes" : "no"]), "numbers")));
 }
 
 // Of the scores that most models have, the one in which they differ most.
@@ -97,7 +97,7 @@ function scatter(points, best, scoring, cost) {
   }, svg("circle", { class: "hit", r: 11 }), svg("circle", { class: "ring", r: 9 }), mark(point.model.kind)));
   keys(nodes, (at) => {
     const point = walk[at];
-    tip([point.model.name, `${scoring.score} ${percent(point.y)} ± ${percent(point.spread)}${point.low === undefined ? "" : `, 95 % interval ${interval(point.low, point.high)}`}`,
+    tip([point.model.name, `${scoring.score} ${percent(point.y)} ± ${percent(point.half)}`,
       `${whole(point.x)} ${cost}`, `${point.model.kind}; ${point.model.encoder}`], nodes[at].getBoundingClientRect());
   }, (at) => (location.hash = walk[at].model.href));
   return el("figure", { class: "plot" },

@@ -94,7 +94,7 @@ def _paper_figures(inputs: ReportInputs) -> Iterator[dict[str, Any]]:
                 yield {
                     "title": declared.title,
                     "caption": f"A figure of the paper, drawn from the records of this page. {declared.schedules} "
-                    "Lines: sample standard deviation over seeds; with one seed, half of the 95 % interval.",
+                    "Lines: 95 % intervals over test samples and training seeds.",
                     "panels": shown,
                 }
 
@@ -104,8 +104,7 @@ def _paper_panel(comparison: Comparison, column: Column, axis: Axis) -> dict[str
     kinds: dict[str, set[str]] = {}
     for point in points(comparison, column, axis):
         name = axis.series(point.row) + ("" if point.x is not None else f", {point.row.images} images")
-        y, low, high = (_round(point.y + sign * point.spread) for sign in (0, -1, 1))
-        groups.setdefault(name, []).append([point.x, y, low, high])
+        groups.setdefault(name, []).append([point.x, *map(_round, (point.y, point.low, point.high))])
         kinds.setdefault(name, set()).add(point.row.images)
     series = [
         _series(name, sorted(found, key=lambda point: point[0] or 0), *(kinds[name] if len(kinds[name]) == 1 else ()))

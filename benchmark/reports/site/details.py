@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from benchmark.analysis.means import mean_of_seeds
 from benchmark.records.schema import Environment, Measured, NotMeasured, Record, ScorePart
 from benchmark.reports.site.protocols import EXTREMES, HEX, Column, Protocol, column_of, measured, units
 
@@ -54,20 +55,24 @@ def _protocol(protocol: Protocol, texts: Texts, reasons: Texts) -> dict[str, Any
         "train": [_round(record.seconds.get("train")) for record in records],
         "seconds": [_round(_evaluation_seconds(record)) for record in records],
         "skipped": [reasons.index(_skipped(record, texts)) for record in records],
-        "results": [_results(results[column], texts) for column in protocol.columns],
+        "results": [_results(results[column], [model for model, _ in rows], texts) for column in protocol.columns],
     }
 
 
-def _results(rows: Sequence[tuple[int, Measured]], texts: Texts) -> dict[str, Any]:
-    """Return the results of one column: the rows of their records, every score, predictions and environment."""
+def _results(rows: Sequence[tuple[int, Measured]], model_of: Sequence[int], texts: Texts) -> dict[str, Any]:
+    """Return the results of one column: the rows of their records, every score, predictions and environment.
+
+    `model_of` has the model of each row.
+    """
     results = [result for _, result in rows]
+    owners = [model_of[row] for row, _ in rows]
     names = list(dict.fromkeys(name for result in results for name in result.scores))
     picked = EXTREMES & set(names)
     classes = list(dict.fromkeys(name for result in results for name in result.per_class)) if picked else []
     return {
         "rows": [row for row, _ in rows],
-        "scores": {name: _scores([result.scores.get(name) for result in results]) for name in names},
-        "classes": {name: _scores([result.per_class.get(name) for result in results]) for name in classes},
+        "scores": {name: _scores([result.scores.get(name) for result in results], owners) for name in names},
+        "classes": {name: _scores([result.per_class.get(name) for result in results], owners) for name in classes},
         "picked": {
             name: [texts.index(str(result.details.get(f"{name}_class", ""))) for result in results]
             for name in sorted(picked)
@@ -77,16 +82,29 @@ def _results(rows: Sequence[tuple[int, Measured]], texts: Texts) -> dict[str, An
     }
 
 
-def _scores(parts: Sequence[ScorePart | None]) -> dict[str, Any]:
-    """Return one score of every record. `low`, `high` are distances from it; `n` is a number if all are equal."""
+def _scores(parts: Sequence[ScorePart | None], owners: Sequence[int]) -> dict[str, Any]:
+    """Return one score of every record. `low`, `high` are distances from it; `n` is a number if all are equal.
+
+    `means` is model -> mean and interval, for models with several seeds.
+    """
     sizes = {part.n for part in parts if part}
     values = [part and (units(part.value), units(part.low), units(part.high)) for part in parts]
     return {
         "value": [each and each[0] for each in values],
         "low": [each and each[0] - each[1] for each in values],
         "high": [each and each[2] - each[0] for each in values],
+        "means": _means(parts, owners),
         "n": sizes.pop() if len(sizes) == 1 else [part and part.n for part in parts],
     }
+
+
+def _means(parts: Sequence[ScorePart | None], owners: Sequence[int]) -> dict[int, list[int]]:
+    of_model: dict[int, list[ScorePart]] = {}
+    for owner, part in zip(owners, parts, strict=True):
+        if part:
+            of_model.setdefault(owner, []).append(part)
+    means = {owner: mean_of_seeds(found) for owner, found in of_model.items() if len(found) > 1}
+    return {owner: [units(mean.value), units(mean.low), units(mean.high)] for owner, mean in means.items()}
 
 
 def _hashes(hashes: Iterable[str | None]) -> str:

@@ -37,7 +37,7 @@ async function showGroups() {
       el("ul", { class: "picked", "aria-label": "Models shown" }, picked.map((model, at) => el("li", {},
         el("span", { class: `swatch c${at}`, "aria-hidden": "true" }), el("a", { href: model.href }, bdi(cut(model.name, 60))),
         picked.length > 1 ? el("button", { type: "button", "aria-label": `Remove ${cut(visible(model.name), 60)}`, click: () => take(picked.filter((each) => each !== model)) }, "×") : null)))),
-    bars(set, picked), el("p", { class: "small" }, "Bars: mean over seeds. Lines: 95 % interval of the test sample (mean of the seeds' intervals). Dashed line: chance."),
+    bars(set, picked), el("p", { class: "small" }, "Bars: mean over seeds. Lines: 95 % interval over test samples and training seeds. Dashed line: chance."),
     table("Mean, best and worst group", ["model", ...["mean", "best", "worst"].filter((name) => set.result.scores[name])],
       picked.map((model) => [el("a", { href: model.href }, bdi(model.name)), ...["mean", "best", "worst"].filter((name) => set.result.scores[name])
         .map((name) => full(ofModel(set, model, set.result.scores[name])))]), "numbers"),
@@ -49,7 +49,7 @@ async function showGroups() {
 const keyOf = (model) => `${model.name.split("/").map(encodeURIComponent).join("/")}@${model.version}`;
 const valueIn = (set, model) => set.column.mean[set.column.models.indexOf(model.at)];
 const full = (all) => (all ? `${percent(all.value)} ${interval(all.low, all.high)}` : "–");
-const ofModel = (set, model, score) => averaged(valuesOf(set.result, score, rowsOfModel(set.of, model)));
+const ofModel = (set, model, score) => meanOf(score, model, valuesOf(set.result, score, rowsOfModel(set.of, model)));
 const classesOf = (set) => Object.entries(set.result.classes);
 
 function bars(set, picked) {

@@ -52,19 +52,19 @@ function standing(model, found) {
   if (!rows.length) return el("p", {}, "Nothing was measured.");
   return table(`Standing within ${cut(visible(model.comparison), 60)}`, ["protocol", "mean", "average rank", "Borda", "tie group", "datasets", "models"],
     rows.map(([protocol, { places, at }]) => {
-      const { mean, spread, rank, borda, group, datasets, of: all, models: others } = places;
-      return [boxed(protocolName(protocol)), mean[at] === null ? "–" : `${percent(mean[at])} ± ${percent(spread[at])}`, rank[at] === null ? "–" : rank[at].toFixed(1),
+      const { mean, half, rank, borda, group, datasets, of: all, models: others } = places;
+      return [boxed(protocolName(protocol)), mean[at] === null ? "–" : `${percent(mean[at])} ± ${percent(half[at])}`, rank[at] === null ? "–" : rank[at].toFixed(1),
         borda[at].toFixed(1), group[at] ?? "–", `${datasets[at]} of ${all}`, whole(others.length)];
     }), "numbers");
 }
 
 function scores(more, model, { protocol, of, rows }) {
   const seeds = rows.map((row) => of.seeds[row]);
-  const linesOf = (shown) => protocol.columns.flatMap((column, at) => scoreLines(more, column, of.results[at], rows, shown));
+  const linesOf = (shown) => protocol.columns.flatMap((column, at) => scoreLines(more, model, column, of.results[at], rows, shown));
   const main = (name, column, result) => name === column.main || name in result.picked;
   const lines = linesOf(main);
   const others = linesOf((...of) => !main(...of));
-  const groups = protocol.columns.flatMap((column, at) => groupLines(column, of.results[at], rows));
+  const groups = protocol.columns.flatMap((column, at) => groupLines(model, column, of.results[at], rows));
   const skipped = new Map();
   for (const row of rows) {
     for (const [name, why] of more.reasons[of.skipped[row]]) skipped.set(`${name} ${why}`, [name, why, [...(skipped.get(`${name} ${why}`)?.[2] ?? []), of.seeds[row]]]);
@@ -106,30 +106,27 @@ function valuesOf(result, score, rows) {
   });
 }
 
-const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
-
-function averaged(found) {
+// The mean of one score over the seeds of a model, with its interval over samples and seeds; null without a value.
+function meanOf(score, model, found) {
   const there = found.filter(Boolean);
   if (!there.length) return null;
-  const [value, low, high] = ["value", "low", "high"].map((name) => Math.round(mean(there.map((each) => each[name]))));
-  const spread = there.length > 1
-    ? Math.sqrt(there.reduce((sum, each) => sum + (each.value - mean(there.map((one) => one.value))) ** 2, 0) / (there.length - 1))
-    : (high - low) / 2;
-  return { value, low, high, spread, n: distinct(there.map((each) => each.n)), seeds: there.length };
+  const { value, low, high } = there[0];
+  const [mean, from, to] = score.means[model.at] ?? [value, low, high];
+  return { value: mean, low: from, high: to, half: (to - from) / 2, n: distinct(there.map((each) => each.n)), seeds: there.length };
 }
 
 // The best and worst of many classes are always shown with their interval.
 const summary = (all, picked) =>
-  picked ? `${percent(all.value)} ${interval(all.low, all.high)}` : `${percent(all.value)} ± ${percent(all.spread)}`;
+  picked ? `${percent(all.value)} ${interval(all.low, all.high)}` : `${percent(all.value)} ± ${percent(all.half)}`;
 
 const single = (each) => each ? [percent(each.value), " ", el("span", { class: "spread" }, interval(each.low, each.high))] : "–";
 
-function scoreLines(more, column, result, rows, shown) {
+function scoreLines(more, model, column, result, rows, shown) {
   const names = Object.keys(result.scores).filter((name) => shown(name, column, result));
   return names.sort((a, b) => (b === column.main) - (a === column.main)).flatMap((name) => {
     const score = result.scores[name];
     const found = valuesOf(result, score, rows);
-    const all = averaged(found);
+    const all = meanOf(score, model, found);
     if (!all) return [];
     const picked = result.picked[name];
     const which = (each) => picked && each && more.texts[picked[each.at]] ? el("span", { class: "sub" }, boxed(more.texts[picked[each.at]])) : null;
@@ -140,10 +137,10 @@ function scoreLines(more, column, result, rows, shown) {
   });
 }
 
-function groupLines(column, result, rows) {
+function groupLines(model, column, result, rows) {
   return Object.entries(result.classes).flatMap(([name, score]) => {
     const found = valuesOf(result, score, rows);
-    const all = averaged(found);
+    const all = meanOf(score, model, found);
     return all ? [[boxed(column.dataset), boxed(name), summary(all), ...found.map((each) => el("td", {}, single(each))), all.n.map(whole).join(", ")]] : [];
   });
 }

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from benchmark import evaluations, plugins
 from benchmark.analysis import ranking
+from benchmark.analysis.means import mean_of_seeds
 from benchmark.analysis.paired import PairedComparisons
 from benchmark.analysis.ranking import SeedRecords
 from benchmark.records.schema import Measured, Record, ScorePart
@@ -215,7 +216,7 @@ def _column(protocol: Protocol, column: Column, pairs: PairedComparisons) -> dic
             if column in own.columns
         },
         "models": list(cells),
-        **{field: [units(cell[field]) for cell in cells.values()] for field in ("mean", "spread", "low", "high")},
+        **{field: [units(cell[field]) for cell in cells.values()] for field in ("mean", "half", "low", "high")},
         "seeds": [len(records) for records in records_of.values()],
         "of": [len(protocol.records[index]) for index in records_of],
     }
@@ -228,15 +229,14 @@ def _marks(records_of: Mapping[int, SeedRecords], column: Column, pairs: PairedC
 
 
 def _cell(records: Sequence[Record], column: Column) -> dict[str, float]:
-    """Return mean and spread as in the tables, and the mean of the seeds' intervals."""
+    """Return the mean and its interval, as in the tables."""
     parts: list[ScorePart] = []
     for record in records:
         result = record.results[column.dataset]
         assert isinstance(result, Measured)
         parts.append(result.scores[column.main])
-    mean, spread = ranking.mean_and_spread(parts)
-    low, high = ranking.mean_interval(parts)
-    return {"mean": mean, "spread": spread, "low": low, "high": high}
+    mean = mean_of_seeds(parts)
+    return {"mean": mean.value, "half": mean.half, "low": mean.low, "high": mean.high}
 
 
 def _standings(protocol: Protocol, pairs: PairedComparisons) -> dict[str, Any]:
@@ -246,8 +246,8 @@ def _standings(protocol: Protocol, pairs: PairedComparisons) -> dict[str, Any]:
     return {
         "models": list(records),
         "of": len(protocol.ranked),
-        "mean": [None if each.mean is None else units(each.mean) for each in standings],
-        "spread": [None if each.spread is None else units(each.spread) for each in standings],
+        "mean": [each.mean and units(each.mean.value) for each in standings],
+        "half": [each.mean and units(each.mean.half) for each in standings],
         "rank": [None if each.average_rank is None else round(each.average_rank, 2) for each in standings],
         "borda": [each.borda for each in standings],
         "datasets": [each.datasets for each in standings],

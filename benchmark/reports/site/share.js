@@ -70,37 +70,37 @@ function footnotes(columns, count) {
 
 const isMean = (column) => column.id.endsWith(":mean");
 
-// The parts of a cell: its number or text, the spread or interval behind it, and how it compares with the best.
+// The parts of a cell: its number or text, its interval, and how it compares with the best.
 function cellParts(column, model) {
   const value = column.value(model);
   if (value === null) return { value: "" };
   if (isMean(column)) {
     const { places, at } = placeIn(column.protocol, scopeOf(model), model);
-    return { value: percent(value), spread: percent(places.spread[at]) };
+    return { value: percent(value), interval: percent(places.half[at]) };
   }
   if (!column.column) return { value: column.place ? column.text(model) : visible(value) };
-  const { extreme, spread, low, high, marks } = column.column;
+  const { extreme, half, low, high, marks } = column.column;
   const { best, level } = marks[scopeOf(model)];
   const at = column.place_of(model);
   return {
     value: percent(value),
-    spread: extreme ? interval(low[at], high[at]) : percent(spread[at]),
+    interval: extreme ? interval(low[at], high[at]) : percent(half[at]),
     mark: best === model.at ? "best" : level.includes(model.at) ? "not different from the best" : "",
   };
 }
 
 const columnTitle = (column) => [column.protocol && protocolName(column.protocol), column.label, column.sub].filter(Boolean).join(" · ");
 
-// CSV, with numbers of their own for spreads and marks. No cell is a spreadsheet formula.
+// CSV, with cells of their own for intervals and marks. No cell is a spreadsheet formula.
 function csv(rows, columns) {
   const quoted = (text) => {
     const safe = /^([=@\t]|[+-](?![\d.]+$))/.test(text) ? `'${text}` : text;
     return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   };
-  const parts = (column) => ["value", ...(column.column || isMean(column) ? ["spread"] : []),
+  const parts = (column) => ["value", ...(column.column || isMean(column) ? ["interval"] : []),
     ...(column.column && inScope(column.column.marks).some(({ best, level }) => level.length || best !== null) ? ["mark"] : [])];
   const heads = columns.flatMap((column) => parts(column).map((part) =>
-    columnTitle(column) + { value: "", spread: column.column?.extreme ? " [95 %]" : " ±", mark: " mark" }[part]));
+    columnTitle(column) + { value: "", interval: column.column?.extreme ? " [95 %]" : " ±", mark: " mark" }[part]));
   const lines = [["model", "version", ...heads], ...rows.map((model) => [visible(model.name), String(model.version),
     ...columns.flatMap((column) => parts(column).map((part) => cellParts(column, model)[part] ?? ""))])];
   const notes = footnotes(columns, rows.length).map((note) => `# ${note.replace(/,(?=\s*[=+@-])/g, ",'")}`);
@@ -116,10 +116,10 @@ const texed = (text) => String(text).replace(/[\\&%$#_{}~^<>|±–·]/g, (charac
 // A LaTeX float that needs the package booktabs.
 function latex(rows, columns) {
   const cell = (column, model) => {
-    const { value, spread, mark } = cellParts(column, model);
+    const { value, interval: behind, mark } = cellParts(column, model);
     if (value === "") return "--";
-    const shownSpread = spread && (spread.startsWith("[") ? ` ${spread}` : ` ± ${spread}`);
-    const text = texed(value + (shownSpread ?? ""));
+    const shown = behind && (behind.startsWith("[") ? ` ${behind}` : ` ± ${behind}`);
+    const text = texed(value + (shown ?? ""));
     return mark === "best" ? `\\textbf{${text}}` : text + (mark ? "\\textsuperscript{*}" : "");
   };
   const heads = offered.map((group) => [group.title, columns.filter((column) => group.columns.includes(column))]).filter(([, of]) => of.length);

@@ -64,7 +64,7 @@ function protocolGroup(protocol) {
     protocol,
     title: protocolName(protocol),
     columns: [
-      place("mean", "mean", "mean", "desc", (v, { places, at }) => [percent(v), el("span", { class: "spread" }, ` ±${percent(places.spread[at])}`)], 96),
+      place("mean", "mean", "mean", "desc", (v, { places, at }) => [percent(v), el("span", { class: "spread" }, ` ±${percent(places.half[at])}`)], 96),
       place("rank", "average rank", "rank", "asc", (v) => v.toFixed(1), 82),
       place("borda", "Borda", "borda", "desc", (v) => v.toFixed(1), 72),
       place("group", "tie group", "group", "asc", (v) => String(v)),
@@ -78,7 +78,7 @@ function score(column, at, marks) {
   const winner = marks.best === column.models[at];
   const tied = marks.level.includes(column.models[at]);
   const mean = percent(column.mean[at]);
-  const behind = column.extreme ? interval(column.low[at], column.high[at]) : `±${percent(column.spread[at])}`;
+  const behind = column.extreme ? interval(column.low[at], column.high[at]) : `±${percent(column.half[at])}`;
   const partly = column.seeds[at] < column.of[at] ? ` ${column.seeds[at]}/${column.of[at]}` : null;
   return [
     el(winner ? "strong" : "span", { class: "value" }, mean),
@@ -291,8 +291,7 @@ function scoreTip(column, model) {
   const marks = of.marks[scopeOf(model)];
   return [
     head,
-    `${words(of.main)} ${percent(of.mean[at])} ± ${percent(of.spread[at])} ${many ? "over seeds" : "(half of the interval)"}`,
-    `95 % interval ${interval(of.low[at], of.high[at])}${many ? ", mean of the seeds" : ""}`,
+    `${words(of.main)} ${percent(of.mean[at])}, 95 % interval ${interval(of.low[at], of.high[at])} over samples${many ? " and seeds" : ""}`,
     `n ${whole(of.n)} · ${of.seeds[at]} of ${plural(of.of[at], "seed")} · chance ${percent(of.chance)}`,
     ...(marks.level.includes(model.at) ? ["not significantly different from the best of its comparison"] : []),
     ...(marks.best === model.at ? ["significantly better than every other model of its comparison"] : []),
@@ -329,7 +328,7 @@ function notes() {
   const item = (...content) => el("li", {}, content);
   return el("div", { class: "notes" },
     el("ul", {},
-      item("Scores in percent. ± is the sample standard deviation over seeds; with one seed, half of the 95 % interval of the test sample. n and intervals are in the tooltip of a cell and on the page of a model."),
+      item("Scores in percent. ± is half of the 95 % interval over test samples and training seeds; with one seed, over samples only. n and the interval are in the tooltip of a cell and on the page of a model."),
       item(state.comparison
         ? ["Models are compared with each other within ", bdi(state.comparison), "."]
         : "Models are compared with each other only within their own comparison, the first part of a model's name. Means, ranks and marks of different comparisons are over different models, and may be over different datasets."),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from benchmark.analysis.means import mean_of_seeds
 from benchmark.errors import UserError
 from benchmark.reports.comparison import percent
 from benchmark.reports.inputs import ReportInputs
@@ -76,7 +77,7 @@ def _size(runs: Sequence[Run], dataset: str, group: str) -> int:
 
 def _cell(run: Run, dataset: str, group: str) -> Cell:
     scores = [score for result in run.measured(dataset) if (score := result.per_class.get(group))]
-    return Cell(percent(scores) if scores else NO_VALUE)
+    return Cell(percent(mean_of_seeds(scores)) if scores else NO_VALUE)
 
 
 TABLE = build

@@ -1,6 +1,7 @@
 """Ranking of all models under each protocol: mean, average rank, Borda count, and groups of similar models."""
 
 from benchmark.analysis import ranking
+from benchmark.reports.comparison import percent
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.notes import pixels_footnotes, provenance, unit_footnotes, warning_footnotes
 from benchmark.reports.rows import Run, dataset_names, group_into_rows
@@ -24,7 +25,7 @@ def build(inputs: ReportInputs) -> Table:
     standings = ranking.rank_models(models, inputs.pairs)
     rows = sorted(
         zip(standings, runs, strict=True),
-        key=lambda row: (row[0].mean is None, -(row[0].mean or 0.0), -row[0].borda),
+        key=lambda row: (row[0].mean is None, -(row[0].mean.value if row[0].mean else 0.0), -row[0].borda),
     )
     return Table(
         title=f"{TITLE}: {evaluation.replace('_', ' ')}",
@@ -36,7 +37,7 @@ def build(inputs: ReportInputs) -> Table:
                 Cell(str(standing.group or NO_VALUE)),
                 Cell(run.label),
                 Cell(str(run.seeds or "")),
-                Cell(_mean(standing)),
+                Cell(percent(standing.mean) if standing.mean else NO_VALUE),
                 Cell(NO_VALUE if standing.average_rank is None else f"{standing.average_rank:.2f}"),
                 Cell(f"{standing.borda:g}"),
                 Cell(f"{standing.datasets} of {len(names)}"),
@@ -47,10 +48,10 @@ def build(inputs: ReportInputs) -> Table:
             "Group: models that are not significantly different from the first of the group: the 95 % interval of the "
             "paired difference of means, over samples and seeds, includes zero (no correction for multiple "
             "comparisons). The order within a group means little.",
-            "Mean (in percent) and average rank (1 is best): of, and among, models measured on every dataset.",
+            *unit_footnotes(runs),
+            "Mean and average rank (1 is best): of, and among, models measured on every dataset.",
             "Borda count: on each dataset, one point for every model with a lower score and half a point for an equal "
             "one.",
-            *unit_footnotes(runs)[1:],
             *pixels_footnotes(runs),
             *warning_footnotes(runs),
         ),
@@ -62,12 +63,6 @@ def build(inputs: ReportInputs) -> Table:
 
 def _is_measured(run: Run) -> bool:
     return any(run.measured(name) for name in dataset_names([run]))
-
-
-def _mean(standing: ranking.Standing) -> str:
-    if standing.mean is None or standing.spread is None:
-        return NO_VALUE
-    return f"{100 * standing.mean:.1f} ± {100 * standing.spread:.1f}"
 
 
 TABLE = build

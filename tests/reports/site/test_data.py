@@ -8,19 +8,20 @@ import random
 import re
 import shutil
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from benchmark.analysis.means import mean_of_seeds
 from benchmark.analysis.paired import PairedComparisons
 from benchmark.cli.main import app
 from benchmark.cli.reports import _source, site
 from benchmark.errors import SkipCode, UserError
 from benchmark.interfaces import Pretrained, Skipped
 from benchmark.records import store
-from benchmark.records.schema import NotMeasured, Record
+from benchmark.records.schema import NotMeasured, Record, ScorePart
 from benchmark.reports.site.models import Source, collect, describe, is_superseded
 from benchmark.reports.site.protocols import HEX, UNIT, units
 from datasets_scripts import recipe
@@ -55,7 +56,7 @@ def column(page: dict[str, Any], dataset: str, evaluation: str = "linear_probe")
 def cell(page: dict[str, Any], model: str, dataset: str) -> dict[str, Any]:
     of = column(page, dataset)
     at = of["models"].index(page["models"]["name"].index(f"smoke/{model}"))
-    return {name: of[name][at] for name in ("mean", "spread", "low", "high", "seeds", "of")}
+    return {name: of[name][at] for name in ("mean", "half", "low", "high", "seeds", "of")}
 
 
 def place(page: dict[str, Any], model: str) -> dict[str, Any]:
@@ -67,20 +68,22 @@ def place(page: dict[str, Any], model: str) -> dict[str, Any]:
 # Averages
 
 
-def test_a_cell_has_the_mean_and_sample_deviation_of_its_seeds() -> None:
+def test_a_cell_has_the_mean_of_its_seeds_and_its_interval() -> None:
     values = (0.912, 0.934, 0.921)
     page = data(made(record("a", {"digits": on("digits", value)}, seed=s) for s, value in enumerate(values)).html)
     found = cell(page, "a", "digits")
     assert found["mean"] * UNIT == pytest.approx(fmean(values), abs=UNIT)
-    assert found["spread"] * UNIT == pytest.approx(stdev(values), abs=UNIT)
-    assert found["low"] * UNIT == pytest.approx(fmean(values) - 0.02, abs=UNIT)
-    assert found["high"] * UNIT == pytest.approx(fmean(values) + 0.02, abs=UNIT)
+    mean = mean_of_seeds([ScorePart(value=value, low=value - 0.02, high=value + 0.02, n=100) for value in values])
+    assert [found[name] * UNIT for name in ("half", "low", "high")] == pytest.approx(
+        [mean.half, mean.low, mean.high], abs=UNIT
+    )
     assert (found["seeds"], found["of"]) == (3, 3)
 
 
-def test_one_seed_has_half_of_its_interval_for_a_spread() -> None:
+def test_one_seed_has_the_interval_of_its_record() -> None:
     page = data(made([record("a", {"digits": on("digits", 0.99, half=0.02)})]).html)
-    assert cell(page, "a", "digits")["spread"] * UNIT == pytest.approx((1 - 0.97) / 2, abs=UNIT)
+    found = cell(page, "a", "digits")
+    assert [found[name] * UNIT for name in ("half", "low", "high")] == pytest.approx([0.015, 0.97, 1.0], abs=UNIT)
 
 
 def test_a_seed_without_a_dataset_is_not_in_its_mean_and_is_counted() -> None:

@@ -109,7 +109,7 @@ def test_csv_has_the_shown_rows_and_columns_in_their_order(visit: Open) -> None:
     rows = rows_of(exported(page, "CSV"))
     assert cells(rows, "model") == ["smoke/eve", "smoke/dan", "smoke/cid", "smoke/bob", "smoke/ann"]
     assert cells(rows, f"{SYNCLR} · digits · top1") == ["", "50.0", "99.0", "9.5", "10.0"]
-    assert cells(rows, f"{SYNCLR} · digits · top1 ±")[2:] == ["1.0", "2.0", "1.4"]
+    assert cells(rows, f"{SYNCLR} · digits · top1 ±")[2:] == ["2.1", "2.0", "11.4"]
     assert cells(rows, f"{SYNCLR} · digits · top1 mark") == ["", "", "best", "", ""]
     assert set(cells(rows, f"{SYNCLR} · colours · top1 mark")) == {"not different from the best"}
     assert cells(rows, "views") == ["40000", "40000", "6000000", "18000", "900"]
@@ -122,7 +122,7 @@ def test_csv_has_means_ranks_and_intervals_as_they_are_shown(visit: Open) -> Non
     (row,) = rows_of(exported(visit(view="#/?q=cid"), "CSV"))
     assert (row[f"{SYNCLR} · mean"], row[f"{SYNCLR} · mean ±"], row[f"{SYNCLR} · average rank"]) == (
         "71.5",
-        "0.0",
+        "1.3",
         "1.0",
     )
     assert (row[f"{SYNCLR} · Borda"], row[f"{SYNCLR} · tie group"]) == ("7.0", "1")
@@ -134,7 +134,7 @@ def test_notes_name_protocols_filters_and_the_source(visit: Open) -> None:
     assert any(re.fullmatch(rf"# {SYNCLR}: version 1, hash [0-9a-f]{{12}}; shots 5\.", line) for line in notes)
     assert "# 1 of 5 models; search: cid; images: synthetic; comparison: smoke; version: current." in notes
     assert notes[-1] == "# Source: SynRep-Bench leaderboard, 14 records.", "a local path is in the file"
-    assert any("sample standard deviation over seeds" in line for line in notes)
+    assert any("half of the 95 % interval" in line for line in notes)
 
 
 def test_a_hostile_text_is_no_formula_and_no_second_row(visit: Open) -> None:
@@ -177,13 +177,13 @@ def test_latex_has_the_shown_table_with_rules_groups_and_marks(visit: Open) -> N
     rows = body(text)
     assert [row[0] for row in rows] == [f"smoke/{name} v1" for name in ("ann", "bob", "cid", "dan", "eve")]
     assert [row[2] for row in rows] == [
-        "10.0 $\\pm$ 1.4",
+        "10.0 $\\pm$ 11.4",
         "9.5 $\\pm$ 2.0",
-        "\\textbf{99.0 $\\pm$ 1.0}",
-        "50.0 $\\pm$ 0.0",
+        "\\textbf{99.0 $\\pm$ 2.1}",
+        "50.0 $\\pm$ 2.0",
         "--",
     ]
-    assert rows[0][1] == "43.5 $\\pm$ 0.7\\textsuperscript{*}"
+    assert rows[0][1] == "43.5 $\\pm$ 6.7\\textsuperscript{*}"
     assert "\\par Source: SynRep-Bench leaderboard, 14 records." in text
 
 

@@ -96,16 +96,15 @@ def test_older_versions_are_hidden_until_asked_for_and_named(visit: Open) -> Non
     assert page.texts("#table tbody th .sub") == ["main-x · v1, superseded"]
 
 
-def test_a_cell_shows_mean_and_spread_and_its_tooltip_the_rest(visit: Open) -> None:
+def test_a_cell_shows_mean_and_interval_and_its_tooltip_the_rest(visit: Open) -> None:
     page = visit()
     cell = page.tab.locator("#table tbody tr").filter(has_text="ann").locator("td").filter(has_text="10.0")
-    assert cell.text_content().split() == ["10.0", "±1.4"]
+    assert cell.text_content().split() == ["10.0", "±11.4"]
     cell.hover()
     tip = page.tab.locator("#tip").inner_text().splitlines()
     assert tip == [
         "ann on digits",
-        "top1 10.0 ± 1.4 over seeds",
-        "95 % interval [8.0, 12.0], mean of the seeds",
+        "top1 10.0, 95 % interval [0.0, 22.9] over samples and seeds",
         "n 360 · 2 of 2 seeds · chance 10.0",
     ]
     page.tab.keyboard.press("Escape")

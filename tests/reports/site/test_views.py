@@ -35,11 +35,11 @@ def test_a_model_has_every_score_of_every_seed_with_interval_n_and_chance(visit:
     page = visit(view=CID)
     assert page.texts("#model h1") == ["cid"]
     assert rows(page, "Scores of linear probe") == [
-        ["colours", "top1", "44.0 ± 1.0", "43.0 [41.0, 45.0]", "44.0 [42.0, 46.0]", "45.0 [43.0, 47.0]", "360", "10.0"],
+        ["colours", "top1", "44.0 ± 3.2", "43.0 [41.0, 45.0]", "44.0 [42.0, 46.0]", "45.0 [43.0, 47.0]", "360", "10.0"],
         [
             "digits",
             "top1",
-            "99.0 ± 1.0",
+            "99.0 ± 2.1",
             "100.0 [98.0, 100.0]",
             "99.0 [97.0, 100.0]",
             "98.0 [96.0, 100.0]",
@@ -49,7 +49,7 @@ def test_a_model_has_every_score_of_every_seed_with_interval_n_and_chance(visit:
     ]
     faces = {row[1]: row for row in rows(page, "Scores of fairface")}
     assert faces["worst"][2:4] == ["20.0 [10.0, 30.0]", "20.0 [10.0, 30.0] young"]
-    assert rows(page, "Standing")[0] == ["linear probe · synrep", "71.5 ± 0.0", "1.0", "7.0", "1", "2 of 2", "5"]
+    assert rows(page, "Standing")[0] == ["linear probe · synrep", "71.5 ± 1.3", "1.0", "7.0", "1", "2 of 2", "5"]
 
 
 def test_a_model_shows_what_was_not_measured_and_why(visit: Open) -> None:
@@ -90,7 +90,7 @@ def test_the_pareto_front_has_the_models_that_no_other_beats(visit: Open) -> Non
     page.tab.select_option("#pick-y", label=next(each for each in options if each.endswith("digits")))
     page.tab.get_by_text("Show as a table").click()
     shown = rows(page, "Accuracy and cost")
-    assert [(row[0], row[1], row[2], row[5]) for row in shown] == [
+    assert [(row[0], row[1], row[2], row[4]) for row in shown] == [
         ("smoke/ann", "900", "10.0", "yes"),
         ("smoke/bob", "18,000", "9.5", "no"),
         ("smoke/dan", "40,000", "50.0", "yes"),

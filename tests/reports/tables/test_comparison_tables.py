@@ -72,22 +72,22 @@ def smoke(record: Make, measured: Make) -> list[Record]:
     ]
 
 
-def test_mean_and_sample_standard_deviation_over_seeds(smoke: list[Record]) -> None:
+def test_mean_and_half_of_the_interval_over_samples_and_seeds(smoke: list[Record]) -> None:
     table = probe(smoke)
     values = np.array([0.912, 0.934, 0.921]) * 100
     cells = row(table, "StableRep")
-    assert cells["digits"].text.startswith(f"{values.mean():.1f} ± {values.std(ddof=1):.1f}")
-    assert f"{values.std(ddof=1):.1f}" != f"{values.std(ddof=0):.1f}"
+    half = np.hypot(2.0, 4.3027 * values.std(ddof=1) / np.sqrt(3))  # of three seeds
+    assert cells["digits"].text.startswith(f"{values.mean():.1f} ± {half:.1f}")
     assert cells["seeds"].text == "3"
-    assert any("standard deviation over seeds" in note for note in table.footnotes)
+    assert any("over test samples and training seeds (3 of each)" in note for note in table.footnotes)
 
 
 def test_one_seed_shows_half_of_the_interval(record: Make, measured: Make) -> None:
     scores = dataclasses.replace(measured(0.5), scores={"top1": Score(0.5, 360, 0.42, 0.6)})
     table = probe([record("clip", {"digits": scores})])
     assert row(table, "CLIP")["digits"].text == "50.0 ± 9.0"
-    assert any("one seed: half of the 95 % interval" in note for note in table.footnotes)
-    assert not any("over seeds" in note for note in table.footnotes)
+    assert "Scores in percent, ± half of the 95 % interval over test samples." in table.footnotes
+    assert any(note.startswith("A method with one seed") for note in table.footnotes)
 
 
 def in_family(method: str, record: Make, images: int = 1, text: bool = False, **changes: Any) -> Callable[..., Record]:
@@ -243,24 +243,24 @@ def test_a_single_method_in_a_column_is_not_bold(record: Make, measured: Make) -
         ]
     )
     assert (bold(table, "digits"), bold(table, "colours")) == ([], [])
-    assert not any(note.startswith(("Bold", "*", "A method with one seed")) for note in table.footnotes)
+    assert not any(note.startswith(("Bold", "*")) for note in table.footnotes)
 
 
 def test_marks_have_footnotes_if_a_cell_has_them(record: Make, measured: Make) -> None:
     def kinds(table: Table) -> list[str]:
-        notes = [note for note in table.footnotes if note.startswith(("Bold", "*", "A method with one seed"))]
+        notes = [note for note in table.footnotes if note.startswith(("Bold", "*"))]
         assert sum("no correction for multiple comparisons" in note for note in notes) == bool(notes)
         return [note.split()[0] for note in notes]
 
     records = [record(name, {"digits": measured(value)}) for name, value in (("clip", 0.93), ("mae", 0.90))]
-    assert kinds(probe(records, 0.029)) == ["Bold:", "A"]
-    assert kinds(probe(records, 0.031)) == ["*", "A"]
+    assert kinds(probe(records, 0.029)) == ["Bold:"]
+    assert kinds(probe(records, 0.031)) == ["*"]
     assert kinds(linear_probe.TABLE(ReportInputs(records))) == []
     both = [
         record(name, {"digits": measured(value), "colours": measured(other)})
         for name, value, other in (("clip", 0.93, 0.9), ("mae", 0.90, 0.5))
     ]
-    assert kinds(probe(both, 0.031)) == ["Bold:", "*", "A"]
+    assert kinds(probe(both, 0.031)) == ["Bold:", "*"]
 
 
 def test_nothing_is_marked_if_a_difference_is_unknown(record: Make, measured: Make) -> None:
@@ -306,7 +306,7 @@ def test_a_seed_without_the_dataset_has_a_footnote(record: Make, measured: Make)
             record("clip", {"digits": Skipped("no space", SkipCode.FAILED)}, seed=2),
         ]
     )
-    assert row(table, "CLIP")["digits"].text == "55.0 ± 7.1 (a)"
+    assert row(table, "CLIP")["digits"].text == "55.0 ± 50.0 (a)"
     assert table.footnotes[0] == "(a) 2 of 3 seeds: no space"
 
 
@@ -629,7 +629,7 @@ def test_pixels_are_the_last_row_of_a_model_and_have_no_seeds(
     assert row(table, "raw pixels")["seeds"].text == ""
     assert row(table, "raw pixels")["digits"].text == "60.0 ± 2.0"
     (note,) = [note for note in table.footnotes if note.startswith("raw pixels: ")]
-    assert "the floor" in note and "± without seeds: half of the 95 % interval" in note
+    assert "the floor" in note
     assert not any("pixels" in note for note in probe(smoke).footnotes if "Encoder" not in note)
 
 
