@@ -62,8 +62,8 @@ def test_every_page_has_the_same_sections_and_the_generated_parts(name: str) -> 
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == SECTIONS
     kinds = [kind.split()[0] for kind, _ in BLOCK.findall(text)]
     assert {"presets", "datasets"} <= set(kinds)
-    assert ("published" in kinds) != ("### Of others\n\nNone." in text)
-    assert ("ours" in kinds) != ("### Ours\n\nNone." in text)
+    assert ("published" in kinds) != ("### Published elsewhere\n\nNone." in text)
+    assert ("ours" in kinds) != ("### Measured here\n\nNone." in text)
 
 
 def test_a_changed_default_makes_a_page_stale(monkeypatch: pytest.MonkeyPatch) -> None:
