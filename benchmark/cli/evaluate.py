@@ -70,9 +70,7 @@ def evaluate(
     if compare:
         try:
             document["differences"] = _differences(runs, chosen)
-            titles = " vs. ".join(run.title for run in runs)
-            text += f"\n\n{titles}: paired differences with 95 % intervals\n"
-            text += differences_text(document["differences"])
+            text += f"\n\n{' - '.join(models)}, paired by sample\n{differences_text(models, document['differences'])}"
         except UserError as error:
             failures.append(str(error))
     return Answer(document, text, "; ".join(dict.fromkeys(failures)))

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -133,19 +133,35 @@ def difference_document(found: Any) -> dict[str, Any]:
     }
 
 
-def differences_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table of paired differences in percent; the rows are those of `difference_document`."""
+DIFFERENCES = (
+    "In percent, with 95 % intervals. * significant: the interval excludes zero, without a correction for several "
+    "differences."
+)
+
+
+def differences_text(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return a table of paired differences in percent, with a star at significant ones.
+
+    Args:
+        names: names of the two models. Columns have their last parts, if these differ.
+        rows: differences, as of `difference_document`.
+    """
     from tabulate import tabulate
 
-    columns = ("evaluation", "preset", "dataset", "score", "first", "second", "first - second", "")
+    ends = [name.rpartition("/")[2] for name in names]
+    columns = ("evaluation", "dataset", "score", *(names if ends[0] == ends[1] else ends), "difference")
     cells = [
         (
-            *(row[name] for name in columns[:4]),
+            f"{row['evaluation']}.{row['preset']}",
+            row["dataset"],
+            row["score"],
             f"{100 * row['first']:.1f}",
             f"{100 * row['second']:.1f}",
-            f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]",
-            "" if row["significant"] else "not significant",
+            f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+            + (" *" if row["significant"] else ""),
         )
         for row in rows
     ]
-    return tabulate(cells, headers=columns, tablefmt="pipe", disable_numparse=True)
+    align = ("left", "left", "left", "right", "right", "left")
+    table = tabulate(cells, headers=columns, tablefmt="simple", disable_numparse=True, colalign=align)
+    return f"{table}\n\n{DIFFERENCES}"

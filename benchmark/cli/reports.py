@@ -133,7 +133,7 @@ def compare(
     with Display() as display:
         known = store.read_all(records, warn, functools.partial(display.update, READING))
     rows = list(map(difference_document, paired_differences(first, second, known, records, evaluation)))
-    return Answer({"first": first, "second": second, "differences": rows}, differences_text(rows))
+    return Answer({"first": first, "second": second, "differences": rows}, differences_text((first, second), rows))
 
 
 def report(

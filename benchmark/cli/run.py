@@ -44,7 +44,8 @@ def run(
         str,
         typer.Argument(
             autocompletion=names.experiments,
-            help="demo, smoke, or main, language or ablations with a size, such as main-10k.",
+            help="demo, smoke, or main, language or ablations with a size, such as main-10k; a comparison of these, "
+            "such as main-smoke-scenes-1x; or a row of it, such as main-smoke-scenes-1x/simclr-syn.",
         ),
     ],
     only: Annotated[

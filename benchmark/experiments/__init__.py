@@ -1,4 +1,5 @@
-"""Official runs, found by name: `smoke`, `main-10k`, or one comparison of a file such as `ablations-smoke-images`.
+"""Official runs, found by name: `smoke`, `main-10k`, one comparison of a file such as `ablations-smoke-images`, or one
+experiment such as `smoke/simclr`.
 
 Each file in this folder is a set of comparisons. It defines `EXPERIMENTS`: a tuple, or a function from a size
 (`_scales.Scale`) to experiments, which declares the same comparisons from laptop to cluster.
@@ -18,9 +19,23 @@ if TYPE_CHECKING:  # importing torch takes seconds, and the command line imports
 def find(name: str) -> "tuple[Experiment, ...]":
     """Return the experiments of `<file>`, or of `<file>-<size>[-<comparison>]` if the file is declared by size.
 
+    With `/<row>` behind it, the name is that of one experiment.
+
     Raises:
-        UserError: there is no such file, size or comparison; the message lists the choices.
+        UserError: there is no such file, size, comparison or experiment; the message lists the choices.
     """
+    group, slash, _ = name.partition("/")
+    found = _find_group(group)
+    if not slash:
+        return found
+    names = [experiment.name for experiment in found]
+    if name not in names:
+        raise unknown(f"experiment of {group}", name, names)
+    return (found[names.index(name)],)
+
+
+def _find_group(name: str) -> "tuple[Experiment, ...]":
+    """Return the experiments of a file, a size or a comparison."""
     from benchmark.experiments._scales import SCALES
 
     names = plugins.names(__name__)

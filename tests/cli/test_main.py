@@ -3,6 +3,7 @@
 import importlib
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -201,6 +202,7 @@ def test_a_command_has_a_sentence_and_at_most_eight_options_each_explained(path:
         ("run main-11k", ["experiment main needs a size, found '11k'", "choose one of: main-smoke"]),
         ("run smoke-10k", ["experiment 'smoke-10k'", EXPERIMENTS]),
         ("run ablations-smoke-x", ["comparison of experiment ablations-smoke 'ablations-smoke-x'", "-smoke-images, "]),
+        ("run main-smoke-scenes-1x/simclr-sin", ["experiment of main-smoke-scenes-1x", "simclr-syn"]),
         ("run main-10k --only byol", ["method of experiment main-10k 'byol'", "choose one of"]),
         ("data captions cc3m-real", ["no folder data/originals/cc3m-wds", "put the tars of real images there"]),
         ("run smoke --only nosuch", ["method of experiment smoke 'nosuch'", METHODS]),
@@ -324,7 +326,15 @@ def test_two_experiments_are_compared_over_samples_and_seeds(synrep: Synrep) -> 
     code, shown, _ = synrep("compare", *names, "--records", folder, "--evaluation", "linear_probe")
     assert code == 0
     row = next(line for line in shown.splitlines() if "scenes-shape" in line)
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert shown.split("\n")[0].split() == [
+        "evaluation",
+        "dataset",
+        "score",
+        "stablerep-syn",
+        "untrained",
+        "difference",
+    ]
+    cells = re.split(" {2,}", row)
     found = store.read_all(folder)
     models = [
         [each for each in found if each.experiment.name == name and each.evaluation.name == "linear_probe"]
@@ -332,14 +342,14 @@ def test_two_experiments_are_compared_over_samples_and_seeds(synrep: Synrep) -> 
     ]
     assert [len(records) for records in models] == [3, 3]
     values = [[record.results["scenes-shape"].scores["top1"].value for record in records] for records in models]
-    assert cells[4:6] == [f"{100 * statistics.fmean(each):.1f}" for each in values]
+    assert cells[3:5] == [f"{100 * statistics.fmean(each):.1f}" for each in values]
     pairs = PairedComparisons.for_records(folder)
     difference = pairs.difference(models[0], models[1], [("scenes-shape", "top1")])
     assert difference is not None
     bounds = [100 * value for value in (difference.difference, difference.low, difference.high)]
-    assert cells[6] == "{:+.1f} [{:+.1f}, {:+.1f}]".format(*bounds)
+    assert cells[5] == "{:+.1f} [{:+.1f}, {:+.1f}] *".format(*bounds)
     reverse = synrep("compare", *reversed(names), "--records", folder, "--evaluation", "linear_probe")[1]
-    assert f"| -{cells[6].split()[0][1:]} [" in next(line for line in reverse.splitlines() if "scenes-shape" in line)
+    assert f" -{cells[5].split()[0][1:]} [" in next(line for line in reverse.splitlines() if "scenes-shape" in line)
 
 
 def test_what_cannot_be_compared_is_one_line(records: Path, synrep: Synrep) -> None:
@@ -601,6 +611,10 @@ def test_a_plan_starts_nothing_and_says_what_is_missing(
     assert built == ["scenes-toy-1k-l2", "scenes-toy-500-l4", "scenes-toy-250-l8", "scenes-toy-200"]
     assert list(tmp_path.iterdir()) == []
     assert "3 runs" in synrep("run", "smoke", "--only", "simclr", "--plan")[1]  # its three seeds
+    one = synrep("run", "main-smoke-scenes-1x/simclr-syn", "--plan")[1]
+    assert [line.split()[0] for line in one.splitlines() if "/" in line.split(" ")[0]] == [
+        "main-smoke-scenes-1x/simclr-syn"
+    ]
     assert "1 runs" in synrep("run", "smoke", "--only", "simclr", "--seed", 5, "--plan")[1]
 
 

@@ -143,5 +143,5 @@ def _command(record: Record) -> str:
     """Return the command line that reproduces the model's records."""
     experiment = record.experiment
     if isinstance(experiment.declaration, Declaration):
-        return shlex.join(["synrep", "run", experiment.name.split("/")[0], "--only", experiment.method])
+        return shlex.join(["synrep", "run", experiment.name])
     return shlex.join(["synrep", "evaluate", experiment.declaration.source])

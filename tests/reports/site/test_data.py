@@ -365,7 +365,7 @@ def test_properties_of_a_model() -> None:
     found = describe(models[0], sources)
     assert (found["name"], found["kind"], found["images"], found["views"]) == ("smoke/ann", "synthetic", 2_000, 900)
     assert found["encoder"] == "ViT 2 x 64/4, 32 px"
-    assert found["command"] == "synrep run smoke --only ann"
+    assert found["command"] == "synrep run smoke/ann"
     nothing = describe(models[0], lambda *_: None)
     assert (nothing["kind"], nothing["images"]) == ("not known", None)
 

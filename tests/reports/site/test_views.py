@@ -74,7 +74,7 @@ def test_a_model_has_a_command_to_copy(visit: Open) -> None:
     page.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.tab.get_by_role("button", name="Copy", exact=True).first.click()
     page.tab.get_by_role("button", name="Copied").wait_for()
-    assert page.tab.evaluate("navigator.clipboard.readText()") == "synrep run smoke --only cid"
+    assert page.tab.evaluate("navigator.clipboard.readText()") == "synrep run smoke/cid"
     page.tab.get_by_text("Repeat this evaluation").first.click()
     page.tab.get_by_text(
         "synrep evaluate runs/train/smoke/cid/1/0 --evaluation linear_probe --preset synrep"
