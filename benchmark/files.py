@@ -68,7 +68,7 @@ def lock(path: Path) -> Iterator[None]:
     """Hold the lock of `path`, a file or folder, while the block reads, changes and writes it; wait for other holders.
 
     The lock is advisory: it only excludes others that call this function, also in this process. It is held on an empty
-    hidden file beside `path`, and the kernel releases it when the process ends, even if it is killed.
+    hidden file next to `path`, and the kernel releases it when the process ends, even if it is killed.
 
     Raises:
         UserError: the folder cannot be written, or its file system has no locks.

@@ -19,7 +19,7 @@ def names(package: str) -> list[str]:
     """Return the names of the plug-ins in a package, such as `baselines`, in alphabetical order.
 
     Raises:
-        UserError: files of another project take the place of ours, or are mixed with them.
+        UserError: files of another project replace those of this package, or are mixed with them.
     """
     if message := synrep_bench.collision():
         raise UserError(message)

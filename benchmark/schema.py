@@ -165,7 +165,7 @@ def verify_file(folder: Path, manifest: Manifest, name: str) -> None:
 def read_index(path: Path, images_per_row: int, parquet: Path, rows: int) -> np.ndarray:
     """Return the byte offsets and lengths in an index, int64 (rows, images per row, 2), mapped and not read.
 
-    Every image lies inside its Parquet file; a null image has offset and length zero.
+    Every image is inside its Parquet file; a null image has offset and length zero.
 
     Raises:
         UserError: the index is missing or damaged, or does not fit the Parquet file.

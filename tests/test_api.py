@@ -254,7 +254,7 @@ EVALUATE: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a tokenizer alone": (
         lambda: api.evaluate(MODEL, "zero_shot", transform=prepared, tokenizer=lambda _: torch.zeros(1)),
-        "a tokenizer needs a module with encode_image and encode_text, which Features has not; ",
+        "expected a module with encode_image and encode_text for the tokenizer, found Features; ",
     ),
     "crops of the protocol": (
         lambda: api.evaluate(MODEL, "knn", "digits", preset="dino-crop", transform=prepared),

@@ -84,7 +84,7 @@ def paired_differences(
     if not differences:
         raise UserError(
             f"{first} and {second} have no {evaluation or 'evaluation'} in common that both have predictions of; "
-            f"evaluate both with the same preset, and keep the predictions beside {folder}"
+            f"evaluate both with the same preset, and keep the predictions next to {folder}"
         )
     return differences
 

@@ -116,7 +116,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _stored_hash(value: Any) -> Any:
-    """Return the SHA-256 in a checksum, or in a seal, which has other fields beside it."""
+    """Return the SHA-256 in a checksum, or in a seal, which has further fields."""
     return value.get("sha256") if isinstance(value, dict) else value
 
 

@@ -133,7 +133,7 @@ import timm
 model = timm.create_model("hf_hub:{repo}", pretrained=True).eval()
 settings = timm.data.resolve_model_data_config(model)
 transform = timm.data.create_transform(**settings, is_training=False)
-features = model(transform(image).unsqueeze(0))  # of a PIL image in RGB: (1, {vit.width})
+features = model(transform(image).unsqueeze(0))  # image: PIL, RGB; features: (1, {vit.width})
 ```
 
 - **Made for** comparing methods and training datasets under equal compute, with the features frozen: linear probe,
@@ -166,7 +166,7 @@ def _preprocessing(experiment: Experiment) -> str:
     return f"""## Input and output
 
 The short side of an image is resized to {pixels} pixels ({transform.interpolation}), the center is cropped, and RGB in
-[0, 1] is normalized by mean ({mean}) and standard deviation ({std}).
+[0, 1] is normalized with mean ({mean}) and standard deviation ({std}).
 
 The encoder has patches of {vit.patch} pixels, width {vit.width}, depth {vit.depth} and {vit.heads} heads. Its output is
 the CLS token after the final norm. `forward_features` returns all tokens.

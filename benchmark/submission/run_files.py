@@ -1,4 +1,4 @@
-"""The files of runs beside a folder of records, checked against it: `model.json`, the weights, the feature store."""
+"""The files of runs next to a folder of records, checked against it: `model.json`, the weights, the feature store."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Loading of batches: workers read them ahead, and a GPU renders their views beside the step of the model."""
+"""Loading of batches: workers read them ahead, and a GPU renders their views during the step of the model."""
 
 import contextlib
 import itertools

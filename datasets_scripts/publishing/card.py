@@ -38,7 +38,7 @@ REAL_USES = """\
 - **Not for** identifying people, nor as labels: a caption from the web may not describe its image. It has the biases
   and omissions of its source."""
 MARKED = """
-**Mark of origin**: every image file says in its XMP that it is synthetic (IPTC digital source type
+**Mark of origin**: every image file states in its XMP metadata that it is synthetic (IPTC digital source type
 `trainedAlgorithmicMedia` if a trained model drew it, `algorithmicMedia` if a program did); keep the mark.
 """
 
@@ -109,19 +109,19 @@ def licence(repo: str, terms: Sequence[Terms]) -> dict[str, str]:
         fields["extra_gated_heading"] = "For non-commercial research only"
         fields["extra_gated_prompt"] = (
             f"{_why_non_commercial(terms)} "
-            "By asking for access you agree to use it, and what is derived from it, for nothing else, "
+            "By asking for access you agree to use it, and anything derived from it, for no other purpose, "
             "and not to try to identify persons."
         )
     return fields
 
 
 def _why_non_commercial(terms: Sequence[Terms]) -> str:
-    """Return sentences that name the material that is for non-commercial use only, by its terms or for want of them."""
+    """Return sentences that name the material for non-commercial use only, by its terms or because it has none."""
     declared = "; ".join(each.subject for each in terms if not each.commercial and each.licence != UNDECLARED)
     others = "; ".join(each.subject for each in terms if each.licence == UNDECLARED)
     sentences = (
         declared and f"This dataset is made from material for non-commercial research only ({declared}).",
-        others and f"Terms of its material are not declared ({others}), so it is treated as non-commercial research.",
+        others and f"Terms of its material are not declared ({others}), so it is treated as non-commercial.",
     )
     return " ".join(filter(None, sentences))
 
@@ -224,7 +224,7 @@ captions.{unknown} Share of images (objects, relation, background, all) or of ob
 
 {cards.table(("factor", "share, %", "95 % interval", "n"), *shares)}
 
-Images of one caption are not independent. The sample of an interval is therefore captions, not images.
+Images of one caption are not independent. Intervals are therefore over captions, not over images.
 
 Spread within a caption, of objects that are as it says: position in pixels, rotation and hue in degrees, features
 relative to the distance between captions.
@@ -275,9 +275,9 @@ def _columns_section(manifest: schema.Manifest) -> str:
 | `caption_id`, `caption` | the start of the SHA-256 of the text, as a signed 64-bit number; and the text |
 | `source`, `source_id` | origin of the caption, and the address or id of its row there |
 | `images` | all images of the caption; null if one could not be drawn or decoded |
-| `seeds`, `guidance` | of each image; without meaning for real images |
-| `status` | of each image: "ok", or why it is null |
-| `nsfw` | of each image: above zero, the model's own safety checker would have hidden it; none is hidden here |
+| `seeds`, `guidance` | per image; without meaning for real images |
+| `status` | per image: "ok", or the reason why it is null |
+| `nsfw` | per image: above zero, the model's own safety checker would have hidden it; none is hidden here |
 
 The bytes of an image are uncompressed and contiguous in `data/{split}-*.parquet`. `index/{split}-*.npy` has the offset
 and length of each, int64 (rows, {manifest.images_per_row}, 2), to read some images of a row from a local copy or by
@@ -294,7 +294,7 @@ def _terms_section(terms: Sequence[Terms]) -> str:
     )
     return f"""## Terms
 
-The terms of everything that the dataset is made from apply, all at once:
+The terms of everything that the dataset is made from apply together:
 
 {listed}
 """

@@ -356,7 +356,7 @@ def test_what_cannot_be_compared_is_one_line(records: Path, synrep: Synrep) -> N
     words = ("--records", records)
     assert_one_line(synrep("compare", "smoke/x", "smoke/untrained", *words), "unknown experiment", "smoke/stablerep")
     both = ("smoke/stablerep", "smoke/untrained")
-    assert_one_line(synrep("compare", *both, *words), "have no evaluation in common", "keep the predictions beside")
+    assert_one_line(synrep("compare", *both, *words), "have no evaluation in common", "keep the predictions next to")
     assert_one_line(synrep("compare", *both, *words, "--evaluation", "knn"), "have no knn in common")
 
 

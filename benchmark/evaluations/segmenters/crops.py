@@ -2,11 +2,11 @@
 
 The image is resized to a short side of S pixels (a long side of at most 4 S) times 0.5 to 2. A square of S pixels is
 cut out of it: the first of ten in which no class has 75 % or more of the pixels that count, else an eleventh. It is
-flipped half of the time, and its colors are distorted. What is missing to a square has the model's mean color and does
-not count. Masks are resized to the nearest pixel.
+flipped half of the time, and its colors are distorted. Pixels missing from the square have the model's mean color and
+do not count. Masks are resized to the nearest pixel.
 
-Everything random is determined by the seed, the number of the crop, counted from the first step on, and the image: an
-interrupted training goes on with the same crops, and any number of processes share them.
+Everything random is determined by the seed, the number of the crop, counted from the first step on, and the image:
+resumed training uses the same crops, and any number of processes share them.
 
 Departures: images are resized with antialiasing; colors are rounded to bytes once, at the end; the hue turns by any
 amount, not by whole degrees.

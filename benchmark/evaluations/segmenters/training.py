@@ -1,7 +1,7 @@
 """Training of a decoder on random crops by AdamW; the last step counts, and nothing is selected.
 
-A step depends on seed, step and the state before it only: a training that was interrupted goes on from its last state
-and ends with the same bytes. On a GPU, the network runs in bfloat16 with compiled blocks, and the losses are read when
+A step depends only on seed, step and the state before it: interrupted training resumes from its last state and ends
+with the same bytes. On a GPU, the network runs in bfloat16 with compiled blocks, and the losses are read when
 the next step has started. Several processes (`benchmark.nn.distributed`) share a batch; their batch statistics are
 those of all of them. The commands measure in one process; several are for callers that join a group themselves. It has
 not been run on a GPU yet.

@@ -99,7 +99,7 @@ def _network(module: nn.Module, tokenizer: Tokenizer | None) -> nn.Module:
         return ModuleNetwork(module)
     if not all(hasattr(module, method) for method in ("encode_image", "encode_text")):
         raise UserError(
-            f"a tokenizer needs a module with encode_image and encode_text, which {type(module).__name__} has not; "
+            f"expected a module with encode_image and encode_text for the tokenizer, found {type(module).__name__}; "
             "add them, or leave the tokenizer out"
         )
     return TwoTowerNetwork(module, tokenizer)

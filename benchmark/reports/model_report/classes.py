@@ -23,9 +23,9 @@ from benchmark.reports.model_report.subject import Row, Subject
 PAIRS = 3
 """Number of confused pairs of classes that are shown for each dataset."""
 SELECTED = (
-    "The best and the worst of many classes are selected by their score, and their intervals do not allow for that."
+    "The best and the worst of many classes are selected by their score. Their intervals do not account for that."
 )
-SHARES = "Share: of the samples of the class, those for which the other class was predicted; means over seeds."
+SHARES = "Share: samples of the class for which the other class was predicted; means over seeds."
 
 
 class Confusion(NamedTuple):
@@ -68,7 +68,7 @@ def confusions(subject: Subject, pairs: PairedComparisons) -> Section:
             rows += [(dataset_of(row), pair.actual, pair.predicted, f"{100 * pair.share:.1f}") for pair in found]
         if rows:
             parts.append(Part(as_table(each.title, ("dataset", "class", "taken for", "share"), rows)))
-    facts = [("some predictions are not beside the records", "; ".join(absent))] if absent else []
+    facts = [("predictions that are not next to the records", "; ".join(absent))] if absent else []
     return Section("Most confused classes", SHARES if parts else "", tuple(facts), tuple(parts))
 
 

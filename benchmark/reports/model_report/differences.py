@@ -16,7 +16,7 @@ TEST = (
     "Differences of the main scores in percentage points, paired by sample. CI: over samples and seeds, not corrected. "
     "p is corrected for the number of differences (Holm): better and worse mean that it is below 0.05."
 )
-ONE_SEED = " A model with one seed: over samples only, so that nothing is said about other seeds."
+ONE_SEED = " With one seed, the interval is over samples only and does not cover other seeds."
 
 
 def differences(subject: Subject, other: Sequence[Record], pairs: PairedComparisons) -> Section:
@@ -32,7 +32,7 @@ def differences(subject: Subject, other: Sequence[Record], pairs: PairedComparis
     if not known:
         raise UserError(
             f"{subject.model.name} and {name} have no evaluation in common that both have predictions of; evaluate "
-            "both with the same preset, and keep the predictions beside the records"
+            "both with the same preset, and keep the predictions next to the records"
         )
     corrected = holm([interval.p for _, interval in known])
     tested = [(each, interval, p) for (each, interval), p in zip(known, corrected, strict=True)]

@@ -11,7 +11,7 @@ from benchmark.reports.site.protocols import HEX
 
 
 def about(subject: Subject, sources: Sources) -> Section:
-    """Return the origin, weights, features and training of the model, and the baselines beside it.
+    """Return the origin, weights, features and training of the model, and the baselines shown next to it.
 
     Args:
         subject: the model.

@@ -1,4 +1,4 @@
-"""Published numbers beside those of a model: the nearest to each of its scores, with source and protocol."""
+"""Published numbers next to those of a model: the nearest to each of its scores, with source and protocol."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,8 +21,8 @@ from benchmark.reports.published.table import source_mark
 MOST = 5
 """Largest number of published numbers that are shown for one score."""
 READING = (
-    f"Numbers of others, without an interval: at most {MOST} for each score, those of the same protocol if there are "
-    "any, and of the same method first. Encoders, training data and schedules differ."
+    f"Numbers published elsewhere, without an interval: at most {MOST} per score. If any follow the same protocol, "
+    "only these are shown; those of the same method come first. Encoders, training data and schedules differ."
 )
 
 

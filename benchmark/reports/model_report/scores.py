@@ -1,4 +1,4 @@
-"""Scores of a model: the main ones beside chance and baselines, all others, those of groups, and what is missing."""
+"""Scores of a model: the main ones next to chance and baselines, all others, those of groups, and what is missing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
@@ -17,7 +17,9 @@ from benchmark.reports.table import NO_VALUE, Table
 READING = (
     "In percent, ± half of the 95 % interval over test samples and training seeds; with one seed, over samples only."
 )
-WORST = "The worst of many groups is a minimum of noisy estimates. Its interval allows for that; the gap has none."
+WORST = (
+    "The worst of many groups is a minimum of noisy estimates. Its interval accounts for that; the gap has no interval."
+)
 REASONS = {SkipCode.MISSING_DATASET: "the dataset is not on the machine", SkipCode.NOT_REQUESTED: "not requested"}
 """Reasons that are one line for all datasets."""
 

@@ -15,7 +15,7 @@ TASKS = {"linear": "linear_probe", "knn": "knn", "zero-shot": "zero_shot", "few-
 SEGMENTATION_TASKS = dict.fromkeys(("linear", "knn", "upernet"), "segmentation")
 """The same for numbers whose score is `miou`."""
 FINE_TUNED = {"upernet", "synclr-upernet"}
-"""Second words and presets of segmentation that fine-tune the encoder; they never stand beside a frozen one."""
+"""Second words and presets of segmentation that fine-tune the encoder; they are never shown next to a frozen one."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Links from the page to the protocol pages of the documentation: at an address, or in a copy beside the page."""
+"""Links from the page to the protocol pages of the documentation: at an address, or in a copy next to the page."""
 
 import shutil
 from pathlib import Path

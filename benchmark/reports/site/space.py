@@ -17,8 +17,8 @@ MARK = "<!-- written by synrep site -->"
 
 TEXT = """# SynRep-Bench leaderboard
 
-Scores of visual representations that were learned from synthetic images, with baselines on real ones: with intervals,
-under named protocols. The page is one file that makes no network requests.
+Scores of visual representations that were learned from synthetic images, next to baselines trained on real ones. Each
+score has an interval and a named protocol. The page is one file that makes no network requests.
 
 - **Read it**: filter and sort the table, share a view by its link, export it as CSV or LaTeX.
 - **Not for** choosing an encoder by one number: scores with different protocol hashes are not comparable, and models of
@@ -26,7 +26,7 @@ under named protocols. The page is one file that makes no network requests.
 - **License**: Apache-2.0. The terms of a dataset also apply to results computed from it.
 - **Provenance**: `synrep site` made the page from records, whose scores `synrep validate` recomputes from predictions.
 
-`synrep site` writes these files again at the next upload; changes here are lost.
+`synrep site` writes these files again at the next upload; changes made here are lost.
 """
 
 
@@ -72,7 +72,7 @@ def _site_files(folder: Path) -> dict[str, Path]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            raise UserError(f"{path} is a symbolic link; replace it by the file itself")
+            raise UserError(f"{path} is a symbolic link; replace it with the file itself")
         if path.is_file() and not path.name.startswith("."):
             found[path.relative_to(folder).as_posix()] = path
     return found

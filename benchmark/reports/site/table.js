@@ -135,7 +135,7 @@ function chooser() {
     set(offered.map((each) => each.key).filter((key) => (key === group.key ? event.target.checked : shownKeys().includes(key)))), group.key));
   return el("div", { class: "choose" },
     el("fieldset", {}, el("legend", {}, "Columns"), every),
-    el("fieldset", {}, el("legend", {}, "Of each"), parts),
+    el("fieldset", {}, el("legend", {}, "For each"), parts),
     el("fieldset", {}, el("legend", {}, "Export"), exportButtons()));
 }
 
@@ -332,7 +332,7 @@ function notes() {
       item(state.comparison
         ? ["Models are compared with each other within ", bdi(state.comparison), "."]
         : "Models are compared with each other only within their own comparison, the first part of a model's name. Means, ranks and marks of different comparisons are over different models, and may be over different datasets."),
-      item("Mean and average rank: over all datasets of the comparison, for the models that were measured on each of them. Borda: one point per dataset for every model with a lower score, half a point for an equal one. Tie group: models that are not significantly different from the first of their group (paired 95 % interval). Other filters change none of these, nor bold and stars."),
+      item("Mean and average rank are over all datasets of the comparison, for the models that were measured on each of them. Borda: one point per dataset for every model with a lower score, half a point for an equal one. Tie group: models that are not significantly different from the first of their group (paired 95 % interval). Other filters do not change these, nor bold and stars."),
       models.some((model) => model.superseded) ? item("Superseded: there is a newer version of the experiment, or a newer revision of its training images.") : null,
       pooled(used.map(({ protocol }) => protocol)).map((line) => item(line)),
       winner ? item(el("strong", {}, "Bold"), ": the best of a column in its comparison, significantly better than every other model.") : null,

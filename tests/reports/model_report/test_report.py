@@ -245,7 +245,7 @@ def test_stored_features_are_named_and_have_no_confusion_without_predictions() -
     found = made([record("x", {"digits": scores})], "smoke/x")
     assert "read from files" in dict(section(found, "Model").facts)["features"]
     confused = section(found, "Most confused classes")
-    assert confused.facts == (("some predictions are not beside the records", f"{PROBE} on digits"),)
+    assert confused.facts == (("predictions that are not next to the records", f"{PROBE} on digits"),)
     assert not confused.parts
 
 
@@ -357,7 +357,7 @@ def test_confusions_need_the_predictions_of_every_seed(tmp_path: Path) -> None:
         return made(seeds, "smoke/x", pairs=PairedComparisons(tmp_path / "predictions"))
 
     absent = section(found({}), "Most confused classes")
-    assert absent.facts == (("some predictions are not beside the records", f"{PROBE} on digits"),)
+    assert absent.facts == (("predictions that are not next to the records", f"{PROBE} on digits"),)
     assert not absent.parts
     other = found({"label": LABELS, "margin": LABELS / 3})
     assert "Most confused classes" not in [each.title for each in other.sections]
@@ -409,7 +409,7 @@ def test_differences_are_corrected_for_their_number(tmp_path: Path) -> None:
     against = section(made(records, "smoke/clip", "smoke/mae", pairs), "Against smoke/mae")
     (line,) = lines(against, "few_shot (ssl-transfer)")
     assert (line["p"], line[""]) == ("0.021", "better")
-    assert "nothing is said about other seeds" in against.text
+    assert "does not cover other seeds" in against.text
     many = [
         record_with_copies(each, answers[name], tmp_path, copies=20) for name, found in models.items() for each in found
     ]
