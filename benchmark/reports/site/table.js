@@ -135,7 +135,7 @@ function chooser() {
     set(offered.map((each) => each.key).filter((key) => (key === group.key ? event.target.checked : shownKeys().includes(key)))), group.key));
   return el("div", { class: "choose" },
     el("fieldset", {}, el("legend", {}, "Columns"), every),
-    el("fieldset", {}, el("legend", {}, "For each"), parts),
+    el("fieldset", {}, el("legend", {}, "Show"), parts),
     el("fieldset", {}, el("legend", {}, "Export"), exportButtons()));
 }
 

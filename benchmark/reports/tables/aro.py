@@ -11,7 +11,7 @@ TABLE = ComparisonTable(
     "aro",
     name="ARO",
     title="Relations, attributes and word order in captions",
-    caption="Share of images whose true caption scores highest among its false ones; n counts images. "
+    caption="Share of images whose true caption scores higher than all false ones; n counts images. "
     "Ties: share of images where the best false caption scores the same as the true one.",
     columns=_columns,
     needs_text=True,

@@ -49,7 +49,7 @@ def build(inputs: ReportInputs) -> Table:
             "paired difference of means, over samples and seeds, includes zero (no correction for multiple "
             "comparisons). The order within a group means little.",
             *unit_footnotes(runs),
-            "Mean and average rank (1 is best): of, and among, models measured on every dataset.",
+            "Mean and average rank (1 is best) include only the models that were measured on every dataset.",
             "Borda count: on each dataset, one point for every model with a lower score and half a point for an equal "
             "one.",
             *pixels_footnotes(runs),

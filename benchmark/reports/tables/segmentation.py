@@ -12,8 +12,8 @@ TABLE = ComparisonTable(
     "segmentation",
     name="segmentation",
     title="Semantic segmentation",
-    caption="Mean intersection over union (mIoU) of areas that are summed over all images; n counts test images, which "
-    "are the sample of the interval. The objects leave out the classes of the background. Chance is the best of a "
+    caption="Mean intersection over union (mIoU) of areas that are summed over all images; n counts test images, over "
+    "which intervals are computed. The score of the objects leaves out background classes. Chance is the best of a "
     "constant map and two random ones.",
     columns=_columns,
 )

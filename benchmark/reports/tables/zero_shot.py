@@ -6,6 +6,6 @@ TABLE = ComparisonTable(
     "zero_shot",
     name="zero-shot",
     title="Zero-shot classification",
-    caption="The class whose prompts are closest to the image; n counts test images.",
+    caption="The prediction is the class whose prompts are closest to the image; n counts test images.",
     needs_text=True,
 )
