@@ -1,4 +1,4 @@
-"""Screen of a bare `synrep`: the three ways in."""
+"""Screen of a bare `synrep`: the three ways to start."""
 
 from benchmark import __version__
 

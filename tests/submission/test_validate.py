@@ -281,7 +281,7 @@ def test_nan_and_huge_records_are_one_line(folder: Path) -> None:
 def test_a_folder_of_runs_without_records_is_not_taken_for_records(tmp_path: Path, synrep: Synrep) -> None:
     (tmp_path / "features" / "x").mkdir(parents=True)
     (tmp_path / "features" / "x" / "key.json").write_text("{}")
-    assert_one_line(synrep("validate", tmp_path), f"no folder {tmp_path}/records beside features; evaluate the run")
+    assert_one_line(synrep("validate", tmp_path), f"expected {tmp_path}/records, found only features; evaluate the run")
 
 
 def test_a_dataset_that_was_left_out_is_named(folder: Path) -> None:

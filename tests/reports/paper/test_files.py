@@ -154,8 +154,8 @@ def test_seconds_are_summed_over_evaluations_and_averaged_over_seeds() -> None:
         timed(name, 1, {"train": 140.0, "scenes-shape": 21.0}),
     ]
     (found,) = rows(costs.TABLE(report_inputs(records)), source="measured")
-    assert found["training (s)"].text == "120 ± 28"
-    assert found["evaluation (s)"].text == "19 ± 3"
+    assert found["training (s)"].text == "120 (sd 28)"
+    assert found["evaluation (s)"].text == "19 (sd 3)"
     assert (found["device"].text, found["seeds"].text, found["views"].text) == ("H100, cpu", "2", "6,000")
     assert found["method"].text == "simclr" and found["seconds per image"].text == ""
 
