@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from itertools import groupby
 
 from benchmark.errors import UserError
-from benchmark.records.schema import Record, ScorePart
+from benchmark.records.schema import Declaration, Record, ScorePart
 from benchmark.reports import comparison
 from benchmark.reports.inputs import ReportInputs
 from benchmark.reports.published.numbers import Published, method_name
@@ -191,17 +191,29 @@ def _measured_row(runs: Mapping[Protocol, Run], targets: Sequence[Target]) -> Ro
     record = next(iter(runs.values())).records[0]
     experiment, views = record.experiment, record.model.views
     training = record.training if views else None  # the untrained encoder is declared with a dataset, too
-    folder, _, last = experiment.name.partition("/")
-    variant = last.removeprefix(experiment.method).strip("-")
     return Row(
         method=method_name(experiment.method),
         data=training.repo.rpartition("/")[2] if training else "",
         images="real" if training and "real" in training.repo.split("-") else "synthetic" if training else "",
         schedule=f"{views:,} views" if views is not None else "",
-        variant="" if variant in {"", "real", "syn"} else f"{folder.rpartition('-')[2]} {variant}",
+        variant=", ".join(filter(None, (_row_variant(record), _augmentation_variant(record)))),
         runs=runs,
         scores=dict(_scores(runs, targets)),
     )
+
+
+def _row_variant(record: Record) -> str:
+    """Return how a row differs from others of its comparison, such as `images l10`; empty for real and synthetic."""
+    folder, _, last = record.experiment.name.partition("/")
+    variant = last.removeprefix(record.experiment.method).strip("-")
+    return "" if variant in {"", "real", "syn"} else f"{folder.rpartition('-')[2]} {variant}"
+
+
+def _augmentation_variant(record: Record) -> str:
+    """Return `downsample` for the augmentation that published rows have under this name."""
+    declared = record.experiment.declaration
+    sampling = declared.settings.get("sampling", {}) if isinstance(declared, Declaration) else {}
+    return "downsample" if sampling.get("augmentation", {}).get("downsample") else ""
 
 
 def without_duplicates(records: Iterable[Record]) -> list[Record]:

@@ -6,12 +6,14 @@ import importlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from benchmark import experiments, plugins
 from benchmark.errors import UserError
 from benchmark.interfaces import AdamW, DatasetIdentity, Method, Schedule
+from benchmark.records import store
 from benchmark.records.schema import Record
 from benchmark.reports import build as build_files
 from benchmark.reports.published import numbers, protocols
@@ -355,6 +357,15 @@ def test_interleaved_seeds_of_two_protocols_are_separated() -> None:
     cells = row(build("table_1", *own), source="measured")
     assert cells["seeds"].text == "2"
     assert set(numbers(cells).values()) == {"55.0 ± 50.0"} and len(numbers(cells)) == 2
+
+
+def test_a_measured_row_names_the_augmentation_that_published_rows_name() -> None:
+    """Committed records: only StableRep of the main comparison has downsampled views."""
+    folder = Path(__file__).parents[3] / "results/records/main-smoke-scenes-1x"
+    records = [store.read(folder / row / "3/0/linear_probe.synclr.json") for row in ("stablerep-syn", "simclr-syn")]
+    table = build("table_1", *records)
+    assert row(table, source="measured", method="StableRep")["training"].text == "downsample, 40,800 views"
+    assert row(table, source="measured", method="SimCLR")["training"].text == "40,800 views"
 
 
 # Bold
