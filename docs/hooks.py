@@ -1,7 +1,8 @@
 """Hooks of the documentation site.
 
 Links in documents are relative to the repository, so that they also work in a checkout. On the site, a link to a page
-leads to this page, a picture is copied, and a link to any other file of the repository is shown as plain text.
+leads to this page, a picture is copied, and a link to any other file of the repository is shown as plain text. A
+picture is a link to its file, as on GitHub, because a figure is too small to read on a phone.
 """
 
 import os
@@ -15,10 +16,11 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-EXTERNAL_PAGES = ("CONTRIBUTING.md", "results/README.md")
+EXTERNAL_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "results/README.md")
 """Pages of the site that are outside of docs/."""
 PICTURES = {".png", ".svg"}
 LINK = re.compile(r"(?P<picture>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\((?P<target>[^()\s]+)\)")
+IMAGE = re.compile(r'<img\b[^>]*\bsrc="([^"]+)"[^>]*>')
 FENCED = re.compile(r"(^ *```.*?^ *```)", re.DOTALL | re.MULTILINE)
 
 
@@ -54,6 +56,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     parts = FENCED.split(markdown)  # every second part is code
     parts[::2] = [LINK.sub(resolved, part) for part in parts[::2]]
     return "".join(parts)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Make every picture a link to its file."""
+    return IMAGE.sub(r'<a href="\1">\g<0></a>', html)
 
 
 def _repository_file(config: MkDocsConfig, name: str) -> File:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 KINDS = (
     "index.html", "guide/training.html", "results/index.html", "reference/hub.html", "architecture.html",
-    "faq.html", "404.html",
+    "faq.html", "CHANGELOG.html", "404.html",
 )  # fmt: skip
 """One page of each kind."""
 LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
@@ -52,8 +52,13 @@ class Html(HTMLParser):
         self.links: list[str] = []
         self.loads: list[str] = []
         self.anchors: set[str] = set()
+        self.pictures: list[str] = []
         self.nameless: list[str] = []
-        self.feed(path.read_text())
+        self.title = ""
+        text = path.read_text()
+        self.feed(text)
+        if titled := re.search("<title>(.*?)</title>", text):
+            self.title = titled[1].removesuffix(" - SynRep-Bench")
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note what a tag refers to."""
@@ -63,6 +68,8 @@ class Html(HTMLParser):
             self.links.append(values["href"])
         if values.get(LOADS.get(tag, ""), "") and values.get("rel") not in {"prev", "next", "canonical"}:
             self.loads.append(values[LOADS[tag]])
+        if tag == "img":
+            self.pictures.append(values.get("src", ""))
         if tag == "img" and not values.get("alt", "").strip():
             self.nameless.append(values.get("src", ""))
 
@@ -96,6 +103,21 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site: P
     assert faults(site) == []
 
 
+def test_tabs_have_names_of_their_own(site: Path) -> None:
+    pages = {path.relative_to(site).as_posix(): Html(path).title for path in site.rglob("*.html")}
+    del pages["404.html"]  # has the name of the site
+    assert len(set(pages.values())) == len(pages)
+    assert (pages["examples/model_card.html"], pages["results/index.html"]) == ("Model card", "Results")
+
+
+def test_pictures_lead_to_their_files_and_plain_urls_are_links(site: Path) -> None:
+    pages = [Html(path) for path in site.rglob("*.html")]
+    pictures = [(link, page) for page in pages for link in page.pictures]
+    assert len(pictures) > 10 and [link for link, page in pictures if link not in page.links] == []
+    page = Html(site / "protocols/index.html")
+    assert "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz" in page.links
+
+
 def test_faults_of_a_site_are_found(tmp_path: Path) -> None:
     (tmp_path / "a.css").write_text("@import 'https://x.org/f.css'; a { background: url(//x.org/p.png) }")
     (tmp_path / "a.html").write_text(
@@ -124,17 +146,18 @@ def test_faults_of_a_site_are_found(tmp_path: Path) -> None:
 )
 def test_links_are_those_of_the_repository(tmp_path: Path, text: str, sound: bool) -> None:
     """A page is linked, a picture copied, another file named; a link that leads nowhere fails the build."""
-    for name in ("docs/guide/b.md", "results/c.png", "LICENSE", "CONTRIBUTING.md", "results/README.md"):
+    pages = ("CHANGELOG.md", "CONTRIBUTING.md", "results/README.md")
+    for name in ("docs/guide/b.md", "results/c.png", "LICENSE", *pages):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("# One\n")
     (tmp_path / "docs/index.md").write_text(f"# Home\n\n{text}\n")
-    pages = "[index.md, CONTRIBUTING.md, results/README.md, guide/, none/]"
+    nav = f"[index.md, {', '.join(pages)}, guide/, none/]"
     (tmp_path / "docs/hooks.py").write_text((ROOT / "docs/hooks.py").read_text())
     config = f"""
         site_name: x
         strict: true
         use_directory_urls: false
-        nav: {pages}
+        nav: {nav}
         hooks: [docs/hooks.py]
         exclude_docs: hooks.py
         validation: {{links: {{anchors: warn}}}}
@@ -198,6 +221,15 @@ def test_a_page_is_accessible_and_as_wide_as_its_window(tab: Tab, page: str) -> 
     assert Axe().run(tab).response["violations"] == []
 
 
+def test_no_section_of_the_menu_lists_its_own_name(site: Path) -> None:
+    """The first page of a section is the link of its title."""
+    text = (site / "results/index.html").read_text()
+    sections = re.findall(r'<nav class="md-nav"[^>]*aria-labelledby.*?</nav>', text, re.DOTALL)
+    shown = [re.findall(r"^\s*(\w.*?)\s*$", re.sub("<[^>]*>", "\n", section), re.MULTILINE) for section in sections]
+    assert [names[0] for names in shown] == ["Guide", "How to", "Protocols", "Results", "Reference", "Background"]
+    assert [names for names in shown if names[0] in names[1:]] == []
+
+
 def test_the_site_is_found_by_its_menu_and_its_search(tab: Tab) -> None:
     tab.goto("index.html")
     if tab.viewport_size == {"width": 390, "height": 800}:
@@ -209,5 +241,5 @@ def test_the_site_is_found_by_its_menu_and_its_search(tab: Tab) -> None:
     tab.get_by_role("heading", name="Glossary").wait_for()
     if tab.viewport_size == {"width": 390, "height": 800}:
         tab.locator(".md-header__button[for=__search]").click()
-    tab.get_by_placeholder("Search").fill("provenance")
+    tab.get_by_placeholder("Search").press_sequentially("provenance")  # the theme listens to keys
     tab.locator(".md-search-result__item").first.wait_for()
