@@ -21,7 +21,7 @@ function logAxis(values, left, right) {
   const at = (value) => (value > 0 ? start + ((Math.log10(value) - low) / (high - low)) * (right - start) : left + 20);
   const ticks = [];
   for (let power = Math.floor(low); power <= high; power++) {
-    for (const times of high - low < 3 ? [1, 2, 5] : [1]) {
+    for (const times of high - low < 1 ? [1, 2, 3, 4, 5, 6, 7, 8, 9] : high - low < 3 ? [1, 2, 5] : [1]) {
       const value = times * 10 ** power;
       if (Math.log10(value) >= low && Math.log10(value) <= high) ticks.push(value);
     }

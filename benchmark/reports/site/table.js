@@ -19,7 +19,7 @@ function prepareTable() {
       key: "model",
       title: "Model",
       columns: [
-        plain("data", "trained on", 150, (m) => m.data && last(m.data), (m) => (m.data ? bdi(last(m.data)) : nothing())),
+        plain("data", "trained on", 176, (m) => m.data && last(m.data), (m) => (m.data ? bdi(last(m.data)) : nothing())),
         plain("kind", "images", 112, (m) => m.kind, (m) => m.kind),
         { ...plain("views", "views", 76, (m) => m.views, (m) => short(m.views)), number: true, first: "desc" },
         { ...plain("seeds", "seeds", 62, (m) => m.seeds, (m) => m.seeds), number: true, first: "desc" },

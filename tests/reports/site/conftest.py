@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext
 from playwright.sync_api import Page as Tab
 
-from tests.fixtures.site_records import curved, few, hostile, made, on, record, several, trade_off
+from tests.fixtures.site_records import curved, few, hostile, made, on, record, several, trade_off, twins
 
 
 @dataclass
@@ -52,7 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Page files by name."""
     place = tmp_path_factory.mktemp("site")
     found = {"few": made(few()), "hostile": made(hostile()), "none": made(few()[:1])}
-    found["several"] = made(several())
+    found |= {"several": made(several()), "twins": made(twins())}
     odd = {"constructor/a": "knn", "main-x/b": "linear_probe"}
     found["odd"] = made(record("a", {"digits": on("digits", 0.5)}, evaluation=e, name=n) for n, e in odd.items())
     found["curves"] = made(curved(), trade_off=trade_off())

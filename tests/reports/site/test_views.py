@@ -136,6 +136,11 @@ def test_points_are_at_their_numbers(visit: Open) -> None:
     assert y["smoke/cid"] < y["smoke/dan"] < y["smoke/ann"] < y["smoke/bob"]
 
 
+def test_an_axis_of_cost_has_numbers_around_its_points(visit: Open) -> None:
+    page = visit("twins", view="#/cost")
+    assert {"30k", "40k", "50k"} <= set(page.texts("#cost .plot text.tick"))
+
+
 def test_points_are_reachable_by_keyboard(visit: Open) -> None:
     page = visit(view="#/cost")
     page.tab.locator("#cost .point[tabindex='0']").focus()
@@ -164,6 +169,12 @@ def test_groups_have_bars_with_intervals_and_a_table(visit: Open) -> None:
     again = visit(view=page.tab.evaluate("location.hash"))
     again.tab.wait_for_selector("#groups .bar")
     assert again.texts("#groups .picked a") == ["smoke/cid"]
+
+
+def test_groups_begin_with_different_runs(visit: Open) -> None:
+    page = visit("twins", view="#/groups")
+    assert page.texts("#groups .picked a") == ["main-x/clip", "side/other"]
+    assert page.texts("#add-model option") == ["choose", "side/clip"]
 
 
 def test_a_page_without_groups_says_so(visit: Open) -> None:
@@ -220,6 +231,13 @@ def test_on_paper_there_is_the_whole_table_and_no_controls(visit: Open) -> None:
     page.tab.emulate_media(media="print")
     assert page.tab.evaluate("getComputedStyle(document.querySelector('.board')).overflow") == "visible"
     assert not page.tab.locator("#filters").is_visible() and not page.tab.locator(".choose").is_visible()
+
+
+def test_on_a_phone_words_of_a_table_are_whole(visit: Open) -> None:
+    page = visit(view="#/protocols", width=360)
+    lines = page.tab.locator("#protocols td", has_text="synrep").or_(page.tab.locator("#protocols td", has_text="top1"))
+    heights = {cell.bounding_box()["height"] for cell in lines.all()}  # type: ignore[index]
+    assert heights and max(heights) < 40
 
 
 # Hostile texts
