@@ -124,9 +124,18 @@ def figure(found: dict[str, Any]) -> Figure:
             marker="*o"[number],
             elinewidth=0.8,
         )
-        for name, x, y in shown:
-            label = name if number == 0 else f"w = {name}"
-            left.annotate(label, (x["value"], 100 * y["value"]), (4, 4), textcoords="offset points", fontsize=6)
+        best = max(range(len(shown)), key=lambda at: shown[at][2]["value"])
+        for at, (name, x, y) in enumerate(shown):
+            # The curve turns back at its best point: labels are to its right before, and to its left from there on.
+            place, side = ((4, 4), "left") if at < best or number == 0 else ((-4, -7), "right")
+            left.annotate(
+                name if number == 0 else f"w = {name}",
+                (x["value"], 100 * y["value"]),
+                place,
+                textcoords="offset points",
+                ha=side,
+                fontsize=6,
+            )
     left.set(xlabel="diversity within a caption (features)", ylabel="all factors right, %")
     for number, name in enumerate(FACTORS[:-1]):
         shares = [point["factors"][name] for _, point in points]
