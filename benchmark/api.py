@@ -19,9 +19,9 @@ from torch import nn
 from benchmark import evaluations, models, plugins, schema
 from benchmark.analysis.evaluated import Evaluated, differences
 from benchmark.analysis.experiments import paired_differences
-from benchmark.errors import MissingDataset, UserError, unknown
+from benchmark.errors import MissingDataset, UserError, require_whole, unknown
 from benchmark.evaluations.datasets.splits import local_revision
-from benchmark.files import read_json
+from benchmark.files import as_path, read_json
 from benchmark.hub import downloads
 from benchmark.interfaces import Batch, DatasetScores, Schedule, Score
 from benchmark.mirror import dataset_folder
@@ -33,7 +33,7 @@ from benchmark.reports.comparison_figure import ComparisonFigure
 from benchmark.sampling import Augmentation, Sampling
 from benchmark.training.batches import BatchDataset
 from benchmark.training.dataset import CaptionImageDataset
-from benchmark.training.execution import ExecutionConfig
+from benchmark.training.execution import ExecutionConfig, find_device, random_state_kept
 from benchmark.training.loading import load_batches, render_ahead
 from benchmark.transforms.evaluation import EvaluationTransform
 
@@ -62,6 +62,7 @@ __all__ = [
 
 SHORTEST = 7
 """Number of characters of the shortest abbreviation of a revision."""
+NEEDS_TEXTS = "a module needs encode_image and encode_text, and evaluate its tokenizer"
 
 
 def load_dataset(name: str | Path, revision: str | None = None) -> CaptionImageDataset:
@@ -87,12 +88,17 @@ def load_dataset(name: str | Path, revision: str | None = None) -> CaptionImageD
         print(len(data), data.caption(0))
         ```
     """
-    folder = Path(name)
+    from datasets_scripts import recipe
+
+    folder = as_path(name)
+    if folder.is_file() or (not folder.is_dir() and (folder.is_absolute() or len(folder.parts) > 2)):
+        raise UserError(f"expected the folder of a dataset, found {folder}; choose a folder, or a name as ORG/NAME")
     if not folder.is_dir():
-        folder = dataset_folder(_repo(str(name)), revision or "<commit>")
+        repo = str(name) if "/" in str(name) else recipe.find(str(name)).repo
+        folder = dataset_folder(repo, revision or "<commit>")
     manifest = schema.read_manifest(folder)
     if revision is not None:
-        _require_revision(folder, manifest, revision)
+        _require_revision(folder, manifest, str(revision))
     return CaptionImageDataset(folder, manifest.revision)
 
 
@@ -138,16 +144,18 @@ def iterate_batches(
     chosen: Sampling = (
         plugins.load("baselines", sampling, "method").METHOD.sampling if isinstance(sampling, str) else sampling
     )
-    if captions < 1:
-        raise UserError(f"expected at least one caption per batch, found {captions}; choose a larger number")
-    views = captions * chosen.views
+    if not isinstance(chosen, Sampling) or not isinstance(data, CaptionImageDataset):
+        found = f"{type(data).__name__} and {type(sampling).__name__}"
+        raise UserError(f"expected a dataset and a Sampling or method, found {found}; open it with `load_dataset`")
+    views = require_whole("captions", captions, 1) * chosen.views
     epoch = (len(data) - len(data.rows_without_images)) // captions
-    schedule = Schedule(views * (epoch if steps is None else steps), views)
-    execution = ExecutionConfig(torch.device(device), workers=workers)
+    schedule = Schedule(views * (epoch if steps is None else require_whole("steps", steps, 0)), views)
+    execution = ExecutionConfig(find_device(device), workers=require_whole("workers", workers, 0))
     batches = BatchDataset(data, chosen, schedule, size, seed)
     return render_ahead(load_batches(batches, 0, execution), execution.device)
 
 
+@random_state_kept()
 def evaluate(
     model: nn.Module | str | Path,
     evaluation: str,
@@ -162,7 +170,7 @@ def evaluate(
     """Evaluate a frozen model. The scores are those of `synrep evaluate`; no file is written.
 
     A model of timm or open_clip is evaluated at the layer, and with the preprocessing, of `synrep evaluate`. Of any
-    other module, the output is evaluated. A module is copied first, so that its mode and its device do not change.
+    other module, the output is evaluated. A module is copied, and stays as it is.
 
     Args:
         model: a module from images (B, 3, S, S) to features (B, D), or a model name of `synrep evaluate`:
@@ -189,14 +197,14 @@ def evaluate(
         print(scores["digits"].value)
         ```
     """
+    if not isinstance(datasets, Iterable):
+        raise UserError(f"expected datasets by name, found {datasets!r}; leave them out to select all")
     named = [datasets] if isinstance(datasets, str) else list(datasets)
     ((_, protocol),) = evaluations.select_evaluations([evaluation], preset, named)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    threads = min(os.cpu_count() or 1, 16) if workers is None else workers
-    loaded = _load_model(model, transform, tokenizer, Freeze(device=device, workers=threads))
+    threads = min(os.cpu_count() or 1, 16) if workers is None else require_whole("workers", workers, 0)
+    loaded = _load_model(model, transform, tokenizer, Freeze(device=find_device(device), workers=threads))
     if skipped := protocol.skip(loaded.model):
-        advice = "a module needs encode_image and encode_text, and evaluate its tokenizer"
-        raise UserError(f"{evaluation}: {skipped.reason}; {advice}")
+        raise UserError(f"{evaluation}: {skipped.reason}; {NEEDS_TEXTS}")
     results, reasons = dict[str, DatasetScores](), dict[str, str]()
     for dataset in sorted(protocol.datasets, key=lambda name: local_revision(name) is not None):  # missing ones first
         result = replace(protocol, datasets=(dataset,))(loaded.model)[dataset]
@@ -221,7 +229,7 @@ def read_records(folder: str | Path = "results", **columns: object) -> pd.DataFr
         The table; values are fractions of one. `benchmark.records.table.COLUMNS` describes its columns.
 
     Raises:
-        UserError: there are no records, a record is invalid, or no record has such a column or text.
+        UserError: there are no records, a record is invalid, or no record has such a column or such values.
 
     Example:
         ```python
@@ -235,10 +243,12 @@ def read_records(folder: str | Path = "results", **columns: object) -> pd.DataFr
         if column not in frame:
             raise unknown("column", column, list(frame))
         values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
-        known = [each for each in every[column].unique() if isinstance(each, str)]
-        if missing := [each for each in values if isinstance(each, str) and each not in known]:
-            raise unknown(column, missing[0], known)
+        for each in values:
+            if not pd.api.types.is_scalar(each) or not every[column].isin([each]).any():
+                raise unknown(column, each, [str(known) for known in every[column].dropna().unique()])
         frame = frame[frame[column].isin(values)]
+    if frame.empty:
+        raise UserError(f"expected records with {columns}, found none with all of these; choose fewer")
     return frame.reset_index(drop=True)
 
 
@@ -276,9 +286,12 @@ def compare(
         found = list(differences(first, second))
     elif isinstance(first, str) and isinstance(second, str):
         folder = _records(records)
+        if evaluation:
+            evaluations.presets(evaluation)  # an error if there is no such one
         found = paired_differences(first, second, store.read_all(folder), folder, evaluation)
     else:
-        raise UserError("expected two names, or the scores of two models, found one of each; name or evaluate both")
+        kinds = f"{type(first).__name__} and {type(second).__name__}"
+        raise UserError(f"expected two names, or the scores of two models, found {kinds}; name or evaluate both")
     names = ("evaluation", "preset", "dataset", "score", "first", "second")
     return pd.DataFrame(
         {name: [getattr(each, name) for each in found] for name in names}
@@ -308,7 +321,7 @@ def plot_comparison(
     ((_, protocol),) = evaluations.select_evaluations([evaluation], preset, ())
     every = inputs.read(_records(records), lambda _: None)
     groups = build.records_by_comparison(every.records)
-    if comparison not in groups:
+    if comparison not in list(groups):
         raise unknown("comparison in these records", comparison, list(groups))
     part = (evaluation, protocol.preset)
     chosen = [each for each in groups[comparison] if (each.evaluation.name, each.evaluation.preset) == part]
@@ -322,14 +335,18 @@ def plot_trade_off(file: str | Path = "results/scenes/trade_off.json") -> Figure
         file: output of `python -m datasets_scripts.scenes.trade_off`.
 
     Raises:
-        UserError: the file does not exist.
+        UserError: the file does not exist, or is another one.
     """
     from datasets_scripts.scenes import trade_off
 
-    if not Path(file).is_file():
-        raise UserError(f"{file} does not exist; choose another, or measure it: `python -m {trade_off.__name__}`")
-    with figures.style():
-        return trade_off.figure(read_json(Path(file)))
+    command = f"`python -m {trade_off.__name__}`"
+    try:
+        with figures.style():
+            return trade_off.figure(read_json(as_path(file)))
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist; choose another, or measure it: {command}") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"expected the output of {command}, found {file} ({error}); choose another file") from None
 
 
 def list_methods() -> list[str]:
@@ -345,13 +362,6 @@ def list_evaluations() -> dict[str, list[str]]:
 def list_datasets(evaluation: str) -> list[str]:
     """Return the datasets of an evaluation; a `UserError` lists the evaluations if there is no such one."""
     return sorted(evaluations.all_datasets(evaluation))
-
-
-def _repo(name: str) -> str:
-    """Return the repository of a dataset. A name without organization is that of a recipe."""
-    from datasets_scripts import recipe
-
-    return name if "/" in name else recipe.find(name).repo
 
 
 def _require_revision(folder: Path, manifest: schema.Manifest, revision: str) -> None:
@@ -374,14 +384,13 @@ def _load_model(
     if isinstance(model, nn.Module):
         return wrap_module(model, transform, tokenizer, freeze)
     if not isinstance(model, str | Path):
-        raise UserError(
-            f"expected a torch.nn.Module or a model name, found {type(model).__name__}; wrap it in a module"
-        )
+        kind = type(model).__name__
+        raise UserError(f"expected a torch.nn.Module or a model name, found {kind}; wrap it in a module")
     if transform is not None or tokenizer is not None:
         raise UserError(f"{model} has its own transform and tokenizer; leave them out, or pass the module itself")
     return models.load(str(model), device=freeze.device, workers=freeze.workers)
 
 
 def _records(folder: str | Path) -> Path:
-    inside = Path(folder) / "records"
-    return inside if inside.is_dir() else Path(folder)
+    inside = as_path(folder) / "records"
+    return inside if inside.is_dir() else as_path(folder)

@@ -8,6 +8,7 @@ import errno
 import re
 from difflib import get_close_matches
 from enum import StrEnum
+from numbers import Integral
 from pathlib import Path
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -67,9 +68,20 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def unknown(kind: str, name: str, choices: list[str]) -> UserError:
+def require_whole(what: str, value: object, least: int) -> int:
+    """Return a whole number that a caller has passed.
+
+    Raises:
+        UserError: it is another value, or smaller than `least`.
+    """
+    if not isinstance(value, Integral) or value < least:
+        raise UserError(f"expected {what} to be a whole number of at least {least}, found {value!r}; change it")
+    return int(value)
+
+
+def unknown(kind: str, name: object, choices: list[str]) -> UserError:
     """Return the error for a name that does not exist: with the names that resemble it, and the valid ones if few."""
-    near = get_close_matches(name, choices, n=3)
+    near = get_close_matches(str(name), choices, n=3)
     hints = [f"did you mean {' or '.join(near)}?"] if near else []
     if not near or len(choices) <= FEW_CHOICES:
         hints.append(f"choose one of: {', '.join(sorted(choices))}")

@@ -139,6 +139,17 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     return content
 
 
+def as_path(value: object) -> Path:
+    """Return a path that a caller has passed.
+
+    Raises:
+        UserError: it is neither a string nor a path.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(f"expected a path, found {type(value).__name__}; pass a string or a Path")
+    return Path(value)
+
+
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file that others may have made.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, require_whole
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,14 @@ class Augmentation:
     downsample: float = 0.0
     downsample_to: tuple[float, ...] = (0.25, 0.5)
 
+    def __post_init__(self) -> None:
+        """Raise a UserError if a probability is not between 0 and 1, or the scale is not a range of areas."""
+        for name in ("flip", "jitter", "grayscale", "blur", "solarize", "downsample"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise UserError(f"expected {name} to be a probability, from 0 to 1, found {value!r}; change it")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(f"expected scale to be two fractions of the area, found {self.scale}; change it")
+
 
 SIMCLR = Augmentation()
 WEAK = Augmentation(scale=(0.5, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
@@ -46,6 +54,14 @@ class Sampling:
     augmentation: Augmentation = SIMCLR
     further: tuple[Augmentation, ...] = ()
     """Augmentations of the second and later crops of an image. Empty: all crops use `augmentation`."""
+
+    def __post_init__(self) -> None:
+        """Raise a UserError if a number is not at least 1, or an augmentation is of another type."""
+        for name in ("images", "crops"):
+            require_whole(f"{name} of a Sampling", getattr(self, name), 1)
+        for each in (self.augmentation, *self.further):
+            if not isinstance(each, Augmentation):
+                raise UserError(f"expected an Augmentation, found {type(each).__name__}; pass `Augmentation(...)`")
 
     @property
     def images_per_caption(self) -> int:

@@ -364,7 +364,7 @@ def test_batches_are_those_of_a_training(small_dataset: Path, sampling: api.Samp
         ("nope", 2, "unknown method 'nope'; choose one of: byol, "),
         ("stablerep", 2, f"the method needs 6 images per caption, synrep-bench/scenes-small has {IMAGES}"),
         ("simclr", 1000, "has 160 captions, a batch needs 1000"),
-        ("simclr", 0, "expected at least one caption per batch, found 0"),
+        ("simclr", 0, "expected captions to be a whole number of at least 1, found 0"),
     ],
 )
 def test_impossible_batches(small_dataset: Path, sampling: str, captions: int, message: str) -> None:
@@ -439,7 +439,7 @@ def test_what_cannot_be_compared() -> None:
     other = replace(knn.results["digits"], dataset=replace(knn.results["digits"].dataset, ids_sha256="0" * 64))
     for call, message in (
         (lambda: api.compare(knn, cropped), "expected scores of one protocol, found knn.dino and knn.dino-crop; "),
-        (lambda: api.compare(knn, ONE), "expected two names, or the scores of two models, found one of each; "),
+        (lambda: api.compare(knn, ONE), "expected two names, or the scores of two models, found Evaluated and str; "),
         (lambda: api.compare(knn, replace(knn, results={})), "knn: the models have no dataset in common; "),
         (lambda: api.compare(knn, replace(knn, results={"digits": other})), "measured on different samples of digits"),
         (lambda: api.compare(ONE, "nope", records=RESULTS), "unknown experiment in these records 'nope'; "),

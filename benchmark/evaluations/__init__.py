@@ -94,7 +94,7 @@ def select_evaluations(
     found = []
     for name in names or plugins.names(__name__):
         known = presets(name)
-        if preset is not None and preset not in known:
+        if preset is not None and preset not in list(known):
             if names:
                 raise unknown(f"preset of {name}", preset, list(known))
             continue

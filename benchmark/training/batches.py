@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, require_whole
 from benchmark.interfaces import Batch, Schedule
 from benchmark.nn.transfer import to_device
 from benchmark.sampling import Sampling
@@ -26,6 +26,8 @@ from benchmark.training.dataset import CaptionImageDataset
 from benchmark.transforms.augmentations import ViewParams, render_views, sample_view_params
 
 CPU = torch.device("cpu")
+SEEDS = 2**32
+"""Number of seeds."""
 PART_BYTES = 2**26
 """Bytes of decoded images that a worker reads at a time: at most, but for rounding up to whole captions."""
 
@@ -104,9 +106,13 @@ class BatchDataset(Dataset[Part]):
 
         Raises:
             UserError: the dataset has fewer captions than one batch, the batch does not divide by `world`, a caption
-                has fewer images than `sampling` needs, or the method needs text and captions are empty.
+                has fewer images than `sampling` needs, the method needs text and captions are empty, or a number is
+                invalid.
         """
-        self.data, self.sampling, self.size, self.seed = data, sampling, size, seed
+        self.data, self.sampling, self.size = data, sampling, require_whole("size", size, 1)
+        self.seed = require_whole("seed", seed, 0)
+        if self.seed >= SEEDS:
+            raise UserError(f"expected a seed below {SEEDS:,}, found {seed:,}; choose a smaller one")
         self.steps = schedule.steps
         self.captions = schedule.captions_per_batch(sampling)
         self._augmentations = sampling.augmentations

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from benchmark import schema
-from benchmark.errors import UserError, check_open_files
+from benchmark.errors import UserError, check_open_files, require_whole
 from benchmark.images import DecodeError, decode_image_fast
 from benchmark.training.merged_index import AGAIN, BLANK, COUNT, Shard, open_index, read_shard
 from benchmark.verified import as_state, file_state
@@ -104,7 +104,13 @@ class CaptionImageDataset:
         return np.flatnonzero(self._index.locations(shard)[1][position])
 
     def _locate(self, row: int) -> tuple[int, int]:
-        """Return the shard of a row and the row's position in the shard."""
+        """Return the shard of a row and the row's position in the shard.
+
+        Raises:
+            UserError: there is no such row.
+        """
+        if not 0 <= require_whole("row", row, 0) < len(self):
+            raise UserError(f"expected a row from 0 to {len(self) - 1}, found {row}; choose one of these captions")
         shard = bisect.bisect_right(self._index.starts, row) - 1
         return shard, row - self._index.starts[shard]
 
@@ -124,9 +130,13 @@ class CaptionImageDataset:
         """Return available images of a caption as they are stored, by one read: they are adjacent in the file.
 
         Raises:
-            UserError: the file has changed or cannot be opened.
+            UserError: there is no such caption or image, or the file has changed or cannot be opened.
         """
         shard, position = self._locate(row)
+        available = self.available_images(row).tolist()
+        if not np.size(indices) or not np.isin(indices, available).all():
+            found = np.asarray(indices).tolist()
+            raise UserError(f"expected images of {available} of caption {row}, found {found}; see `available_images`")
         file = self._file(shard)  # first: this verifies the places of the images
         starts, ends = self._ranges(shard, position, indices)
         first, last = min(starts), max(ends)

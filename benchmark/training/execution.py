@@ -7,9 +7,11 @@ learning rate in every step. Losses and the weights as a whole stay close, singl
 
 import contextlib
 import os
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 from timm.models.vision_transformer import Block
@@ -70,6 +72,39 @@ class ExecutionConfig:
                 f"{self.device} is out of memory with {size} of {views} views per forward pass; {smaller}use more "
                 "processes per run, or fewer --jobs"
             ) from None
+
+
+def find_device(name: object = None) -> torch.device:
+    """Return a device of this machine, such as `cpu`, `cuda` or `cuda:1`; None selects a GPU if there is one.
+
+    Raises:
+        UserError: there is no such device, or networks do not run on it.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gpus = torch.cuda.device_count()
+    with contextlib.suppress(RuntimeError, TypeError):  # torch raises them for other names and types
+        device = torch.device(name)  # type: ignore[call-overload]
+        if device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < gpus):
+            return device
+    here = ", ".join(["cpu", *(f"cuda:{number}" for number in range(gpus))])
+    raise UserError(
+        f"expected a device of this machine ({here}), found {str(name)!r}; choose one, or run `synrep doctor` to see "
+        "which GPUs torch can use"
+    )
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Restore the global random states of Python, NumPy and torch: a network, or an import, may draw from them."""
+    python, numpy = random.getstate(), np.random.get_state()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(gpus):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def default_execution(

@@ -14,12 +14,14 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, require_whole, unknown
 from benchmark.transforms.augmentations import MEAN, STD, random_crops
 
 TRANSFORM_VERSION = 1
 """Version of decoding and preprocessing; increment it whenever a network's input changes, so that stored features of
 the version before are not used."""
+INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
+"""Interpolations of `EvaluationTransform`."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,23 @@ class EvaluationTransform:
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            UserError: a field cannot be used.
+        """
+        require_whole("size of a transform", self.size, 1)
+        if self.interpolation not in INTERPOLATIONS:
+            raise unknown("interpolation", self.interpolation, list(INTERPOLATIONS))
+        for name in ("mean", "std"):
+            values = tuple(np.ravel(getattr(self, name)).tolist())
+            if len(values) != 3 or not all(isinstance(value, float | int) for value in values):
+                raise UserError(f"expected {name} to be a number for each of 3 channels, found {values}; pass three")
+            object.__setattr__(self, name, values)
+        if min(self.std) <= 0:
+            raise UserError(f"expected std to be positive, found {self.std}; images are divided by it")
 
     def __call__(self, image_HW3: np.ndarray) -> Tensor:
         """Return the input of the network: the image as normalized float32 (3, size, size)."""
@@ -97,11 +116,11 @@ class FunctionTransform(EvaluationTransform):
         """Return the input of the network.
 
         Raises:
-            UserError: the protocol resizes images in its own way.
+            UserError: the protocol resizes images in its own way, or the function returns anything else.
         """
         if (self.zoom, self.interpolation) != (1.0, "bicubic"):
             raise _own_crops("resizes images in its own way")
-        return self.function(Image.fromarray(image_HW3))
+        return network_input(self.function, Image.fromarray(image_HW3), self.size)
 
     def random_crop(self, image_HW3: np.ndarray, generator: torch.Generator) -> Tensor:  # noqa: ARG002
         """Raise a UserError: the protocol crops images at random."""
@@ -114,6 +133,34 @@ class FunctionTransform(EvaluationTransform):
     def squashed(self, side: int) -> SquashTransform:
         """Raise a UserError: the protocol needs whole images of `side` pixels."""
         raise _own_crops(f"squashes images to {side} x {side} pixels")
+
+
+def network_input(function: Callable[[Image.Image], Tensor], picture: Image.Image, size: int | None) -> Tensor:
+    """Return what a function makes of a picture, a float tensor (3, size, size); without `size`, of any square.
+
+    Raises:
+        UserError: it raises an error, or returns anything else.
+    """
+    try:
+        made = function(picture)
+    except Exception as error:
+        raise _not_an_input(f"{type(error).__name__}: {error}", picture, size) from error
+    if not isinstance(made, Tensor):
+        raise _not_an_input(type(made).__name__, picture, size)
+    sides = (size or made.shape[1],) * 2 if made.ndim == 3 and made.numel() else ()
+    if not made.is_floating_point() or tuple(made.shape) != (3, *sides):
+        raise _not_an_input(f"{made.dtype} {tuple(made.shape)}", picture, size)
+    if not made.isfinite().all():
+        raise _not_an_input("NaN or infinite values", picture, size)
+    return made
+
+
+def _not_an_input(found: str, picture: Image.Image, size: int | None) -> UserError:
+    side = size or "S"
+    return UserError(
+        f"expected transform(picture) to return a float tensor (3, {side}, {side}), found {found} for a picture of "
+        f"{picture.width} x {picture.height} pixels; resize, crop to a square, and convert to a tensor"
+    )
 
 
 def _own_crops(how: str) -> UserError:

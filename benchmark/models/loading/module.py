@@ -3,11 +3,16 @@
 A model of timm or open_clip is wrapped as one that is loaded by name, with the same layers. Any other module has one
 layer, `output`: what it returns for a batch of images, or with two towers what `encode_image` returns.
 
+The module is copied, without what `torch.compile` and `DataParallel` put around it, and its weights become float32. A
+copy contains only submodules: a network that the code of the module finds elsewhere is refused, since it would keep its
+own mode, device and precision.
+
 Shapes: B images, T texts, D features, HW pixels.
 """
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +20,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from benchmark.errors import UserError
 from benchmark.interfaces import EMBEDDING
 from benchmark.models.loading.loader import Freeze, LoadedModel, pretrained
 from benchmark.models.loading.open_clip_layers import wrap_open_clip
 from benchmark.models.loading.timm_layers import wrap_timm
-from benchmark.transforms.evaluation import EvaluationTransform, FunctionTransform
+from benchmark.transforms.evaluation import EvaluationTransform, FunctionTransform, network_input
 
 Preprocessing = EvaluationTransform | Callable[[Image.Image], Tensor]
 Tokenizer = Callable[[list[str]], Tensor]
@@ -36,7 +42,9 @@ class ModuleNetwork(nn.Module):
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         """Return the output of the module (B, D)."""
-        return {"output": _require_vectors(self.backbone(images_B3HW), "model(images)")}
+        with _explained("model(images)", images_B3HW):
+            output = self.backbone(images_B3HW)
+        return {"output": _require_vectors(output, "model(images)")}
 
 
 class TwoTowerNetwork(ModuleNetwork):
@@ -48,14 +56,17 @@ class TwoTowerNetwork(ModuleNetwork):
 
     def image_layers(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         """Return the output of the image tower (B, D), and its unit vectors."""
-        output_BD = _require_vectors(self.backbone.encode_image(images_B3HW), "encode_image(images)")
+        with _explained("encode_image(images)", images_B3HW):
+            output = self.backbone.encode_image(images_B3HW)
+        output_BD = _require_vectors(output, "encode_image(images)")
         return {"output": output_BD, EMBEDDING: F.normalize(output_BD.float(), dim=1)}
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return the unit vectors of texts (T, D)."""
-        device = next(self.backbone.parameters()).device
-        encoded_TD = self.backbone.encode_text(self._tokenizer(list(texts)).to(device))
-        return F.normalize(_require_vectors(encoded_TD, "encode_text(tokens)").float(), dim=1)
+        device = next((parameter.device for parameter in self.backbone.parameters()), torch.device("cpu"))
+        with _explained("encode_text(tokenizer(texts))"):
+            encoded = self.backbone.encode_text(self._tokenizer(list(texts)).to(device))
+        return F.normalize(_require_vectors(encoded, "encode_text(tokens)").float(), dim=1)
 
 
 def wrap_module(
@@ -64,9 +75,13 @@ def wrap_module(
     """Return a copy of the module for evaluation; the module itself keeps its device, its mode and its weights.
 
     Raises:
-        UserError: the transform is missing, random, or returns another shape; the module does not return vectors.
+        UserError: the transform is missing, random, or returns another shape; the module cannot be copied, or does not
+            return vectors.
     """
-    module, name = copy.deepcopy(module), type(module).__name__
+    if tokenizer is not None and not callable(tokenizer):
+        raise UserError(f"expected a function as tokenizer, found {type(tokenizer).__name__}; see `evaluate`")
+    module = _float32_copy(_unwrapped(module))
+    name = type(module).__name__
     chosen = transform if transform is None or isinstance(transform, EvaluationTransform) else _of_function(transform)
     if hasattr(module, "forward_head") and hasattr(module, "pretrained_cfg"):
         return wrap_timm(module, name, {}, None, freeze, pinned=False, transform=chosen)
@@ -79,16 +94,95 @@ def wrap_module(
         )
     network = _network(module, tokenizer)
     described = {"library": "torch", "architecture": name}
-    return pretrained(
-        network,
-        name,
-        weights=module,
-        transform=chosen,
-        encoder=described,
-        layer=None,
-        freeze=freeze,
-        pinned=False,
-    )
+    with _only_submodules_of(module), _explained(f"{name}(images)"):
+        return pretrained(
+            network,
+            name,
+            weights=module,
+            transform=chosen,
+            encoder=described,
+            layer=None,
+            freeze=freeze,
+            pinned=False,
+        )
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Return the network inside the modules with which torch compiles or distributes it."""
+    while True:
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):  # of `torch.compile`
+            module = inner
+        else:
+            return module
+
+
+def _float32_copy(module: nn.Module) -> nn.Module:
+    """Return a copy with weights in float32.
+
+    Raises:
+        UserError: the module cannot be copied, or has no weights yet.
+    """
+    values = [value for each in module.modules() for value in vars(each).values()]
+    kept = [value for value in values if isinstance(value, Tensor) and not value.is_leaf]  # by a forward pass
+    try:
+        copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in kept})
+    except Exception as error:
+        raise UserError(
+            f"expected a module that can be copied, found {type(error).__name__}: {error}; remove the attribute that "
+            "cannot be copied, or define __deepcopy__"
+        ) from error
+    for name, tensor in copied.state_dict().items():
+        if not isinstance(tensor, Tensor) or nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.is_quantized:
+            raise UserError(
+                f"expected weights as tensors with values, but {name} is on the meta device, not yet initialized, or "
+                "quantized; load the weights, or run the module once, before it is evaluated"
+            )
+    return copied.float()
+
+
+@contextlib.contextmanager
+def _only_submodules_of(module: nn.Module) -> Iterator[None]:
+    """Raise a UserError if a network is called that is not part of the module.
+
+    Raises:
+        UserError: there is such a network.
+    """
+    own = set(module.modules())
+
+    def check(called: nn.Module, _inputs: object) -> None:
+        if called not in own and called.state_dict():
+            raise UserError(
+                f"expected {type(module).__name__} to call its submodules only, found a {type(called).__name__} in a "
+                "function, list or dict, which keeps its own mode and device; make it an attribute of a class with a "
+                "forward method, or use nn.ModuleList or nn.ModuleDict"
+            )
+
+    hook = register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def _explained(what: str, images_B3HW: Tensor | None = None) -> Iterator[None]:
+    """Turn the errors of a caller's code into user errors; a traceback shows both.
+
+    Raises:
+        UserError: the code has raised an error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        given = "" if images_B3HW is None else f" for images {tuple(images_B3HW.shape)}"
+        raise UserError(
+            f"expected {what} to return features, found {type(error).__name__}{given}: {str(error)[:300]}; change the "
+            "module, or the size of the transform"
+        ) from error
 
 
 def _network(module: nn.Module, tokenizer: Tokenizer | None) -> nn.Module:
@@ -112,17 +206,7 @@ def _of_function(function: Callable[[Image.Image], Tensor]) -> FunctionTransform
         UserError: it is random, or does not return a square float tensor.
     """
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
-    first, second = function(picture), function(picture)
-    found = f"{first.dtype} {tuple(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
-    if (
-        not isinstance(first, Tensor)
-        or not first.is_floating_point()
-        or tuple(first.shape) != (3, *first.shape[1:2] * 2)
-    ):
-        raise UserError(
-            f"expected transform(picture) to return a float tensor (3, S, S), found {found} for a picture of 64 x 48 "
-            "pixels; resize, crop to a square, and convert to a tensor"
-        )
+    first, second = (network_input(function, picture, None) for _ in range(2))
     if not torch.equal(first, second):
         raise UserError(
             "expected a transform that returns the same tensor twice, found a random one; remove the augmentations"
@@ -136,9 +220,14 @@ def _require_vectors(found: object, what: str) -> Tensor:
     Raises:
         UserError: they are not one vector per image or text.
     """
-    if isinstance(found, Tensor) and found.ndim == 2:
+    if not isinstance(found, Tensor):
+        shown = type(found).__name__
+    elif found.ndim != 2:
+        shown = f"shape {tuple(found.shape)}"
+    elif not found.is_floating_point() or found.layout != torch.strided or found.is_meta:
+        shown = f"{found.dtype}, {found.layout}, on {found.device}"
+    else:
         return found
-    shape = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
     raise UserError(
-        f"expected {what} to return one vector per row (N, D), found {shape}; wrap the model in a module that does"
+        f"expected {what} to return one vector per row (N, D), found {shown}; wrap the model in a module that does"
     )
