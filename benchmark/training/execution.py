@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from open_clip.transformer import ResidualAttentionBlock
-from timm.models.vision_transformer import Block
 from torch import nn
 
 from benchmark.errors import UserError
@@ -46,6 +44,10 @@ class ExecutionConfig:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         if self.gpu:
+            # Not above: open_clip imports transformers, which takes seconds, and most commands run no network.
+            from open_clip.transformer import ResidualAttentionBlock
+            from timm.models.vision_transformer import Block
+
             torch._dynamo.reset()  # else graphs of earlier models count against the recompile limit
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for module in model.modules():

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -117,3 +118,15 @@ def test_an_unknown_installation_is_a_line(machine: Path, synrep: Synrep, monkey
     code, shown, error = synrep("doctor")
     assert_one_line((code, shown, error), "found 2 problems")
     assert "problem: packages: PackageNotFoundError" in shown
+
+
+def test_packages_of_networks_are_not_imported(machine: Path) -> None:
+    """Versions are read from the metadata; these packages take seconds."""
+    script = """
+import sys
+from benchmark.cli.doctor import doctor
+doctor()
+print("heavy:", {"open_clip", "transformers", "diffusers", "scipy.stats", "sklearn", "pandas"} & sys.modules.keys())
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "heavy: set()\n"

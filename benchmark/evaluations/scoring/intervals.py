@@ -5,7 +5,6 @@ from math import sqrt
 from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import binom
 
 from benchmark.errors import MissingDataset, SkipCode
 from benchmark.evaluations.datasets.splits import keyed_bits
@@ -107,6 +106,8 @@ def _arcsine(share: np.ndarray) -> np.ndarray:
 
 def _binomial(uniform_RK: np.ndarray, n_K: np.ndarray, share_K: np.ndarray) -> np.ndarray:
     """Return binomial counts (R, K) by inversion of uniform numbers."""
+    from scipy.stats import binom  # not above: it takes half a second, and most commands compute no interval of groups
+
     columns = zip(uniform_RK.T, n_K, share_K)
     return np.stack(
         [np.searchsorted(binom.cdf(np.arange(n), n, share), uniform_R) for uniform_R, n, share in columns], axis=1
