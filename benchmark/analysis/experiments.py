@@ -73,12 +73,12 @@ def paired_differences(
         evaluation: name of an evaluation; empty for all.
 
     Raises:
-        UserError: there is no such experiment, or no such difference.
+        UserError: there is no such experiment, both names are those of one, or there is no such difference.
     """
-    one, other = (
-        [record for record in records_of(name, records) if evaluation in ("", record.evaluation.name)]
-        for name in (first, second)
-    )
+    both = [records_of(name, records) for name in (first, second)]
+    if both[0] == both[1]:
+        raise UserError(f"expected two experiments, found {both[0][0].experiment.name} twice; name another one")
+    one, other = ([record for record in found if evaluation in ("", record.evaluation.name)] for found in both)
     pairs = PairedComparisons.for_records(folder)
     differences = [each for each in main_differences(one, other, pairs) if each.interval]
     if not differences:
@@ -95,8 +95,13 @@ def _source(record: Record) -> str:
 
 
 def _unknown(name: str, names: list[str]) -> UserError:
-    """Return the error for a name that does not exist; it lists the names that resemble it, or all of them."""
-    near = [each for each in names if name in each] or get_close_matches(name, names, n=5)
+    """Return the error for a name that does not exist; it lists the names that resemble it, or all of them.
+
+    A name with the same last part, such as `stablerep-real`, resembles it most.
+    """
+    row = name.rpartition("/")[2]
+    same = [each for each in names if name in each or (row and each.rpartition("/")[2] == row)]
+    near = same or get_close_matches(name, names, n=5)
     if not near:
         return unknown("experiment in these records", name, names)
     return UserError(f"unknown experiment in these records {name!r}; did you mean: {', '.join(near)}")

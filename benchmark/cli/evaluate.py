@@ -52,12 +52,17 @@ def evaluate(
     """Evaluate frozen models. Finished measurements are reused; to resume, run the same command again."""
     if compare and len(models) != 2:
         raise UserError(f"--compare needs two models, found {len(models)}")
+    if compare and models[0] == models[1]:
+        raise UserError(f"--compare needs two models, found {models[0]} twice; name another one")
     if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise UserError(
             f"expected one process, found {processes} started by torchrun or accelerate; run synrep without a launcher"
         )
     from benchmark import evaluations
 
+    if listed := next((name for name in evaluation or () if "," in name), ""):
+        several = " ".join(f"--evaluation {name.strip()}" for name in listed.split(",") if name.strip())
+        raise UserError(f"expected one evaluation, found {listed!r}; repeat the option: {several}")
     names = [name.strip() for name in datasets.split(",") if name.strip()]
     chosen = evaluations.select_evaluations(evaluation or (), preset, names)
     failures: list[str] = []
@@ -70,7 +75,7 @@ def evaluate(
     if compare:
         try:
             document["differences"] = _differences(runs, chosen)
-            text += f"\n\n{' - '.join(models)}, paired by sample\n{differences_text(models, document['differences'])}"
+            text += f"\n\n{differences_text(models, document['differences'])}"
         except UserError as error:
             failures.append(str(error))
     return Answer(document, text, "; ".join(dict.fromkeys(failures)))

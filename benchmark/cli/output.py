@@ -6,6 +6,7 @@ Text is shown as every terminal can show it, and standard streams may be closed.
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -134,34 +135,40 @@ def difference_document(found: Any) -> dict[str, Any]:
 
 
 DIFFERENCES = (
-    "In percent, with 95 % intervals. * significant: the interval excludes zero, without a correction for several "
-    "differences."
+    "In percent, with 95 % intervals, paired by sample. Significant: the interval excludes zero, without a correction "
+    "for several differences."
 )
 
 
 def differences_text(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table of paired differences in percent, with a star at significant ones.
+    """Return a table of paired differences in percent, which fits in 80 columns, below the names of the two models.
+
+    The rows of a score of an evaluation have one heading.
 
     Args:
-        names: names of the two models. Columns have their last parts, if these differ.
+        names: names of the two models.
         rows: differences, as of `difference_document`.
     """
     from tabulate import tabulate
 
-    ends = [name.rpartition("/")[2] for name in names]
-    columns = ("evaluation", "dataset", "score", *(names if ends[0] == ends[1] else ends), "difference")
-    cells = [
-        (
-            f"{row['evaluation']}.{row['preset']}",
-            row["dataset"],
-            row["score"],
-            f"{100 * row['first']:.1f}",
-            f"{100 * row['second']:.1f}",
-            f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-            + (" *" if row["significant"] else ""),
-        )
-        for row in rows
-    ]
-    align = ("left", "left", "left", "right", "right", "left")
-    table = tabulate(cells, headers=columns, tablefmt="simple", disable_numparse=True, colalign=align)
-    return f"{table}\n\n{DIFFERENCES}"
+    cells: dict[str, list[tuple[str, ...]]] = {}
+    for row in rows:
+        group = cells.setdefault(f"{row['evaluation']}.{row['preset']}, {row['score']}", [])
+        interval = f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+        values = (f"{100 * row[name]:.1f}" for name in ("first", "second"))
+        difference = f"{100 * row['difference']:+.1f} {interval}"
+        group.append((f"  {row['dataset']}", *values, difference, "significant" if row["significant"] else ""))
+    head, rule, *lines = tabulate(
+        [row for group in cells.values() for row in group],
+        headers=("dataset", "first", "second", "first - second", ""),
+        tablefmt="simple",
+        disable_numparse=True,
+        preserve_whitespace=True,
+        colalign=("left", "right", "right", "left", "left"),
+    ).splitlines()
+    left = iter(lines)
+    shown = [head, rule]
+    for heading, group in cells.items():
+        shown += [heading, *itertools.islice(left, len(group))]
+    models = [f"first:  {names[0]}", f"second: {names[1]}", ""]
+    return "\n".join([*models, *(line.rstrip() for line in shown), "", wrapped(DIFFERENCES, "")])

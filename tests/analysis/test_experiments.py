@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.analysis.experiments import main_differences, records_of
+from benchmark.analysis.experiments import main_differences, paired_differences, records_of
 from benchmark.analysis.paired import PairedComparisons
 from benchmark.errors import UserError
 from benchmark.interfaces import Pretrained
@@ -42,6 +42,7 @@ def test_a_source_of_several_models_is_refused() -> None:
     [
         ("clip", r"did you mean: main/clip, smoke/clip$"),
         ("smoke/cilp", r"did you mean: smoke/clip"),
+        ("main/simsiam", r"did you mean: smoke/simsiam$"),
         ("?", r"choose one of: main/clip, smoke/clip, smoke/simsiam$"),
     ],
 )
@@ -52,6 +53,12 @@ def test_an_unknown_name_is_one_line_with_the_names_that_resemble_it(name: str, 
     ]
     with pytest.raises(UserError, match=f"unknown experiment in these records .*{said}"):
         records_of(name, found)
+
+
+def test_an_experiment_is_not_compared_with_itself_under_another_name(tmp_path: Path) -> None:
+    found = [pretrained("timm:vit", "timm-vit")]
+    with pytest.raises(UserError, match="expected two experiments, found pretrained/timm-vit twice"):
+        paired_differences("timm:vit", "pretrained/timm-vit", found, tmp_path)
 
 
 def test_only_results_on_the_same_samples_are_compared() -> None:

@@ -82,9 +82,12 @@ def test_two_models_are_compared_on_the_same_samples(machine: Path, synrep: Synr
     words = ("--evaluation", "knn", "--datasets", "digits", "--out", machine / "out")
     code, shown, _ = synrep("evaluate", "--compare", good, poor, *words)
     assert code == 0
-    differences = shown.split("paired by sample")[1]
-    (row,) = [line for line in differences.splitlines() if "top1_k20_T0.07" in line]
-    assert row.endswith(" *")
+    scores, differences = shown.split(f"first:  {good}\nsecond: {poor}\n")
+    assert "| digits" in scores and "paired by sample" in differences
+    rows = differences.splitlines()
+    assert "significant" in rows[rows.index("knn.dino, top1_k20_T0.07") + 1]
+    answer = synrep("evaluate", "--compare", good, good, *words)
+    assert_one_line(answer, f"--compare needs two models, found {good} twice; name another one")
     assert_one_line(synrep("evaluate", "--compare", good, *words), "--compare needs two models, found 1")
 
 
@@ -216,6 +219,7 @@ def test_number_sign_in_the_name_of_a_folder(machine: Path, synrep: Synrep) -> N
         ("evaluate nobody:x", ["unknown model 'nobody:x'", "timm:NAME"]),
         ("evaluate nowhere/x.pth", ["nowhere/x.pth does not exist", "released:FILE.pth"]),
         ("evaluate x --evaluation probe", ["unknown evaluation 'probe'", "linear_probe"]),
+        ("evaluate x --evaluation knn,aro", ["found 'knn,aro'; repeat the option: --evaluation knn --evaluation aro"]),
         ("evaluate x --preset y", ["unknown preset 'y'", "synclr"]),
         ("episodes nothing", ["unknown dataset 'nothing'", "cifar10"]),
         ("episodes digits --preset x", ["unknown preset of few_shot 'x'", "lgssl, ssl-transfer"]),

@@ -325,16 +325,14 @@ def test_two_experiments_are_compared_over_samples_and_seeds(synrep: Synrep) -> 
     folder = REPOSITORY / "results/records"
     code, shown, _ = synrep("compare", *names, "--records", folder, "--evaluation", "linear_probe")
     assert code == 0
-    row = next(line for line in shown.splitlines() if "scenes-shape" in line)
-    assert shown.split("\n")[0].split() == [
-        "evaluation",
-        "dataset",
-        "score",
-        "stablerep-syn",
-        "untrained",
-        "difference",
-    ]
-    cells = re.split(" {2,}", row)
+    lines = shown.splitlines()
+    assert lines[:2] == [f"first:  {names[0]}", f"second: {names[1]}"], "whole names, which are never ambiguous"
+    table = lines[3 : lines.index("", 3)]
+    assert table[0].split() == ["dataset", "first", "second", "first", "-", "second"]
+    assert max(map(len, table)) <= 80
+    assert [line for line in table[2:] if not line.startswith(" ")] == ["linear_probe.synclr, top1"], "one heading"
+    row = next(line for line in table if "scenes-shape" in line)
+    cells = re.split(" {2,}", row.strip())
     found = store.read_all(folder)
     models = [
         [each for each in found if each.experiment.name == name and each.evaluation.name == "linear_probe"]
@@ -342,14 +340,17 @@ def test_two_experiments_are_compared_over_samples_and_seeds(synrep: Synrep) -> 
     ]
     assert [len(records) for records in models] == [3, 3]
     values = [[record.results["scenes-shape"].scores["top1"].value for record in records] for records in models]
-    assert cells[3:5] == [f"{100 * statistics.fmean(each):.1f}" for each in values]
+    assert cells[1:3] == [f"{100 * statistics.fmean(each):.1f}" for each in values]
     pairs = PairedComparisons.for_records(folder)
     difference = pairs.difference(models[0], models[1], [("scenes-shape", "top1")])
     assert difference is not None
     bounds = [100 * value for value in (difference.difference, difference.low, difference.high)]
-    assert cells[5] == "{:+.1f} [{:+.1f}, {:+.1f}] *".format(*bounds)
+    assert cells[3:] == ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*bounds), "significant"]
+    assert [line.endswith("significant") for line in table[3:]] == [
+        low[0] == high[0] for low, high in (re.findall(r"[+-][\d.]+", line)[1:] for line in table[3:])
+    ]
     reverse = synrep("compare", *reversed(names), "--records", folder, "--evaluation", "linear_probe")[1]
-    assert f" -{cells[5].split()[0][1:]} [" in next(line for line in reverse.splitlines() if "scenes-shape" in line)
+    assert f" -{cells[3].split()[0][1:]} [" in next(line for line in reverse.splitlines() if "scenes-shape" in line)
 
 
 def test_what_cannot_be_compared_is_one_line(records: Path, synrep: Synrep) -> None:
@@ -358,6 +359,8 @@ def test_what_cannot_be_compared_is_one_line(records: Path, synrep: Synrep) -> N
     both = ("smoke/stablerep", "smoke/untrained")
     assert_one_line(synrep("compare", *both, *words), "have no evaluation in common", "keep the predictions next to")
     assert_one_line(synrep("compare", *both, *words, "--evaluation", "knn"), "have no knn in common")
+    answer = synrep("compare", both[0], both[0], *words)
+    assert_one_line(answer, "expected two experiments, found smoke/stablerep twice; name another one")
 
 
 def test_no_comparison_takes_the_place_of_the_paper_s_tables(records: Path, synrep: Synrep) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.cli.output import differences_text
 from benchmark.cli.reports import _records_link
 from benchmark.errors import printable
 from benchmark.records import store
@@ -68,6 +69,20 @@ def test_control_characters_are_replaced() -> None:
     assert printable("café ± 日本") == "café ± 日本"
     for control in ("\x1b[2J", "\r", "\x07", "\x7f", "\x9b", "\u202e", "\u2066", "\u2028"):
         assert printable(f"a{control[0]}b") == f"a{ascii(control[0])[1:-1]}b"
+
+
+def test_differences_fit_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    row = {"evaluation": "linear_probe", "preset": "synclr", "dataset": "scenes-relation-probe", "score": "top1"}
+    row |= {"first": 1.0, "second": 0.0, "difference": 1.0, "low": 0.999, "high": 1.0, "significant": True}
+    other = row | {"score": "top5", "significant": False}
+    lines = differences_text(["hub:some-model/0.1.0", "hub:other-model/0.1.0"], [row, other, row]).splitlines()
+    assert lines[:2] == ["first:  hub:some-model/0.1.0", "second: hub:other-model/0.1.0"]
+    assert max(map(len, lines)) <= 80
+    headings = ["linear_probe.synclr, top1", "linear_probe.synclr, top5"]
+    assert [line for line in lines if line.startswith("linear")] == headings, "one heading for each score"
+    assert [line.split()[-1] for line in lines if "relation" in line] == ["significant"] * 2 + ["+100.0]"]
 
 
 def test_control_characters_in_a_message_do_not_reach_the_terminal(synrep: Synrep, tmp_path: Path) -> None:
