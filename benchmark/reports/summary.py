@@ -2,7 +2,7 @@
 
 A cell is the mean over the main scores of all datasets of the evaluation, ± half of its 95 % interval over test samples
 and training seeds. A method that lacks a dataset has no mean. The best mean is marked as in the comparison tables, by
-the paired difference of means.
+the paired difference of means. A column in which a row lacks a dataset has no marks.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from benchmark.reports.rows import (
     method_families,
     real_partner,
 )
-from benchmark.reports.table import NO_VALUE, Cell, Table
+from benchmark.reports.table import MARKS, NO_VALUE, Cell, Table
 
 NAME = "summary"
 EVALUATIONS = (
@@ -69,9 +69,16 @@ class Part:
         """Runs that were measured on every dataset."""
         return {_key(run): run for run in self.runs if self.columns and self.count(run) == len(self.columns)}
 
+    @property
+    def is_incomplete(self) -> bool:
+        """True if some run was measured on a part of the datasets only."""
+        return any(0 < self.count(run) < len(self.columns) for run in self.runs)
+
     @cached_property
     def best(self) -> BestOfColumn[Run]:
-        """The best complete runs."""
+        """The best runs; none if a run lacks a dataset, as it may be better than all others."""
+        if self.is_incomplete:
+            return BestOfColumn()
         return ranking.best_of_mean(list(self.complete.values()), lambda run: run.records, self.columns, self.pairs)
 
     def count(self, run: Run) -> int:
@@ -191,7 +198,9 @@ def _caption(runs: Sequence[Run], parts: Sequence[Part]) -> str:
     over = f"samples and {count}training seeds" if max(seeds, default=0) > 1 else "samples"
     lines = [f"Mean over the datasets of each evaluation in percent, ± half of its 95 % interval over {over}."]
     if any(part.best.winner or part.best.tied for part in parts):
-        lines.append("Bold or star: the best mean, and all means not significantly below it.")
+        lines.append(MARKS)
+    if incomplete := [part.name for part in parts if part.is_incomplete]:
+        lines.append(f"No mark where a row lacks a dataset: {', '.join(incomplete)}.")
     if any(real_partner(run, runs) for run in runs):
         lines.append("Difference: synthetic - real.")
     return " ".join(lines)

@@ -16,6 +16,9 @@ from tabulate import DataRow, TableFormat, tabulate
 
 LATEX_ROWS = TableFormat(None, None, None, None, DataRow("", "&", r"\\"), DataRow("", "&", r"\\"), 1, None)
 NO_VALUE = "\N{EN DASH}"
+MARKS = "Bold or star: the best mean, and all means not significantly below it."
+TERMINAL_MARKS = "** significantly better than all others; * the best mean and those not significantly below it."
+"""Meaning of the marks of a table of means, on a page and in a terminal."""
 PAGE, TERMINAL = 100, 80
 """Largest width of a grid in characters, on a page and in a terminal."""
 LABEL = 24
@@ -218,20 +221,24 @@ def _select(table: Table, columns: Sequence[int], rows: Sequence[tuple[Cell, ...
 
 
 def text(table: Table) -> str:
-    """Return title, captions and grids as plain text for a terminal, where a star stands for bold."""
-    lines = [line for block in (table.title, *table.captions) for line in wrap(visible(block), TERMINAL)]
+    """Return title, captions and grids as plain text for a terminal, where two stars stand for bold."""
+    blocks = [visible(block.replace(MARKS, TERMINAL_MARKS)) for block in (table.title, *table.captions)]
+    lines = [line for block in blocks for line in wrap(block, TERMINAL)]
     for grid in grids(_with_stars(table), TERMINAL, padding=2, label=TERMINAL):
         lines += ["", *_text_grid(grid)]
     return "\n".join(lines)
 
 
 def _with_stars(table: Table) -> Table:
-    """Return the table with a star for bold; the numbers of a column with stars stay below each other."""
+    """Return the table with two stars for bold; the numbers of a column with stars stay below each other."""
     columns = []
     for column in zip(*table.rows, strict=True):
-        texts = [visible(cell.text) + " *" * cell.bold for cell in column]
-        is_starred = any(cell.endswith(" *") for cell in texts)
-        columns.append([Cell(cell if cell.endswith(" *") or not cell else cell + "  " * is_starred) for cell in texts])
+        texts = [visible(cell.text) + " **" * cell.bold for cell in column]
+        stars = [cell[len(cell.rstrip(" *")) :] for cell in texts]
+        longest = max(map(len, stars), default=0)
+        columns.append(
+            [Cell(cell and cell + " " * (longest - len(end))) for cell, end in zip(texts, stars, strict=True)]
+        )
     return replace(table, rows=tuple(zip(*columns, strict=True)))
 
 

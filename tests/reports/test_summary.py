@@ -98,7 +98,26 @@ def test_a_method_without_a_dataset_has_no_mean_but_keeps_its_row() -> None:
         record("byol", {"digits": measured(0.9), "colours": Skipped("no", SkipCode.FAILED)}),
     ]
     assert texts(summary(records), "BYOL") == [f"{NO_VALUE} (1 of 2)"]
-    assert not row(summary(records), "MAE")["linear probe"].bold
+
+
+@pytest.mark.parametrize("half", [0.03, 0.5])
+def test_no_mean_is_marked_where_a_row_lacks_a_dataset(half: float) -> None:
+    records = [
+        record(method, {"digits": measured(value), "colours": measured(value)}, evaluation=evaluation)
+        for method, value in (("mae", 0.5), ("clip", 0.4))
+        for evaluation in ("linear_probe", "knn")
+    ]
+    pixels = Pretrained("pixels:16", "pixels-16", {"library": "pixels", "image_size": 16})
+    found = summary([*records, record("pixels", {"digits": measured(0.9)}, origin=pixels)], half)
+    marked = {
+        name
+        for cells in found.rows
+        for name, cell in zip(found.columns, cells, strict=True)
+        if cell.bold or cell.text.endswith("*")
+    }
+    assert marked == {"kNN"}
+    assert "No mark where a row lacks a dataset: linear probe." in found.captions[0]
+    assert "No mark" not in summary(records, half).captions[0]
 
 
 def test_reasons_are_grouped(main: list[Record]) -> None:
@@ -134,7 +153,11 @@ def test_a_terminal_of_80_columns_shows_it_without_comments_or_hashes(main: list
     assert "Difference: synthetic - real." in shown
     assert "<!--" not in shown and main[0].evaluation.protocol[:12] not in shown
     start = {line.split("  ")[0]: line for line in lines}
-    assert "80.0 ± 1.4 *" in start["SimCLR real"], "a star stands for bold"
+    assert "80.0 ± 1.4 **" in start["SimCLR real"], "two stars stand for bold"
+    assert "not significantly below it." in " ".join(lines) and "** significantly better than all others;" in shown
+    assert "Bold" not in shown and "Bold or star: " in markdown(summary(main))
+    tied = [line for line in text(summary(main, 0.06)).splitlines() if line.startswith("SimCLR real")]
+    assert tied[0].endswith("80.0 ± 1.4 *"), "one star is a tie"
     assert len({line.rindex("±") for line in lines if "±" in line and line.startswith("SimCLR")}) == 1
 
 
