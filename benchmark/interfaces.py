@@ -56,8 +56,8 @@ class Schedule:
         """
         captions, rest = divmod(self.batch_views, sampling.views)
         if rest:
-            per = f"{sampling.views} views per caption; use a multiple of {sampling.views}"
-            raise UserError(f"a batch of {self.batch_views} views does not divide by {per}")
+            per = f"{sampling.views} views per caption; change images or crops of its sampling, or the batch"
+            raise UserError(f"a batch of {self.batch_views} views does not divide by the method's {per}")
         return captions
 
 

@@ -98,7 +98,11 @@ def run(
 
 
 def _choose(experiment: str, only: Sequence[str]) -> "list[Experiment]":
-    """Return the experiments of a name, restricted to the methods `only`; empty: all methods."""
+    """Return the experiments of a name, restricted to the methods `only`; empty: all methods.
+
+    Raises:
+        UserError: there is no such experiment or method, or a batch is not a whole number of captions.
+    """
     from benchmark import experiments
 
     declared = experiments.find(experiment)
@@ -106,7 +110,13 @@ def _choose(experiment: str, only: Sequence[str]) -> "list[Experiment]":
     for method in only:
         if method not in methods:
             raise unknown(f"method of experiment {experiment}", method, methods)
-    return [each for each in declared if not only or each.method in only]
+    chosen = [each for each in declared if not only or each.method in only]
+    for each in chosen:
+        try:
+            each.schedule.captions_per_batch(each.settings.sampling)
+        except UserError as error:
+            raise UserError(f"{each.name}: {error}") from None
+    return chosen
 
 
 def _plan(chosen: "list[Experiment]", seed: int | None) -> Answer:
@@ -141,9 +151,18 @@ def check_method(
             f"expected an instance as METHOD of {method}, found a class; write METHOD = {declared.__name__}()"
         )
 
-    from benchmark.training import contract  # imports torch, which is slow; check the name first
+    from benchmark.interfaces import Method  # imports torch, which is slow; check the name first
+    from benchmark.training import contract
 
+    for required in ("build", "tiny"):
+        if getattr(type(declared), required) is getattr(Method, required):
+            raise UserError(f"expected {required}() in {type(declared).__name__}, found none; add it to {method}.py")
     for name, test in contract.CHECKS.items():
-        test(declared.tiny())
-        show(f"ok  {name}")
+        reason = test(declared.tiny())
+        show(f"--  {name}: not applicable, {reason}" if reason else f"ok  {name}")
+
+    from benchmark.experiments.smoke import SCHEDULE  # imports all methods
+
+    SCHEDULE.captions_per_batch(declared.tiny().sampling)
+    show("ok  the batch of smoke is a whole number of captions")
     show(f"next: pytest -k {method}, which also checks imports and training on several processes")

@@ -48,13 +48,13 @@ def check_is_seeded(method: Method) -> None:
     _require(same, "build() initializes weights that torch's seed does not fix")
 
 
-def check_learns(method: Method) -> None:
+def check_learns(method: Method) -> str | None:
     """Check that the loss is a finite scalar, has gradients in the encoder, and falls on a repeated batch.
 
     `after_step` is not called between steps, so that targets made by moving averages are constant.
     """
     if method.optimizer is None:
-        return
+        return "nothing is trained"
     model = build(method).train()
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = []
@@ -78,6 +78,7 @@ def check_learns(method: Method) -> None:
     )
     model.after_step(1.0)
     _require(bool(model.loss(toy_batch(method))["loss"].isfinite()), "the loss is not finite after after_step()")
+    return None
 
 
 @torch.no_grad()
@@ -96,22 +97,23 @@ def check_rows_are_independent(method: Method) -> None:
 
 
 @torch.no_grad()
-def check_joint_space(method: Method) -> None:
+def check_joint_space(method: Method) -> str | None:
     """Check that a model with a text tower embeds images and texts as unit vectors of one space."""
     model = build(method).eval()
     if not isinstance(model, ImageTextModel):
-        return
+        return "no text tower"
     images, texts = model.image_layers(toy_batch(method).images_V3HW)[EMBEDDING], model.embed_texts(["a cat", "a dog"])
     _require(images.shape[1] == texts.shape[1], f"widths differ: images {images.shape[1]}, texts {texts.shape[1]}")
     for name, vectors in (("images", images), ("texts", texts)):
         norms = vectors.norm(dim=1)
         _require(torch.allclose(norms, torch.ones_like(norms), atol=1e-4), f"embedded {name} are not unit vectors")
+    return None
 
 
-CHECKS: dict[str, Callable[[Method], None]] = {
+CHECKS: dict[str, Callable[[Method], str | None]] = {
     "weights are seeded": check_is_seeded,
     "the loss is finite, has gradients in the encoder, and falls": check_learns,
     "features do not depend on the batch": check_rows_are_independent,
     "images and texts share a space of unit vectors": check_joint_space,
 }
-"""Checks by name. A check raises UserError if the method breaks the contract."""
+"""Checks by name. A check raises UserError if the method breaks the contract, and returns why it does not apply."""

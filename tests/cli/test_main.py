@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -475,8 +476,10 @@ def test_a_full_memory_is_one_line(error: Exception, synrep: Synrep, monkeypatch
 def test_check_says_what_it_checked(synrep: Synrep) -> None:
     code, shown, error = synrep("check-method", "stablerep")
     assert (code, error) == (0, "")
-    assert [line.startswith("ok  ") for line in shown.splitlines()] == [True] * 4 + [False]
-    assert shown.splitlines()[-1].startswith("next: pytest -k stablerep")
+    *checks, following = shown.splitlines()
+    assert [line[:4] for line in checks] == ["ok  "] * 3 + ["--  ", "ok  "]
+    assert checks[3].endswith("unit vectors: not applicable, no text tower")
+    assert following.startswith("next: pytest -k stablerep")
 
 
 TOY = '''"""Features that say the mean colour of their image."""
@@ -558,8 +561,7 @@ main()
     names, *checks, following = ran.stdout.splitlines()
     assert following.startswith("next: pytest -k toy")
     assert {"smoke/toy", "toy"} <= set(names.split())
-    assert len(checks) == 4
-    assert all(line.startswith("ok  ") for line in checks)
+    assert [line[:4] for line in checks] == ["ok  "] * 3 + ["--  ", "ok  "]
     assert ran.returncode == 0
 
 
@@ -571,6 +573,11 @@ main()
         ("toy_unnamed", '{"loss": wrong', '{"error": wrong', "must return a dict with 'loss', found error"),
         ("toy_unseeded", "nn.Linear(vit.embed_dim, 3)", "_unseeded(vit.embed_dim)", "torch's seed does not fix"),
         ("toy_absent", "METHOD = Toy()", "", "declares no METHOD"),
+        ("toy_large", "def tiny", "def other", "expected tiny() in Toy, found none; add it to toy_large.py"),
+        ("toy_model", "def build", "def other", "expected build() in Toy, found none; add it to toy_model.py"),
+        ("toy_thawed", "(frozen=True)", "", "expected frozen dataclasses in toy_thawed.py (cannot inherit non-frozen"),
+        ("toy-named", "METHOD = Toy()", "METHOD = Toy()", "the file toy-named.py of a method; rename it toy_named.py"),
+        ("toy_seven", "= Sampling()", "= Sampling(images=7)", "a batch of 120 views does not divide by the method's 7"),
     ],
 )
 def test_a_broken_method_is_one_line(
@@ -596,6 +603,19 @@ _generator = torch.Generator()
 
 
 # What it would cost
+
+
+@pytest.mark.parametrize("words", [["--plan"], []])
+def test_a_batch_of_no_whole_number_of_captions_fails_before_anything_starts(
+    words: list[str], synrep: Synrep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (one,) = experiments.find("smoke/stablerep")
+    batch = replace(one.schedule, batch_views=121)
+    monkeypatch.setattr(experiments, "find", lambda _: (replace(one, schedule=batch),))
+    answer = synrep("run", "smoke", *words)
+    assert_one_line(answer, "smoke/stablerep: a batch of 121 views does not divide by the method's 6 views per caption")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -285,7 +285,8 @@ def test_fewer_captions_than_a_batch_needs(data):
 
 
 def test_batch_that_does_not_divide(data):
-    with pytest.raises(UserError, match=r"50 views does not divide by 6 views per caption; use a multiple of 6"):
+    said = r"50 views does not divide by the method's 6 views per caption; change images or crops of its sampling, or the"
+    with pytest.raises(UserError, match=said):
         batches(data, views=50)
 
 
