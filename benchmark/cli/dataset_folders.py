@@ -35,7 +35,10 @@ def _dataset_folder(folder: Path, root: Path = DATA) -> Path:
     if folder.is_dir() or len(folder.parts) > 2:
         return folder
     repo = str(folder) if len(folder.parts) == 2 else recipe.find(str(folder)).repo
-    return root / repo if (root / repo).is_dir() else mirror.dataset_folder(repo, "<commit>")
+    if (root / repo).is_dir():
+        return root / repo
+    near = [owner / folder.name for owner in sorted(root.glob("*")) if (owner / folder.name).is_dir()]
+    return mirror.dataset_folder(repo, "<commit>", f"did you mean {near[0]}?" if near else "")
 
 
 def check(
@@ -68,8 +71,9 @@ def check(
             chosen = recipe.find(str(manifest.recipe["name"]), root)
             again = audit.regenerate_sample(folder, chosen, sample, functools.partial(display.update, "regenerate"))
             findings += again.findings
+            whole = " (whole captions)" if again.images > sample else ""
             show(
-                f"{again.images:,} images regenerated: {again.equal:,} bit-identical, largest difference "
+                f"{again.images:,} images regenerated{whole}: {again.equal:,} bit-identical, largest difference "
                 f"{again.largest} of 255, mean {again.mean:.3f}"
             )
         if fidelity.is_scenes(manifest.recipe):

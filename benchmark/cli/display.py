@@ -19,7 +19,9 @@ from benchmark.errors import one_line
 
 LINE_INTERVAL = 15.0
 """Seconds between plain lines of the same task."""
-NAME_WIDTH, NOTE_WIDTH = 30, 16
+SPEED_PERIOD = 600.0
+"""Seconds of progress from which a bar estimates the time left; a dataset of an evaluation can take minutes."""
+NAME_WIDTH, NOTE_WIDTH = 30, 24
 """Maximum columns of a task's name and of its note on a terminal of 80 columns; a wider one shows more."""
 
 
@@ -49,14 +51,20 @@ class Display:
         spare = max(self._console.width - 80, 0)
         columns = (
             _text("{task.description}", NAME_WIDTH + spare // 2),
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=10),
             TaskProgressColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
             _text("{task.fields[note]}", NOTE_WIDTH + spare // 2),
         )
         # A printed line that goes through the console stays above the bars; the console writes to standard error.
         redirect = sys.stdout.isatty()
-        self._progress = Progress(*columns, console=self._console, disable=not self._bars, redirect_stdout=redirect)
+        self._progress = Progress(
+            *columns,
+            console=self._console,
+            disable=not self._bars,
+            redirect_stdout=redirect,
+            speed_estimate_period=SPEED_PERIOD,
+        )
         self._tasks: dict[str, TaskID] = {}
         self._lines: dict[str, _Lines] = {}
         self._done: dict[str, int] = {}

@@ -9,7 +9,8 @@ You want a dataset. Download a published one and verify its images.
   synrep data download ORG/NAME --revision COMMIT
   synrep data check data/ORG/NAME
 
-You have a model. Evaluate it; the handwritten digits need no download.
+You have a model. Evaluate it, and raw pixels, which need no download.
+  synrep evaluate pixels --datasets digits
   synrep evaluate timm:resnet50.a1_in1k --datasets digits
   synrep tables --records runs/records --out runs/tables
 

@@ -252,7 +252,7 @@ def train_job(
         progress(job.label, 0, total, data.note)
 
     def on_step(views: int, loss: float, rate: float, note: str) -> None:
-        parts = [f"loss {loss:.3f}", f"{rate:,.0f} views/s", note]
+        parts = [f"loss {loss:.3f}", note, f"{rate:,.0f} views/s"]  # 80 columns show the first ones
         progress(job.label, views, total, ", ".join(filter(None, parts)))
 
     loop.train(

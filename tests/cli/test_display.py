@@ -88,6 +88,16 @@ def test_a_task_can_start_again(clock: Clock, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.splitlines() == lines
 
 
+def test_a_bar_estimates_the_time_left_of_slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, now = Display(), [0.0]
+    monkeypatch.setattr(shown, "_bars", True)
+    monkeypatch.setattr(shown._progress, "get_time", lambda: now[0])
+    for done in range(4):
+        now[0] = 120.0 * done
+        shown.update("evaluation", done, 5)
+    assert shown._progress.tasks[0].time_remaining == 240
+
+
 def test_quiet_shows_no_progress(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     output.be_quiet()
     try:
@@ -105,7 +115,7 @@ from benchmark.cli import output
 from benchmark.cli.display import Display
 with Display() as display:
     for done in range(51):
-        display.update("an experiment with a long name/and a method seed 0", done, 100, "a note that is long as well")
+        display.update("an experiment with a long name/and a method seed 0", done, 100, "loss 12.345, rank 123, 1,999 views/s")
     output.show("a result that is longer than the eighty columns of this terminal, on one line of the output")
 """
 
@@ -134,6 +144,7 @@ RESULT = "a result that is longer than the eighty columns of this terminal, on o
 def test_bars_are_drawn_on_standard_error_and_results_stay_on_standard_output() -> None:
     bars, out = on_terminal(subprocess.PIPE)
     assert out == RESULT + "\n"
+    assert "loss 12.345, rank 123" in bars
     assert "50%" in bars and re.search(r"\d:\d\d:\d\d", bars)
     assert all(len(line) <= 80 for line in re.split(r"[\r\n]+", bars)), "one line for each task"
 

@@ -58,6 +58,15 @@ def test_where_the_merged_index_is_kept_is_shown(
     assert shown == [(SIMCLR.label, 0, 10 * SIMCLR.experiment.schedule.batch_views, "elsewhere")]
 
 
+def test_the_progress_of_training_shows_the_rank_before_the_speed(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[object, ...]] = []
+    monkeypatch.setattr(loop, "train", lambda *_, on_step, **__: on_step(240, 1.25, 1999.6, "rank 12"))
+    jobs.train_job(SIMCLR, tmp_path, ExecutionConfig(), lambda *line: shown.append(line), lambda: False)
+    assert [line[-1] for line in shown] == ["loss 1.250, rank 12, 2,000 views/s"]
+
+
 def record(out: Path, job: Job, evaluation: str) -> Record:
     preset = next(iter(evaluations.presets(evaluation)))
     return store.read(store.record_path(out / "records", job.key, evaluation, preset))
