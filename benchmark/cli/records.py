@@ -28,7 +28,8 @@ def validate(
     records = path / "records" if (path / "records").is_dir() else path
     if records == path and (others := [name for name in RUN_FOLDERS if (path / name).is_dir()]):
         raise UserError(
-            f"expected {path / 'records'}, found only {', '.join(others)}; evaluate the run first, or choose another folder"
+            f"expected {path / 'records'}, found only {', '.join(others)}; evaluate the run first, or choose another "
+            "folder"
         )
     with Display() as display:
         problems = list(find_problems(records, display.update))

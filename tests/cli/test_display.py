@@ -115,7 +115,8 @@ from benchmark.cli import output
 from benchmark.cli.display import Display
 with Display() as display:
     for done in range(51):
-        display.update("an experiment with a long name/and a method seed 0", done, 100, "loss 12.345, rank 123, 1,999 views/s")
+        note = "loss 12.345, rank 123, 1,999 views/s"
+        display.update("an experiment with a long name/and a method seed 0", done, 100, note)
     output.show("a result that is longer than the eighty columns of this terminal, on one line of the output")
 """
 

@@ -30,7 +30,7 @@ def test_a_bare_synrep_shows_three_ways_in(synrep: Synrep) -> None:
     lines = [line.split() for line in shown.splitlines() if line.startswith("  synrep ")]
     assert len(lines) == 8
     first = next(words for words in lines if words[1] == "evaluate")
-    assert first == "synrep evaluate pixels --datasets digits".split(), "it needs no download"
+    assert first == ["synrep", "evaluate", "pixels", "--datasets", "digits"], "it needs no download"
     for words in lines:
         assert " ".join(words[:3] if words[1] == "data" else words[:2]) in known
     assert "synrep --help" in shown and "synrep doctor" in shown

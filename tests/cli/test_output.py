@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,8 +75,16 @@ def test_control_characters_are_replaced() -> None:
 def test_differences_fit_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
-    row = {"evaluation": "linear_probe", "preset": "synclr", "dataset": "scenes-relation-probe", "score": "top1"}
-    row |= {"first": 1.0, "second": 0.0, "difference": 1.0, "low": 0.999, "high": 1.0, "significant": True}
+    row: dict[str, Any] = {"evaluation": "linear_probe", "preset": "synclr", "score": "top1"}
+    row |= {
+        "dataset": "scenes-relation-probe",
+        "first": 1.0,
+        "second": 0.0,
+        "difference": 1.0,
+        "low": 0.999,
+        "high": 1.0,
+        "significant": True,
+    }
     other = row | {"score": "top5", "significant": False}
     lines = differences_text(["hub:some-model/0.1.0", "hub:other-model/0.1.0"], [row, other, row]).splitlines()
     assert lines[:2] == ["first:  hub:some-model/0.1.0", "second: hub:other-model/0.1.0"]

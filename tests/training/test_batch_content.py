@@ -285,7 +285,7 @@ def test_fewer_captions_than_a_batch_needs(data):
 
 
 def test_batch_that_does_not_divide(data):
-    said = r"50 views does not divide by the method's 6 views per caption; change images or crops of its sampling, or the"
+    said = r"50 views does not divide by the method's 6 views per caption; change images or crops of its sampling"
     with pytest.raises(UserError, match=said):
         batches(data, views=50)
 
