@@ -2,6 +2,7 @@
 // Recall of every group (of people, or of the toy dataset) for a few models side by side, with 95 % intervals.
 
 const MAX_MODELS = 4; // more bars side by side are hard to distinguish
+const FIRST_MODELS = 3;
 
 async function showGroups() {
   const more = await details();
@@ -19,7 +20,9 @@ async function showGroups() {
   const owners = set.column.models.map((at) => models[at]).sort((a, b) => valueIn(set, b) - valueIn(set, a));
   const asked = state.models.split(",");
   const named = asked.map((name) => owners.find((model) => keyOf(model) === name)).filter(Boolean).slice(0, MAX_MODELS);
-  const picked = named.length ? named : owners.filter((model, at) => owners.findIndex((other) => isSame(set, model, other)) === at).slice(0, 3);
+  const rows = new Set(chosen()); // of the leaderboard
+  const compared = owners.filter((model) => rows.has(model));
+  const picked = named.length ? named : (compared.length ? compared : owners).slice(0, FIRST_MODELS);
   const change = (name, value, focus) => {
     state[name] = value;
     remember();
@@ -48,11 +51,6 @@ async function showGroups() {
 
 const keyOf = (model) => `${model.name.split("/").map(encodeURIComponent).join("/")}@${model.version}`;
 const valueIn = (set, model) => set.column.mean[set.column.models.indexOf(model.at)];
-// A run that is part of several comparisons has the same scores in each.
-const isSame = ({ column }, ...two) => {
-  const [first, second] = two.map((model) => column.models.indexOf(model.at));
-  return [column.mean, column.half].every((values) => values[first] === values[second]);
-};
 const full = (all) => (all ? `${percent(all.value)} ${interval(all.low, all.high)}` : "–");
 const ofModel = (set, model, score) => meanOf(score, model, valuesOf(set.result, score, rowsOfModel(set.of, model)));
 const classesOf = (set) => Object.entries(set.result.classes);

@@ -80,8 +80,9 @@ def describe(model: Model, sources: Sources) -> dict[str, Any]:
         "revision": training.revision if training else None,
         "kind": _kind(known) if trained else "not trained",
         "language": _language(model),
-        "encoder": _encoder(record.model.encoder),
-        "views": record.model.views,
+        "encoder": _encoder(record),
+        "seeds": None if record.is_pixels else len({each.seed for each in model.records}),
+        "views": 0 if record.is_pixels else record.model.views,
         "images": (known.images if known else None) if trained else 0,
         "source": None if isinstance(declared, Declaration) else declared.source,
         "batch": declared.schedule.get("batch_views") if isinstance(declared, Declaration) else None,
@@ -125,8 +126,11 @@ def _language(model: Model) -> str:
     return "not known"
 
 
-def _encoder(encoder: dict[str, Any]) -> str:
+def _encoder(record: Record) -> str:
     """Return a short description such as `ViT-B/16, 224 px`; the name or all settings if it is not one of our ViTs."""
+    encoder = record.model.encoder
+    if record.is_pixels:
+        return f"raw pixels, {encoder['image_size']} px"
     size = tuple(encoder.get(key) for key in ("width", "depth", "heads"))
     if None in size or "patch" not in encoder or "image_size" not in encoder:
         name = encoder.get("architecture") or encoder.get("name")

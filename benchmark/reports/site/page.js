@@ -66,10 +66,7 @@ async function start() {
   for (const protocol of page.protocols) {
     // Keyed by names of comparisons, which may be any, such as `constructor`.
     for (const named of [protocol.places, ...protocol.columns.map((column) => column.marks)]) Object.setPrototypeOf(named, null);
-    protocol.columns.forEach((column) => column.models.forEach((model, at) =>
-      (models[model].seeds = Math.max(models[model].seeds ?? 0, column.of[at]))));
   }
-  for (const model of models) model.seeds ??= null;
   [...models].sort((a, b) => collator.compare(a.name, b.name) || a.version - b.version).forEach((model, at) => (model.order = at));
   $("lead").first = $("lead").textContent;
   prepareTable();

@@ -22,7 +22,7 @@ function prepareTable() {
         plain("data", "trained on", 176, (m) => m.data && last(m.data), (m) => (m.data ? bdi(last(m.data)) : nothing())),
         plain("kind", "images", 112, (m) => m.kind, (m) => m.kind),
         { ...plain("views", "views", 76, (m) => m.views, (m) => short(m.views)), number: true, first: "desc" },
-        { ...plain("seeds", "seeds", 62, (m) => m.seeds, (m) => m.seeds), number: true, first: "desc" },
+        { ...plain("seeds", "seeds", 62, (m) => m.seeds, (m) => m.seeds ?? nothing()), number: true, first: "desc" },
       ],
     },
     ...page.protocols.filter((protocol) => protocol.columns.length).map(protocolGroup),
@@ -292,7 +292,7 @@ function scoreTip(column, model) {
   return [
     head,
     `${words(of.main)} ${percent(of.mean[at])}, 95 % interval ${interval(of.low[at], of.high[at])} over samples${many ? " and seeds" : ""}`,
-    `n ${whole(of.n)} · ${of.seeds[at]} of ${plural(of.of[at], "seed")} · chance ${percent(of.chance)}`,
+    `n ${whole(of.n)} · ${model.seeds === null ? "" : `${of.seeds[at]} of ${plural(of.of[at], "seed")} · `}chance ${percent(of.chance)}`,
     ...(marks.level.includes(model.at) ? ["not significantly different from the best of its comparison"] : []),
     ...(marks.best === model.at ? ["significantly better than every other model of its comparison"] : []),
   ];

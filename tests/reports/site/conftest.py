@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext
 from playwright.sync_api import Page as Tab
 
-from tests.fixtures.site_records import curved, few, hostile, made, on, record, several, trade_off, twins
+from tests.fixtures.site_records import curved, few, grouped, hostile, made, on, record, several, trade_off, twins
 
 
 @dataclass
@@ -53,6 +53,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("site")
     found = {"few": made(few()), "hostile": made(hostile()), "none": made(few()[:1])}
     found |= {"several": made(several()), "twins": made(twins())}
+    recalls = {"main-x/old": 0.3, "main-x/new": 0.4, "side/a": 0.7, "side/b": 0.6}
+    groups = [
+        record("clip", {"faces": grouped({"young": recall, "old": recall})}, evaluation="fairface", name=name)
+        for name, recall in recalls.items()
+    ]
+    found["groups"] = made([*groups, record("mae", {"digits": on("digits", 0.5)}, name="side-without-groups/c")])
     odd = {"constructor/a": "knn", "main-x/b": "linear_probe"}
     found["odd"] = made(record("a", {"digits": on("digits", 0.5)}, evaluation=e, name=n) for n, e in odd.items())
     found["curves"] = made(curved(), trade_off=trade_off())

@@ -365,6 +365,7 @@ def test_properties_of_a_model() -> None:
     found = describe(models[0], sources)
     assert (found["name"], found["kind"], found["images"], found["views"]) == ("smoke/ann", "synthetic", 2_000, 900)
     assert found["encoder"] == "ViT 2 x 64/4, 32 px"
+    assert [describe(model, sources)["seeds"] for model in models] == [2, 1, 3, 2, 1]
     assert found["command"] == "synrep run smoke/ann"
     nothing = describe(models[0], lambda *_: None)
     assert (nothing["kind"], nothing["images"]) == ("not known", None)
@@ -374,8 +375,8 @@ def test_pixels_are_not_trained() -> None:
     origin = Pretrained("pixels:16", "pixels-16", {"library": "pixels", "image_size": 16})
     (model,) = collect([record("pixels", {"digits": on("digits", 0.5)}, origin=origin)])
     found = describe(model, sources)
-    assert (found["kind"], found["images"], found["views"]) == ("not trained", 0, None)
-    assert found["encoder"] == "image_size 16, library pixels"
+    assert (found["kind"], found["images"], found["views"], found["seeds"]) == ("not trained", 0, 0, None)
+    assert found["encoder"] == "raw pixels, 16 px"
     assert found["command"] == "synrep evaluate pixels:16"
 
 

@@ -105,7 +105,10 @@ def test_means_are_drawn_of_one_comparison_only(visit: Open) -> None:
     page = visit("several", view="#/cost")
     assert page.texts("#pick-y option:checked") == ["linear probe · synrep: mean"]
     labels = [node.get_attribute("aria-label") for node in page.tab.locator("#cost .point").all()]
-    assert sorted((label or "").split(":")[0] for label in labels) == ["main-x/gone", "main-x/new"]
+    assert sorted((label or "").split(":")[0] for label in labels) == ["main-x/gone", "main-x/new", "pretrained/pixels"]
+    assert "pretrained/pixels: 70.0 percent, 0 views, on the Pareto front" in labels
+    page.tab.select_option("#pick-x", label="Distinct images of the training dataset")
+    assert page.tab.locator("#cost .point[aria-label*=' 0 images']").count() == 1
     page.tab.get_by_role("button", name="Show all").click()
     assert page.texts("#pick-y option") == ["linear probe · synrep: cifar10", "linear probe · synrep: digits"]
     assert page.texts("#pick-y option:checked") == ["linear probe · synrep: digits"]
@@ -171,10 +174,15 @@ def test_groups_have_bars_with_intervals_and_a_table(visit: Open) -> None:
     assert again.texts("#groups .picked a") == ["smoke/cid"]
 
 
-def test_groups_begin_with_different_runs(visit: Open) -> None:
-    page = visit("twins", view="#/groups")
-    assert page.texts("#groups .picked a") == ["main-x/clip", "side/other"]
-    assert page.texts("#add-model option") == ["choose", "side/clip"]
+def test_groups_start_with_the_best_models_of_the_chosen_comparison(visit: Open) -> None:
+    page = visit("groups", view="#/groups")
+    assert page.texts("#groups .picked a") == ["main-x/new", "main-x/old"], "models of `side` are better"
+    page.go("#/groups?comparison=side")
+    assert page.texts("#groups .picked a") == ["side/a", "side/b"]
+    page.go("#/groups?comparison=")
+    assert page.texts("#groups .picked a") == ["side/a", "side/b", "main-x/new"]
+    page.go("#/groups?comparison=side-without-groups")
+    assert page.texts("#groups .picked a") == ["side/a", "side/b", "main-x/new"], "those of any comparison"
 
 
 def test_a_page_without_groups_says_so(visit: Open) -> None:
