@@ -210,7 +210,8 @@ def _reading_footnotes(comparison: Comparison, bests: Sequence[BestOfColumn[Run]
     if len(views) > 1:
         lines.append("Measured rows differ in views seen: bold does not compare methods at equal compute.")
     lines.append(
-        "Empty: for published rows, not found in our sources; for measured rows, not measured under that protocol."
+        "Empty: for published rows, not found in our sources under that column's protocol (another column may have a "
+        "number); for measured rows, not measured under that protocol."
     )
     if comparison.absent:
         lines.append(f"No column, because neither published nor measured: {', '.join(comparison.absent)}.")
