@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from benchmark.cli import main
 from benchmark.records import store
@@ -189,6 +190,18 @@ def test_the_commands_about_results(checkout: Path, hub: Hub, executed: Callable
         path for path in hub.repo("me/records").revisions[hub.repo("me/records").refs["main"]] if "records/" in path
     ]
     assert len(there) == 8 * len(MODELS), "pushed"
+
+
+def test_the_bibtex_entries_are_those_of_the_citation_file() -> None:
+    (entries,) = re.findall(r"^```bibtex\n(.*?)^```", (ROOT / "docs/index.md").read_text(), FENCED)
+    suite, paper = re.findall(r"^@(.*?)^}$", entries, FENCED)
+    own = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    (cited,) = own["references"]
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in cited["authors"])
+    wanted = (own["title"], f"{{{own['authors'][0]['name']}}}", own["version"])
+    assert [value for value in wanted if f" = {{{value}}}," not in suite] == []
+    wanted = (cited["title"], authors, cited["collection-title"], cited["year"], cited["url"])
+    assert [value for value in wanted if f" = {{{value}}}," not in paper] == []
 
 
 @pytest.mark.slow
