@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import os
 import re
 import runpy
 import shutil
@@ -36,8 +37,8 @@ from benchmark.records import store
 from benchmark.training import contract
 from datasets_scripts.building import executor
 from tests import test_architecture as architecture
-from tests.cli.test_main import Synrep, assert_one_line, synrep
-from tests.fixtures import doubles, evaluation_sets, runs, tiny_diffusion, tiny_models
+from tests.cli.test_main import SYNREP, Synrep, assert_one_line, synrep
+from tests.fixtures import doubles, evaluation_sets, real_encoder, runs, tiny_diffusion, tiny_models
 from tests.fixtures.fake_hub import Hub
 from tests.fixtures.toy_training import distances, trained
 from tests.release.test_encoder import finished, hub, pushed, run
@@ -491,6 +492,27 @@ def test_publishing_a_dataset(execute, place: Path, one_worker: None, hub: Hub, 
 
 
 @pytest.mark.slow
+def test_publishing_is_rehearsed_in_a_shell_with_a_hub_of_its_own(place: Path, small_dataset: Path) -> None:
+    page = PAGES["publish-a-dataset"]
+    (shell,) = re.findall(r"^python (-m tests\.fixtures\.fake_hub .+)$", page, re.MULTILINE)
+    assert f"`python {shell}`" in PAGES["publish-an-encoder"]
+    (publish,) = [command for command in shown(page) if " publish " in command]
+    typed = publish.replace("data/synrep-bench/scenes-toy-20-l2", str(small_dataset))
+    env = os.environ | {"PATH": f"{SYNREP.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, *shell.split()],
+        input=f"{typed} && echo $HF_ENDPOINT\nexit 3\n",
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 3, ran.stderr
+    address = ran.stdout.splitlines()[-1]
+    assert address.startswith("http://localhost:") and f"{address}/datasets/me/toy-20-l2" in ran.stdout
+
+
+@pytest.mark.slow
 def test_publishing_an_encoder(
     execute, run: Path, hub: Hub, tmp_path: Path, place: Path, synrep: Synrep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -548,6 +570,8 @@ def test_evaluating_a_model(
         assert f"python {path}" in PAGES[page]
         runpy.run_path(path)
     printed = execute(page, named, skipped="hub:me/my-encoder")
+    trained = f"python -m {real_encoder.__name__} mirror\nSYNREP_DATA=mirror synrep evaluate hub:{real_encoder.NAME} "
+    assert trained in PAGES[page]
     assert all("| digits " in out or "| cifar10 " in out for command, out in printed.items() if " evaluate " in command)
     measured = {(record.experiment.method, record.evaluation.name) for record in store.read_all(place / "runs/records")}
     assert ("timm-registered_by_the_tests.first", "knn") in measured, measured
