@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,19 +51,13 @@ def evaluate(
     ),
 ) -> Answer:
     """Evaluate frozen models. Finished measurements are reused; to resume, run the same command again."""
-    if compare and len(models) != 2:
-        raise UserError(f"--compare needs two models, found {len(models)}")
-    if compare and models[0] == models[1]:
-        raise UserError(f"--compare needs two models, found {models[0]} twice; name another one")
+    _check_arguments(models, evaluation or (), compare)
     if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise UserError(
             f"expected one process, found {processes} started by torchrun or accelerate; run synrep without a launcher"
         )
     from benchmark import evaluations
 
-    if listed := next((name for name in evaluation or () if "," in name), ""):
-        several = " ".join(f"--evaluation {name.strip()}" for name in listed.split(",") if name.strip())
-        raise UserError(f"expected one evaluation, found {listed!r}; repeat the option: {several}")
     names = [name.strip() for name in datasets.split(",") if name.strip()]
     chosen = evaluations.select_evaluations(evaluation or (), preset, names)
     failures: list[str] = []
@@ -79,6 +74,21 @@ def evaluate(
         except UserError as error:
             failures.append(str(error))
     return Answer(document, text, "; ".join(dict.fromkeys(failures)))
+
+
+def _check_arguments(models: Sequence[str], evaluations: Sequence[str], compare: bool) -> None:
+    """Check that there are two models to compare, and that no option has a list of evaluations.
+
+    Raises:
+        UserError: there are not two models, or an evaluation is a list.
+    """
+    if compare and len(models) != 2:
+        raise UserError(f"--compare needs two models, found {len(models)}")
+    if compare and models[0] == models[1]:
+        raise UserError(f"--compare needs two models, found {models[0]} twice; name another one")
+    if listed := next((name for name in evaluations if "," in name), ""):
+        several = " ".join(f"--evaluation {name.strip()}" for name in listed.split(",") if name.strip())
+        raise UserError(f"expected one evaluation, found {listed!r}; repeat the option: {several}")
 
 
 def _evaluate_model(
