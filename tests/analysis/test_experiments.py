@@ -43,13 +43,13 @@ def test_a_source_of_several_models_is_refused() -> None:
         ("clip", r"did you mean: main/clip, smoke/clip$"),
         ("smoke/cilp", r"did you mean: smoke/clip"),
         ("main/simsiam", r"did you mean: smoke/simsiam$"),
-        ("?", r"choose one of: main/clip, smoke/clip, smoke/simsiam$"),
+        ("?", r"choose one of: main/clip, main/simclr, smoke/clip, smoke/simsiam$"),
     ],
 )
 def test_an_unknown_name_is_one_line_with_the_names_that_resemble_it(name: str, said: str) -> None:
     found = [
         record(each.partition("/")[2], {"digits": measured(0.5)}, name=each)
-        for each in ("smoke/clip", "smoke/simsiam", "main/clip")
+        for each in ("smoke/clip", "smoke/simsiam", "main/clip", "main/simclr")
     ]
     with pytest.raises(UserError, match=f"unknown experiment in these records .*{said}"):
         records_of(name, found)
