@@ -58,7 +58,7 @@ def test_the_page_opens_on_the_main_comparison_with_its_floor(visit: Open) -> No
     assert heads[4:] == ["mean", "average rank", "Borda", "tie group", "digits"], "cifar10 is only of `side`"
     assert page.cells("new")[4:8] == ["60.0 ±2.0", "2.0", "2.0", "2"], "its older version counts, as in the tables"
     assert page.cells("pixels")[4:8] == ["70.0 ±2.0", "1.0", "3.0", "1"]
-    assert page.cells("pixels")[:4] == ["–", "not trained", "0", "–"], "neither data nor seeds"
+    assert page.cells("pixels")[:4] == ["\N{EN DASH}", "not trained", "0", "\N{EN DASH}"], "neither data nor seeds"
     page.tab.locator("#table tbody tr", has_text="pixels").locator("td").last.hover()
     assert page.tab.locator("#tip").inner_text().splitlines()[2] == "n 360 · chance 10.0"
     assert page.texts("#count") == ["3 of 6 models"]
