@@ -509,7 +509,7 @@ def test_publishing_is_rehearsed_in_a_shell_with_a_hub_of_its_own(place: Path, s
     )
     assert ran.returncode == 3, ran.stderr
     address = ran.stdout.splitlines()[-1]
-    assert address.startswith("http://localhost:") and f"{address}/datasets/me/toy-20-l2" in ran.stdout
+    assert "//localhost:" in address and f"{address}/datasets/me/toy-20-l2" in ran.stdout
 
 
 @pytest.mark.slow

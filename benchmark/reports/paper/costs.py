@@ -40,8 +40,8 @@ def build(inputs: ReportInputs) -> Table:
             "Measured: mean over seeds, with their sample standard deviation (sd). Evaluation: the sum over all "
             "presets and datasets; features that were already stored are not counted again. The device is that of the "
             "evaluations; records do not say whether the machine was shared.",
-            "Empty: for published rows, not found in our sources; for measured rows, not in the records. The untrained "
-            "encoder and raw pixels were not trained, so they have no training time.",
+            "Empty: for published rows, not found in our sources; for measured rows, not in the records. Random "
+            "weights and raw pixels were not trained, so they have no training time.",
         ),
         leading=COLUMNS.index("seconds per image"),
         groups=("generation",) * (1 + len(IMAGES_PER_CAPTION)) + ("training",) * 4,
