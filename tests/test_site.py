@@ -200,6 +200,7 @@ def tab(request: pytest.FixtureRequest, browser: Browser, address: str) -> Itera
         viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce", base_url=address
     )
     tab = context.new_page()
+    tab.set_default_timeout(60_000)
     said: list[str] = []
     asked: list[str] = []
     tab.on("console", lambda message: said.append(message.text))

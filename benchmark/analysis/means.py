@@ -23,16 +23,14 @@ Column = tuple[str, str]
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean score as a fraction of one, with its 95 % interval, which is limited to [0, 1]."""
+    """A mean score as a fraction of one, with its 95 % interval."""
 
     value: float
     low: float
     high: float
-
-    @property
-    def half(self) -> float:
-        """Half of the interval."""
-        return (self.high - self.low) / 2
+    """Ends of the interval, limited to [0, 1]."""
+    half: float
+    """Half of the interval before it is limited."""
 
 
 def mean_of_seeds(parts: Sequence[ScorePart]) -> Mean:
@@ -71,5 +69,5 @@ def _mean(columns: Sequence[Sequence[ScorePart]], seeds: Sequence[float]) -> Mea
     below = sqrt(sum(fmean((part.value - part.low) ** 2 for part in parts) for parts in columns)) / len(columns)
     above = sqrt(sum(fmean((part.high - part.value) ** 2 for part in parts) for parts in columns)) / len(columns)
     over_seeds = t_quantile(len(seeds) - 1) * stdev(seeds) / sqrt(len(seeds)) if len(seeds) > 1 else 0.0
-    low, high = value - hypot(below, over_seeds), value + hypot(above, over_seeds)
-    return Mean(value, max(low, 0.0), min(high, 1.0))
+    below, above = hypot(below, over_seeds), hypot(above, over_seeds)
+    return Mean(value, max(value - below, 0.0), min(value + above, 1.0), (below + above) / 2)

@@ -104,7 +104,9 @@ def _means(parts: Sequence[ScorePart | None], owners: Sequence[int]) -> dict[int
         if part:
             of_model.setdefault(owner, []).append(part)
     means = {owner: mean_of_seeds(found) for owner, found in of_model.items() if len(found) > 1}
-    return {owner: [units(mean.value), units(mean.low), units(mean.high)] for owner, mean in means.items()}
+    return {
+        owner: [units(value) for value in (mean.value, mean.low, mean.high, mean.half)] for owner, mean in means.items()
+    }
 
 
 def _hashes(hashes: Iterable[str | None]) -> str:

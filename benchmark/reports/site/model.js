@@ -19,7 +19,9 @@ async function showModel(model) {
     el("h1", {}, boxed(model.label)),
     el("p", { class: "lead" }, boxed(model.name), `, version ${model.version}${model.superseded ? " (superseded)" : ""}`),
     facts(model),
-    command(model.command),
+    model.superseded
+      ? el("p", { class: "small" }, "The experiment or its training images have changed since, so its command now trains another model.")
+      : command(model.command),
     el("h2", {}, "Standing"), standing(model, found),
     el("h2", {}, "Scores"), found.map((each) => scores(more, model, each)),
     el("h2", {}, "Records"), records(more, model, found)));
@@ -111,8 +113,8 @@ function meanOf(score, model, found) {
   const there = found.filter(Boolean);
   if (!there.length) return null;
   const { value, low, high } = there[0];
-  const [mean, from, to] = score.means[model.at] ?? [value, low, high];
-  return { value: mean, low: from, high: to, half: (to - from) / 2, n: distinct(there.map((each) => each.n)), seeds: there.length };
+  const [mean, from, to, half] = score.means[model.at] ?? [value, low, high, (high - low) / 2];
+  return { value: mean, low: from, high: to, half, n: distinct(there.map((each) => each.n)), seeds: there.length };
 }
 
 // The best and worst of many classes are always shown with their interval.

@@ -79,7 +79,7 @@ def visit(browser: Browser, files: dict[str, Path]) -> Iterator[Callable[..., Vi
         if script:
             context.add_init_script(script)
         seen = Visit(context.new_page(), files[name])
-        seen.tab.set_default_timeout(10_000)
+        seen.tab.set_default_timeout(60_000)
         seen.tab.on("console", lambda message: seen.said.append(f"{message.type}: {message.text}"))
         seen.tab.on("pageerror", lambda error: seen.said.append(str(error)))
         seen.tab.on("request", lambda request: seen.asked.append(request.url))

@@ -109,7 +109,7 @@ def test_csv_has_the_shown_rows_and_columns_in_their_order(visit: Open) -> None:
     rows = rows_of(exported(page, "CSV"))
     assert cells(rows, "model") == ["smoke/eve", "smoke/dan", "smoke/cid", "smoke/bob", "smoke/ann"]
     assert cells(rows, f"{SYNCLR} · digits · top1") == ["", "50.0", "99.0", "9.5", "10.0"]
-    assert cells(rows, f"{SYNCLR} · digits · top1 ±")[2:] == ["2.1", "2.0", "11.4"]
+    assert cells(rows, f"{SYNCLR} · digits · top1 ±")[2:] == ["3.0", "2.0", "12.9"]
     assert cells(rows, f"{SYNCLR} · digits · top1 mark") == ["", "", "best", "", ""]
     assert set(cells(rows, f"{SYNCLR} · colours · top1 mark")) == {"not different from the best"}
     assert cells(rows, "views") == ["40000", "40000", "6000000", "18000", "900"]
@@ -177,9 +177,9 @@ def test_latex_has_the_shown_table_with_rules_groups_and_marks(visit: Open) -> N
     rows = body(text)
     assert [row[0] for row in rows] == [f"smoke/{name} v1" for name in ("ann", "bob", "cid", "dan", "eve")]
     assert [row[2] for row in rows] == [
-        "10.0 $\\pm$ 11.4",
+        "10.0 $\\pm$ 12.9",
         "9.5 $\\pm$ 2.0",
-        "\\textbf{99.0 $\\pm$ 2.1}",
+        "\\textbf{99.0 $\\pm$ 3.0}",
         "50.0 $\\pm$ 2.0",
         "--",
     ]

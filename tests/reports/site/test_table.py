@@ -102,7 +102,7 @@ def test_older_versions_are_hidden_until_asked_for_and_named(visit: Open) -> Non
 def test_a_cell_shows_mean_and_interval_and_its_tooltip_the_rest(visit: Open) -> None:
     page = visit()
     cell = page.tab.locator("#table tbody tr").filter(has_text="ann").locator("td").filter(has_text="10.0")
-    assert cell.text_content().split() == ["10.0", "±11.4"]
+    assert cell.text_content().split() == ["10.0", "±12.9"]
     cell.hover()
     tip = page.tab.locator("#tip").inner_text().splitlines()
     assert tip == [

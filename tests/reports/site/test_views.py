@@ -39,7 +39,7 @@ def test_a_model_has_every_score_of_every_seed_with_interval_n_and_chance(visit:
         [
             "digits",
             "top1",
-            "99.0 ± 2.1",
+            "99.0 ± 3.0",
             "100.0 [98.0, 100.0]",
             "99.0 [97.0, 100.0]",
             "98.0 [96.0, 100.0]",
@@ -56,6 +56,13 @@ def test_a_model_shows_what_was_not_measured_and_why(visit: Open) -> None:
     page = visit(view="#/model/smoke/eve/1")
     page.tab.get_by_text("Not measured (1 dataset)").first.click()
     assert rows(page, "Not measured") == [["digits", "the disk was full", "all"]]
+
+
+def test_a_superseded_model_has_no_command_that_would_train_another(visit: Open) -> None:
+    commands = "#model .command"
+    assert visit("several", view="#/model/main-x/new/2").texts(f"{commands} code") == ["synrep run main-x/new"]
+    old = visit("several", view="#/model/main-x/new/1")
+    assert old.texts(commands) == [] and "now trains another model" in old.tab.inner_text("#model")
 
 
 def test_a_model_links_to_its_records_and_shows_their_origin(visit: Open, files: dict[str, Path]) -> None:

@@ -306,7 +306,7 @@ def test_a_seed_without_the_dataset_has_a_footnote(record: Make, measured: Make)
             record("clip", {"digits": Skipped("no space", SkipCode.FAILED)}, seed=2),
         ]
     )
-    assert row(table, "CLIP")["digits"].text == "55.0 ± 50.0 (a)"
+    assert row(table, "CLIP")["digits"].text == "55.0 ± 63.6 (a)"
     assert table.footnotes[0] == "(a) 2 of 3 seeds: no space"
 
 

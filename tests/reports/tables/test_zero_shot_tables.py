@@ -86,7 +86,7 @@ def test_every_group_has_its_recall_and_its_n(record: Make, groups: Make) -> Non
     table = fairface_classes.TABLE(ReportInputs(records))
     assert table.columns == ("dataset", "group", "n", "CLIP", "StableRep+")
     assert [[cell.text for cell in cells[1:]] for cells in table.rows] == [
-        ["blue cube", "30", "25.0 ± 45.8", "40.0 ± 15.0"],
+        ["blue cube", "30", "25.0 ± 65.5", "40.0 ± 15.0"],
         ["red ball", "20", "90.0 ± 13.5", "90.0 ± 13.5"],
     ]
     assert table.footnotes[0] == "No text tower: SimCLR."
