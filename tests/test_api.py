@@ -230,7 +230,7 @@ EVALUATE: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a random transform": (
         lambda: api.evaluate(MODEL, "knn", transform=v2.Compose([v2.RandomCrop(16), prepared])),
-        "expected a transform that returns the same tensor twice, found a random one; remove the augmentations",
+        "expected a transform that always returns the same tensor, found a random one; remove the augmentations",
     ),
     "tokens, not vectors": (
         lambda: api.evaluate(nn.Flatten(0, 2), "knn", "digits", transform=prepared),
@@ -242,7 +242,7 @@ EVALUATE: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "maps, not vectors": (
         lambda: api.evaluate(nn.Conv2d(3, 3, 1), "knn", transform=prepared),
-        "expected model(images) to return one vector per row (N, D), found shape (1, 3, 16, 16); wrap the model",
+        "expected model(images) to return one vector per row (N, D), found shape (4, 3, 16, 16); wrap the model",
     ),
     "a transform for a name": (
         lambda: api.evaluate("pixels", "knn", transform=prepared),

@@ -1,5 +1,6 @@
 """Mistakes of a caller are errors of one line, and a module is left as it was found."""
 
+import itertools
 import random
 import re
 import threading
@@ -84,6 +85,37 @@ def calls_another(another: nn.Module) -> nn.Module:
     return Returns(lambda output: another.train()(output * 2))
 
 
+class ReturnsItself(nn.Linear):
+    """A layer that cannot be copied."""
+
+    def __deepcopy__(self, _memo: object) -> "ReturnsItself":
+        return self
+
+
+class ConvertsItsInput(nn.Module):
+    """A network that computes in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = linear().half()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.half())  # type: ignore[no-any-return]
+
+
+CALLS = itertools.count()
+
+
+def flips(picture: Image.Image) -> Tensor:
+    """A transform that flips the picture in each fourth call."""
+    pixels = torch.tensor(np.asarray(picture.resize((16, 16)))).permute(2, 0, 1) / 255
+    return pixels.flip(2) if next(CALLS) % 4 == 3 else pixels
+
+
+def exhausted(_: Tensor) -> Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def patched() -> nn.Module:
     model = trained()
     original = model.forward
@@ -97,7 +129,7 @@ TENSOR = "expected transform(picture) to return a float tensor (3, "
 MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     **{
         f"device {name!r}": (lambda name=name: evaluate(linear(), device=name), NO_DEVICE)  # type: ignore[misc]
-        for name in ("gpu", "cuda:99", "meta", "", 99, 1.5)
+        for name in ("gpu", "cuda:99", "meta", "", 99, 1.5, 10**30)
     },
     "device of pixels": (lambda: api.evaluate("pixels", "knn", "digits", device="gpu"), NO_DEVICE),
     "workers -1": (lambda: evaluate(linear(), workers=-1), "expected workers to be a whole number of at least 0"),
@@ -116,6 +148,29 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: evaluate(calls_another(nn.BatchNorm1d(8))),
         "expected Returns to call its submodules only, found a BatchNorm1d in a function, list or dict",
     ),
+    "dropout in a list": (
+        lambda: evaluate(calls_another(nn.Dropout())),
+        "found a Dropout in a function, list or dict",
+    ),
+    "statistics of larger batches": (
+        lambda: evaluate(Returns(lambda x: nn.BatchNorm1d(8)(x) if len(x) > 1 else x)),
+        "found a BatchNorm1d in a function, list or dict",
+    ),
+    "dropout in training": (
+        lambda: evaluate(Returns(nn.functional.dropout)),
+        "but two passes of the same images differ in output; remove dropout, noise and statistics of the batch",
+    ),
+    "statistics of a batch": (lambda: evaluate(Returns(lambda x: x - x.mean(0))), "two passes of the same images diff"),
+    "a copy of nothing": (
+        lambda: evaluate(nn.Sequential(nn.Flatten(), ReturnsItself(768, 8))),
+        "expected a copy of Sequential, found parts of the module itself in it; change __deepcopy__",
+    ),
+    "a conversion": (
+        lambda: evaluate(ConvertsItsInput()),
+        "its copy is in float32, and its forward converts to another precision; remove the conversion",
+    ),
+    "memory": (lambda: evaluate(Returns(exhausted)), "CUDA out of memory; free memory of the device, or choose ano"),
+    "a flip": (lambda: evaluate(linear(), flips), "expected a transform that always returns the same tensor, found a"),
     "a forward of the instance": (lambda: evaluate(patched()), "found a Conv2d in a function, list or dict"),
     "a tuple": (lambda: evaluate(Returns(lambda x: (x, x))), f"{ONE_VECTOR}tuple; wrap the model in a module"),
     "a dict": (lambda: evaluate(Returns(lambda x: {"x": x})), f"{ONE_VECTOR}dict; "),
@@ -125,9 +180,9 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "NaN": (lambda: evaluate(Returns(lambda x: x * torch.nan)), "expected finite float16 features, found 1024 of 1024"),
     "another size": (
         lambda: evaluate(linear(), api.EvaluationTransform(8)),
-        "expected model(images) to return features, found RuntimeError for images (1, 3, 8, 8): mat1 and mat2 shapes",
+        "expected model(images) to return features, found RuntimeError for images (4, 3, 8, 8): mat1 and mat2 shapes",
     ),
-    "no forward": (lambda: evaluate(nn.Module()), "found NotImplementedError for images (1, 3, 16, 16): "),
+    "no forward": (lambda: evaluate(nn.Module()), "found NotImplementedError for images (4, 3, 16, 16): "),
     "no function": (lambda: evaluate(linear(), "x"), f"{TENSOR}S, S), found TypeError: 'str' object is not callable"),
     "an error of it": (lambda: evaluate(linear(), lambda _: {}["x"]), f"{TENSOR}S, S), found KeyError: 'x' for a "),
     "bytes": (lambda: evaluate(linear(), lambda _: torch.zeros(3, 16, 16).byte()), "found torch.uint8 (3, 16, 16)"),
@@ -159,6 +214,11 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "flip": (lambda: api.Augmentation(flip=3), "expected flip to be a probability, from 0 to 1, found 3; change it"),
     "scale": (lambda: api.Augmentation(scale=(1, 0.1)), "expected scale to be two fractions of the area, found (1, 0."),
+    **{
+        f"scale {scale}": (lambda scale=scale: api.Augmentation(scale=scale), "expected scale to be two fractions of ")  # type: ignore[misc]
+        for scale in ((0.5,), 0.5, None)
+    },
+    "no probability": (lambda: api.Augmentation(flip="x"), "expected flip to be a probability, from 0 to 1, found 'x'"),  # type: ignore[arg-type]
     "a dataset of nothing": (
         lambda: api.load_dataset(None),
         "expected a path, found NoneType; pass a string or",
@@ -249,6 +309,40 @@ def test_wrappers_of_torch_do_not_change_the_model() -> None:
         assert np.array_equal(found.model.features(tiny_models.pictures()), features(linear()))
 
 
+def test_a_part_may_be_compiled() -> None:
+    wanted = wrap_module(linear(), TRANSFORM, None, Freeze())
+    model = linear()
+    model[1] = torch.compile(nn.DataParallel(model[1]), backend="eager")  # type: ignore[assignment]
+    found = wrap_module(model, TRANSFORM, None, Freeze())
+    assert found.origin == wanted.origin
+    assert np.array_equal(found.model.features(tiny_models.pictures()), features(linear()))
+    assert isinstance(model[1], torch._dynamo.OptimizedModule)
+
+
+def test_extra_state_may_be_any_object() -> None:
+    class Extra(nn.Sequential):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"a": 1}
+
+        def set_extra_state(self, state: object) -> None:
+            """There is nothing to set."""
+
+    assert np.array_equal(features(Extra(*linear())), features(linear()))
+
+
+def test_other_threads_may_call_other_networks() -> None:
+    found: list[Tensor] = []
+
+    def call_in_a_thread(output: Tensor) -> Tensor:
+        thread = threading.Thread(target=lambda: found.append(nn.Linear(2, 2)(torch.zeros(1, 2))))
+        thread.start()
+        thread.join()
+        return output
+
+    wrap_module(Returns(call_in_a_thread), TRANSFORM, None, Freeze())
+    assert len(found) == 3  # two passes, and one for the names of the layers
+
+
 def test_what_a_forward_pass_has_kept_is_copied() -> None:
     model = linear()
     wanted = features(model)
@@ -317,3 +411,12 @@ def test_mistakes_of_a_tokenizer() -> None:
         embed(lambda texts: [1] * len(texts))
     with pytest.raises(UserError, match=r"to return features, found ZeroDivisionError: division by zero; "):
         embed(lambda texts: 1 / 0)
+
+
+def test_a_text_tower_has_only_submodules() -> None:
+    class Hidden(Towers):
+        def encode_text(self, tokens: Tensor) -> Tensor:
+            return nn.BatchNorm1d(3)(super().encode_text(tokens))  # type: ignore[no-any-return]
+
+    with pytest.raises(UserError, match="expected Hidden to call its submodules only, found a BatchNorm1d in a "):
+        wrap_module(Hidden(), TRANSFORM, lambda texts: torch.ones(len(texts), 1), Freeze())

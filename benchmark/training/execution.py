@@ -85,7 +85,7 @@ def find_device(name: object = None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpus = torch.cuda.device_count()
-    with contextlib.suppress(RuntimeError, TypeError):  # torch raises them for other names and types
+    with contextlib.suppress(RuntimeError, TypeError, ValueError):  # torch raises them for other names and types
         device = torch.device(name)  # type: ignore[call-overload]
         if device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < gpus):
             return device

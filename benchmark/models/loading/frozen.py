@@ -102,8 +102,8 @@ class FrozenEncoder:
         self.encoded = {"images": 0, "texts": 0}
         """Number of images and texts encoded so far."""
         self._patch_encoders: dict[int, tuple[PatchEncoder, FrozenEncoder]] = {}
-        self.layers = tuple(self._encode(torch.zeros(1, 3, transform.size, transform.size, dtype=torch.uint8)))
-        self._execution.prepare(self._module)  # after the layers, which were read from a single image
+        self.layers = tuple(self._encode(torch.zeros(2, 3, transform.size, transform.size, dtype=torch.uint8)))
+        self._execution.prepare(self._module)  # after the layers, which were read from two images
         if layer not in {None, *self.layers}:
             raise UserError(f"the network has no layer {layer}; choose one of: {', '.join(self.layers)}")
         self._layer = layer or self.layers[0]
