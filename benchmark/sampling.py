@@ -1,7 +1,6 @@
 """Settings that turn a caption into training views: images per caption, crops per image, and augmentations."""
 
 from dataclasses import dataclass
-from numbers import Real
 
 from benchmark.errors import UserError, require_whole
 
@@ -31,7 +30,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         """Raise a UserError if a probability is not between 0 and 1, or the scale is not a range of areas."""
         for name in ("flip", "jitter", "grayscale", "blur", "solarize", "downsample"):
-            if not isinstance(value := getattr(self, name), Real) or not 0 <= value <= 1:
+            if not isinstance(value := getattr(self, name), int | float) or not 0 <= value <= 1:
                 raise UserError(f"expected {name} to be a probability, from 0 to 1, found {value!r}; change it")
         try:
             low, high = self.scale

@@ -133,11 +133,11 @@ class CaptionImageDataset:
             UserError: there is no such caption or image, or the file has changed or cannot be opened.
         """
         shard, position = self._locate(row)
+        file = self._file(shard)  # first: this verifies the places of the images
         available = self.available_images(row).tolist()
         if not np.size(indices) or not np.isin(indices, available).all():
             found = np.asarray(indices).tolist()
             raise UserError(f"expected images of {available} of caption {row}, found {found}; see `available_images`")
-        file = self._file(shard)  # first: this verifies the places of the images
         starts, ends = self._ranges(shard, position, indices)
         first, last = min(starts), max(ends)
         content = memoryview(bytearray(last - first))

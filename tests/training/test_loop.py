@@ -1,5 +1,6 @@
 """The training loop: schedule, exact resume, and errors."""
 
+import copy
 import json
 import math
 import os
@@ -615,7 +616,9 @@ def changes(value: Any) -> Iterator[Any]:
     if is_dataclass(value):
         for field in fields(value):
             for other in changes(getattr(value, field.name)):
-                yield replace(value, **{field.name: other})  # type: ignore[type-var]
+                changed = copy.copy(value)  # not `replace`, which refuses impossible settings
+                object.__setattr__(changed, field.name, other)
+                yield changed
     elif isinstance(value, tuple):
         for index, part in enumerate(value):
             for other in changes(part):
