@@ -16,6 +16,7 @@ TEST = (
     "Differences of the main scores in percentage points, paired by sample. CI: over samples and seeds, not corrected. "
     "p is corrected for the number of differences (Holm): better and worse mean that it is below 0.05."
 )
+COLUMNS = ("dataset", "this model", "other", "difference", "95 % interval", "p", "")
 ONE_SEED = " With one seed, the interval is over samples only and does not cover other seeds."
 
 
@@ -37,11 +38,7 @@ def differences(subject: Subject, other: Sequence[Record], pairs: PairedComparis
     corrected = holm([interval.p for _, interval in known])
     tested = [(each, interval, p) for (each, interval), p in zip(known, corrected, strict=True)]
     parts = [
-        Part(
-            as_table(
-                title, ("dataset", "this model", "other", "difference", "95 % interval", "p", ""), _rows(list(group))
-            )
-        )
+        Part(as_table(title, COLUMNS, _rows(list(group))))
         for title, group in groupby(tested, lambda test: _title(test[0]))
     ]
     facts = [(verdict, "; ".join(_names(tested, verdict)) or "none") for verdict in ("better", "worse")]
